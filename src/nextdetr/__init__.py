@@ -1,0 +1,46 @@
+"""NextDETR: RT-DETR with ConvNeXt V2 backbones, from a folder of photographs to a scored detector.
+
+Importing this package brings no torch: the public names are loaded when they are first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nextdetr.detector import Detector
+    from nextdetr.errors import (
+        ConfigError,
+        DataError,
+        ExportError,
+        ModelFileError,
+        NextDETRError,
+        TrainingError,
+        WeightsError,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "Detector",
+    "ExportError",
+    "ModelFileError",
+    "NextDETRError",
+    "TrainingError",
+    "WeightsError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'nextdetr' has no attribute {name!r}")
+    module = "nextdetr.detector" if name == "Detector" else "nextdetr.errors"
+    return getattr(import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

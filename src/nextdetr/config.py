@@ -1,0 +1,204 @@
+"""One typed configuration per command; the command line, the YAML files and the Python keywords all derive from it.
+
+Defaults stand here and nowhere else. Unknown keys are refused with the closest valid name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from nextdetr.errors import ConfigError
+
+__all__ = [
+    "CommandConfig",
+    "PredictConfig",
+    "QuickstartConfig",
+    "TrainConfig",
+    "ValConfig",
+    "build_config",
+    "dump_config",
+    "explain",
+    "read_config_file",
+]
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+class CommandConfig(BaseModel):
+    """Base of all configurations: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class TrainConfig(CommandConfig):
+    """Settings of ``nextdetr train``."""
+
+    data: str | None = Field(None, description="Data set: a VOC or COCO folder, a YOLO data.yaml, or a dataset YAML.")
+    model: str = Field("nextdetr-atto", description="A shipped name, a model YAML, or a checkpoint to go on from.")
+    weights: Path | None = Field(None, description="Checkpoint whose weights the detector starts from.")
+    backbone_weights: Path | None = Field(None, description="File whose weights the backbone starts from.")
+    epochs: int | None = Field(None, ge=1, description="Passes over the training images (72 unless --minutes is given).")
+    minutes: float | None = Field(None, gt=0, description="Wall-clock budget that the whole schedule fits itself to.")
+    image_size: int | None = Field(
+        None, ge=32, description="Side of the square input, pixels (default: the model file's)."
+    )
+    batch_size: int = Field(8, ge=1, description="Images a step and process.")
+    accumulate: int = Field(1, ge=1, description="Steps whose gradients are summed before the optimiser moves.")
+    seed: int = Field(0, ge=0, description="Seed of initialisation, order and augmentation.")
+    output: Path | None = Field(None, description="Folder of the run (default: runs/<model>-<data>).")
+    resume: Path | None = Field(None, description="Folder of a run to go on with, exactly where it stopped.")
+    devices: int = Field(1, ge=1, description="Processes, one device each.")
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device.")
+    precision: Precision = Field("32-true", description="Arithmetic of the model; losses are always 32-bit.")
+    on_bad_data: Literal["warn", "error"] = Field("warn", description="Drop unusable boxes and images, or refuse to start.")
+    workers: int = Field(1, ge=0, description="Processes that load and augment images; 0 loads in the main process.")
+    cache_gigabytes: float = Field(2.0, ge=0, description="Memory for decoded training images, if all of them fit.")
+    learning_rate: float = Field(4e-4, gt=0, description="Peak rate of AdamW at the given batch size.")
+    backbone_rate_factor: float | None = Field(
+        None, gt=0, description="Backbone's rate as a factor (default: 0.1 with loaded weights, 1 without)."
+    )
+    weight_decay: float = Field(1e-4, ge=0, description="Decay of matrices and kernels; norms, GRN and biases have none.")
+    clip_norm: float = Field(0.1, ge=0, description="Largest norm of the gradient; 0 switches clipping off.")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises, at most 2,000 steps.")
+    flat: float = Field(0.5, ge=0, le=1, description="Share of the run after which the rate falls as a cosine.")
+    strong_until: float = Field(0.85, ge=0, le=1, description="Share of the run with strong augmentation and varying size.")
+    multi_scale: bool = Field(True, description="Vary the input size from 0.75 to 1.25 of --image-size, by steps of 32.")
+    flip_vertical: bool = Field(False, description="Also mirror top to bottom (aerial and microscope pictures).")
+    rotate90: bool = Field(False, description="Also turn by quarter turns (aerial and microscope pictures).")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="Stochastic depth of the backbone's last block.")
+    ema_decay: float = Field(0.9999, ge=0, lt=1, description="Largest decay of the averaged weights that are validated.")
+    patience: int | None = Field(None, ge=1, description="Stop after so many validations without a better AP.")
+    val_every: int | None = Field(
+        None, ge=1, description="Epochs from one validation to the next (default: a tenth of the time)."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.epochs is not None and self.minutes is not None:
+            raise ValueError("--epochs and --minutes both set the length of the run; give one of them")
+        if self.image_size is not None and self.image_size % 32:
+            nearest = max(32, round(self.image_size / 32) * 32)
+            raise ValueError(f"--image-size must be a multiple of 32; the nearest to {self.image_size} is {nearest}")
+        return self
+
+
+class ValConfig(CommandConfig):
+    """Settings of ``nextdetr val``."""
+
+    data: str | None = Field(None, description="Data set: a VOC or COCO folder, a YOLO data.yaml, or a dataset YAML.")
+    split: str = Field("val", description="Which part of the data set to score.")
+    image_size: int | None = Field(
+        None, ge=32, description="Side of the square input, pixels (default: the checkpoint's)."
+    )
+    batch_size: int = Field(8, ge=1, description="Images a step.")
+    queries: int | None = Field(
+        None, ge=1, description="Object queries (default: the model file says)."
+    )
+    on_bad_data: Literal["warn", "error"] = Field("warn", description="Drop unusable boxes and images, or refuse to start.")
+    device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
+
+
+class PredictConfig(CommandConfig):
+    """Settings of ``nextdetr predict``."""
+
+    confidence: float = Field(0.3, ge=0, le=1, description="Detections below this score are left out.")
+    classes: tuple[str, ...] | None = Field(None, description="Only these classes, by name.")
+    max_detections: int = Field(300, ge=1, description="Most detections an image.")
+    queries: int | None = Field(None, ge=1, description="Object queries, fewer or more than the model was trained with.")
+    image_size: int | None = Field(
+        None, ge=32, description="Side of the square input, pixels (default: the checkpoint's)."
+    )
+    batch_size: int = Field(8, ge=1, description="Images a step.")
+    save: tuple[Literal["images", "json", "yolo"], ...] = Field(
+        ("images",), description="What to write: annotated pictures, COCO results, YOLO label files."
+    )
+    output: Path | None = Field(None, description="Folder for what is written (default: runs/predict).")
+    device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
+
+    @field_validator("classes", "save", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, (list, tuple)):
+            return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
+        return value
+
+
+class QuickstartConfig(CommandConfig):
+    """Settings of ``nextdetr quickstart``."""
+
+    minutes: float = Field(6.0, gt=0, description="Wall-clock budget of the training.")
+    seed: int = Field(0, ge=0, description="Seed of the data and the training.")
+    output: Path | None = Field(None, description="Folder of the run (default: runs/quickstart).")
+
+
+C = TypeVar("C", bound=CommandConfig)
+
+
+def build_config(kind: type[C], values: Mapping[str, Any], *, source: str = "") -> C:
+    """Validate ``values`` once.
+
+    Args:
+        kind: which configuration to build.
+        values: settings by name.
+        source: file that the settings come from, for the message.
+
+    Raises:
+        ConfigError: a key is unknown (with the closest valid one), or a value is not allowed.
+    """
+    unknown = [key for key in values if key not in kind.model_fields]
+    where = f"{source}: " if source else ""
+    if unknown:
+        close = difflib.get_close_matches(str(unknown[0]), kind.model_fields, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"valid names are {', '.join(kind.model_fields)}."
+        raise ConfigError(f"{where}there is no setting {unknown[0]!r}; {hint}")
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(where + explain(error)) from error
+
+
+def explain(error: ValidationError) -> str:
+    """Return one sentence that says which settings are wrong, and why."""
+    parts = []
+    for item in error.errors(include_url=False):
+        name = "--" + str(item["loc"][0]).replace("_", "-") if item["loc"] else ""
+        message = item["msg"].removeprefix("Value error, ")
+        given = "" if not name else f" (given: {item['input']!r})"
+        parts.append(f"{name} {message[:1].lower() + message[1:] if name else message}{given}".strip())
+    return "; ".join(parts) + "."
+
+
+def read_config_file(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping of settings, ``-`` and ``_`` alike in the names.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or is not a mapping.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: the configuration cannot be read ({error}).") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must be a mapping of settings (name: value), not a {type(content).__name__}.")
+    return {str(key).replace("-", "_"): value for key, value in content.items()}
+
+
+def dump_config(config: CommandConfig) -> str:
+    """Return the configuration as YAML, every setting included."""
+    import yaml
+
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,68 @@
+"""What a user can be told.
+
+Every message is the whole sentence that the command line prints: what is wrong, where (file, line, row or image id), and
+what to do about it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "ExportError",
+    "Interrupted",
+    "ModelFileError",
+    "NextDETRError",
+    "TrainingError",
+    "WeightsError",
+    "missing_extra",
+]
+
+
+class NextDETRError(Exception):
+    """Base of all errors that are the user's to act on; ``exit_code`` is what the command line returns."""
+
+    exit_code: int = 2
+
+
+class ConfigError(NextDETRError):
+    """A setting is unknown, of the wrong type, or contradicts another one."""
+
+
+class ModelFileError(NextDETRError):
+    """A model YAML cannot be built; the message names file, row and cause."""
+
+
+class DataError(NextDETRError):
+    """A data set or an image cannot be used; the message names file and line or id."""
+
+
+class WeightsError(NextDETRError):
+    """A weights file is damaged, hostile, or does not fit the model."""
+
+
+class ExportError(NextDETRError):
+    """A model cannot be exported, or the export differs from its source."""
+
+
+class TrainingError(NextDETRError):
+    """Training cannot go on (a non-finite loss, for one); usable input, but the run failed."""
+
+    exit_code = 1
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> ConfigError:
+    """Return the error to raise when an optional package is not installed.
+
+    Args:
+        package: name of the package as pip knows it.
+        extra: the NextDETR extra that brings it.
+        purpose: what the user wanted, as a noun phrase ("the quickstart's photographs").
+    """
+    return ConfigError(f"{purpose} needs the package {package}, which is not installed: pip install 'nextdetr[{extra}]'.")
+
+
+class Interrupted(NextDETRError):
+    """The user, or the system, asked the run to stop; everything needed to go on has been written."""
+
+    exit_code = 130

@@ -1,0 +1,122 @@
+"""Typed values that pass between data, model, losses and inference.
+
+Boxes of targets and of model outputs are (centre x, centre y, width, height), as fractions (0 to 1) of the model's input
+image. Boxes that a user sees are (x1, y1, x2, y2) in pixels of the original image.
+
+They are not frozen, since lightning-fabric maps over the fields of a dataclass by assignment; nothing else assigns to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batch", "DenoisingOutput", "DenoisingPlan", "DetectorOutput", "Target", "TrainingOutput"]
+
+
+@dataclass(slots=True)
+class Target:
+    """What one image contains; N may be 0.
+
+    Attributes:
+        boxes: [N, 4] float32, cxcywh, fractions of the image, 0 to 1.
+        labels: [N] int64, class indices 0 to C-1.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return int(self.labels.shape[0])
+
+    def to(self, device: torch.device | str) -> Target:
+        """Return the same target on another device."""
+        return replace(self, boxes=self.boxes.to(device), labels=self.labels.to(device))
+
+
+@dataclass(slots=True)
+class Batch:
+    """One collated batch.
+
+    Attributes:
+        images: [B, 3, H, W] float32 RGB, 0 to 1.
+        targets: one per image.
+        indices: position of each image in its ``DetectionData.records``.
+    """
+
+    images: Tensor
+    targets: list[Target]
+    indices: list[int]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the same batch on another device."""
+        return replace(
+            self, images=self.images.to(device, non_blocking=True), targets=[target.to(device) for target in self.targets]
+        )
+
+
+@dataclass(slots=True)
+class DenoisingPlan:
+    """How denoising query d of image b relates to that image's targets.
+
+    Attributes:
+        groups: number of denoising groups (G); every target stands in each once as a positive and once as a negative.
+        batch_index, query_index, target_index: [P] int64 each; the p-th positive is query ``query_index[p]`` of image
+            ``batch_index[p]`` and must reproduce target ``target_index[p]`` of that image.
+    """
+
+    groups: int
+    batch_index: Tensor
+    query_index: Tensor
+    target_index: Tensor
+
+
+@dataclass(slots=True)
+class DenoisingOutput:
+    """Predictions of the D denoising queries on every decoder layer.
+
+    Attributes:
+        logits: [L, B, D, C].
+        boxes: [L, B, D, 4] cxcywh, 0 to 1.
+        plan: which of them are positives, and of what.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    plan: DenoisingPlan
+
+
+@dataclass(slots=True)
+class TrainingOutput:
+    """All that the criterion supervises; absent at inference.
+
+    Attributes:
+        layer_logits: [L, B, Q, C], one per decoder layer, the last layer last.
+        layer_boxes: [L, B, Q, 4] cxcywh, 0 to 1.
+        encoder_logits: [B, Q, C] of the encoder's selected proposals.
+        encoder_boxes: [B, Q, 4] cxcywh, 0 to 1.
+        denoising: None when the batch has no denoising query.
+    """
+
+    layer_logits: Tensor
+    layer_boxes: Tensor
+    encoder_logits: Tensor
+    encoder_boxes: Tensor
+    denoising: DenoisingOutput | None
+
+
+@dataclass(slots=True)
+class DetectorOutput:
+    """What ``DetectionModel.forward`` returns.
+
+    Attributes:
+        logits: [B, Q, C] of the last decoder layer; one sigmoid per class, no background class.
+        boxes: [B, Q, 4] cxcywh, 0 to 1.
+        training: the outputs to supervise; None in evaluation mode.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    training: TrainingOutput | None = None

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nextdetr.config import PredictConfig, TrainConfig, build_config, dump_config, read_config_file
+from nextdetr.errors import ConfigError
+
+
+def test_unknown_setting_names_the_closest():
+    with pytest.raises(ConfigError, match=r"run.yaml: there is no setting 'epoch'; did you mean epochs\?"):
+        build_config(TrainConfig, {"epoch": 3}, source="run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 0}, "--epochs .*greater than or equal to 1.*given: 0"),
+        ({"epochs": 3, "minutes": 2}, "--epochs and --minutes"),
+        ({"image_size": 300}, "multiple of 32; the nearest to 300 is 288"),
+        ({"precision": "8"}, "--precision"),
+        ({"batch_size": "many"}, "--batch-size .*given: 'many'"),
+    ],
+)
+def test_bad_values_are_one_sentence(values, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        build_config(TrainConfig, values)
+    assert "\n" not in str(error.value)
+
+
+def test_dump_and_read_give_the_same_settings(tmp_path):
+    config = TrainConfig(data="bccd", minutes=24, output=Path("runs/x"), patience=4)
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    assert build_config(TrainConfig, read_config_file(tmp_path / "config.yaml")) == config
+
+
+def test_lists_may_be_given_with_commas():
+    config = build_config(PredictConfig, {"classes": ["RBC,WBC", "Platelets"], "save": ["images,json"]})
+    assert config.classes == ("RBC", "WBC", "Platelets")
+    assert config.save == ("images", "json")
+
+
+@pytest.mark.parametrize(("text", "message"), [("- a\n", "must be a mapping"), ("a: [", "not valid YAML"), (None, "cannot be read")])
+def test_bad_config_file(tmp_path, text, message):
+    path = tmp_path / "c.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_config_file(path)
+
+
+def test_hyphens_and_underscores_are_the_same(tmp_path):
+    (tmp_path / "c.yaml").write_text("image-size: 320\n")
+    assert read_config_file(tmp_path / "c.yaml") == {"image_size": 320}
