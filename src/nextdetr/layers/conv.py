@@ -1,0 +1,75 @@
+"""Convolution with BatchNorm and SiLU, and concatenation: the two plainest rows of a model file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["BATCH_NORM_EPS", "BATCH_NORM_MOMENTUM", "Concat", "Conv", "autopad"]
+
+BATCH_NORM_EPS = 1e-3
+BATCH_NORM_MOMENTUM = 0.03
+
+
+def autopad(kernel: int, padding: int | None = None, dilation: int = 1) -> int:
+    """Return the padding that keeps the size at stride 1, unless ``padding`` is given."""
+    return dilation * (kernel - 1) // 2 if padding is None else padding
+
+
+class Conv(nn.Module):
+    """Convolution without bias, BatchNorm, activation.
+
+    Args:
+        c1: input channels.
+        c2: output channels.
+        k: kernel side.
+        s: stride.
+        p: padding; None keeps the size at stride 1.
+        g: groups.
+        d: dilation.
+        act: True for SiLU, False or None for none, or a module.
+        eps: BatchNorm's epsilon; it differs by framework, and a loaded checkpoint needs its own.
+        momentum: BatchNorm's momentum.
+    """
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        k: int = 1,
+        s: int = 1,
+        p: int | None = None,
+        g: int = 1,
+        d: int = 1,
+        act: bool | nn.Module | None = True,
+        *,
+        eps: float = BATCH_NORM_EPS,
+        momentum: float = BATCH_NORM_MOMENTUM,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c1, c2, k, s, autopad(k, p, d), dilation=d, groups=g, bias=False)
+        self.bn = nn.BatchNorm2d(c2, eps=eps, momentum=momentum)
+        self.act = act if isinstance(act, nn.Module) else nn.SiLU(inplace=True) if act else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, c1, H, W] to [B, c2, H / s, W / s]."""
+        out: Tensor = self.act(self.bn(self.conv(x)))
+        return out
+
+
+class Concat(nn.Module):
+    """Concatenation of several maps of one size.
+
+    Args:
+        dimension: along which dimension; 1 is the channels.
+    """
+
+    def __init__(self, dimension: int = 1) -> None:
+        super().__init__()
+        self.dimension = dimension
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Join maps [B, C_i, H, W]."""
+        return torch.cat(list(maps), dim=self.dimension)

@@ -1,0 +1,298 @@
+"""Multi-scale deformable attention: each query reads a few learnt points of each feature map.
+
+Deformable DETR, arXiv 2010.04159, section 4.1 (equation 3) and appendix A.4 (points placed relative to a reference box).
+
+Where we differ: nothing in the result. On the CPU the bilinear reads of all points, corners and levels are expressed as one
+weighted sum of rows ("embedding bag") with a hand-written backward pass: a row of channels is contiguous, while
+``grid_sample`` walks the channels one at a time, and autograd would record some forty small steps. It takes about half the
+time, forward and backward. Traced, compiled, exported and non-CPU runs take the ``grid_sample`` form, which those tools
+know; the tests hold the two together.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from nextdetr.errors import ConfigError
+
+__all__ = [
+    "MSDeformableAttention",
+    "at_least_float32",
+    "is_traced",
+    "sample_levels",
+    "sample_levels_grid",
+    "sample_levels_rows",
+]
+
+Shapes = Sequence[tuple[int, int]]
+
+
+class MSDeformableAttention(nn.Module):
+    """Deformable attention of queries over several feature maps (arXiv 2010.04159, equation 3).
+
+    Args:
+        hidden: width of queries and values; a multiple of ``heads``.
+        levels: number of feature maps.
+        heads: attention heads.
+        points: points that a head reads on each map.
+
+    Raises:
+        ConfigError: if ``hidden`` is not a multiple of ``heads``.
+    """
+
+    def __init__(self, hidden: int = 256, levels: int = 3, heads: int = 8, points: int = 4) -> None:
+        super().__init__()
+        if hidden % heads:
+            raise ConfigError(f"Deformable attention needs a width that its heads divide; got {hidden} and {heads}.")
+        self.levels, self.heads, self.points = levels, heads, points
+        self.sampling_offsets = nn.Linear(hidden, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(hidden, heads * levels * points)
+        self.value_proj = nn.Linear(hidden, hidden)
+        self.output_proj = nn.Linear(hidden, hidden)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Head h looks in direction h around the box, point p at p+1 steps; all points weigh the same (appendix A.4)."""
+        nn.init.zeros_(self.sampling_offsets.weight)
+        angles = torch.arange(self.heads, dtype=torch.float32) * (2.0 * math.pi / self.heads)
+        directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
+        directions = directions / directions.abs().amax(dim=-1, keepdim=True)  # onto the unit square  [heads, 2]
+        steps = torch.arange(1, self.points + 1, dtype=torch.float32)
+        grid = directions[:, None, None, :] * steps[None, None, :, None]  # [heads, 1, points, 2]
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(grid.expand(-1, self.levels, -1, -1).flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for layer in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, query: Tensor, reference_boxes: Tensor, value: Tensor, shapes: Shapes) -> Tensor:
+        """Attend from each query to the maps around its reference box.
+
+        Args:
+            query: [B, Q, D], position already added.
+            reference_boxes: [B, Q, 4] cxcywh, fractions of the image, 0 to 1.
+            value: [B, S, D], the maps flattened row by row and joined, finest first.
+            shapes: (height, width) of each map; their areas sum to S.
+
+        Returns:
+            [B, Q, D].
+        """
+        batch, queries, _ = query.shape
+        value = self.value_proj(value).unflatten(-1, (self.heads, -1))  # [B, S, heads, d]
+        places = (batch, queries, self.heads, self.levels, self.points)
+        # Positions need more digits than half precision has: a step of bfloat16 near 1 is 3 pixels of 640.
+        offsets = at_least_float32(self.sampling_offsets(query)).view(*places, 2)
+        weights = (
+            at_least_float32(self.attention_weights(query))
+            .view(batch, queries, self.heads, -1)
+            .softmax(dim=-1)
+            .view(places)
+        )
+        boxes = at_least_float32(reference_boxes)[:, :, None, None, None, :]
+        locations = torch.addcmul(boxes[..., :2], offsets, boxes[..., 2:], value=0.5 / self.points)
+        sampled = sample_levels(value, shapes, locations, weights)  # [B, Q, D]
+        output: Tensor = self.output_proj(sampled.to(query.dtype))
+        return output
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return x, raised to float32 if it is in a half precision."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def is_traced() -> bool:
+    """Whether a compiler or exporter is recording the operations."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def sample_levels(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum of bilinear reads from several maps, zero outside them; computed in float32 (float64 stays).
+
+    Args:
+        value: [B, S, heads, d].
+        shapes: (height, width) of each of the L maps.
+        locations: [B, Q, heads, L, points, 2], (x, y) as fractions of the map; 0 and 1 are its outer edges.
+        weights: [B, Q, heads, L, points].
+
+    Returns:
+        [B, Q, heads · d].
+    """
+    value = value.to(locations.dtype)
+    weights = weights.to(locations.dtype)
+    if value.device.type == "cpu" and not is_traced():
+        return sample_levels_rows(value, shapes, locations, weights)
+    return sample_levels_grid(value, shapes, locations, weights)
+
+
+def sample_levels_grid(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """``sample_levels`` by ``grid_sample``, one call per map."""
+    batch, _, heads, dim = value.shape
+    queries = locations.shape[1]
+    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # [B·heads, Q, L, points, 2]
+    maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # [B·heads, d, S]
+    reads = []  # L times [B·heads, d, Q, points]
+    for i, level in enumerate(torch.split(maps, [height * width for height, width in shapes], dim=-1)):
+        level = level.reshape(*level.shape[:2], *shapes[i])
+        reads.append(
+            functional.grid_sample(level, grids[:, :, i], mode="bilinear", padding_mode="zeros", align_corners=False)
+        )
+    by_head = weights.transpose(1, 2).flatten(3).flatten(0, 1).unsqueeze(1)  # [B·heads, 1, Q, L·points]
+    summed = (torch.cat(reads, dim=-1) * by_head).sum(dim=-1)  # [B·heads, d, Q]
+    return summed.view(batch, heads * dim, queries).transpose(1, 2)
+
+
+def sample_levels_rows(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """``sample_levels`` as one weighted sum of table rows; the fast form on a CPU."""
+    sampled: Tensor = _WeightedRows.apply(value.contiguous(), tuple(shapes), locations, weights)
+    return sampled
+
+
+class _WeightedRows(torch.autograd.Function):
+    """Row (b, s, h) of the table is ``value[b, s, h]``; bag (b, q, h) sums 4 corners × levels × points of its rows.
+
+    In the bodies there are N = B·Q·heads bags and K = levels·points reads a bag. x and y, and the lower and the upper cell
+    of each, are stacked and go through every step together: on small tensors the number of steps costs more than their
+    arithmetic.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, shapes: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor) -> Tensor:
+        batch, cells, heads, dim = value.shape
+        queries, points = locations.shape[1], locations.shape[4]
+        table = value.view(-1, dim)
+        places = locations.flatten(0, 2).flatten(1, 2).permute(2, 0, 1)  # [2 (x, y), N, K]
+        attention = weights.reshape(places.shape[1:])
+        size, start = _level_constants(shapes, points, places.dtype, places.device)
+        index, part, inside = _corners(places, size)  # each [2 (lower, upper), 2 (x, y), N, K]
+
+        pitch = torch.stack((torch.ones_like(start), size[0, 0].int())).unsqueeze(1) * heads
+        index.mul_(pitch)
+        index[:, 1].add_(start * heads + _first_rows(batch, queries, heads, cells, value.device))
+        rows = torch.empty(places.shape[1], 2, 2, places.shape[2], dtype=torch.int32, device=value.device)  # [N, y, x, K]
+        mixed = torch.empty_like(rows, dtype=places.dtype)
+        torch.add(index[:, None, 1], index[None, :, 0], out=rows.permute(1, 2, 0, 3))
+        torch.mul((part[:, 1] * attention)[:, None], part[None, :, 0], out=mixed.permute(1, 2, 0, 3))
+        rows, mixed = rows.flatten(1), mixed.flatten(1)  # [N, 4·K]
+        ctx.save_for_backward(table, rows, mixed, attention, part, inside, size)
+        ctx.shapes = (value.shape, locations.shape, weights.shape)
+        return functional.embedding_bag(rows, table, per_sample_weights=mixed, mode="sum").view(batch, queries, -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor | None]:
+        table, rows, mixed, attention, part, inside, size = ctx.saved_tensors
+        value_shape, locations_shape, weights_shape = ctx.shapes
+        grad = grad.reshape(len(rows), -1).contiguous()  # [N, d]
+        grad_value = _scatter_rows(grad, rows, mixed, len(table)).view(value_shape) if ctx.needs_input_grad[0] else None
+        if not (ctx.needs_input_grad[2] or ctx.needs_input_grad[3]):
+            return grad_value, None, None, None
+
+        bags, reads = attention.shape
+        corners = _row_products(grad, table, rows).view(bags, 2, 2, reads).permute(1, 2, 0, 3)  # [2 (y), 2 (x), N, K]
+        by_part = torch.empty_like(
+            part
+        )  # gradient by the bilinear parts, before the attention weight; laid out as they are
+        for axis, (lower, upper) in enumerate((corners.unbind(0), corners.unbind(1))):  # by x: sum over y, and the reverse
+            other = part[:, 1 - axis]
+            torch.mul(lower, other[0], out=by_part[:, axis]).addcmul_(upper, other[1])
+        grad_weights = (by_part[0, 1] * part[0, 1]).addcmul_(by_part[1, 1], part[1, 1])
+        by_part = torch.where(inside, by_part, 0.0)
+        slope = (by_part[1] - by_part[0]).mul_(
+            attention
+        )  # the upper part grows with the place, the lower shrinks  [2, N, K]
+        grad_locations = torch.empty(bags, reads, 2, dtype=slope.dtype, device=slope.device)
+        torch.mul(slope, size, out=grad_locations.permute(2, 0, 1))
+        return grad_value, None, grad_locations.view(locations_shape), grad_weights.view(weights_shape)
+
+
+def _level_constants(shapes: Shapes, points: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Size [2 (width, height), 1, K] and first cell [K] of the map that each of the K = levels·points columns reads."""
+    widths, heights, starts, cell = [], [], [], 0
+    for height, width in shapes:
+        widths += [width] * points
+        heights += [height] * points
+        starts += [cell] * points
+        cell += height * width
+    size = torch.tensor((widths, heights), dtype=dtype, device=device).unsqueeze(1)
+    return size, torch.tensor(starts, dtype=torch.int32, device=device)
+
+
+def _first_rows(batch: int, queries: int, heads: int, cells: int, device: torch.device) -> Tensor:
+    """Table row of cell 0 for the image and head of each bag, [B·Q·heads, 1]."""
+    images = torch.arange(batch, dtype=torch.int32, device=device)[:, None] * (cells * heads)
+    first = images + torch.arange(heads, dtype=torch.int32, device=device)  # [B, heads]
+    return first[:, None, :].expand(-1, queries, -1).reshape(-1, 1)
+
+
+def _corners(places: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cells below and above each coordinate.
+
+    Args:
+        places: [2, N, K] coordinates as fractions of the map.
+        size: [2, 1, K] cells of the map along that coordinate.
+
+    Returns:
+        The cells' indices (int32, moved inside the map), bilinear parts (0 where the index was moved), and whether they
+        were inside; each [2 (lower, upper), 2, N, K]. An index is inside even for NaN and infinity, so that these reach the
+        loss by way of the attention weights, where training names them, instead of stopping here with an index error.
+    """
+    scaled = torch.mul(places, size, out=places.new_empty(places.shape)).sub_(0.5)
+    low = scaled.floor()
+    steps = torch.arange(2, dtype=torch.int32, device=places.device).view(2, 1, 1, 1)
+    cell = low.int() + steps
+    index = cell.clamp(min=torch.zeros_like(steps), max=size.int() - 1)
+    inside = index == cell
+    part = places.new_empty(cell.shape)
+    torch.sub(scaled, low, out=part[1])
+    torch.sub(1, part[1], out=part[0])
+    return index, torch.where(inside, part, 0.0), inside
+
+
+def _scatter_rows(grad: Tensor, rows: Tensor, mixed: Tensor, length: int) -> Tensor:
+    """Gradient of the table: for each row the sum over the bags that read it, itself a sum of rows once sorted by row."""
+    flat = rows.flatten()
+    order = torch.sort(flat, stable=True)[1]  # a radix sort for int32 on the CPU, many times a comparison sort's speed
+    counts = torch.bincount(flat, minlength=length)
+    return functional.embedding_bag(
+        torch.div(order, rows.shape[1], rounding_mode="trunc"),
+        grad,
+        counts.cumsum(0) - counts,
+        per_sample_weights=mixed.flatten().index_select(0, order),
+        mode="sum",
+    )
+
+
+def _row_products(grad: Tensor, table: Tensor, rows: Tensor) -> Tensor:
+    """Dot product of each bag's gradient with each row that it read, [N · 4K]: the gradient of the mixing weights."""
+    bags, size = rows.shape
+    if rows.device.type == "cpu" and torch._C.has_mkl:
+        # "Dense times dense at the places of a sparse matrix" is this very sum; embedding_bag's own backward computes it
+        # with one BLAS call for every few numbers, in two to four times the time.
+        starts = torch.arange(0, (bags + 1) * size, size, dtype=torch.int32, device=rows.device)
+        with warnings.catch_warnings():  # torch announces once that sparse matrices are young
+            warnings.filterwarnings("ignore", message="Sparse CSR")
+            places = torch.sparse_csr_tensor(
+                starts,
+                rows.flatten(),
+                torch.zeros_like(rows, dtype=grad.dtype).flatten(),
+                (bags, len(table)),
+                check_invariants=False,
+            )
+        dots: Tensor = torch.sparse.sampled_addmm(places, grad, table.t(), beta=0.0).values()
+        return dots
+    starts = torch.arange(0, bags * size, size, dtype=torch.int32, device=rows.device)
+    owner = torch.arange(bags, dtype=torch.int32, device=rows.device).repeat_interleave(size)
+    products: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        grad, table, rows.flatten(), starts, owner, 0
+    )
+    return products

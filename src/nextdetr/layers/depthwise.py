@@ -1,0 +1,91 @@
+"""A depthwise convolution whose gradient is fast on CPUs.
+
+oneDNN has no depthwise kernel for the weight gradient of channels-last maps: it runs a dense one on blocks of 16 x 16
+channels and throws 15 of 16 results away, which made this gradient the slowest operation of a whole ConvNeXt step. Both
+gradients of a depthwise convolution are themselves depthwise convolutions, for which oneDNN does have a fast kernel:
+
+- of the input: the output's gradient with the kernel turned by 180 degrees;
+- of the weight: the input with the output's gradient as the kernel, one image at a time.
+
+Measured on 2 cores, 320 pixels, batch 8: 2 to 4 times faster per gradient in all four stages of ConvNeXt V2 atto.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+__all__ = ["DepthwiseConv2d"]
+
+# Images that go into one convolution of the weight's gradient: as many as stay within the cache, here in elements.
+_CHUNK = 2**18
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """``nn.Conv2d`` with one group a channel, stride 1, an odd square kernel and an unchanged map size; with bias.
+
+    Args:
+        channels: C of the map [B, C, H, W].
+        kernel_size: an odd number.
+    """
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve [B, C, H, W]."""
+        bias = self.bias
+        if bias is not None and self.training and _has_fast_gradient(x):
+            out: Tensor = _DepthwiseFunction.apply(x, self.weight, bias)
+            return out
+        return super().forward(x)
+
+
+def _has_fast_gradient(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+class _DepthwiseFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _depthwise(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        grad_x = _depthwise(grad, weight.flip(2, 3), None) if need_x else None
+        grad_weight = _weight_gradient(x, grad, weight.shape[-1]) if need_weight else None
+        grad_bias = grad.sum(dim=(0, 2, 3)) if need_bias else None
+        return grad_x, grad_weight, grad_bias
+
+
+def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
+
+
+def _weight_gradient(x: Tensor, grad: Tensor, kernel_size: int) -> Tensor:
+    """Correlate the input with the output's gradient, both [B, C, H, W], into [C, 1, K, K]."""
+    batch, channels, height, width = x.shape
+    images = max(1, min(batch, _CHUNK // (channels * height * width)))
+    total = x.new_zeros(channels, kernel_size, kernel_size)
+    for maps, kernels in zip(x.split(images), grad.split(images), strict=True):
+        count = maps.shape[0] * channels
+        # Images stand side by side as channels, in channels-last memory.
+        merged = maps.permute(2, 3, 0, 1).reshape(1, height, width, count).permute(0, 3, 1, 2)
+        found = F.conv2d(merged, kernels.reshape(count, 1, height, width), padding=kernel_size // 2, groups=count)
+        total += found.view(-1, channels, kernel_size, kernel_size).sum(dim=0)
+    return total.unsqueeze(1)

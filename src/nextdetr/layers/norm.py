@@ -1,0 +1,118 @@
+"""LayerNorm over the channels of a map, and Global Response Normalization (GRN).
+
+GRN: "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", arXiv 2301.00808, section 3, algorithm 1.
+
+Where we differ from the paper, and why:
+
+- ``gamma * (x * n) + beta + x`` is computed as ``x * (gamma * n + 1) + beta``: the same algebra, but the bracket has one
+  value per image and channel, so that the map is read twice and written once.
+- Norm, mean and quotient are taken in float32 when the map is float16 or bfloat16: a sum of squares over a whole map
+  passes float16's 65,504 in ordinary networks.
+- In training mode the gradient is written by hand. Autograd goes over the map about twice as often; on 2 CPU cores the
+  hand-written one takes 5 to 10 % off the time of a whole backbone step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+__all__ = ["GRN", "LayerNorm2d"]
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of each position of [B, C, H, W].
+
+    A map in channels-last memory is normalised without a copy; the result is always in channels-last memory.
+
+    Args:
+        channels: C.
+        eps: added to the variance.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__(channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise [B, C, H, W]."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class GRN(nn.Module):
+    """Global Response Normalization of a channels-last map [B, H, W, C]; the identity at initialisation.
+
+    Args:
+        channels: C.
+        eps: added to the mean of the channels' norms.
+
+    Attributes:
+        gamma: [1, 1, 1, C], zero at initialisation.
+        beta: [1, 1, 1, C], zero at initialisation.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.gamma = nn.Parameter(torch.zeros(1, 1, 1, channels))
+        self.beta = nn.Parameter(torch.zeros(1, 1, 1, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map of the shape and dtype of ``x`` [B, H, W, C]."""
+        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            out: Tensor = _GRNFunction.apply(x, self.gamma, self.beta, self.eps)
+            return out
+        norm, mean = _statistics(x, self.eps)
+        return _scale_and_shift(x, self.gamma, self.beta, norm / mean)
+
+    def extra_repr(self) -> str:
+        """Channels and eps, as ``print`` shows them."""
+        return f"{self.gamma.shape[-1]}, eps={self.eps}"
+
+
+def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Norm of every channel over the positions [B, 1, 1, C], and its mean over the channels plus eps [B, 1, 1, 1]."""
+    dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=dtype)
+    return norm, norm.mean(dim=-1, keepdim=True) + eps
+
+
+def _scale_and_shift(x: Tensor, gamma: Tensor, beta: Tensor, response: Tensor) -> Tensor:
+    return torch.addcmul(beta.to(x.dtype), x, (gamma * response + 1).to(x.dtype))
+
+
+class _GRNFunction(torch.autograd.Function):
+    """GRN with a gradient of three passes over the map.
+
+    With g the gradient of the output, n the norm, m the mean plus eps and r = n / m of C channels, and the sums over one
+    image's positions: dr = gamma * sum(g * x); dn = (dr - mean(dr * r)) / m; dx = g * (gamma * r + 1) + x * dn / n.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
+        norm, mean = _statistics(x, eps)
+        ctx.save_for_backward(x, gamma, norm, mean)
+        return _scale_and_shift(x, gamma, beta, norm / mean)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        x, gamma, norm, mean = ctx.saved_tensors
+        need_x, need_gamma, need_beta, _ = ctx.needs_input_grad
+        response = norm / mean  # [B, 1, 1, C]
+        # The products are float32 whatever the map is: loss scaling makes float16 gradients overflow here.
+        product = grad.to(norm.dtype) * x  # [B, H, W, C]
+        grad_scale = product.sum(dim=(1, 2), keepdim=True)  # [B, 1, 1, C]
+        grad_gamma = (grad_scale * response).sum(dim=0, keepdim=True).to(gamma.dtype) if need_gamma else None
+        grad_beta = grad.sum(dim=(0, 1, 2), keepdim=True, dtype=norm.dtype).to(gamma.dtype) if need_beta else None
+        grad_x = None
+        if need_x:
+            grad_response = grad_scale * gamma
+            grad_norm = (grad_response - (grad_response * response).mean(dim=-1, keepdim=True)) / mean
+            # A channel that is zero everywhere has no direction: its norm's gradient is taken as 0, as autograd does.
+            toward_x = (grad_norm / norm).masked_fill(norm == 0, 0.0)
+            # The product is no longer needed; its memory takes the result.
+            grad_x = torch.mul(grad, gamma * response + 1, out=product).addcmul_(x, toward_x).to(x.dtype)
+        return grad_x, grad_gamma, grad_beta, None

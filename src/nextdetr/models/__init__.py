@@ -1,0 +1,1 @@
+"""The networks, and how files become networks."""

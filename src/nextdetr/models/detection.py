@@ -1,0 +1,118 @@
+"""``DetectionModel``: the rows of a model file, run in order; one forward for training, validation, prediction and export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nextdetr.structures import DetectorOutput, Target
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "DetectionModel", "RowInfo"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class RowInfo:
+    """How a row is wired, and how ``info`` shows it.
+
+    Attributes:
+        name: as shown.
+        from_: as it stands in the file, a number or a list.
+        repeats: after depth scaling.
+        arguments: with the input's channels inserted.
+        reads: indices of the maps it reads; -1 is the image.
+        writes: indices of the maps it yields; empty for the decoder.
+    """
+
+    name: str
+    from_: int | list[int]
+    repeats: int
+    arguments: list[Any]
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+
+
+class DetectionModel(nn.Module):
+    """A detector built from a model file; ``graph.build_model`` makes it.
+
+    Args:
+        rows: the layers, the decoder last.
+        infos: how they are wired, one per row.
+        num_classes: C.
+        text: the model file's text.
+        image_size: side of the square input in pixels that the file proposes.
+        normalize: ``imagenet`` subtracts ImageNet's mean and divides by its deviation inside the model; ``none`` does not.
+        backbone_weights: file that the file's backbone row names.
+        licence: what the file says of its licence.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        rows: Sequence[nn.Module],
+        infos: Sequence[RowInfo],
+        *,
+        num_classes: int,
+        text: str,
+        image_size: int = 640,
+        normalize: str = "none",
+        backbone_weights: Path | None = None,
+        licence: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.rows = nn.ModuleList(rows)
+        self.row_infos = list(infos)
+        self.num_classes = num_classes
+        self.text = text
+        self.image_size = image_size
+        self.normalize = normalize
+        self.backbone_weights = backbone_weights
+        self.licence = licence
+        # Not in the state dict: they follow from the model file.
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        last_use = {index: number for number, info in enumerate(infos) for index in info.reads}
+        self._drops = [[i for i, last in last_use.items() if last == number] for number in range(len(infos))]
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The first row."""
+        return self.rows[0]
+
+    def forward(
+        self, images: Tensor, targets: Sequence[Target] | None = None, *, queries: int | None = None
+    ) -> DetectorOutput:
+        """Detect.
+
+        Args:
+            images: [B, 3, H, W] float RGB, 0 to 1; H and W multiples of 32.
+            targets: one per image, in training.
+            queries: number of object queries, where it is not the model's own.
+
+        Returns:
+            Logits [B, Q, C] and boxes [B, Q, 4] cxcywh, 0 to 1; with all that is supervised, in training mode with targets.
+        """
+        x = images.contiguous(memory_format=torch.channels_last)  # convolutions are fastest so, also on CPUs
+        if self.normalize == "imagenet":
+            x = (x - self.mean) / self.std
+        maps: dict[int, Tensor] = {-1: x}
+        *body, decoder = zip(self.rows, self.row_infos, self._drops, strict=True)
+        for row, info, drops in body:
+            inputs = [maps[index] for index in info.reads]
+            result = row(inputs if info.name == "Concat" else inputs[0])
+            outputs = result if isinstance(result, list) else [result]
+            maps.update(zip(info.writes, outputs, strict=True))
+            for index in drops:  # a map that no later row reads need not live on
+                del maps[index]
+        row, info, _ = decoder
+        output: DetectorOutput = row([maps[index] for index in info.reads], targets, queries=queries)
+        return output

@@ -1,0 +1,174 @@
+"""From a model file to a ``DetectionModel``; the only place that knows how to build one."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from nextdetr.errors import ConfigError, WeightsError
+from nextdetr.layers.conv import BATCH_NORM_EPS
+from nextdetr.models.detection import DetectionModel, RowInfo
+from nextdetr.models.modelfile import ModelFile, Row, available_models, load_model_file, parse_model_text
+from nextdetr.models.rows import LAYERS, Built, RowContext, RowError
+
+__all__ = ["available_models", "build_model", "load_model_file", "parse_model_text"]
+
+IMAGE = -1  # index of the image among the maps
+
+
+class _Builder:
+    """Builds the rows of one file, keeping the channels and strides of the maps so far."""
+
+    def __init__(self, file: ModelFile, num_classes: int, drop_path: float) -> None:
+        self.file, self.num_classes, self.drop_path = file, num_classes, drop_path
+        self.depth, self.width, self.max_channels = _scale(file)
+        self.eps = float(_number(file, "batch_norm_eps", BATCH_NORM_EPS, 0.0))
+        self.channels: dict[int, int] = {IMAGE: 3}
+        self.strides: dict[int, int] = {IMAGE: 1}
+        self.latest = IMAGE
+        self.weights: str | None = None
+
+    def row(self, row: Row) -> tuple[nn.Module, RowInfo]:
+        """Build the next row."""
+        file = self.file
+        if row.name not in LAYERS:
+            close = difflib.get_close_matches(row.name, LAYERS, n=1, cutoff=0.4)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(LAYERS)}."
+            raise file.error(f"there is no layer {row.name!r}; {hint}", row)
+        layer = LAYERS[row.name]
+        if row.name == "RTDETRDecoder" and row is not file.rows[-1]:
+            raise file.error("the decoder must be the last row.", row)
+        reads = tuple(self._resolve(row, source) for source in row.sources)
+        repeats = max(round(row.repeats * self.depth), 1) if row.repeats > 1 else 1
+        arguments = ["nc" if value == "nc" else value for value in row.arguments]
+        context = RowContext(
+            [self.channels[index] for index in reads], [self.strides[index] for index in reads], repeats,
+            self.num_classes, self.width, self.max_channels, self.eps, self.drop_path,
+        )  # fmt: skip
+        try:
+            layer.check(arguments, len(reads))
+            built = layer.build(context, arguments)
+        except (RowError, ConfigError) as error:
+            raise file.error(str(error), row) from error
+        if repeats > 1 and not layer.repeatable and row.name not in ("Conv", "AIFI"):
+            raise file.error(f"this layer cannot be repeated; write 1 in place of {row.repeats}.", row)
+        writes = self._publish(row, built)
+        origin = row.sources[0] if len(row.sources) == 1 else list(row.sources)
+        return built.module, RowInfo(layer.title or row.name, origin, repeats, built.arguments, reads, writes)
+
+    def _resolve(self, row: Row, source: int) -> int:
+        """Turn ``from`` into the index of a map that exists."""
+        index = self.latest + 1 + source if source < 0 else source
+        if row.number == 0 and source == -1:
+            return IMAGE
+        if index in self.channels and index != IMAGE:
+            return index
+        known = f"maps so far are {_ranges(self.channels)}" if len(self.channels) > 1 else "there is no map yet"
+        if index > self.latest:
+            raise self.file.error(f"from {source} points forward, to a map that is not built yet; {known}.", row)
+        raise self.file.error(f"from {source} points to nothing; {known}.", row)
+
+    def _publish(self, row: Row, built: Built) -> tuple[int, ...]:
+        """Give the row's maps their indices: a first row of several maps takes 1, 2, …, and leaves 0 empty."""
+        first = 1 if row.number == 0 and len(built.channels) > 1 else self.latest + 1
+        writes = tuple(range(first, first + len(built.channels)))
+        self.channels.update(zip(writes, built.channels, strict=True))
+        self.strides.update(zip(writes, built.strides, strict=True))
+        self.latest = writes[-1] if writes else self.latest
+        self.weights = self.weights or built.weights
+        return writes
+
+
+def build_model(
+    model: str | Path | ModelFile, *, num_classes: int | None = None, drop_path: float = 0.0
+) -> DetectionModel:
+    """Build a detector with random weights, or with those that its file's backbone row names.
+
+    Args:
+        model: a shipped name, a path, or a parsed file.
+        num_classes: the data's number of classes, in place of the file's ``nc``.
+        drop_path: stochastic depth of the backbone's last block, 0 to 1.
+
+    Raises:
+        ModelFileError: the file cannot be built; the message names file, row and cause.
+        WeightsError: the file that the backbone row names cannot be loaded.
+    """
+    file = load_model_file(model)
+    classes = num_classes if num_classes is not None else int(_number(file, "nc", 80, 1))
+    if classes < 1:
+        raise file.error(f"a detector needs at least 1 class, not {classes}.")
+    if file.rows[-1].name != "RTDETRDecoder":
+        raise file.error("the last row must be the decoder, RTDETRDecoder.", file.rows[-1])
+    builder = _Builder(file, classes, drop_path)
+    rows = [builder.row(row) for row in file.rows]
+    normalize = file.mapping.get("normalize", "none")
+    if normalize not in ("none", "imagenet"):
+        raise file.error(f"normalize must be none or imagenet, not {normalize!r}.")
+    weights = None if builder.weights is None else Path(file.source).parent / builder.weights
+    licence = file.mapping.get("licence")
+    detector = DetectionModel(
+        [module for module, _ in rows], [info for _, info in rows], num_classes=classes, text=file.text,
+        image_size=int(_number(file, "image_size", 640, 32)), normalize=normalize, backbone_weights=weights,
+        licence=None if licence is None else str(licence),
+    )  # fmt: skip
+    if weights is not None:
+        _load_backbone(detector, weights, file)
+    return detector
+
+
+def _load_backbone(model: DetectionModel, path: Path, file: ModelFile) -> None:
+    """Load the file that a backbone row names."""
+    if not path.is_file():
+        raise file.error(f"the backbone's weights {path} do not exist.", file.rows[0])
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: only safetensors files can be named in a backbone row so far; convert the file first.")
+    try:
+        model.backbone.load_state_dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({error}).") from error
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: its tensors do not fit {file.rows[0].name}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _scale(file: ModelFile) -> tuple[float, float, int]:
+    """Return depth, width and max_channels of the chosen scale, by default the first."""
+    scales = file.mapping.get("scales")
+    if scales is None:
+        return 1.0, 1.0, 2**31
+    if not isinstance(scales, dict) or not scales:
+        raise file.error("scales must map names to [depth, width, max_channels].")
+    chosen = file.mapping.get("scale", next(iter(scales)))
+    if chosen not in scales:
+        raise file.error(f"there is no scale {chosen!r}; there are {', '.join(map(str, scales))}.")
+    values = scales[chosen]
+    if not (isinstance(values, list) and len(values) == 3 and all(_positive(value) for value in values)):
+        raise file.error(f"the scale {chosen} must be three positive numbers, [depth, width, max_channels], not {values!r}.")
+    return float(values[0]), float(values[1]), int(values[2])
+
+
+def _number(file: ModelFile, key: str, default: float, least: float) -> Any:
+    value = file.mapping.get(key, default)
+    if isinstance(value, str):  # YAML 1.1 reads 1e-5, without a point, as text
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < least:
+        raise file.error(f"{key} must be a number of at least {least:g}, not {value!r}.")
+    return value
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def _ranges(channels: dict[int, int]) -> str:
+    known = sorted(index for index in channels if index != IMAGE)
+    return f"{known[0]} to {known[-1]}"
+
+

@@ -1,0 +1,207 @@
+"""Model files: YAML text to plain values, with line numbers, and nothing evaluated.
+
+The dialect is the one users' RT-DETR files are written in: ``nc``, ``scales``, and rows ``[from, repeats, name, arguments]``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nextdetr.errors import ModelFileError
+
+__all__ = ["ModelFile", "Row", "available_models", "load_model_file", "parse_model_text"]
+
+KEYS = ("nc", "scales", "scale", "backbone", "head", "normalize", "batch_norm_eps", "image_size", "licence")
+PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
+LARGEST = 1 << 20  # characters; a model file has some thousands
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row as it stands in the file.
+
+    Attributes:
+        number: position among all rows, from 0, the backbone's first.
+        line: line of the file, from 1.
+        sources: what the row reads: indices, negative ones counted back.
+        repeats: how often the layer stands in a row.
+        name: name of the layer.
+        arguments: plain values.
+    """
+
+    number: int
+    line: int
+    sources: tuple[int, ...]
+    repeats: int
+    name: str
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A parsed model file.
+
+    Attributes:
+        text: the YAML.
+        source: where it came from, for messages and relative paths.
+        mapping: its top-level values.
+        rows: its rows, backbone before head.
+    """
+
+    text: str
+    source: str
+    mapping: Mapping[str, Any]
+    rows: tuple[Row, ...]
+
+    def error(self, message: str, row: Row | None = None) -> ModelFileError:
+        """Return an error that names file, row and line."""
+        where = "" if row is None else f", row {row.number} ({row.name}, line {row.line})"
+        return ModelFileError(f"{self.source}{where}: {message}")
+
+
+def available_models() -> list[str]:
+    """Return the names of the shipped model files."""
+    folder = resources.files("nextdetr") / "configs"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_model_file(name_or_path: str | Path | ModelFile) -> ModelFile:
+    """Read a shipped model by its name, or a model file by its path.
+
+    Raises:
+        ModelFileError: there is neither; the message has the closest shipped name.
+    """
+    if isinstance(name_or_path, ModelFile):
+        return name_or_path
+    name = str(name_or_path)
+    shipped = available_models()
+    if name in shipped:
+        text = (resources.files("nextdetr") / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
+        return parse_model_text(text, f"{name}.yaml")
+    path = Path(name)
+    if not path.is_file():
+        close = difflib.get_close_matches(path.stem, shipped, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ModelFileError(
+            f"{name}: neither a file nor a shipped model; {hint}Shipped are {', '.join(shipped)}; "
+            "a checkpoint ends in .safetensors."
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelFileError(f"{name}: the file cannot be read as text ({error}).") from error
+    return parse_model_text(text, name)
+
+
+def parse_model_text(text: str, source: str) -> ModelFile:
+    """Parse the text of a model file.
+
+    Args:
+        text: YAML.
+        source: where it came from, for messages.
+
+    Raises:
+        ModelFileError: not YAML, tags or anchors in it, not a mapping, unknown or doubled keys, or rows of a wrong form.
+    """
+    if len(text) > LARGEST:
+        raise ModelFileError(f"{source}: {len(text):,} characters are too many for a model file.")
+    root = _compose(text, source)
+    if not isinstance(root, yaml.MappingNode):
+        raise ModelFileError(f"{source}: a model file is a mapping with the keys backbone and head, not {_kind(root)}.")
+    mapping = _value(root, source)
+    for key in mapping:
+        if key not in KEYS:
+            close = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(KEYS)}."
+            raise ModelFileError(f"{source}: there is no key {key!r}; {hint}")
+    rows: list[Row] = []
+    sections = {key.value: node for key, node in root.value}
+    for section in ("backbone", "head"):
+        node = sections.get(section)
+        if not isinstance(node, yaml.SequenceNode):
+            raise ModelFileError(f"{source}: the section {section} is missing or is not a list of rows.")
+        rows += [_row(item, len(rows) + number, source) for number, item in enumerate(node.value)]
+    if not rows:
+        raise ModelFileError(f"{source}: there are no rows.")
+    return ModelFile(text, source, mapping, tuple(rows))
+
+
+def _compose(text: str, source: str) -> yaml.Node | None:
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            line = event.start_mark.line + 1
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                raise ModelFileError(f"{source}, line {line}: anchors and aliases (& and *) are not allowed in a model file.")
+            if getattr(event, "tag", None):
+                raise ModelFileError(f"{source}, line {line}: tags ({event.tag}) are not allowed in a model file.")
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f", line {mark.line + 1}"
+        problem = getattr(error, "problem", None) or str(error)
+        raise ModelFileError(f"{source}{where}: not valid YAML ({' '.join(str(problem).split())}).") from error
+    except RecursionError as error:
+        raise ModelFileError(f"{source}: nested too deeply for a model file.") from error
+
+
+def _kind(node: yaml.Node | None) -> str:
+    return "empty" if node is None else {"sequence": "a list", "scalar": "a single value"}.get(node.id, node.id)
+
+
+def _value(node: yaml.Node, source: str) -> Any:
+    """Turn a node into plain values; scalars of other kinds (dates, say) are refused."""
+    line = node.start_mark.line + 1
+    if node.tag not in PLAIN_TAGS:
+        raise ModelFileError(f"{source}, line {line}: {node.value!r} is neither text nor a number; put it in quotes.")
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(item, source) for item in node.value]
+    if isinstance(node, yaml.MappingNode):
+        result: dict[Any, Any] = {}
+        for key_node, item in node.value:
+            key = _value(key_node, source)
+            if isinstance(key, (list, dict)) or key in result:
+                line = key_node.start_mark.line + 1
+                raise ModelFileError(f"{source}, line {line}: the key {key!r} stands twice or is not a name.")
+            result[key] = _value(item, source)
+        return result
+    constructor = yaml.SafeLoader("")
+    try:
+        return constructor.construct_object(node)  # type: ignore[no-untyped-call]
+    finally:
+        constructor.dispose()  # type: ignore[no-untyped-call]
+
+
+def _row(node: yaml.Node, number: int, source: str) -> Row:
+    line = node.start_mark.line + 1
+    where = f"{source}, row {number} (line {line})"
+    value = _value(node, source)
+    if not isinstance(value, list) or len(value) != 4:
+        raise ModelFileError(f"{where}: a row has four parts, [from, repeats, name, arguments]; this one is {value!r}.")
+    origin, repeats, name, arguments = value
+    origins = origin if isinstance(origin, list) else [origin]
+    if not origins or not all(_is_int(item) for item in origins):
+        raise ModelFileError(f"{where}: from must be a whole number or a list of them, not {origin!r}.")
+    if not _is_int(repeats) or repeats < 1:
+        raise ModelFileError(f"{where}: repeats must be a whole number of at least 1, not {repeats!r}.")
+    if not isinstance(name, str):
+        raise ModelFileError(f"{where}: the third part must be the name of a layer, not {name!r}.")
+    if not isinstance(arguments, list):
+        raise ModelFileError(f"{where}: the arguments must be a list, not {arguments!r}.")
+    return Row(number, line, tuple(origins), repeats, name, tuple(_plain(item) for item in arguments))
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _plain(value: Any) -> Any:
+    """Turn the words that the dialect writes for Python's constants into them."""
+    words = {"None": None, "True": True, "False": False}
+    return words.get(value, value) if isinstance(value, str) else value

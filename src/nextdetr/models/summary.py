@@ -1,0 +1,83 @@
+"""The table of a model's rows, with parameters and GFLOP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from nextdetr.models.detection import DetectionModel
+
+__all__ = ["RowSummary", "Summary", "count_gflop", "summarize"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowSummary:
+    """One row of the table; ``parameters`` counts the trainable ones and all others alike."""
+
+    index: int
+    from_: int | list[int]
+    repeats: int
+    parameters: int
+    module: str
+    arguments: list[Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as the JSON result has it."""
+        return {
+            "index": self.index, "from": self.from_, "repeats": self.repeats, "parameters": self.parameters,
+            "module": self.module, "arguments": self.arguments,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The table and its totals; ``gflop`` is for one image of ``image_size`` pixels, 2 per multiply-add."""
+
+    rows: list[RowSummary]
+    parameters: int
+    trainable_parameters: int
+    gflop: float
+    image_size: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as the JSON result has it."""
+        return {
+            "rows": [row.to_json() for row in self.rows], "parameters": self.parameters,
+            "trainable_parameters": self.trainable_parameters, "gflop": round(self.gflop, 3), "image_size": self.image_size,
+        }  # fmt: skip
+
+
+def summarize(model: DetectionModel, image_size: int = 640) -> Summary:
+    """Return the table of a model.
+
+    Args:
+        model: any detector; it is left in the mode in which it came.
+        image_size: side of the square input, pixels, that GFLOP is counted for; a multiple of 32.
+    """
+    rows = [
+        RowSummary(
+            number, info.from_, info.repeats, sum(p.numel() for p in row.parameters()), info.name, list(info.arguments)
+        )
+        for number, (row, info) in enumerate(zip(model.rows, model.row_infos, strict=True))
+    ]
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(row.parameters for row in rows)
+    return Summary(rows, total, trainable, count_gflop(model, image_size), image_size)
+
+
+def count_gflop(model: DetectionModel, image_size: int) -> float:
+    """Count the operations of an evaluation forward on one image, without a side effect on the model."""
+    modes = [(module, module.training) for module in model.modules()]
+    device = next(model.parameters()).device
+    counter = FlopCounterMode(display=False)
+    model.eval()
+    try:
+        with torch.no_grad(), counter:
+            model(torch.zeros(1, 3, image_size, image_size, device=device))
+    finally:
+        for module, training in modes:
+            module.training = training
+    return float(counter.get_total_flops()) / 1e9
