@@ -1,0 +1,211 @@
+"""RT-DETR's training loss: arXiv 2304.08069, section 4 and its public configurations.
+
+Varifocal 1 (alpha 0.75, gamma 2), L1 5 and GIoU 2 on every decoder layer, on the encoder's proposals (all matched on their
+own) and on the denoising queries (DINO, arXiv 2203.03605, section 3.3), whose targets are known.
+
+Where we differ: all layers are one set of tensor operations, the encoder's proposals one more layer among them; the number
+of boxes that divides the sums is at least 1 over all processes together, not in each, so that N processes give the gradient
+that one gives on the N-fold batch; and the terms are always the same ones, 0 where a batch has nothing for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from nextdetr.losses.matcher import HungarianMatcher, Matches
+from nextdetr.losses.terms import pair_terms, varifocal_loss
+from nextdetr.structures import DenoisingOutput, DetectorOutput, Target, TrainingOutput
+
+__all__ = ["LOSS_NAMES", "Criterion", "LayerLosses", "LossParts"]
+
+_TERMS = ("vfl", "l1", "giou")
+LOSS_NAMES: tuple[str, ...] = tuple(
+    f"loss_{term}{part}" for part in ("", "_aux", "_encoder", "_denoising") for term in _TERMS
+)
+"""Keys of the criterion's result, in their order; the same for every batch."""
+
+
+@dataclass(slots=True)
+class LayerLosses:
+    """Weighted, normalised float32 losses of some layers, one value a layer.
+
+    Attributes:
+        vfl: [L] varifocal loss of the classes.
+        l1: [L] L1 distance of the matched boxes.
+        giou: [L] 1 - GIoU of the matched boxes.
+    """
+
+    vfl: Tensor
+    l1: Tensor
+    giou: Tensor
+
+    def __getitem__(self, layers: slice) -> LayerLosses:
+        return LayerLosses(self.vfl[layers], self.l1[layers], self.giou[layers])
+
+
+@dataclass(slots=True)
+class LossParts:
+    """The loss before summation over layers.
+
+    Attributes:
+        layers: [L] each, the decoder's layers, the last one last.
+        encoder: [1] each, the encoder's proposals.
+        denoising: [L] each, the denoising queries; [0] each when the batch has none.
+    """
+
+    layers: LayerLosses
+    encoder: LayerLosses
+    denoising: LayerLosses
+
+
+@dataclass(slots=True)
+class _FlatTargets:
+    """The targets of all images in one row, to be indexed by (image, target of the image)."""
+
+    boxes: Tensor  # [N, 4] cxcywh
+    labels: Tensor  # [N]
+    offsets: Tensor  # [B] position of each image's first target
+
+    def __len__(self) -> int:
+        return int(self.labels.shape[0])
+
+
+class Criterion:
+    """The whole training loss of one batch, in float32 whatever the precision of the model.
+
+    Every prediction stays in the graph, also in a batch without a single box, so that each parameter gets a gradient. A
+    prediction that is not finite makes the loss so.
+
+    Args:
+        num_classes: C, classes of the model.
+        matcher: assigns queries to targets.
+        vfl_weight: weight of the varifocal loss.
+        l1_weight: weight of the L1 distance.
+        giou_weight: weight of the GIoU loss.
+        alpha: weight of a negative in the varifocal loss.
+        gamma: exponent of the varifocal loss.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        matcher: HungarianMatcher,
+        *,
+        vfl_weight: float = 1.0,
+        l1_weight: float = 5.0,
+        giou_weight: float = 2.0,
+        alpha: float = 0.75,
+        gamma: float = 2.0,
+    ) -> None:
+        self.num_classes = num_classes
+        self.matcher = matcher
+        self.vfl_weight = vfl_weight
+        self.l1_weight = l1_weight
+        self.giou_weight = giou_weight
+        self.alpha = alpha
+        self.gamma = gamma
+
+    def __call__(self, output: DetectorOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Compute the loss, to be summed over the values.
+
+        With torch.distributed initialised this is a collective call: every process has to make it, once per batch.
+
+        Args:
+            output: of a model in training mode that was given the targets.
+            targets: one per image, on the device of the output.
+
+        Returns:
+            Weighted float32 scalars under the keys of ``LOSS_NAMES``: the last decoder layer, then ``_aux``, the sum over
+            the earlier layers, ``_encoder``, the encoder's proposals, and ``_denoising``, the sum over all layers.
+
+        Raises:
+            ValueError: the output has nothing to supervise, or does not fit the targets or the number of classes.
+        """
+        parts = self.per_layer(output, targets)
+        summands = (parts.layers[-1:], parts.layers[:-1], parts.encoder, parts.denoising)
+        values = [getattr(summand, term).sum() for summand in summands for term in _TERMS]
+        return dict(zip(LOSS_NAMES, values, strict=True))
+
+    def per_layer(self, output: DetectorOutput, targets: Sequence[Target]) -> LossParts:
+        """Compute the same loss without the sums over layers; arguments and errors as of the call."""
+        training = output.training
+        if training is None:
+            raise ValueError("The output has no training part: call the model in training mode, with the targets.")
+        self._check(training, targets)
+        with torch.autocast(training.layer_logits.device.type, enabled=False):
+            flat = _flatten(targets, training.layer_logits.device)
+            num_boxes = _count_boxes(len(flat), training.layer_logits.device)
+            # The encoder's proposals are one more layer: matched and supervised in the same operations.
+            logits = torch.cat((training.layer_logits.float(), training.encoder_logits.float()[None]))  # [L+1, B, Q, C]
+            boxes = torch.cat((training.layer_boxes.float(), training.encoder_boxes.float()[None]))  # [L+1, B, Q, 4]
+            matches = self.matcher.match(logits.detach(), boxes.detach(), targets)
+            losses = self._supervise(logits, boxes, matches, flat, num_boxes)
+            denoising = losses[:0] if training.denoising is None else self._denoise(training.denoising, flat, num_boxes)
+        return LossParts(layers=losses[:-1], encoder=losses[-1:], denoising=denoising)
+
+    def _denoise(self, denoising: DenoisingOutput, flat: _FlatTargets, num_boxes: float | Tensor) -> LayerLosses:
+        plan, layers = denoising.plan, denoising.logits.shape[0]
+        matches = Matches(
+            torch.arange(layers, device=plan.batch_index.device).repeat_interleave(plan.batch_index.shape[0]),
+            *(index.repeat(layers) for index in (plan.batch_index, plan.query_index, plan.target_index)),
+        )
+        # Each target stands in every group once.
+        return self._supervise(
+            denoising.logits.float(), denoising.boxes.float(), matches, flat, num_boxes * max(plan.groups, 1)
+        )
+
+    def _supervise(
+        self, logits: Tensor, boxes: Tensor, matches: Matches, flat: _FlatTargets, num_boxes: float | Tensor
+    ) -> LayerLosses:
+        """Losses per layer of [L, B, Q, C] logits and [L, B, Q, 4] boxes, given which queries are positives of what."""
+        layers = logits.shape[0]
+        places = (matches.layer_index, matches.batch_index, matches.query_index)
+        rows = flat.offsets[matches.batch_index] + matches.target_index  # [M]
+        pairs = pair_terms(boxes[places], flat.boxes[rows])  # [M] each
+        vfl = varifocal_loss(logits, (*places, flat.labels[rows]), pairs.iou, self.alpha, self.gamma)  # [L, B, Q, C]
+        # Zero, unless some value is not finite: a NaN in an unmatched box would otherwise pass unseen into the gradients.
+        bad_logits, bad_boxes = (values.detach().flatten(1).sum(1) * 0 for values in (logits, boxes))  # [L] each
+        shape = (layers, len(matches) // layers)  # every layer has the same number of pairs
+        return LayerLosses(
+            vfl=vfl.flatten(1).sum(1) * (self.vfl_weight / num_boxes) + bad_logits,
+            l1=pairs.l1.view(shape).sum(1) * (self.l1_weight / num_boxes) + bad_boxes,
+            giou=pairs.giou.view(shape).sum(1) * (self.giou_weight / num_boxes),
+        )
+
+    def _check(self, training: TrainingOutput, targets: Sequence[Target]) -> None:
+        batch, classes = training.encoder_logits.shape[0], training.encoder_logits.shape[-1]
+        if classes != self.num_classes:
+            raise ValueError(
+                f"The model predicts {classes} classes, but the loss was made for {self.num_classes}; "
+                "make both for the same data."
+            )
+        if batch != len(targets):
+            raise ValueError(
+                f"The model's output has {batch} images, but there are {len(targets)} targets; give one per image."
+            )
+
+
+def _flatten(targets: Sequence[Target], device: torch.device) -> _FlatTargets:
+    counts = torch.tensor([len(target) for target in targets])
+    return _FlatTargets(
+        boxes=torch.cat([target.boxes for target in targets]).to(device, torch.float32),
+        labels=torch.cat([target.labels for target in targets]).to(device),
+        offsets=(counts.cumsum(0) - counts).to(device),
+    )
+
+
+def _count_boxes(count: int, device: torch.device) -> float | Tensor:
+    """Mean number of boxes of a process, the sum of all being at least 1.
+
+    DDP averages the gradients of the processes, so that dividing each by the mean divides their sum by the total.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return float(max(count, 1))
+    total = torch.tensor(float(count), device=device)
+    dist.all_reduce(total)
+    return total.clamp(min=1) / dist.get_world_size()
