@@ -1,0 +1,288 @@
+"""Look at every image and box before training does: what is unusable is reported with file and place, never passed over.
+
+What becomes of it:
+
+- A box that is not finite, has no area, or lies outside its image is dropped; one that sticks out is clipped. Up to a pixel
+  is taken for rounding and clipped without a word: annotation tools round to whole pixels and to a few decimals.
+- An image that is missing or cannot be decoded is dropped with its boxes. One whose size is not as declared is kept with
+  its true size, and its boxes are left alone: whether they were meant for the true size nobody but the owner can tell.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from nextdetr.data.raw import RawImage, RawSplit, plural
+from nextdetr.data.records import DetectionData, ImageRecord, Problem
+from nextdetr.errors import DataError
+from nextdetr.preprocess import image_size, load_image
+
+__all__ = ["ImageReport", "finish", "inspect_images", "summarize_problems"]
+
+_ROUNDING = 1.0  # pixels
+_DECODE_ALL = 5000  # images; above, only those are decoded whose end is not as it should be
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReport:
+    """What a look at an image file found.
+
+    Attributes:
+        width, height: pixels as displayed (EXIF orientation applied); 0 if the file cannot be used.
+        kind, message: as in ``Problem``; empty if the file is sound.
+    """
+
+    width: int
+    height: int
+    kind: str = ""
+    message: str = ""
+
+
+def finish(
+    raw: RawSplit, *, name: str, split: str, on_bad_data: Literal["warn", "error"] = "warn", check_images: bool = True
+) -> DetectionData:
+    """Check what a reader found and build the records.
+
+    Args:
+        raw: the split as its files have it.
+        name: of the data set.
+        split: of the split.
+        on_bad_data: "warn" drops what is unusable and lists it in ``problems``; "error" refuses the data set.
+        check_images: decode every image; otherwise only its header is read.
+
+    Raises:
+        DataError: no image can be used, or ``on_bad_data`` is "error" and there is a problem.
+    """
+    if not raw.images and not raw.problems:
+        raise DataError(f"{raw.source}: the split {split} is empty; it lists no image.")
+    reports = inspect_images([image.path for image in raw.images], decode=check_images)
+    count = np.bincount(raw.box_image, minlength=len(raw.images))
+    problems = list(raw.problems)
+    for image, report, boxes in zip(raw.images, reports, count.tolist(), strict=True):
+        problem = _image_problem(image, report, boxes)
+        if problem is not None:
+            problems.append(problem)
+    records, box_problems = _build_records(raw, reports)
+    problems += box_problems
+    if not records:
+        raise DataError(f"{raw.source}: no image of the split {split} can be used: {_clauses(problems, 3)}.")
+    if problems and on_bad_data == "error":
+        raise DataError(
+            f"{raw.source}, split {split}: {plural(len(problems), 'problem')}: {_clauses(problems, 5)}. Mend the data, or "
+            "go on without what is bad with --on-bad-data warn."
+        )
+    return DetectionData(name, split, raw.classes, raw.category_ids, records, problems)
+
+
+def summarize_problems(problems: Sequence[Problem], limit: int = 10) -> str:
+    """Return a text of several lines: how many problems of each kind there are, and up to ``limit`` of them in full.
+
+    Every kind is represented among those shown as long as there is room; empty if there is no problem.
+    """
+    if not problems:
+        return ""
+    kinds = Counter(problem.kind for problem in problems)
+    totals = ", ".join(f"{kind} ({count:,})" for kind, count in kinds.most_common())
+    shown = _select(problems, limit)
+    lines = [f"{plural(len(problems), 'problem')} in the data: {totals}"]
+    lines += [f"  {_describe(problem)}" for problem in shown]
+    if len(problems) > len(shown):
+        lines.append(f"  … and {len(problems) - len(shown):,} more")
+    return "\n".join(lines)
+
+
+def inspect_images(paths: Sequence[Path], *, decode: bool = True) -> list[ImageReport]:
+    """Read the size of every image and, unless told otherwise, see whether its pixels can be decoded.
+
+    Args:
+        paths: image files.
+        decode: decode the pixels too. In sets of more than 5,000 images only those are decoded whose last bytes are not the
+            end that the format demands.
+    """
+    quick = len(paths) > _DECODE_ALL
+
+    def inspect(path: Path) -> ImageReport:
+        return _inspect(path, decode=decode, quick=quick)
+
+    pool = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1))
+    try:
+        return list(pool.map(inspect, paths))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _inspect(path: Path, *, decode: bool, quick: bool) -> ImageReport:
+    if not _exists(path):
+        return ImageReport(0, 0, "missing image", "there is no such image file")
+    try:
+        width, height = image_size(path)
+    except DataError as error:
+        return ImageReport(0, 0, "not an image", _without_path(error, path))
+    if decode and not (quick and _has_end(path)):
+        try:
+            _decode(path)
+        except DataError as error:
+            return ImageReport(0, 0, "damaged image", _without_path(error, path))
+    return ImageReport(width, height)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name longer than the file system has
+        return False
+
+
+def _decode(path: Path) -> None:
+    """Decode the pixels: a JPEG at an eighth of its size, which reads every byte in half the time; others as they are."""
+    try:
+        with Image.open(path, formats=("JPEG",)) as image:
+            image.draft("L", (1, 1))
+            image.load()
+    except UnidentifiedImageError:  # another format, or damaged at its start
+        load_image(path)
+    except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
+        raise DataError(f"{path} cannot be read: {str(error).rstrip('. ')}.") from error
+
+
+def _has_end(path: Path) -> bool:
+    """Whether the file ends as JPEG, PNG or WebP files do; False for other formats, and where padding follows."""
+    with path.open("rb") as file:
+        start = file.read(12)
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - 12))
+        end = file.read()
+    if start.startswith(b"\xff\xd8"):
+        return end.endswith(b"\xff\xd9")
+    if start.startswith(b"\x89PNG"):
+        return end[4:8] == b"IEND"
+    if start.startswith(b"RIFF") and start[8:] == b"WEBP":
+        return int.from_bytes(start[4:8], "little") + 8 <= length
+    return False
+
+
+def _without_path(error: DataError, path: Path) -> str:
+    return str(error).removeprefix(str(path)).lstrip(": ").rstrip(".")
+
+
+def _image_problem(image: RawImage, report: ImageReport, boxes: int) -> Problem | None:
+    place = ", ".join(part for part in (image.file, image.where) if part)
+    if report.kind:
+        named = f" (named in {place})" if place else ""
+        also = f" with its {plural(boxes, 'box')}" if boxes else ""
+        return Problem(str(image.path), "", f"{report.message}{named}; the image is dropped{also}", report.kind)
+    if image.size is None:
+        return None
+    if image.size == (float(report.width), float(report.height)):
+        return None
+    turned = image.size == (float(report.height), float(report.width))
+    declared = f"{image.size[0]:g}x{image.size[1]:g}"
+    shown = f"{report.width}x{report.height}"
+    if turned and _is_turned(image.path):
+        message = (
+            f"the annotations declare {declared}, the image as it is stored; its EXIF orientation turns it to {shown}, and "
+            "the boxes are taken to fit the turned image: check them"
+        )
+        return Problem(str(image.path), "", message, "EXIF orientation ignored by annotations")
+    message = f"{image.path.name} is {shown}, not {declared} as declared; the true size is used, boxes are not scaled"
+    return Problem(image.file or str(image.path), image.where, message, "image of another size")
+
+
+def _is_turned(path: Path) -> bool:
+    """Whether the EXIF orientation swaps the width and height of a picture that is not square."""
+    try:
+        with Image.open(path) as image:
+            return image.size != image_size(path)
+    except OSError:
+        return False
+
+
+def _build_records(raw: RawSplit, reports: Sequence[ImageReport]) -> tuple[list[ImageRecord], list[Problem]]:
+    """Check and clip the boxes of the usable images, and sort them to their images."""
+    sizes = np.array([(report.width, report.height) for report in reports], dtype=np.float64).reshape(-1, 2)
+    limits = np.tile(sizes[raw.box_image], 2)  # [M, 4]
+    boxes = raw.boxes * limits if raw.fractions else raw.boxes
+    usable = limits[:, 0] > 0
+    clipped, verdicts = _judge_boxes(boxes, limits)
+    keep = usable.copy()
+    problems = []
+    for row in np.flatnonzero(usable & (verdicts > 0)).tolist():
+        file, where = raw.where(row)
+        kind, clause = _VERDICTS[int(verdicts[row])]
+        corners = ", ".join(f"{value:.6g}" for value in boxes[row].tolist())
+        size = f"{limits[row, 0]:.0f}x{limits[row, 1]:.0f}"
+        problems.append(Problem(file, where, clause.format(box=f"({corners})", size=size), kind))
+        keep[row] = verdicts[row] == _CLIPPED
+    order = np.flatnonzero(keep)
+    order = order[np.argsort(raw.box_image[order], kind="stable")]  # by image, in file order within it
+    kept = clipped[order].astype(np.float32)
+    labels, crowd = raw.labels[order], raw.crowd[order]
+    extents = clipped[order, 2:] - clipped[order, :2]
+    given = raw.areas[order]
+    areas = np.where(np.isfinite(given) & (given > 0), given, extents[:, 0] * extents[:, 1]).astype(np.float32)
+    bounds = np.searchsorted(raw.box_image[order], np.arange(len(reports) + 1)).tolist()
+    records = [
+        ImageRecord(
+            image.path, image.image_id, report.width, report.height,
+            kept[start:stop], labels[start:stop], crowd[start:stop], areas[start:stop],
+        )
+        for image, report, start, stop in zip(raw.images, reports, bounds[:-1], bounds[1:], strict=True)
+        if report.width
+    ]  # fmt: skip
+    return records, problems
+
+
+_CLIPPED = 4
+_VERDICTS = {
+    1: ("box not finite", "the box {box} is not made of finite numbers; dropped"),
+    2: ("box without area", "the box {box} has no area; dropped"),
+    3: ("box outside image", "the box {box} lies outside its image of {size}; dropped"),
+    _CLIPPED: ("box partly outside image", "the box {box} sticks out of its image of {size}; clipped to it"),
+}
+
+
+def _judge_boxes(boxes: NDArray[np.float64], limits: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Clip xyxy boxes [M, 4] to ``limits`` [M, 4] (width, height, width, height) and number what is wrong; 0 is right."""
+    clipped = np.clip(boxes, 0, limits)
+    with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, and is clipped
+        single, single_clipped = boxes.astype(np.float32), clipped.astype(np.float32)
+    overhang = np.maximum(-boxes, boxes - limits).max(axis=1, initial=-np.inf)
+    verdicts = np.where(overhang > _ROUNDING, _CLIPPED, 0)
+    verdicts[_without_area(single_clipped)] = 3
+    verdicts[_without_area(single)] = 2
+    verdicts[~np.isfinite(boxes).all(axis=1)] = 1
+    return clipped, verdicts
+
+
+def _without_area(boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
+    return np.logical_or(boxes[:, 2] <= boxes[:, 0], boxes[:, 3] <= boxes[:, 1])
+
+
+def _select(problems: Sequence[Problem], limit: int) -> list[Problem]:
+    """Choose up to ``limit``, the first of every kind before the second of any, in their order."""
+    seen: Counter[str] = Counter()
+    ranked = []
+    for position, problem in enumerate(problems):
+        ranked.append((seen[problem.kind], position))
+        seen[problem.kind] += 1
+    return [problems[position] for position in sorted(position for _, position in sorted(ranked)[: max(0, limit)])]
+
+
+def _describe(problem: Problem) -> str:
+    return ": ".join(part for part in (problem.file, problem.where, problem.message) if part)
+
+
+def _clauses(problems: Sequence[Problem], limit: int) -> str:
+    shown = _select(problems, limit)
+    text = "; ".join(_describe(problem) for problem in shown)
+    return text + (f"; and {len(problems) - len(shown):,} more" if len(problems) > len(shown) else "")

@@ -1,0 +1,334 @@
+"""COCO files: a JSON with images, annotations and categories (https://cocodataset.org/#format-data).
+
+Boxes are (x, y, width, height) in pixels. Categories count as classes, in the order of the file, whether or not an object
+has them. Ids may have gaps, start at 0, or be written as strings. An ``area`` that is missing, or not above 0, is replaced
+by the box's own, as files without masks often carry zeros.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nextdetr.data.raw import NameList, RawImage, RawSplit, map_classes
+from nextdetr.data.records import Problem
+from nextdetr.errors import DataError
+
+__all__ = ["coco_splits", "image_folders", "read_coco"]
+
+_INSTANCES = re.compile(r"instances_(.+)\.json|((?:train|val|valid|validation|test|trainval)\d*)\.json", re.IGNORECASE)
+_ROBOFLOW = "_annotations.coco.json"
+
+# what an id that an annotation refers to stands for, where it is no position
+_UNKNOWN, _UNWANTED = -1, -2
+
+
+def coco_splits(root: Path) -> dict[str, Path]:
+    """Find the annotation files of a COCO or Roboflow folder: split name, as the folder spells it, to file."""
+    found: dict[str, Path] = {}
+    annotations = root / "annotations"
+    if annotations.is_dir():
+        for path in sorted(annotations.iterdir()):
+            match = _INSTANCES.fullmatch(path.name)
+            if match and path.is_file():
+                found.setdefault(match[1] or match[2], path)
+    if not found:
+        for path in sorted(root.glob(f"*/{_ROBOFLOW}")):
+            found[path.parent.name] = path
+    return found
+
+
+def image_folders(root: Path, split: str, annotation_file: Path) -> list[Path]:
+    """Return the folders where the images of a split may lie, the likeliest first."""
+    if annotation_file.name == _ROBOFLOW:
+        return [annotation_file.parent]
+    years = re.sub(r"\d+$", "", split)
+    names = list(dict.fromkeys((split, years, {"val": "valid", "valid": "val"}.get(years, years))))
+    nested = [folder for name in names for folder in (root / name, root / "images" / name)]
+    return [*nested, root / "images", root, *sorted(root.glob(f"{years}[0-9][0-9][0-9][0-9]"))]
+
+
+def read_coco(
+    annotation_file: Path, folders: Sequence[Path], *, include: NameList | None = None, classes: Sequence[str] | None = None
+) -> RawSplit:
+    """Read one annotation file.
+
+    Args:
+        annotation_file: the JSON.
+        folders: where the images may lie; the one that holds most of the first of them is taken.
+        include: file names of the images to use; None uses all.
+        classes: names in the model's order; None takes the file's categories in their order.
+
+    Raises:
+        DataError: the file is missing, no valid JSON (the message has the line), or not of this form.
+    """
+    content = _load(annotation_file)
+    file = str(annotation_file)
+    problems: list[Problem] = list(include.problems) if include else []
+    own, category_index = _categories(content["categories"], file, problems)
+    mapped, to_label = map_classes(own, classes, file)
+    images, image_index, names = _images(content["images"], file, folders, problems)
+    if include is not None:
+        images, image_index = _select(images, image_index, names, include, problems)
+    labels = {key: to_label[own_id] for key, own_id in category_index.items() if own_id in to_label}
+    return _annotations(content["annotations"], file, (images, image_index), (mapped, labels), problems)
+
+
+def _load(path: Path) -> dict[str, list[Any]]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such annotation file.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg}).") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON ({error}).") from error
+    if not isinstance(content, dict):
+        hint = "; a list is what COCO results look like, not annotations" if isinstance(content, list) else ""
+        raise DataError(f"{path}: not a COCO file, which is an object with images, annotations and categories{hint}.")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            raise DataError(f'{path}: not a COCO file: it has no list "{key}".')
+    return content
+
+
+def _integer(value: Any) -> int | None:
+    """Read an id that may be written as 3, 3.0 or "3"; None if it is none of these."""
+    if isinstance(value, str):
+        text = value.strip()
+        return int(text) if re.fullmatch(r"-?\d{1,18}", text, re.ASCII) else None
+    if isinstance(value, float):
+        return int(value) if math.isfinite(value) and value.is_integer() else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _keys(value: Any) -> list[Any]:
+    """Return the spellings under which an id may be referred to: 3 and "3"."""
+    number = _integer(value)
+    if number is not None:
+        return list(dict.fromkeys((value, number, str(number))))
+    return [value] if isinstance(value, str) else []
+
+
+def _categories(entries: list[Any], file: str, problems: list[Problem]) -> tuple[dict[int, str], dict[Any, int]]:
+    """Return (id -> name, any spelling of an id -> id)."""
+    own: dict[int, str] = {}
+    index: dict[Any, int] = {}
+    for position, entry in enumerate(entries):
+        where = f"category number {position + 1}"
+        if not isinstance(entry, dict) or not _keys(entry.get("id")):
+            problems.append(Problem(file, where, "it has no usable id; dropped", "malformed category"))
+            continue
+        number = _integer(entry["id"])
+        own_id = position if number is None else number
+        name = str(entry.get("name") or entry["id"])
+        if own_id in own or entry["id"] in index:
+            message = f"the id {entry['id']} of {name} is taken by {own.get(own_id)}; {name} is dropped"
+            problems.append(Problem(file, where, message, "duplicated category"))
+            continue
+        if number is None:
+            message = f"the id {entry['id']!r} of {name} is not a number; its position, {position}, stands in for it"
+            problems.append(Problem(file, where, message, "malformed category"))
+        if name in own.values():
+            problems.append(
+                Problem(file, where, f"a second category is called {name}; both count as one", "duplicated category")
+            )
+        own[own_id] = name
+        index.update(dict.fromkeys(_keys(entry["id"]), own_id))
+    return own, index
+
+
+def _images(
+    entries: list[Any], file: str, folders: Sequence[Path], problems: list[Problem]
+) -> tuple[list[RawImage], dict[Any, int], dict[str, int]]:
+    """Return the images, and their positions by any spelling of an id and by file name."""
+    sound = []
+    for position, entry in enumerate(entries):
+        if (
+            isinstance(entry, dict)
+            and isinstance(entry.get("file_name"), str)
+            and entry["file_name"]
+            and _keys(entry.get("id"))
+        ):
+            sound.append(entry)
+        else:
+            where = f"image number {position + 1}"
+            problems.append(Problem(file, where, "it has no usable id and file_name; dropped", "malformed image entry"))
+    folder = _choose_folder(folders, [entry["file_name"] for entry in sound[:50]])
+    images: list[RawImage] = []
+    index: dict[Any, int] = {}
+    names: dict[str, int] = {}
+    dropped: list[int | str] = []
+    for entry in sound:
+        name, image_id = entry["file_name"], entry["id"]
+        where = f"image {image_id}"
+        if any(key in index for key in _keys(image_id)):
+            message = f"the id {image_id} of {name} is taken by {images[index[_keys(image_id)[0]]].path.name}; dropped"
+            problems.append(Problem(file, where, message, "duplicated image id"))
+            continue
+        if name in names:
+            message = f"{name} is listed twice (first as image {images[names[name]].image_id}); dropped with its boxes"
+            problems.append(Problem(file, where, message, "image listed twice"))
+            dropped.append(image_id)
+            continue
+        names[name] = len(images)
+        index.update(dict.fromkeys(_keys(image_id), len(images)))
+        number = _integer(image_id)
+        path = _image_path(folder, name)
+        images.append(
+            RawImage(path, image_id if number is None or isinstance(image_id, str) else number, file, where, _size(entry))
+        )
+    for image_id in dropped:
+        index.update({key: _UNWANTED for key in _keys(image_id) if key not in index})
+    return images, index, names
+
+
+def _image_path(folder: Path, name: str) -> Path:
+    path = folder / name
+    return folder / name.replace("\\", "/") if "\\" in name and not path.exists() else path  # written on Windows
+
+
+def _size(entry: dict[str, Any]) -> tuple[float, float] | None:
+    try:
+        width, height = float(entry["width"]), float(entry["height"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return (width, height) if width > 0 and height > 0 else None
+
+
+def _choose_folder(folders: Sequence[Path], names: Sequence[str]) -> Path:
+    counts = [sum(_image_path(folder, name).exists() for name in names) for folder in folders]
+    return folders[counts.index(max(counts))]  # the first of equals
+
+
+def _select(
+    images: list[RawImage], index: dict[Any, int], names: dict[str, int], include: NameList, problems: list[Problem]
+) -> tuple[list[RawImage], dict[Any, int]]:
+    """Keep the images that the list names: by file name as in the JSON, else without folders, else without suffix."""
+    spellings = dict(names)
+    for part in ("name", "stem"):
+        for name, position in names.items():
+            spellings.setdefault(getattr(Path(name), part), position)
+    chosen: set[int] = set()
+    for where, name in include.entries:
+        found = spellings.get(name, spellings.get(Path(name).name))
+        if found is None:
+            message = f"{name} is not among the images of the annotation file; passed over"
+            problems.append(Problem(include.file, where, message, "listed image without annotations"))
+        else:
+            chosen.add(found)
+    renumbered = {old: new for new, old in enumerate(sorted(chosen))}
+    # images of other splits are known, but not wanted: their boxes are not at fault
+    return [images[old] for old in renumbered], {key: renumbered.get(old, _UNWANTED) for key, old in index.items()}
+
+
+def _lookup(table: dict[Any, int], values: Iterable[Any]) -> NDArray[np.int64]:
+    """Look ids up; what can be no key at all is unknown."""
+    values = list(values)
+    try:
+        return np.array([table.get(value, _UNKNOWN) for value in values], dtype=np.int64)
+    except TypeError:  # a list or an object where an id should be
+        found = [table.get(value, _UNKNOWN) if isinstance(value, int | float | str) else _UNKNOWN for value in values]
+        return np.array(found, dtype=np.int64)
+
+
+def _numbers(values: list[Any]) -> NDArray[np.float64]:
+    """Convert numbers, also those written as strings; NaN for anything else."""
+    try:
+        return np.array(values, dtype=np.float64).reshape(len(values))
+    except (TypeError, ValueError, OverflowError):
+        return np.array([_number(value) for value in values], dtype=np.float64)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _extents(values: list[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Convert boxes to [M, 4]; the second result tells which of them are four numbers."""
+    try:
+        boxes = np.array(values, dtype=np.float64)
+        if boxes.shape == (len(values), 4):
+            return boxes, np.ones(len(values), dtype=np.bool_)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    boxes, sound = np.full((len(values), 4), np.nan), np.zeros(len(values), dtype=np.bool_)
+    for row, value in enumerate(values):
+        if isinstance(value, list) and len(value) == 4:
+            try:
+                boxes[row] = [float(number) for number in value]
+            except (TypeError, ValueError, OverflowError):
+                continue
+            sound[row] = True
+    return boxes, sound
+
+
+def _annotations(
+    entries: list[Any],
+    file: str,
+    images: tuple[list[RawImage], dict[Any, int]],
+    classes: tuple[tuple[list[str], list[int]], dict[Any, int]],
+    problems: list[Problem],
+) -> RawSplit:
+    """Turn the annotations into a table, column by column: there may be a million of them."""
+    rows = [entry for entry in entries if isinstance(entry, dict)]
+    if len(rows) < len(entries):
+        for position, entry in enumerate(entries):
+            if not isinstance(entry, dict):
+                problems.append(
+                    Problem(
+                        file, f"annotation number {position + 1}", "it is not an object; dropped", "malformed annotation"
+                    )
+                )
+    image = _lookup(images[1], (row.get("image_id") for row in rows))
+    label = _lookup(classes[1], (row.get("category_id") for row in rows))
+    extents, sound = _extents([row.get("bbox") for row in rows])
+    known, wanted = image != _UNKNOWN, image >= 0
+    bad = np.flatnonzero(~known | (wanted & (~sound | (label < 0)))).tolist()
+    problems += [_bad_annotation(rows[row], file, bool(known[row]), bool(sound[row])) for row in bad]
+    keep = np.flatnonzero(wanted & sound & (label >= 0))
+    extents = extents[keep]
+    with np.errstate(invalid="ignore", over="ignore"):
+        corners = np.concatenate((extents[:, :2], extents[:, :2] + extents[:, 2:]), axis=1)
+    kept = [rows[row] for row in keep.tolist()]
+
+    def where(number: int) -> tuple[str, str]:
+        return file, f"annotation {kept[number].get('id', f'number {int(keep[number]) + 1}')}"
+
+    return RawSplit(
+        classes[0][0],
+        classes[0][1],
+        images[0],
+        image[keep],
+        corners,
+        label[keep],
+        np.array([row.get("iscrowd", 0) in (1, "1", "true") for row in kept], dtype=np.bool_),
+        _numbers([row.get("area") for row in kept]),
+        where,
+        problems,
+        source=file,
+    )
+
+
+def _bad_annotation(row: dict[str, Any], file: str, known_image: bool, sound: bool) -> Problem:
+    where = f"annotation {row.get('id', '(without id)')}"
+    if not known_image:
+        message = f"there is no image with the id {row.get('image_id')!r}; dropped"
+        return Problem(file, where, message, "annotation of an unknown image")
+    if not sound:
+        box = f"{row.get('bbox')!r}"[:80]
+        return Problem(file, where, f"bbox is {box}, not four numbers x, y, width, height; dropped", "malformed box")
+    message = f"its category {row.get('category_id')!r} is not among the classes; dropped"
+    return Problem(file, where, message, "unknown class")

@@ -1,0 +1,350 @@
+"""Which samples make up which batch, and the processes that prepare them.
+
+The order of an epoch, the size of each batch and the augmentation of each sample are functions of the seed, the epoch and
+the position alone. Workers hold no state: a key says all. Hence any number of workers gives the same batches, a run resumed
+in mid-epoch gets exactly the batches that were left, and ranks agree without speaking to each other.
+
+Processes: on Linux workers are forked, which takes milliseconds and shares the image cache, where spawning would import
+torch anew (seconds) and copy the data set. Forking a process that has run OpenMP is safe here because a worker runs torch
+on a single thread, which is set before anything else; it then never waits for pool threads that the fork left behind.
+Elsewhere the platform's default (spawn) is used. Workers ignore Ctrl-C, which is the main process's to handle.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import shutil
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from nextdetr.data.dataset import DetectionDataset, Sample, SampleKey
+from nextdetr.errors import ConfigError, DataError, NextDETRError, TrainingError
+from nextdetr.structures import Batch, Target
+
+__all__ = ["BatchStream", "EpochSampler", "EvalLoader", "TrainLoader", "build_eval_loader", "build_loader", "collate"]
+
+_log = logging.getLogger(__name__)
+
+_ORDER, _SIZE = 1, 2  # tell apart the two uses of one (seed, epoch)
+
+
+class EpochSampler:
+    """Batches of sample keys, epoch by epoch.
+
+    With R ranks, R batches are consecutive slices of one order that all ranks share, so that each gets as many batches as
+    the others and none of the others' images. The order is filled up to whole batches with its own beginning, again and
+    again if there are fewer images than a batch has places; a repeated image has another ``copy`` number and thus another
+    augmentation.
+
+    Args:
+        length: number of images, at least 1.
+        batch_size: images in a batch of one rank.
+        seed: 0 or above.
+        base_size: side of the square input in pixels.
+        multi_scale: sizes to draw from, one for each batch, the same on all ranks; None keeps to ``base_size``.
+        rank: this process, 0 to ``world`` - 1.
+        world: number of processes.
+        drop_last: leave out the incomplete batch instead of filling it.
+        shuffle: draw a new order in each epoch.
+
+    Raises:
+        DataError: there is no image.
+        ConfigError: ``drop_last`` would leave no batch.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        base_size: int,
+        multi_scale: Sequence[int] | None = None,
+        rank: int = 0,
+        world: int = 1,
+        drop_last: bool = False,
+        shuffle: bool = True,
+    ) -> None:
+        if length < 1:
+            raise DataError("there is no image to train on: every image of the split is missing, unreadable or left out.")
+        if batch_size < 1 or not 0 <= rank < world:
+            raise ValueError(f"batch_size {batch_size}, rank {rank}, world {world}")
+        places = batch_size * world
+        if drop_last and length < places:
+            raise ConfigError(f"{length} images are fewer than a batch of {places}: make the batch smaller.")
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.base_size, self.multi_scale = base_size, tuple(multi_scale or ())
+        self.rank, self.world, self.shuffle = rank, world, shuffle
+        self._batches = length // places if drop_last else -(-length // places)
+
+    def __len__(self) -> int:
+        """Batches an epoch, the same on every rank."""
+        return self._batches
+
+    @property
+    def largest_size(self) -> int:
+        """Largest side that a batch may have, in pixels."""
+        return max((self.base_size, *self.multi_scale))
+
+    def size(self, epoch: int, batch: int, strong: bool = True) -> int:
+        """Side of the input of a batch in pixels; without the strong part of the augmentation always ``base_size``."""
+        if not (strong and self.multi_scale):
+            return self.base_size
+        return int(
+            self.multi_scale[np.random.default_rng((self.seed, epoch, _SIZE, batch)).integers(len(self.multi_scale))]
+        )
+
+    def epoch(self, epoch: int, *, start_batch: int = 0, strong: bool = True) -> Iterator[list[SampleKey]]:
+        """Yield this rank's batches of an epoch.
+
+        Args:
+            epoch: number of the epoch, 0 or above.
+            start_batch: number of batches to leave out because an interrupted run has had them.
+            strong: whether the strong part of the augmentation, and with it multi-scale, is on.
+        """
+        order = np.arange(self.length)
+        if self.shuffle:
+            np.random.default_rng((self.seed, epoch, _ORDER)).shuffle(order)
+        for batch in range(start_batch, self._batches):
+            first = (batch * self.world + self.rank) * self.batch_size
+            size = self.size(epoch, batch, strong)
+            places = range(first, first + self.batch_size)
+            yield [SampleKey(epoch, int(order[p % self.length]), size, strong, copy=p // self.length) for p in places]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples of one size; at least one."""
+    images, targets, indices = zip(*samples, strict=True)
+    return Batch(torch.stack(images), list(targets), list(indices))
+
+
+class BatchStream:
+    """Turns batches of keys into batches, in this process or in worker processes that live until ``close``.
+
+    Args:
+        dataset: the samples.
+        workers: number of processes; 0 prepares each batch in this process when it is asked for.
+        prefetch: batches that each worker prepares ahead.
+    """
+
+    def __init__(self, dataset: DetectionDataset, workers: int = 0, prefetch: int = 2) -> None:
+        self._dataset = dataset
+        self._keys = _CurrentKeys()
+        self._loader: DataLoader[Any] | None = None
+        if workers > 0:
+            self._loader = DataLoader(
+                _Guarded(dataset),
+                batch_sampler=self._keys,
+                num_workers=workers,
+                collate_fn=_pack,
+                prefetch_factor=prefetch,
+                persistent_workers=True,
+                worker_init_fn=_start_worker,
+                multiprocessing_context=multiprocessing.get_context("fork" if sys.platform == "linux" else None),
+                generator=torch.Generator(),  # or it would draw from the global one, once an epoch
+            )
+
+    def run(self, keys: Iterable[list[SampleKey]]) -> Iterator[Batch]:
+        """Yield one batch for each list of keys, in order; to call it again ends the earlier run.
+
+        Raises:
+            DataError: an image cannot be read; the message names it.
+            TrainingError: a worker process was killed.
+        """
+        if self._loader is None:
+            for batch in keys:
+                yield collate([self._dataset[key] for key in batch])
+            return
+        self._keys.current = keys
+        try:
+            for packed in self._loader:
+                if isinstance(packed, NextDETRError):
+                    raise packed
+                yield _unpack(packed)
+        except RuntimeError as error:
+            if not any(words in str(error) for words in ("exited unexpectedly", "is killed by signal")):
+                raise
+            raise TrainingError(
+                "a process that loads images was killed, most often because memory ran out: use fewer --workers, a smaller "
+                "--batch-size, or less --cache-gigabytes."
+            ) from error
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._loader = None
+
+
+class TrainLoader:
+    """A sampler's batches; see ``build_loader``."""
+
+    def __init__(self, stream: BatchStream, sampler: EpochSampler) -> None:
+        self._stream = stream
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return len(self.sampler)
+
+    def epoch(self, epoch: int, start_batch: int = 0, strong: bool = True) -> Iterator[Batch]:
+        """Yield the batches of an epoch from ``start_batch`` on; arguments as in ``EpochSampler.epoch``.
+
+        Raises:
+            DataError: an image cannot be read; the message names it.
+        """
+        return self._stream.run(self.sampler.epoch(epoch, start_batch=start_batch, strong=strong))
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._stream.close()
+
+
+class EvalLoader:
+    """Every image once, in order, the last batch as short as it is; see ``build_eval_loader``."""
+
+    def __init__(self, stream: BatchStream, batches: list[list[SampleKey]]) -> None:
+        self._stream = stream
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._stream.run(self._batches)
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._stream.close()
+
+
+def build_loader(dataset: DetectionDataset, sampler: EpochSampler, workers: int = 1, prefetch: int = 2) -> TrainLoader:
+    """Return the loader of a training run.
+
+    Args:
+        dataset: samples with augmentation.
+        sampler: which of them make up which batch.
+        workers: processes that prepare batches; 0 for none.
+        prefetch: batches that each of them prepares ahead.
+    """
+    workers = _affordable_workers(workers, prefetch, sampler.batch_size, sampler.largest_size)
+    return TrainLoader(BatchStream(dataset, workers, prefetch), sampler)
+
+
+def build_eval_loader(
+    dataset: DetectionDataset,
+    size: int,
+    batch_size: int = 8,
+    *,
+    workers: int = 0,
+    prefetch: int = 2,
+    rank: int = 0,
+    world: int = 1,
+) -> EvalLoader:
+    """Return the loader of a validation run: no shuffling, no repetition, every ``world``-th image from ``rank`` on.
+
+    Args:
+        dataset: samples without augmentation (``transform`` None).
+        size: side of the square input in pixels.
+        batch_size: most images in a batch.
+        workers: processes that prepare batches; 0 for none.
+        prefetch: batches that each of them prepares ahead.
+        rank: this process.
+        world: number of processes; they may get different numbers of batches.
+    """
+    keys = [SampleKey(0, index, size, strong=False) for index in range(rank, len(dataset), world)]
+    batches = [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)]
+    workers = _affordable_workers(workers, prefetch, batch_size, size)
+    return EvalLoader(BatchStream(dataset, workers, prefetch), batches)
+
+
+class _CurrentKeys(Sampler[list[SampleKey]]):
+    """The batch sampler of a DataLoader that lives over many epochs: what it yields is set from outside."""
+
+    def __init__(self) -> None:
+        self.current: Iterable[list[SampleKey]] = ()
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        return iter(self.current)
+
+
+class _Packed(NamedTuple):
+    """A batch on its way between processes: numpy travels by value, where each torch tensor would take a file handle."""
+
+    images: Tensor
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    counts: list[int]
+    indices: list[int]
+
+
+_Fetched: TypeAlias = "list[Sample] | NextDETRError"
+
+
+class _Guarded(Dataset[Sample]):
+    """Hands a user's error over as a value: a DataLoader would bury its message in the worker's traceback."""
+
+    def __init__(self, dataset: DetectionDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        return self._dataset[key]
+
+    def __getitems__(self, keys: list[SampleKey]) -> _Fetched:
+        try:
+            return [self._dataset[key] for key in keys]
+        except NextDETRError as error:
+            return error
+
+
+def _pack(samples: _Fetched) -> _Packed | NextDETRError:
+    if isinstance(samples, NextDETRError):
+        return samples
+    batch = collate(samples)
+    return _Packed(
+        images=batch.images,
+        boxes=torch.cat([target.boxes for target in batch.targets]).numpy(),
+        labels=torch.cat([target.labels for target in batch.targets]).numpy(),
+        counts=[len(target) for target in batch.targets],
+        indices=batch.indices,
+    )
+
+
+def _unpack(packed: _Packed) -> Batch:
+    boxes = torch.split(torch.from_numpy(packed.boxes), packed.counts)
+    labels = torch.split(torch.from_numpy(packed.labels), packed.counts)
+    return Batch(packed.images, [Target(b, c) for b, c in zip(boxes, labels, strict=True)], packed.indices)
+
+
+def _start_worker(worker: int) -> None:
+    del worker
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _affordable_workers(workers: int, prefetch: int, batch_size: int, size: int) -> int:
+    """Return ``workers``, or 0 where the batches under way would not fit into the memory that processes share.
+
+    Containers often have 64 MB of it, and a worker that runs out of it is killed without a word.
+    """
+    shared = Path("/dev/shm")
+    if workers == 0 or not shared.is_dir():
+        return workers
+    needed = (workers * prefetch + 2) * batch_size * 3 * size * size * 4
+    free = shutil.disk_usage(shared).free
+    if needed <= free:
+        return workers
+    _log.warning(
+        "Images are loaded in the main process: %d workers need %d MB of shared memory and %s has %d MB left "
+        "(docker: --shm-size=1g; or fewer workers, a smaller batch).",
+        workers, needed // 2**20, shared, free // 2**20,
+    )  # fmt: skip
+    return 0

@@ -1,0 +1,235 @@
+"""What the readers hand to ``check.finish``: images and boxes as the files have them, and how files are read as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from nextdetr.data.records import Problem
+from nextdetr.errors import DataError
+
+__all__ = [
+    "BoxTable",
+    "NameList",
+    "RawImage",
+    "RawSplit",
+    "map_classes",
+    "parse_yaml",
+    "plural",
+    "read_lines",
+    "read_name_list",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RawImage:
+    """An image as the annotations name it; nobody has looked whether it exists.
+
+    Attributes:
+        path: where it should be.
+        image_id: as in ``ImageRecord``.
+        file, where: the annotation or list file that names it, and where in it; for messages.
+        size: (width, height) that the annotations declare, or None.
+    """
+
+    path: Path
+    image_id: int | str
+    file: str = ""
+    where: str = ""
+    size: tuple[float, float] | None = None
+
+
+@dataclass(slots=True)
+class RawSplit:
+    """One split as its files have it; the boxes of all images lie in one table.
+
+    Attributes:
+        classes: names; the position is the model's index.
+        category_ids: the files' own ids, in the order of ``classes``; -1 for a class that the files do not know.
+        images: the images in the order of the files.
+        box_image: [M] int64, position in ``images``.
+        boxes: [M, 4] float64 xyxy, pixels or fractions of the image; may hold any number, NaN too.
+        labels: [M] int64, model indices.
+        crowd: [M] bool.
+        areas: [M] float64, square pixels; NaN where the files give none.
+        where: tells (file, place in it) of box m.
+        problems: what was found while parsing.
+        fractions: whether ``boxes`` are fractions of the image's size.
+        source: the file or folder to name when nothing in it can be used.
+    """
+
+    classes: list[str]
+    category_ids: list[int]
+    images: list[RawImage]
+    box_image: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    areas: NDArray[np.float64]
+    where: Callable[[int], tuple[str, str]]
+    problems: list[Problem]
+    fractions: bool = False
+    source: str = ""
+
+
+@dataclass(slots=True)
+class BoxTable:
+    """Collects boxes one by one, for the formats with a file an image."""
+
+    images: list[int] = field(default_factory=list)
+    boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    places: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, image: int, box: tuple[float, float, float, float], label: int, place: tuple[str, str]) -> None:
+        """Append one xyxy box of image ``image``, found at ``place`` (file, where)."""
+        self.images.append(image)
+        self.boxes.append(box)
+        self.labels.append(label)
+        self.places.append(place)
+
+    def split(
+        self,
+        classes: tuple[list[str], list[int]],
+        images: list[RawImage],
+        problems: list[Problem],
+        *,
+        source: str,
+        fractions: bool = False,
+    ) -> RawSplit:
+        """Return everything as a ``RawSplit`` without crowds; ``classes`` are (names, category ids)."""
+        count = len(self.labels)
+        return RawSplit(
+            classes[0],
+            classes[1],
+            images,
+            np.array(self.images, dtype=np.int64),
+            np.array(self.boxes, dtype=np.float64).reshape(count, 4),
+            np.array(self.labels, dtype=np.int64),
+            np.zeros(count, dtype=np.bool_),
+            np.full(count, np.nan),
+            self.places.__getitem__,
+            problems,
+            fractions,
+            source,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NameList:
+    """Names of images, from a list file or from the dataset YAML itself.
+
+    Attributes:
+        file: the file that holds the list.
+        entries: pairs (where in the file, name), in order and without doubles.
+        problems: names that stood there twice.
+    """
+
+    file: str
+    entries: list[tuple[str, str]]
+    problems: list[Problem]
+
+    @classmethod
+    def build(cls, file: str, entries: Iterable[tuple[str, str]]) -> NameList:
+        """Drop, and report, every name that comes a second time."""
+        first: dict[str, str] = {}
+        problems = []
+        for where, name in entries:
+            if name in first:
+                message = f"{name} is listed twice (first at {first[name]}); counted once"
+                problems.append(Problem(file, where, message, "image listed twice"))
+            else:
+                first[name] = where
+        return cls(file, [(where, name) for name, where in first.items()], problems)
+
+
+def read_name_list(path: Path) -> NameList:
+    """Read a list file: one name a line; empty lines are passed over.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    lines = ((f"line {number}", line.strip()) for number, line in enumerate(read_lines(path), start=1))
+    return NameList.build(str(path), ((where, line) for where, line in lines if line))
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read a text file, UTF-8 with or without a mark; bytes that are not UTF-8 survive in file names.
+
+    Raises:
+        DataError: the file is missing or cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def parse_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping with every scalar as a string, so that a class may be called ``no``, ``on`` or ``007``.
+
+    Raises:
+        DataError: the file cannot be read, is no valid YAML (the message has the line), or is no mapping.
+    """
+    try:
+        # BaseLoader builds nothing but strings, lists and dicts
+        content = yaml.load(path.read_bytes(), Loader=yaml.BaseLoader)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise DataError(f"{path}{line}: not valid YAML ({error.problem or error.context}).") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise DataError(f"{path}: not valid YAML ({type(error).__name__}).") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: a dataset file is a mapping of keys such as train, val and names; this one is not.")
+    return {key if isinstance(key, str) else str(key): value for key, value in content.items()}
+
+
+def map_classes(
+    own: Mapping[int, str], wanted: Sequence[str] | None, source: str
+) -> tuple[tuple[list[str], list[int]], dict[int, int]]:
+    """Give every class of a data set its index in the model.
+
+    Args:
+        own: the files' own id of each class, and its name.
+        wanted: names in the model's order; None takes the data set's own classes in their order.
+        source: named in the error.
+
+    Returns:
+        ((names, own id of each name or -1), map from own id to model index; ids of unwanted classes are not in it).
+
+    Raises:
+        DataError: none of the wanted classes is among the data set's own.
+    """
+    names = list(dict.fromkeys(own.values())) if wanted is None else list(wanted)
+    index = {name: position for position, name in enumerate(names)}
+    if own and wanted is not None and not any(name in index for name in own.values()):
+        raise DataError(
+            f"{source}: has none of the classes asked for ({_listing(names)}); its own are {_listing(own.values())}. Names "
+            "must be spelt alike."
+        )
+    first: dict[str, int] = {}
+    for own_id, name in own.items():
+        first.setdefault(name, own_id)
+    ids = [first.get(name, -1) for name in names]
+    return (names, ids), {own_id: index[name] for own_id, name in own.items() if name in index}
+
+
+def plural(count: int, noun: str) -> str:
+    """Return "1 box", "2 boxes", "3 images"."""
+    ending = "" if count == 1 else "es" if noun.endswith("x") else "s"
+    return f"{count:,} {noun}{ending}"
+
+
+def _listing(names: Iterable[str]) -> str:
+    shown = list(dict.fromkeys(names))
+    return ", ".join(shown[:8]) + (", …" if len(shown) > 8 else "")
