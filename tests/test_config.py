@@ -41,7 +41,9 @@ def test_lists_may_be_given_with_commas():
     assert config.save == ("images", "json")
 
 
-@pytest.mark.parametrize(("text", "message"), [("- a\n", "must be a mapping"), ("a: [", "not valid YAML"), (None, "cannot be read")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("- a\n", "must be a mapping"), ("a: [", "not valid YAML"), (None, "cannot be read")]
+)
 def test_bad_config_file(tmp_path, text, message):
     path = tmp_path / "c.yaml"
     if text is not None:

@@ -10,9 +10,14 @@ from nextdetr.files import append_line, atomic_write, new_directory, write_text_
 def test_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     target = tmp_path / "a" / "größe.json"
     write_text_atomic(target, "old")
-    with pytest.raises(OSError, match="disk"), atomic_write(target) as temporary:
-        temporary.write_text("half of the ne")
-        raise OSError("no space left on the disk")
+
+    def fail():
+        with atomic_write(target) as temporary:
+            temporary.write_text("half of the ne")
+            raise OSError("no space left on the disk")
+
+    with pytest.raises(OSError, match="disk"):
+        fail()
     assert target.read_text() == "old"
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 

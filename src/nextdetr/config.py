@@ -44,9 +44,7 @@ class TrainConfig(CommandConfig):
     backbone_weights: Path | None = Field(None, description="File whose weights the backbone starts from.")
     epochs: int | None = Field(None, ge=1, description="Passes over the training images (72 unless --minutes is given).")
     minutes: float | None = Field(None, gt=0, description="Wall-clock budget that the whole schedule fits itself to.")
-    image_size: int | None = Field(
-        None, ge=32, description="Side of the square input, pixels (default: the model file's)."
-    )
+    image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the model file's).")
     batch_size: int = Field(8, ge=1, description="Images a step and process.")
     accumulate: int = Field(1, ge=1, description="Steps whose gradients are summed before the optimiser moves.")
     seed: int = Field(0, ge=0, description="Seed of initialisation, order and augmentation.")
@@ -92,13 +90,9 @@ class ValConfig(CommandConfig):
 
     data: str | None = Field(None, description="Data set: a VOC or COCO folder, a YOLO data.yaml, or a dataset YAML.")
     split: str = Field("val", description="Which part of the data set to score.")
-    image_size: int | None = Field(
-        None, ge=32, description="Side of the square input, pixels (default: the checkpoint's)."
-    )
+    image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the checkpoint's).")
     batch_size: int = Field(8, ge=1, description="Images a step.")
-    queries: int | None = Field(
-        None, ge=1, description="Object queries (default: the model file says)."
-    )
+    queries: int | None = Field(None, ge=1, description="Object queries (default: the model file says).")
     on_bad_data: Literal["warn", "error"] = Field("warn", description="Drop unusable boxes and images, or refuse to start.")
     device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
 
@@ -110,9 +104,7 @@ class PredictConfig(CommandConfig):
     classes: tuple[str, ...] | None = Field(None, description="Only these classes, by name.")
     max_detections: int = Field(300, ge=1, description="Most detections an image.")
     queries: int | None = Field(None, ge=1, description="Object queries, fewer or more than the model was trained with.")
-    image_size: int | None = Field(
-        None, ge=32, description="Side of the square input, pixels (default: the checkpoint's)."
-    )
+    image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the checkpoint's).")
     batch_size: int = Field(8, ge=1, description="Images a step.")
     save: tuple[Literal["images", "json", "yolo"], ...] = Field(
         ("images",), description="What to write: annotated pictures, COCO results, YOLO label files."

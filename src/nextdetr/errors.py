@@ -62,7 +62,7 @@ def missing_extra(package: str, extra: str, purpose: str) -> ConfigError:
     return ConfigError(f"{purpose} needs the package {package}, which is not installed: pip install 'nextdetr[{extra}]'.")
 
 
-class Interrupted(NextDETRError):
+class Interrupted(NextDETRError):  # noqa: N818 - being asked to stop is no error
     """The user, or the system, asked the run to stop; everything needed to go on has been written."""
 
     exit_code = 130

@@ -1,0 +1,37 @@
+"""What all benchmark scripts share: a line about the machine, and the dated result file."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def machine() -> str:
+    """Return one sentence about the machine and the versions."""
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    isa = torch.backends.cpu.get_cpu_capability()
+    return f"Machine: {model}, {isa}, {torch.get_num_threads()} threads; torch {torch.__version__}."
+
+
+def write_result(name: str, lines: Sequence[str], *, write: bool) -> None:
+    """Print the result; with ``write`` keep it as ``results/<name>-<date>.md``."""
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if write:
+        FOLDER.mkdir(exist_ok=True)
+        path = FOLDER / f"{name}-{datetime.datetime.now(tz=datetime.UTC).date().isoformat()}.md"
+        path.write_text(text, encoding="utf-8")
+        print(f"Written to {path}")

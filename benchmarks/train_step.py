@@ -1,0 +1,112 @@
+"""Time one training step of the reference model against the same model in transformers, in one run.
+
+    python benchmarks/train_step.py [--image-size 320] [--batch-size 4] [--boxes 10] [--repeats 7]
+
+Both models have a ConvNeXt V2 atto backbone under RT-DETR-l's encoder and decoder, 80 classes, 300 queries and 100
+denoising queries a sign; both do forward, matching, losses and backward in float32 (no optimiser). Steps alternate, so that
+a drift of the machine's speed meets both; medians are quoted, and the ratio is the median of the pairwise ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from nextdetr.models.graph import build_model, load_model_file
+from transformers import ConvNextV2Config, RTDetrConfig, RTDetrForObjectDetection
+
+from nextdetr.losses.criterion import Criterion
+from nextdetr.losses.matcher import HungarianMatcher
+from nextdetr.structures import Target
+from results import machine, write_result
+
+CLASSES = 80
+
+
+def random_targets(batch_size: int, boxes: int) -> list[Target]:
+    targets = []
+    for _ in range(batch_size):
+        centres, sides = 0.2 + 0.6 * torch.rand(boxes, 2), 0.05 + 0.3 * torch.rand(boxes, 2)
+        targets.append(Target(torch.cat((centres, sides), 1), torch.randint(0, CLASSES, (boxes,))))
+    return targets
+
+
+def our_step(model_name: str) -> Callable[[torch.Tensor, list[Target]], float]:
+    model = build_model(load_model_file(model_name), num_classes=CLASSES).train()
+    criterion = Criterion(CLASSES, HungarianMatcher())
+
+    def step(images: torch.Tensor, targets: list[Target]) -> float:
+        model.zero_grad(set_to_none=True)
+        loss = torch.stack(list(criterion(model(images, targets), targets).values())).sum()
+        loss.backward()
+        return float(loss.detach())
+
+    return step
+
+
+def transformers_step() -> Callable[[torch.Tensor, list[Target]], float]:
+    backbone = ConvNextV2Config(
+        depths=[2, 2, 6, 2], hidden_sizes=[40, 80, 160, 320], out_features=["stage2", "stage3", "stage4"]
+    )
+    config = RTDetrConfig(
+        backbone_config=backbone, encoder_in_channels=[80, 160, 320], num_labels=CLASSES, use_pretrained_backbone=False,
+        freeze_backbone_batch_norms=False,
+    )  # fmt: skip
+    model = RTDetrForObjectDetection(config).train()
+
+    def step(images: torch.Tensor, targets: list[Target]) -> float:
+        model.zero_grad(set_to_none=True)
+        labels = [{"class_labels": target.labels, "boxes": target.boxes} for target in targets]
+        loss = model(pixel_values=images, labels=labels).loss
+        loss.backward()
+        return float(loss.detach())
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image-size", type=int, default=320)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--boxes", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--write", action="store_true", help="write the dated result file")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+    images = torch.rand(options.batch_size, 3, options.image_size, options.image_size)
+    targets = random_targets(options.batch_size, options.boxes)
+    steps = {"nextdetr": our_step("rtdetr-l-convnextv2-atto"), "transformers": transformers_step()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for repeat in range(options.repeats + 1):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step(images, targets)
+            if repeat:  # the first is a warm-up
+                seconds[name].append((time.perf_counter() - started) / options.batch_size)
+    ratio = statistics.median(
+        ours / theirs for ours, theirs in zip(seconds["nextdetr"], seconds["transformers"], strict=True)
+    )
+    lines = [
+        "# One training step of the reference model",
+        "",
+        f"`python benchmarks/train_step.py`: {options.image_size} px, batch {options.batch_size}, {options.boxes} boxes an "
+        f"image, 2 threads, float32, median of {options.repeats}. {machine()}",
+        "",
+        "| | seconds an image, median | min | max |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {statistics.median(values):.3f} | {min(values):.3f} | {max(values):.3f} |"
+            for name, values in seconds.items()
+        ),
+        "",
+        f"Ratio nextdetr / transformers, median of pairs: **{ratio:.2f}**",
+    ]
+    write_result("train_step", lines, write=options.write)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""What all commands share: printing a result, building settings, turning an error into a sentence and an exit code."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from typing import Annotated, Any, TypeVar
+
+from cyclopts import Parameter
+
+from nextdetr.config import CommandConfig, build_config, read_config_file
+
+__all__ = ["Json", "Verbose", "print_json", "say", "settings"]
+
+Json = Annotated[
+    bool, Parameter(name="--json", negative="", help="Print one JSON object on standard output, and nothing else.")
+]
+Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show the traceback of an error.")]
+
+C = TypeVar("C", bound=CommandConfig)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object on standard output."""
+    sys.stdout.write(json_module.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def say(text: str = "") -> None:
+    """Print a line of the result on standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def settings(kind: type[C], given: C | None, file: str | None = None) -> C:
+    """Merge the settings of a ``--config`` file with the options, which win."""
+    explicit = {} if given is None else {name: getattr(given, name) for name in given.model_fields_set}
+    stored = {} if file is None else read_config_file(file)
+    return build_config(kind, {**stored, **explicit}, source=file or "")

@@ -1,0 +1,74 @@
+"""The ``nextdetr`` command."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, ValidationError
+from pydantic import ValidationError as SettingsError
+
+from nextdetr import __version__
+from nextdetr.cli import info, predict, quickstart, train, val
+from nextdetr.cli.common import print_json
+from nextdetr.config import explain
+from nextdetr.errors import NextDETRError
+
+__all__ = ["app", "main"]
+
+HELP = """Train a real-time detector on your own photographs, score it, and draw what it finds.
+
+New here? Start with `nextdetr quickstart`, which needs no data, then `nextdetr train --data FOLDER`.
+"""
+
+app = App(name="nextdetr", help=HELP, version=__version__, version_flags=["--version"], help_format="markdown")
+app.command(quickstart.quickstart, name="quickstart")
+app.command(train.train, name="train")
+app.command(val.val, name="val")
+app.command(predict.predict, name="predict")
+app.command(info.info, name="info")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage or input, 3 a gate not met, 130 interrupted."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(run(tokens))
+
+
+def run(tokens: list[str]) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return _fail(tokens, "ConfigError", _usage_message(error), 2)
+    except NextDETRError as error:
+        return _fail(tokens, type(error).__name__, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail(tokens, "Interrupted", "interrupted.", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except MemoryError:
+        return _fail(tokens, "MemoryError", "out of memory; lower --batch-size or --image-size.", 1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(tokens, "OSError", f"{where}{error.strerror or error}.", 1)
+    return 0
+
+
+def _usage_message(error: CycloptsError) -> str:
+    cause = error.__cause__
+    if isinstance(error, ValidationError) and isinstance(cause, SettingsError):
+        return explain(cause)
+    return f"{' '.join(str(error).split())} See nextdetr --help."
+
+
+def _fail(tokens: list[str], kind: str, message: str, code: int) -> int:
+    if "--verbose" in tokens:
+        traceback.print_exc()
+    if "--json" in tokens:
+        print_json({"error": {"type": kind, "message": message}})
+    else:
+        sys.stderr.write(f"nextdetr: {message}\n")
+    return code

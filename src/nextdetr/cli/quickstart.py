@@ -1,0 +1,36 @@
+"""``nextdetr quickstart``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from nextdetr.cli.common import Json, Verbose, print_json, say, settings
+from nextdetr.config import QuickstartConfig
+
+__all__ = ["quickstart"]
+
+
+def quickstart(
+    *,
+    options: Annotated[QuickstartConfig | None, Parameter(name="*")] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train on real coins cut out of a photograph, and find the coins in the untouched photograph. Downloads nothing.
+
+    Example: `nextdetr quickstart`.
+    """
+    merged = settings(QuickstartConfig, options)
+    from nextdetr.quickstart import quickstart as run
+
+    result = run(merged)
+    if json:
+        print_json(result.to_json())
+        return
+    metrics = result.metrics
+    say(f"held-out composites: AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f}")
+    say(f"untouched photograph: {result.photograph['found']} of {result.photograph['coins']} coins found")
+    say(f"picture: {result.photograph['picture']}")
+    say(f"Next: nextdetr predict {result.checkpoint} YOUR_IMAGE.jpg")

@@ -1,0 +1,33 @@
+"""``nextdetr train``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from nextdetr.cli.common import Json, Verbose, print_json, say, settings
+from nextdetr.config import TrainConfig
+
+__all__ = ["train"]
+
+
+def train(
+    *,
+    options: Annotated[TrainConfig | None, Parameter(name="*")] = None,
+    config: Annotated[str | None, Parameter(help="YAML file of the same settings; options given here win.")] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train a detector on labelled images.
+
+    Example: `nextdetr train --data photos --minutes 30`. Ctrl-C stops it; `--resume DIR` goes on exactly there.
+    """
+    merged = settings(TrainConfig, options, config)
+    from nextdetr.engine.train import train as run
+
+    result = run(merged)
+    if json:
+        print_json(result.to_json())
+    else:
+        say(f"{result.checkpoint}  best epoch {result.best['epoch']}  AP {result.best['metrics'].get('AP')}")

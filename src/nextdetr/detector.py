@@ -1,0 +1,156 @@
+"""``Detector``: the whole way from labelled photographs to detections, a few lines a method, each calling the library."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nextdetr.config import PredictConfig, TrainConfig, ValConfig, build_config
+from nextdetr.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import supervision as sv
+    from PIL import Image
+
+    from nextdetr.engine.train import TrainResult
+    from nextdetr.engine.validate import ValResult
+    from nextdetr.inference.predictor import Prediction
+    from nextdetr.models.checkpoint import OpenedModel
+    from nextdetr.models.summary import Summary
+
+    Source = str | Path | Image.Image | np.ndarray
+
+__all__ = ["Detector"]
+
+
+class Detector:
+    """A detector: a shipped model, a model YAML, or a trained checkpoint.
+
+    Args:
+        model: a shipped name (``nextdetr-atto``), a model YAML, or a checkpoint (``best.safetensors``).
+        device: where to run, such as ``cpu`` or ``cuda:1``; by default the best there is.
+
+    Raises:
+        ModelFileError: ``model`` is neither shipped nor a readable model file.
+        WeightsError: the checkpoint is damaged or does not fit its model.
+
+    Example:
+        >>> detector = Detector("nextdetr-atto")
+        >>> detector.train(data="bccd", epochs=60, image_size=320)
+        >>> detector.predict("cells.jpg", confidence=0.5)
+    """
+
+    def __init__(self, model: str | Path = "nextdetr-atto", *, device: str | None = None) -> None:
+        self.source = str(model)
+        self.device = device
+        self._opened: OpenedModel | None = self._open()
+
+    def _open(self) -> OpenedModel:
+        from nextdetr.models.checkpoint import open_model
+
+        return open_model(self.source)
+
+    @property
+    def opened(self) -> OpenedModel:
+        """The network and what is known of it."""
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names, in the order of the model's indices."""
+        return self.opened.classes
+
+    def train(self, data: str | Path | None = None, *, quiet: bool = False, **settings: Any) -> TrainResult:
+        """Train on a data set; afterwards this detector has the best weights of the run.
+
+        Args:
+            data: a VOC or COCO folder, a YOLO ``data.yaml``, or a dataset YAML.
+            quiet: show no progress on standard error.
+            settings: the options of ``nextdetr train`` as keywords (``epochs``, ``minutes``, ``image_size``, …).
+
+        Raises:
+            NextDETRError: see :func:`nextdetr.engine.train.train`.
+        """
+        from nextdetr.engine.train import train
+
+        values: dict[str, Any] = dict(settings)
+        if settings.get("resume") is None:
+            values = {"model": self.source, **settings}
+        if data is not None:
+            values["data"] = str(data)
+        result = train(build_config(TrainConfig, values), quiet=quiet)
+        self.source, self._opened = result.checkpoint, None
+        return result
+
+    def val(self, data: str | Path, split: str = "val", *, quiet: bool = False, **settings: Any) -> ValResult:
+        """Score the detector on one split of a data set with the COCO metrics (AP and AR as fractions, 0 to 1).
+
+        Args:
+            data: as for :meth:`train`.
+            split: which part of it.
+            quiet: show no progress on standard error.
+            settings: the options of ``nextdetr val`` as keywords.
+        """
+        from nextdetr.engine.validate import score_detector
+
+        config = build_config(ValConfig, {"data": str(data), "split": split, "device": self.device, **settings})
+        return score_detector(self.opened, config, quiet=quiet)
+
+    def predict(self, source: Source | Iterable[Source], **settings: Any) -> list[sv.Detections]:
+        """Find objects: always a list with one ``supervision.Detections`` an image, boxes xyxy in pixels of that image.
+
+        Args:
+            source: an image file, a folder, a glob pattern, a PIL image, an RGB array [H, W, 3], or several of these.
+            settings: the options of ``nextdetr predict`` as keywords (``confidence``, ``classes``, ``max_detections``,
+                ``queries``, …); with ``output``, what ``save`` names is written there too.
+
+        Raises:
+            DataError: no image is found, or one cannot be read.
+        """
+        config = build_config(PredictConfig, {"device": self.device, **settings})
+        if config.output is not None:
+            from nextdetr.inference.outputs import save_predictions
+
+            return [item.detections for item in save_predictions(self.stream(source, config), config.output, config.save)]
+        return [item.detections for item in self.stream(source, config)]
+
+    def stream(self, source: Source | Iterable[Source], config: PredictConfig) -> Iterator[Prediction]:
+        """Yield one prediction an image, holding no more than a batch of images in memory."""
+        from nextdetr.inference.predictor import Predictor
+
+        opened = self.opened
+        size = config.image_size or opened.image_size
+        predictor = Predictor(opened.model, opened.classes, size, device=config.device)
+        return predictor.stream(
+            source, confidence=config.confidence, classes=config.classes, max_detections=config.max_detections,
+            queries=config.queries, batch_size=config.batch_size,
+        )  # fmt: skip
+
+    def info(self, image_size: int = 640) -> Summary:
+        """Return the table of rows, with parameters and GFLOP (2 per multiply-add) at ``image_size`` pixels."""
+        from nextdetr.models.summary import summarize
+
+        return summarize(self.opened.model, image_size)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the detector to a ``*.safetensors`` file.
+
+        Raises:
+            ConfigError: the name does not end in ``.safetensors``.
+        """
+        from nextdetr.models.checkpoint import save_detector
+
+        if Path(path).suffix != ".safetensors":
+            raise ConfigError(f"{path}: a detector is saved as safetensors; end the name in .safetensors.")
+        opened = self.opened
+        return save_detector(
+            path, opened.model.state_dict(), model_text=opened.model.text, classes=opened.classes,
+            image_size=opened.image_size, metrics=json.loads(opened.metadata.get("metrics", "{}")),
+            weights_licence=opened.metadata.get("weights_licence", "none"),
+            source_weights=opened.metadata.get("source_weights", "none"),
+        )  # fmt: skip

@@ -1,0 +1,56 @@
+"""Curves of a run, drawn from its ``metrics.csv``."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from nextdetr.files import atomic_write
+
+__all__ = ["draw_curves"]
+
+
+def draw_curves(table: Path, target: Path) -> None:
+    """Draw loss, its terms, AP and the learning rate over the epochs.
+
+    Args:
+        table: a ``metrics.csv``.
+        target: the picture, ``*.png``.
+    """
+    from matplotlib.figure import Figure  # no pyplot: nothing global, no window
+
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        return
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    loss, terms, score = figure.subplots(1, 3)
+
+    loss.plot(*_series(rows, "loss"), color="black")
+    loss.set(title="Training loss", xlabel="epoch", ylim=(0, None))
+    rate = loss.twinx()
+    rate.plot(*_series(rows, "learning_rate"), color="tab:orange", linestyle=":", linewidth=1)
+    rate.set_ylabel("learning rate (dotted)", color="tab:orange")
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+
+    for name in ("loss_vfl", "loss_l1", "loss_giou"):
+        terms.plot(*_series(rows, name), label=name.removeprefix("loss_"))
+    terms.set(title="Last decoder layer's terms (weighted)", xlabel="epoch", ylim=(0, None))
+    terms.legend()
+
+    for name in ("AP", "AP50", "AP75"):
+        epochs, values = _series(rows, name)
+        if values:
+            score.plot(epochs, values, marker=".", label=f"{name} (last {values[-1]:.3f})")
+    score.set(title="Validation, averaged weights", xlabel="epoch", ylim=(0, 1))
+    if score.lines:
+        score.legend(loc="lower right")
+    for axis in (loss, terms, score):
+        axis.grid(alpha=0.3)
+    with atomic_write(target) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def _series(rows: list[dict[str, str]], name: str) -> tuple[list[int], list[float]]:
+    kept = [(int(row["epoch"]), float(row[name])) for row in rows if row.get(name)]
+    return [epoch for epoch, _ in kept], [value for _, value in kept]

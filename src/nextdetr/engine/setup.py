@@ -1,0 +1,164 @@
+"""Everything that happens before the first step of training: settings, run folder, data, model, initial weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nextdetr.config import TrainConfig, build_config, dump_config, read_config_file
+from nextdetr.data.check import summarize_problems
+from nextdetr.data.records import DetectionData
+from nextdetr.data.sources import load_data
+from nextdetr.engine.state import Cursor, read_state
+from nextdetr.errors import ConfigError, DataError
+from nextdetr.files import new_directory, write_text_atomic
+from nextdetr.models.checkpoint import read_detector_file
+from nextdetr.models.detection import DetectionModel
+from nextdetr.models.graph import build_model, load_model_file, parse_model_text
+from nextdetr.models.transfer import transfer_backbone, transfer_detector
+
+__all__ = ["Run", "default_output", "prepare_model", "resolve_config", "run_directory"]
+
+# What a resumed run may be told anew; all else comes from the run's own config.yaml.
+RESUMABLE = {"resume", "epochs", "minutes", "devices", "accelerator", "workers", "cache_gigabytes"}
+
+
+@dataclass(slots=True)
+class Run:
+    """What training works on.
+
+    Attributes:
+        config: the settings, with ``image_size`` filled in.
+        directory: the run's folder.
+        train_data, val_data: the two splits; ``val_data`` shares the class list.
+        model: the detector, with its initial weights.
+        cursor: where to begin.
+        state: state dicts to continue from, empty for a new run.
+    """
+
+    config: TrainConfig
+    directory: Path
+    train_data: DetectionData
+    val_data: DetectionData
+    model: DetectionModel
+    cursor: Cursor
+    state: dict[str, Any]
+    started_from: tuple[str, str]
+
+
+def resolve_config(config: TrainConfig) -> TrainConfig:
+    """Merge a resumed run's own settings with what was given anew.
+
+    Raises:
+        ConfigError: ``resume`` with a setting that would change the run, no data set, or no such run.
+    """
+    if config.resume is None:
+        if config.data is None:
+            raise ConfigError("training needs a data set: give --data with a folder or a YAML.")
+        return config
+    given = config.model_fields_set
+    other = sorted(given - RESUMABLE)
+    if other:
+        names = ", ".join("--" + name.replace("_", "-") for name in other)
+        raise ConfigError(
+            f"--resume goes on with the settings of the run; leave out {names}, or start a new run without --resume."
+        )
+    stored = config.resume / "config.yaml"
+    if not stored.is_file():
+        raise ConfigError(f"{config.resume}: not the folder of a run (it has no config.yaml).")
+    values = read_config_file(stored)
+    if {"epochs", "minutes"} & given:
+        values["epochs"] = values["minutes"] = None
+    values |= {name: getattr(config, name) for name in given}
+    return build_config(TrainConfig, values, source=str(stored))
+
+
+def default_output(config: TrainConfig) -> Path:
+    """Name a run after its model and data."""
+    return Path("runs") / f"{Path(config.model).stem}-{Path(str(config.data)).stem}"
+
+
+def run_directory(config: TrainConfig) -> Path:
+    """Create the run's folder, or return the resumed one's.
+
+    Raises:
+        ConfigError: ``--output`` holds a run already.
+    """
+    if config.resume is not None:
+        return config.resume
+    if config.output is None:
+        return new_directory(default_output(config))
+    if (config.output / "last.ckpt").exists():
+        raise ConfigError(
+            f"{config.output}: holds a run already; go on with --resume {config.output}, or choose another --output."
+        )
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{config.output}: the folder cannot be made ({error.strerror}).") from error
+    return config.output
+
+
+def load_splits(config: TrainConfig, tell: Callable[[str], None]) -> tuple[DetectionData, DetectionData]:
+    """Read and check the training and the validation split, and tell what is wrong with them."""
+    assert config.data is not None
+    train_data = load_data(config.data, "train", on_bad_data=config.on_bad_data)
+    val_data = load_data(config.data, "val", classes=train_data.classes, on_bad_data=config.on_bad_data)
+    for data in (train_data, val_data):
+        boxes = sum(len(record.labels) for record in data.records)
+        tell(f"{data.split}: {len(data.records)} images, {boxes} boxes, {len(data.classes)} classes")
+        if data.problems:
+            tell(summarize_problems(data.problems))
+    if not train_data.classes:
+        raise DataError(f"{config.data}: no class is defined, so there is nothing to learn.")
+    return train_data, val_data
+
+
+def prepare_model(
+    config: TrainConfig, classes: list[str], tell: Callable[[str], None]
+) -> tuple[DetectionModel, TrainConfig, tuple[str, str]]:
+    """Build the detector for the data's classes and load what it starts from.
+
+    Returns:
+        The model, the settings with image size and backbone rate filled in, and (licence, file) of the initial weights.
+    """
+    source, tensors = str(config.model), None
+    old_classes: list[str] = []
+    started_from = ("none", "none")
+    weights = config.weights or (Path(source) if source.endswith(".safetensors") else None)
+    size: int | None = None
+    if weights is not None:
+        import json
+
+        tensors, metadata = read_detector_file(weights)
+        old_classes, size = json.loads(metadata["classes"]), int(metadata["image_size"])
+        started_from = (metadata.get("weights_licence", "unknown"), str(weights))
+    if tensors is not None and source.endswith(".safetensors"):
+        file = parse_model_text(metadata["model"], str(weights))
+    else:
+        file = load_model_file(source)
+    model = build_model(file, num_classes=len(classes), drop_path=config.drop_path)
+    if tensors is not None:
+        tell(transfer_detector(model, tensors, str(weights), old_classes, classes).text())
+    if config.backbone_weights is not None:
+        report, licence = transfer_backbone(model, config.backbone_weights)
+        tell(report.text())
+        started_from = (licence, str(config.backbone_weights))
+    factor = config.backbone_rate_factor
+    if factor is None:
+        pretrained = started_from[1] != "none" or model.backbone_weights is not None
+        factor = 0.1 if pretrained else 1.0
+    filled = {"image_size": config.image_size or size or model.image_size, "backbone_rate_factor": factor}
+    return model, config.model_copy(update=filled), started_from
+
+
+def prepare(config: TrainConfig, directory: Path, tell: Callable[[str], None]) -> Run:
+    """Do all of it, in the order that finds the user's mistakes soonest."""
+    cursor, state = (Cursor(), {}) if config.resume is None else read_state(directory / "last.ckpt")
+    train_data, val_data = load_splits(config, tell)
+    model, config, started_from = prepare_model(config, train_data.classes, tell)
+    if config.resume is None:
+        write_text_atomic(directory / "config.yaml", dump_config(config.model_copy(update={"output": directory})))
+    return Run(config, directory, train_data, val_data, model, cursor, state, started_from)

@@ -1,0 +1,397 @@
+"""Training of a detector: the loop, what it keeps, and how it stops.
+
+The recipe is RT-DETR's (arXiv 2304.08069, section 5.1) with a flat-then-cosine rate (DEIM, arXiv 2412.04234); every length
+in it is a share of the run, which is as long as ``epochs`` or ``minutes`` say.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from nextdetr.config import TrainConfig
+from nextdetr.data.dataset import DetectionDataset
+from nextdetr.data.loader import EpochSampler, build_loader
+from nextdetr.data.transforms import AugmentConfig, TrainTransform, multi_scale_sizes
+from nextdetr.engine.budget import Budget
+from nextdetr.engine.curves import draw_curves
+from nextdetr.engine.ema import ModelEMA
+from nextdetr.engine.log import Display, MetricsTable, TensorBoard, clock, epoch_line
+from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
+from nextdetr.engine.setup import Run, prepare, resolve_config, run_directory
+from nextdetr.engine.state import step_seed, write_state
+from nextdetr.engine.validate import validate
+from nextdetr.errors import ConfigError, Interrupted, TrainingError
+from nextdetr.inference.drawing import draw_batch
+from nextdetr.losses.criterion import Criterion
+from nextdetr.losses.matcher import HungarianMatcher
+from nextdetr.models.checkpoint import save_detector
+from nextdetr.structures import Batch
+
+__all__ = ["TrainResult", "train"]
+
+# Milder than RT-DETR's (zoom-out up to 4 at 0.5, IoU crop at 0.8, channels permuted), whose 72 epochs on 118,000 photographs can
+# afford it: a few hundred photographs and minutes cannot, and colour often tells small data sets' classes apart.
+AUGMENTATION = AugmentConfig(permute_channels=False, zoom_out=0.3, zoom_range=(1.0, 2.0), iou_crop=0.5)
+SAVE_EVERY = 60.0  # seconds between writes of last.ckpt, so that short epochs do not spend their time on the disk
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What ``train`` returns; the fields of the JSON result.
+
+    Attributes:
+        output: the run's folder.
+        epochs: epochs trained, all sessions of the run.
+        seconds: wall-clock, all sessions of the run.
+        images_per_second: training images by wall-clock, validation included.
+        best: ``epoch`` and ``metrics`` of the best validation.
+        checkpoint: file with the best weights.
+    """
+
+    output: str
+    epochs: int
+    seconds: float
+    images_per_second: float
+    best: dict[str, Any]
+    checkpoint: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON result of the command."""
+        return {"command": "train", **asdict(self)}
+
+
+def train(config: TrainConfig, *, quiet: bool = False) -> TrainResult:
+    """Train a detector.
+
+    Args:
+        config: all settings; see :class:`nextdetr.config.TrainConfig`.
+        quiet: show no progress on standard error.
+
+    Raises:
+        ConfigError: settings that contradict each other or this machine.
+        DataError: a data set that cannot be used.
+        ModelFileError: a model file that cannot be built.
+        WeightsError: initial weights or a resumed state that cannot be read.
+        TrainingError: the loss is not finite.
+        Interrupted: Ctrl-C or a request to terminate, after a checkpoint was written.
+    """
+    config = resolve_config(config)
+    fabric = _launch(config)
+    with Display(enabled=fabric.global_rank == 0 and not quiet) as display:
+        directory = Path(fabric.broadcast(str(run_directory(config)) if fabric.global_rank == 0 else ""))
+        torch.manual_seed(config.seed)
+        run = prepare(config, directory, display.line)
+        return Trainer(run, fabric, display).run()
+
+
+def _launch(config: TrainConfig) -> Fabric:
+    try:
+        fabric = Fabric(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            precision=config.precision,
+            strategy="auto" if config.devices == 1 else "ddp",
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"--accelerator {config.accelerator} with --devices {config.devices}: {error}") from error
+    fabric.launch()
+    return fabric
+
+
+class Trainer:
+    """One run of training; see :func:`train`."""
+
+    def __init__(self, run: Run, fabric: Fabric, display: Display) -> None:
+        self.run_, self.config, self.fabric, self.display = run, run.config, fabric, display
+        self.cursor, self.directory = run.cursor, run.directory
+        config = self.config
+        assert config.image_size is not None
+        self.image_size = config.image_size
+        self.sampler = EpochSampler(
+            len(run.train_data.records), config.batch_size, seed=config.seed, base_size=self.image_size,
+            multi_scale=multi_scale_sizes(self.image_size) if config.multi_scale else None, rank=fabric.global_rank, world=fabric.world_size,
+        )  # fmt: skip
+        transform = TrainTransform(AUGMENTATION, flip_vertical=config.flip_vertical, rotate90=config.rotate90)
+        dataset = DetectionDataset(
+            run.train_data, transform, seed=config.seed, cache_bytes=int(config.cache_gigabytes * 2**30)
+        )
+        self.loader = build_loader(dataset, self.sampler, workers=config.workers)
+        assert config.backbone_rate_factor is not None
+        optimizer = build_optimizer(
+            run.model, learning_rate=config.learning_rate, weight_decay=config.weight_decay,
+            backbone_factor=config.backbone_rate_factor,
+        )  # fmt: skip
+        self.ema = ModelEMA(run.model.to(fabric.device), config.ema_decay)
+        self.model, self.optimizer = fabric.setup(run.model, optimizer)
+        self.criterion = Criterion(len(run.train_data.classes), HungarianMatcher())
+        self.budget = Budget.of(config.epochs, config.minutes, len(self.sampler), self.cursor.seconds)
+        self.stop_requested = threading.Event()
+        self.saved_at = 0.0
+        self.last_metrics: dict[str, float | None] = {}
+        self._restore()
+
+    def _restore(self) -> None:
+        state = self.run_.state
+        if state:
+            self.run_.model.load_state_dict(state["model"])
+            self.ema.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+            if scaler is not None and state["scaler"]:
+                scaler.load_state_dict(state["scaler"])
+
+    # The whole run
+
+    def run(self) -> TrainResult:
+        """Train until the budget is spent, and return what came of it."""
+        self.tensorboard = TensorBoard(self.directory) if self.main else None
+        self.table: MetricsTable | None = None
+        if self.main and self.tensorboard is not None and not self.tensorboard.available:
+            self.display.line("No TensorBoard events: the package is not installed (pip install 'nextdetr[logging]').")
+        self.display.line(
+            f"Training {self.config.model} at {self.image_size} px on {self.fabric.device}; run folder {self.directory}"
+        )
+        with _stop_on_signal(self.stop_requested, self.display):
+            while not self._finished():
+                self._epoch()
+        if self.cursor.validated_at == 0.0 or self.cursor.best_epoch < 0:
+            self._validate()
+        return self._finish()
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes."""
+        return bool(self.fabric.global_rank == 0)
+
+    def _finished(self) -> bool:
+        patience = self.config.patience
+        early = patience is not None and self.cursor.stale >= patience
+        return early or self.budget.over(self.cursor.epoch, self.cursor.batch)
+
+    def _epoch(self) -> None:
+        cursor, budget = self.cursor, self.budget
+        strong = budget.progress(cursor.epoch, 0 if budget.minutes is None else cursor.batch) < self.config.strong_until
+        started, images = budget.seconds, cursor.images
+        for batch in self.loader.epoch(cursor.epoch, start_batch=cursor.batch, strong=strong):
+            self._step(batch.to(self.fabric.device))
+            if budget.over(cursor.epoch, cursor.batch) and budget.minutes is not None:
+                break
+            if self.stop_requested.is_set() and self._at_boundary():
+                self._stop()
+        pace = (cursor.images - images) / max(1e-9, budget.seconds - started)
+        self._end_epoch(pace)
+
+    def _step(self, batch: Batch) -> None:
+        cursor, config = self.cursor, self.config
+        if cursor.epoch == 0 and cursor.batch == 0:
+            self._picture(batch)
+        progress = self.budget.progress(cursor.epoch, cursor.batch)
+        cursor.rate = set_rate(self.optimizer, rate_factor(progress, cursor.step, warmup=config.warmup, flat=config.flat))
+        torch.manual_seed(step_seed(config.seed, cursor.epoch * len(self.sampler) + cursor.batch, self.fabric.global_rank))
+        last = self._at_boundary(cursor.batch + 1)
+        self.model.train()
+        with self.fabric.no_backward_sync(self.model, enabled=not last):
+            output = self.model(batch.images, batch.targets)
+            terms = self.criterion(output, batch.targets)
+            loss = torch.stack(list(terms.values())).sum()
+            self.fabric.backward(loss / config.accumulate)
+        value = float(loss.detach())
+        if value != value or value in (float("inf"), float("-inf")):
+            raise self._non_finite(batch, terms)
+        if last:
+            if config.clip_norm > 0:
+                self.fabric.clip_gradients(self.model, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.ema.update(self.run_.model)
+            cursor.step += 1
+        self._count(value, terms, len(batch.indices) * self.fabric.world_size)
+
+    def _at_boundary(self, batch: int | None = None) -> bool:
+        """Whether the optimiser moves after so many batches of the epoch."""
+        batch = self.cursor.batch if batch is None else batch
+        return batch % self.config.accumulate == 0 or batch >= len(self.sampler)
+
+    def _count(self, loss: float, terms: dict[str, Tensor], images: int) -> None:
+        cursor = self.cursor
+        values = torch.stack([term.detach() for term in terms.values()]).tolist()
+        for name, value in zip(("loss", *terms), (loss, *values), strict=True):
+            cursor.sums[name] = cursor.sums.get(name, 0.0) + value
+        cursor.counted += 1
+        cursor.batch += 1
+        cursor.images += images
+        left = self.budget.remaining_seconds(cursor.epoch, cursor.batch)
+        epochs = self.budget.estimated_epochs(cursor.epoch, cursor.batch)
+        self.display.update(
+            f"epoch {cursor.epoch + 1}/{epochs}",
+            self.budget.progress(cursor.epoch, cursor.batch),
+            f"loss {loss:.3f}  step {cursor.step}  {cursor.images / max(1e-9, self.budget.seconds):.1f} images/s  "
+            f"left {clock(left)}",
+        )
+
+    # What happens between epochs
+
+    def _end_epoch(self, pace: float) -> None:
+        cursor, budget = self.cursor, self.budget
+        number = cursor.epoch + 1
+        epochs = max(number, budget.estimated_epochs(cursor.epoch, cursor.batch))
+        metrics = self._validate() if self._validation_due(number) else {}
+        means = {name: value / max(1, cursor.counted) for name, value in cursor.sums.items()}
+        row = {
+            "epoch": number,
+            "step": cursor.step,
+            "seconds": budget.seconds,
+            "learning_rate": cursor.rate,
+            **means,
+            **metrics,
+        }
+        if self.main:
+            self.table = self.table or MetricsTable(
+                self.directory / "metrics.csv", [name for name in means if name != "loss"], cursor.epoch
+            )
+            self.table.add(row)
+            if self.tensorboard is not None:
+                self.tensorboard.add({k: v for k, v in row.items() if k not in ("epoch", "step")}, cursor.step)
+        self.display.line(epoch_line(number, epochs, row, pace, budget.remaining_seconds(cursor.epoch, cursor.batch)))
+        cursor.epoch, cursor.batch, cursor.sums, cursor.counted = number, 0, {}, 0
+        if budget.seconds - self.saved_at >= SAVE_EVERY or self._finished():
+            self._save()
+
+    def _validation_due(self, number: int) -> bool:
+        if self.budget.over(number, 0):
+            return True
+        if self.config.val_every is not None:
+            return number % self.config.val_every == 0
+        since = self.budget.seconds - self.cursor.validated_at
+        return since >= 10 * self.cursor.validation_seconds
+
+    def _validate(self) -> dict[str, float | None]:
+        cursor, started = self.cursor, self.budget.seconds
+        self.display.update("validating", self.budget.progress(cursor.epoch, cursor.batch), "")
+        result = validate(
+            self.ema.module, self.run_.val_data, image_size=self.image_size, batch_size=self.config.batch_size,
+            device=self.fabric.device, fabric=self.fabric,
+        )  # fmt: skip
+        metrics = result.metrics
+        score, best = metrics["AP"] or 0.0, cursor.best_metrics.get("AP") or 0.0
+        if cursor.best_epoch < 0 or score > best:
+            cursor.best_epoch, cursor.best_metrics, cursor.stale = cursor.epoch + 1, dict(metrics), 0
+            if self.main:
+                self._write_detector("best.safetensors", metrics)
+        else:
+            cursor.stale += 1
+        cursor.validated_at = self.budget.seconds
+        cursor.validation_seconds = self.budget.seconds - started
+        self.budget.reserve = 1.1 * cursor.validation_seconds
+        self.last_metrics = metrics
+        return dict(metrics)
+
+    # What is written
+
+    def _write_detector(self, name: str, metrics: dict[str, float | None]) -> None:
+        licence, source = self.run_.started_from
+        save_detector(
+            self.directory / name, self.ema.module.state_dict(), model_text=self.run_.model.text,
+            classes=self.run_.train_data.classes, image_size=self.image_size, metrics=metrics,
+            weights_licence=licence, source_weights=source,
+        )  # fmt: skip
+
+    def _save(self) -> None:
+        self.cursor.seconds = self.saved_at = self.budget.seconds
+        if self.main:
+            scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+            write_state(
+                self.directory / "last.ckpt", self.cursor, model=self.run_.model.state_dict(), ema=self.ema.state_dict(),
+                optimizer=self.optimizer.state_dict(), scaler={} if scaler is None else scaler.state_dict(),
+            )  # fmt: skip
+            self._write_detector("last.safetensors", self.last_metrics)
+        self.fabric.barrier()
+
+    def _picture(self, batch: Batch) -> None:
+        if self.main:
+            from nextdetr.files import atomic_write
+
+            picture = draw_batch(batch.images.cpu(), [t.to("cpu") for t in batch.targets], self.run_.train_data.classes)
+            with atomic_write(self.directory / "pictures" / "training_batch.jpg") as temporary:
+                picture.save(temporary, quality=90)
+
+    def _finish(self) -> TrainResult:
+        cursor = self.cursor
+        self._save()
+        seconds = self.budget.seconds
+        if self.main:
+            draw_curves(self.directory / "metrics.csv", self.directory / "pictures" / "curves.png")
+            if self.tensorboard is not None:
+                self.tensorboard.close()
+        best = {"epoch": cursor.best_epoch, "metrics": cursor.best_metrics}
+        checkpoint = self.directory / "best.safetensors"
+        score = cursor.best_metrics.get("AP")
+        self.display.line(
+            f"Done in {clock(seconds)}: best AP {'undefined' if score is None else f'{score:.4f}'} in epoch "
+            f"{cursor.best_epoch}; weights in {checkpoint}"
+        )
+        return TrainResult(
+            str(self.directory),
+            cursor.epoch,
+            round(seconds, 2),
+            round(cursor.images / max(1e-9, seconds), 3),
+            best,
+            str(checkpoint),
+        )
+
+    # How it stops early
+
+    def _stop(self) -> None:
+        self._save()
+        raise Interrupted(
+            f"stopped in epoch {self.cursor.epoch + 1} after {self.cursor.step} steps; go on with: "
+            f"nextdetr train --resume {self.directory}"
+        )
+
+    def _non_finite(self, batch: Batch, terms: dict[str, Tensor]) -> TrainingError:
+        bad = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
+        images = [self.run_.train_data.records[index].path.name for index in batch.indices]
+        norms = {
+            name: float(parameter.grad.norm())
+            for name, parameter in self.run_.model.named_parameters()
+            if parameter.grad is not None
+        }
+        largest = sorted(norms, key=lambda name: -norms[name] if norms[name] == norms[name] else float("-inf"))[:5]
+        gradients = ", ".join(f"{name} {norms[name]:.3g}" for name in largest)
+        return TrainingError(
+            f"the loss is not finite in epoch {self.cursor.epoch + 1}, step {self.cursor.step + 1} (terms {', '.join(bad)}; "
+            f"images {', '.join(images)}; largest gradients {gradients}). "
+            f"Lower --learning-rate, or train with --precision 32-true; {self.directory / 'last.ckpt'} is as it was."
+        )
+
+
+@contextmanager
+def _stop_on_signal(requested: threading.Event, display: Display) -> Iterator[None]:
+    """Turn the first Ctrl-C, or request to terminate, into a flag; a second Ctrl-C acts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if requested.is_set():
+            raise KeyboardInterrupt
+        requested.set()
+        display.line("Stopping after this step and writing a checkpoint (Ctrl-C again to stop at once).")
+
+    previous = {kind: signal.signal(kind, handle) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for kind, handler in previous.items():
+            signal.signal(kind, handler)

@@ -1,0 +1,106 @@
+"""Scoring a detector on a split: during training, and for ``nextdetr val``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from nextdetr.config import ValConfig
+from nextdetr.data.check import summarize_problems
+from nextdetr.data.records import DetectionData
+from nextdetr.data.sources import load_data
+from nextdetr.engine.evaluate import EvalResult, evaluate
+from nextdetr.engine.log import Display
+from nextdetr.errors import ConfigError
+from nextdetr.models.checkpoint import OpenedModel
+from nextdetr.preprocess import choose_device
+
+__all__ = ["ValResult", "score_detector", "validate"]
+
+
+@dataclass(frozen=True, slots=True)
+class ValResult:
+    """What ``val`` returns; the fields of the JSON result.
+
+    Attributes:
+        model, data, split: what was scored, and on what.
+        images: number of images.
+        metrics: the twelve COCO metrics, fractions 0 to 1, None where undefined.
+        per_class: by name, ``AP``, ``AP50`` and the number of ``boxes``.
+        seconds_per_image: means of ``preprocess``, ``model`` and ``postprocess``.
+    """
+
+    model: str
+    data: str
+    split: str
+    images: int
+    metrics: dict[str, float | None]
+    per_class: dict[str, dict[str, Any]]
+    seconds_per_image: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON result of the command."""
+        return {"command": "val", **asdict(self)}
+
+
+def validate(
+    model: nn.Module,
+    data: DetectionData,
+    *,
+    image_size: int,
+    batch_size: int,
+    device: torch.device,
+    fabric: Fabric | None = None,
+    queries: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> EvalResult:
+    """Score ``model`` on all images of ``data``, shared out over the processes of ``fabric``."""
+    rank, world = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
+    gather = None if world == 1 else _gather
+    return evaluate(
+        model, data, image_size=image_size, batch_size=batch_size, device=device, rank=rank, world=world, gather=gather,
+        queries=queries, progress=progress,
+    )  # fmt: skip
+
+
+def _gather(value: Any) -> list[Any]:
+    """Collect one picklable value from every process."""
+    import torch.distributed as dist
+
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def score_detector(opened: OpenedModel, config: ValConfig, *, quiet: bool = False) -> ValResult:
+    """Score an opened detector on a split.
+
+    Raises:
+        DataError: the data set or the split cannot be used, or it has none of the detector's classes.
+        ConfigError: there is no such device.
+    """
+    if config.data is None:
+        raise ConfigError("scoring needs a data set: give --data with a folder or a YAML.")
+    classes = opened.classes if opened.trained else None
+    data = load_data(config.data, config.split, classes=classes, on_bad_data=config.on_bad_data)
+    device = choose_device(config.device)
+    size = config.image_size or opened.image_size
+    with Display(enabled=not quiet) as display:
+        if data.problems:
+            display.line(summarize_problems(data.problems))
+        if not opened.trained:
+            display.line(f"{opened.source}: random weights, so the scores mean nothing.")
+        result = validate(
+            opened.model.to(device), data, image_size=size, batch_size=config.batch_size, device=device,
+            queries=config.queries,
+            progress=lambda done, total: display.update("scoring", done / max(1, total), f"{done}/{total} images"),
+        )  # fmt: skip
+    return ValResult(
+        opened.source, config.data, config.split, len(data.records), dict(result.metrics), dict(result.per_class),
+        dict(result.seconds_per_image),
+    )  # fmt: skip

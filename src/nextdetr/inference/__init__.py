@@ -1,0 +1,1 @@
+"""Prediction: sources in, detections and files out; needs no training code."""

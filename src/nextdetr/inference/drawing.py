@@ -1,0 +1,186 @@
+"""Pictures of detections and of training batches.
+
+supervision draws the boxes. The labels are placed here: its own way of keeping them apart pushes them away from their
+boxes, and in a crowded picture they hide what was found. Here a label stands at its box or not at all, the most confident
+first; it covers no other label and no other object's centre.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from nextdetr.boxes import cxcywh_to_xyxy
+from nextdetr.inference._supervision import sv
+from nextdetr.preprocess import ImageSource, as_image
+from nextdetr.structures import Target
+
+__all__ = ["draw_batch", "draw_detections"]
+
+#: Bright colours for the classes, most unlike each other first; classes beyond the list start over.
+COLOURS = (
+    *("#1f9bff", "#ff7f0e", "#00c853", "#ff2d95", "#ffd600", "#8c5bff", "#00d5d5", "#ff3b30", "#a4de02", "#c77dff"),
+    *("#ffb3ba", "#00897b", "#b5651d", "#5c6bc0", "#f06292", "#cddc39"),
+)
+#: Largest side of one image in the picture of a batch, pixels, and most images in it.
+CELL, MOST_CELLS = 480, 16
+
+Corners = tuple[float, float, float, float]
+
+
+def draw_detections(image: ImageSource, detections: sv.Detections, classes: Sequence[str] | None = None) -> Image.Image:
+    """Draw boxes with class names and confidences on a copy of the image, in one colour per class.
+
+    Where boxes crowd, a label shrinks to its confidence or is left out; every box is drawn.
+
+    Args:
+        image: what the detections are of; anything that ``as_image`` takes.
+        detections: boxes xyxy in pixels of the image; names come from ``data["class_name"]``, or else from ``classes``.
+        classes: class names by index.
+
+    Returns:
+        A picture of the image's size.
+    """
+    picture = as_image(image).copy()
+    number = len(detections)
+    if number == 0:
+        return picture
+    labels = np.zeros(number, np.int64) if detections.class_id is None else detections.class_id.astype(np.int64)
+    names = detections.data.get("class_name")
+    if names is None:
+        names = [classes[label] if classes is not None and label < len(classes) else str(label) for label in labels]
+    variants: list[tuple[str, ...]] = [(str(name),) for name in names]
+    order = np.arange(number)
+    if detections.confidence is not None:
+        scores = detections.confidence
+        variants = [(f"{name} {score:.2f}", f"{score:.2f}") for name, score in zip(names, scores, strict=True)]
+        order = np.argsort(-scores, kind="stable")
+    boxes = np.asarray(detections.xyxy, dtype=np.float64).reshape(-1, 4)
+    picture = _draw_boxes(picture, boxes, labels)
+    _draw_labels(picture, boxes, labels, variants, order)
+    return picture
+
+
+def draw_batch(images: Tensor, targets: Sequence[Target], classes: Sequence[str]) -> Image.Image:
+    """Draw a training batch as one picture, with its boxes and class names, to see what the model is taught.
+
+    Args:
+        images: [B, 3, S, S] RGB, 0 to 1; the first 16 are drawn.
+        targets: one per image, boxes cxcywh in 0..1.
+        classes: class names by index.
+
+    Returns:
+        A grid of the images, each at most 480 pixels a side.
+    """
+    images = images[:MOST_CELLS].detach().float().cpu()
+    count, height, width = images.shape[0], images.shape[2], images.shape[3]
+    scale = min(1.0, CELL / max(height, width))
+    cell_width, cell_height = max(1, round(width * scale)), max(1, round(height * scale))
+    columns = max(1, math.ceil(math.sqrt(count)))
+    rows = max(1, math.ceil(count / columns))
+    gap = 4
+    grid = Image.new("RGB", (columns * (cell_width + gap) - gap, rows * (cell_height + gap) - gap), (255, 255, 255))
+    pixels = images.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()  # [B, S, S, 3]
+    for index, (cell, target) in enumerate(zip(pixels, targets, strict=False)):
+        image = Image.fromarray(cell).resize((cell_width, cell_height), Image.Resampling.BILINEAR)
+        extent = np.array([cell_width, cell_height, cell_width, cell_height])
+        corners = cxcywh_to_xyxy(target.boxes.detach().float().cpu()).numpy().reshape(-1, 4) * extent  # [N, 4]
+        found = sv.Detections(xyxy=corners, class_id=target.labels.cpu().numpy())
+        row, column = divmod(index, columns)
+        grid.paste(draw_detections(image, found, classes), (column * (cell_width + gap), row * (cell_height + gap)))
+    return grid
+
+
+def _draw_boxes(picture: Image.Image, boxes: NDArray[np.float64], labels: NDArray[np.int64]) -> Image.Image:
+    """Lines as thick as the picture allows, thinner around small objects."""
+    sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+    side = min(picture.size)
+    thickness = np.clip(np.rint(np.minimum(max(side**0.5 / 10, side / 350), sides / 12)), 1, None).astype(int)
+    palette = sv.ColorPalette.from_hex(list(COLOURS))
+    limits = np.tile(np.array(picture.size, dtype=np.float64) - 1, 2)
+    scene = np.array(picture)[:, :, ::-1].copy()  # supervision draws on BGR
+    for width in np.unique(thickness):
+        same = thickness == width
+        found = sv.Detections(xyxy=boxes[same].clip(0, limits), class_id=labels[same])
+        sv.BoxAnnotator(color=palette, thickness=int(width)).annotate(scene, found)
+    return Image.fromarray(np.ascontiguousarray(scene[:, :, ::-1]))
+
+
+def _draw_labels(
+    picture: Image.Image,
+    boxes: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    variants: Sequence[tuple[str, ...]],
+    order: NDArray[np.int64],
+) -> None:
+    """Place labels in ``order``, each in the longest of its ``variants`` that finds room at its box."""
+    size = _font_size(picture, boxes)
+    font, padding = _font(size), max(2, size // 5)
+    draw = ImageDraw.Draw(picture)
+    top, bottom = (font.getbbox("Ag|")[index] for index in (1, 3))
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2  # [N, 2]
+    placed = np.zeros((0, 4))
+    for index in order:
+        colour = COLOURS[labels[index] % len(COLOURS)]
+        others = np.delete(centres, index, axis=0)
+        for text in variants[index]:
+            extent = (draw.textlength(text, font) + 2 * padding, float(bottom - top + padding))
+            spot = _free_spot(tuple(boxes[index]), extent, picture.size, placed, others)
+            if spot is None:
+                continue
+            draw.rectangle(spot, fill=colour)
+            draw.text((spot[0] + padding, spot[1] + padding / 2 - top), text, fill=_ink(colour), font=font)
+            placed = np.vstack((placed, spot))
+            break
+
+
+def _free_spot(
+    box: Corners,
+    extent: tuple[float, float],
+    frame: tuple[int, int],
+    placed: NDArray[np.float64],
+    centres: NDArray[np.float64],
+) -> Corners | None:
+    """Where a label of this extent can stand: above its box, in its upper corners, or below; None without room."""
+    (x1, y1, x2, y2), (width, height) = box, extent
+    spots = [(x1, y1 - height), (x2 - width, y1 - height), (x1, y2), (x2 - width, y2)]
+    if x2 - x1 >= width and y2 - y1 >= 3 * height:  # large enough for a label inside not to hide the object
+        spots[1:1] = [(x1, y1), (x2 - width, y1)]
+    elif min(y1 - height, frame[1] - y2 - height) < 0 and y2 - y1 >= 2 * height:
+        spots.append((x1, y1))
+    for left, upper in spots:
+        if upper < 0 or upper + height > frame[1] or width > frame[0]:
+            continue
+        left = min(max(left, 0.0), frame[0] - width)
+        right, lower = left + width, upper + height
+        covers = (placed[:, 0] < right) & (placed[:, 2] > left) & (placed[:, 1] < lower) & (placed[:, 3] > upper)
+        hides = (centres[:, 0] > left) & (centres[:, 0] < right) & (centres[:, 1] > upper) & (centres[:, 1] < lower)
+        if not covers.any() and not hides.any():
+            return left, upper, right, lower
+    return None
+
+
+def _font_size(picture: Image.Image, boxes: NDArray[np.float64]) -> int:
+    """In proportion to the picture, smaller where the objects are small, never illegible."""
+    height = float(np.median(boxes[:, 3] - boxes[:, 1]))
+    return int(max(11, min(min(picture.size) * 0.026, height / 2)))
+
+
+@lru_cache(maxsize=16)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib and covers Latin, Greek and Cyrillic."""
+    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+def _ink(colour: str) -> str:
+    """Black or white, whichever is legible on ``colour`` (luma of ITU-R BT.601)."""
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "#ffffff"

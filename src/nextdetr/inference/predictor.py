@@ -1,0 +1,250 @@
+"""From sources to detections, one result per image, a batch of images in memory at a time."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from nextdetr.errors import ConfigError, DataError
+from nextdetr.inference._supervision import sv
+from nextdetr.inference.sources import SourceItem, Sources, find_images, read_ahead, reading_threads
+from nextdetr.postprocess import Detected, postprocess
+from nextdetr.preprocess import as_image, choose_device, resize_to_tensor
+
+__all__ = ["Prediction", "Predictor", "select_classes"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What was found in one image.
+
+    Attributes:
+        path: path of the image, or its name where it came from memory ("image-1").
+        width: of the image in pixels, EXIF orientation applied; 0 where it could not be read.
+        height: likewise.
+        detections: boxes xyxy in pixels of the image, ``confidence`` 0 to 1, ``class_id`` and ``data["class_name"]``, best
+            first; empty where nothing was found.
+        image: the image, RGB; None where it could not be read.
+        problem: why the image could not be read, a sentence; None where all is well.
+    """
+
+    path: str
+    width: int
+    height: int
+    detections: sv.Detections
+    image: Image.Image | None = None
+    problem: str | None = None
+
+    def counts(self) -> dict[str, int]:
+        """Return how many objects of each class were found, the most frequent class first."""
+        return dict(Counter(self._names()).most_common())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the image's part of the JSON result; ``problem`` stands in it only where there is one."""
+        found = self.detections
+        confidences = [] if found.confidence is None else found.confidence.tolist()
+        labels = [] if found.class_id is None else found.class_id.tolist()
+        rows = zip(found.xyxy.tolist(), confidences, labels, self._names(), strict=True)
+        result: dict[str, Any] = {
+            "path": self.path,
+            "width": self.width,
+            "height": self.height,
+            "detections": [
+                {"box": box, "confidence": confidence, "class_id": label, "class_name": name}
+                for box, confidence, label, name in rows
+            ],
+        }
+        return result if self.problem is None else {**result, "problem": self.problem}
+
+    def _names(self) -> list[str]:
+        return [str(name) for name in self.detections.data.get("class_name", ())]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """An image that was read, with its input tensor [3, S, S], or the reason why it was not."""
+
+    item: SourceItem
+    image: Image.Image | None = None
+    tensor: Tensor | None = None
+    problem: str | None = None
+
+
+class Predictor:
+    """Finds objects in images.
+
+    Args:
+        model: called as ``model(images [B, 3, S, S] 0..1)``, with ``queries=`` where asked for; returns a
+            ``DetectorOutput``. It is moved to ``device`` and put into evaluation mode.
+        classes: class names, in the order of the model's indices.
+        image_size: side of the square input in pixels (S).
+        device: where to run; by default the best there is.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+
+    def __init__(
+        self, model: nn.Module, classes: Sequence[str], image_size: int, *, device: str | torch.device | None = None
+    ) -> None:
+        self.device = choose_device(device)
+        self.model = model.to(self.device).eval()
+        self.classes = list(classes)
+        self.image_size = image_size
+        self._names = np.array(self.classes, dtype=str)
+
+    def predict(self, sources: Sources, **settings: Any) -> list[sv.Detections]:
+        """Return one ``Detections`` per image, in order; takes the settings of :meth:`stream`.
+
+        An unreadable image in a folder, pattern or list has an empty entry, and the reason is logged as a warning.
+        """
+        return [prediction.detections for prediction in self.stream(sources, **settings)]
+
+    def stream(
+        self,
+        sources: Sources,
+        *,
+        confidence: float = 0.3,
+        classes: Sequence[str | int] | None = None,
+        max_detections: int = 300,
+        queries: int | None = None,
+        batch_size: int = 8,
+    ) -> Iterator[Prediction]:
+        """Yield one prediction per image, in order, however many there are; settings and paths are checked at once.
+
+        A damaged image does not end the run: its prediction is empty and its ``problem`` says why, and a warning is logged.
+
+        Args:
+            sources: see :func:`nextdetr.inference.sources.find_images`.
+            confidence: least score, 0 to 1.
+            classes: only these, by name or index.
+            max_detections: most detections an image.
+            queries: number of object queries, where it is not the model's own.
+            batch_size: images a step.
+
+        Raises:
+            DataError: at once, a path does not exist, nothing was found, or a class is unknown; at the end, not one of the
+                images could be read; on the way, an array is not an image.
+            ConfigError: a setting is out of its range.
+        """
+        if not 0 <= confidence <= 1:
+            raise ConfigError(f"the confidence is a fraction, 0 to 1, not {confidence}.")
+        for name, value in (("max_detections", max_detections), ("batch_size", batch_size), ("queries", queries)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is at least 1, not {value}.")
+        chosen = None if classes is None else select_classes(self.classes, classes)
+        items = find_images(sources)
+        return self._stream(items, confidence, chosen, max_detections, queries, batch_size)
+
+    def _stream(
+        self,
+        items: Iterable[SourceItem],
+        confidence: float,
+        classes: list[int] | None,
+        max_detections: int,
+        queries: int | None,
+        batch_size: int,
+    ) -> Iterator[Prediction]:
+        failed: list[str] = []
+        readable = 0
+        for batch in self._batches(items, batch_size):
+            results = self._run([read for read in batch if read.problem is None], max_detections, classes, queries)
+            readable += len(results)
+            found = iter(results)
+            while batch:  # taken off the list one by one, so that an image lives no longer than its user wants it
+                read = batch.pop(0)
+                if read.problem is not None or read.image is None:
+                    failed.append(str(read.problem))
+                    logger.warning("skipped: %s", read.problem)
+                    yield Prediction(read.item.path, 0, 0, self._detections(None, confidence), None, read.problem)
+                    continue
+                width, height = read.image.size
+                yield Prediction(read.item.path, width, height, self._detections(next(found), confidence), read.image)
+        if failed and not readable:
+            raise DataError(
+                failed[0] if len(failed) == 1 else f"none of the {len(failed)} images could be read; the first: {failed[0]}"
+            )
+
+    def _batches(self, items: Iterable[SourceItem], batch_size: int) -> Iterator[list[_Read]]:
+        """Images read and resized, in lists of ``batch_size``."""
+        batch: list[_Read] = []
+        for read in read_ahead(items, self._read, ahead=batch_size, threads=reading_threads(self.device)):
+            batch.append(read)
+            if len(batch) == batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _read(self, item: SourceItem) -> _Read:
+        try:
+            image = as_image(item.image)
+        except DataError as error:
+            if isinstance(item.image, np.ndarray):  # a mistake in the caller's code, not a damaged file
+                raise DataError(f"{item.path}: {error}") from error
+            return _Read(item, problem=str(error))
+        return _Read(item, image, resize_to_tensor(image, self.image_size))
+
+    @torch.inference_mode()
+    def _run(
+        self, batch: list[_Read], max_detections: int, classes: list[int] | None, queries: int | None
+    ) -> list[Detected]:
+        tensors = [read.tensor for read in batch if read.tensor is not None]
+        if not tensors:
+            return []
+        images = torch.stack(tensors).to(self.device)  # [B, 3, S, S]
+        if self.model.training:  # a training may have used the model since
+            self.model.eval()
+        output = self.model(images) if queries is None else self.model(images, queries=queries)
+        sizes = [(read.image.height, read.image.width) for read in batch if read.image is not None]
+        found = postprocess(output, sizes, max_detections=max_detections, classes=classes)
+        return [detected.to("cpu") for detected in found]
+
+    def _detections(self, detected: Detected | None, confidence: float) -> sv.Detections:
+        """Detections of at least ``confidence``, with their class names; empty, but with all fields, for None."""
+        if detected is None:
+            boxes, scores = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
+            labels = np.zeros(0, np.int64)
+        else:
+            boxes, scores, labels = detected.boxes.numpy(), detected.scores.numpy(), detected.labels.numpy()
+            kept = scores >= confidence
+            boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+        return sv.Detections(xyxy=boxes, confidence=scores, class_id=labels, data={"class_name": self._names[labels]})
+
+
+def select_classes(classes: Sequence[str], wanted: Sequence[str | int]) -> list[int]:
+    """Return the indices that are meant, ascending, each once.
+
+    Args:
+        classes: the model's class names.
+        wanted: names, indices, or indices as text (where no class has that text for its name).
+
+    Raises:
+        DataError: a class is unknown (the message names the closest one), or none is given.
+    """
+    chosen: set[int] = set()
+    for value in [wanted] if isinstance(wanted, str) else wanted:
+        if isinstance(value, str) and value in classes:
+            chosen.add(classes.index(value))
+        elif str(value).isdecimal() and int(value) < len(classes):
+            chosen.add(int(value))
+        else:
+            close = difflib.get_close_matches(str(value).lower(), [name.lower() for name in classes], n=1, cutoff=0.5)
+            names = [name for name in classes if name.lower() in close]
+            listed = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
+            hint = f"did you mean {names[0]}? " if names else ""
+            raise DataError(f"the model has no class {value}: {hint}it knows {len(classes)}: {listed}.")
+    if not chosen:
+        raise DataError("the class filter is empty: name at least one class, or leave it out.")
+    return sorted(chosen)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from nextdetr.cli.main import run
+from tests.helpers import squares, tiny_model
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    data = squares(folder / "data")
+    arguments = ["train", "--data", str(data), "--model", str(tiny_model(folder)), "--epochs", "1", "--image-size", "64"]
+    assert run([*arguments, "--batch-size", "2", "--workers", "0", "--output", str(folder / "run"), "--json"]) == 0
+    return folder / "run" / "best.safetensors", data
+
+
+def result_of(capsys):
+    return json.loads(capsys.readouterr().out)
+
+
+def test_val_json(trained, capsys):
+    model, data = trained
+    capsys.readouterr()
+    assert run(["val", str(model), "--data", str(data), "--json"]) == 0
+    result = result_of(capsys)
+    assert set(result) == {"command", "model", "data", "split", "images", "metrics", "per_class", "seconds_per_image"}
+    assert result["images"] == 6
+    assert result["per_class"]["square"]["boxes"] == 5
+    assert set(result["seconds_per_image"]) == {"preprocess", "model", "postprocess"}
+
+
+def test_val_table(trained, capsys):
+    model, data = trained
+    assert run(["val", str(model), "--data", str(data)]) == 0
+    assert "AP_small" in capsys.readouterr().out
+
+
+def test_predict_json_and_files(trained, tmp_path, capsys):
+    model, data = trained
+    images = data / "images" / "val"
+    arguments = ["predict", str(model), str(images), "--confidence", "0", "--max-detections", "7", "--queries", "15"]
+    assert run([*arguments, "--save", "images", "json", "yolo", "--output", str(tmp_path / "out"), "--json"]) == 0
+    result = result_of(capsys)
+    assert len(result["images"]) == 6
+    first = result["images"][0]
+    assert (first["width"], first["height"]) == (96, 96)
+    assert len(first["detections"]) == 7
+    assert set(first["detections"][0]) == {"box", "confidence", "class_id", "class_name"}
+    written = {path.suffix for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert written == {".jpg", ".json", ".txt"}
+
+
+def test_predict_class_filter(trained, tmp_path, capsys):
+    model, data = trained
+    source = str(data / "images" / "val" / "1.png")
+    assert (
+        run(["predict", str(model), source, "--confidence", "0", "--classes", "bar", "--output", str(tmp_path), "--json"])
+        == 0
+    )
+    assert {row["class_name"] for row in result_of(capsys)["images"][0]["detections"]} == {"bar"}
+    assert run(["predict", str(model), source, "--classes", "barr", "--output", str(tmp_path), "--json"]) == 2
+    assert "bar" in result_of(capsys)["error"]["message"]
+
+
+def test_info_json(capsys):
+    assert run(["info", "nextdetr-atto", "--image-size", "64", "--json"]) == 0
+    result = result_of(capsys)
+    assert set(result) == {"command", "model", "rows", "parameters", "trainable_parameters", "gflop", "image_size"}
+    assert set(result["rows"][0]) == {"index", "from", "repeats", "parameters", "module", "arguments"}
+    assert sum(row["parameters"] for row in result["rows"]) == result["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--epoch", "3"], "--epochs"),
+        (["train", "--data", "x", "--epochs", "0"], "--epochs"),
+        (["train"], "--data"),
+        (["trian"], "train"),
+        (["val", "nextdetr-atto"], "--data"),
+        (["val", "nextdetr-atto", "--data", "nowhere"], "nowhere"),
+        (["predict", "nextdetr-atto"], "images"),
+        (["info", "nextdetr-ato"], "nextdetr-atto"),
+        (["info", "nextdetr-atto", "--image-size", "50"], "multiple of 32"),
+    ],
+)
+def test_mistakes_exit_with_two_and_one_sentence(arguments, message, capsys):
+    assert run([*arguments, "--json"]) == 2
+    error = result_of(capsys)["error"]
+    assert message in error["message"]
+    assert "\n" not in error["message"]
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+
+
+def _seconds(*arguments: str) -> float:
+    best = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def test_help_is_quick():
+    assert _seconds("-m", "nextdetr", "--help") < 1.0
+
+
+def test_import_is_quick_and_brings_no_torch():
+    assert _seconds("-c", "import nextdetr, sys; assert 'torch' not in sys.modules") < 0.5

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+
+from nextdetr.engine import budget as budget_module
+from nextdetr.engine.budget import DEFAULT_EPOCHS, Budget
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(budget_module.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_epochs(clock):
+    budget = Budget(10, None, steps_per_epoch=5, started=clock[0])
+    assert budget.progress(0, 0) == 0
+    assert budget.progress(4, 2) == pytest.approx(0.44)
+    assert not budget.over(9, 4)
+    assert budget.over(10, 0)
+    clock[0] += 44
+    assert budget.remaining_seconds(4, 2) == pytest.approx(56)
+
+
+def test_minutes_count_earlier_sessions_and_keep_a_reserve(clock):
+    budget = Budget(None, 2.0, steps_per_epoch=5, spent=30.0, reserve=20.0, started=clock[0])
+    assert budget.progress(0, 0) == pytest.approx(0.3)
+    clock[0] += 69.9
+    assert not budget.over(3, 0)
+    clock[0] += 0.2
+    assert budget.over(3, 0)
+    assert budget.remaining_seconds(3, 0) == pytest.approx(19.9)
+
+
+def test_minutes_estimate_the_epochs(clock):
+    budget = Budget(None, 1.0, steps_per_epoch=4, started=clock[0])
+    clock[0] += 15
+    assert budget.estimated_epochs(2, 2) == 10
+
+
+def test_default_length():
+    assert Budget.of(None, None, 3).epochs == DEFAULT_EPOCHS
+    assert Budget.of(None, 5.0, 3).epochs is None

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from nextdetr.models.graph import build_model, load_model_file
+
+from nextdetr.engine.optim import WARMUP_STEPS, parameter_groups, rate_factor, set_rate
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model(load_model_file("nextdetr-atto"), num_classes=3)
+
+
+def test_groups_cover_every_parameter_once(model):
+    groups = parameter_groups(model, 1e-3, 0.05, 0.1)
+    ids = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(ids) == sorted(id(parameter) for parameter in model.parameters())
+
+
+def test_norms_grn_and_biases_are_not_decayed_and_the_backbone_is_slower(model):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in parameter_groups(model, 1e-3, 0.05, 0.1):
+        in_backbone = {names[id(parameter)].startswith("rows.0.") for parameter in group["params"]}
+        assert in_backbone == {group["peak_rate"] == pytest.approx(1e-4)}
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            spared = parameter.ndim == 1 or ".grn." in name or name.endswith("bias")
+            assert group["weight_decay"] == (0.0 if spared else 0.05), name
+    assert any(".grn.gamma" in name for name in names.values())
+
+
+def test_rate_rises_stays_and_falls():
+    kwargs = {"warmup": 0.1, "flat": 0.5}
+    assert rate_factor(0.05, 10, **kwargs) == pytest.approx(0.5)
+    assert rate_factor(0.0, 0, **kwargs) >= 1e-3
+    assert rate_factor(0.1, 20, **kwargs) == 1.0
+    assert rate_factor(0.5, 100, **kwargs) == 1.0
+    assert rate_factor(0.75, 150, **kwargs) == pytest.approx(0.505)
+    assert rate_factor(1.0, 200, **kwargs) == pytest.approx(0.01)
+
+
+def test_warmup_is_never_longer_than_two_thousand_steps():
+    assert rate_factor(0.001, WARMUP_STEPS - 1, warmup=0.1, flat=0.5) == 1.0
+
+
+def test_set_rate_keeps_the_ratio_of_the_groups():
+    first, second = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    optimizer = torch.optim.AdamW(
+        [{"params": [first], "lr": 1.0, "peak_rate": 1.0}, {"params": [second], "lr": 0.1, "peak_rate": 0.1}]
+    )
+    assert set_rate(optimizer, 0.5) == 0.5
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.05]

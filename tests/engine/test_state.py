@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+from nextdetr.engine.state import Cursor, read_state, step_seed, write_state
+from nextdetr.errors import WeightsError
+
+
+def test_round_trip(tmp_path):
+    cursor = Cursor(epoch=3, batch=2, step=17, seconds=4.5, sums={"loss": 1.5}, best_metrics={"AP": 0.25, "AP_small": None})
+    write_state(tmp_path / "last.ckpt", cursor, model={"w": torch.ones(2)})
+    again, parts = read_state(tmp_path / "last.ckpt")
+    assert again == cursor
+    assert torch.equal(parts["model"]["w"], torch.ones(2))
+
+
+class _Evil:
+    def __reduce__(self):
+        return (print, ("this must never run",))
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "truncated", "pickle", "torch-pickle", "other"])
+def test_bad_files_are_refused_and_run_nothing(tmp_path, capsys, kind):
+    path = tmp_path / "last.ckpt"
+    if kind == "text":
+        path.write_text("hello")
+    elif kind == "truncated":
+        write_state(path, Cursor(), model={"w": torch.ones(100)})
+        path.write_bytes(path.read_bytes()[:300])
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps(_Evil()))
+    elif kind == "torch-pickle":
+        torch.save({"state_version": 1, "cursor": _Evil()}, path)
+    elif kind == "other":
+        torch.save({"model": {}}, path)
+    with pytest.raises(WeightsError, match=r"last\.ckpt: "):
+        read_state(path)
+    assert "must never run" not in capsys.readouterr().out
+
+
+def test_step_seeds_differ():
+    seeds = {step_seed(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(2)}
+    assert len(seeds) == 300

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import csv
+import json
+import signal
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from nextdetr.config import TrainConfig
+from nextdetr.engine import train as train_module
+from nextdetr.engine.train import Trainer, train
+from nextdetr.errors import ConfigError, DataError, Interrupted, TrainingError
+from tests.helpers import squares, tiny_model
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return squares(tmp_path_factory.mktemp("squares"))
+
+
+@pytest.fixture
+def settings(data, tmp_path):
+    return {
+        "data": str(data), "model": str(tiny_model(tmp_path)), "epochs": 2, "image_size": 64, "batch_size": 2, "workers": 0,
+        "val_every": 1, "output": tmp_path / "run",
+    }  # fmt: skip
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def losses(folder):
+    return [{k: v for k, v in row.items() if k.startswith("loss") or k in ("epoch", "step")} for row in rows(folder)]
+
+
+def test_a_run_leaves_all_its_files(settings):
+    result = train(TrainConfig(**settings), quiet=True)
+    folder = settings["output"]
+    for name in (
+        "config.yaml", "metrics.csv", "best.safetensors", "last.ckpt", "last.safetensors", "pictures/training_batch.jpg",
+        "pictures/curves.png",
+    ):  # fmt: skip
+        assert (folder / name).is_file(), name
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert not [path for path in folder.rglob(".*") if path.is_file()]
+    assert (result.epochs, result.output, result.checkpoint) == (2, str(folder), str(folder / "best.safetensors"))
+    assert set(result.to_json()) == {"command", "output", "epochs", "seconds", "images_per_second", "best", "checkpoint"}
+    assert len(result.best["metrics"]) == 12
+    assert [row["epoch"] for row in rows(folder)] == ["1", "2"]
+    assert list(rows(folder)[0])[:5] == ["epoch", "step", "seconds", "learning_rate", "loss"]
+
+
+def test_the_detector_file_says_what_it_is(settings):
+    train(TrainConfig(**settings), quiet=True)
+    with safe_open(settings["output"] / "best.safetensors", "pt") as file:
+        metadata = file.metadata()
+        names = list(file.keys())
+    assert json.loads(metadata["classes"]) == ["square", "bar"]
+    assert metadata["image_size"] == "64"
+    assert "convnextv2_atto" in metadata["model"]
+    assert {"format_version", "metrics", "weights_licence", "source_weights", "nextdetr_version"} <= set(metadata)
+    assert any(name.startswith("rows.0.stages.") for name in names)
+    torch.load(settings["output"] / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("stop_after", [2, 3, 4])
+def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypatch, stop_after):
+    """Stopped inside and between epochs (three batches each); the losses of every epoch are equal to the last bit."""
+    whole = tmp_path / "whole"
+    train(TrainConfig(**settings | {"output": whole}), quiet=True)
+
+    count = 0
+    step = Trainer._step
+
+    def interrupted(self, batch):
+        nonlocal count
+        step(self, batch)
+        count += 1
+        if count == stop_after:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "_step", interrupted)
+    with pytest.raises(Interrupted, match="--resume"):
+        train(TrainConfig(**settings), quiet=True)
+    monkeypatch.undo()
+    train(TrainConfig(resume=settings["output"]), quiet=True)
+    assert losses(settings["output"]) == losses(whole)
+    first, second = (torch.load(folder / "last.ckpt", weights_only=True) for folder in (whole, settings["output"]))
+    for part in ("model", "ema"):
+        torch.testing.assert_close(first[part], second[part], rtol=0, atol=0)
+
+
+def test_a_non_finite_loss_names_step_images_and_gradients(settings, monkeypatch):
+    def poison(self, output, targets):
+        terms = original(self, output, targets)
+        terms["loss_l1"] = terms["loss_l1"] * float("nan")
+        return terms
+
+    original = train_module.Criterion.__call__
+    monkeypatch.setattr(train_module.Criterion, "__call__", poison)
+    with pytest.raises(
+        TrainingError, match=r"epoch 1, step 1 \(terms loss_l1; images .*\.png.*largest gradients rows\."
+    ) as error:
+        train(TrainConfig(**settings), quiet=True)
+    assert error.value.exit_code == 1
+
+
+def test_accumulated_steps(settings):
+    train(TrainConfig(**settings | {"accumulate": 2, "epochs": 1}), quiet=True)
+    assert rows(settings["output"])[-1]["step"] == "2"  # three batches: one pair, one alone
+
+
+def test_minutes_end_the_run_in_time(settings):
+    del settings["epochs"]
+    result = train(TrainConfig(**settings | {"minutes": 0.08}), quiet=True)
+    assert result.epochs >= 1
+    assert result.seconds < 15
+
+
+def test_early_stopping(settings, monkeypatch):
+    original = train_module.validate
+
+    def always_the_same(*args, **kwargs):
+        result = original(*args, **kwargs)
+        result.metrics["AP"] = 0.5
+        return result
+
+    monkeypatch.setattr(train_module, "validate", always_the_same)
+    result = train(TrainConfig(**settings | {"epochs": 9, "patience": 2}), quiet=True)
+    assert result.epochs == 3
+    assert result.best["epoch"] == 1
+
+
+def test_training_goes_on_from_a_checkpoint_with_other_classes(settings, tmp_path):
+    train(TrainConfig(**settings | {"epochs": 1}), quiet=True)
+    again = settings | {"model": str(settings["output"] / "best.safetensors"), "output": tmp_path / "again", "epochs": 1}
+    result = train(TrainConfig(**again), quiet=True)
+    assert result.epochs == 1
+
+
+def test_bf16(settings):
+    train(TrainConfig(**settings | {"precision": "bf16-mixed", "epochs": 1}), quiet=True)
+    assert float(rows(settings["output"])[0]["loss"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data": None}, ConfigError, "--data"),
+        ({"data": "nowhere"}, DataError, "nowhere"),
+        ({"model": "nextdetr-attto"}, Exception, "nextdetr-atto"),
+        ({"weights": "no.safetensors"}, Exception, "no such file"),
+    ],
+)
+def test_mistakes_are_found_before_training(settings, changes, error, message):
+    with pytest.raises(error, match=message):
+        train(TrainConfig(**settings | changes), quiet=True)
+
+
+def test_a_run_is_not_overwritten_and_resume_refuses_other_settings(settings):
+    train(TrainConfig(**settings | {"epochs": 1}), quiet=True)
+    with pytest.raises(ConfigError, match="holds a run already"):
+        train(TrainConfig(**settings), quiet=True)
+    with pytest.raises(ConfigError, match="leave out --batch-size"):
+        train(TrainConfig(resume=settings["output"], batch_size=4), quiet=True)
+    with pytest.raises(ConfigError, match=r"no config\.yaml"):
+        train(TrainConfig(resume=settings["output"] / "pictures"), quiet=True)

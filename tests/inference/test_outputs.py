@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nextdetr.errors import ConfigError
+from nextdetr.inference._supervision import sv
+from nextdetr.inference.outputs import coco_results, save_predictions, yolo_text
+from nextdetr.inference.predictor import Prediction
+
+
+def prediction(path: str = "photos/scene.png", *, found: bool = True) -> Prediction:
+    detections = sv.Detections(
+        xyxy=np.array([[20, 10, 80, 50], [0, 0, 200, 100]], np.float32)[: 2 * found],
+        confidence=np.array([0.9, 0.4], np.float32)[: 2 * found],
+        class_id=np.array([1, 2])[: 2 * found],
+        data={"class_name": np.array(["dog", "Vögel"])[: 2 * found]},
+    )
+    return Prediction(path, 200, 100, detections, Image.new("RGB", (200, 100)))
+
+
+def unreadable() -> Prediction:
+    return Prediction("bad.png", 0, 0, sv.Detections.empty(), None, "bad.png is not an image.")
+
+
+def run(predictions, output, *save, **keywords) -> list[Prediction]:
+    return list(save_predictions(predictions, output, save, **keywords))
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_everything_is_written_and_passed_on(tmp_path):
+    given = [prediction(), prediction("photos/Übung 血.jpg", found=False)]
+    assert run(given, tmp_path / "out", "images", "json", "yolo") == given
+    assert names(tmp_path / "out") == ["images", "labels", "predictions.json"]
+    assert names(tmp_path / "out" / "images") == ["scene.jpg", "Übung 血.jpg"]
+    assert names(tmp_path / "out" / "labels") == ["scene.txt", "Übung 血.txt"]
+    assert (tmp_path / "out" / "labels" / "Übung 血.txt").read_text() == ""
+    with Image.open(tmp_path / "out" / "images" / "scene.jpg") as picture:
+        assert (picture.format, picture.size) == ("JPEG", (200, 100))
+        assert np.asarray(picture).max() > 100
+
+
+def test_only_what_is_asked_for(tmp_path):
+    run([prediction()], tmp_path / "a", "yolo")
+    assert names(tmp_path / "a") == ["labels"]
+    run([prediction()], tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_yolo_lines():
+    assert yolo_text(prediction()).splitlines() == [
+        "1 0.250000 0.300000 0.300000 0.400000 0.900000",
+        "2 0.500000 0.500000 1.000000 1.000000 0.400000",
+    ]
+
+
+def test_coco_results(tmp_path):
+    run([prediction("a/x.png", found=False), prediction("a/y.png")], tmp_path, "json", category_ids=[1, 18, 90])
+    results = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
+    assert results[0] == {
+        "image_id": 2,
+        "file_name": "a/y.png",
+        "category_id": 18,
+        "bbox": [20, 10, 60, 40],
+        "score": pytest.approx(0.9),
+    }
+    assert [row["category_id"] for row in results] == [18, 90]
+
+
+def test_coco_image_ids_are_those_of_cocos_file_names():
+    def ids(*paths: str) -> list[int]:
+        return [row["image_id"] for row in coco_results([prediction(path) for path in paths])[::2]]
+
+    assert ids("val/000000032773.jpg", "val/000000000042.jpg") == [32773, 42]
+    assert ids("val/000000032773.jpg", "val/cat.jpg") == [1, 2]
+    assert ids("a/7.jpg", "b/007.jpg") == [1, 2]
+    assert [row["category_id"] for row in coco_results([prediction()])] == [1, 2]
+
+
+def test_coco_results_are_pycocotools_input(tmp_path, capfd):
+    coco = pytest.importorskip("pycocotools.coco").COCO()
+    coco.dataset = {
+        "images": [{"id": 32773}],
+        "categories": [{"id": 1}, {"id": 2}],
+        "annotations": [],
+    }
+    coco.createIndex()
+    run([prediction("000000032773.jpg")], tmp_path, "json")
+    assert len(coco.loadRes(str(tmp_path / "predictions.json")).anns) == 2
+
+
+def test_equal_stems_never_overwrite_each_other(tmp_path):
+    paths = ["a/x.jpg", "b/x.jpg", "b/x-2.jpg", "a/X.png"]
+    run([prediction(path) for path in paths], tmp_path, "yolo", "images")
+    assert names(tmp_path / "labels") == ["X-3.txt", "x-2-2.txt", "x-2.txt", "x.txt"]
+    assert len(names(tmp_path / "images")) == 4
+
+
+def test_unreadable_images_leave_no_file_but_keep_their_place(tmp_path):
+    assert [item.problem is None for item in run([unreadable(), prediction()], tmp_path, "images", "json")] == [False, True]
+    assert names(tmp_path / "images") == ["scene.jpg"]
+    assert {row["image_id"] for row in json.loads((tmp_path / "predictions.json").read_text())} == {2}
+
+
+def test_a_run_broken_off_keeps_its_results(tmp_path):
+    def broken():
+        yield prediction()
+        raise RuntimeError("out of power")
+
+    with pytest.raises(RuntimeError, match="power"):
+        run(broken(), tmp_path, "json", "images")
+    assert len(json.loads((tmp_path / "predictions.json").read_text())) == 2
+
+
+def test_unknown_kinds_are_refused_at_once(tmp_path):
+    with pytest.raises(ConfigError, match=r"xml.*images, json, yolo"):
+        save_predictions([], tmp_path, ["xml"])
+
+
+def test_a_failed_write_leaves_nothing_half_done(tmp_path, monkeypatch):
+    def full(*_args: object, **_keywords: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="space"):
+        run([prediction()], tmp_path, "images")
+    assert names(tmp_path / "images") == []
