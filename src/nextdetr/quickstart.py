@@ -21,7 +21,7 @@ class QuickstartResult:
 
     Attributes:
         output, epochs, seconds, images_per_second, best, checkpoint: as of ``train``.
-        metrics: COCO metrics on the held-out composites, whose coins were not trained on.
+        metrics: COCO metrics on held-out composites, whose coins were not trained on and which chose no checkpoint.
         photograph: ``found`` of ``coins`` (matched one to one at IoU 0.5 or more), and the ``picture``.
     """
 
@@ -62,7 +62,7 @@ def quickstart(config: QuickstartConfig, *, quiet: bool = False) -> QuickstartRe
     )
     result = train(settings, quiet=quiet)
     opened = open_model(result.checkpoint)
-    scores = score_detector(opened, ValConfig(data=str(data), split="val"), quiet=quiet)
+    scores = score_detector(opened, ValConfig(data=str(data), split="test"), quiet=quiet)
     photograph = look_at_photograph(Path(result.checkpoint), output / "coins.png")
     return QuickstartResult(**asdict(result), metrics=scores.metrics, photograph=photograph)
 

@@ -20,7 +20,7 @@ BY_EYE = [[22, 33, 67, 74], [315, 155, 380, 219], [335, 247, 382, 289]]
 
 @pytest.fixture(scope="module")
 def coin_set(tmp_path_factory):
-    return coins.make_coins(tmp_path_factory.mktemp("coins") / "set", train=12, val=6, image_size=192, seed=3)
+    return coins.make_coins(tmp_path_factory.mktemp("coins") / "set", train=12, val=6, test=2, image_size=192, seed=3)
 
 
 def annotations(folder, split):
@@ -71,7 +71,7 @@ def test_splits_have_no_coin_in_common():
 
 def test_folder_is_readable_coco(coin_set):
     sources = pytest.importorskip("nextdetr.data.sources", exc_type=ModuleNotFoundError)
-    for split, count in (("train", 12), ("val", 6)):
+    for split, count in (("train", 12), ("val", 6), ("test", 2)):
         data = sources.load_data(coin_set, split, on_bad_data="error")
         assert data.classes == ["coin"]
         assert len(data.records) == count
@@ -80,7 +80,7 @@ def test_folder_is_readable_coco(coin_set):
 
 
 def test_files_and_annotations(coin_set):
-    for split, count in (("train", 12), ("val", 6)):
+    for split, count in (("train", 12), ("val", 6), ("test", 2)):
         content = annotations(coin_set, split)
         assert content["categories"] == [{"id": 1, "name": "coin"}]
         assert len(content["images"]) == count
@@ -119,20 +119,20 @@ def test_labels_bound_what_is_seen():
 
 
 def test_same_seed_same_files(coin_set, tmp_path):
-    again = coins.make_coins(tmp_path / "again", train=5, val=6, image_size=192, seed=3)
+    again = coins.make_coins(tmp_path / "again", train=5, val=6, test=2, image_size=192, seed=3)
     for path in (again / "images").rglob("*.jpg"):
         assert path.read_bytes() == (coin_set / path.relative_to(again)).read_bytes()
-    other = coins.make_coins(tmp_path / "other", train=1, val=0, image_size=192, seed=4)
+    other = coins.make_coins(tmp_path / "other", train=1, val=0, test=0, image_size=192, seed=4)
     name = "images/train/train_00000.jpg"
     assert (other / name).read_bytes() != (coin_set / name).read_bytes()
 
 
 def test_existing_folder_is_kept_or_refused(coin_set, tmp_path):
     changed = [path.stat().st_mtime_ns for path in sorted(coin_set.rglob("*"))]
-    assert coins.make_coins(coin_set, train=12, val=6, image_size=192, seed=3) == coin_set
+    assert coins.make_coins(coin_set, train=12, val=6, test=2, image_size=192, seed=3) == coin_set
     assert [path.stat().st_mtime_ns for path in sorted(coin_set.rglob("*"))] == changed
     with pytest.raises(DataError, match="exists"):
-        coins.make_coins(coin_set, train=12, val=6, image_size=192, seed=4)
+        coins.make_coins(coin_set, train=12, val=6, test=2, image_size=192, seed=4)
     with pytest.raises(DataError, match="exists"):
         coins.make_coins(tmp_path)
 
@@ -143,7 +143,7 @@ def test_an_interrupted_set_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(coins, "_compose", fail)
     with pytest.raises(KeyboardInterrupt):
-        coins.make_coins(tmp_path / "set", train=2, val=2)
+        coins.make_coins(tmp_path / "set", train=2, val=2, test=2)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,9 @@ def predict(
     results = []
     for item in save_predictions(predictions, output, merged.save):
         results.append(item.to_json())
-        if not json:
+        if item.problem is not None:
+            sys.stderr.write(f"nextdetr: skipped: {item.problem}\n")
+        elif not json:
             counts = item.counts()
             found = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
             say(f"{item.path}: {found}")

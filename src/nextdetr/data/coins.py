@@ -3,8 +3,9 @@
 Everything comes from the photographs inside the scikit-image wheel, nothing is downloaded. ``coins.png`` shows 24 Greek
 coins from Pompeii (Brooklyn Museum, no known copyright restrictions); the others that are used are CC0 or in the public
 domain. Two thirds of the coins and the left halves of the other photographs make the training images, the remaining coins
-and the right halves the validation images: scores on the latter tell of coins and grounds that training has not seen. The
-untouched photograph, on the other hand, holds the coins of both; it tests the step from composites to a photograph.
+and the right halves the validation and the test images: scores on these tell of coins and grounds that training has not
+seen, and those on test also of images that chose no checkpoint. The untouched photograph, on the other hand, holds all
+coins; it tests the step from composites to a photograph.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ Grey = NDArray[np.float32]
 
 COINS = 24
 _TRAIN_COINS = 16
-_VERSION = 1  # goes up whenever the same arguments give other images
+_VERSION = 2  # goes up whenever the same arguments give other images
 _TEXTURES = ("brick.png", "grass.png", "gravel.png")
 _DISTRACTORS = (*_TEXTURES, "camera.png", "text.png", "coffee.png", "chelsea.png", "rocket.jpg", "clock_motion.png")
 _MOST = 25  # coins an image
-_SPLITS = ("train", "val")
+_SPLITS = ("train", "val", "test")
 
 
 class Cutout(NamedTuple):
@@ -95,7 +96,9 @@ def split_coins(seed: int) -> tuple[list[int], list[int]]:
     return sorted(order[:_TRAIN_COINS].tolist()), sorted(order[_TRAIN_COINS:].tolist())
 
 
-def make_coins(output: Path, *, train: int = 320, val: int = 80, image_size: int = 320, seed: int = 0) -> Path:
+def make_coins(
+    output: Path, *, train: int = 320, val: int = 60, test: int = 80, image_size: int = 320, seed: int = 0
+) -> Path:
     """Write a labelled set of coin images as a COCO folder that ``load_data`` reads.
 
     The k-th image of a split depends on the seed, the split, k and the size alone, not on how many images are made. The
@@ -105,6 +108,7 @@ def make_coins(output: Path, *, train: int = 320, val: int = 80, image_size: int
         output: folder to create.
         train: number of training images.
         val: number of validation images.
+        test: number of test images, of the validation images' coins and grounds.
         image_size: side of the square images in pixels.
         seed: 0 or above.
 
@@ -116,7 +120,7 @@ def make_coins(output: Path, *, train: int = 320, val: int = 80, image_size: int
         DataError: ``output`` exists and holds something else, or the photographs are missing.
     """
     output = Path(output)
-    recipe = {"version": _VERSION, "train": train, "val": val, "image_size": image_size, "seed": seed}
+    recipe = {"version": _VERSION, "train": train, "val": val, "test": test, "image_size": image_size, "seed": seed}
     if output.exists():
         if _recipe_of(output) == recipe:
             return output
@@ -125,8 +129,8 @@ def make_coins(output: Path, *, train: int = 320, val: int = 80, image_size: int
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
-        for number, (split, count) in enumerate(zip(_SPLITS, (train, val), strict=True)):
-            _write_split(temporary, split, count, image_size, (seed, number), materials[number], recipe)
+        for number, (split, count) in enumerate(zip(_SPLITS, (train, val, test), strict=True)):
+            _write_split(temporary, split, count, image_size, (seed, number), materials[min(number, 1)], recipe)
         temporary.chmod(0o755)
         temporary.rename(output)
     except BaseException:

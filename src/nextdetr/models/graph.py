@@ -84,9 +84,7 @@ class _Builder:
         return writes
 
 
-def build_model(
-    model: str | Path | ModelFile, *, num_classes: int | None = None, drop_path: float = 0.0
-) -> DetectionModel:
+def build_model(model: str | Path | ModelFile, *, num_classes: int | None = None, drop_path: float = 0.0) -> DetectionModel:
     """Build a detector with random weights, or with those that its file's backbone row names.
 
     Args:
@@ -132,7 +130,9 @@ def _load_backbone(model: DetectionModel, path: Path, file: ModelFile) -> None:
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error}).") from error
     except RuntimeError as error:
-        raise WeightsError(f"{path}: its tensors do not fit {file.rows[0].name}: {' '.join(str(error).split())[:300]}") from error
+        raise WeightsError(
+            f"{path}: its tensors do not fit {file.rows[0].name}: {' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def _scale(file: ModelFile) -> tuple[float, float, int]:
@@ -147,7 +147,9 @@ def _scale(file: ModelFile) -> tuple[float, float, int]:
         raise file.error(f"there is no scale {chosen!r}; there are {', '.join(map(str, scales))}.")
     values = scales[chosen]
     if not (isinstance(values, list) and len(values) == 3 and all(_positive(value) for value in values)):
-        raise file.error(f"the scale {chosen} must be three positive numbers, [depth, width, max_channels], not {values!r}.")
+        raise file.error(
+            f"the scale {chosen} must be three positive numbers, [depth, width, max_channels], not {values!r}."
+        )
     return float(values[0]), float(values[1]), int(values[2])
 
 
@@ -170,5 +172,3 @@ def _positive(value: Any) -> bool:
 def _ranges(channels: dict[int, int]) -> str:
     known = sorted(index for index in channels if index != IMAGE)
     return f"{known[0]} to {known[-1]}"
-
-

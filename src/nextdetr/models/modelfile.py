@@ -138,7 +138,9 @@ def _compose(text: str, source: str) -> yaml.Node | None:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             line = event.start_mark.line + 1
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise ModelFileError(f"{source}, line {line}: anchors and aliases (& and *) are not allowed in a model file.")
+                raise ModelFileError(
+                    f"{source}, line {line}: anchors and aliases (& and *) are not allowed in a model file."
+                )
             if getattr(event, "tag", None):
                 raise ModelFileError(f"{source}, line {line}: tags ({event.tag}) are not allowed in a model file.")
         return yaml.compose(text, Loader=yaml.SafeLoader)
