@@ -40,8 +40,9 @@ class TrainConfig(CommandConfig):
 
     data: str | None = Field(None, description="Data set: a VOC or COCO folder, a YOLO data.yaml, or a dataset YAML.")
     model: str = Field("nextdetr-atto", description="A shipped name, a model YAML, or a checkpoint to go on from.")
-    weights: Path | None = Field(None, description="Checkpoint whose weights the detector starts from.")
+    weights: Path | None = Field(None, description="Detector weights to start from: ours, RT-DETR's, or transformers'.")
     backbone_weights: Path | None = Field(None, description="File whose weights the backbone starts from.")
+    allow_partial: bool = Field(False, description="Accept weights of which under half fit, or of another backbone.")
     epochs: int | None = Field(None, ge=1, description="Passes over the training images (72 unless --minutes is given).")
     minutes: float | None = Field(None, gt=0, description="Wall-clock budget that the whole schedule fits itself to.")
     image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the model file's).")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nextdetr.inference.predictor import Prediction
     from nextdetr.models.checkpoint import OpenedModel
     from nextdetr.models.summary import Summary
+    from nextdetr.weights.report import LoadReport
 
     Source = str | Path | Image.Image | np.ndarray
 
@@ -32,10 +33,16 @@ class Detector:
     Args:
         model: a shipped name (``nextdetr-atto``), a model YAML, or a checkpoint (``best.safetensors``).
         device: where to run, such as ``cpu`` or ``cuda:1``; by default the best there is.
+        weights: detector weights of any known layout to start from (ours, official RT-DETR, transformers, ultralytics).
+        backbone_weights: backbone weights of any known layout; with ``weights`` of another backbone, those bring the rest.
+        allow_partial: accept weights of which under half fit.
+
+    Attributes:
+        load_reports: what was loaded from ``weights`` and ``backbone_weights``.
 
     Raises:
         ModelFileError: ``model`` is neither shipped nor a readable model file.
-        WeightsError: the checkpoint is damaged or does not fit its model.
+        WeightsError: a weights file is damaged or does not fit the model.
 
     Example:
         >>> detector = Detector("nextdetr-atto")
@@ -43,15 +50,28 @@ class Detector:
         >>> detector.predict("cells.jpg", confidence=0.5)
     """
 
-    def __init__(self, model: str | Path = "nextdetr-atto", *, device: str | None = None) -> None:
+    def __init__(
+        self,
+        model: str | Path = "nextdetr-atto",
+        *,
+        device: str | None = None,
+        weights: str | Path | None = None,
+        backbone_weights: str | Path | None = None,
+        allow_partial: bool = False,
+    ) -> None:
         self.source = str(model)
         self.device = device
+        self._start: dict[str, Any] = {
+            "weights": weights, "backbone_weights": backbone_weights, "allow_partial": allow_partial,
+        }  # fmt: skip
+        self.load_reports: list[LoadReport] = []
         self._opened: OpenedModel | None = self._open()
 
     def _open(self) -> OpenedModel:
-        from nextdetr.models.checkpoint import open_model
+        from nextdetr.weights.start import open_detector
 
-        return open_model(self.source)
+        opened, self.load_reports = open_detector(self.source, **self._start)
+        return opened
 
     @property
     def opened(self) -> OpenedModel:
@@ -80,11 +100,12 @@ class Detector:
 
         values: dict[str, Any] = dict(settings)
         if settings.get("resume") is None:
-            values = {"model": self.source, **settings}
+            start = {name: value for name, value in self._start.items() if value}
+            values = {"model": self.source, **start, **settings}
         if data is not None:
             values["data"] = str(data)
         result = train(build_config(TrainConfig, values), quiet=quiet)
-        self.source, self._opened = result.checkpoint, None
+        self.source, self._opened, self._start = result.checkpoint, None, {}
         return result
 
     def val(self, data: str | Path, split: str = "val", *, quiet: bool = False, **settings: Any) -> ValResult:

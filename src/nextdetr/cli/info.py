@@ -22,7 +22,7 @@ def info(
 
     Example: `nextdetr info rtdetr-l-convnextv2-atto`.
     """
-    from nextdetr.models.checkpoint import open_model
+    from nextdetr.weights.start import open_detector
 
     if image_size < 32 or image_size % 32:
         from nextdetr.errors import ConfigError
@@ -30,7 +30,7 @@ def info(
         raise ConfigError(f"--image-size must be a multiple of 32, at least 32 (given: {image_size}).")
     from nextdetr.models.summary import summarize
 
-    opened = open_model(model)
+    opened = open_detector(model)[0]
     summary = summarize(opened.model, image_size)
     if json:
         print_json({"command": "info", "model": model, **summary.to_json()})

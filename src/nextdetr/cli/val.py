@@ -28,9 +28,9 @@ def val(
     if merged.data is None:
         raise ConfigError("scoring needs a data set: give --data with a folder or a YAML.")
     from nextdetr.engine.validate import score_detector
-    from nextdetr.models.checkpoint import open_model
+    from nextdetr.weights.start import open_detector
 
-    result = score_detector(open_model(model), merged)
+    result = score_detector(open_detector(model)[0], merged)
     if json:
         print_json(result.to_json())
         return

@@ -14,10 +14,8 @@ from nextdetr.data.sources import load_data
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import new_directory, write_text_atomic
-from nextdetr.models.checkpoint import read_detector_file
 from nextdetr.models.detection import DetectionModel
-from nextdetr.models.graph import build_model, load_model_file, parse_model_text
-from nextdetr.models.transfer import transfer_backbone, transfer_detector
+from nextdetr.weights.start import start_model
 
 __all__ = ["Run", "default_output", "prepare_model", "resolve_config", "run_directory"]
 
@@ -124,34 +122,17 @@ def prepare_model(
     Returns:
         The model, the settings with image size and backbone rate filled in, and (licence, file) of the initial weights.
     """
-    source, tensors = str(config.model), None
-    old_classes: list[str] = []
-    started_from = ("none", "none")
-    weights = config.weights or (Path(source) if source.endswith(".safetensors") else None)
-    size: int | None = None
-    if weights is not None:
-        import json
-
-        tensors, metadata = read_detector_file(weights)
-        old_classes, size = json.loads(metadata["classes"]), int(metadata["image_size"])
-        started_from = (metadata.get("weights_licence", "unknown"), str(weights))
-    if tensors is not None and source.endswith(".safetensors"):
-        file = parse_model_text(metadata["model"], str(weights))
-    else:
-        file = load_model_file(source)
-    model = build_model(file, num_classes=len(classes), drop_path=config.drop_path)
-    if tensors is not None:
-        tell(transfer_detector(model, tensors, str(weights), old_classes, classes).text())
-    if config.backbone_weights is not None:
-        report, licence = transfer_backbone(model, config.backbone_weights)
+    started = start_model(
+        config.model, classes=classes, weights=config.weights, backbone_weights=config.backbone_weights,
+        allow_partial=config.allow_partial, drop_path=config.drop_path,
+    )  # fmt: skip
+    for report in started.reports:
         tell(report.text())
-        started_from = (licence, str(config.backbone_weights))
     factor = config.backbone_rate_factor
     if factor is None:
-        pretrained = started_from[1] != "none" or model.backbone_weights is not None
-        factor = 0.1 if pretrained else 1.0
-    filled = {"image_size": config.image_size or size or model.image_size, "backbone_rate_factor": factor}
-    return model, config.model_copy(update=filled), started_from
+        factor = 0.1 if started.reports else 1.0
+    filled = {"image_size": config.image_size or started.image_size, "backbone_rate_factor": factor}
+    return started.model, config.model_copy(update=filled), (started.weights_licence, started.source_weights)
 
 
 def prepare(config: TrainConfig, directory: Path, tell: Callable[[str], None]) -> Run:

@@ -18,9 +18,17 @@ from torch import Tensor
 from nextdetr.errors import ModelFileError, WeightsError
 from nextdetr.files import atomic_write
 from nextdetr.models.detection import DetectionModel
-from nextdetr.models.graph import build_model, load_model_file, parse_model_text
+from nextdetr.models.graph import BackboneLoader, build_model, load_model_file, parse_model_text, skip_backbone
 
-__all__ = ["FORMAT_VERSION", "OpenedModel", "load_weights", "open_model", "read_detector_file", "save_detector"]
+__all__ = [
+    "FORMAT_VERSION",
+    "OpenedModel",
+    "load_weights",
+    "open_model",
+    "read_detector_file",
+    "read_detector_metadata",
+    "save_detector",
+]
 
 FORMAT_VERSION = "1"
 
@@ -34,7 +42,7 @@ class OpenedModel:
         classes: C names, in the order of the model's indices.
         image_size: side of the square input in pixels.
         source: what the user named.
-        metadata: the file's metadata, all strings; empty for a model that has not been trained.
+        metadata: the file's metadata, all strings; without ``classes`` for a model that has not been trained.
     """
 
     model: DetectionModel
@@ -46,7 +54,7 @@ class OpenedModel:
     @property
     def trained(self) -> bool:
         """Whether weights came from a checkpoint."""
-        return bool(self.metadata)
+        return "classes" in self.metadata
 
 
 def save_detector(
@@ -96,13 +104,26 @@ def read_detector_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, s
     Raises:
         WeightsError: the file is missing, damaged, or not a NextDETR detector.
     """
+    metadata = read_detector_metadata(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({error}); is it complete?") from error
+
+
+def read_detector_metadata(path: str | Path) -> dict[str, str]:
+    """Return the metadata of a detector file, without reading its tensors.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or not a NextDETR detector.
+    """
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; give a checkpoint (*.safetensors) that nextdetr train wrote.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error}); is it complete?") from error
     missing = [key for key in ("format_version", "model", "classes", "image_size") if key not in metadata]
@@ -113,15 +134,18 @@ def read_detector_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, s
             f"{path}: format version {metadata['format_version']}, but this NextDETR reads {FORMAT_VERSION}; "
             f"it was written by NextDETR {metadata.get('nextdetr_version', '(unknown)')}."
         )
-    return tensors, metadata
+    return metadata
 
 
-def open_model(source: str | Path, *, num_classes: int | None = None) -> OpenedModel:
+def open_model(
+    source: str | Path, *, num_classes: int | None = None, load_backbone: BackboneLoader | None = None
+) -> OpenedModel:
     """Open a shipped name, a model YAML or a checkpoint.
 
     Args:
         source: what the user named.
         num_classes: number of classes for a model file; a checkpoint has its own.
+        load_backbone: see ``build_model``; a checkpoint has its backbone's weights itself.
 
     Raises:
         ModelFileError: neither a shipped name nor a readable model file.
@@ -129,7 +153,7 @@ def open_model(source: str | Path, *, num_classes: int | None = None) -> OpenedM
     """
     if str(source).endswith(".safetensors"):
         return _open_checkpoint(Path(source))
-    model = build_model(load_model_file(source), num_classes=num_classes)
+    model = build_model(load_model_file(source), num_classes=num_classes, load_backbone=load_backbone)
     names = [f"class_{index}" for index in range(model.num_classes)]
     return OpenedModel(model.eval(), names, model.image_size, str(source), {})
 
@@ -139,7 +163,8 @@ def _open_checkpoint(path: Path) -> OpenedModel:
     try:
         classes = [str(name) for name in json.loads(metadata["classes"])]
         image_size = int(metadata["image_size"])
-        model = build_model(parse_model_text(metadata["model"], str(path)), num_classes=len(classes))
+        file = parse_model_text(metadata["model"], str(path))
+        model = build_model(file, num_classes=len(classes), load_backbone=skip_backbone)
     except (ValueError, TypeError) as error:
         raise WeightsError(f"{path}: its metadata is damaged ({error}).") from error
     except ModelFileError as error:

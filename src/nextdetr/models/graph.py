@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from nextdetr.errors import ConfigError, WeightsError
+from nextdetr.errors import ConfigError
 from nextdetr.layers.conv import BATCH_NORM_EPS
 from nextdetr.models.detection import DetectionModel, RowInfo
 from nextdetr.models.modelfile import ModelFile, Row, available_models, load_model_file, parse_model_text
 from nextdetr.models.rows import LAYERS, Built, RowContext, RowError
 
-__all__ = ["available_models", "build_model", "load_model_file", "parse_model_text"]
+__all__ = ["BackboneLoader", "available_models", "build_model", "load_model_file", "parse_model_text", "skip_backbone"]
 
 IMAGE = -1  # index of the image among the maps
+
+#: Loads the file that a backbone row names. ``nextdetr.weights`` has it, and stands above this package.
+BackboneLoader = Callable[[DetectionModel, Path], object]
+
+
+def skip_backbone(model: DetectionModel, path: Path) -> None:
+    """Load nothing for a backbone row that names weights: a ``BackboneLoader`` for who loads the whole model afterwards."""
 
 
 class _Builder:
@@ -84,16 +90,24 @@ class _Builder:
         return writes
 
 
-def build_model(model: str | Path | ModelFile, *, num_classes: int | None = None, drop_path: float = 0.0) -> DetectionModel:
+def build_model(
+    model: str | Path | ModelFile,
+    *,
+    num_classes: int | None = None,
+    drop_path: float = 0.0,
+    load_backbone: BackboneLoader | None = None,
+) -> DetectionModel:
     """Build a detector with random weights, or with those that its file's backbone row names.
 
     Args:
         model: a shipped name, a path, or a parsed file.
         num_classes: the data's number of classes, in place of the file's ``nc``.
         drop_path: stochastic depth of the backbone's last block, 0 to 1.
+        load_backbone: loads the file that a backbone row names; ``nextdetr.weights.start`` passes one.
 
     Raises:
-        ModelFileError: the file cannot be built; the message names file, row and cause.
+        ModelFileError: the file cannot be built (the message names file, row and cause), or its backbone row names weights
+            and there is no ``load_backbone``.
         WeightsError: the file that the backbone row names cannot be loaded.
     """
     file = load_model_file(model)
@@ -115,24 +129,14 @@ def build_model(model: str | Path | ModelFile, *, num_classes: int | None = None
         licence=None if licence is None else str(licence),
     )  # fmt: skip
     if weights is not None:
-        _load_backbone(detector, weights, file)
+        if load_backbone is not skip_backbone and not weights.exists():
+            raise file.error(f"the backbone's weights {weights} do not exist.", file.rows[0])
+        if load_backbone is None:
+            raise file.error(
+                "it names weights; nextdetr.weights.start.start_model builds and loads such a file.", file.rows[0]
+            )
+        load_backbone(detector, weights)
     return detector
-
-
-def _load_backbone(model: DetectionModel, path: Path, file: ModelFile) -> None:
-    """Load the file that a backbone row names."""
-    if not path.is_file():
-        raise file.error(f"the backbone's weights {path} do not exist.", file.rows[0])
-    if path.suffix != ".safetensors":
-        raise WeightsError(f"{path}: only safetensors files can be named in a backbone row so far; convert the file first.")
-    try:
-        model.backbone.load_state_dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error}).") from error
-    except RuntimeError as error:
-        raise WeightsError(
-            f"{path}: its tensors do not fit {file.rows[0].name}: {' '.join(str(error).split())[:300]}"
-        ) from error
 
 
 def _scale(file: ModelFile) -> tuple[float, float, int]:

@@ -1,0 +1,75 @@
+"""``nextdetr weights inspect`` and ``nextdetr weights convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from nextdetr.cli.common import Json, Verbose, print_json, say
+
+__all__ = ["app"]
+
+app = App(name="weights", help="Look into weights files of any origin, and write them for other programs.")
+
+
+@app.command
+def inspect(
+    file: Annotated[Path, Parameter(help="A weights file, or a transformers folder.")],
+    *,
+    model: Annotated[str | None, Parameter(help="A shipped name or model YAML that it should fit.")] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say what a weights file is, for which model, of which classes and under which licence, and whether it fits a model.
+
+    Nothing in the file is run. Example: `nextdetr weights inspect convnextv2_atto.pt --model nextdetr-atto`.
+    """
+    from nextdetr.weights.inspect import inspect_file
+
+    found = inspect_file(file, model)
+    if json:
+        print_json({"command": "weights inspect", "file": str(file), **found})
+        return
+    _show(file, found)
+
+
+@app.command
+def convert(
+    file: Annotated[Path, Parameter(help="A weights file, or a transformers folder.")],
+    *,
+    to: Annotated[Literal["nextdetr", "timm", "transformers", "original"], Parameter(help="Layout to write.")],
+    output: Annotated[Path | None, Parameter(help="File to write (default: beside FILE, the layout in its name).")] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write weights in another layout; there and back is exact. Of a detector, other programs get the backbone.
+
+    Example: `nextdetr weights convert backbone.safetensors --to timm`.
+    """
+    from nextdetr.weights.convert import convert as run
+
+    written, identity = run(file, to, output)
+    if json:
+        result = {"file": str(file), "kind": identity.kind, "to": to, "output": str(written)}
+        print_json({"command": "weights convert", **result, "weights_licence": identity.licence})
+    else:
+        say(f"{written}  ({to}, from {identity.kind}; licence of the weights: {identity.licence})")
+
+
+def _show(file: Path, found: dict[str, Any]) -> None:
+    say(f"{file}: {found['kind']}, {found['tensors']:,} tensors, {found['parameters']:,} numbers")
+    say(f"  for the model: {found['for_model'] or 'unknown'}")
+    classes = found["classes"]
+    if classes:
+        shown = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
+        say(f"  classes: {len(classes)} ({shown})")
+    elif found["num_classes"]:
+        say(f"  classes: {found['num_classes']:,}, not named")
+    say(f"  licence of the weights: {found['weights_licence']}")
+    for note in found["notes"]:
+        say(f"  note: {note}")
+    if found["fit"] is not None:
+        fit = found["fit"]
+        say(f"  fits {fit['model']}: {'yes' if fit['fits'] else 'no'}. {fit['reason']}")

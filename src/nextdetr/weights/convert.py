@@ -1,0 +1,182 @@
+"""Weights in another layout: a backbone for timm, transformers or the original code, or anything as a file of ours.
+
+Both directions are exact: names change and shapes are views of one another, so a file that goes there and back is the same
+to the bit. A licence that the file states, or that is known of its origin, goes along.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nextdetr.errors import ConfigError, WeightsError
+from nextdetr.files import atomic_write, write_text_atomic
+from nextdetr.models.checkpoint import save_detector
+from nextdetr.models.graph import build_model, load_model_file, parse_model_text, skip_backbone
+from nextdetr.weights.backbones import to_original, to_timm, to_transformers
+from nextdetr.weights.layouts import Identity, backbone_tensors
+from nextdetr.weights.load import load_into, open_weights
+from nextdetr.weights.reader import WeightsFile
+from nextdetr.weights.sizes import backbone_size, known_size
+
+__all__ = ["FORMATS", "Format", "convert", "save_backbone"]
+
+Format = Literal["nextdetr", "timm", "transformers", "original"]
+FORMATS: tuple[Format, ...] = ("nextdetr", "timm", "transformers", "original")
+
+
+def convert(path: str | Path, to: Format, output: str | Path | None = None) -> tuple[Path, Identity]:
+    """Write a weights file in another layout.
+
+    Args:
+        path: a file of any known layout. Of a detector, the other layouts get the backbone.
+        to: ``nextdetr`` (safetensors), ``timm`` (safetensors), ``transformers`` (a folder with ``config.json``, or a bare
+            ``*.safetensors``), ``original`` (``.pt``, ``{"model": …}``).
+        output: where to; by default beside the file, with the layout in its name.
+
+    Returns:
+        What was written, and what the file was.
+
+    Raises:
+        WeightsError: the file cannot be read, or has no ConvNeXt backbone.
+        ConfigError: the output's suffix is not the layout's, or it is the input.
+    """
+    file, identity = open_weights(path)
+    target = _target(Path(path), to, output)
+    if to == "nextdetr" and not identity.is_backbone:
+        return _detector(file, identity, target), identity
+    state = _backbone_state(file, identity)
+    metadata = {"weights_licence": identity.licence, "source_weights": file.metadata.get("source_weights", Path(path).name)}
+    if to == "nextdetr":
+        save_backbone(target, state, **metadata)
+    elif to == "timm":
+        _write(target, to_timm(state), {"format": "pt", **metadata})
+    elif to == "transformers":
+        _transformers(target, state, metadata)
+    else:
+        tensors = {name: tensor.contiguous() for name, tensor in to_original(state).items()}
+        with atomic_write(target) as temporary:
+            torch.save({"model": tensors, "nextdetr": metadata}, temporary)
+    return target, identity
+
+
+def save_backbone(path: str | Path, state: dict[str, Tensor], *, weights_licence: str, source_weights: str) -> Path:
+    """Write a backbone file of ours: the backbone's own names, and ``kind: backbone`` in the metadata.
+
+    Args:
+        path: target, ``*.safetensors``.
+        state: tensors under our names.
+        weights_licence: licence of the weights; ``none`` for weights of one's own images.
+        source_weights: file that they come from, or ``none``.
+    """
+    from nextdetr import __version__
+
+    size = known_size(*backbone_size(state))
+    metadata = {
+        "kind": "backbone", "format_version": "1", "backbone": "" if size is None else f"convnextv2-{size}",
+        "weights_licence": weights_licence, "source_weights": source_weights, "nextdetr_version": __version__,
+    }  # fmt: skip
+    _write(Path(path), state, metadata)
+    return Path(path)
+
+
+def _target(path: Path, to: Format, output: str | Path | None) -> Path:
+    suffix = ".pt" if to == "original" else ".safetensors"
+    if output is None:
+        stem = path.name.removesuffix(path.suffix) if path.is_file() else path.name
+        return path.with_name(f"{stem}-{to}" + ("" if to == "transformers" else suffix))
+    target = Path(output)
+    if target.resolve() == path.resolve():
+        raise ConfigError(f"{target}: the output is the input; choose another --output.")
+    folder = to == "transformers" and target.suffix == ""
+    if target.suffix != suffix and not folder and not (to == "original" and target.suffix == ".pth"):
+        raise ConfigError(f"{target}: the layout {to} is written as *{suffix}; end the name so.")
+    return target
+
+
+def _backbone_state(file: WeightsFile, identity: Identity) -> dict[str, Tensor]:
+    """Return the ConvNeXt V2 tensors of a file under our names."""
+    if identity.is_backbone:
+        state = backbone_tensors(file, identity)
+    elif identity.kind in ("nextdetr-detector", "rtdetr-ultralytics"):
+        first = next((name for name in file.tensors if name.endswith("0.downsample_layers.0.0.weight")), "rows.0.")
+        prefix = first.removesuffix("downsample_layers.0.0.weight")
+        state = {name.removeprefix(prefix): tensor for name, tensor in file.tensors.items() if name.startswith(prefix)}
+    else:
+        state = {}
+    if not backbone_size(state)[0]:
+        raise WeightsError(
+            f"{file.path}: a {identity.kind} file without a ConvNeXt backbone; only that can be written for other programs."
+        )
+    known = ("downsample_layers.", "stages.", "norm.", "head.")
+    strange = [name for name in state if not name.startswith(known)]
+    if strange:
+        raise WeightsError(f"{file.path}: {strange[0]} is no part of a ConvNeXt, so no other layout has a name for it.")
+    return state
+
+
+def _detector(file: WeightsFile, identity: Identity, target: Path) -> Path:
+    """Write a detector of any layout as ours."""
+    if identity.model_text is not None:
+        source = parse_model_text(identity.model_text, str(file.path))
+    elif identity.model is not None:
+        source = load_model_file(identity.model)
+    else:
+        raise WeightsError(
+            f"{file.path}: its model is not known; load it with a model file: --weights {file.path} --model M."
+        )
+    model = build_model(source, num_classes=identity.num_classes, load_backbone=skip_backbone)
+    report = load_into(model, file)
+    if report.missing:
+        raise WeightsError(
+            f"{file.path}: only a whole detector is converted, but {len(report.missing)} tensors are missing "
+            f"(such as {report.missing[0]})."
+        )
+    classes = identity.classes or [f"class_{index}" for index in range(model.num_classes)]
+    size = file.metadata.get("image_size", "")
+    return save_detector(
+        target, model.state_dict(), model_text=model.text, classes=classes,
+        image_size=int(size) if size.isdecimal() else model.image_size, metrics=_metrics(file),
+        weights_licence=identity.licence, source_weights=file.metadata.get("source_weights", Path(file.path).name),
+    )  # fmt: skip
+
+
+def _metrics(file: WeightsFile) -> dict[str, Any]:
+    try:
+        metrics = json.loads(file.metadata.get("metrics", "{}"))
+    except ValueError:
+        return {}
+    return metrics if isinstance(metrics, dict) else {}
+
+
+def _transformers(target: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    tensors = to_transformers(state)
+    if target.suffix:
+        _write(target, tensors, {"format": "pt", **metadata})
+        return
+    head = state.get("head.weight")
+    depths, dims = backbone_size(state)
+    config: dict[str, Any] = {
+        "architectures": ["ConvNextV2Model" if head is None else "ConvNextV2ForImageClassification"],
+        "model_type": "convnextv2", "depths": list(depths), "hidden_sizes": list(dims), "num_stages": len(depths),
+        "num_channels": 3, "patch_size": 4, "hidden_act": "gelu", "image_size": 224,
+    }  # fmt: skip
+    if head is not None:
+        config["id2label"] = {str(index): f"LABEL_{index}" for index in range(head.shape[0])}
+        config["label2id"] = {name: int(index) for index, name in config["id2label"].items()}
+    target.mkdir(parents=True, exist_ok=True)
+    if head is None:  # the base model has no prefix in its own state
+        tensors = {name.removeprefix("convnextv2."): tensor for name, tensor in tensors.items()}
+    _write(target / "model.safetensors", tensors, {"format": "pt", **metadata})
+    write_text_atomic(target / "config.json", json.dumps(config, indent=2) + "\n")
+
+
+def _write(target: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(target) as temporary:
+        save_file(contiguous, temporary, metadata=metadata)

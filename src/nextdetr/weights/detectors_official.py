@@ -1,0 +1,69 @@
+"""Official RT-DETR and RT-DETRv2 checkpoints (lyuwenyu/RT-DETR, Apache-2.0): their names and buffers, brought to ours.
+
+RT-DETRv2 (arXiv 2407.17140) reads its points as RT-DETR does: a point's offset is multiplied by half the box's side and
+divided by the number of points of its level. All published files have one number of points for every level, so that one
+decoder serves both; a file of several numbers is refused. Its "discrete" sampling has no trace in a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from nextdetr.errors import WeightsError
+from nextdetr.models.detection import DetectionModel
+from nextdetr.weights.detectors_rows import official_to_rows, renamed, rules
+
+__all__ = ["from_official"]
+
+#: Buffers that follow from the model's structure and the image size.
+_DERIVED = ("anchors", "valid_mask", "num_points_scale", "n_points_scale")
+_HEAD_OF_CLASSES = "decoder.dec_score_head.0.weight"
+_DENOISING = "decoder.denoising_class_embed.weight"
+
+
+def from_official(tensors: Mapping[str, Tensor], model: DetectionModel) -> dict[str, Tensor]:
+    """Bring an official state dict to a model's names.
+
+    Args:
+        tensors: official name (``backbone.…``, ``encoder.…``, ``decoder.…``) -> tensor.
+        model: where they are to go.
+
+    Raises:
+        WeightsError: the model's head is not RT-DETR's, or the file has different numbers of points on its levels.
+    """
+    kept = {}
+    for name, tensor in tensors.items():
+        last = name.rpartition(".")[2]
+        if last.endswith("points_scale"):
+            _check_points(name, tensor)
+        if last in _DERIVED or last.startswith("pos_embed"):
+            continue
+        kept[name] = tensor
+    if _DENOISING in kept and _HEAD_OF_CLASSES in kept and len(kept[_DENOISING]) == len(kept[_HEAD_OF_CLASSES]) + 1:
+        kept[_DENOISING] = kept[_DENOISING][:-1]  # the padding's row; we pad with zeros
+    return official_to_rows(_placed(kept, model), model)
+
+
+def _check_points(name: str, scale: Tensor) -> None:
+    if not scale.is_meta and not torch.allclose(scale, scale[:1].expand_as(scale)):
+        counts = sorted({round(1 / value) for value in scale.flatten().tolist() if value > 0})
+        raise WeightsError(
+            f"the decoder reads {' and '.join(map(str, counts))} points on its levels ({name}); "
+            "only decoders with the same number on every level can be loaded."
+        )
+
+
+# A shortcut of stride 2 has a pooling layer before its convolution, and one more level of names for it.
+_ONE_SPELLING = rules((r"\.short\.(?:conv|1)\.(conv|norm|bn)\.", r".short.\1."), (r"\.norm\.", ".bn."))
+
+
+def _placed(tensors: Mapping[str, Tensor], model: DetectionModel) -> dict[str, Tensor]:
+    """Bring the backbone's names to the model's spelling of them; the others, and those it has no place for, stay."""
+    places = {f"backbone.{renamed(name, _ONE_SPELLING)}": f"backbone.{name}" for name in model.backbone.state_dict()}
+    return {
+        places.get(renamed(name, _ONE_SPELLING), name) if name.startswith("backbone.") else name: tensor
+        for name, tensor in tensors.items()
+    }

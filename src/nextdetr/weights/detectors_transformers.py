@@ -1,0 +1,95 @@
+"""transformers' ``rt_detr`` and ``rt_detr_v2`` folders: names, attention layers and settings brought to the official ones.
+
+The names of releases 4 and 5 differ (``encoder.encoder.0`` and ``encoder.aifi.0``, ``fc1`` and ``mlp.fc1``, ``out_proj``
+and ``o_proj``); files of both are about. ``config.json`` says what names cannot: how far a v2 decoder's offsets reach.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nextdetr.weights.backbones import from_transformers
+from nextdetr.weights.detectors_rows import renamed, rules
+
+__all__ = ["OFFSET_SCALE", "to_official"]
+
+OFFSET_SCALE = 0.5  # of RT-DETR: an offset of 1 at one point per level is half a box's side
+_CONVNEXT = "model.backbone.model."
+
+_NORMS = ((r"\.convolution\.", ".conv."), (r"\.normalization\.", ".norm."))
+_RULES = rules(
+    (r"^model\.", ""),
+    # backbone
+    (r"^backbone\.model\.embedder\.embedder\.0\.", "backbone.conv1.conv1_1."),
+    (r"^backbone\.model\.embedder\.embedder\.1\.", "backbone.conv1.conv1_2."),
+    (r"^backbone\.model\.embedder\.embedder\.2\.", "backbone.conv1.conv1_3."),
+    (r"^backbone\.model\.encoder\.stages\.(\d+)\.layers\.(\d+)\.", r"backbone.res_layers.\1.blocks.\2."),
+    (r"^(backbone\.res_layers\..*)\.layer\.0\.", r"\1.branch2a."),
+    (r"^(backbone\.res_layers\..*)\.layer\.1\.", r"\1.branch2b."),
+    (r"^(backbone\.res_layers\..*)\.layer\.2\.", r"\1.branch2c."),
+    (r"^(backbone\.res_layers\..*)\.shortcut\.1\.", r"\1.short.conv."),
+    (r"^(backbone\.res_layers\..*)\.shortcut\.", r"\1.short."),
+    *_NORMS,
+    # encoder
+    (r"^encoder_input_proj\.", "encoder.input_proj."),
+    (r"^encoder\.aifi\.", "encoder.encoder."),
+    (r"^(encoder\.encoder\.\d+\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.norm1."),
+    (r"^(encoder\.encoder\.\d+\.layers\.\d+)\.final_layer_norm\.", r"\1.norm2."),
+    (r"^((?:encoder\.encoder\.\d+|decoder)\.layers\.\d+)\.(?:mlp\.)?fc([12])\.", r"\1.linear\2."),
+    (r"\.self_attn\.o_proj\.", ".self_attn.out_proj."),
+    # decoder
+    (r"^(decoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.norm1."),
+    (r"^(decoder\.layers\.\d+)\.encoder_attn_layer_norm\.", r"\1.norm2."),
+    (r"^(decoder\.layers\.\d+)\.final_layer_norm\.", r"\1.norm3."),
+    (r"^decoder\.layers\.(\d+)\.encoder_attn\.", r"decoder.layers.\1.cross_attn."),
+    (r"^decoder\.layers\.", "decoder.decoder.layers."),
+    (r"^(?:decoder\.)?class_embed\.", "decoder.dec_score_head."),
+    (r"^(?:decoder\.)?bbox_embed\.", "decoder.dec_bbox_head."),
+    (r"^decoder_input_proj\.", "decoder.input_proj."),
+    (r"^(enc_output|enc_score_head|enc_bbox_head|denoising_class_embed)\.", r"decoder.\1."),
+    (r"^weight_embedding\.", "decoder.tgt_embed."),
+)
+_QUERY = re.compile(r"(.*\.self_attn)\.q_proj\.(weight|bias)")
+
+
+def to_official(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+    """Bring a transformers state dict to official names and shapes.
+
+    Args:
+        tensors: ``model.…`` (and the heads' copies, ``class_embed.…``) -> tensor.
+        config: ``config.json``.
+
+    Returns:
+        Official name -> tensor; query, key and value in one tensor, and the offsets' reach in their weights.
+    """
+    named = {}
+    convnext = f"{_CONVNEXT}embeddings.patch_embeddings.weight" in tensors
+    for name, tensor in tensors.items():
+        if convnext and name.startswith(_CONVNEXT) and ".hidden_states_norms." not in name:
+            ((ours, shaped),) = from_transformers({name.removeprefix(_CONVNEXT): tensor}).items()
+            named[f"backbone.{ours}"] = shaped
+        else:
+            # Of a head that stands twice, in the model and in its decoder, both copies are the same tensor.
+            named.setdefault(name if ".hidden_states_norms." in name else renamed(name, _RULES), tensor)
+    for name in [name for name in named if _QUERY.fullmatch(name)]:
+        _join(named, name)
+    scale = float((config or {}).get("decoder_offset_scale", OFFSET_SCALE))
+    if scale != OFFSET_SCALE:
+        for name in named:
+            if ".cross_attn.sampling_offsets." in name:
+                named[name] = named[name] * (scale / OFFSET_SCALE)
+    return named
+
+
+def _join(named: dict[str, Tensor], query: str) -> None:
+    """Put query, key and value projections into one tensor, in this order."""
+    match = _QUERY.fullmatch(query)
+    assert match is not None  # the caller has matched it
+    sources = [f"{match[1]}.{letter}_proj.{match[2]}" for letter in "qkv"]
+    if all(source in named for source in sources):
+        named[f"{match[1]}.in_proj_{match[2]}"] = torch.cat([named.pop(source) for source in sources])

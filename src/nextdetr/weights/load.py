@@ -1,0 +1,217 @@
+"""The one entry for weights of any origin: recognise the file, rename its tensors, copy what fits, report all of it.
+
+A load is planned whole before the first tensor is copied: a file that is refused leaves the model as it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nextdetr.errors import WeightsError
+from nextdetr.models.detection import DetectionModel
+from nextdetr.weights.layouts import Identity, identify
+from nextdetr.weights.mapping import backbone_rows, to_model
+from nextdetr.weights.reader import WeightsFile, read_tensors
+from nextdetr.weights.report import LoadReport
+
+__all__ = ["LoadReport", "Part", "load_into", "open_weights", "plan_load"]
+
+Part = Literal["detector", "backbone", "head"]
+_PER_CLASS = ("enc_score_head.", "dec_score_head.", "denoising_class_embed.")
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What will be copied: (name in the model, tensor), and (name, tensor, rows of the model, rows of the tensor)."""
+
+    report: LoadReport
+    whole: list[tuple[str, Tensor]] = field(default_factory=list)
+    rows: list[tuple[str, Tensor, list[int], list[int]]] = field(default_factory=list)
+
+
+def open_weights(path: str | Path) -> tuple[WeightsFile, Identity]:
+    """Read and recognise a weights file.
+
+    Raises:
+        WeightsError: it is missing, damaged, hostile, or of no known layout.
+    """
+    if not Path(path).exists():
+        raise WeightsError(f"{path}: no such file.")
+    file = read_tensors(Path(path))
+    return file, identify(file)
+
+
+def load_into(
+    model: DetectionModel,
+    path: str | Path | WeightsFile,
+    *,
+    part: Part = "detector",
+    classes_old: Sequence[str] | None = None,
+    classes_new: Sequence[str] | None = None,
+    allow_partial: bool = False,
+) -> LoadReport:
+    """Load a file into a model.
+
+    Args:
+        model: the detector; it is changed only if the load is not refused.
+        path: a file of any known layout, or one that has been read.
+        part: the whole detector, its backbone, or everything but the backbone.
+        classes_old: the file's classes, where it does not state them.
+        classes_new: the model's classes. Rows of the class heads and of the denoising embedding are carried over by name,
+            and rows of other classes stay as initialised; None takes the file's classes in their order.
+        allow_partial: also accept a load of under half of the tensors, or another backbone beside a head that fits.
+
+    Returns:
+        The report of loaded, missing, unexpected and reshaped tensors.
+
+    Raises:
+        WeightsError: the file cannot be read, is for another model or size, matches under half of the tensors, or has a
+            tensor of a wrong type or that is not finite.
+    """
+    file, identity = (path, identify(path)) if isinstance(path, WeightsFile) else open_weights(path)
+    plan = _plan(model, file, identity, part, classes_old, classes_new, allow_partial)
+    plan.report.check(allow_partial=allow_partial)
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, tensor in plan.whole:
+            own[name].copy_(tensor)
+        for name, tensor, new, old in plan.rows:
+            own[name][new] = tensor[old].to(own[name])
+    return plan.report
+
+
+def plan_load(
+    model: DetectionModel, file: WeightsFile, identity: Identity, *, part: Part = "detector", allow_partial: bool = True
+) -> LoadReport:
+    """Return the report of a load that is not carried out; ``model`` may be on the meta device.
+
+    Raises:
+        WeightsError: the file cannot be brought to the model's names at all.
+    """
+    return _plan(model, file, identity, part, None, None, allow_partial).report
+
+
+def _plan(
+    model: DetectionModel,
+    file: WeightsFile,
+    identity: Identity,
+    part: Part,
+    classes_old: Sequence[str] | None,
+    classes_new: Sequence[str] | None,
+    allow_partial: bool,
+) -> _Plan:
+    if part != "backbone" and identity.is_backbone:
+        raise WeightsError(
+            f"{file.path}: a backbone alone ({identity.kind}), not a detector; give it as --backbone-weights."
+        )
+    mapped = to_model(model, file, identity, part, allow_partial=allow_partial)
+    first_of_head = backbone_rows(model)
+    own = {name: tensor for name, tensor in model.state_dict().items() if _in_part(name, part, first_of_head)}
+    given = {name: tensor for name, tensor in mapped.tensors.items() if _in_part(name, part, first_of_head)}
+    report = LoadReport(
+        str(file.path), identity, part, modules={k: info.name for k, info in enumerate(model.row_infos)}, notes=mapped.notes
+    )
+    plan = _Plan(report)
+    report.unexpected = [name for name in given if name not in own] + mapped.unplaced
+    classes = _Classes(classes_old or identity.classes, classes_new, report)
+    for name, target in own.items():
+        tensor = given.get(name)
+        if tensor is None:
+            # BatchNorm's counter of batches carries no weight, and frozen norms do not have it.
+            if not name.endswith(".num_batches_tracked"):
+                report.missing.append(name)
+            continue
+        _check_tensor(file, name, tensor, target)
+        if any(part_ in name for part_ in _PER_CLASS):
+            classes.place(plan, name, tensor, target)
+        elif tensor.shape == target.shape:
+            plan.whole.append((name, tensor))
+            report.loaded.append(name)
+        else:
+            report.missing.append(name)
+            report.shapes[name] = (list(tensor.shape), list(target.shape))
+    report.total = len(report.loaded) + len(report.missing) + len(report.reshaped)
+    if model.normalize == "none" and identity.is_backbone and identity.kind != "nextdetr-backbone":
+        report.notes.append(
+            "these weights expect pixels normalised as ImageNet's; the model file does not say normalize: imagenet."
+        )
+    return plan
+
+
+def _in_part(name: str, part: Part, first_of_head: int) -> bool:
+    if part == "detector":
+        return True
+    row = re.match(r"rows\.(\d+)\.", name)
+    in_backbone = row is not None and int(row[1]) < first_of_head
+    return in_backbone == (part == "backbone")
+
+
+def _check_tensor(file: WeightsFile, name: str, tensor: Tensor, target: Tensor) -> None:
+    """Refuse what would load but not work.
+
+    Raises:
+        WeightsError: a tensor of weights is not of floating-point numbers, or not of finite ones.
+    """
+    if target.is_floating_point() != tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized:
+        kind, wanted = (str(value.dtype).removeprefix("torch.") for value in (tensor, target))
+        raise WeightsError(
+            f"{file.path}: the tensor for {name} is of type {kind}, but {wanted} is needed; the file is damaged."
+        )
+    if tensor.is_floating_point() and not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
+        raise WeightsError(
+            f"{file.path}: the tensor for {name} holds NaN or infinity, so no detector would come of it; "
+            "take an earlier checkpoint of the same training."
+        )
+
+
+class _Classes:
+    """Carries rows that belong to a class from the file's class list to the model's.
+
+    Args:
+        old: the file's classes, if known.
+        new: the model's classes; None for the file's own.
+        report: where it is told.
+    """
+
+    def __init__(self, old: Sequence[str] | None, new: Sequence[str] | None, report: LoadReport) -> None:
+        self.old, self.new, self.report = None if old is None else list(old), None if new is None else list(new), report
+        self.told = False
+
+    def place(self, plan: _Plan, name: str, tensor: Tensor, target: Tensor) -> None:
+        """Plan the copy of one tensor whose first dimension is the class."""
+        count = len(self.old) if self.old is not None else tensor.shape[0]
+        if "denoising_class_embed" in name and tensor.shape[0] == count + 1:
+            tensor = tensor[:count]  # the last row is the padding of official files; ours pads with zeros
+        if tensor.shape[1:] != target.shape[1:]:
+            self.report.missing.append(name)
+            self.report.shapes[name] = (list(tensor.shape), list(target.shape))
+        elif tensor.shape == target.shape and (self.new is None or self.old is None or self.old == self.new):
+            if self.old is None and self.new is not None:
+                self._tell("its classes have no names; they are taken to be the model's, in their order.")
+            plan.whole.append((name, tensor))
+            self.report.loaded.append(name)
+        else:
+            self._by_name(plan, name, tensor, target)
+
+    def _by_name(self, plan: _Plan, name: str, tensor: Tensor, target: Tensor) -> None:
+        old, new = self.old or [], self.new or []
+        usable = len(old) == tensor.shape[0] and len(new) == target.shape[0]
+        both = [(new.index(item), index) for index, item in enumerate(old) if item in new] if usable else []
+        self.report.reshaped.append(name)
+        if both:
+            plan.rows.append((name, tensor, [pair[0] for pair in both], [pair[1] for pair in both]))
+        names = ", ".join(new[pair[0]] for pair in both[:5]) + (", …" if len(both) > 5 else "")
+        carried = f"{len(both)} of the model's {target.shape[0]} classes are carried over by name"
+        self._tell(f"{carried}{f' ({names})' if both else ''}; the others stay as initialised.")
+
+    def _tell(self, note: str) -> None:
+        if not self.told:
+            self.report.notes.append(note)
+        self.told = True

@@ -1,0 +1,236 @@
+"""One reader for weights files of any origin; nothing in a file is run, and memory is bounded by its size.
+
+The format is told by content, not by name: safetensors, both formats of ``torch.save``, or a folder of transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from nextdetr.errors import WeightsError
+from nextdetr.weights.archive import map_file
+from nextdetr.weights.statedict import Found, find_weights, plain
+from nextdetr.weights.stubs import Stub
+from nextdetr.weights.torchfile import LEGACY_MAGIC, TorchFile, open_legacy, open_zip
+
+__all__ = ["WeightsFile", "check_finite", "read_tensors"]
+
+_MAX_HEADER = 16 << 20  # bytes, of safetensors; 100 are enough for a tensor
+_MAX_JSON = 16 << 20
+_LFS = b"version https://git-lfs"
+_FOLDER_FILES = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
+_ALIENS = {
+    b"\x1f\x8b": "a gzip archive", b"BZh": "a bzip2 archive", b"\xfd7zXZ": "an xz archive", b"7z\xbc\xaf": "a 7z archive",
+    b"\x28\xb5\x2f\xfd": "a zstd archive", b"\x89HDF": "an HDF5 file", b"\x93NUMPY": "a NumPy array", b"GGUF": "GGUF",
+    b"\x89PNG": "a picture", b"\xff\xd8\xff": "a picture", b"%PDF": "a PDF", b"\x7fELF": "a program", b"MZ": "a program",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class WeightsFile:
+    """What a weights file holds.
+
+    Attributes:
+        path: what was read.
+        format: ``safetensors``, ``torch`` (zip), ``torch-legacy`` or ``folder``.
+        tensors: name -> tensor, of the types of the file. They may be views of the file on the disk: copy what is kept for
+            longer than the file stays as it is.
+        metadata: the header's metadata of safetensors; empty for others.
+        extra: what else is known, as text, numbers, lists and dictionaries. For a folder: ``config`` (config.json). For
+            torch: the other entries of the file by their names (an entry ``config`` as ``file_config``), ``unwrapped``
+            (where the tensors were: ``ema.module``, ``model``, or empty for the whole file), ``keys`` (all entries),
+            ``prefix`` (what all names began with), ``not_tensors``, ``stubs`` (classes that were not built); and for a
+            pickled module ``pickled_class`` and, if it has them, ``names`` (classes) and ``yaml``.
+    """
+
+    path: Path
+    format: str
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def read_tensors(path: str | Path, *, key: str | None = None) -> WeightsFile:
+    """Read the tensors of a weights file or folder.
+
+    Args:
+        path: a file, or a folder with ``model.safetensors`` or ``pytorch_model.bin``, which may be sharded.
+        key: for a torch file, dotted keys of where its weights are (``model``, say, to leave the averaged ones); None
+            takes the first of the usual places that has any, averaged weights first.
+
+    Raises:
+        WeightsError: the file is missing, damaged, hostile, or holds no weights; nothing in it has been run.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return _read_folder(path, key)
+        if not path.is_file():
+            raise WeightsError(f"{path}: no such file." if not path.exists() else f"{path}: not an ordinary file.")
+        return _read_file(path, key)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
+def check_finite(file: WeightsFile) -> None:
+    """Refuse weights that are not finite; constant buffers that hold infinity on purpose (anchors, masks) may.
+
+    Raises:
+        WeightsError: a tensor holds NaN or infinity (the message names it).
+    """
+    for name, tensor in file.tensors.items():
+        if not tensor.is_floating_point() or name.rsplit(".", 1)[-1].endswith(("anchors", "mask")):
+            continue
+        for part in tensor.flatten().split(1 << 20):  # in parts: no mask of a large tensor is made
+            low, high = torch.aminmax(part.float() if part.element_size() == 1 else part)
+            if not (torch.isfinite(low) and torch.isfinite(high)):
+                raise WeightsError(f"{file.path}: its tensor {name} holds NaN or infinity; take an earlier checkpoint.")
+
+
+def _read_file(path: Path, key: str | None) -> WeightsFile:
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if head.startswith(b"PK\x03\x04"):
+        return _from_torch(path, "torch", open_zip(str(path), map_file(path)), key)
+    if head.startswith(LEGACY_MAGIC):
+        return _from_torch(path, "torch-legacy", open_legacy(str(path), map_file(path)), key)
+    _refuse_others(path, head)
+    return _read_safetensors(path, head)
+
+
+def _refuse_others(path: Path, head: bytes) -> None:
+    """Refuse, by its beginning, what is no weights file.
+
+    Raises:
+        WeightsError: it is something else; the message says what.
+    """
+    if head[8:9] == b"{" and b"\0" in head[:8]:  # safetensors: a header of 640 bytes begins like a pickle
+        return
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:200].lower()
+    alien = next((what for magic, what in _ALIENS.items() if head.startswith(magic)), None)
+    if not head:
+        cause = "the file is empty; download or save it again."
+    elif head.startswith(_LFS):
+        cause = "a git-lfs pointer, not the file itself; fetch that with 'git lfs pull', or download it from its page."
+    elif start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        cause = "a web page, not weights; the download needs another address, or a login."
+    elif head[257:262] == b"ustar" or alien is not None:
+        cause = f"{alien or 'a tar archive'}, not weights; NextDETR reads safetensors and the .pt files of torch.save."
+    elif head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        cause = "a Python pickle that torch.save did not write; it is refused, and nothing in it was run."
+    elif _is_text(head):
+        cause = "a text file, not weights; is it the file you meant?"
+    elif head[8:9] != b"{" and path.suffix != ".safetensors":
+        cause = "neither safetensors nor a file of torch.save; is it complete, and of one of these formats?"
+    else:
+        return
+    raise WeightsError(f"{path}: {cause}")
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:  # else a character that the end of the sample cuts
+            return False
+        text = head[: error.start].decode("utf-8")
+    return bool(text) and all(letter.isprintable() or letter in "\t\r\n\f" for letter in text)
+
+
+def _read_safetensors(path: Path, head: bytes) -> WeightsFile:
+    size = path.stat().st_size
+    header = int.from_bytes(head[:8], "little")
+    if size < 8 or header > size - 8:
+        raise WeightsError(
+            f"{path}: its safetensors header states {header:,} bytes, but the file has {size:,}; download it again."
+        )
+    if header > _MAX_HEADER:
+        raise WeightsError(
+            f"{path}: its safetensors header has {header >> 20:,} MB, more than weights need; it is refused."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise WeightsError(f"{path}: a damaged or incomplete safetensors file ({cause}); download it again.") from error
+    return WeightsFile(path, "safetensors", tensors, metadata)
+
+
+def _from_torch(path: Path, kind: str, file: TorchFile, key: str | None) -> WeightsFile:
+    found = find_weights(str(path), file.root, key)
+    return WeightsFile(path, kind, file.read(found.records), {}, _extra(file, found))
+
+
+def _extra(file: TorchFile, found: Found) -> dict[str, Any]:
+    extra: dict[str, Any] = {}
+    keys = []
+    if isinstance(file.root, dict) and found.place:
+        keys = [str(name)[:80] for name in list(file.root)[:100] if isinstance(name, str | int)]
+        for name in list(file.root)[:100]:
+            value = file.root[name]
+            if isinstance(name, str) and not (isinstance(value, Stub) and "_modules" in value.state):
+                extra["file_config" if name == "config" else name] = plain(value)
+    extra |= {"unwrapped": found.place, "keys": keys, "prefix": found.prefix}
+    extra |= {"not_tensors": found.others[:100], "stubs": [name[:200] for name in file.stubs[:200]]}
+    if found.module is not None:
+        extra["pickled_class"] = found.module.name
+        for name in ("names", "yaml"):
+            if name in found.module.state:
+                extra[name] = plain(found.module.state[name])
+    return extra
+
+
+def _read_folder(folder: Path, key: str | None) -> WeightsFile:
+    name = next((name for name in _FOLDER_FILES if (folder / name).is_file()), None)
+    if name is None:
+        found = sorted(path.name for path in folder.glob("*.safetensors"))
+        if len(found) != 1:
+            several = f"several files ({', '.join(found[:4])}); name one" if found else "no model.safetensors"
+            raise WeightsError(f"{folder}: a folder with {several}; give a weights file or a folder of transformers.")
+        name = found[0]
+    config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else None
+    file = _read_shards(folder, folder / name, key) if name.endswith(".index.json") else _read_file(folder / name, key)
+    extra = file.extra if config is None else file.extra | {"config": config}
+    return WeightsFile(folder, "folder", file.tensors, file.metadata, extra)
+
+
+def _read_shards(folder: Path, index: Path, key: str | None) -> WeightsFile:
+    places = _read_json(index).get("weight_map")
+    if not isinstance(places, Mapping) or not all(isinstance(name, str) for name in places.values()):
+        raise WeightsError(f"{index}: it does not say which file has which tensor.")
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for name in sorted(set(places.values())):
+        if name != Path(name).name or "\\" in name or not (folder / name).is_file():
+            raise WeightsError(f"{index}: it names {name[:200]!r}, which is no file of this folder; download it as well.")
+        shard = _read_file(folder / name, key)
+        tensors |= shard.tensors
+        metadata = shard.metadata | metadata
+    missing = [name for name in places if name not in tensors]
+    if missing:
+        raise WeightsError(f"{index}: {len(missing)} of its tensors (such as {missing[0]}) are in none of its files.")
+    return WeightsFile(folder, "folder", tensors, metadata)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_JSON:
+            raise ValueError("it is far too large")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError("it holds no object")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise WeightsError(f"{path}: not a readable JSON file ({' '.join(str(error).split())[:120]}).") from error
+    return content

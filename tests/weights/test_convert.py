@@ -1,0 +1,98 @@
+"""Weights written for other programs: there and back to the bit, with their licence."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from nextdetr.cli.main import run
+from nextdetr.errors import ConfigError, WeightsError
+from nextdetr.models.checkpoint import open_model, save_detector
+from nextdetr.models.convnextv2 import SIZES
+from nextdetr.models.graph import build_model, parse_model_text
+from nextdetr.weights.convert import FORMATS, convert, save_backbone
+from nextdetr.weights.layouts import backbone_tensors
+from nextdetr.weights.load import open_weights
+from tests.helpers import TINY_MODEL
+from tests.weights.layouts_of_original import one_stage, original
+
+
+def ours(path, state, licence="CC0-1.0"):
+    return save_backbone(path, state, weights_licence=licence, source_weights="my.safetensors")
+
+
+def content(path):
+    file, identity = open_weights(path)
+    return backbone_tensors(file, identity), identity
+
+
+@pytest.mark.parametrize("classes", [None, 7])
+@pytest.mark.parametrize("to", FORMATS)
+def test_round_trip_through_files(tmp_path, to, classes):
+    state = original(*one_stage("atto"), classes=classes)
+    source = ours(tmp_path / "b.safetensors", state)
+    written, _ = convert(source, to, tmp_path / f"there{'.pt' if to == 'original' else '.safetensors'}")
+    found, identity = content(written)
+    assert identity.kind == ("nextdetr-backbone" if to == "nextdetr" else f"convnextv2-{to}")
+    assert identity.licence == "CC0-1.0"
+    assert list(found.keys() ^ state.keys()) == []
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+    back, _ = convert(written, "nextdetr", tmp_path / "back.safetensors")
+    again, _ = content(back)
+    assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
+
+
+@pytest.mark.parametrize("size", ["pico", "tiny"])
+def test_the_size_decides_the_shape_that_timm_wants(tmp_path, size):
+    source = ours(tmp_path / "b.safetensors", original(*one_stage(size), classes=None))
+    written, _ = convert(source, "timm")
+    assert written == tmp_path / "b-timm.safetensors"
+    with safe_open(written, "pt") as file:
+        assert len(file.get_slice("stages.0.blocks.0.mlp.fc1.weight").get_shape()) == (4 if size == "pico" else 2)
+
+
+def test_a_detector_gives_its_backbone_and_a_foreign_layout_becomes_ours(tmp_path):
+    model = build_model(parse_model_text(TINY_MODEL, "m.yaml"))
+    path = tmp_path / "d.safetensors"
+    save_detector(path, model.state_dict(), model_text=TINY_MODEL, classes=["a", "b"], image_size=64, weights_licence="MIT")
+    written, identity = convert(path, "original")
+    assert identity.kind == "nextdetr-detector"
+    checkpoint = torch.load(written, weights_only=True)
+    assert torch.equal(checkpoint["model"]["stages.3.1.grn.beta"], model.backbone.stages[3][1].grn.beta)
+    assert checkpoint["nextdetr"]["weights_licence"] == "MIT"
+    again, _ = convert(path, "nextdetr", tmp_path / "again.safetensors")
+    opened = open_model(again)
+    assert opened.classes == ["a", "b"]
+    assert opened.metadata["weights_licence"] == "MIT"
+
+
+def test_a_partial_detector_is_not_converted(tmp_path):
+    model = build_model(parse_model_text(TINY_MODEL, "m.yaml"))
+    state = model.state_dict()
+    del state["rows.1.conv.weight"]
+    path = tmp_path / "d.safetensors"
+    save_detector(path, state, model_text=TINY_MODEL, classes=["a", "b"], image_size=64)
+    with pytest.raises(WeightsError, match=r"1 tensors are missing \(such as rows\.1\.conv\.weight\)"):
+        convert(path, "nextdetr", tmp_path / "again.safetensors")
+
+
+def test_outputs_that_would_mislead_are_refused(tmp_path):
+    source = ours(tmp_path / "b.safetensors", original(*one_stage("atto"), classes=None))
+    with pytest.raises(ConfigError, match="the output is the input"):
+        convert(source, "timm", source)
+    with pytest.raises(ConfigError, match=r"written as \*\.pt"):
+        convert(source, "original", tmp_path / "x.safetensors")
+
+
+def test_command(tmp_path, capsys):
+    source = ours(tmp_path / "b.safetensors", original(*SIZES["atto"], classes=None), "CC-BY-NC-4.0")
+    assert run(["weights", "convert", str(source), "--to", "transformers", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["output"] == str(tmp_path / "b-transformers")
+    assert found["weights_licence"] == "CC-BY-NC-4.0"
+    config = json.loads((tmp_path / "b-transformers" / "config.json").read_text())
+    assert config["hidden_sizes"] == [40, 80, 160, 320]
+    assert run(["weights", "convert", str(source), "--to", "onnx"]) == 2
