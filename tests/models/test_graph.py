@@ -95,11 +95,12 @@ def edit(old: str, new: str) -> str:
 
 
 BAD = {
-    "unknown layer": (edit("1, Conv, [32, 1, 1]]\n  - [3", "1, Cnov, [32, 1, 1]]\n  - [3"), r"row 1 \(Cnov, line 7\).*did you mean Conv\?"),
+    "unknown layer": (edit("1, Conv, [32, 1, 1]]\n  - [3", "1, Cnov, [32]]\n  - [3"), 
+        r"row 1 \(Cnov, line 7\).*did you mean Conv\?"),
     "forward": (edit("[3, 1, Conv", "[9, 1, Conv"), r"row 2 .*from 9 points forward.*maps so far are 1 to 5"),
     "empty index": (edit("[3, 1, Conv", "[0, 1, Conv"), r"row 2 .*from 0 points to nothing"),
     "far back": (edit("[3, 1, Conv", "[-9, 1, Conv"), r"row 2 .*from -9 points to nothing"),
-    "strides": (edit("[[6, 5], 1, RTDETRDecoder", "[[5, 6], 1, Concat, [1]]\n  - [[6, 5], 1, RTDETRDecoder"), "strides 32 and 16"),
+    "strides": (edit("[[6, 5], 1, RT", "[[5, 6], 1, Concat, [1]]\n  - [[6, 5], 1, RT"), "strides 32 and 16"),
     "channels": (edit("[32, 1, 1]]\n  - [3", "[32, 1, 1, None, 3]]\n  - [3"), "3 groups .*320 channels come in, 32 go out"),
     "too few": (edit("[32, 1, 1]]\n  - [3", "[]]\n  - [3"), "row 1 .*0 arguments.*channels, .kernel."),
     "too many": (edit("convnextv2_atto, []", "convnextv2_atto, ['a.pt', 2]"), "row 0 .*2 arguments"),

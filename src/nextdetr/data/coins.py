@@ -162,15 +162,9 @@ def _write_split(
         images.append({"id": index + 1, "file_name": name, "width": size, "height": size})
         for (x1, y1, x2, y2), area in zip(boxes, areas, strict=True):
             box = [x1, y1, x2 - x1, y2 - y1]
+            number = len(annotations) + 1
             annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": index + 1,
-                    "category_id": 1,
-                    "bbox": box,
-                    "area": area,
-                    "iscrowd": 0,
-                }
+                {"id": number, "image_id": index + 1, "category_id": 1, "bbox": box, "area": area, "iscrowd": 0}
             )
     content = {
         "info": {"description": "Coins of scikit-image's photograph, composed by NextDETR", "recipe": recipe},

@@ -82,7 +82,7 @@ def _weight_gradient(x: Tensor, grad: Tensor, kernel_size: int) -> Tensor:
     batch, channels, height, width = x.shape
     images = max(1, min(batch, _CHUNK // (channels * height * width)))
     total = x.new_zeros(channels, kernel_size, kernel_size)
-    for maps, kernels in zip(x.split(images), grad.split(images), strict=True):
+    for maps, kernels in zip(torch.split(x, images), torch.split(grad, images), strict=True):
         count = maps.shape[0] * channels
         # Images stand side by side as channels, in channels-last memory.
         merged = maps.permute(2, 3, 0, 1).reshape(1, height, width, count).permute(0, 3, 1, 2)

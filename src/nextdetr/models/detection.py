@@ -1,4 +1,4 @@
-"""``DetectionModel``: the rows of a model file, run in order; one forward for training, validation, prediction and export."""
+"""``DetectionModel``: the rows of a model file, run in order; one forward for training, prediction and export."""
 
 from __future__ import annotations
 

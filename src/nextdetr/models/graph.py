@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from pathlib import Path
 from typing import Any
@@ -156,10 +157,8 @@ def _scale(file: ModelFile) -> tuple[float, float, int]:
 def _number(file: ModelFile, key: str, default: float, least: float) -> Any:
     value = file.mapping.get(key, default)
     if isinstance(value, str):  # YAML 1.1 reads 1e-5, without a point, as text
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value < least:
         raise file.error(f"{key} must be a number of at least {least:g}, not {value!r}.")
     return value
