@@ -95,7 +95,7 @@ def edit(old: str, new: str) -> str:
 
 
 BAD = {
-    "unknown layer": (edit("1, Conv, [32, 1, 1]]\n  - [3", "1, Cnov, [32]]\n  - [3"), 
+    "unknown layer": (edit("1, Conv, [32, 1, 1]]\n  - [3", "1, Cnov, [32]]\n  - [3"),
         r"row 1 \(Cnov, line 7\).*did you mean Conv\?"),
     "forward": (edit("[3, 1, Conv", "[9, 1, Conv"), r"row 2 .*from 9 points forward.*maps so far are 1 to 5"),
     "empty index": (edit("[3, 1, Conv", "[0, 1, Conv"), r"row 2 .*from 0 points to nothing"),
