@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py [--write]
 
-Each command runs as a process of its own, five times after a warm-up; medians. timm builds its ConvNeXt V2 large beside ours
+Each command runs as a process of its own, five times after a warm-up; medians. timm builds its own large beside ours
 in the same run.
 """
 

@@ -11,7 +11,10 @@ from nextdetr.files import atomic_write, new_directory
 
 __all__ = ["IMAGE_SIZE", "QuickstartResult", "quickstart"]
 
-IMAGE_SIZE = 320
+# Small pictures and batches: what counts in a few minutes is the number of steps. The composites vary enough by themselves, so that
+# strong augmentation would only cost time.
+IMAGE_SIZE = 224
+BATCH_SIZE = 4
 CONFIDENCE = 0.3
 
 
@@ -51,15 +54,11 @@ def quickstart(config: QuickstartConfig, *, quiet: bool = False) -> QuickstartRe
     from nextdetr.models.checkpoint import open_model
 
     output = new_directory(Path("runs") / "quickstart") if config.output is None else config.output
-    data = make_coins(output / "data", seed=config.seed)
+    data = make_coins(output / "data", image_size=IMAGE_SIZE, seed=config.seed)
     settings = TrainConfig(
-        data=str(data),
-        model="nextdetr-atto",
-        minutes=config.minutes,
-        image_size=IMAGE_SIZE,
-        seed=config.seed,
-        output=output,
-    )
+        data=str(data), model="nextdetr-atto", minutes=config.minutes, image_size=IMAGE_SIZE, batch_size=BATCH_SIZE,
+        strong_until=0.0, seed=config.seed, output=output,
+    )  # fmt: skip
     result = train(settings, quiet=quiet)
     opened = open_model(result.checkpoint)
     scores = score_detector(opened, ValConfig(data=str(data), split="test"), quiet=quiet)

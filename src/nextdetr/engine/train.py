@@ -23,6 +23,7 @@ from nextdetr.engine.budget import Budget
 from nextdetr.engine.curves import draw_curves
 from nextdetr.engine.ema import ModelEMA
 from nextdetr.engine.log import Display, MetricsTable, TensorBoard, clock, epoch_line
+from nextdetr.engine.memory import keep_freed_memory
 from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
 from nextdetr.engine.setup import Run, prepare, resolve_config, run_directory
 from nextdetr.engine.state import step_seed, write_state
@@ -84,6 +85,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> TrainResult:
         Interrupted: Ctrl-C or a request to terminate, after a checkpoint was written.
     """
     config = resolve_config(config)
+    keep_freed_memory()
     fabric = _launch(config)
     with Display(enabled=fabric.global_rank == 0 and not quiet) as display:
         directory = Path(fabric.broadcast(str(run_directory(config)) if fabric.global_rank == 0 else ""))

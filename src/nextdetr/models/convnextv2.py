@@ -86,8 +86,7 @@ class Block(nn.Module):
         if self.training and self.drop_path > 0.0:
             keep = 1.0 - self.drop_path
             # Kept images count 1 / keep, so that the expectation is that of evaluation.
-            weight = torch.full((x.shape[0], 1, 1, 1), keep, device=y.device, dtype=y.dtype).bernoulli_().div_(keep)
-            y = y * weight
+            y = y * y.new_empty(y.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)
         out: Tensor = x + y
         return out
 
