@@ -20,7 +20,7 @@ def test_quickstart_trains_scores_and_draws(tmp_path, monkeypatch, capsys):
     assert set(result) == {
         "command", "output", "epochs", "seconds", "images_per_second", "best", "checkpoint", "metrics", "photograph",
     }  # fmt: skip
-    assert set(result["photograph"]) == {"found", "coins", "picture"}
+    assert set(result["photograph"]) == {"found", "coins", "detections", "picture"}
     assert result["photograph"]["coins"] == 24
     assert 0 <= result["photograph"]["found"] <= 24
     assert Image.open(result["photograph"]["picture"]).size[0] >= 384

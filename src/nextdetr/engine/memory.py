@@ -1,7 +1,7 @@
 """Keep freed memory: a training step frees and takes the same large blocks over and over.
 
-glibc hands large blocks back to the system at once, and each step then pays for fresh, zeroed pages: about a seventh of a step
-of ``nextdetr-atto`` at 320 px on two CPU cores. Other C libraries have no such knobs, and are left alone.
+glibc hands large blocks back to the system at once, and each step then pays for fresh, zeroed pages: about a seventh of a
+step of ``nextdetr-atto`` at 320 px on two CPU cores. Other C libraries have no such knobs, and are left alone.
 """
 
 from __future__ import annotations
