@@ -2,7 +2,7 @@
 
     python benchmarks/bccd.py DATA [--model nextdetr-atto] [--minutes 24] [--image-size 320] [--output DIR] [--write]
 
-DATA is the VOC folder of BCCD (205 / 87 / 72 photographs). A folder that holds a finished run is reported, not trained again, and
+DATA is the VOC folder of BCCD (205 / 87 / 72 photographs). A folder with a finished run is reported, not trained again;
 its test split is scored once only: the score is kept beside the run as ``test.json``.
 """
 
@@ -14,9 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from results import machine, write_result
-
 from nextdetr import Detector
+from results import machine, write_result
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
