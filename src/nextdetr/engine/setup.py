@@ -139,7 +139,7 @@ def prepare_model(
         file = parse_model_text(metadata["model"], str(weights))
     else:
         file = load_model_file(source)
-    model = build_model(file, num_classes=len(classes), drop_path=config.drop_path)
+    model = build_model(file, num_classes=len(classes), drop_path=config.drop_path, load_backbone=tensors is None)
     if tensors is not None:
         tell(transfer_detector(model, tensors, str(weights), old_classes, classes).text())
     if config.backbone_weights is not None:

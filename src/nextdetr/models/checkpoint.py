@@ -139,7 +139,7 @@ def _open_checkpoint(path: Path) -> OpenedModel:
     try:
         classes = [str(name) for name in json.loads(metadata["classes"])]
         image_size = int(metadata["image_size"])
-        model = build_model(parse_model_text(metadata["model"], str(path)), num_classes=len(classes))
+        model = build_model(parse_model_text(metadata["model"], str(path)), num_classes=len(classes), load_backbone=False)
     except (ValueError, TypeError) as error:
         raise WeightsError(f"{path}: its metadata is damaged ({error}).") from error
     except ModelFileError as error:

@@ -86,7 +86,7 @@ def load_model_file(name_or_path: str | Path | ModelFile) -> ModelFile:
         text = (resources.files("nextdetr") / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
         return parse_model_text(text, f"{name}.yaml")
     path = Path(name)
-    if not path.is_file():
+    if not _is_file(path):
         close = difflib.get_close_matches(path.stem, shipped, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}? " if close else ""
         raise ModelFileError(
@@ -94,10 +94,20 @@ def load_model_file(name_or_path: str | Path | ModelFile) -> ModelFile:
             "a checkpoint ends in .safetensors."
         )
     try:
+        if path.stat().st_size > 4 * LARGEST:  # a character has at most four bytes
+            raise ModelFileError(f"{name}: {path.stat().st_size:,} bytes are too many for a model file.")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelFileError(f"{name}: the file cannot be read as text ({error}).") from error
     return parse_model_text(text, name)
+
+
+def _is_file(path: Path) -> bool:
+    """Path.is_file, with a name that no file can have (too long, say) being none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def parse_model_text(text: str, source: str) -> ModelFile:
@@ -116,11 +126,11 @@ def parse_model_text(text: str, source: str) -> ModelFile:
     if not isinstance(root, yaml.MappingNode):
         raise ModelFileError(f"{source}: a model file is a mapping with the keys backbone and head, not {_kind(root)}.")
     mapping = _value(root, source)
-    for key in mapping:
+    for key, (key_node, _) in zip(mapping, root.value, strict=True):
         if key not in KEYS:
             close = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(KEYS)}."
-            raise ModelFileError(f"{source}: there is no key {key!r}; {hint}")
+            raise ModelFileError(f"{source}, line {_line(key_node)}: there is no key {key!r}; {hint}")
     rows: list[Row] = []
     sections = {key.value: node for key, node in root.value}
     for section in ("backbone", "head"):
@@ -184,6 +194,8 @@ def _value(node: yaml.Node, source: str) -> Any:
     constructor = yaml.SafeLoader("")
     try:
         return constructor.construct_object(node)
+    except ValueError as error:  # 0b_ looks like a number; so do 5,000 digits
+        raise ModelFileError(f"{source}, line {line}: {str(node.value)[:40]!r} cannot be read as a number.") from error
     finally:
         constructor.dispose()
 
