@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable
 
 import torch
-from nextdetr.models.graph import build_model, load_model_file
 from transformers import ConvNextV2Config, RTDetrConfig, RTDetrForObjectDetection
 
 from nextdetr.losses.criterion import Criterion
 from nextdetr.losses.matcher import HungarianMatcher
+from nextdetr.models.graph import build_model, load_model_file
 from nextdetr.structures import Target
 from results import machine, write_result
 

@@ -126,7 +126,7 @@ class PredictConfig(CommandConfig):
 class QuickstartConfig(CommandConfig):
     """Settings of ``nextdetr quickstart``."""
 
-    minutes: float = Field(6.0, gt=0, description="Wall-clock budget of the training.")
+    minutes: float = Field(8.0, gt=0, description="Wall-clock budget of the training.")
     seed: int = Field(0, ge=0, description="Seed of the data and the training.")
     output: Path | None = Field(None, description="Folder of the run (default: runs/quickstart).")
 

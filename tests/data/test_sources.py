@@ -42,6 +42,13 @@ def test_path_that_does_not_exist(tmp_path):
     message_of(tmp_path / "no" / "such" / "data.yaml")
 
 
+def test_names_that_the_system_refuses(tmp_path):
+    assert "cannot be read" in message_of(tmp_path / ("x" * 400))
+    message_of(f"{tmp_path}\0x")
+    with pytest.raises(DataError, match="cannot be read"):
+        available_splits("x" * 400)
+
+
 def test_relative_paths(tmp_path, monkeypatch):
     make_voc(tmp_path / "cells")
     monkeypatch.chdir(tmp_path)
@@ -52,6 +59,11 @@ def test_relative_paths(tmp_path, monkeypatch):
 
 def test_unrecognised(tmp_path):
     assert "not recognised as a data set" in message_of(tmp_path)
+    assert "Did you mean" not in message_of(tmp_path)
+    (tmp_path / "faces").mkdir()
+    write_text(tmp_path / "faces.yaml", "format: coco\nroot: faces\n")
+    assert message_of(tmp_path / "faces").endswith(f"Did you mean {tmp_path / 'faces.yaml'}?")
+    (tmp_path / "faces.yaml").unlink()
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
     assert "YOLO set without its data.yaml" in message_of(tmp_path)

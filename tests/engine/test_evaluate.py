@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nextdetr.data.records import DetectionData, ImageRecord
 from PIL import Image
 from torch import nn
 
+from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.engine.evaluate import METRICS, CocoEvaluator, evaluate
 from nextdetr.errors import TrainingError
 from nextdetr.postprocess import Detected

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nextdetr.models.graph import build_model, load_model_file
 
 from nextdetr.engine.optim import WARMUP_STEPS, parameter_groups, rate_factor, set_rate
+from nextdetr.models.graph import build_model, load_model_file
 
 
 @pytest.fixture(scope="module")

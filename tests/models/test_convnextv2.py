@@ -202,7 +202,7 @@ def test_wrong_arguments_are_named(options, message):
 
 
 def test_unknown_size_and_uneven_table():
-    with pytest.raises(ConfigError, match="'giant'.*atto, femto"):
+    with pytest.raises(ConfigError, match=r"'giant'.*atto, femto"):
         convnextv2("giant")
     with pytest.raises(ConfigError, match="3 and 4"):
         ConvNeXtV2((1, 1, 1), (4, 4, 4, 4))

@@ -115,3 +115,22 @@ def test_backbone_and_encoder_equal_transformers(pair, size):
     assert len(expected) == 3
     for row, reference in zip((12, 15, 18), expected, strict=True):
         torch.testing.assert_close(seen[row], reference, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(128, 160), (160, 224)])
+def test_aifi_equals_transformers_encoder_layer(pair, size):
+    """One layer alone, its position code included, on what transformers' own encoder feeds it."""
+    theirs, ours = pair
+    layer = next(module for module in theirs.model.encoder.modules() if type(module).__name__ == "RTDetrEncoderLayer")
+    seen: list[torch.Tensor] = []
+
+    def keep(_, inputs, named, output):
+        seen.extend((inputs[0] if inputs else named["hidden_states"], output[0] if isinstance(output, tuple) else output))
+
+    hook = layer.register_forward_hook(keep, with_kwargs=True)
+    theirs.model(torch.rand(2, 3, *size))
+    hook.remove()
+    tokens, expected = seen  # [B, H·W, C] each
+    cells = tokens.transpose(1, 2).reshape(2, 256, size[0] // 32, size[1] // 32)
+    torch.testing.assert_close(ours.rows[2](cells).flatten(2).transpose(1, 2), expected, rtol=1e-5, atol=1e-5)

@@ -22,7 +22,7 @@ def _randomise(model):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(std=0.1 if parameter.numel() == parameter.shape[-1] else 0.04)
-            if "norm" in name and name.endswith("weight") or name.endswith("layer_scale_parameter"):
+            if ("norm" in name and name.endswith("weight")) or name.endswith("layer_scale_parameter"):
                 parameter.add_(1.0)
     return model.eval()
 

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from nextdetr.config import CommandConfig, build_config, read_config_file
 
-__all__ = ["Json", "Verbose", "print_json", "say", "settings"]
+__all__ = ["Json", "Verbose", "is_first_process", "print_json", "say", "settings"]
 
 Json = Annotated[
     bool, Parameter(name="--json", negative="", help="Print one JSON object on standard output, and nothing else.")
@@ -18,6 +18,13 @@ Json = Annotated[
 Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show the traceback of an error.")]
 
 C = TypeVar("C", bound=CommandConfig)
+
+
+def is_first_process() -> bool:
+    """Whether this process, among several that train together, is the one that prints the result."""
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+    return int(getattr(rank_zero_only, "rank", None) or 0) == 0
 
 
 def print_json(value: dict[str, Any]) -> None:

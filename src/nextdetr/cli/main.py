@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError, ValidationError
+from cyclopts import App, CycloptsError, Parameter, ValidationError
 from pydantic import ValidationError as SettingsError
 
 from nextdetr import __version__
@@ -22,7 +22,14 @@ HELP = """Train a real-time detector on your own photographs, score it, and draw
 New here? Start with `nextdetr quickstart`, which needs no data, then `nextdetr train --data FOLDER`.
 """
 
-app = App(name="nextdetr", help=HELP, version=__version__, version_flags=["--version"], help_format="markdown")
+app = App(
+    name="nextdetr",
+    help=HELP,
+    version=__version__,
+    version_flags=["--version"],
+    help_format="markdown",
+    default_parameter=Parameter(consume_multiple=True),  # --save images json yolo
+)
 app.command(quickstart.quickstart, name="quickstart")
 app.command(train.train, name="train")
 app.command(val.val, name="val")

@@ -31,6 +31,7 @@ def quickstart(
         return
     metrics = result.metrics
     say(f"held-out composites: AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f}")
-    say(f"untouched photograph: {result.photograph['found']} of {result.photograph['coins']} coins found")
-    say(f"picture: {result.photograph['picture']}")
+    photo = result.photograph
+    say(f"untouched photograph: {photo['found']} of {photo['coins']} coins found, {photo['detections']} detections")
+    say(f"picture: {photo['picture']}")
     say(f"Next: nextdetr predict {result.checkpoint} YOUR_IMAGE.jpg")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Verbose, print_json, say, settings
+from nextdetr.cli.common import Json, Verbose, is_first_process, print_json, say, settings
 from nextdetr.config import TrainConfig
 
 __all__ = ["train"]
@@ -27,6 +27,8 @@ def train(
     from nextdetr.engine.train import train as run
 
     result = run(merged)
+    if not is_first_process():
+        return
     if json:
         print_json(result.to_json())
     else:

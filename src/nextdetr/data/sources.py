@@ -66,8 +66,11 @@ def load_data(
             of ``classes`` is there, or ``on_bad_data`` is "error" and something is wrong.
     """
     path = Path(path).expanduser()
-    source = _open(path)
-    raw = _find_split(source, split, path)(classes)
+    try:
+        source = _open(path)
+        raw = _find_split(source, split, path)(classes)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     return finish(raw, name=source.name, split=split, on_bad_data=on_bad_data, check_images=check_images)
 
 
@@ -77,10 +80,19 @@ def available_splits(path: str | Path) -> list[str]:
     Raises:
         DataError: there is no such data set, or its YAML cannot be read.
     """
-    names = list(_open(Path(path).expanduser()).readers)
+    path = Path(path).expanduser()
+    try:
+        names = list(_open(path).readers)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     plain = [_plain(name) for name in names]
     shown = [short if plain.count(short) == 1 else name for name, short in zip(names, plain, strict=True)]
     return sorted(shown, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    """A folder without permission, a name that is too long, a disk that fails."""
+    return DataError(f"{error.filename or path} cannot be read: {error.strerror or error}.")
 
 
 def _plain(split: str) -> str:
@@ -147,6 +159,9 @@ def _open_folder(path: Path) -> _Source:
     hint = ""
     if (path / "images").is_dir() and (path / "labels").is_dir():
         hint = " It looks like a YOLO set without its data.yaml, which names the splits and the classes."
+    beside = path.with_name(f"{name}.yaml")
+    if not hint and beside.is_file():
+        hint = f" Did you mean {beside}?"
     raise DataError(f"{path}: not recognised as a data set; expected is {_KINDS}.{hint}")
 
 

@@ -77,7 +77,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        self._writer = SummaryWriter(str(directory))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(directory))
 
     @property
     def available(self) -> bool:
@@ -89,12 +89,12 @@ class TensorBoard:
         if self._writer is not None:
             for name, value in values.items():
                 if value is not None:
-                    self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+                    self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flush and close."""
         if self._writer is not None:
-            self._writer.close()  # type: ignore[no-untyped-call]
+            self._writer.close()
 
 
 class Display:

@@ -6,13 +6,9 @@ in it is a share of the run, which is as long as ``epochs`` or ``minutes`` say.
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -27,9 +23,11 @@ from nextdetr.engine.budget import Budget
 from nextdetr.engine.curves import draw_curves
 from nextdetr.engine.ema import ModelEMA
 from nextdetr.engine.log import Display, MetricsTable, TensorBoard, clock, epoch_line
+from nextdetr.engine.memory import keep_freed_memory
 from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
 from nextdetr.engine.setup import Run, prepare, resolve_config, run_directory
 from nextdetr.engine.state import step_seed, write_state
+from nextdetr.engine.stopping import stop_on_signal
 from nextdetr.engine.validate import validate
 from nextdetr.errors import ConfigError, Interrupted, TrainingError
 from nextdetr.inference.drawing import draw_batch
@@ -40,8 +38,8 @@ from nextdetr.structures import Batch
 
 __all__ = ["TrainResult", "train"]
 
-# Milder than RT-DETR's (zoom-out up to 4 at 0.5, IoU crop at 0.8, channels permuted), whose 72 epochs on 118,000 photographs can
-# afford it: a few hundred photographs and minutes cannot, and colour often tells small data sets' classes apart.
+# Milder than RT-DETR's (zoom-out up to 4 at 0.5, IoU crop at 0.8, channels permuted), whose 72 epochs on 118,000
+# photographs can afford it: a few hundred photographs and minutes cannot, and colour often tells their classes apart.
 AUGMENTATION = AugmentConfig(permute_channels=False, zoom_out=0.3, zoom_range=(1.0, 2.0), iou_crop=0.5)
 SAVE_EVERY = 60.0  # seconds between writes of last.ckpt, so that short epochs do not spend their time on the disk
 
@@ -87,6 +85,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> TrainResult:
         Interrupted: Ctrl-C or a request to terminate, after a checkpoint was written.
     """
     config = resolve_config(config)
+    keep_freed_memory()
     fabric = _launch(config)
     with Display(enabled=fabric.global_rank == 0 and not quiet) as display:
         directory = Path(fabric.broadcast(str(run_directory(config)) if fabric.global_rank == 0 else ""))
@@ -120,7 +119,8 @@ class Trainer:
         self.image_size = config.image_size
         self.sampler = EpochSampler(
             len(run.train_data.records), config.batch_size, seed=config.seed, base_size=self.image_size,
-            multi_scale=multi_scale_sizes(self.image_size) if config.multi_scale else None, rank=fabric.global_rank, world=fabric.world_size,
+            multi_scale=multi_scale_sizes(self.image_size) if config.multi_scale else None,
+            rank=fabric.global_rank, world=fabric.world_size,
         )  # fmt: skip
         transform = TrainTransform(AUGMENTATION, flip_vertical=config.flip_vertical, rotate90=config.rotate90)
         dataset = DetectionDataset(
@@ -162,7 +162,7 @@ class Trainer:
         self.display.line(
             f"Training {self.config.model} at {self.image_size} px on {self.fabric.device}; run folder {self.directory}"
         )
-        with _stop_on_signal(self.stop_requested, self.display):
+        with stop_on_signal(self.stop_requested, self.display):
             while not self._finished():
                 self._epoch()
         if self.cursor.validated_at == 0.0 or self.cursor.best_epoch < 0:
@@ -370,28 +370,7 @@ class Trainer:
         largest = sorted(norms, key=lambda name: -norms[name] if norms[name] == norms[name] else float("-inf"))[:5]
         gradients = ", ".join(f"{name} {norms[name]:.3g}" for name in largest)
         return TrainingError(
-            f"the loss is not finite in epoch {self.cursor.epoch + 1}, step {self.cursor.step + 1} (terms {', '.join(bad)}; "
-            f"images {', '.join(images)}; largest gradients {gradients}). "
+            f"the loss is not finite in epoch {self.cursor.epoch + 1}, step {self.cursor.step + 1} "
+            f"(terms {', '.join(bad)}; images {', '.join(images)}; largest gradients {gradients}). "
             f"Lower --learning-rate, or train with --precision 32-true; {self.directory / 'last.ckpt'} is as it was."
         )
-
-
-@contextmanager
-def _stop_on_signal(requested: threading.Event, display: Display) -> Iterator[None]:
-    """Turn the first Ctrl-C, or request to terminate, into a flag; a second Ctrl-C acts at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if requested.is_set():
-            raise KeyboardInterrupt
-        requested.set()
-        display.line("Stopping after this step and writing a checkpoint (Ctrl-C again to stop at once).")
-
-    previous = {kind: signal.signal(kind, handle) for kind in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for kind, handler in previous.items():
-            signal.signal(kind, handler)

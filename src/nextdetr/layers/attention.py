@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nextdetr.layers.deformable import is_traced
 from nextdetr.layers.position import sincos_position_2d
 
 __all__ = ["AIFI"]
@@ -41,11 +42,12 @@ class AIFI(nn.Module):
         tokens = self.norm1(tokens + self.dropout(self.ma(placed, placed, tokens, need_weights=False)[0]))
         inner = self.dropout(functional.gelu(self.fc1(tokens)))
         tokens = self.norm2(tokens + self.dropout(self.fc2(inner)))
-        return tokens.transpose(1, 2).reshape(batch, channels, height, width)
+        out: Tensor = tokens.transpose(1, 2).reshape(batch, channels, height, width)
+        return out
 
     def _position(self, height: int, width: int, device: torch.device) -> Tensor:
         """Return the code, kept from call to call outside the state dict; a tracer's stand-ins are not kept."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if is_traced():
             return sincos_position_2d(height, width, self.norm1.normalized_shape[0], device=device)
         key = (height, width, device)
         if key not in self._positions:

@@ -16,8 +16,8 @@ __all__ = ["RepC3", "RepConv", "fused_kernel"]
 
 def fused_kernel(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Return kernel and bias of the one convolution that equals ``bn(conv(x))`` in evaluation mode."""
-    assert bn.running_mean is not None  # noqa: S101 - all norms of this project keep statistics
-    assert bn.running_var is not None  # noqa: S101
+    assert bn.running_mean is not None
+    assert bn.running_var is not None
     scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
     bias = bn.bias - bn.running_mean * scale
     if conv.bias is not None:
@@ -57,7 +57,7 @@ class RepConv(nn.Module):
         side = large.shape[-1]
         conv = nn.Conv2d(large.shape[1], large.shape[0], side, padding=side // 2).to(large)
         conv.weight.copy_(large + functional.pad(small, [side // 2] * 4))
-        assert conv.bias is not None  # noqa: S101
+        assert conv.bias is not None
         conv.bias.copy_(large_bias + small_bias)
         return nn.Sequential(conv, nn.SiLU(inplace=True))
 

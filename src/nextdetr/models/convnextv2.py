@@ -86,11 +86,12 @@ class Block(nn.Module):
         if self.training and self.drop_path > 0.0:
             keep = 1.0 - self.drop_path
             # Kept images count 1 / keep, so that the expectation is that of evaluation.
-            weight = torch.full((x.shape[0], 1, 1, 1), keep, device=y.device, dtype=y.dtype).bernoulli_().div_(keep)
-            return torch.addcmul(x, y, weight)
-        return x + y
+            y = y * y.new_empty(y.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)
+        out: Tensor = x + y
+        return out
 
     def extra_repr(self) -> str:
+        """Return what ``print`` shows."""
         return f"drop_path={self.drop_path:.3g}"
 
 
@@ -153,7 +154,8 @@ class ConvNeXtV2(nn.Module):
         """Run the stages.
 
         Args:
-            x: [B, 3, H, W] images, H and W at least 4 * 2**(stages - 1); a remainder at the right and bottom edge is cut off.
+            x: [B, 3, H, W] images, H and W at least 4 * 2**(stages - 1); a remainder at the right and bottom
+                edge is cut off.
 
         Returns:
             The maps of ``out_indices``, each [B, channels[k], H // strides[k], W // strides[k]] in channels-last memory, as

@@ -1,4 +1,4 @@
-"""``DetectionModel``: the rows of a model file, run in order; one forward for training, validation, prediction and export."""
+"""``DetectionModel``: the rows of a model file, run in order; one forward for training, prediction and export."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ class DetectionModel(nn.Module):
         # Not in the state dict: they follow from the model file.
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
-        last_use = {index: number for number, info in enumerate(infos) for index in info.reads}
+        # A map goes after its last reader, or at once where it has none (stride 4, the largest of all, in RT-DETR).
+        last_use = {index: number for number, info in enumerate(infos) for index in info.writes}
+        last_use |= {index: number for number, info in enumerate(infos) for index in info.reads}
         self._drops = [[i for i, last in last_use.items() if last == number] for number in range(len(infos))]
 
     @property
@@ -101,18 +103,20 @@ class DetectionModel(nn.Module):
         Returns:
             Logits [B, Q, C] and boxes [B, Q, 4] cxcywh, 0 to 1; with all that is supervised, in training mode with targets.
         """
-        x = images.contiguous(memory_format=torch.channels_last)  # convolutions are fastest so, also on CPUs
-        if self.normalize == "imagenet":
-            x = (x - self.mean) / self.std
-        maps: dict[int, Tensor] = {-1: x}
+        maps = {-1: self._normalized(images)}
         *body, decoder = zip(self.rows, self.row_infos, self._drops, strict=True)
         for row, info, drops in body:
             inputs = [maps[index] for index in info.reads]
             result = row(inputs if info.name == "Concat" else inputs[0])
-            outputs = result if isinstance(result, list) else [result]
-            maps.update(zip(info.writes, outputs, strict=True))
+            maps.update(zip(info.writes, result if isinstance(result, list) else [result], strict=True))
             for index in drops:  # a map that no later row reads need not live on
                 del maps[index]
+            del inputs, result  # nor may these names keep it
         row, info, _ = decoder
         output: DetectorOutput = row([maps[index] for index in info.reads], targets, queries=queries)
         return output
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        """Return [B, 3, H, W] as the backbone takes it."""
+        x = images.contiguous(memory_format=torch.channels_last)  # convolutions are fastest so, also on CPUs
+        return (x - self.mean) / self.std if self.normalize == "imagenet" else x

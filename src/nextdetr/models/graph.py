@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,9 @@ from nextdetr.models.rows import LAYERS, Built, RowContext, RowError
 __all__ = ["BackboneLoader", "available_models", "build_model", "load_model_file", "parse_model_text", "skip_backbone"]
 
 IMAGE = -1  # index of the image among the maps
+# Generous limits that keep a slip of the pen from filling the memory.
+MOST_REPEATS = 1000
+MOST_SCALE = 100.0
 
 #: Loads the file that a backbone row names. ``nextdetr.weights`` has it, and stands above this package.
 BackboneLoader = Callable[[DetectionModel, Path], object]
@@ -33,7 +37,7 @@ class _Builder:
     def __init__(self, file: ModelFile, num_classes: int, drop_path: float) -> None:
         self.file, self.num_classes, self.drop_path = file, num_classes, drop_path
         self.depth, self.width, self.max_channels = _scale(file)
-        self.eps = float(_number(file, "batch_norm_eps", BATCH_NORM_EPS, 0.0))
+        self.eps = _epsilon(file)
         self.channels: dict[int, int] = {IMAGE: 3}
         self.strides: dict[int, int] = {IMAGE: 1}
         self.latest = IMAGE
@@ -51,7 +55,9 @@ class _Builder:
             raise file.error("the decoder must be the last row.", row)
         reads = tuple(self._resolve(row, source) for source in row.sources)
         repeats = max(round(row.repeats * self.depth), 1) if row.repeats > 1 else 1
-        arguments = ["nc" if value == "nc" else value for value in row.arguments]
+        if repeats > MOST_REPEATS:
+            raise file.error(f"{repeats} repeats are more than the {MOST_REPEATS} that a row may have.", row)
+        arguments = list(row.arguments)
         context = RowContext(
             [self.channels[index] for index in reads], [self.strides[index] for index in reads], repeats,
             self.num_classes, self.width, self.max_channels, self.eps, self.drop_path,
@@ -61,6 +67,9 @@ class _Builder:
             built = layer.build(context, arguments)
         except (RowError, ConfigError) as error:
             raise file.error(str(error), row) from error
+        except (RuntimeError, MemoryError) as error:  # torch could not allocate the tensors
+            reason = str(error).strip().split("\n", 1)[0]
+            raise file.error(f"the layer cannot be built with these arguments ({reason}).", row) from error
         if repeats > 1 and not layer.repeatable and row.name not in ("Conv", "AIFI"):
             raise file.error(f"this layer cannot be repeated; write 1 in place of {row.repeats}.", row)
         writes = self._publish(row, built)
@@ -86,7 +95,7 @@ class _Builder:
         self.channels.update(zip(writes, built.channels, strict=True))
         self.strides.update(zip(writes, built.strides, strict=True))
         self.latest = writes[-1] if writes else self.latest
-        self.weights = self.weights or built.weights
+        self.weights = built.weights if self.weights is None else self.weights
         return writes
 
 
@@ -111,9 +120,9 @@ def build_model(
         WeightsError: the file that the backbone row names cannot be loaded.
     """
     file = load_model_file(model)
-    classes = num_classes if num_classes is not None else int(_number(file, "nc", 80, 1))
-    if classes < 1:
-        raise file.error(f"a detector needs at least 1 class, not {classes}.")
+    classes = _integer(file, "nc", 80, 1, 1 << 16) if num_classes is None else num_classes
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+        raise file.error(f"a detector needs a whole number of at least 1 class, not {classes!r}.")
     if file.rows[-1].name != "RTDETRDecoder":
         raise file.error("the last row must be the decoder, RTDETRDecoder.", file.rows[-1])
     builder = _Builder(file, classes, drop_path)
@@ -125,7 +134,7 @@ def build_model(
     licence = file.mapping.get("licence")
     detector = DetectionModel(
         [module for module, _ in rows], [info for _, info in rows], num_classes=classes, text=file.text,
-        image_size=int(_number(file, "image_size", 640, 32)), normalize=normalize, backbone_weights=weights,
+        image_size=_image_size(file), normalize=normalize, backbone_weights=weights,
         licence=None if licence is None else str(licence),
     )  # fmt: skip
     if weights is not None:
@@ -147,30 +156,45 @@ def _scale(file: ModelFile) -> tuple[float, float, int]:
     if not isinstance(scales, dict) or not scales:
         raise file.error("scales must map names to [depth, width, max_channels].")
     chosen = file.mapping.get("scale", next(iter(scales)))
-    if chosen not in scales:
+    if isinstance(chosen, (list, dict)) or chosen not in scales:
         raise file.error(f"there is no scale {chosen!r}; there are {', '.join(map(str, scales))}.")
     values = scales[chosen]
-    if not (isinstance(values, list) and len(values) == 3 and all(_positive(value) for value in values)):
+    limits = (MOST_SCALE, MOST_SCALE, 1 << 31)
+    if not (isinstance(values, list) and len(values) == 3 and all(map(_within, values, limits))):
         raise file.error(
-            f"the scale {chosen} must be three positive numbers, [depth, width, max_channels], not {values!r}."
+            f"the scale {chosen} must be three numbers above 0, [depth, width, max_channels], the first two at most "
+            f"{MOST_SCALE:g}, not {values!r}."
         )
     return float(values[0]), float(values[1]), int(values[2])
 
 
-def _number(file: ModelFile, key: str, default: float, least: float) -> Any:
+def _integer(file: ModelFile, key: str, default: int, least: int, most: int) -> int:
+    """Return a top-level whole number."""
     value = file.mapping.get(key, default)
-    if isinstance(value, str):  # YAML 1.1 reads 1e-5, without a point, as text
-        try:
-            value = float(value)
-        except ValueError:
-            pass
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < least:
-        raise file.error(f"{key} must be a number of at least {least:g}, not {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise file.error(f"{key} must be a whole number from {least} to {most}, not {value!r}.")
     return value
 
 
-def _positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+def _image_size(file: ModelFile) -> int:
+    size = _integer(file, "image_size", 640, 32, 1 << 14)
+    if size % 32:
+        raise file.error(f"image_size must be a multiple of 32, the coarsest map's stride, not {size}.")
+    return size
+
+
+def _epsilon(file: ModelFile) -> float:
+    value = file.mapping.get("batch_norm_eps", BATCH_NORM_EPS)
+    if isinstance(value, str):  # YAML 1.1 reads 1e-5, without a point, as text
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise file.error(f"batch_norm_eps must be a number between 0 and 1, not {value!r}.")
+    return float(value)
+
+
+def _within(value: Any, most: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= most
 
 
 def _ranges(channels: dict[int, int]) -> str:

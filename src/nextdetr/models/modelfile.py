@@ -1,6 +1,6 @@
 """Model files: YAML text to plain values, with line numbers, and nothing evaluated.
 
-The dialect is the one users' RT-DETR files are written in: ``nc``, ``scales``, and rows ``[from, repeats, name, arguments]``.
+The dialect is the one users' RT-DETR files are written in: ``nc``, ``scales``, rows ``[from, repeats, name, arguments]``.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def load_model_file(name_or_path: str | Path | ModelFile) -> ModelFile:
         text = (resources.files("nextdetr") / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
         return parse_model_text(text, f"{name}.yaml")
     path = Path(name)
-    if not path.is_file():
+    if not _is_file(path):
         close = difflib.get_close_matches(path.stem, shipped, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}? " if close else ""
         raise ModelFileError(
@@ -94,10 +94,20 @@ def load_model_file(name_or_path: str | Path | ModelFile) -> ModelFile:
             "a checkpoint ends in .safetensors."
         )
     try:
+        if path.stat().st_size > 4 * LARGEST:  # a character has at most four bytes
+            raise ModelFileError(f"{name}: {path.stat().st_size:,} bytes are too many for a model file.")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelFileError(f"{name}: the file cannot be read as text ({error}).") from error
     return parse_model_text(text, name)
+
+
+def _is_file(path: Path) -> bool:
+    """Path.is_file, with a name that no file can have (too long, say) being none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def parse_model_text(text: str, source: str) -> ModelFile:
@@ -116,11 +126,11 @@ def parse_model_text(text: str, source: str) -> ModelFile:
     if not isinstance(root, yaml.MappingNode):
         raise ModelFileError(f"{source}: a model file is a mapping with the keys backbone and head, not {_kind(root)}.")
     mapping = _value(root, source)
-    for key in mapping:
+    for key, (key_node, _) in zip(mapping, root.value, strict=True):
         if key not in KEYS:
             close = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(KEYS)}."
-            raise ModelFileError(f"{source}: there is no key {key!r}; {hint}")
+            raise ModelFileError(f"{source}, line {_line(key_node)}: there is no key {key!r}; {hint}")
     rows: list[Row] = []
     sections = {key.value: node for key, node in root.value}
     for section in ("backbone", "head"):
@@ -136,13 +146,14 @@ def parse_model_text(text: str, source: str) -> ModelFile:
 def _compose(text: str, source: str) -> yaml.Node | None:
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            line = event.start_mark.line + 1
+            line = _line(event)
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
                 raise ModelFileError(
                     f"{source}, line {line}: anchors and aliases (& and *) are not allowed in a model file."
                 )
-            if getattr(event, "tag", None):
-                raise ModelFileError(f"{source}, line {line}: tags ({event.tag}) are not allowed in a model file.")
+            tag = getattr(event, "tag", None)
+            if tag:
+                raise ModelFileError(f"{source}, line {line}: tags ({tag}) are not allowed in a model file.")
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -154,12 +165,19 @@ def _compose(text: str, source: str) -> yaml.Node | None:
 
 
 def _kind(node: yaml.Node | None) -> str:
-    return "empty" if node is None else {"sequence": "a list", "scalar": "a single value"}.get(node.id, node.id)
+    if node is None:
+        return "empty"
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+
+
+def _line(part: yaml.Event | yaml.Node) -> int:
+    """Line of the file, from 1."""
+    return 1 if part.start_mark is None else part.start_mark.line + 1
 
 
 def _value(node: yaml.Node, source: str) -> Any:
     """Turn a node into plain values; scalars of other kinds (dates, say) are refused."""
-    line = node.start_mark.line + 1
+    line = _line(node)
     if node.tag not in PLAIN_TAGS:
         raise ModelFileError(f"{source}, line {line}: {node.value!r} is neither text nor a number; put it in quotes.")
     if isinstance(node, yaml.SequenceNode):
@@ -169,19 +187,21 @@ def _value(node: yaml.Node, source: str) -> Any:
         for key_node, item in node.value:
             key = _value(key_node, source)
             if isinstance(key, (list, dict)) or key in result:
-                line = key_node.start_mark.line + 1
+                line = _line(key_node)
                 raise ModelFileError(f"{source}, line {line}: the key {key!r} stands twice or is not a name.")
             result[key] = _value(item, source)
         return result
     constructor = yaml.SafeLoader("")
     try:
-        return constructor.construct_object(node)  # type: ignore[no-untyped-call]
+        return constructor.construct_object(node)
+    except ValueError as error:  # 0b_ looks like a number; so do 5,000 digits
+        raise ModelFileError(f"{source}, line {line}: {str(node.value)[:40]!r} cannot be read as a number.") from error
     finally:
-        constructor.dispose()  # type: ignore[no-untyped-call]
+        constructor.dispose()
 
 
 def _row(node: yaml.Node, number: int, source: str) -> Row:
-    line = node.start_mark.line + 1
+    line = _line(node)
     where = f"{source}, row {number} (line {line})"
     value = _value(node, source)
     if not isinstance(value, list) or len(value) != 4:

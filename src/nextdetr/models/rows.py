@@ -83,12 +83,14 @@ class Argument:
         kinds: what types it may have.
         required: whether it must be given.
         least: smallest number allowed.
+        most: largest number allowed; the default only keeps a slip of the pen from filling the memory.
     """
 
     name: str
     kinds: tuple[type, ...]
     required: bool = False
     least: float | None = None
+    most: float = 1 << 16
 
     def check(self, value: Any) -> None:
         """Raise RowError unless ``value`` is one that this argument takes."""
@@ -96,8 +98,13 @@ class Argument:
         if not fits:
             wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in self.kinds)
             raise RowError(f"the argument {self.name} must be {wanted}, not {value!r}.")
-        if self.least is not None and isinstance(value, (int, float)) and value < self.least:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return
+        # Both are worded so that "not a number" fails them.
+        if self.least is not None and not value >= self.least:
             raise RowError(f"the argument {self.name} must be at least {self.least}, not {value!r}.")
+        if not value <= self.most:
+            raise RowError(f"the argument {self.name} must be at most {self.most}, not {value!r}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +195,8 @@ def _concat(context: RowContext, arguments: list[Any]) -> Built:
 
 def _rep_c3(context: RowContext, arguments: list[Any]) -> Built:
     c1, c2, rest = context.channels[0], context.scaled(arguments[0]), arguments[1:]
+    if rest and int(c2 * rest[0]) < 1:
+        raise RowError(f"a width inside of {rest[0]} times {c2} channels leaves none.")
     module = RepC3(c1, c2, context.repeats, *rest, eps=context.eps)
     return Built(module, [c2], context.strides, [c1, c2, context.repeats, *rest])
 
@@ -231,12 +240,16 @@ LAYERS: Mapping[str, Layer] = {
         (
             Argument("feed-forward width", (int,), least=1),
             Argument("heads", (int,), least=1),
-            Argument("dropout", (int, float), least=0),
+            Argument("dropout", (int, float), least=0, most=1),
         ),
         _aifi,
     ),
     "nn.Upsample": Layer(
-        (Argument("size", (int, NONE), required=True), Argument("factor", (int, float, NONE)), Argument("mode", (str,))),
+        (
+            Argument("size", (int, NONE), required=True),
+            Argument("factor", (int, float, NONE), least=1),
+            Argument("mode", (str,)),
+        ),
         _upsample,
         title="Upsample",
     ),
@@ -251,7 +264,7 @@ LAYERS: Mapping[str, Layer] = {
             Argument("heads", (int,), least=1),
             Argument("layers", (int,), least=1),
             Argument("feed-forward width", (int,), least=1),
-            Argument("dropout", (int, float), least=0),
+            Argument("dropout", (int, float), least=0, most=1),
         ),
         _decoder,
         inputs=None,

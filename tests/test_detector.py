@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import supervision as sv
+from PIL import Image
+
+from nextdetr import Detector
+from nextdetr.errors import ConfigError, DataError, WeightsError
+from tests.helpers import squares, tiny_model
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("detector")
+    data = squares(folder / "data")
+    detector = Detector(tiny_model(folder))
+    result = detector.train(
+        data=data, epochs=1, image_size=64, batch_size=2, workers=0, output=folder / "run", quiet=True
+    )  # fmt: skip
+    return detector, data, result
+
+
+def test_after_training_the_detector_has_the_best_weights(trained):
+    detector, _, result = trained
+    assert detector.source == result.checkpoint
+    assert detector.classes == ["square", "bar"]
+    assert detector.opened.image_size == 64
+
+
+def test_val_equals_the_training_runs_own_score(trained):
+    detector, data, result = trained
+    scored = detector.val(data=data, quiet=True)
+    assert scored.metrics == pytest.approx(result.best["metrics"], nan_ok=True)
+    assert scored.images == 6
+
+
+@pytest.mark.parametrize("kind", ["path", "pil", "array", "folder", "list"])
+def test_predict_returns_one_entry_an_image(trained, kind):
+    detector, data, _ = trained
+    path = data / "images" / "val" / "1.png"
+    sources = {
+        "path": path, "pil": Image.open(path), "array": np.asarray(Image.open(path)), "folder": path.parent,
+        "list": [path, Image.open(path)],
+    }  # fmt: skip
+    found = detector.predict(sources[kind], confidence=0.0, max_detections=5)
+    assert isinstance(found, list)
+    assert len(found) == {"folder": 6, "list": 2}.get(kind, 1)
+    assert all(isinstance(item, sv.Detections) and len(item) == 5 for item in found)
+    assert (found[0].xyxy >= 0).all()
+    assert (found[0].xyxy <= 96).all()
+
+
+def test_saved_and_opened_again_it_finds_the_same(trained, tmp_path):
+    detector, data, _ = trained
+    again = Detector(detector.save(tmp_path / "copy.safetensors"))
+    source = data / "images" / "val" / "2.png"
+    first, second = (d.predict(source, confidence=0.0)[0] for d in (detector, again))
+    np.testing.assert_array_equal(first.xyxy, second.xyxy)
+    assert again.classes == detector.classes
+    with pytest.raises(ConfigError, match="safetensors"):
+        detector.save(tmp_path / "copy.pt")
+
+
+def test_info(trained):
+    summary = trained[0].info(64)
+    assert summary.parameters == sum(p.numel() for p in trained[0].opened.model.parameters())
+
+
+def test_mistakes(trained, tmp_path):
+    detector = trained[0]
+    with pytest.raises(DataError, match="nowhere"):
+        detector.predict("nowhere.jpg")
+    with pytest.raises(ConfigError, match="did you mean confidence"):
+        detector.predict("x.jpg", confidance=0.5)
+    (tmp_path / "bad.safetensors").write_bytes(b"not one")
+    with pytest.raises(WeightsError, match=r"bad\.safetensors"):
+        Detector(tmp_path / "bad.safetensors")
