@@ -138,8 +138,9 @@ def build_model(
         licence=None if licence is None else str(licence),
     )  # fmt: skip
     if weights is not None:
-        if load_backbone is not skip_backbone and not weights.exists():
-            raise file.error(f"the backbone's weights {weights} do not exist.", file.rows[0])
+        named = bool(str(builder.weights).strip())  # no name at all would be the model file's own folder
+        if load_backbone is not skip_backbone and not (named and weights.exists()):
+            raise file.error(f"the backbone's weights {weights if named else repr('')} do not exist.", file.rows[0])
         if load_backbone is None:
             raise file.error(
                 "it names weights; nextdetr.weights.start.start_model builds and loads such a file.", file.rows[0]

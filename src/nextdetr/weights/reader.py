@@ -91,7 +91,7 @@ def check_finite(file: WeightsFile) -> None:
     for name, tensor in file.tensors.items():
         if not tensor.is_floating_point() or name.rsplit(".", 1)[-1].endswith(("anchors", "mask")):
             continue
-        for part in tensor.flatten().split(1 << 20):  # in parts: no mask of a large tensor is made
+        for part in torch.split(tensor.flatten(), 1 << 20):  # in parts: no mask of a large tensor is made
             low, high = torch.aminmax(part.float() if part.element_size() == 1 else part)
             if not (torch.isfinite(low) and torch.isfinite(high)):
                 raise WeightsError(f"{file.path}: its tensor {name} holds NaN or infinity; take an earlier checkpoint.")
@@ -102,7 +102,7 @@ def _read_file(path: Path, key: str | None) -> WeightsFile:
         head = file.read(4096)
     if head.startswith(b"PK\x03\x04"):
         return _from_torch(path, "torch", open_zip(str(path), map_file(path)), key)
-    if head.startswith(LEGACY_MAGIC):
+    if LEGACY_MAGIC.match(head):
         return _from_torch(path, "torch-legacy", open_legacy(str(path), map_file(path)), key)
     _refuse_others(path, head)
     return _read_safetensors(path, head)
@@ -129,9 +129,9 @@ def _refuse_others(path: Path, head: bytes) -> None:
     elif head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         cause = "a Python pickle that torch.save did not write; it is refused, and nothing in it was run."
     elif _is_text(head):
-        cause = "a text file, not weights; is it the file you meant?"
+        cause = "a text file, not weights; give the file that holds the tensors."
     elif head[8:9] != b"{" and path.suffix != ".safetensors":
-        cause = "neither safetensors nor a file of torch.save; is it complete, and of one of these formats?"
+        cause = "neither safetensors nor a file of torch.save, or cut off; NextDETR reads whole files of these two formats."
     else:
         return
     raise WeightsError(f"{path}: {cause}")

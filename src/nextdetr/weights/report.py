@@ -106,7 +106,7 @@ class LoadReport:
             )
 
     def _cause(self) -> str:
-        fits = f"it is for {self.identity.model}." if self.identity.model else "is it for another model?"
+        fits = f"it is for {self.identity.model}." if self.identity.model else "it may be for another model."
         if self.shapes:
             name, (theirs, ours) = next(iter(self.shapes.items()))
             return f"{name} is {theirs} in the file and {ours} in the model: {fits}"

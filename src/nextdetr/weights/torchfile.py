@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import mmap
+import re
 import struct
 import sys
 from collections.abc import Mapping
@@ -23,8 +24,10 @@ from nextdetr.weights.unpickle import MAX_PICKLE, Machine
 
 __all__ = ["LEGACY_MAGIC", "TorchFile", "open_legacy", "open_zip"]
 
-# The first pickle of the older format: protocol 2, the number 0x1950a86a20f9469cfc6c, stop.
-LEGACY_MAGIC = b"\x80\x02\x8a\x0a" + (0x1950A86A20F9469CFC6C).to_bytes(10, "little") + b"."
+# The first pickle of the older format: protocol, from 4 on a frame, the number 0x1950a86a20f9469cfc6c, stop.
+LEGACY_MAGIC = re.compile(
+    rb"\x80[\x02-\x05](?:\x95.{8})?\x8a\x0a" + re.escape((0x1950A86A20F9469CFC6C).to_bytes(10, "little")) + rb"\.", re.DOTALL
+)
 _LEGACY_VERSION = 1001
 _SPARE = 16 << 20  # bytes; small tensors that share a storage may add up to this beyond twice the file
 
@@ -101,7 +104,7 @@ def open_zip(source: str, buffer: mmap.mmap) -> TorchFile:
         raise WeightsError(f"{source}: a TorchScript program, not weights; save the model's state_dict() with torch.save.")
     pickles = [name for name in regions if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise WeightsError(f"{source}: a zip archive, but not one that torch.save wrote; is it an archive of weights?")
+        raise WeightsError(f"{source}: a zip archive, but not one that torch.save wrote; give the weights file itself.")
     prefix = pickles[0].removesuffix("data.pkl")
     order = regions.get(f"{prefix}byteorder", Region(0, 0))
     if order.size and buffer[order.start : order.start + min(order.size, 16)].decode("latin1") != sys.byteorder:
