@@ -1,8 +1,12 @@
-"""Class names of files that do not state them: published detectors of 80 classes are COCO's."""
+"""Class names: of files that do not state them, and which of a file's are the same as a model's."""
 
 from __future__ import annotations
 
-__all__ = ["COCO", "IMAGENET_HEADS", "published_classes"]
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+__all__ = ["COCO", "IMAGENET_HEADS", "match_classes", "published_classes"]
 
 #: COCO's 80 categories in the order of their ids, as published checkpoints number them.
 COCO: tuple[str, ...] = tuple(
@@ -23,3 +27,33 @@ IMAGENET_HEADS = {1000: "ImageNet-1k", 11821: "ImageNet-12k", 21841: "ImageNet-2
 def published_classes(count: int | None) -> list[str] | None:
     """Return the names of a detector of ``count`` classes that does not state them; None where nothing is known."""
     return list(COCO) if count == len(COCO) else None
+
+
+# What COCO's classes are called in Pascal VOC, and in the configurations of some published COCO detectors.
+_SAME = {"aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "tvmonitor": "tv"}
+
+
+def match_classes(old: Sequence[str], new: Sequence[str]) -> list[tuple[int, int]]:
+    """Return the pairs (index in ``new``, index in ``old``) of the same class, in the order of ``new``.
+
+    Names are compared as they are first; the rest without regard to case, spaces, hyphens and underscores, and with VOC's
+    words for COCO's classes, where that leaves no doubt. A name that stands twice in a list is matched in order.
+    """
+    free = dict(enumerate(old))
+    pairs: dict[int, int] = {}
+    for index, name in enumerate(new):
+        found = next((place for place, other in free.items() if other == name), None)
+        if found is not None:
+            pairs[index] = found
+            del free[found]
+    theirs = {place: _plain(name) for place, name in free.items()}
+    ours = {index: _plain(name) for index, name in enumerate(new) if index not in pairs}
+    counts = Counter(theirs.values()), Counter(ours.values())
+    places = {name: place for place, name in theirs.items() if counts[0][name] == 1}
+    pairs |= {index: places[name] for index, name in ours.items() if name in places and counts[1][name] == 1}
+    return sorted(pairs.items())
+
+
+def _plain(name: str) -> str:
+    letters = re.sub(r"[\s_-]+", "", name.casefold())
+    return _SAME.get(letters, letters)

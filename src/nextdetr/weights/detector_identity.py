@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,4 +57,6 @@ def _names(file: WeightsFile, count: int | None) -> list[str] | None:
             return None
     if not isinstance(stated, list) or len(stated) != count:
         return None
-    return [str(name) for name in stated]
+    names = [str(name) for name in stated]
+    # transformers numbers classes that nobody has named; as names these would match by accident.
+    return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
+from nextdetr.weights.classes import match_classes
 from nextdetr.weights.layouts import Identity, identify
 from nextdetr.weights.mapping import backbone_rows, to_model
 from nextdetr.weights.reader import WeightsFile, read_tensors
@@ -203,10 +204,14 @@ class _Classes:
     def _by_name(self, plan: _Plan, name: str, tensor: Tensor, target: Tensor) -> None:
         old, new = self.old or [], self.new or []
         usable = len(old) == tensor.shape[0] and len(new) == target.shape[0]
-        both = [(new.index(item), index) for index, item in enumerate(old) if item in new] if usable else []
+        both = match_classes(old, new) if usable else []
         self.report.reshaped.append(name)
         if both:
             plan.rows.append((name, tensor, [pair[0] for pair in both], [pair[1] for pair in both]))
+        if not usable:
+            why = "does not name its classes" if self.old is None else f"names {len(old)} classes"
+            self._tell(f"the file {why} and has {tensor.shape[0]}, the model {target.shape[0]}: no class is carried over.")
+            return
         names = ", ".join(new[pair[0]] for pair in both[:5]) + (", …" if len(both) > 5 else "")
         carried = f"{len(both)} of the model's {target.shape[0]} classes are carried over by name"
         self._tell(f"{carried}{f' ({names})' if both else ''}; the others stay as initialised.")

@@ -75,8 +75,8 @@ def to_model(model: DetectionModel, file: WeightsFile, identity: Identity, part:
     else:
         source = _foreign_source(model, identity)
         config = config_of(file)
-        notes = detector_notes(identity.kind, file.tensors, source, config)
-        with warnings.catch_warnings():  # they are the same notes, and go into the report
+        notes = detector_notes(identity.kind, file.tensors, model, config)  # of the user's model: its epsilon counts
+        with warnings.catch_warnings():  # notes go into the report, and there only
             warnings.simplefilter("ignore")
             tensors = detector_to_ours(identity.kind, file.tensors, source, config)
     same_backbone = _signature(source, backbone=True) == _signature(model, backbone=True)

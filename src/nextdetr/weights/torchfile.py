@@ -26,7 +26,8 @@ __all__ = ["LEGACY_MAGIC", "TorchFile", "open_legacy", "open_zip"]
 
 # The first pickle of the older format: protocol, from 4 on a frame, the number 0x1950a86a20f9469cfc6c, stop.
 LEGACY_MAGIC = re.compile(
-    rb"\x80[\x02-\x05](?:\x95.{8})?\x8a\x0a" + re.escape((0x1950A86A20F9469CFC6C).to_bytes(10, "little")) + rb"\.", re.DOTALL
+    rb"\x80[\x02-\x05](?:\x95.{8})?\x8a\x0a" + re.escape((0x1950A86A20F9469CFC6C).to_bytes(10, "little")) + rb"\.",
+    re.DOTALL,
 )
 _LEGACY_VERSION = 1001
 _SPARE = 16 << 20  # bytes; small tensors that share a storage may add up to this beyond twice the file
