@@ -19,6 +19,7 @@ from nextdetr.files import atomic_write, write_text_atomic
 from nextdetr.models.checkpoint import save_detector
 from nextdetr.models.graph import build_model, load_model_file, parse_model_text, skip_backbone
 from nextdetr.weights.backbones import to_original, to_timm, to_transformers
+from nextdetr.weights.detectors_transformers import transformers_backbone
 from nextdetr.weights.layouts import Identity, backbone_tensors
 from nextdetr.weights.load import load_into, open_weights
 from nextdetr.weights.reader import WeightsFile
@@ -28,6 +29,7 @@ __all__ = ["FORMATS", "Format", "convert", "save_backbone"]
 
 Format = Literal["nextdetr", "timm", "transformers", "original"]
 FORMATS: tuple[Format, ...] = ("nextdetr", "timm", "transformers", "original")
+_FILE_SUFFIXES = frozenset((".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx", ".npz", ".json", ".yaml", ".zip"))
 
 
 def convert(path: str | Path, to: Format, output: str | Path | None = None) -> tuple[Path, Identity]:
@@ -93,9 +95,14 @@ def _target(path: Path, to: Format, output: str | Path | None) -> Path:
     target = Path(output)
     if target.resolve() == path.resolve():
         raise ConfigError(f"{target}: the output is the input; choose another --output.")
-    folder = to == "transformers" and target.suffix == ""
-    if target.suffix != suffix and not folder and not (to == "original" and target.suffix == ".pth"):
+    if to == "transformers" and target.suffix not in _FILE_SUFFIXES:  # a folder's name may have a point in it
+        if target.is_file():
+            raise ConfigError(f"{target}: a file, but a folder is to be written; choose another --output.")
+        return target
+    if target.suffix != suffix and not (to == "original" and target.suffix == ".pth"):
         raise ConfigError(f"{target}: the layout {to} is written as *{suffix}; end the name so.")
+    if target.is_dir():
+        raise ConfigError(f"{target}: a folder, but a file is to be written; choose another --output.")
     return target
 
 
@@ -108,7 +115,7 @@ def _backbone_state(file: WeightsFile, identity: Identity) -> dict[str, Tensor]:
         prefix = first.removesuffix("downsample_layers.0.0.weight")
         state = {name.removeprefix(prefix): tensor for name, tensor in file.tensors.items() if name.startswith(prefix)}
     else:
-        state = {}
+        state = transformers_backbone(file.tensors)
     if not backbone_size(state)[0]:
         raise WeightsError(
             f"{file.path}: a {identity.kind} file without a ConvNeXt backbone; only that can be written for other programs."
@@ -156,7 +163,7 @@ def _metrics(file: WeightsFile) -> dict[str, Any]:
 
 def _transformers(target: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
     tensors = to_transformers(state)
-    if target.suffix:
+    if target.suffix == ".safetensors":
         _write(target, tensors, {"format": "pt", **metadata})
         return
     head = state.get("head.weight")

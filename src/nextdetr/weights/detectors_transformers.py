@@ -16,10 +16,11 @@ from torch import Tensor
 from nextdetr.weights.backbones import from_transformers
 from nextdetr.weights.detectors_rows import renamed, rules
 
-__all__ = ["OFFSET_SCALE", "to_official"]
+__all__ = ["OFFSET_SCALE", "to_official", "transformers_backbone"]
 
 OFFSET_SCALE = 0.5  # of RT-DETR: an offset of 1 at one point per level is half a box's side
 _CONVNEXT = "model.backbone.model."
+_CONVNEXT_STEM = "embeddings.patch_embeddings.weight"
 
 _NORMS = ((r"\.convolution\.", ".conv."), (r"\.normalization\.", ".norm."))
 _RULES = rules(
@@ -68,7 +69,7 @@ def to_official(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None 
         Official name -> tensor; query, key and value in one tensor, and the offsets' reach in their weights.
     """
     named = {}
-    convnext = f"{_CONVNEXT}embeddings.patch_embeddings.weight" in tensors
+    convnext = f"{_CONVNEXT}{_CONVNEXT_STEM}" in tensors
     for name, tensor in tensors.items():
         if convnext and name.startswith(_CONVNEXT) and ".hidden_states_norms." not in name:
             ((ours, shaped),) = from_transformers({name.removeprefix(_CONVNEXT): tensor}).items()
@@ -84,6 +85,18 @@ def to_official(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None 
             if ".cross_attn.sampling_offsets." in name:
                 named[name] = named[name] * (scale / OFFSET_SCALE)
     return named
+
+
+def transformers_backbone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the ConvNeXt V2 backbone of a transformers detector under our names; empty if its backbone is another one.
+
+    The norms of the maps that it returns (``hidden_states_norms``) belong to the detector and are left out.
+    """
+    prefix = next((n.removesuffix(_CONVNEXT_STEM) for n in tensors if n.endswith(_CONVNEXT + _CONVNEXT_STEM)), None)
+    if prefix is None:
+        return {}
+    inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return from_transformers({name: tensor for name, tensor in inside.items() if not name.startswith("hidden_states_norms.")})
 
 
 def _join(named: dict[str, Tensor], query: str) -> None:

@@ -29,9 +29,10 @@ from nextdetr.weights.detector_identity import describe_detector
 from nextdetr.weights.reader import WeightsFile
 from nextdetr.weights.sizes import backbone_size, known_size, size_name
 
-__all__ = ["BACKBONE_KINDS", "DETECTOR_KINDS", "Identity", "backbone_tensors", "identify"]
+__all__ = ["BACKBONE_KINDS", "DETECTOR_KINDS", "V1_NOTE", "Identity", "backbone_tensors", "identify"]
 
 CC_BY_NC = "CC-BY-NC-4.0"
+V1_NOTE = "ConvNeXt V1: LayerScale is folded into the second pointwise layer, and GRN starts at zero."
 
 
 def _v1(rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
@@ -176,7 +177,7 @@ def _backbone(file: WeightsFile, kind: str, prefix: str, state: Mapping[str, Ten
             f"it has a classifier of {classes:,} classes ({IMAGENET_HEADS[classes]}), which a detector has no use for."
         )
     if kind.startswith("convnext-v1"):
-        notes.append("ConvNeXt V1: LayerScale is folded into the second pointwise layer, and GRN starts at zero.")
+        notes.append(V1_NOTE)
     licence, remark = _backbone_licence(file, kind, classes)
     return Identity(
         kind, None if size is None else f"convnextv2-{size}", licence=licence, num_classes=classes,
@@ -217,6 +218,8 @@ def _backbone_licence(file: WeightsFile, kind: str, classes: int | None) -> tupl
         return "unknown", [
             "timm's ImageNet classifiers are Apache-2.0, but its DINOv3 weights are not: see where it is from."
         ]
+    if kind == "convnext-v1-torchvision":
+        return "unknown", ["torchvision's code is BSD-3-Clause; of its weights it states no licence."]
     return "unknown", []
 
 

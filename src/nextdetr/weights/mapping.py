@@ -17,7 +17,7 @@ from nextdetr.models.graph import build_model, load_model_file, parse_model_text
 from nextdetr.models.modelfile import ModelFile
 from nextdetr.weights.detector_identity import config_of
 from nextdetr.weights.detectors import detector_notes, detector_to_ours
-from nextdetr.weights.layouts import Identity, backbone_tensors
+from nextdetr.weights.layouts import V1_NOTE, Identity, backbone_tensors
 from nextdetr.weights.reader import WeightsFile
 from nextdetr.weights.sizes import backbone_size, size_name
 
@@ -107,7 +107,7 @@ def _backbone(model: DetectionModel, file: WeightsFile, identity: Identity) -> M
             f"take a file of that size, or a model with the file's."
         )
     tensors = backbone_tensors(file, identity)
-    notes = list(identity.notes[-1:]) if identity.kind.startswith("convnext-v1") else []
+    notes = [note for note in identity.notes if note == V1_NOTE]
     placed = {f"rows.0.{name}": tensor for name, tensor in tensors.items() if name in state}
     return Mapped(placed, [name for name in tensors if name not in state], notes)
 
