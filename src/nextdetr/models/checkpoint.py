@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -18,11 +19,19 @@ from torch import Tensor
 from nextdetr.errors import ModelFileError, WeightsError
 from nextdetr.files import atomic_write
 from nextdetr.models.detection import DetectionModel
-from nextdetr.models.graph import BackboneLoader, build_model, load_model_file, parse_model_text, skip_backbone
+from nextdetr.models.graph import (
+    BackboneLoader,
+    build_model,
+    build_skeleton,
+    load_model_file,
+    parse_model_text,
+    skip_backbone,
+)
 
 __all__ = [
     "FORMAT_VERSION",
     "OpenedModel",
+    "check_tensor",
     "load_weights",
     "open_model",
     "read_detector_file",
@@ -164,6 +173,8 @@ def _open_checkpoint(path: Path) -> OpenedModel:
         classes = [str(name) for name in json.loads(metadata["classes"])]
         image_size = int(metadata["image_size"])
         file = parse_model_text(metadata["model"], str(path))
+        # Compared first without memory: a file of a few bytes may state a model of any size.
+        _check_names(build_skeleton(file, num_classes=len(classes)).state_dict(), tensors, str(path))
         model = build_model(file, num_classes=len(classes), load_backbone=skip_backbone)
     except (ValueError, TypeError) as error:
         raise WeightsError(f"{path}: its metadata is damaged ({error}).") from error
@@ -177,9 +188,43 @@ def load_weights(model: DetectionModel, tensors: Mapping[str, Tensor], source: s
     """Load all tensors of ``model``, by name.
 
     Raises:
-        WeightsError: a tensor is missing, is unexpected, or has another shape.
+        WeightsError: a tensor is missing, is unexpected, has another shape or a type that is none of weights, or holds NaN.
     """
     own = model.state_dict()
+    _check_names(own, tensors, source)
+    for name, tensor in tensors.items():
+        check_tensor(source, name, tensor, own[name])
+    model.load_state_dict(dict(tensors))
+
+
+def check_tensor(source: str, name: str, tensor: Tensor, target: Tensor) -> None:
+    """Refuse what would load but not work.
+
+    Args:
+        source: file, for the message.
+        name: name in the model.
+        tensor: what is to be copied.
+        target: where to.
+
+    Raises:
+        WeightsError: a tensor of weights is not of floating-point numbers, or not of finite ones.
+    """
+    if target.is_floating_point() != tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized:
+        kind, wanted = (str(value.dtype).removeprefix("torch.") for value in (tensor, target))
+        raise WeightsError(
+            f"{source}: the tensor for {name} is of type {kind}, but {wanted} is needed; the file is damaged."
+        )
+    if not tensor.is_floating_point() or tensor.is_meta:
+        return
+    for part in torch.split(tensor.flatten(), 1 << 20):  # no mask of a large tensor is made
+        if not bool(torch.isfinite(part.float() if part.element_size() == 1 else part).all()):
+            raise WeightsError(
+                f"{source}: the tensor for {name} holds NaN or infinity, so no detector would come of it; "
+                "take an earlier checkpoint of the same training."
+            )
+
+
+def _check_names(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
     missing = [name for name in own if name not in tensors]
     unexpected = [name for name in tensors if name not in own]
     reshaped = [name for name, tensor in tensors.items() if name in own and own[name].shape != tensor.shape]
@@ -190,4 +235,3 @@ def load_weights(model: DetectionModel, tensors: Mapping[str, Tensor], source: s
             if names
         ]
         raise WeightsError(f"{source}: its tensors do not fit the model: {', '.join(found)}.")
-    model.load_state_dict(dict(tensors))

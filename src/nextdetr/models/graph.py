@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from nextdetr.errors import ConfigError
 from nextdetr.layers.conv import BATCH_NORM_EPS
@@ -16,7 +18,10 @@ from nextdetr.models.detection import DetectionModel, RowInfo
 from nextdetr.models.modelfile import ModelFile, Row, available_models, load_model_file, parse_model_text
 from nextdetr.models.rows import LAYERS, Built, RowContext, RowError
 
-__all__ = ["BackboneLoader", "available_models", "build_model", "load_model_file", "parse_model_text", "skip_backbone"]
+__all__ = [
+    "BackboneLoader", "available_models", "build_model", "build_skeleton", "load_model_file", "parse_model_text",
+    "skip_backbone",
+]  # fmt: skip
 
 IMAGE = -1  # index of the image among the maps
 # Generous limits that keep a slip of the pen from filling the memory.
@@ -147,6 +152,28 @@ def build_model(
             )
         load_backbone(detector, weights)
     return detector
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves out random numbers for tensors without memory: for them alone torch imports its compiler, for a second."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        random = getattr(func, "__name__", "") in ("normal_", "uniform_", "trunc_normal_")
+        if random and args and isinstance(args[0], Tensor) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def build_skeleton(model: str | Path | ModelFile, *, num_classes: int | None = None) -> DetectionModel:
+    """Build a detector without memory for its weights (on the meta device), to look at names and shapes.
+
+    Raises:
+        ModelFileError: the file cannot be built.
+    """
+    with torch.device("meta"), _NoInitialisation():
+        return build_model(model, num_classes=num_classes, load_backbone=skip_backbone)
 
 
 def _scale(file: ModelFile) -> tuple[float, float, int]:

@@ -16,7 +16,7 @@ import yaml
 
 from nextdetr.errors import ModelFileError
 
-__all__ = ["ModelFile", "Row", "available_models", "load_model_file", "parse_model_text"]
+__all__ = ["ModelFile", "Row", "available_models", "load_model_file", "parse_model_text", "shipped_name"]
 
 KEYS = ("nc", "scales", "scale", "backbone", "head", "normalize", "batch_norm_eps", "image_size", "licence")
 PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
@@ -70,6 +70,14 @@ def available_models() -> list[str]:
     """Return the names of the shipped model files."""
     folder = resources.files("nextdetr") / "configs"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def shipped_name(text: str) -> str | None:
+    """Return the shipped model whose file has this text; None if there is none."""
+    folder = resources.files("nextdetr") / "configs"
+    return next(
+        (name for name in available_models() if (folder / f"{name}.yaml").read_text(encoding="utf-8") == text), None
+    )
 
 
 def load_model_file(name_or_path: str | Path | ModelFile) -> ModelFile:

@@ -17,11 +17,11 @@ from torch import Tensor
 from nextdetr.errors import ConfigError, WeightsError
 from nextdetr.files import atomic_write, write_text_atomic
 from nextdetr.models.checkpoint import save_detector
-from nextdetr.models.graph import build_model, load_model_file, parse_model_text, skip_backbone
+from nextdetr.models.graph import build_model, build_skeleton, load_model_file, parse_model_text, skip_backbone
 from nextdetr.weights.backbones import to_original, to_timm, to_transformers
 from nextdetr.weights.detectors_transformers import transformers_backbone
 from nextdetr.weights.layouts import Identity, backbone_tensors
-from nextdetr.weights.load import load_into, open_weights
+from nextdetr.weights.load import load_into, open_weights, plan_load
 from nextdetr.weights.reader import WeightsFile
 from nextdetr.weights.sizes import backbone_size, known_size
 
@@ -137,13 +137,15 @@ def _detector(file: WeightsFile, identity: Identity, target: Path) -> Path:
         raise WeightsError(
             f"{file.path}: its model is not known; load it with a model file: --weights {file.path} --model M."
         )
-    model = build_model(source, num_classes=identity.num_classes, load_backbone=skip_backbone)
-    report = load_into(model, file)
+    # Planned first without memory: a file of a few bytes may state a model of any size.
+    report = plan_load(build_skeleton(source, num_classes=identity.num_classes), file, identity)
     if report.missing:
         raise WeightsError(
             f"{file.path}: only a whole detector is converted, but {len(report.missing)} tensors are missing "
             f"(such as {report.missing[0]})."
         )
+    model = build_model(source, num_classes=identity.num_classes, load_backbone=skip_backbone)
+    load_into(model, file)
     classes = identity.classes or [f"class_{index}" for index in range(model.num_classes)]
     size = file.metadata.get("image_size", "")
     return save_detector(

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from nextdetr.errors import WeightsError
-from nextdetr.models.graph import load_model_file
+from nextdetr.models.graph import build_skeleton
 from nextdetr.weights.layouts import Identity
 from nextdetr.weights.load import open_weights, plan_load
-from nextdetr.weights.mapping import skeleton
-from nextdetr.weights.reader import WeightsFile
+from nextdetr.weights.reader import WeightsFile, check_finite
 
 __all__ = ["inspect_file"]
 
@@ -27,16 +26,27 @@ def inspect_file(path: str | Path, model: str | None = None) -> dict[str, Any]:
         ModelFileError: the model cannot be built.
     """
     file, identity = open_weights(path)
+    described = identity.to_json()
+    described["notes"] += [] if (fault := _fault(file)) is None else [fault]
     return {
-        **identity.to_json(), "format": file.format, "tensors": len(file.tensors),
+        **described, "format": file.format, "tensors": len(file.tensors),
         "parameters": sum(tensor.numel() for tensor in file.tensors.values()),
         "fit": None if model is None else _fit(file, identity, model),
     }  # fmt: skip
 
 
+def _fault(file: WeightsFile) -> str | None:
+    """Return why no load of the file will succeed; None where its numbers are sound."""
+    try:
+        check_finite(file)
+    except WeightsError as error:
+        return str(error).removeprefix(f"{file.path}: ") + " As it is, it cannot be loaded."
+    return None
+
+
 def _fit(file: WeightsFile, identity: Identity, model: str) -> dict[str, Any]:
     """Try the load on a model without memory."""
-    built = skeleton(load_model_file(model), identity.num_classes if not identity.is_backbone else None)
+    built = build_skeleton(model, num_classes=None if identity.is_backbone else identity.num_classes)
     part = "backbone" if identity.is_backbone else "detector"
     answer: dict[str, Any] = {"model": model, "part": part, "fits": False, "reason": "", "report": None}
     try:

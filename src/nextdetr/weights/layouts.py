@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from nextdetr.errors import WeightsError
+from nextdetr.models.modelfile import shipped_name
 from nextdetr.weights.backbones import (
     check_stem,
     fold_v1,
@@ -237,24 +238,20 @@ def _own_detector(file: WeightsFile) -> Identity:
     metadata = file.metadata
     classes, text, notes = None, metadata.get("model"), []
     try:
-        classes = [str(name) for name in json.loads(metadata["classes"])]
-    except (KeyError, ValueError, TypeError):
+        stated = json.loads(metadata["classes"])
+        classes = [str(name) for name in stated] if isinstance(stated, list) and stated else None
+    except (KeyError, ValueError, RecursionError):
+        pass
+    if classes is None:
         notes.append("it does not state its classes.")
     if text is None:
         notes.append("it does not hold its model file.")
     state = {name.removeprefix("rows.0."): tensor for name, tensor in file.tensors.items() if name.startswith("rows.0.")}
     depths, dims = backbone_size(state)
     return Identity(
-        "nextdetr-detector", None if text is None else _shipped_name(text), classes, stated_licence(file) or "unknown",
+        "nextdetr-detector", None if text is None else shipped_name(text), classes, stated_licence(file) or "unknown",
         tuple(notes), None if classes is None else len(classes), depths, dims, "", text,
     )  # fmt: skip
-
-
-def _shipped_name(text: str) -> str | None:
-    """Return the shipped model whose text this is."""
-    from nextdetr.models.modelfile import available_models, load_model_file
-
-    return next((name for name in available_models() if load_model_file(name).text == text), None)
 
 
 def _kind(layout: str, names: Mapping[str, Tensor]) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nextdetr.errors import WeightsError
+from nextdetr.models.checkpoint import check_tensor
 from nextdetr.models.detection import DetectionModel
 from nextdetr.weights.classes import match_classes
 from nextdetr.weights.layouts import Identity, identify
@@ -131,7 +132,7 @@ def _plan(
             continue
         if name.endswith(".num_batches_tracked") and tensor.is_floating_point():
             continue  # the counter, in a file whose every tensor was made half precision
-        _check_tensor(file, name, tensor, target)
+        check_tensor(str(file.path), name, tensor, target)
         if any(part_ in name for part_ in _PER_CLASS):
             classes.place(plan, name, tensor, target)
         elif tensor.shape == target.shape:
@@ -154,24 +155,6 @@ def _in_part(name: str, part: Part, first_of_head: int) -> bool:
     row = re.match(r"rows\.(\d+)\.", name)
     in_backbone = row is not None and int(row[1]) < first_of_head
     return in_backbone == (part == "backbone")
-
-
-def _check_tensor(file: WeightsFile, name: str, tensor: Tensor, target: Tensor) -> None:
-    """Refuse what would load but not work.
-
-    Raises:
-        WeightsError: a tensor of weights is not of floating-point numbers, or not of finite ones.
-    """
-    if target.is_floating_point() != tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized:
-        kind, wanted = (str(value.dtype).removeprefix("torch.") for value in (tensor, target))
-        raise WeightsError(
-            f"{file.path}: the tensor for {name} is of type {kind}, but {wanted} is needed; the file is damaged."
-        )
-    if tensor.is_floating_point() and not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
-        raise WeightsError(
-            f"{file.path}: the tensor for {name} holds NaN or infinity, so no detector would come of it; "
-            "take an earlier checkpoint of the same training."
-        )
 
 
 class _Classes:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nextdetr.errors import ModelFileError, WeightsError
 from nextdetr.models.detection import DetectionModel
-from nextdetr.models.graph import build_model, load_model_file, parse_model_text, skip_backbone
-from nextdetr.models.modelfile import ModelFile
+from nextdetr.models.graph import build_skeleton, load_model_file, parse_model_text
 from nextdetr.weights.detector_identity import config_of
 from nextdetr.weights.detectors import detector_notes, detector_to_ours
 from nextdetr.weights.layouts import V1_NOTE, Identity, backbone_tensors
 from nextdetr.weights.reader import WeightsFile
 from nextdetr.weights.sizes import backbone_size, size_name
 
-__all__ = ["Mapped", "backbone_rows", "skeleton", "to_model"]
+__all__ = ["Mapped", "backbone_rows", "to_model"]
 
 
 @dataclass(slots=True)
@@ -41,17 +40,12 @@ class Mapped:
 
 def backbone_rows(model: DetectionModel) -> int:
     """Return how many of the model's rows are its backbone: those of that section of its file."""
-    return len(parse_model_text(model.text, "the model's file").mapping["backbone"])
+    return _backbone_rows(model.text)
 
 
-def skeleton(file: ModelFile, num_classes: int | None) -> DetectionModel:
-    """Build a model without memory for its weights, to look at names and shapes.
-
-    Raises:
-        ModelFileError: the file cannot be built.
-    """
-    with torch.device("meta"):
-        return build_model(file, num_classes=num_classes, load_backbone=skip_backbone)
+@functools.lru_cache(maxsize=64)
+def _backbone_rows(text: str) -> int:
+    return len(parse_model_text(text, "the model's file").mapping["backbone"])
 
 
 def to_model(model: DetectionModel, file: WeightsFile, identity: Identity, part: str, *, allow_partial: bool) -> Mapped:
@@ -71,7 +65,7 @@ def to_model(model: DetectionModel, file: WeightsFile, identity: Identity, part:
         return _backbone(model, file, identity)
     notes: list[str] = []
     if identity.kind == "nextdetr-detector":
-        source, tensors = _own_source(model, identity), dict(file.tensors)
+        source, tensors = _own_source(model, file, identity), dict(file.tensors)
     else:
         source = _foreign_source(model, identity)
         config = config_of(file)
@@ -112,20 +106,20 @@ def _backbone(model: DetectionModel, file: WeightsFile, identity: Identity) -> M
     return Mapped(placed, [name for name in tensors if name not in state], notes)
 
 
-def _own_source(model: DetectionModel, identity: Identity) -> DetectionModel:
+def _own_source(model: DetectionModel, file: WeightsFile, identity: Identity) -> DetectionModel:
     if identity.model_text is None or identity.model_text == model.text:
         return model
     try:
-        return skeleton(parse_model_text(identity.model_text, "the file's model"), identity.num_classes)
+        return build_skeleton(parse_model_text(identity.model_text, "its model"), num_classes=identity.num_classes)
     except ModelFileError as error:
-        raise WeightsError(f"the model file in the weights' metadata cannot be built: {error}") from error
+        raise WeightsError(f"{file.path}: the model file in its metadata cannot be built: {error}") from error
 
 
 def _foreign_source(model: DetectionModel, identity: Identity) -> DetectionModel:
     if identity.model is None:
         return model
     file = load_model_file(identity.model)
-    return model if file.text == model.text else skeleton(file, identity.num_classes)
+    return model if file.text == model.text else build_skeleton(file, num_classes=identity.num_classes)
 
 
 def _signature(model: DetectionModel, *, backbone: bool) -> list[tuple[Any, ...]]:
