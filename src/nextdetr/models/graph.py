@@ -155,15 +155,20 @@ def build_model(
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Leaves out random numbers for tensors without memory: for them alone torch imports its compiler, for a second."""
+    """Keeps arithmetic away from tensors without memory: for the first of it torch imports its compiler, for a second."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        random = getattr(func, "__name__", "") in ("normal_", "uniform_", "trunc_normal_")
-        if random and args and isinstance(args[0], Tensor) and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        keywords = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "normal_":  # of a tensor, or of torch.nn.init
+            tensor = args[0] if args else keywords.get("tensor")
+            if isinstance(tensor, Tensor) and tensor.is_meta:
+                return tensor
+        elif name in ("arange", "linspace"):  # what is computed from them is small
+            keywords = {"device": "cpu"} | keywords
+        return func(*args, **keywords)
 
 
 def build_skeleton(model: str | Path | ModelFile, *, num_classes: int | None = None) -> DetectionModel:

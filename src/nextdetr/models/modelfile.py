@@ -75,9 +75,10 @@ def available_models() -> list[str]:
 def shipped_name(text: str) -> str | None:
     """Return the shipped model whose file has this text; None if there is none."""
     folder = resources.files("nextdetr") / "configs"
-    return next(
-        (name for name in available_models() if (folder / f"{name}.yaml").read_text(encoding="utf-8") == text), None
-    )
+    for name in available_models():
+        if (folder / f"{name}.yaml").read_text(encoding="utf-8") == text:
+            return name
+    return None
 
 
 def load_model_file(name_or_path: str | Path | ModelFile) -> ModelFile:

@@ -96,9 +96,7 @@ def transformers_backbone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if prefix is None:
         return {}
     inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    return from_transformers(
-        {name: tensor for name, tensor in inside.items() if not name.startswith("hidden_states_norms.")}
-    )
+    return from_transformers({n: tensor for n, tensor in inside.items() if not n.startswith("hidden_states_norms.")})
 
 
 def _join(named: dict[str, Tensor], query: str) -> None:

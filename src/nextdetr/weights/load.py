@@ -52,7 +52,7 @@ def open_weights(path: str | Path) -> tuple[WeightsFile, Identity]:
 
 def load_into(
     model: DetectionModel,
-    path: str | Path | WeightsFile,
+    path: str | Path | WeightsFile | tuple[WeightsFile, Identity],
     *,
     part: Part = "detector",
     classes_old: Sequence[str] | None = None,
@@ -63,7 +63,8 @@ def load_into(
 
     Args:
         model: the detector; it is changed only if the load is not refused.
-        path: a file of any known layout, or one that has been read.
+        path: a file of any known layout, or one that has been read; or what ``open_weights`` returned and nobody has
+            written to, as its memory is given back on the way.
         part: the whole detector, its backbone, or everything but the backbone.
         classes_old: the file's classes, where it does not state them.
         classes_new: the model's classes. Rows of the class heads and of the denoising embedding are carried over by name,
@@ -77,16 +78,37 @@ def load_into(
         WeightsError: the file cannot be read, is for another model or size, matches under half of the tensors, or has a
             tensor of a wrong type or that is not finite.
     """
-    file, identity = (path, identify(path)) if isinstance(path, WeightsFile) else open_weights(path)
-    plan = _plan(model, file, identity, part, classes_old, classes_new, allow_partial)
+    if isinstance(path, WeightsFile):
+        file, identity, pages = path, identify(path), _Pages(None)
+    else:
+        file, identity = path if isinstance(path, tuple) else open_weights(path)
+        pages = _Pages(file)
+    plan = _plan(model, file, identity, part, classes_old, classes_new, allow_partial, pages)
     plan.report.check(allow_partial=allow_partial)
     own = model.state_dict()
     with torch.no_grad():
         for name, tensor in plan.whole:
             own[name].copy_(tensor)
+            pages.read(tensor)
         for name, tensor, new, old in plan.rows:
             own[name][new] = tensor[old].to(own[name])
     return plan.report
+
+
+class _Pages:
+    """Gives the memory of a mapped file back every few megabytes that are read, so that not all of it is held at once."""
+
+    STEP = 8 << 20
+
+    def __init__(self, file: WeightsFile | None) -> None:
+        self.file, self.bytes = file, 0
+
+    def read(self, tensor: Tensor) -> None:
+        """Note that a tensor has been read."""
+        self.bytes += tensor.nbytes
+        if self.file is not None and self.bytes > self.STEP:
+            self.file.release()
+            self.bytes = 0
 
 
 def plan_load(
@@ -97,7 +119,7 @@ def plan_load(
     Raises:
         WeightsError: the file cannot be brought to the model's names at all.
     """
-    return _plan(model, file, identity, part, None, None, allow_partial).report
+    return _plan(model, file, identity, part, None, None, allow_partial, _Pages(None)).report
 
 
 def _plan(
@@ -108,6 +130,7 @@ def _plan(
     classes_old: Sequence[str] | None,
     classes_new: Sequence[str] | None,
     allow_partial: bool,
+    pages: _Pages,
 ) -> _Plan:
     if part != "backbone" and identity.is_backbone:
         raise WeightsError(
@@ -133,6 +156,7 @@ def _plan(
         if name.endswith(".num_batches_tracked") and tensor.is_floating_point():
             continue  # the counter, in a file whose every tensor was made half precision
         check_tensor(str(file.path), name, tensor, target)
+        pages.read(tensor)
         if any(part_ in name for part_ in _PER_CLASS):
             classes.place(plan, name, tensor, target)
         elif tensor.shape == target.shape:

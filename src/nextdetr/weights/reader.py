@@ -6,6 +6,8 @@ The format is told by content, not by name: safetensors, both formats of ``torch
 from __future__ import annotations
 
 import json
+import math
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +31,11 @@ _LFS = b"version https://git-lfs"
 _FOLDER_FILES = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
 _ALIENS = {
     b"\x1f\x8b": "a gzip archive", b"BZh": "a bzip2 archive", b"\xfd7zXZ": "an xz archive", b"7z\xbc\xaf": "a 7z archive",
     b"\x28\xb5\x2f\xfd": "a zstd archive", b"\x89HDF": "an HDF5 file", b"\x93NUMPY": "a NumPy array", b"GGUF": "GGUF",
@@ -51,6 +58,7 @@ class WeightsFile:
             (where the tensors were: ``ema.module``, ``model``, or empty for the whole file), ``keys`` (all entries),
             ``prefix`` (what all names began with), ``not_tensors``, ``stubs`` (classes that were not built); and for a
             pickled module ``pickled_class`` and, if it has them, ``names`` (classes) and ``yaml``.
+        maps: the memory maps that tensors are views of.
     """
 
     path: Path
@@ -58,6 +66,16 @@ class WeightsFile:
     tensors: dict[str, Tensor]
     metadata: dict[str, str] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    maps: list[mmap.mmap] = field(default_factory=list, repr=False)
+
+    def release(self) -> None:
+        """Give back the memory of what has been read from the disk; tensors are read again when they are used.
+
+        What has been written to the tensors since is lost: only for who knows that nobody has.
+        """
+        for pages in self.maps:
+            if hasattr(mmap, "MADV_DONTNEED"):
+                pages.madvise(mmap.MADV_DONTNEED)
 
 
 def read_tensors(path: str | Path, *, key: str | None = None) -> WeightsFile:
@@ -161,16 +179,35 @@ def _read_safetensors(path: Path, head: bytes) -> WeightsFile:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+            buffer = map_file(path)
+            entries = json.loads(buffer[8 : 8 + header])
+            tensors = {}
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                view = _view(buffer, 8 + header, entries[name])
+                tensors[name] = file.get_tensor(name) if view is None else view
+    except (SafetensorError, ValueError, TypeError, RuntimeError, KeyError, AttributeError) as error:
         cause = " ".join(str(error).split())[:200]
         raise WeightsError(f"{path}: a damaged or incomplete safetensors file ({cause}); download it again.") from error
-    return WeightsFile(path, "safetensors", tensors, metadata)
+    return WeightsFile(path, "safetensors", tensors, metadata, maps=[buffer])
+
+
+def _view(buffer: mmap.mmap, start: int, entry: dict[str, Any]) -> Tensor | None:
+    """Return a tensor of safetensors as a view of the map; None if that is not possible.
+
+    ``safe_open`` has checked the header; what is used of it is checked again, as two parsers may read it differently.
+    """
+    dtype, shape, (first, last) = _DTYPES.get(entry["dtype"]), entry["shape"], entry["data_offsets"]
+    count = math.prod(shape)
+    if dtype is None or count == 0 or count * dtype.itemsize != last - first or not 0 <= first < last:
+        return None
+    if (start + first) % dtype.itemsize or start + last > len(buffer):
+        return None
+    return torch.frombuffer(buffer, dtype=dtype, count=count, offset=start + first).view(shape)
 
 
 def _from_torch(path: Path, kind: str, file: TorchFile, key: str | None) -> WeightsFile:
     found = find_weights(str(path), file.root, key)
-    return WeightsFile(path, kind, file.read(found.records), {}, _extra(file, found))
+    return WeightsFile(path, kind, file.read(found.records), {}, _extra(file, found), [file.buffer])
 
 
 def _extra(file: TorchFile, found: Found) -> dict[str, Any]:
@@ -203,7 +240,7 @@ def _read_folder(folder: Path, key: str | None) -> WeightsFile:
     config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else None
     file = _read_shards(folder, folder / name, key) if name.endswith(".index.json") else _read_file(folder / name, key)
     extra = file.extra if config is None else file.extra | {"config": config}
-    return WeightsFile(folder, "folder", file.tensors, file.metadata, extra)
+    return WeightsFile(folder, "folder", file.tensors, file.metadata, extra, file.maps)
 
 
 def _read_shards(folder: Path, index: Path, key: str | None) -> WeightsFile:
@@ -212,16 +249,18 @@ def _read_shards(folder: Path, index: Path, key: str | None) -> WeightsFile:
         raise WeightsError(f"{index}: it does not say which file has which tensor.")
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
+    maps: list[mmap.mmap] = []
     for name in sorted(set(places.values())):
         if name != Path(name).name or "\\" in name or not (folder / name).is_file():
             raise WeightsError(f"{index}: it names {name[:200]!r}, which is no file of this folder; download it as well.")
         shard = _read_file(folder / name, key)
         tensors |= shard.tensors
         metadata = shard.metadata | metadata
+        maps += shard.maps
     missing = [name for name in places if name not in tensors]
     if missing:
         raise WeightsError(f"{index}: {len(missing)} of its tensors (such as {missing[0]}) are in none of its files.")
-    return WeightsFile(folder, "folder", tensors, metadata)
+    return WeightsFile(folder, "folder", tensors, metadata, maps=maps)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
