@@ -67,6 +67,13 @@ def test_a_sparse_checkpoint_is_the_dense_one():
     assert_same(found, dense)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_sparse_checkpoints_of_every_size(size):
+    with torch.device("meta"):
+        state = sparse(original(*SIZES[size], classes=None, device="meta"))
+        assert shapes(from_sparse(state)) == shapes(convnextv2(size).state_dict())
+
+
 def test_a_dense_pretraining_checkpoint_loses_its_decoder():
     dense = original(*SMALL, classes=None)
     state = {f"encoder.{name}": tensor for name, tensor in dense.items()} | {"mask_token": torch.zeros(1)}

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
+from transformers import ConvNextV2Config, RTDetrConfig, RTDetrForObjectDetection
 
 from nextdetr.cli.main import run
 from nextdetr.errors import ConfigError, WeightsError
@@ -45,6 +46,25 @@ def test_round_trip_through_files(tmp_path, to, classes):
     assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_every_size_goes_through_files_there_and_back(tmp_path, size):
+    """Widths of each size with a block a stage; of the two largest, one stage: the names and shapes of its layers."""
+    depths, dims = one_stage(size)
+    state = original(depths, dims, classes=None)
+    if size in ("large", "huge"):
+        state = {name: tensor for name, tensor in state.items() if name.startswith(("downsample_layers.0.", "stages.0."))}
+    source = ours(tmp_path / "b.safetensors", state)
+    for to in ("timm", "transformers", "original"):
+        written, _ = convert(source, to, tmp_path / f"there{'.pt' if to == 'original' else '.safetensors'}")
+        found, identity = content(written)
+        assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+        assert (identity.kind, identity.dims) == (f"convnextv2-{to}", tuple(dims[: 1 if len(state) < 20 else 4]))
+        back, _ = convert(written, "nextdetr", tmp_path / "back.safetensors")
+        again, _ = content(back)
+        assert list(again.keys() ^ state.keys()) == []
+        assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
+
+
 @pytest.mark.parametrize("size", ["pico", "tiny"])
 def test_the_size_decides_the_shape_that_timm_wants(tmp_path, size):
     source = ours(tmp_path / "b.safetensors", original(*one_stage(size), classes=None))
@@ -79,12 +99,38 @@ def test_a_partial_detector_is_not_converted(tmp_path):
         convert(path, "nextdetr", tmp_path / "again.safetensors")
 
 
+def test_the_backbone_of_a_transformers_detector(tmp_path):
+    backbone = ConvNextV2Config(
+        depths=[1, 1, 1, 1], hidden_sizes=[40, 80, 160, 320], out_features=["stage2", "stage3", "stage4"]
+    )
+    config = RTDetrConfig(
+        backbone_config=backbone, encoder_in_channels=[80, 160, 320], num_queries=5, decoder_layers=1,
+        encoder_hidden_dim=32, d_model=32, encoder_ffn_dim=32, decoder_ffn_dim=32,
+    )  # fmt: skip
+    model = RTDetrForObjectDetection(config)
+    model.save_pretrained(tmp_path / "rtdetr")
+    written, identity = convert(tmp_path / "rtdetr", "original", tmp_path / "b.pt")
+    assert identity.kind == "rtdetr-transformers"
+    found, _ = content(written)
+    theirs = model.model.backbone.model.state_dict()
+    assert torch.equal(found["stages.2.0.pwconv1.weight"], theirs["encoder.stages.2.layers.0.pwconv1.weight"])
+    assert len(found) == sum(not name.startswith("hidden_states_norms.") for name in theirs)
+
+
 def test_outputs_that_would_mislead_are_refused(tmp_path):
     source = ours(tmp_path / "b.safetensors", original(*one_stage("atto"), classes=None))
     with pytest.raises(ConfigError, match="the output is the input"):
         convert(source, "timm", source)
     with pytest.raises(ConfigError, match=r"written as \*\.pt"):
         convert(source, "original", tmp_path / "x.safetensors")
+    with pytest.raises(ConfigError, match=r"written as \*\.safetensors"):
+        convert(source, "transformers", tmp_path / "x.pt")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="a file, but a folder is to be written"):
+        convert(source, "transformers", tmp_path / "file")
+    (tmp_path / "x.pt").mkdir()
+    with pytest.raises(ConfigError, match="a folder, but a file is to be written"):
+        convert(source, "original", tmp_path / "x.pt")
 
 
 def test_command(tmp_path, capsys):
