@@ -32,14 +32,13 @@ __all__ = [
     "FORMAT_VERSION",
     "OpenedModel",
     "check_tensor",
-    "load_weights",
     "open_model",
-    "read_detector_file",
     "read_detector_metadata",
     "save_detector",
 ]
 
 FORMAT_VERSION = "1"
+_AT_ONCE = 8 << 20  # bytes that are read before the file's memory is given back
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,20 +106,6 @@ def save_detector(
     return Path(path)
 
 
-def read_detector_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return tensors and metadata of a detector file.
-
-    Raises:
-        WeightsError: the file is missing, damaged, or not a NextDETR detector.
-    """
-    metadata = read_detector_metadata(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error}); is it complete?") from error
-
-
 def read_detector_metadata(path: str | Path) -> dict[str, str]:
     """Return the metadata of a detector file, without reading its tensors.
 
@@ -168,33 +153,43 @@ def open_model(
 
 
 def _open_checkpoint(path: Path) -> OpenedModel:
-    tensors, metadata = read_detector_file(path)
+    metadata = read_detector_metadata(path)
     try:
         classes = [str(name) for name in json.loads(metadata["classes"])]
         image_size = int(metadata["image_size"])
         file = parse_model_text(metadata["model"], str(path))
         # Compared first without memory: a file of a few bytes may state a model of any size.
-        _check_names(build_skeleton(file, num_classes=len(classes)).state_dict(), tensors, str(path))
+        names = _check_names(build_skeleton(file, num_classes=len(classes)).state_dict(), path)
         model = build_model(file, num_classes=len(classes), load_backbone=skip_backbone)
     except (ValueError, TypeError) as error:
         raise WeightsError(f"{path}: its metadata is damaged ({error}).") from error
     except ModelFileError as error:
         raise WeightsError(f"{path}: the model file in its metadata cannot be built: {error}") from error
-    load_weights(model, tensors, str(path))
+    _load(model, names, path)
     return OpenedModel(model.eval(), classes, image_size, str(path), metadata)
 
 
-def load_weights(model: DetectionModel, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Load all tensors of ``model``, by name.
+def _load(model: DetectionModel, names: Sequence[str], path: Path) -> None:
+    """Copy all tensors of a file, which is closed and opened again every few megabytes to give its memory back.
 
     Raises:
-        WeightsError: a tensor is missing, is unexpected, has another shape or a type that is none of weights, or holds NaN.
+        WeightsError: a tensor has a type that is none of weights, or holds NaN; or the file is damaged.
     """
     own = model.state_dict()
-    _check_names(own, tensors, source)
-    for name, tensor in tensors.items():
-        check_tensor(source, name, tensor, own[name])
-    model.load_state_dict(dict(tensors))
+    remaining = list(reversed(names))
+    try:
+        while remaining:
+            size = 0
+            with safe_open(path, framework="pt") as file, torch.no_grad():
+                while remaining and size < _AT_ONCE:
+                    name = remaining.pop()
+                    tensor = file.get_tensor(name)
+                    check_tensor(str(path), name, tensor, own[name])
+                    own[name].copy_(tensor)
+                    size += tensor.nbytes
+            del tensor  # it holds the map of the file
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({error}); is it complete?") from error
 
 
 def check_tensor(source: str, name: str, tensor: Tensor, target: Tensor) -> None:
@@ -224,14 +219,25 @@ def check_tensor(source: str, name: str, tensor: Tensor, target: Tensor) -> None
             )
 
 
-def _check_names(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
-    missing = [name for name in own if name not in tensors]
-    unexpected = [name for name in tensors if name not in own]
-    reshaped = [name for name, tensor in tensors.items() if name in own and own[name].shape != tensor.shape]
+def _check_names(own: Mapping[str, Tensor], path: Path) -> list[str]:
+    """Return the names in a file whose tensors are those of the model, by name and shape.
+
+    Raises:
+        WeightsError: a tensor is missing, is unexpected, or has another shape; or the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({error}); is it complete?") from error
+    missing = [name for name in own if name not in shapes]
+    unexpected = [name for name in shapes if name not in own]
+    reshaped = [name for name, shape in shapes.items() if name in own and tuple(own[name].shape) != shape]
     if missing or unexpected or reshaped:
         found = [
             f"{len(names)} {kind} (such as {names[0]})"
             for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
             if names
         ]
-        raise WeightsError(f"{source}: its tensors do not fit the model: {', '.join(found)}.")
+        raise WeightsError(f"{path}: its tensors do not fit the model: {', '.join(found)}.")
+    return list(shapes)
