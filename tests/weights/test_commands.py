@@ -117,6 +117,9 @@ def test_inspect_tells_of_numbers_that_cannot_be_loaded(tmp_path, capsys):
     detector(tmp_path / "d.safetensors", change=lambda t: t * torch.nan)
     assert run(["weights", "inspect", str(tmp_path / "d.safetensors")]) == 0
     assert "rows.0.stages.1.0.pwconv1.weight holds NaN" in capsys.readouterr().out
+    detector(tmp_path / "d.safetensors", change=lambda t: t.to(torch.int8))
+    assert run(["weights", "inspect", str(tmp_path / "d.safetensors")]) == 0
+    assert "rows.0.stages.1.0.pwconv1.weight is of type int8" in capsys.readouterr().out
     detector(tmp_path / "e.safetensors", classes=[])
     assert run(["weights", "inspect", str(tmp_path / "e.safetensors"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

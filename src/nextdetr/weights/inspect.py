@@ -37,6 +37,10 @@ def inspect_file(path: str | Path, model: str | None = None) -> dict[str, Any]:
 
 def _fault(file: WeightsFile) -> str | None:
     """Return why no load of the file will succeed; None where its numbers are sound."""
+    for name, tensor in file.tensors.items():
+        if name.endswith((".weight", ".bias")) and (not tensor.is_floating_point() or tensor.is_complex()):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            return f"its tensor {name} is of type {kind}, which weights are not. As it is, it cannot be loaded."
     try:
         check_finite(file)
     except WeightsError as error:
