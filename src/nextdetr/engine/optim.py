@@ -35,7 +35,8 @@ def parameter_groups(
     Returns:
         Non-empty groups with ``params``, ``lr``, ``peak_rate``, ``weight_decay`` and ``name``.
     """
-    backbone = {id(parameter) for parameter in model.backbone.parameters()}
+    rows = list(model.rows)[: model.backbone_rows]
+    backbone = {id(parameter) for row in rows for parameter in row.parameters()}
     spared = _undecayed(model)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():

@@ -46,6 +46,7 @@ class DetectionModel(nn.Module):
         rows: the layers, the decoder last.
         infos: how they are wired, one per row.
         num_classes: C.
+        backbone_rows: how many rows from the first on are the backbone.
         text: the model file's text.
         image_size: side of the square input in pixels that the file proposes.
         normalize: ``imagenet`` subtracts ImageNet's mean and divides by its deviation inside the model; ``none`` does not.
@@ -62,6 +63,7 @@ class DetectionModel(nn.Module):
         infos: Sequence[RowInfo],
         *,
         num_classes: int,
+        backbone_rows: int = 1,
         text: str,
         image_size: int = 640,
         normalize: str = "none",
@@ -72,6 +74,7 @@ class DetectionModel(nn.Module):
         self.rows = nn.ModuleList(rows)
         self.row_infos = list(infos)
         self.num_classes = num_classes
+        self.backbone_rows = backbone_rows
         self.text = text
         self.image_size = image_size
         self.normalize = normalize
@@ -87,7 +90,7 @@ class DetectionModel(nn.Module):
 
     @property
     def backbone(self) -> nn.Module:
-        """The first row."""
+        """The first row: the whole backbone, where ``backbone_rows`` is 1."""
         return self.rows[0]
 
     def forward(

@@ -60,7 +60,7 @@ class _Builder:
         arguments = list(row.arguments)
         context = RowContext(
             [self.channels[index] for index in reads], [self.strides[index] for index in reads], repeats,
-            self.num_classes, self.width, self.max_channels, self.eps, self.drop_path,
+            self.num_classes, self.width, self.max_channels, self.eps, self.drop_path, first=row.number == 0,
         )  # fmt: skip
         try:
             layer.check(arguments, len(reads))
@@ -125,6 +125,8 @@ def build_model(
         raise file.error(f"a detector needs a whole number of at least 1 class, not {classes!r}.")
     if file.rows[-1].name != "RTDETRDecoder":
         raise file.error("the last row must be the decoder, RTDETRDecoder.", file.rows[-1])
+    if drop_path > 0 and not file.rows[0].name.startswith("convnextv2_"):
+        raise file.error("only ConvNeXt V2 backbones have stochastic depth; leave drop_path at 0.", file.rows[0])
     builder = _Builder(file, classes, drop_path)
     rows = [builder.row(row) for row in file.rows]
     normalize = file.mapping.get("normalize", "none")
@@ -133,9 +135,9 @@ def build_model(
     weights = None if builder.weights is None else Path(file.source).parent / builder.weights
     licence = file.mapping.get("licence")
     detector = DetectionModel(
-        [module for module, _ in rows], [info for _, info in rows], num_classes=classes, text=file.text,
-        image_size=_image_size(file), normalize=normalize, backbone_weights=weights,
-        licence=None if licence is None else str(licence),
+        [module for module, _ in rows], [info for _, info in rows], num_classes=classes,
+        backbone_rows=len(file.mapping["backbone"]), text=file.text, image_size=_image_size(file), normalize=normalize,
+        backbone_weights=weights, licence=None if licence is None else str(licence),
     )  # fmt: skip
     if weights is not None:
         if load_backbone is not skip_backbone and not weights.exists():

@@ -1,8 +1,8 @@
 """The two ResNets of RT-DETR: a plain one in rows, and the official ResNet-vd as one backbone.
 
-"Deep Residual Learning for Image Recognition", arXiv 1512.03385, section 3; the vd variant is ResNet-D of "Bag of Tricks for
-Image Classification with Convolutional Neural Networks", arXiv 1812.01187, section 4.2: a stem of three 3x3 convolutions,
-and an average pooling in the shortcuts that halve a map.
+"Deep Residual Learning for Image Recognition", arXiv 1512.03385, section 3; the vd variant is ResNet-D of "Bag of Tricks
+for Image Classification with Convolutional Neural Networks", arXiv 1812.01187, section 4.2: a stem of three 3x3
+convolutions, and an average pooling in the shortcuts that halve a map.
 
 Where they differ from the papers, both as RT-DETR's published files do: ``ResNetLayer`` has SiLU within its blocks and in
 its stem, and ReLU only after the sum; the vd variant projects the shortcut of the first block of every stage, of ResNet-18

@@ -16,15 +16,14 @@ from nextdetr.layers.rep import RepC3
 from nextdetr.models.convnextv2 import SIZES, convnextv2
 from nextdetr.models.decoder import RTDETRDecoder
 from nextdetr.models.rows_stock import STOCK_LAYERS
-from nextdetr.models.rowtypes import CHANNELS, NONE, Argument, Built, Layer, RowContext, RowError, repeated
+from nextdetr.models.rowtypes import CHANNELS, NONE, Argument, Built, Layer, RowContext, RowError, check_first, repeated
 
 __all__ = ["LAYERS", "Argument", "Built", "Layer", "RowContext", "RowError"]
 
 
 def _backbone(size: str) -> Callable[[RowContext, list[Any]], Built]:
     def build(context: RowContext, arguments: list[Any]) -> Built:
-        if context.channels != [3]:
-            raise RowError("a backbone must be the first row and read the image (from -1).")
+        check_first(context)
         module = convnextv2(size, drop_path=context.drop_path)
         return Built(module, module.channels, module.strides, list(arguments), arguments[0] if arguments else None)
 

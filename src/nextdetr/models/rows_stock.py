@@ -8,7 +8,7 @@ from typing import Any
 from nextdetr.layers.conv import DWConv
 from nextdetr.models.hgnetv2 import HGBlock, HGStem
 from nextdetr.models.resnet import VD_SIZES, ResNetLayer, resnetvd
-from nextdetr.models.rowtypes import CHANNELS, Argument, Built, Layer, RowContext, RowError, repeated
+from nextdetr.models.rowtypes import CHANNELS, Argument, Built, Layer, RowContext, RowError, check_first, repeated
 
 __all__ = ["STOCK_LAYERS"]
 
@@ -44,8 +44,7 @@ def _resnet_layer(context: RowContext, arguments: list[Any]) -> Built:
 
 def _resnet_vd(size: str) -> Callable[[RowContext, list[Any]], Built]:
     def build(context: RowContext, arguments: list[Any]) -> Built:
-        if context.channels != [3]:
-            raise RowError("a backbone must be the first row and read the image (from -1).")
+        check_first(context)
         module = resnetvd(size, eps=context.eps)
         return Built(module, module.channels, module.strides, list(arguments), arguments[0] if arguments else None)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["CHANNELS", "NONE", "Argument", "Built", "Layer", "RowContext", "RowError", "repeated"]
+__all__ = ["CHANNELS", "NONE", "Argument", "Built", "Layer", "RowContext", "RowError", "check_first", "repeated"]
 
 NONE = type(None)
 
@@ -31,6 +31,7 @@ class RowContext:
         max_channels: limit of the channels before scaling.
         eps: BatchNorm's epsilon.
         drop_path: stochastic depth of a backbone's last block.
+        first: the row is the first one, and reads the image.
     """
 
     channels: list[int]
@@ -41,6 +42,7 @@ class RowContext:
     max_channels: int
     eps: float
     drop_path: float
+    first: bool = False
 
     def scaled(self, channels: int) -> int:
         """Return channels after width scaling, a multiple of 8."""
@@ -132,6 +134,12 @@ class Layer:
             argument.check(value)
         if self.inputs is not None and inputs != self.inputs:
             raise RowError(f"it reads {inputs} maps, but the layer takes {self.inputs}.")
+
+
+def check_first(context: RowContext) -> None:
+    """Raise RowError unless the row, a whole backbone, is the first one: its strides are counted from the image."""
+    if not context.first:
+        raise RowError("a backbone must be the first row and read the image (from -1).")
 
 
 def repeated(context: RowContext, make: Callable[[int], nn.Module]) -> nn.Module:

@@ -34,7 +34,7 @@ KINDS: Mapping[str, float] = {
 
 _TRANSFORMERS = re.compile(r"(?P<prefix>.*?)model\.decoder\.layers\.0\.encoder_attn\.sampling_offsets\.weight")
 _OFFICIAL = re.compile(r"(?P<prefix>.*?)decoder\.decoder\.layers\.0\.cross_attn\.sampling_offsets\.weight")
-_RESNETS = {
+_RESNETS: Mapping[tuple[tuple[int, ...], bool], str] = {
     ((2, 2, 2, 2), False): "r18vd",
     ((3, 4, 6, 3), False): "r34vd",
     ((3, 4, 6, 3), True): "r50vd",
