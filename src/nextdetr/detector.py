@@ -152,11 +152,16 @@ class Detector:
             queries=config.queries, batch_size=config.batch_size,
         )  # fmt: skip
 
-    def info(self, image_size: int = 640) -> Summary:
-        """Return the table of rows, with parameters and GFLOP (2 per multiply-add) at ``image_size`` pixels."""
+    def info(self, image_size: int = 640, *, profile: bool = False) -> Summary:
+        """Return the table of rows, with parameters and GFLOP (2 per multiply-add) at ``image_size`` pixels.
+
+        Args:
+            image_size: a multiple of 32.
+            profile: also measure time and operations of each row (``rows[k].profile``).
+        """
         from nextdetr.models.summary import summarize
 
-        return summarize(self.opened.model, image_size)
+        return summarize(self.opened.model, image_size, profile=profile)
 
     def save(self, path: str | Path) -> Path:
         """Write the detector to a ``*.safetensors`` file.
