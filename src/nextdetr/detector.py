@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nextdetr.config import PredictConfig, TrainConfig, ValConfig, build_config
+from nextdetr.config import EmbedConfig, PredictConfig, TrainConfig, ValConfig, build_config
 from nextdetr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from nextdetr.engine.train import TrainResult
     from nextdetr.engine.validate import ValResult
+    from nextdetr.inference.embed import Embeddings
     from nextdetr.inference.predictor import Prediction
     from nextdetr.models.checkpoint import OpenedModel
     from nextdetr.models.summary import Summary
@@ -151,6 +152,36 @@ class Detector:
             source, confidence=config.confidence, classes=config.classes, max_detections=config.max_detections,
             queries=config.queries, batch_size=config.batch_size,
         )  # fmt: skip
+
+    def embed(self, images: Source | Iterable[Source], row: int | None = None, **settings: Any) -> Embeddings:
+        """Describe each image by one vector: the average of the map of a row.
+
+        Args:
+            images: as for :meth:`predict`.
+            row: number of the row, as :meth:`info` counts them; by default the last one of the backbone.
+            settings: the options of ``nextdetr embed`` as keywords (``image_size``, ``batch_size``, …); with ``output``, the
+                vectors are written there too.
+
+        Returns:
+            ``embeddings`` [N, C] float32 with their ``paths``, in order.
+
+        Raises:
+            ConfigError: there is no such row, or a setting is out of its range.
+            DataError: no image is found, or not one can be read.
+        """
+        from nextdetr.inference.embed import check_output, embed_images, write_embeddings
+
+        config = build_config(EmbedConfig, {"row": row, "device": self.device, **settings})
+        if config.output is not None:
+            check_output(config.output)
+        opened = self.opened
+        result = embed_images(
+            opened.model, images, image_size=config.image_size or opened.image_size, row=config.row,
+            batch_size=config.batch_size, device=config.device, name=self.source,
+        )  # fmt: skip
+        if config.output is not None:
+            write_embeddings(result, config.output)
+        return result
 
     def info(self, image_size: int = 640, *, profile: bool = False) -> Summary:
         """Return the table of rows, with parameters and GFLOP (2 per multiply-add) at ``image_size`` pixels.
