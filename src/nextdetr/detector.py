@@ -129,7 +129,8 @@ class Detector:
         Args:
             source: an image file, a folder, a glob pattern, a PIL image, an RGB array [H, W, 3], or several of these.
             settings: the options of ``nextdetr predict`` as keywords (``confidence``, ``classes``, ``max_detections``,
-                ``queries``, …); with ``output``, what ``save`` names is written there too.
+                ``queries``, …); with ``output``, what ``save`` names is written there too, and with ``features``, pictures
+                of each backbone stage and fusion level there.
 
         Raises:
             DataError: no image is found, or one cannot be read.
@@ -148,10 +149,15 @@ class Detector:
         opened = self.opened
         size = config.image_size or opened.image_size
         predictor = Predictor(opened.model, opened.classes, size, device=config.device)
-        return predictor.stream(
+        predictions = predictor.stream(
             source, confidence=config.confidence, classes=config.classes, max_detections=config.max_detections,
             queries=config.queries, batch_size=config.batch_size,
         )  # fmt: skip
+        if config.features is None:
+            return predictions
+        from nextdetr.inference.features import save_features
+
+        return save_features(predictions, opened.model, config.features)
 
     def embed(self, images: Source | Iterable[Source], row: int | None = None, **settings: Any) -> Embeddings:
         """Describe each image by one vector: the average of the map of a row.
