@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from nextdetr.config import EmbedConfig, PredictConfig, TrainConfig, ValConfig, build_config
 from nextdetr.errors import ConfigError
@@ -215,5 +215,55 @@ class Detector:
             path, opened.model.state_dict(), model_text=opened.model.text, classes=opened.classes,
             image_size=opened.image_size, metrics=json.loads(opened.metadata.get("metrics", "{}")),
             weights_licence=opened.metadata.get("weights_licence", "none"),
-            source_weights=opened.metadata.get("source_weights", "none"),
+            source_weights=opened.metadata.get("source_weights", "none"), data=opened.metadata.get("data", "none"),
         )  # fmt: skip
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, revision: str | None = None, device: str | None = None, token: str | None = None
+    ) -> Self:
+        """Open a detector from a folder that :meth:`save_pretrained` wrote, or from the Hugging Face Hub.
+
+        Args:
+            name: a folder, or ``owner/name`` on the Hub.
+            revision: branch, tag or commit on the Hub.
+            device: where to run; by default the best there is.
+            token: of the Hub; by default the one that the user is logged in with.
+
+        Raises:
+            WeightsError: there is no such folder or repository, the Hub cannot be reached, or it holds no detector of ours.
+        """
+        from nextdetr.hub import fetch_pretrained
+
+        return cls(fetch_pretrained(name, revision=revision, token=token), device=device)
+
+    def save_pretrained(self, folder: str | Path, *, data: str | None = None, licence: str | None = None) -> Path:
+        """Write the detector to a folder: ``model.safetensors``, ``config.json`` and a model card, ``README.md``.
+
+        Args:
+            folder: where to; an earlier detector there is replaced.
+            data: what it was trained on, for the card; by default the name of the data set that it was trained with.
+            licence: of the detector, where the weights that it started from leave the choice.
+
+        Raises:
+            ConfigError: ``folder`` is a file or has a README of somebody's own, or the weights do not allow ``licence``.
+        """
+        from nextdetr.hub import save_folder
+
+        return save_folder(self.opened, folder, data=data, licence=licence)
+
+    def push_to_hub(self, repo_id: str, **settings: Any) -> str:
+        """Write the detector to ``owner/name`` on the Hugging Face Hub, and return the address of the commit.
+
+        Args:
+            repo_id: ``owner/name``; made if need be.
+            settings: ``data`` and ``licence`` as for :meth:`save_pretrained`; ``private``, ``revision`` (a branch),
+                ``message`` and ``token``.
+
+        Raises:
+            WeightsError: the Hub cannot be reached, or refuses.
+        """
+        from nextdetr.hub import upload_folder
+
+        return upload_folder(self.opened, repo_id, **settings)
+

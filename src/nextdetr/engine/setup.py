@@ -75,7 +75,12 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
 
 def default_output(config: TrainConfig) -> Path:
     """Name a run after its model and data."""
-    return Path("runs") / f"{Path(config.model).stem}-{Path(str(config.data)).stem}"
+    return Path("runs") / f"{Path(config.model).stem}-{data_name(config)}"
+
+
+def data_name(config: TrainConfig) -> str:
+    """Return the data set's name: that of its folder or YAML, without the rest of the path."""
+    return Path(str(config.data)).stem
 
 
 def run_directory(config: TrainConfig) -> Path:

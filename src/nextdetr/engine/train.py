@@ -304,7 +304,7 @@ class Trainer:
         save_detector(
             self.directory / name, self.ema.module.state_dict(), model_text=self.run_.model.text,
             classes=self.run_.train_data.classes, image_size=self.image_size, metrics=metrics,
-            weights_licence=licence, source_weights=source,
+            weights_licence=licence, source_weights=source, data=data_name(self.run_.config),
         )  # fmt: skip
 
     def _save(self) -> None:

@@ -202,9 +202,9 @@ def save_features(predictions: Iterable[Prediction], model: DetectionModel, outp
 
 
 def _fitted(size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height in pixels of a cell of the image's shape; very long images are cut to 1 : 4."""
-    factor = CELL / max(size)
-    return max(CELL // 4, round(size[0] * factor)), max(CELL // 4, round(size[1] * factor))
+    """Width and height in pixels of a cell of the image's shape, with room for its label; very long images are cut."""
+    factor = max(CELL / max(size), 0.75 * CELL / min(size))
+    return min(3 * CELL, round(size[0] * factor)), min(3 * CELL, round(size[1] * factor))
 
 
 def _coloured(values: NDArray[np.float32], width: int, height: int) -> Image.Image:
