@@ -165,8 +165,8 @@ class Detector:
         Args:
             images: as for :meth:`predict`.
             row: number of the row, as :meth:`info` counts them; by default the last one of the backbone.
-            settings: the options of ``nextdetr embed`` as keywords (``image_size``, ``batch_size``, …); with ``output``, the
-                vectors are written there too.
+            settings: the options of ``nextdetr embed`` as keywords (``image_size``, ``batch_size``, …); with ``output``,
+                the vectors are written there too.
 
         Returns:
             ``embeddings`` [N, C] float32 with their ``paths``, in order.
@@ -266,4 +266,3 @@ class Detector:
         from nextdetr.hub import upload_folder
 
         return upload_folder(self.opened, repo_id, **settings)
-

@@ -96,7 +96,8 @@ def save_folder(
         parameters=sum(parameter.numel() for parameter in opened.model.parameters()),
         metrics=read_metrics(metadata.get("metrics", "{}")), data=data or metadata.get("data", "none"),
         weights_licence=metadata.get("weights_licence", "none"),
-        source_weights=_file_names(metadata.get("source_weights", "none")), licence=licence, repo_id=repo_id or "OWNER/NAME",
+        source_weights=_file_names(metadata.get("source_weights", "none")), licence=licence,
+        repo_id=repo_id or "OWNER/NAME",
     )  # fmt: skip
     text = model_card(facts)  # first, as it may refuse the licence
     save_detector(
@@ -146,7 +147,7 @@ def upload_folder(
 
     with tempfile.TemporaryDirectory(prefix="nextdetr-") as folder:
         save_folder(opened, folder, data=data, licence=licence, repo_id=repo_id)
-        with _told(repo_id, revision):
+        with _told(repo_id, revision, writing=True):
             api = HfApi(token=token, library_name="nextdetr")
             api.create_repo(repo_id, private=private, exist_ok=True)
             commit = api.upload_folder(
@@ -156,42 +157,51 @@ def upload_folder(
 
 
 @contextlib.contextmanager
-def _told(repo_id: str, revision: str | None) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one sentence."""
+def _told(repo_id: str, revision: str | None, *, writing: bool = False) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one sentence; errors of the local disk pass as they are."""
     from huggingface_hub import errors as hub
 
     # The classes of its HTTP library (requests, httpx, httpx2 by its version) stand among the bases of its own.
-    unreachable = (OSError, hub.HFValidationError, *hub.HfHubHTTPError.__bases__)
+    known: tuple[type[Exception], ...] = (OSError, hub.HFValidationError, *_exceptions(hub.HfHubHTTPError.__bases__))
     try:
         yield
-    except hub.GatedRepoError as error:
-        raise WeightsError(f"{repo_id}: the repository is gated; ask for access on its page on the Hub, then {_LOGIN}.") from error
-    except hub.RepositoryNotFoundError as error:
-        raise WeightsError(
-            f"{repo_id}: neither a folder here nor a repository on the Hub; check the name, or, if it is private, {_LOGIN}."
-        ) from error
-    except hub.RevisionNotFoundError as error:
-        raise WeightsError(f"{repo_id}: the repository has no revision {revision}; name a branch, a tag or a commit.") from error
-    except hub.LocalTokenNotFoundError as error:
-        raise WeightsError(f"{repo_id}: writing to the Hub needs a token; {_LOGIN}.") from error
-    except hub.HFValidationError as error:
-        raise WeightsError(f"{repo_id}: no name that a repository of the Hub can have; it is owner/name.") from error
-    except unreachable as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status in (401, 403):
-            raise WeightsError(f"{repo_id}: the Hub refuses access ({status}); {_LOGIN}, with a token that may write.") from error
-        if status is not None:
-            raise WeightsError(f"{repo_id}: the Hub answers with an error ({status}); try again later.") from error
-        if isinstance(error, OSError) and error.errno == 28:  # ENOSPC
+    except known as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise
-        raise WeightsError(
-            f"{repo_id}: no such folder here, and the Hub cannot be reached ({_reason(error)}); check the connection and "
-            "HF_HUB_OFFLINE, or name a folder."
-        ) from error
+        raise WeightsError(f"{repo_id}: {_cause(error, revision, writing)}") from error
 
 
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160].rstrip(". ") or type(error).__name__
+def _exceptions(classes: tuple[type, ...]) -> list[type[Exception]]:
+    return [one for one in classes if issubclass(one, Exception)]
+
+
+def _cause(error: Exception, revision: str | None, writing: bool) -> str:
+    """Say what happened and what to do about it."""
+    from huggingface_hub import errors as hub
+
+    if isinstance(error, hub.HFValidationError):
+        return "no name that a repository of the Hub can have; it is owner/name."
+    if isinstance(error, hub.GatedRepoError):
+        return f"the repository is gated; ask for access on its page on the Hub, then {_LOGIN}."
+    if isinstance(error, hub.RepositoryNotFoundError):
+        place = "no such repository on the Hub" if writing else "neither a folder here nor a repository on the Hub"
+        return f"{place}; check the name, or, if it is private, {_LOGIN}."
+    if isinstance(error, hub.RevisionNotFoundError):
+        return f"the repository has no revision {revision}; name a branch, a tag or a commit."
+    if isinstance(error, hub.LocalTokenNotFoundError):
+        return f"the Hub asks for a token; {_LOGIN}."
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return f"the Hub refuses access ({status}); {_LOGIN}" + (", with a token that may write." if writing else ".")
+    if status is not None:
+        return f"the Hub answers with an error ({status}); try again later."
+    reason = " ".join(str(error).split())[:160].rstrip(". ") or type(error).__name__
+    if writing:
+        return f"the Hub cannot be reached ({reason}); check the connection and HF_HUB_OFFLINE."
+    return (
+        f"no such folder here, and the Hub cannot be reached ({reason}); check the connection and HF_HUB_OFFLINE, or "
+        "name a folder."
+    )
 
 
 def _detector_file(folder: Path, name: str) -> Path:

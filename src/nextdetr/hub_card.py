@@ -1,7 +1,7 @@
 """The model card of a detector: what it was trained on, what it finds and how well, and under which licence it stands.
 
-The card's metadata follow huggingface_hub's ``ModelCardData`` (library_name, pipeline_tag, license, model-index); with them go
-``weights_licence`` and ``source_weights`` as the detector file has them, so that a licence is not lost on the way.
+The card's metadata follow huggingface_hub's ``ModelCardData`` (library_name, pipeline_tag, license, model-index); with them
+go ``weights_licence`` and ``source_weights`` as the detector file has them, so that a licence is not lost on the way.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from nextdetr.errors import ConfigError
 
-__all__ = ["CARD_MARK", "CardFacts", "card_licence", "model_card"]
+__all__ = ["CARD_MARK", "CardFacts", "card_licence", "model_card", "read_metrics"]
 
 #: Stands in every card that we write; a README without it is somebody's own and is not overwritten.
 CARD_MARK = "<!-- Written by NextDETR. -->"
@@ -26,7 +27,7 @@ _HUB_LICENCES = {
 #: Those under which what comes of the weights may stand under another licence.
 _PERMISSIVE = {"apache-2.0", "bsd-3-clause", "mit", "cc0-1.0", "cc-by-4.0", "none"}
 _DUTIES = {
-    "agpl-3.0": "AGPL-3.0 asks that the source of what is built from the weights, services included, be given to its users.",
+    "agpl-3.0": "AGPL-3.0 asks that users of what is built from the weights, services included, get its source.",
     "cc-by-nc": "CC BY-NC allows no commercial use.",
     "unknown": "The licence of the weights that the training started from is not known; ask where they came from.",
 }
@@ -105,10 +106,11 @@ def model_card(facts: CardFacts) -> str:
         )
         for name in ("AP", "AP50", "AP75") if name in scores
     ]  # fmt: skip
+    licence_fields: dict[str, Any] = card_licence(facts.weights_licence, facts.licence)
     data = ModelCardData(
         library_name="nextdetr", pipeline_tag="object-detection", model_name=facts.title, eval_results=results or None,
         tags=["object-detection", "rt-detr", "nextdetr"], weights_licence=facts.weights_licence,
-        source_weights=facts.source_weights, **card_licence(facts.weights_licence, facts.licence),
+        source_weights=facts.source_weights, **licence_fields,
     )  # fmt: skip
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(facts, scores, data_name)}"))
 
@@ -116,8 +118,8 @@ def model_card(facts: CardFacts) -> str:
 def _body(facts: CardFacts, scores: dict[str, float], data_name: str) -> str:
     sections = [
         f"{CARD_MARK}\n\n# {_plain(facts.title)}",
-        f"An object detector: RT-DETR as NextDETR builds it, model `{_plain(facts.model)}`, {facts.parameters:,} parameters, "
-        f"for images of {facts.image_size} × {facts.image_size} pixels (any image is resized to that).",
+        f"An object detector: RT-DETR as NextDETR builds it, model `{_plain(facts.model)}`, {facts.parameters:,} "
+        f"parameters; any image is resized to a square of {facts.image_size} pixels.",
         "## Use\n\n```bash\npip install nextdetr\n```\n\n```python\nfrom nextdetr import Detector\n\n"
         f'detector = Detector.from_pretrained("{facts.repo_id}")\n'
         'detections = detector.predict("image.jpg", confidence=0.3)  # list[supervision.Detections]\n```',
@@ -138,7 +140,7 @@ def _metrics(scores: dict[str, float], data_name: str) -> str:
     if not scores:
         return "It has not been scored."
     rows = [f"| {name} | {value:.4f} |" for name, value in scores.items()]
-    head = f"COCO metrics (fractions, 0 to 1) on the validation images of {_plain(data_name)}, by which the weights were chosen:\n"
+    head = f"COCO metrics (0 to 1) on the validation images of {_plain(data_name)}, by which the weights were chosen:\n"
     return "\n".join([head, "| metric | value |", "|---|---:|", *rows])
 
 
@@ -160,7 +162,7 @@ def _licence(facts: CardFacts) -> str:
 
 def _plain(text: str) -> str:
     """Text on one line, without what would start markup: a class or file name is a stranger's."""
-    return " ".join(text.split()).replace("`", "'").replace("<", "‹").replace(">", "›")
+    return " ".join(text.split()).replace("`", "'").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _cell(text: str) -> str:

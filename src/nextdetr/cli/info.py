@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -35,7 +35,9 @@ def info(
     from nextdetr.models.summary import summarize
 
     opened = open_detector(model)[0]
-    origin = {key: opened.metadata[key] for key in ("weights_licence", "source_weights") if key in opened.metadata}
+    origin: dict[str, Any] = {
+        key: opened.metadata[key] for key in ("weights_licence", "source_weights") if key in opened.metadata
+    }
     summary = summarize(opened.model, image_size, profile=profile)
     if json:
         print_json({"command": "info", "model": model, **summary.to_json(), **origin})

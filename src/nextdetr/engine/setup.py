@@ -75,12 +75,13 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
 
 def default_output(config: TrainConfig) -> Path:
     """Name a run after its model and data."""
-    return Path("runs") / f"{Path(config.model).stem}-{data_name(config)}"
+    return Path("runs") / f"{Path(config.model).stem}-{Path(str(config.data)).stem}"
 
 
 def data_name(config: TrainConfig) -> str:
-    """Return the data set's name: that of its folder or YAML, without the rest of the path."""
-    return Path(str(config.data)).stem
+    """Return the name of the data set, without the path to it: that of its folder, or of its YAML."""
+    path = Path(str(config.data))
+    return path.resolve().parent.name if path.stem == "data" and path.suffix else path.resolve().stem
 
 
 def run_directory(config: TrainConfig) -> Path:

@@ -1,8 +1,8 @@
 """One vector an image: the average over all places of the map that a row yields (global average pooling).
 
-The map of ConvNeXt V2's last stage, averaged so, is what its classifier reads before the norm (``ConvNeXtV2.forward``); it is
-the usual description of a whole image for search, clustering and linear probes. Vectors are not normalised: divide each by
-its length for cosine similarity.
+The map of ConvNeXt V2's last stage, averaged so, is what its classifier reads before the norm (``ConvNeXtV2.forward``); it
+is the usual description of a whole image for search, clustering and linear probes. Vectors are not normalised: divide each
+by its length for cosine similarity.
 """
 
 from __future__ import annotations
@@ -55,8 +55,7 @@ class Embeddings:
     def normalized(self) -> NDArray[np.float32]:
         """Return the vectors at length 1, so that a product of two is their cosine; a vector of zeros stays as it is."""
         lengths = np.linalg.norm(self.embeddings, axis=1, keepdims=True)
-        result: NDArray[np.float32] = self.embeddings / np.where(lengths == 0, 1, lengths)
-        return result
+        return (self.embeddings / np.where(lengths == 0, 1, lengths)).astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON result; an unreadable image has null for its vector, and its ``problem``."""
@@ -139,7 +138,9 @@ def embed_images(
     known = next((vector for vector in vectors if vector is not None), None)
     if known is None:
         first = next(iter(problems.values()), "there is no image to look at.")
-        raise DataError(first if len(problems) < 2 else f"none of the {len(problems)} images could be read; the first: {first}")
+        raise DataError(
+            first if len(problems) < 2 else f"none of the {len(problems)} images could be read; the first: {first}"
+        )
     hole = np.full_like(known, np.nan)
     return Embeddings(name, number, paths, np.stack([hole if v is None else v for v in vectors]), problems)
 
@@ -154,9 +155,7 @@ def _vectors(model: DetectionModel, tensors: list[Tensor], row: int, device: tor
     return result
 
 
-def _batches(
-    items: Iterable[SourceItem], image_size: int, batch_size: int, device: torch.device
-) -> Iterator[list[_Read]]:
+def _batches(items: Iterable[SourceItem], image_size: int, batch_size: int, device: torch.device) -> Iterator[list[_Read]]:
     def read(item: SourceItem) -> _Read:
         try:
             return _Read(item.path, resize_to_tensor(as_image(item.image), image_size))

@@ -64,7 +64,7 @@ class FeatureMap:
         kind = f"backbone stage {self.position}" if self.kind == "stage" else f"fusion level {self.position}"
         height, width = self.mean.shape
         return (
-            f"{kind}: row {self.row} {self.name}, stride {self.stride}, {self.channels} channels, {width}×{height} places"
+            f"{kind}: row {self.row} {self.name}, stride {self.stride}, {self.channels} channels, {width} x {height} places"
         )
 
 
@@ -131,9 +131,7 @@ class FeatureRecorder:
         shown = [("stage", number, finest[stride]) for number, stride in enumerate(sorted(finest), start=1)]
         shown += [("level", number, index) for number, index in enumerate(self._levels, start=1)]
         for image in range(inputs[0].shape[0]):
-            self._queue.append(
-                [self._reduced(kind, number, *found[index], image, size) for kind, number, index in shown]
-            )
+            self._queue.append([self._reduced(kind, number, *found[index], image, size) for kind, number, index in shown])
 
     def _reduced(self, kind: str, position: int, row: int, features: Tensor, image: int, size: int) -> FeatureMap:
         values = features[image].detach().float()  # [C, H, W]

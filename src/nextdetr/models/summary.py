@@ -17,7 +17,7 @@ __all__ = ["RowSummary", "Summary", "count_gflop", "summarize"]
 
 @dataclass(frozen=True, slots=True)
 class RowSummary:
-    """One row of the table; ``parameters`` counts the trainable ones and all others alike, ``profile`` is what was measured."""
+    """One row of the table; ``parameters`` counts trainable ones and all others alike, ``profile`` is what was measured."""
 
     index: int
     from_: int | list[int]
@@ -65,7 +65,13 @@ def summarize(model: DetectionModel, image_size: int = 640, *, profile: bool = F
     measured = profile_rows(model, image_size) if profile else [None] * len(model.rows)
     rows = [
         RowSummary(
-            number, info.from_, info.repeats, sum(p.numel() for p in row.parameters()), info.name, list(info.arguments), cost
+            number,
+            info.from_,
+            info.repeats,
+            sum(p.numel() for p in row.parameters()),
+            info.name,
+            list(info.arguments),
+            cost,
         )
         for number, (row, info, cost) in enumerate(zip(model.rows, model.row_infos, measured, strict=True))
     ]

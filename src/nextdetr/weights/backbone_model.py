@@ -47,7 +47,9 @@ def open_features(model: str | Path) -> OpenedModel:
     )  # fmt: skip
     report = load_into(built, file, part="backbone")
     if report.missing:
-        raise WeightsError(f"{path}: {len(report.missing)} tensors are missing, such as {report.missing[0]}; is it complete?")
+        raise WeightsError(
+            f"{path}: {len(report.missing)} tensors are missing, such as {report.missing[0]}; is it complete?"
+        )
     metadata = {"weights_licence": identity.licence, "source_weights": str(path)}
     return OpenedModel(built.eval(), [], BACKBONE_IMAGE_SIZE, str(model), metadata)
 
