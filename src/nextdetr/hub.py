@@ -195,7 +195,8 @@ def _cause(error: Exception, revision: str | None, writing: bool) -> str:
         return f"the Hub refuses access ({status}); {_LOGIN}" + (", with a token that may write." if writing else ".")
     if status is not None:
         return f"the Hub answers with an error ({status}); try again later."
-    reason = " ".join(str(error).split())[:160].rstrip(". ") or type(error).__name__
+    origin = error.__cause__ or error  # huggingface_hub explains at length; the first error is short
+    reason = " ".join(str(origin).split())[:120].rstrip(". ") or type(origin).__name__
     if writing:
         return f"the Hub cannot be reached ({reason}); check the connection and HF_HUB_OFFLINE."
     return (

@@ -120,7 +120,7 @@ def _body(facts: CardFacts, scores: dict[str, float], data_name: str) -> str:
         f"{CARD_MARK}\n\n# {_plain(facts.title)}",
         f"An object detector: RT-DETR as NextDETR builds it, model `{_plain(facts.model)}`, {facts.parameters:,} "
         f"parameters; any image is resized to a square of {facts.image_size} pixels.",
-        "## Use\n\n```bash\npip install nextdetr\n```\n\n```python\nfrom nextdetr import Detector\n\n"
+        "## Use\n\nWith NextDETR installed:\n\n```python\nfrom nextdetr import Detector\n\n"
         f'detector = Detector.from_pretrained("{facts.repo_id}")\n'
         'detections = detector.predict("image.jpg", confidence=0.3)  # list[supervision.Detections]\n```',
         f"## Data\n\nTrained on {_plain(data_name)}.",
