@@ -109,3 +109,33 @@ def test_command(detector, tmp_path):
     arguments = ["predict", model, str(tmp_path / "a.png"), "--save", "json", "--output", str(tmp_path / "out")]
     assert run([*arguments, "--image-size", "64", "--features", str(tmp_path / "maps"), "--json"]) == 0
     assert len(list((tmp_path / "maps" / "a").glob("*.png"))) == 6
+
+
+SEVERAL_ROWS = """
+nc: 2
+image_size: 64
+backbone:
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [12, 3, 2]]
+  - [-1, 1, Conv, [16, 3, 1]]
+  - [-1, 1, Conv, [20, 3, 2]]
+head:
+  - [-1, 1, Conv, [32, 1, 1]]
+  - [[2, 5], 1, RTDETRDecoder, [nc, 32, 20, 2, 4, 2, 64]]
+"""
+
+
+def test_a_backbone_of_several_rows_has_a_stage_for_each_stride(tmp_path):
+    (tmp_path / "several.yaml").write_text(SEVERAL_ROWS)
+    detector = Detector(tmp_path / "several.yaml", device="cpu")
+    model = detector.opened.model
+    with torch.no_grad(), FeatureRecorder(model) as recorder:
+        model(torch.rand(1, 3, 64, 64))
+    found = [(m.kind, m.row, m.stride, m.channels) for m in recorder.next_image()]
+    # Row 2, which is not the last of stride 8, is drawn as a level, since the decoder reads it.
+    assert found == [
+        ("stage", 0, 2, 8), ("stage", 1, 4, 8), ("stage", 3, 8, 16), ("stage", 4, 16, 20),
+        ("level", 2, 8, 12), ("level", 5, 16, 32),
+    ]  # fmt: skip
+    assert detector.embed(np.zeros((64, 64, 3), np.uint8)).embeddings.shape == (1, 20)  # the backbone's last row
