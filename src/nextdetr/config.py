@@ -16,6 +16,7 @@ from nextdetr.errors import ConfigError
 
 __all__ = [
     "CommandConfig",
+    "EmbedConfig",
     "PredictConfig",
     "QuickstartConfig",
     "TrainConfig",
@@ -110,6 +111,7 @@ class PredictConfig(CommandConfig):
     save: tuple[Literal["images", "json", "yolo"], ...] = Field(
         ("images",), description="What to write: annotated pictures, COCO results, YOLO label files."
     )
+    features: Path | None = Field(None, description="Folder for pictures of each backbone stage and fusion level.")
     output: Path | None = Field(None, description="Folder for what is written (default: runs/predict).")
     device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
 
@@ -121,6 +123,16 @@ class PredictConfig(CommandConfig):
         if isinstance(value, (list, tuple)):
             return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
         return value
+
+
+class EmbedConfig(CommandConfig):
+    """Settings of ``nextdetr embed``."""
+
+    row: int | None = Field(None, ge=0, description="Row whose map is averaged (default: the last one of the backbone).")
+    image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the checkpoint's).")
+    batch_size: int = Field(8, ge=1, description="Images a step.")
+    output: Path | None = Field(None, description="File for the vectors, .npz or .csv.")
+    device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
 
 
 class QuickstartConfig(CommandConfig):

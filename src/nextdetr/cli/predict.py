@@ -47,4 +47,4 @@ def predict(
     if json:
         print_json({"command": "predict", "images": results})
     else:
-        say(f"Written to {output}")
+        say(f"Written to {output}" + ("" if merged.features is None else f", features to {merged.features}"))

@@ -78,6 +78,12 @@ def default_output(config: TrainConfig) -> Path:
     return Path("runs") / f"{Path(config.model).stem}-{Path(str(config.data)).stem}"
 
 
+def data_name(config: TrainConfig) -> str:
+    """Return the name of the data set, without the path to it: that of its folder, or of its YAML."""
+    path = Path(str(config.data))
+    return path.resolve().parent.name if path.stem == "data" and path.suffix else path.resolve().stem
+
+
 def run_directory(config: TrainConfig) -> Path:
     """Create the run's folder, or return the resumed one's.
 

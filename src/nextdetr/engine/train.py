@@ -25,7 +25,7 @@ from nextdetr.engine.ema import ModelEMA
 from nextdetr.engine.log import Display, MetricsTable, TensorBoard, clock, epoch_line
 from nextdetr.engine.memory import keep_freed_memory
 from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
-from nextdetr.engine.setup import Run, prepare, resolve_config, run_directory
+from nextdetr.engine.setup import Run, data_name, prepare, resolve_config, run_directory
 from nextdetr.engine.state import step_seed, write_state
 from nextdetr.engine.stopping import stop_on_signal
 from nextdetr.engine.validate import validate
@@ -304,7 +304,7 @@ class Trainer:
         save_detector(
             self.directory / name, self.ema.module.state_dict(), model_text=self.run_.model.text,
             classes=self.run_.train_data.classes, image_size=self.image_size, metrics=metrics,
-            weights_licence=licence, source_weights=source,
+            weights_licence=licence, source_weights=source, data=data_name(self.run_.config),
         )  # fmt: skip
 
     def _save(self) -> None:

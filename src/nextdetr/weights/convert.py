@@ -143,6 +143,7 @@ def _detector(file: WeightsFile, identity: Identity, target: Path) -> Path:
         target, model.state_dict(), model_text=model.text, classes=classes,
         image_size=int(size) if size.isdecimal() else model.image_size, metrics=_metrics(file),
         weights_licence=identity.licence, source_weights=file.metadata.get("source_weights", Path(file.path).name),
+        data=file.metadata.get("data", "none"),
     )  # fmt: skip
 
 
