@@ -140,7 +140,7 @@ def build_model(
         backbone_weights=weights, licence=None if licence is None else str(licence),
     )  # fmt: skip
     if weights is not None:
-        if load_backbone is not skip_backbone and not weights.exists():
+        if load_backbone is not skip_backbone and not (builder.weights and weights.exists()):
             raise file.error(f"the backbone's weights {weights} do not exist.", file.rows[0])
         if load_backbone is None:
             raise file.error(
