@@ -24,7 +24,6 @@ from nextdetr.files import atomic_write
 from nextdetr.inference.sources import SourceItem, Sources, find_images, read_ahead, reading_threads
 from nextdetr.models.detection import DetectionModel
 from nextdetr.preprocess import as_image, choose_device, resize_to_tensor
-from nextdetr.weights.mapping import backbone_rows
 
 __all__ = ["Embeddings", "check_output", "check_row", "embed_images", "write_embeddings"]
 
@@ -81,7 +80,7 @@ def check_row(model: DetectionModel, row: int | None) -> int:
         ConfigError: there is no such row, or it is the decoder.
     """
     if row is None:
-        return backbone_rows(model) - 1
+        return model.backbone_rows - 1
     with_maps = [number for number, info in enumerate(model.row_infos) if info.writes]
     if row not in with_maps:
         what = "yields boxes, no map" if 0 <= row < len(model.row_infos) else "does not exist"

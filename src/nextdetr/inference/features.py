@@ -22,7 +22,6 @@ from nextdetr.files import atomic_write
 from nextdetr.inference.outputs import free_stem
 from nextdetr.inference.predictor import Prediction
 from nextdetr.models.detection import DetectionModel
-from nextdetr.weights.mapping import backbone_rows
 
 __all__ = ["FeatureMap", "FeatureRecorder", "draw_features", "save_features"]
 
@@ -83,7 +82,7 @@ class FeatureRecorder:
         self.most = most
         self._queue: deque[list[FeatureMap]] = deque()
         self._latest: dict[int, tuple[int, Tensor]] = {}  # index of a map -> row and map, of the pass under way
-        self._rows_of_backbone = backbone_rows(model)
+        self._rows_of_backbone = model.backbone_rows
         self._levels = model.row_infos[-1].reads
         self._hooks = ExitStack()
 

@@ -45,7 +45,7 @@ def open_features(model: str | Path) -> OpenedModel:
         [convnextv2(size)], [row], num_classes=1, text=f"backbone:\n  - [-1, 1, {name}, []]\nhead: []\n",
         image_size=BACKBONE_IMAGE_SIZE, normalize="imagenet",
     )  # fmt: skip
-    report = load_into(built, file, part="backbone")
+    report = load_into(built, (file, identity), part="backbone")
     if report.missing:
         raise WeightsError(
             f"{path}: {len(report.missing)} tensors are missing, such as {report.missing[0]}; is it complete?"

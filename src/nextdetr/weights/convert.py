@@ -131,7 +131,7 @@ def _detector(file: WeightsFile, identity: Identity, target: Path) -> Path:
             f"{file.path}: its model is not known; load it with a model file: --weights {file.path} --model M."
         )
     model = build_model(source, num_classes=identity.num_classes, load_backbone=skip_backbone)
-    report = load_into(model, file)
+    report = load_into(model, (file, identity))
     if report.missing:
         raise WeightsError(
             f"{file.path}: only a whole detector is converted, but {len(report.missing)} tensors are missing "

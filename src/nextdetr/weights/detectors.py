@@ -10,16 +10,16 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
-from nextdetr.models.graph import available_models, build_model, skip_backbone
+from nextdetr.models.graph import available_models
 from nextdetr.weights.detectors_official import from_official
 from nextdetr.weights.detectors_transformers import to_official
 from nextdetr.weights.detectors_ultralytics import DECODER, from_ultralytics
 from nextdetr.weights.sizes import backbone_size, known_size
+from nextdetr.weights.skeleton import skeleton
 
 __all__ = ["KINDS", "detector_classes", "detector_kind", "detector_notes", "detector_to_ours", "shipped_model_for"]
 
@@ -146,8 +146,7 @@ def shipped_model_for(kind: str, tensors: Mapping[str, Tensor], config: Mapping[
     classes = detector_classes(kind, tensors)
     if name not in available_models() or classes is None:
         return None
-    with torch.device("meta"):
-        model = build_model(name, num_classes=classes, load_backbone=skip_backbone)
+    model = skeleton(name, classes)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -9,8 +9,8 @@ from nextdetr.errors import WeightsError
 from nextdetr.models.graph import load_model_file
 from nextdetr.weights.layouts import Identity
 from nextdetr.weights.load import open_weights, plan_load
-from nextdetr.weights.mapping import skeleton
 from nextdetr.weights.reader import WeightsFile
+from nextdetr.weights.skeleton import skeleton
 
 __all__ = ["inspect_file"]
 

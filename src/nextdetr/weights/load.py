@@ -17,8 +17,8 @@ from torch import Tensor
 from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
 from nextdetr.weights.layouts import Identity, identify
-from nextdetr.weights.mapping import backbone_rows, to_model
-from nextdetr.weights.reader import WeightsFile, read_tensors
+from nextdetr.weights.mapping import to_model
+from nextdetr.weights.reader import WeightsFile, is_finite, read_tensors
 from nextdetr.weights.report import LoadReport
 
 __all__ = ["LoadReport", "Part", "load_into", "open_weights", "plan_load"]
@@ -50,7 +50,7 @@ def open_weights(path: str | Path) -> tuple[WeightsFile, Identity]:
 
 def load_into(
     model: DetectionModel,
-    path: str | Path | WeightsFile,
+    path: str | Path | tuple[WeightsFile, Identity],
     *,
     part: Part = "detector",
     classes_old: Sequence[str] | None = None,
@@ -61,7 +61,7 @@ def load_into(
 
     Args:
         model: the detector; it is changed only if the load is not refused.
-        path: a file of any known layout, or one that has been read.
+        path: a file of any known layout, or what ``open_weights`` returned for one.
         part: the whole detector, its backbone, or everything but the backbone.
         classes_old: the file's classes, where it does not state them.
         classes_new: the model's classes. Rows of the class heads and of the denoising embedding are carried over by name,
@@ -75,7 +75,7 @@ def load_into(
         WeightsError: the file cannot be read, is for another model or size, matches under half of the tensors, or has a
             tensor of a wrong type or that is not finite.
     """
-    file, identity = (path, identify(path)) if isinstance(path, WeightsFile) else open_weights(path)
+    file, identity = path if isinstance(path, tuple) else open_weights(path)
     plan = _plan(model, file, identity, part, classes_old, classes_new, allow_partial)
     plan.report.check(allow_partial=allow_partial)
     own = model.state_dict()
@@ -112,7 +112,7 @@ def _plan(
             f"{file.path}: a backbone alone ({identity.kind}), not a detector; give it as --backbone-weights."
         )
     mapped = to_model(model, file, identity, part, allow_partial=allow_partial)
-    first_of_head = backbone_rows(model)
+    first_of_head = model.backbone_rows
     own = {name: tensor for name, tensor in model.state_dict().items() if _in_part(name, part, first_of_head)}
     given = {name: tensor for name, tensor in mapped.tensors.items() if _in_part(name, part, first_of_head)}
     report = LoadReport(
@@ -164,7 +164,7 @@ def _check_tensor(file: WeightsFile, name: str, tensor: Tensor, target: Tensor) 
         raise WeightsError(
             f"{file.path}: the tensor for {name} is of type {kind}, but {wanted} is needed; the file is damaged."
         )
-    if tensor.is_floating_point() and not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
+    if tensor.is_floating_point() and not tensor.is_meta and not is_finite(tensor):
         raise WeightsError(
             f"{file.path}: the tensor for {name} holds NaN or infinity, so no detector would come of it; "
             "take an earlier checkpoint of the same training."

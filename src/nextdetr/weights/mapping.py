@@ -8,20 +8,19 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nextdetr.errors import ModelFileError, WeightsError
 from nextdetr.models.detection import DetectionModel
-from nextdetr.models.graph import build_model, load_model_file, parse_model_text, skip_backbone
-from nextdetr.models.modelfile import ModelFile
+from nextdetr.models.graph import load_model_file, parse_model_text
 from nextdetr.weights.detector_identity import config_of
 from nextdetr.weights.detectors import detector_notes, detector_to_ours
 from nextdetr.weights.layouts import Identity, backbone_tensors
 from nextdetr.weights.reader import WeightsFile
 from nextdetr.weights.sizes import backbone_size, size_name
+from nextdetr.weights.skeleton import skeleton
 
-__all__ = ["Mapped", "backbone_rows", "skeleton", "to_model"]
+__all__ = ["Mapped", "to_model"]
 
 
 @dataclass(slots=True)
@@ -37,21 +36,6 @@ class Mapped:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     unplaced: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-
-def backbone_rows(model: DetectionModel) -> int:
-    """Return how many of the model's rows are its backbone: those of that section of its file."""
-    return len(parse_model_text(model.text, "the model's file").mapping["backbone"])
-
-
-def skeleton(file: ModelFile, num_classes: int | None) -> DetectionModel:
-    """Build a model without memory for its weights, to look at names and shapes.
-
-    Raises:
-        ModelFileError: the file cannot be built.
-    """
-    with torch.device("meta"):
-        return build_model(file, num_classes=num_classes, load_backbone=skip_backbone)
 
 
 def to_model(model: DetectionModel, file: WeightsFile, identity: Identity, part: str, *, allow_partial: bool) -> Mapped:
@@ -89,7 +73,7 @@ def to_model(model: DetectionModel, file: WeightsFile, identity: Identity, part:
             f"its backbone ({_backbone_name(source)}) is not the model's ({_backbone_name(model)}): left out."
         )
         if part == "head":  # not asked for, so not unexpected either
-            limit = backbone_rows(source)
+            limit = source.backbone_rows
             mapped.unplaced = [name for name in mapped.unplaced if not _is_row_below(name, limit)]
     return mapped
 
@@ -130,7 +114,7 @@ def _foreign_source(model: DetectionModel, identity: Identity) -> DetectionModel
 
 def _signature(model: DetectionModel, *, backbone: bool) -> list[tuple[Any, ...]]:
     """What must be equal for rows to compute the same: layer, repeats and arguments; a weights file is no such argument."""
-    count = backbone_rows(model)
+    count = model.backbone_rows
     infos = model.row_infos[:count] if backbone else model.row_infos[count:]
     return [
         (info.name, info.repeats, tuple(repr(value) for value in info.arguments if not isinstance(value, str)))
@@ -139,7 +123,7 @@ def _signature(model: DetectionModel, *, backbone: bool) -> list[tuple[Any, ...]
 
 
 def _backbone_name(model: DetectionModel) -> str:
-    infos = model.row_infos[: backbone_rows(model)]
+    infos = model.row_infos[: model.backbone_rows]
     return infos[0].name if len(infos) == 1 else f"{len(infos)} rows from {infos[0].name} on"
 
 
@@ -158,7 +142,7 @@ def _aligned(tensors: dict[str, Tensor], source: DetectionModel, model: Detectio
     """Renumber the rows of ``source`` as those of ``model``: a head's rows are matched in order by their layers' names."""
     if source is model:
         return Mapped(tensors)
-    theirs, ours = backbone_rows(source), backbone_rows(model)
+    theirs, ours = source.backbone_rows, model.backbone_rows
     rows = {row: row for row in range(theirs)} if same_backbone else {}
     their_names = [info.name for info in source.row_infos[theirs:]]
     our_names = [info.name for info in model.row_infos[ours:]]

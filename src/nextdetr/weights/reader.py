@@ -21,7 +21,7 @@ from nextdetr.weights.statedict import Found, find_weights, plain
 from nextdetr.weights.stubs import Stub
 from nextdetr.weights.torchfile import TorchFile, is_legacy, open_legacy, open_zip
 
-__all__ = ["WeightsFile", "check_finite", "read_tensors"]
+__all__ = ["WeightsFile", "check_finite", "is_finite", "read_tensors"]
 
 _MAX_HEADER = 16 << 20  # bytes, of safetensors; 100 are enough for a tensor
 _MAX_JSON = 16 << 20
@@ -82,6 +82,15 @@ def read_tensors(path: str | Path, *, key: str | None = None) -> WeightsFile:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a floating-point tensor has neither NaN nor infinity."""
+    if not tensor.numel():
+        return True
+    # The extremes show both, and need no mask of the tensor's size.
+    low, high = torch.aminmax(tensor.float() if tensor.element_size() == 1 else tensor)
+    return bool(torch.isfinite(low) and torch.isfinite(high))
+
+
 def check_finite(file: WeightsFile) -> None:
     """Refuse weights that are not finite; constant buffers that hold infinity on purpose (anchors, masks) may.
 
@@ -91,10 +100,8 @@ def check_finite(file: WeightsFile) -> None:
     for name, tensor in file.tensors.items():
         if not tensor.is_floating_point() or name.rsplit(".", 1)[-1].endswith(("anchors", "mask")):
             continue
-        for part in torch.split(tensor.flatten(), 1 << 20):  # in parts: no mask of a large tensor is made
-            low, high = torch.aminmax(part.float() if part.element_size() == 1 else part)
-            if not (torch.isfinite(low) and torch.isfinite(high)):
-                raise WeightsError(f"{file.path}: its tensor {name} holds NaN or infinity; take an earlier checkpoint.")
+        if not is_finite(tensor):
+            raise WeightsError(f"{file.path}: its tensor {name} holds NaN or infinity; take an earlier checkpoint.")
 
 
 def _read_file(path: Path, key: str | None) -> WeightsFile:

@@ -93,7 +93,7 @@ def start_model(
     if opened is not None:
         part: Part = "head" if (backbone_weights is not None or reports) else "detector"
         new = None if known is None or (opened[1].classes is None and classes is None) else known
-        reports.append(load_into(detector, opened[0], part=part, classes_new=new, allow_partial=allow_partial))
+        reports.append(load_into(detector, opened, part=part, classes_new=new, allow_partial=allow_partial))
         stated = opened[0].metadata.get("image_size", "")
         if opened[1].kind == "nextdetr-detector" and stated.isdecimal() and int(stated) >= 32:
             started.image_size = int(stated)
