@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Verbose, print_json, say
+from nextdetr.cli.common import Json, Verbose, Weights, print_json, say
 
 if TYPE_CHECKING:
     from nextdetr.models.summary import Summary
@@ -19,6 +19,7 @@ def info(
     *,
     image_size: Annotated[int, Parameter(help="Side of the square input, pixels, that GFLOP is counted for.")] = 640,
     profile: Annotated[bool, Parameter(negative="", help="Also measure the time of each row, on this machine.")] = False,
+    weights: Weights = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -34,7 +35,7 @@ def info(
         raise ConfigError(f"--image-size must be a multiple of 32, at least 32 (given: {image_size}).")
     from nextdetr.models.summary import summarize
 
-    opened = open_detector(model)[0]
+    opened = open_detector(model, weights=weights)[0]
     origin: dict[str, Any] = {
         key: opened.metadata[key] for key in ("weights_licence", "source_weights") if key in opened.metadata
     }

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Verbose, print_json, say, settings
+from nextdetr.cli.common import Json, Verbose, Weights, print_json, say, settings
 from nextdetr.config import ValConfig
 from nextdetr.errors import ConfigError
 
@@ -17,6 +17,7 @@ def val(
     model: Annotated[str, Parameter(help="A checkpoint, a model YAML or a shipped name.")],
     *,
     options: Annotated[ValConfig | None, Parameter(name="*")] = None,
+    weights: Weights = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -30,7 +31,7 @@ def val(
     from nextdetr.engine.validate import score_detector
     from nextdetr.weights.start import open_detector
 
-    result = score_detector(open_detector(model)[0], merged)
+    result = score_detector(open_detector(model, weights=weights)[0], merged)
     if json:
         print_json(result.to_json())
         return
