@@ -15,7 +15,7 @@ from torch.optim import AdamW
 
 from nextdetr.models.detection import DetectionModel
 
-__all__ = ["WARMUP_STEPS", "build_optimizer", "parameter_groups", "rate_factor", "set_rate"]
+__all__ = ["WARMUP_STEPS", "build_optimizer", "parameter_groups", "rate_factor", "set_rate", "undecayed"]
 
 WARMUP_STEPS = 2000
 FINAL_RATE = 0.01
@@ -36,7 +36,7 @@ def parameter_groups(
         Non-empty groups with ``params``, ``lr``, ``peak_rate``, ``weight_decay`` and ``name``.
     """
     backbone = {id(parameter) for parameter in model.backbone.parameters()}
-    spared = _undecayed(model)
+    spared = undecayed(model)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -50,7 +50,7 @@ def parameter_groups(
     return result
 
 
-def _undecayed(model: nn.Module) -> set[int]:
+def undecayed(model: nn.Module) -> set[int]:
     """Ids of norms' parameters, biases, and GRN's; by name, as GRN's tensors have four dimensions in some files."""
     found = set()
     for name, parameter in model.named_parameters():

@@ -13,6 +13,7 @@ a mask multiplied in. Where we differ from both:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,4 +135,4 @@ def downsample_patches(x: Tensor, weight: Tensor, bias: Tensor | None, side: int
 
 
 def _side(x: Tensor) -> int:
-    return round(x.shape[2] ** 0.5)
+    return math.isqrt(x.shape[2])

@@ -2,7 +2,7 @@
 
 "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", arXiv 2301.00808, section 3; targets as in
 "Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377, section 3. Most patches of an image are hidden, the
-backbone sees the rest, a light decoder paints the hidden ones, and the error on these is the loss. Where we differ, and why:
+backbone sees the rest, a light decoder paints the hidden ones, and the error on these is the loss. Where we differ:
 
 - The encoder computes the visible patches and nothing else (``layers/sparse.py``). It is the detector's own ``ConvNeXtV2``,
   whose parameters are used as they are; what was learnt loads into a detector with no tensor missing.
