@@ -119,7 +119,7 @@ class PretrainConfig(CommandConfig):
     flip: float = Field(0.5, ge=0, le=1, description="Probability of mirroring left to right.")
     decoder_depth: int = Field(1, ge=1, description="ConvNeXt V2 blocks of the decoder.")
     decoder_width: int | None = Field(
-        None, ge=1, description="Channels of the decoder (default: the backbone's last stage, at most 512)."
+        None, ge=1, description="Channels of the decoder (default: half of the backbone's last stage, at most 512)."
     )
     normalise_target: bool = Field(True, description="Score against patches of mean 0 and variance 1.")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="Largest decay of averaged weights to keep; 0 keeps the last.")

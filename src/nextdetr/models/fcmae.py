@@ -9,11 +9,13 @@ backbone sees the rest, a light decoder paints the hidden ones, and the error on
 - GRN's statistics are per image (the published sparse code's are per batch), as they will be in the detector.
 - Only hidden patches are scored, so the decoder's last block, behind its depthwise convolution, and the prediction run on
   those alone.
-- The decoder is as wide as the encoder's last stage where that is less than the published 512.
+- The decoder is half as wide as the encoder's last stage, 512 at most: what was published for the size base (1024 and 512),
+  kept in proportion for the smaller sizes, to which a decoder of 512 would be half of the work.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +69,7 @@ class FCMAE(nn.Module):
         mask_ratio: share of the patches that is hidden, between 0 and 1.
         patch_size: side of a patch in pixels, a multiple of the last stage's stride.
         decoder_depth: ConvNeXt V2 blocks of the decoder, at least 1.
-        decoder_width: their channels; None for the smaller of 512 and the encoder's last stage.
+        decoder_width: their channels; None for half of the encoder's last stage, at most 512.
         normalise_target: score against patches of mean 0 and variance 1 instead of the pixels as they are.
 
     Raises:
@@ -95,7 +97,7 @@ class FCMAE(nn.Module):
         self.stride = encoder.strides[-1]
         check_geometry(patch_size, patch_size, self.stride)
         self.mask_ratio, self.patch_size, self.normalise_target = mask_ratio, patch_size, normalise_target
-        width = decoder_width or min(DECODER_WIDTH, encoder.channels[-1])
+        width = decoder_width or min(DECODER_WIDTH, encoder.channels[-1] // 2)
         self.encoder = encoder
         self.proj = nn.Linear(encoder.channels[-1], width)
         self.mask_token = nn.Parameter(torch.empty(width).normal_(std=0.02))
@@ -119,8 +121,7 @@ class FCMAE(nn.Module):
         images = (images - self.mean) / self.std
         masking = self.draw_mask(images, noise)
         predicted = self.predict(images, masking)
-        target = self.target(images, masking.hidden)
-        return (predicted.float() - target).square().mean()
+        return nn.functional.mse_loss(predicted.float(), self.target(images, masking.hidden))
 
     def draw_mask(self, images: Tensor, noise: Tensor | None = None) -> Masking:
         """Draw which patches of ``images`` [B, 3, H, W] are hidden; see ``forward``."""
@@ -166,9 +167,11 @@ class FCMAE(nn.Module):
             with ``normalise_target``, of mean 0 and variance 1 over the whole patch.
         """
         patches = _pixels(images, hidden, self.patch_size)  # [B * M, 3, P, P]
-        if self.normalise_target:
-            variance, mean = torch.var_mean(patches, dim=(1, 2, 3), keepdim=True)
-            patches = (patches - mean) / (variance + 1e-6).sqrt()
+        if self.normalise_target:  # as the paper's (x - mean) / sqrt(unbiased variance + 1e-6), in one fast operation
+            count = patches[0].numel()
+            biased = (count - 1) / count
+            scale = patches.new_full(patches.shape[1:], math.sqrt(biased))
+            patches = nn.functional.layer_norm(patches, patches.shape[1:], scale, None, 1e-6 * biased)
         side, cell = self.patch_size // self.stride, self.stride
         cells = patches.view(-1, 3, side, cell, side, cell).permute(0, 2, 4, 1, 3, 5)
         return cells.reshape(*hidden.ids.shape, side * side, 3 * cell * cell)
@@ -205,8 +208,7 @@ def encode_visible(encoder: ConvNeXtV2, images: Tensor, visible: VisiblePatches)
         [B, V, K * K, C] of the last stage, K the patch's side there.
     """
     side = images.shape[2] // visible.grid[0]
-    pixels = _pixels(images, visible, side).permute(0, 2, 3, 1)  # [B * V, P, P, 3]
-    x = pixels.reshape(*visible.ids.shape, side * side, 3)
+    x = _pixels(images, visible, side)  # [B * V, 3, P, P]
     for number, (downsample, stage) in enumerate(zip(encoder.downsample_layers, encoder.stages, strict=True)):
         assert isinstance(downsample, nn.Sequential)
         first, second = downsample
@@ -215,10 +217,10 @@ def encode_visible(encoder: ConvNeXtV2, images: Tensor, visible: VisiblePatches)
         assert isinstance(norm, LayerNorm2d)
         if number > 0:
             x = _normed(norm, x)
-        x = downsample_patches(x, convolution.weight, convolution.bias, side)
+            x = downsample_patches(x, convolution.weight, convolution.bias, side)
+        else:
+            x = _normed(norm, _stem(x, convolution, visible))
         side //= convolution.stride[0]
-        if number == 0:
-            x = _normed(norm, x)
         rows = visible.rows(side)
         assert isinstance(stage, nn.Sequential)
         for block in stage:
@@ -255,27 +257,41 @@ def _pointwise(block: Block, x: Tensor) -> Tensor:
     return y if block.gamma is None else y * block.gamma
 
 
+def _stem(pixels: Tensor, convolution: nn.Conv2d, visible: VisiblePatches) -> Tensor:
+    """Convolve each patch [B * V, 3, P, P] with kernel = stride K, as one product; returns [B, V, (P / K) ** 2, C]."""
+    count, channels, side, _ = pixels.shape
+    kernel = convolution.kernel_size[0]
+    cells = side // kernel
+    pieces = pixels.view(count, channels, cells, kernel, cells, kernel).permute(0, 2, 4, 1, 3, 5)
+    flat = pieces.reshape(*visible.ids.shape, cells * cells, channels * kernel * kernel)
+    return nn.functional.linear(flat, convolution.weight.flatten(1), convolution.bias)
+
+
 def _normed(norm: LayerNorm2d, x: Tensor) -> Tensor:
     return nn.functional.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
 def _pixels(images: Tensor, patches: VisiblePatches, size: int) -> Tensor:
     """Copy patches of ``size`` pixels out of [B, 3, H, W]; returns [B * V, 3, size, size]."""
-    (rows, columns), batch = patches.grid, images.shape[0]
-    grid = images.view(batch, 3, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)  # [B, rows, columns, 3, size, size]
-    image = torch.arange(batch, device=images.device)[:, None]
-    found: Tensor = grid[image, torch.div(patches.ids, columns, rounding_mode="floor"), patches.ids % columns]
-    return found.flatten(0, 1)
+    flat = images.reshape(-1, size)  # a row of a patch is one contiguous piece
+    return flat.index_select(0, _pixel_rows(patches, size)).view(-1, 3, size, size)
 
 
 def _painted(images: Tensor, patches: VisiblePatches, pixels: Tensor) -> Tensor:
     """Return a copy of ``images`` [B, 3, H, W] with ``pixels`` [B * M, 3, P, P] in the place of the patches."""
-    (rows, columns), batch, size = patches.grid, images.shape[0], pixels.shape[-1]
-    grid = images.view(batch, 3, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5).clone()
-    image = torch.arange(batch, device=images.device)[:, None]
-    where = (image, torch.div(patches.ids, columns, rounding_mode="floor"), patches.ids % columns)
-    grid[where] = pixels.view(*patches.ids.shape, 3, size, size)
-    return grid.permute(0, 3, 1, 4, 2, 5).reshape(images.shape)
+    size = pixels.shape[-1]
+    flat = images.reshape(-1, size).index_copy(0, _pixel_rows(patches, size), pixels.reshape(-1, size))
+    return flat.view(images.shape)
+
+
+def _pixel_rows(patches: VisiblePatches, size: int) -> Tensor:
+    """Which rows of [B * 3 * H * columns, size], as [B, 3, H, W] lies in memory, the patches are: [B * V * 3 * size]."""
+    rows, columns = patches.grid
+    plane = rows * size * columns
+    inside = torch.arange(size, device=patches.ids.device) * columns
+    first = torch.div(patches.ids, columns, rounding_mode="floor") * size * columns + patches.ids % columns  # [B, V]
+    image = torch.arange(3 * len(patches.ids), device=patches.ids.device).view(-1, 1, 3) * plane  # [B, 1, 3]
+    return ((first[:, :, None] + image)[..., None] + inside).flatten()
 
 
 def _initialise(module: nn.Module) -> None:
