@@ -75,7 +75,7 @@ def draw_loss(table: Path, target: Path, title: str) -> None:
 
 def _draw_loss(axis: Axes, rows: list[dict[str, str]]) -> None:
     axis.plot(*_series(rows, "loss"), color="black")
-    axis.set(title="Training loss", xlabel="epoch")
+    axis.set(title="Training loss", xlabel="epoch", ylabel="loss")
     rate = axis.twinx()
     rate.plot(*_series(rows, "learning_rate"), color="tab:orange", linestyle=":", linewidth=1)
     rate.set_ylabel("learning rate (dotted)", color="tab:orange")
