@@ -117,6 +117,7 @@ class PretrainConfig(CommandConfig):
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises, at most 2,000 steps.")
     crop_min: float = Field(0.2, gt=0, le=1, description="Smallest share of an image's area that a crop takes.")
     flip: float = Field(0.5, ge=0, le=1, description="Probability of mirroring left to right.")
+    grn: bool = Field(True, description="GRN in the backbone; without it, for comparison, a detector has to start its own.")
     decoder_depth: int = Field(1, ge=1, description="ConvNeXt V2 blocks of the decoder.")
     decoder_width: int | None = Field(
         None, ge=1, description="Channels of the decoder (default: half of the backbone's last stage, at most 512)."

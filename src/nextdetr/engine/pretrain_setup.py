@@ -113,7 +113,7 @@ def prepare_pretraining(
     tell(f"{len(data.records):,} images to pre-train on")
     if data.problems:
         tell(summarize_problems(data.problems))
-    encoder = convnextv2(config.model.removeprefix(PREFIX))
+    encoder = convnextv2(config.model.removeprefix(PREFIX), grn=config.grn)
     started_from = ("none", "none")
     if config.weights is not None:
         started_from = (_load_encoder(encoder, config.weights), str(config.weights))
