@@ -18,6 +18,7 @@ __all__ = [
     "CommandConfig",
     "PredictConfig",
     "PretrainConfig",
+    "ProbeConfig",
     "QuickstartConfig",
     "TrainConfig",
     "ValConfig",
@@ -185,6 +186,22 @@ class PredictConfig(CommandConfig):
         if isinstance(value, (list, tuple)):
             return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
         return value
+
+
+class ProbeConfig(CommandConfig):
+    """Settings of ``nextdetr probe``."""
+
+    image_size: int = Field(224, ge=32, description="Side of the square input, pixels.")
+    batch_size: int = Field(32, ge=1, description="Images a step.")
+    held_out: float = Field(0.25, gt=0, lt=1, description="Share of each class to score, without a split of the folder's.")
+    fine_tune: bool = Field(True, description="Also train the whole backbone.")
+    epochs: int = Field(30, ge=1, description="Passes of the fine-tuning over the images.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak rate of the head; the backbone's is a quarter of it.")
+    weight_decay: float = Field(0.05, ge=0, description="Decay of matrices and kernels; norms, GRN and biases have none.")
+    drop_path: float = Field(0.1, ge=0, lt=1, description="Stochastic depth of the last block in fine-tuning.")
+    crop_min: float = Field(0.4, gt=0, le=1, description="Smallest share of an image's area that a crop takes.")
+    seed: int = Field(0, ge=0, description="Seed of the split, of crops and of the head.")
+    device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
 
 
 class QuickstartConfig(CommandConfig):

@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, Parameter, ValidationError
 from pydantic import ValidationError as SettingsError
 
 from nextdetr import __version__
-from nextdetr.cli import analyze, info, predict, pretrain, quickstart, train, val, weights
+from nextdetr.cli import analyze, info, predict, pretrain, probe, quickstart, train, val, weights
 from nextdetr.cli.common import print_json
 from nextdetr.config import explain
 from nextdetr.errors import NextDETRError
@@ -36,6 +36,7 @@ app.command(train.train, name="train")
 app.command(val.val, name="val")
 app.command(predict.predict, name="predict")
 app.command(info.info, name="info")
+app.command(probe.probe, name="probe")
 app.command(weights.app)
 app.command(analyze.app)
 
