@@ -179,8 +179,10 @@ class Pretrainer:
             f"run folder {self.directory}"
         )
         with stop_on_signal(self.stop_requested, self.display):
-            while self._progress()[0] < 1.0:
+            while self.cursor.step == 0 or self._progress()[0] < 1.0:
                 self._epoch()
+        if self.cursor.counted:  # resumed in mid-epoch, with no time left to end it
+            self._end_epoch(0.0)
         return self._finish()
 
     @property
@@ -205,7 +207,7 @@ class Pretrainer:
             progress, stop = self._progress()
             if stop:
                 self._stop()
-            if progress >= 1.0:
+            if progress >= 1.0 and cursor.step:
                 break
             self._step(batch.to(self.fabric.device), progress)
         self._end_epoch((cursor.images - images) / max(1e-9, budget.seconds - started))
