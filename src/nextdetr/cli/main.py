@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, Parameter, ValidationError
 from pydantic import ValidationError as SettingsError
 
 from nextdetr import __version__
-from nextdetr.cli import embed, info, predict, quickstart, train, val, weights
+from nextdetr.cli import analyze, embed, info, predict, pretrain, probe, quickstart, train, val, weights
 from nextdetr.cli.common import print_json
 from nextdetr.config import explain
 from nextdetr.errors import NextDETRError
@@ -31,12 +31,15 @@ app = App(
     default_parameter=Parameter(consume_multiple=True),  # --save images json yolo
 )
 app.command(quickstart.quickstart, name="quickstart")
+app.command(pretrain.pretrain, name="pretrain")
 app.command(train.train, name="train")
 app.command(val.val, name="val")
 app.command(predict.predict, name="predict")
 app.command(info.info, name="info")
 app.command(embed.embed, name="embed")
+app.command(probe.probe, name="probe")
 app.command(weights.app)
+app.command(analyze.app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from torch.optim import AdamW
 
 from nextdetr.models.detection import DetectionModel
 
-__all__ = ["WARMUP_STEPS", "build_optimizer", "parameter_groups", "rate_factor", "set_rate"]
+__all__ = ["WARMUP_STEPS", "build_optimizer", "parameter_groups", "rate_factor", "set_rate", "undecayed"]
 
 WARMUP_STEPS = 2000
 FINAL_RATE = 0.01
@@ -37,7 +37,7 @@ def parameter_groups(
     """
     rows = list(model.rows)[: model.backbone_rows]
     backbone = {id(parameter) for row in rows for parameter in row.parameters()}
-    spared = _undecayed(model)
+    spared = undecayed(model)
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -51,7 +51,7 @@ def parameter_groups(
     return result
 
 
-def _undecayed(model: nn.Module) -> set[int]:
+def undecayed(model: nn.Module) -> set[int]:
     """Ids of norms' parameters, biases, and GRN's; by name, as GRN's tensors have four dimensions in some files."""
     found = set()
     for name, parameter in model.named_parameters():

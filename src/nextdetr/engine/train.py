@@ -22,6 +22,7 @@ from nextdetr.data.transforms import AugmentConfig, TrainTransform, multi_scale_
 from nextdetr.engine.budget import Budget
 from nextdetr.engine.curves import draw_curves
 from nextdetr.engine.ema import ModelEMA
+from nextdetr.engine.launch import launch
 from nextdetr.engine.log import Display, MetricsTable, TensorBoard, clock, epoch_line
 from nextdetr.engine.memory import keep_freed_memory
 from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
@@ -29,7 +30,7 @@ from nextdetr.engine.setup import Run, data_name, prepare, resolve_config, run_d
 from nextdetr.engine.state import step_seed, write_state
 from nextdetr.engine.stopping import stop_on_signal
 from nextdetr.engine.validate import validate
-from nextdetr.errors import ConfigError, Interrupted, TrainingError
+from nextdetr.errors import Interrupted, TrainingError
 from nextdetr.inference.drawing import draw_batch
 from nextdetr.losses.criterion import Criterion
 from nextdetr.losses.matcher import HungarianMatcher
@@ -86,26 +87,12 @@ def train(config: TrainConfig, *, quiet: bool = False) -> TrainResult:
     """
     config = resolve_config(config)
     keep_freed_memory()
-    fabric = _launch(config)
+    fabric = launch(config.accelerator, config.devices, config.precision)
     with Display(enabled=fabric.global_rank == 0 and not quiet) as display:
         directory = Path(fabric.broadcast(str(run_directory(config)) if fabric.global_rank == 0 else ""))
         torch.manual_seed(config.seed)
         run = prepare(config, directory, display.line)
         return Trainer(run, fabric, display).run()
-
-
-def _launch(config: TrainConfig) -> Fabric:
-    try:
-        fabric = Fabric(
-            accelerator=config.accelerator,
-            devices=config.devices,
-            precision=config.precision,
-            strategy="auto" if config.devices == 1 else "ddp",
-        )
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"--accelerator {config.accelerator} with --devices {config.devices}: {error}") from error
-    fabric.launch()
-    return fabric
 
 
 class Trainer:

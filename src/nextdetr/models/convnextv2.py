@@ -85,13 +85,16 @@ class Block(nn.Module):
         y = grn_linear(y, self.grn, self.pwconv2) if isinstance(self.grn, GRN) else self.pwconv2(y)
         if self.gamma is not None:
             y = y * self.gamma
-        y = y.permute(0, 3, 1, 2)  # [B, C, H, W], a view
-        if self.training and self.drop_path > 0.0:
-            keep = 1.0 - self.drop_path
-            # Kept images count 1 / keep, so that the expectation is that of evaluation.
-            y = y * y.new_empty(y.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)
-        out: Tensor = x + y
+        out: Tensor = x + self.drop(y.permute(0, 3, 1, 2))  # [B, C, H, W], a view
         return out
+
+    def drop(self, y: Tensor) -> Tensor:
+        """In training, drop the residual branch [B, ...] of some images (stochastic depth)."""
+        if not self.training or self.drop_path <= 0.0:
+            return y
+        keep = 1.0 - self.drop_path
+        # Kept images count 1 / keep, so that the expectation is that of evaluation.
+        return y * y.new_empty(y.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)
 
     def extra_repr(self) -> str:
         """Return what ``print`` shows."""
