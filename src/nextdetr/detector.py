@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nextdetr.config import PredictConfig, TrainConfig, ValConfig, build_config
+from nextdetr.config import ExportConfig, PredictConfig, TrainConfig, ValConfig, build_config
 from nextdetr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from nextdetr.engine.train import TrainResult
     from nextdetr.engine.validate import ValResult
+    from nextdetr.export.run import ExportResult
+    from nextdetr.inference.exported import OpenedExport
     from nextdetr.inference.predictor import Prediction
     from nextdetr.models.checkpoint import OpenedModel
     from nextdetr.models.summary import Summary
@@ -28,10 +30,11 @@ __all__ = ["Detector"]
 
 
 class Detector:
-    """A detector: a shipped model, a model YAML, or a trained checkpoint.
+    """A detector: a shipped model, a model YAML, a trained checkpoint, or an exported file.
 
     Args:
-        model: a shipped name (``nextdetr-atto``), a model YAML, or a checkpoint (``best.safetensors``).
+        model: a shipped name (``nextdetr-atto``), a model YAML, a checkpoint (``best.safetensors``), or what ``export``
+            wrote (``model.onnx``, ``model.xml`` or the folder), which can predict and be scored.
         device: where to run, such as ``cpu`` or ``cuda:1``; by default the best there is.
         weights: detector weights of any known layout to start from (ours, official RT-DETR, transformers, ultralytics).
         backbone_weights: backbone weights of any known layout; with ``weights`` of another backbone, those bring the rest.
@@ -65,20 +68,31 @@ class Detector:
             "weights": weights, "backbone_weights": backbone_weights, "allow_partial": allow_partial,
         }  # fmt: skip
         self.load_reports: list[LoadReport] = []
-        self._opened: OpenedModel | None = self._open()
+        self._opened: OpenedModel | OpenedExport | None = self._open()
 
-    def _open(self) -> OpenedModel:
-        from nextdetr.weights.start import open_detector
+    def _open(self) -> OpenedModel | OpenedExport:
+        from nextdetr.inference.exported import open_any
 
-        opened, self.load_reports = open_detector(self.source, **self._start)
+        opened, self.load_reports = open_any(self.source, **self._start)
         return opened
 
     @property
-    def opened(self) -> OpenedModel:
+    def opened(self) -> OpenedModel | OpenedExport:
         """The network and what is known of it."""
         if self._opened is None:
             self._opened = self._open()
         return self._opened
+
+    def _network(self, purpose: str) -> OpenedModel:
+        """The network as a module of torch, which an exported file no longer is."""
+        from nextdetr.models.checkpoint import OpenedModel
+
+        opened = self.opened
+        if not isinstance(opened, OpenedModel):
+            raise ConfigError(
+                f"{self.source}: an exported file cannot {purpose}; name the checkpoint that it was made from."
+            )
+        return opened
 
     @property
     def classes(self) -> list[str]:
@@ -156,7 +170,33 @@ class Detector:
         """Return the table of rows, with parameters and GFLOP (2 per multiply-add) at ``image_size`` pixels."""
         from nextdetr.models.summary import summarize
 
-        return summarize(self.opened.model, image_size)
+        return summarize(self._network("be taken apart into rows").model, image_size)
+
+    def export(self, format: str = "onnx", *, quiet: bool = False, **settings: Any) -> ExportResult:  # noqa: A002
+        """Write the detector for another runtime, open what was written there, and compare it with this detector.
+
+        Args:
+            format: ``onnx``, ``openvino`` or ``pt2``.
+            quiet: show no progress on standard error.
+            settings: the options of ``nextdetr export`` as keywords (``half``, ``dynamic``, ``data``, …).
+
+        Returns:
+            What was written, with the report; ``passed`` says whether the differences are within their limits.
+
+        Raises:
+            ExportError: the model cannot be expressed in that format.
+            ConfigError: a package is missing, or a setting is out of its range.
+        """
+        from nextdetr.engine.validate import score_detector
+        from nextdetr.export.run import export
+
+        config = build_config(ExportConfig, {"format": format, **settings})
+
+        def score(opened: OpenedModel | OpenedExport, queries: int | None) -> dict[str, float | None]:
+            asked = ValConfig(data=config.data, split=config.split, device="cpu", queries=queries)
+            return score_detector(opened, asked, quiet=quiet).metrics
+
+        return export(self._network("be exported again"), config, score=score)
 
     def save(self, path: str | Path) -> Path:
         """Write the detector to a ``*.safetensors`` file.
@@ -168,7 +208,7 @@ class Detector:
 
         if Path(path).suffix != ".safetensors":
             raise ConfigError(f"{path}: a detector is saved as safetensors; end the name in .safetensors.")
-        opened = self.opened
+        opened = self._network("be saved as a checkpoint")
         return save_detector(
             path, opened.model.state_dict(), model_text=opened.model.text, classes=opened.classes,
             image_size=opened.image_size, metrics=json.loads(opened.metadata.get("metrics", "{}")),
