@@ -190,6 +190,8 @@ class Detector:
         from nextdetr.engine.validate import score_detector
         from nextdetr.export.run import export
 
+        if settings.get("data") is not None:
+            settings["data"] = str(settings["data"])
         config = build_config(ExportConfig, {"format": format, **settings})
 
         def score(opened: OpenedModel | OpenedExport, queries: int | None) -> dict[str, float | None]:

@@ -122,7 +122,11 @@ def latency(model: nn.Module, image: Tensor, *, repeats: int = 7, warmup: int = 
 
 
 def drawn_images(count: int, size: int, seed: int = 0) -> list[Tensor]:
-    """Smooth coloured grounds with rectangles and discs, where there are no photographs: [3, size, size], 0 to 1."""
+    """Smooth coloured grounds with rectangles and discs, where there are no photographs.
+
+    Returns:
+        [3, size, size] each, 0 to 1 in steps of 1/255.
+    """
     generator = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:size, 0:size] / size
     images = []
@@ -136,5 +140,5 @@ def drawn_images(count: int, size: int, seed: int = 0) -> list[Tensor]:
                 inside = ((columns - x) / width) ** 2 + ((rows - y) / height) ** 2 < 0.25
             ground[:, inside] = generator.random((3, 1), dtype=np.float32)
         ground += generator.normal(0, 0.02, ground.shape).astype(np.float32)
-        images.append(torch.from_numpy(np.clip(ground, 0, 1)))
+        images.append(torch.from_numpy(np.rint(ground.clip(0, 1) * 255).astype(np.float32) / np.float32(255)))
     return images

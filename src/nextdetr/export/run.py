@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -253,16 +254,19 @@ def _folder(source: str, config: ExportConfig) -> Path:
     return parent / f"{path.stem}_{suffix}"
 
 
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported."""
+    return find_spec(package) is not None
+
+
 def _check_packages(config: ExportConfig) -> None:
     """Refuse at once, rather than after minutes of work, where a package is missing.
 
     Raises:
         ConfigError: the message names the package and its installation.
     """
-    from importlib.util import find_spec
-
     needed = [] if config.format == "pt2" else ["onnx", "onnxscript"]
     needed += {"onnx": ["onnxruntime"], "openvino": ["openvino"], "pt2": []}[config.format]
     for package in needed + (["nncf"] if config.int8 else []):
-        if find_spec(package) is None:
+        if not is_installed(package):
             raise missing_extra(package, "export", f"the export to {config.format}")
