@@ -49,6 +49,7 @@ class ExportResult:
         comparison: differences of the outputs.
         limits: what was asked of them.
         metrics: ``{"before": …, "after": …}``, COCO metrics with ``--data``; empty without.
+        float_operators: how many convolutions and matrix products compute in float, by kind; of an 8-bit export only.
         seconds_per_image: medians of ``pytorch`` and ``exported``, one image at a time.
         failures: sentences, one for each limit that is not met.
     """
@@ -66,6 +67,7 @@ class ExportResult:
     comparison: Comparison
     limits: Limits
     metrics: dict[str, dict[str, float | None]]
+    float_operators: dict[str, int]
     seconds_per_image: dict[str, float]
     failures: list[str]
 
@@ -119,6 +121,7 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
     result = ExportResult(
         opened.source, config.format, config.precision, str(folder), str(path), _bytes(path), contract.image_size,
         contract.queries, layers, origin, found, limits, metrics,
+        _float_operators(path, config),
         {"pytorch": latency(reference.model, images[0]), "exported": latency(exported.model, images[0])},
         _failures(found, limits, metrics),
     )  # fmt: skip
@@ -240,6 +243,14 @@ def _failures(found: Comparison, limits: Limits, metrics: dict[str, dict[str, fl
     if before is not None and after is not None and before - after > limits.accuracy_drop:
         failures.append(f"AP fell from {before:.4f} to {after:.4f}; the limit is a drop of {limits.accuracy_drop:g}.")
     return failures
+
+
+def _float_operators(path: Path, config: ExportConfig) -> dict[str, int]:
+    if not config.int8:
+        return {}
+    from nextdetr.export.quantize import float_operators
+
+    return float_operators(path)
 
 
 def _bytes(path: Path) -> int:
