@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from nextdetr.errors import ConfigError
 
 __all__ = [
+    "BenchmarkConfig",
     "CommandConfig",
     "ExportConfig",
     "PredictConfig",
@@ -165,6 +166,29 @@ class ExportConfig(CommandConfig):
     def precision(self) -> Literal["float32", "half", "int8"]:
         """Arithmetic of the weights."""
         return "half" if self.half else "int8" if self.int8 else "float32"
+
+
+class BenchmarkConfig(CommandConfig):
+    """Settings of ``nextdetr benchmark``."""
+
+    data: str | None = Field(None, description="Data set to score on, and to calibrate 8-bit arithmetic on.")
+    split: str = Field("val", description="Which part of it to score.")
+    precision: tuple[Literal["float32", "half", "int8"], ...] = Field(
+        ("float32",), description="Arithmetic of the exports: float32, half, int8 (needs --data)."
+    )
+    threads: tuple[PositiveInt, ...] = Field((2,), description="Numbers of processor threads.")
+    batch: tuple[PositiveInt, ...] = Field((1,), description="Numbers of images a step.")
+    image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the checkpoint's).")
+    seconds: float = Field(10.0, gt=0, description="How long to measure each row.")
+    peers: tuple[Path, ...] = Field((), description="ONNX files of other programs, for rows beside ours.")
+    output: Path | None = Field(None, description="Folder for exports and results (default: runs/benchmark).")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for peer in self.peers:
+            if peer.suffix != ".onnx" or not peer.is_file():
+                raise ValueError(f"--peers takes ONNX files; there is none at {peer}")
+        return self
 
 
 class QuickstartConfig(CommandConfig):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from nextdetr.engine.train import TrainResult
     from nextdetr.engine.validate import ValResult
-    from nextdetr.export.run import ExportResult
+    from nextdetr.export.run import ExportResult, Score
     from nextdetr.inference.exported import OpenedExport
     from nextdetr.inference.predictor import Prediction
     from nextdetr.models.checkpoint import OpenedModel
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Source = str | Path | Image.Image | np.ndarray
 
-__all__ = ["Detector"]
+__all__ = ["Detector", "scorer"]
 
 
 class Detector:
@@ -187,18 +187,13 @@ class Detector:
             ExportError: the model cannot be expressed in that format.
             ConfigError: a package is missing, or a setting is out of its range.
         """
-        from nextdetr.engine.validate import score_detector
         from nextdetr.export.run import export
 
         if settings.get("data") is not None:
             settings["data"] = str(settings["data"])
         config = build_config(ExportConfig, {"format": format, **settings})
 
-        def score(opened: OpenedModel | OpenedExport, queries: int | None) -> dict[str, float | None]:
-            asked = ValConfig(data=config.data, split=config.split, device="cpu", queries=queries)
-            return score_detector(opened, asked, quiet=quiet).metrics
-
-        return export(self._network("be exported again"), config, score=score)
+        return export(self._network("be exported again"), config, score=scorer(config.data, config.split, quiet=quiet))
 
     def save(self, path: str | Path) -> Path:
         """Write the detector to a ``*.safetensors`` file.
@@ -217,3 +212,16 @@ class Detector:
             weights_licence=opened.metadata.get("weights_licence", "none"),
             source_weights=opened.metadata.get("source_weights", "none"),
         )  # fmt: skip
+
+
+def scorer(data: str | None, split: str, *, quiet: bool = False) -> Score | None:
+    """Return what export and benchmark score detectors with, as they stand beside the engine; None without data."""
+    if data is None:
+        return None
+    from nextdetr.engine.validate import score_detector
+
+    def score(opened: OpenedModel | OpenedExport, queries: int | None) -> dict[str, float | None]:
+        asked = ValConfig(data=data, split=split, device="cpu", queries=queries)
+        return score_detector(opened, asked, quiet=quiet).metrics
+
+    return score

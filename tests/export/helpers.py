@@ -13,9 +13,9 @@ CLASSES = ["Katze", "dog", "bird"]
 ORIGINAL_SIZES = [(70, 110), (480, 640)]
 
 
-def checkpoint(folder, name, size):
+def checkpoint(folder, name, size, classes=CLASSES):
     """A detector whose scores lie apart, as a trained one's do: random weights alone tie nearly all of them."""
-    model = stir(build_model(name, num_classes=len(CLASSES)))
+    model = stir(build_model(name, num_classes=len(classes)))
     decoder = model.rows[-1]
     with torch.no_grad():
         for head in (decoder.enc_score_head, *decoder.dec_score_head):
@@ -24,7 +24,7 @@ def checkpoint(folder, name, size):
             torch.nn.init.normal_(mlp.layers[-1].weight, std=0.05)
     file = load_model_file(name)
     path = folder / f"{name}.safetensors"
-    save_detector(path, model.state_dict(), model_text=file.text, classes=CLASSES, image_size=size, weights_licence="MIT")
+    save_detector(path, model.state_dict(), model_text=file.text, classes=classes, image_size=size, weights_licence="MIT")
     return path
 
 

@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, Parameter, ValidationError
 from pydantic import ValidationError as SettingsError
 
 from nextdetr import __version__
-from nextdetr.cli import export, info, predict, quickstart, train, val, weights
+from nextdetr.cli import benchmark, export, info, predict, quickstart, train, val, weights
 from nextdetr.cli.common import print_json
 from nextdetr.config import explain
 from nextdetr.errors import NextDETRError
@@ -35,6 +35,7 @@ app.command(train.train, name="train")
 app.command(val.val, name="val")
 app.command(predict.predict, name="predict")
 app.command(export.export, name="export")
+app.command(benchmark.benchmark, name="benchmark")
 app.command(info.info, name="info")
 app.command(weights.app)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import logging
+import re
 import sys
 import tempfile
 import warnings
@@ -81,7 +82,7 @@ def save_checked(model: Any, contract: Contract, path: Path) -> Path:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the exporters' notes to their developers off the terminal, and standard output for the result."""
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx", "nncf")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
@@ -98,8 +99,9 @@ def _module(node: Any) -> str:
     """Name of the module that a node belongs to (``rows.0.stages.2.1``), or ``graph`` for pre- and postprocessing."""
     notes = {entry.key: entry.value for entry in node.metadata_props}
     scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))
-    owner = scopes[-2] if len(scopes) > 1 else ""
-    return str(owner).removeprefix("model.") if str(owner).startswith("model.rows") else "graph"
+    # A module list that is sliced in a forward stands as "slice(None, 3, None)" in the middle of the name.
+    owner = re.sub(r"\.slice\([^)]*\)", "", str(scopes[-2])) if len(scopes) > 1 else ""
+    return owner.removeprefix("model.") if owner.startswith("model.rows") else "graph"
 
 
 def _tidy(model: Any, traced: Traced) -> None:

@@ -18,6 +18,7 @@ from nextdetr.data.sources import available_splits, load_data
 from nextdetr.errors import ConfigError, missing_extra
 from nextdetr.export.gate import LIMITS, Comparison, Limits, compare, drawn_images, latency
 from nextdetr.export.graph import Traced, build_graph, trace_graph
+from nextdetr.export.measure import file_bytes
 from nextdetr.export.pt2 import ProgramModel, write_program
 from nextdetr.files import write_text_atomic
 from nextdetr.inference.contract import Contract
@@ -119,7 +120,7 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
     decoder = reference.model.rows[-1]
     layers = decoder.eval_layer + 1 if isinstance(decoder, RTDETRDecoder) else 0
     result = ExportResult(
-        opened.source, config.format, config.precision, str(folder), str(path), _bytes(path), contract.image_size,
+        opened.source, config.format, config.precision, str(folder), str(path), file_bytes(path), contract.image_size,
         contract.queries, layers, origin, found, limits, metrics,
         _float_operators(path, config),
         {"pytorch": latency(reference.model, images[0]), "exported": latency(exported.model, images[0])},
@@ -251,11 +252,6 @@ def _float_operators(path: Path, config: ExportConfig) -> dict[str, int]:
     from nextdetr.export.quantize import float_operators
 
     return float_operators(path)
-
-
-def _bytes(path: Path) -> int:
-    weights = path.with_suffix(".bin")
-    return path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" else 0)
 
 
 def _folder(source: str, config: ExportConfig) -> Path:
