@@ -29,6 +29,9 @@ KINDS = {
     "MatMul": "matrix product", "Gemm": "matrix product",
 }  # fmt: skip
 
+#: Operators that hand 8-bit values on as they are.
+PASSING = ("Transpose", "Concat", "Reshape", "Resize", "Interpolate", "Unsqueeze", "Squeeze")
+
 
 def quantize(source: Path, contract: Contract, target: Path, images: Sequence[Tensor], decoder: int) -> Path:
     """Quantise an ONNX file into ``target``, an ONNX file or an OpenVINO model.
@@ -110,18 +113,18 @@ def store_weights_as_int8(model: Any) -> None:
 
 
 def float_operators(path: Path) -> dict[str, int]:
-    """Count the convolutions, depthwise convolutions and matrix products of a quantised file that compute in float.
-
-    NNCF leaves the backbone's depthwise convolutions in float: they are little arithmetic, and lose most by 8 bits.
-    """
+    """Count the convolutions, depthwise convolutions and matrix products of a quantised file that compute in float."""
     counts: Counter[str] = Counter()
     if path.suffix == ".onnx":
         import onnx
 
         graph = onnx.load(str(path)).graph
-        made_by = {name: node.op_type for node in graph.node for name in node.output}
+        makers = {name: node for node in graph.node for name in node.output}
         for node in graph.node:
-            if node.op_type in KINDS and made_by.get(node.input[0]) != "DequantizeLinear":
+            maker = makers.get(node.input[0]) if node.op_type in KINDS else node
+            while maker is not None and maker.op_type in PASSING:
+                maker = makers.get(maker.input[0])
+            if node.op_type in KINDS and (maker is None or maker.op_type != "DequantizeLinear"):
                 grouped = any(entry.name == "group" and entry.i > 1 for entry in node.attribute)
                 counts[KINDS["GroupConvolution" if grouped else node.op_type]] += 1
         return dict(counts)
@@ -129,6 +132,9 @@ def float_operators(path: Path) -> dict[str, int]:
 
     for operator in openvino.Core().read_model(path).get_ordered_ops():
         kind = operator.get_type_name()
-        if kind in KINDS and operator.input_value(0).get_node().get_type_name() != "FakeQuantize":
+        maker = operator
+        while kind in KINDS and (maker is operator or maker.get_type_name() in PASSING):
+            maker = maker.input_value(0).get_node()
+        if kind in KINDS and maker.get_type_name() != "FakeQuantize":
             counts[KINDS[kind]] += 1
     return dict(counts)
