@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -68,6 +70,14 @@ def test_a_missing_package_is_named_with_its_installation(arguments, package, tm
     message = capsys.readouterr().err
     assert package in message
     assert "pip install 'nextdetr[export]'" in message
+
+
+@pytest.mark.parametrize(("name", "package"), [("model.onnx", "onnxruntime"), ("model.xml", "openvino")])
+def test_a_missing_runtime_is_named_with_its_installation(name, package, tmp_path, monkeypatch):
+    (tmp_path / name).write_bytes(b"")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"{package}.*pip install 'nextdetr\[export\]'"):
+        Detector(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,9 @@ def build_graph(model: DetectionModel, contract: Contract) -> ExportGraph:
     decoder = folded.rows[-1]
     if isinstance(decoder, RTDETRDecoder):
         for owner, name in ((decoder.decoder, "layers"), (decoder, "dec_score_head"), (decoder, "dec_bbox_head")):
-            setattr(owner, name, nn.ModuleList([*getattr(owner, name)][: decoder.eval_layer + 1]))
+            parts = getattr(owner, name)
+            if isinstance(parts, nn.ModuleList):
+                setattr(owner, name, nn.ModuleList([*parts][: decoder.eval_layer + 1]))
     tokens = _fix_constants(folded, contract)
     if contract.precision == "half":
         folded = halve(folded)

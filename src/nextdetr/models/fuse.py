@@ -65,9 +65,8 @@ def _fold_children(parent: nn.Module) -> None:
     else:
         # Elsewhere the order of the attributes is not that of the computation; these names are this project's for it.
         names = dict(children)
-        for first, second in (("conv", "bn"), ("conv", "norm")):
-            if first in names and second in names:
-                _fold_pair(parent, first, names[first], second, names[second])
+        if "conv" in names and "bn" in names:
+            _fold_pair(parent, "conv", names["conv"], "bn", names["bn"])
 
 
 def _fold_pair(parent: nn.Module, first: str, conv: nn.Module, second: str, norm: nn.Module) -> None:
