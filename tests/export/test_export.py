@@ -9,6 +9,7 @@ import torch
 from nextdetr import ConfigError, Detector
 from nextdetr.cli.main import run
 from nextdetr.errors import ModelFileError
+from nextdetr.inference.exported import open_export
 from nextdetr.postprocess import postprocess
 from tests.export.helpers import CLASSES, ORIGINAL_SIZES, assert_same_detections, checkpoint, needs_runtimes
 from tests.helpers import squares
@@ -175,8 +176,10 @@ def test_a_gate_that_is_not_met_exits_with_three_and_deletes_nothing(small, tmp_
 def test_files_that_are_no_exports_are_refused_in_a_sentence(small, tmp_path):
     import onnx
 
-    with pytest.raises(ModelFileError, match="no exported detector"):
+    with pytest.raises(ModelFileError, match="neither a file"):
         Detector(tmp_path)
+    with pytest.raises(ModelFileError, match="no exported detector"):
+        open_export(tmp_path)
     (tmp_path / "broken.onnx").write_bytes(b"nothing of that kind")
     with pytest.raises(ModelFileError, match="cannot open"):
         Detector(tmp_path / "broken.onnx")

@@ -131,7 +131,7 @@ class OpenedExport:
 def is_exported(source: str | Path) -> bool:
     """Whether a name is that of an exported file, or of a folder that holds one."""
     path = Path(source)
-    return path.suffix in (".onnx", ".xml", ".pt2") or path.is_dir()
+    return path.suffix in (".onnx", ".xml", ".pt2") or any((path / name).is_file() for name in FILES)
 
 
 def open_export(source: str | Path, *, threads: int | None = None) -> OpenedExport:
