@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from nextdetr.errors import ConfigError
 
 __all__ = [
+    "BenchmarkConfig",
     "CommandConfig",
     "EmbedConfig",
+    "ExportConfig",
     "PredictConfig",
     "PretrainConfig",
     "ProbeConfig",
@@ -214,6 +216,72 @@ class ProbeConfig(CommandConfig):
     crop_min: float = Field(0.4, gt=0, le=1, description="Smallest share of an image's area that a crop takes.")
     seed: int = Field(0, ge=0, description="Seed of the split, of crops and of the head.")
     device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
+
+
+class ExportConfig(CommandConfig):
+    """Settings of ``nextdetr export``."""
+
+    format: Literal["onnx", "openvino", "pt2"] = Field("onnx", description="Format of the file.")
+    half: bool = Field(False, description="Float16 weights; what overflows or loses digits stays float32.")
+    int8: bool = Field(False, description="8-bit backbone and encoder, calibrated on the images of --data.")
+    dynamic: bool = Field(False, description="Any batch and image size (multiples of 32) in place of a fixed one.")
+    raw: bool = Field(False, description="Outputs are logits and boxes (centre, size, fractions), without postprocessing.")
+    queries: int | None = Field(None, ge=1, description="Object queries, fewer or more than the model was trained with.")
+    decoder_layers: int | None = Field(None, ge=1, description="Stop after so many decoder layers.")
+    image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the checkpoint's).")
+    input_type: Literal["float32", "uint8"] = Field("float32", description="Pixels as fractions, 0 to 1, or as 0 to 255.")
+    layout: Literal["nchw", "nhwc"] = Field("nchw", description="Order of the input's axes.")
+    data: str | None = Field(None, description="Data set to score before and after, and to calibrate on.")
+    split: str = Field("val", description="Which part of it to score; calibration takes the training part.")
+    images: int = Field(8, ge=1, description="Images to compare the outputs on.")
+    calibration_images: int = Field(100, ge=1, description="Images to calibrate 8-bit arithmetic on.")
+    tolerance: float | None = Field(
+        None, gt=0, description="Largest difference of boxes (fractions) and scores (default: 0.001, 0.02 with --half)."
+    )
+    accuracy_drop: float | None = Field(
+        None, ge=0, description="Largest loss of AP with --data (default: 0.001, 0.005 with --int8)."
+    )
+    output: Path | None = Field(None, description="Folder of the export (default: beside the checkpoint).")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.half and self.int8:
+            raise ValueError("--half and --int8 both set the precision; give one of them")
+        if self.int8 and self.format == "pt2":
+            raise ValueError("--int8 is for --format onnx and openvino")
+        if self.int8 and self.data is None:
+            raise ValueError("--int8 is calibrated on your images: give --data")
+        if self.image_size is not None and self.image_size % 32:
+            raise ValueError(f"--image-size must be a multiple of 32 (given: {self.image_size})")
+        return self
+
+    @property
+    def precision(self) -> Literal["float32", "half", "int8"]:
+        """Arithmetic of the weights."""
+        return "half" if self.half else "int8" if self.int8 else "float32"
+
+
+class BenchmarkConfig(CommandConfig):
+    """Settings of ``nextdetr benchmark``."""
+
+    data: str | None = Field(None, description="Data set to score on, and to calibrate 8-bit arithmetic on.")
+    split: str = Field("val", description="Which part of it to score.")
+    precision: tuple[Literal["float32", "half", "int8"], ...] = Field(
+        ("float32",), description="Arithmetic of the exports: float32, half, int8 (needs --data)."
+    )
+    threads: tuple[PositiveInt, ...] = Field((2,), description="Numbers of processor threads.")
+    batch: tuple[PositiveInt, ...] = Field((1,), description="Numbers of images a step.")
+    image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the checkpoint's).")
+    seconds: float = Field(10.0, gt=0, description="How long to measure each row.")
+    peers: tuple[Path, ...] = Field((), description="ONNX files of other programs, for rows beside ours.")
+    output: Path | None = Field(None, description="Folder for exports and results (default: runs/benchmark).")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for peer in self.peers:
+            if peer.suffix != ".onnx" or not peer.is_file():
+                raise ValueError(f"--peers takes ONNX files; there is none at {peer}")
+        return self
 
 
 class QuickstartConfig(CommandConfig):

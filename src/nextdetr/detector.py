@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from nextdetr.config import EmbedConfig, PredictConfig, TrainConfig, ValConfig, build_config
+from nextdetr.config import EmbedConfig, ExportConfig, PredictConfig, TrainConfig, ValConfig, build_config
 from nextdetr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
     from nextdetr.engine.train import TrainResult
     from nextdetr.engine.validate import ValResult
+    from nextdetr.export.run import ExportResult, Score
     from nextdetr.inference.embed import Embeddings
+    from nextdetr.inference.exported import OpenedExport
     from nextdetr.inference.predictor import Prediction
     from nextdetr.models.checkpoint import OpenedModel
     from nextdetr.models.summary import Summary
@@ -25,14 +27,15 @@ if TYPE_CHECKING:
 
     Source = str | Path | Image.Image | np.ndarray
 
-__all__ = ["Detector"]
+__all__ = ["Detector", "scorer"]
 
 
 class Detector:
-    """A detector: a shipped model, a model YAML, or a trained checkpoint.
+    """A detector: a shipped model, a model YAML, a trained checkpoint, or an exported file.
 
     Args:
-        model: a shipped name (``nextdetr-atto``), a model YAML, or a checkpoint (``best.safetensors``).
+        model: a shipped name (``nextdetr-atto``), a model YAML, a checkpoint (``best.safetensors``), or what ``export``
+            wrote (``model.onnx``, ``model.xml`` or the folder), which can predict and be scored.
         device: where to run, such as ``cpu`` or ``cuda:1``; by default the best there is.
         weights: detector weights of any known layout to start from (ours, official RT-DETR, transformers, ultralytics).
         backbone_weights: backbone weights of any known layout; with ``weights`` of another backbone, those bring the rest.
@@ -66,20 +69,31 @@ class Detector:
             "weights": weights, "backbone_weights": backbone_weights, "allow_partial": allow_partial,
         }  # fmt: skip
         self.load_reports: list[LoadReport] = []
-        self._opened: OpenedModel | None = self._open()
+        self._opened: OpenedModel | OpenedExport | None = self._open()
 
-    def _open(self) -> OpenedModel:
-        from nextdetr.weights.start import open_detector
+    def _open(self) -> OpenedModel | OpenedExport:
+        from nextdetr.inference.exported import open_any
 
-        opened, self.load_reports = open_detector(self.source, **self._start)
+        opened, self.load_reports = open_any(self.source, **self._start)
         return opened
 
     @property
-    def opened(self) -> OpenedModel:
+    def opened(self) -> OpenedModel | OpenedExport:
         """The network and what is known of it."""
         if self._opened is None:
             self._opened = self._open()
         return self._opened
+
+    def _network(self, purpose: str) -> OpenedModel:
+        """The network as a module of torch, which an exported file no longer is."""
+        from nextdetr.models.checkpoint import OpenedModel
+
+        opened = self.opened
+        if not isinstance(opened, OpenedModel):
+            raise ConfigError(
+                f"{self.source}: an exported file cannot {purpose}; name the checkpoint that it was made from."
+            )
+        return opened
 
     @property
     def classes(self) -> list[str]:
@@ -157,7 +171,7 @@ class Detector:
             return predictions
         from nextdetr.inference.features import save_features
 
-        return save_features(predictions, opened.model, config.features)
+        return save_features(predictions, self._network("show its maps").model, config.features)
 
     def embed(self, images: Source | Iterable[Source], row: int | None = None, **settings: Any) -> Embeddings:
         """Describe each image by one vector: the average of the map of a row.
@@ -180,7 +194,7 @@ class Detector:
         config = build_config(EmbedConfig, {"row": row, "device": self.device, **settings})
         if config.output is not None:
             check_output(config.output)
-        opened = self.opened
+        opened = self._network("be read row by row")
         result = embed_images(
             opened.model, images, image_size=config.image_size or opened.image_size, row=config.row,
             batch_size=config.batch_size, device=config.device, name=self.source,
@@ -198,7 +212,30 @@ class Detector:
         """
         from nextdetr.models.summary import summarize
 
-        return summarize(self.opened.model, image_size, profile=profile)
+        return summarize(self._network("be taken apart into rows").model, image_size, profile=profile)
+
+    def export(self, format: str = "onnx", *, quiet: bool = False, **settings: Any) -> ExportResult:  # noqa: A002
+        """Write the detector for another runtime, open what was written there, and compare it with this detector.
+
+        Args:
+            format: ``onnx``, ``openvino`` or ``pt2``.
+            quiet: show no progress on standard error.
+            settings: the options of ``nextdetr export`` as keywords (``half``, ``dynamic``, ``data``, …).
+
+        Returns:
+            What was written, with the report; ``passed`` says whether the differences are within their limits.
+
+        Raises:
+            ExportError: the model cannot be expressed in that format.
+            ConfigError: a package is missing, or a setting is out of its range.
+        """
+        from nextdetr.export.run import export
+
+        if settings.get("data") is not None:
+            settings["data"] = str(settings["data"])
+        config = build_config(ExportConfig, {"format": format, **settings})
+
+        return export(self._network("be exported again"), config, score=scorer(config.data, config.split, quiet=quiet))
 
     def save(self, path: str | Path) -> Path:
         """Write the detector to a ``*.safetensors`` file.
@@ -210,7 +247,7 @@ class Detector:
 
         if Path(path).suffix != ".safetensors":
             raise ConfigError(f"{path}: a detector is saved as safetensors; end the name in .safetensors.")
-        opened = self.opened
+        opened = self._network("be saved as a checkpoint")
         return save_detector(
             path, opened.model.state_dict(), model_text=opened.model.text, classes=opened.classes,
             image_size=opened.image_size, metrics=json.loads(opened.metadata.get("metrics", "{}")),
@@ -250,7 +287,7 @@ class Detector:
         """
         from nextdetr.hub import save_folder
 
-        return save_folder(self.opened, folder, data=data, licence=licence)
+        return save_folder(self._network("be saved as a checkpoint"), folder, data=data, licence=licence)
 
     def push_to_hub(self, repo_id: str, **settings: Any) -> str:
         """Write the detector to ``owner/name`` on the Hugging Face Hub, and return the address of the commit.
@@ -265,4 +302,17 @@ class Detector:
         """
         from nextdetr.hub import upload_folder
 
-        return upload_folder(self.opened, repo_id, **settings)
+        return upload_folder(self._network("be saved as a checkpoint"), repo_id, **settings)
+
+
+def scorer(data: str | None, split: str, *, quiet: bool = False) -> Score | None:
+    """Return what export and benchmark score detectors with, as they stand beside the engine; None without data."""
+    if data is None:
+        return None
+    from nextdetr.engine.validate import score_detector
+
+    def score(opened: OpenedModel | OpenedExport, queries: int | None) -> dict[str, float | None]:
+        asked = ValConfig(data=data, split=split, device="cpu", queries=queries)
+        return score_detector(opened, asked, quiet=quiet).metrics
+
+    return score

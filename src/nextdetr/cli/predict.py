@@ -15,7 +15,7 @@ __all__ = ["predict"]
 
 
 def predict(
-    model: Annotated[str, Parameter(help="A checkpoint, as nextdetr train writes it.")],
+    model: Annotated[str, Parameter(help="A checkpoint, as nextdetr train writes it, or an exported file.")],
     *sources: Annotated[str, Parameter(help="Image files, folders or glob patterns.")],
     options: Annotated[PredictConfig | None, Parameter(name="*")] = None,
     weights: Weights = None,

@@ -14,7 +14,7 @@ __all__ = ["val"]
 
 
 def val(
-    model: Annotated[str, Parameter(help="A checkpoint, a model YAML or a shipped name.")],
+    model: Annotated[str, Parameter(help="A checkpoint, an exported file, a model YAML or a shipped name.")],
     *,
     options: Annotated[ValConfig | None, Parameter(name="*")] = None,
     weights: Weights = None,
@@ -29,9 +29,9 @@ def val(
     if merged.data is None:
         raise ConfigError("scoring needs a data set: give --data with a folder or a YAML.")
     from nextdetr.engine.validate import score_detector
-    from nextdetr.weights.start import open_detector
+    from nextdetr.inference.exported import open_any
 
-    result = score_detector(open_detector(model, weights=weights)[0], merged)
+    result = score_detector(open_any(model, weights=weights)[0], merged)
     if json:
         print_json(result.to_json())
         return

@@ -82,7 +82,7 @@ class Block(nn.Module):
         """Return a map of the shape of ``x`` [B, C, H, W]; in channels-last memory nothing is copied."""
         y = self.dwconv(x).permute(0, 2, 3, 1)  # [B, H, W, C], a view
         y = self.act(self.pwconv1(self.norm(y)))  # [B, H, W, 4C]
-        y = grn_linear(y, self.grn, self.pwconv2) if isinstance(self.grn, GRN) else self.pwconv2(y)
+        y = grn_linear(y, self.grn, self.pwconv2) if isinstance(self.grn, GRN) else self.pwconv2(self.grn(y))
         if self.gamma is not None:
             y = y * self.gamma
         out: Tensor = x + self.drop(y.permute(0, 3, 1, 2))  # [B, C, H, W], a view

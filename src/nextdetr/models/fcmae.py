@@ -253,7 +253,7 @@ def check_geometry(size: int, patch_size: int, stride: int) -> int:
 def _pointwise(block: Block, x: Tensor) -> Tensor:
     """Run what follows a block's depthwise convolution on [B, V, N, C]; GRN's statistics are over V and N."""
     y: Tensor = block.act(block.pwconv1(block.norm(x)))
-    y = grn_linear(y, block.grn, block.pwconv2) if isinstance(block.grn, GRN) else block.pwconv2(y)
+    y = grn_linear(y, block.grn, block.pwconv2) if isinstance(block.grn, GRN) else block.pwconv2(block.grn(y))
     return y if block.gamma is None else y * block.gamma
 
 
