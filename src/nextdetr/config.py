@@ -66,6 +66,10 @@ class TrainConfig(CommandConfig):
     backbone_rate_factor: float | None = Field(
         None, gt=0, description="Backbone's rate as a factor (default: 0.1 with loaded weights, 1 without)."
     )
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Factor of the rate from each block of the backbone to the one before it."
+    )
+    freeze_backbone_epochs: int = Field(0, ge=0, description="Epochs at the start in which only the head is trained.")
     weight_decay: float = Field(1e-4, ge=0, description="Decay of matrices and kernels; norms, GRN and biases have none.")
     clip_norm: float = Field(0.1, ge=0, description="Largest norm of the gradient; 0 switches clipping off.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises, at most 2,000 steps.")
