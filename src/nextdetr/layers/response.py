@@ -42,6 +42,7 @@ def grn_linear(x: Tensor, grn: GRN, linear: nn.Linear) -> Tensor:
 def _fuses(x: Tensor, grn: GRN, linear: nn.Linear) -> bool:
     return (
         x.dtype == torch.float32
+        and not x.is_meta
         and x.shape[1] * x.shape[2] >= _POSITIONS * linear.out_features
         and (grn.training or not torch.is_grad_enabled())  # evaluation with gradients is left to autograd, as in GRN
         and not (grn._forward_hooks or grn._forward_pre_hooks or linear._forward_hooks or linear._forward_pre_hooks)
