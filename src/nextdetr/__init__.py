@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nextdetr.detector import Detector
+    from nextdetr.engine.pretrain import pretrain
     from nextdetr.errors import (
         ConfigError,
         DataError,
@@ -32,14 +33,16 @@ __all__ = [
     "TrainingError",
     "WeightsError",
     "__version__",
+    "pretrain",
 ]
+
+_HOMES = {"Detector": "nextdetr.detector", "pretrain": "nextdetr.engine.pretrain"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'nextdetr' has no attribute {name!r}")
-    module = "nextdetr.detector" if name == "Detector" else "nextdetr.errors"
-    return getattr(import_module(module), name)
+    return getattr(import_module(_HOMES.get(name, "nextdetr.errors")), name)
 
 
 def __dir__() -> list[str]:

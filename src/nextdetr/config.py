@@ -10,13 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from nextdetr.errors import ConfigError
 
 __all__ = [
+    "BenchmarkConfig",
     "CommandConfig",
+    "EmbedConfig",
+    "ExportConfig",
     "PredictConfig",
+    "PretrainConfig",
+    "ProbeConfig",
     "QuickstartConfig",
     "TrainConfig",
     "ValConfig",
@@ -61,6 +66,10 @@ class TrainConfig(CommandConfig):
     backbone_rate_factor: float | None = Field(
         None, gt=0, description="Backbone's rate as a factor (default: 0.1 with loaded weights, 1 without)."
     )
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Factor of the rate from each block of the backbone to the one before it."
+    )
+    freeze_backbone_epochs: int = Field(0, ge=0, description="Epochs at the start in which only the head is trained.")
     weight_decay: float = Field(1e-4, ge=0, description="Decay of matrices and kernels; norms, GRN and biases have none.")
     clip_norm: float = Field(0.1, ge=0, description="Largest norm of the gradient; 0 switches clipping off.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises, at most 2,000 steps.")
@@ -84,6 +93,69 @@ class TrainConfig(CommandConfig):
             nearest = max(32, round(self.image_size / 32) * 32)
             raise ValueError(f"--image-size must be a multiple of 32; the nearest to {self.image_size} is {nearest}")
         return self
+
+
+class PretrainConfig(CommandConfig):
+    """Settings of ``nextdetr pretrain``."""
+
+    images: tuple[str, ...] = Field((), description="Folders of images, with their subfolders, or data sets.")
+    model: str = Field("convnextv2-atto", description="Backbone: convnextv2- and atto, femto, pico, nano, tiny, base, …")
+    weights: Path | None = Field(None, description="Backbone weights to go on from, of any known layout.")
+    epochs: int | None = Field(
+        None, ge=1, description="Passes over the images (800, or what makes 5,000 steps, unless --minutes is given)."
+    )
+    minutes: float | None = Field(None, gt=0, description="Wall-clock budget that the whole schedule fits itself to.")
+    mask_ratio: float = Field(0.6, gt=0, lt=1, description="Share of the patches that is hidden.")
+    patch_size: int = Field(32, ge=32, description="Side of a patch in pixels, a multiple of 32.")
+    image_size: int = Field(224, ge=64, description="Side of the square crops in pixels, a multiple of the patch size.")
+    batch_size: int | None = Field(None, ge=1, description="Images a step and process (default: by the number of images).")
+    seed: int = Field(0, ge=0, description="Seed of initialisation, order, crops and masks.")
+    output: Path | None = Field(None, description="Folder of the run (default: runs/pretrain-<model>).")
+    resume: Path | None = Field(None, description="Folder of a run to go on with, exactly where it stopped.")
+    devices: int = Field(1, ge=1, description="Processes, one device each.")
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device.")
+    precision: Precision = Field("32-true", description="Arithmetic of the model; the loss is always 32-bit.")
+    workers: int = Field(1, ge=0, description="Processes that load and crop images; 0 loads in the main process.")
+    cache_gigabytes: float = Field(2.0, ge=0, description="Memory for decoded images, if all of them fit.")
+    learning_rate: float | None = Field(
+        None, gt=0, description="Peak rate of AdamW (default: 2.4e-3 times the square root of the whole batch / 4096)."
+    )
+    weight_decay: float = Field(0.05, ge=0, description="Decay of matrices and kernels; norms, GRN and biases have none.")
+    clip_norm: float = Field(5.0, ge=0, description="Largest norm of the gradient; 0 switches clipping off.")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises, at most 2,000 steps.")
+    crop_min: float = Field(0.2, gt=0, le=1, description="Smallest share of an image's area that a crop takes.")
+    flip: float = Field(0.5, ge=0, le=1, description="Probability of mirroring left to right.")
+    grn: bool = Field(True, description="GRN in the backbone; without it, for comparison, a detector has to start its own.")
+    decoder_depth: int = Field(1, ge=1, description="ConvNeXt V2 blocks of the decoder.")
+    decoder_width: int | None = Field(
+        None, ge=1, description="Channels of the decoder (default: half of the backbone's last stage, at most 512)."
+    )
+    normalise_target: bool = Field(True, description="Score against patches of mean 0 and variance 1.")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="Largest decay of averaged weights to keep; 0 keeps the last.")
+    picture_every: int | None = Field(
+        None, ge=1, description="Epochs from one picture of reconstructions to the next (default: a tenth of the run)."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.epochs is not None and self.minutes is not None:
+            raise ValueError("--epochs and --minutes both set the length of the run; give one of them")
+        if self.patch_size % 32:
+            raise ValueError(
+                f"--patch-size must be a multiple of 32, the stride at which the mask is drawn (given: {self.patch_size})"
+            )
+        if self.image_size % self.patch_size or self.image_size == self.patch_size:
+            nearest = max(2, round(self.image_size / self.patch_size)) * self.patch_size
+            raise ValueError(
+                f"--image-size must be a multiple of the patch size {self.patch_size}, and more than one; the nearest to "
+                f"{self.image_size} is {nearest}"
+            )
+        return self
+
+    @field_validator("images", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (str(value),) if isinstance(value, str | Path) else tuple(str(item) for item in value)
 
 
 class ValConfig(CommandConfig):
@@ -110,6 +182,7 @@ class PredictConfig(CommandConfig):
     save: tuple[Literal["images", "json", "yolo"], ...] = Field(
         ("images",), description="What to write: annotated pictures, COCO results, YOLO label files."
     )
+    features: Path | None = Field(None, description="Folder for pictures of each backbone stage and fusion level.")
     output: Path | None = Field(None, description="Folder for what is written (default: runs/predict).")
     device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
 
@@ -121,6 +194,98 @@ class PredictConfig(CommandConfig):
         if isinstance(value, (list, tuple)):
             return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
         return value
+
+
+class EmbedConfig(CommandConfig):
+    """Settings of ``nextdetr embed``."""
+
+    row: int | None = Field(None, ge=0, description="Row whose map is averaged (default: the last one of the backbone).")
+    image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the checkpoint's).")
+    batch_size: int = Field(8, ge=1, description="Images a step.")
+    output: Path | None = Field(None, description="File for the vectors, .npz or .csv.")
+    device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
+
+
+class ProbeConfig(CommandConfig):
+    """Settings of ``nextdetr probe``."""
+
+    image_size: int = Field(224, ge=32, description="Side of the square input, pixels.")
+    batch_size: int = Field(32, ge=1, description="Images a step.")
+    held_out: float = Field(0.25, gt=0, lt=1, description="Share of each class to score, without a split of the folder's.")
+    fine_tune: bool = Field(True, description="Also train the whole backbone.")
+    epochs: int = Field(30, ge=1, description="Passes of the fine-tuning over the images.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak rate of the head; the backbone's is a quarter of it.")
+    weight_decay: float = Field(0.05, ge=0, description="Decay of matrices and kernels; norms, GRN and biases have none.")
+    drop_path: float = Field(0.1, ge=0, lt=1, description="Stochastic depth of the last block in fine-tuning.")
+    crop_min: float = Field(0.4, gt=0, le=1, description="Smallest share of an image's area that a crop takes.")
+    seed: int = Field(0, ge=0, description="Seed of the split, of crops and of the head.")
+    device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
+
+
+class ExportConfig(CommandConfig):
+    """Settings of ``nextdetr export``."""
+
+    format: Literal["onnx", "openvino", "pt2"] = Field("onnx", description="Format of the file.")
+    half: bool = Field(False, description="Float16 weights; what overflows or loses digits stays float32.")
+    int8: bool = Field(False, description="8-bit backbone and encoder, calibrated on the images of --data.")
+    dynamic: bool = Field(False, description="Any batch and image size (multiples of 32) in place of a fixed one.")
+    raw: bool = Field(False, description="Outputs are logits and boxes (centre, size, fractions), without postprocessing.")
+    queries: int | None = Field(None, ge=1, description="Object queries, fewer or more than the model was trained with.")
+    decoder_layers: int | None = Field(None, ge=1, description="Stop after so many decoder layers.")
+    image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the checkpoint's).")
+    input_type: Literal["float32", "uint8"] = Field("float32", description="Pixels as fractions, 0 to 1, or as 0 to 255.")
+    layout: Literal["nchw", "nhwc"] = Field("nchw", description="Order of the input's axes.")
+    data: str | None = Field(None, description="Data set to score before and after, and to calibrate on.")
+    split: str = Field("val", description="Which part of it to score; calibration takes the training part.")
+    images: int = Field(8, ge=1, description="Images to compare the outputs on.")
+    calibration_images: int = Field(100, ge=1, description="Images to calibrate 8-bit arithmetic on.")
+    tolerance: float | None = Field(
+        None, gt=0, description="Largest difference of boxes (fractions) and scores (default: 0.001, 0.02 with --half)."
+    )
+    accuracy_drop: float | None = Field(
+        None, ge=0, description="Largest loss of AP with --data (default: 0.001, 0.005 with --int8)."
+    )
+    output: Path | None = Field(None, description="Folder of the export (default: beside the checkpoint).")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.half and self.int8:
+            raise ValueError("--half and --int8 both set the precision; give one of them")
+        if self.int8 and self.format == "pt2":
+            raise ValueError("--int8 is for --format onnx and openvino")
+        if self.int8 and self.data is None:
+            raise ValueError("--int8 is calibrated on your images: give --data")
+        if self.image_size is not None and self.image_size % 32:
+            raise ValueError(f"--image-size must be a multiple of 32 (given: {self.image_size})")
+        return self
+
+    @property
+    def precision(self) -> Literal["float32", "half", "int8"]:
+        """Arithmetic of the weights."""
+        return "half" if self.half else "int8" if self.int8 else "float32"
+
+
+class BenchmarkConfig(CommandConfig):
+    """Settings of ``nextdetr benchmark``."""
+
+    data: str | None = Field(None, description="Data set to score on, and to calibrate 8-bit arithmetic on.")
+    split: str = Field("val", description="Which part of it to score.")
+    precision: tuple[Literal["float32", "half", "int8"], ...] = Field(
+        ("float32",), description="Arithmetic of the exports: float32, half, int8 (needs --data)."
+    )
+    threads: tuple[PositiveInt, ...] = Field((2,), description="Numbers of processor threads.")
+    batch: tuple[PositiveInt, ...] = Field((1,), description="Numbers of images a step.")
+    image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the checkpoint's).")
+    seconds: float = Field(10.0, gt=0, description="How long to measure each row.")
+    peers: tuple[Path, ...] = Field((), description="ONNX files of other programs, for rows beside ours.")
+    output: Path | None = Field(None, description="Folder for exports and results (default: runs/benchmark).")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for peer in self.peers:
+            if peer.suffix != ".onnx" or not peer.is_file():
+                raise ValueError(f"--peers takes ONNX files; there is none at {peer}")
+        return self
 
 
 class QuickstartConfig(CommandConfig):

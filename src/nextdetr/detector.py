@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from nextdetr.config import PredictConfig, TrainConfig, ValConfig, build_config
+from nextdetr.config import EmbedConfig, ExportConfig, PredictConfig, TrainConfig, ValConfig, build_config
 from nextdetr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from nextdetr.engine.train import TrainResult
     from nextdetr.engine.validate import ValResult
+    from nextdetr.export.run import ExportResult, Score
+    from nextdetr.inference.embed import Embeddings
+    from nextdetr.inference.exported import OpenedExport
     from nextdetr.inference.predictor import Prediction
     from nextdetr.models.checkpoint import OpenedModel
     from nextdetr.models.summary import Summary
@@ -24,14 +27,15 @@ if TYPE_CHECKING:
 
     Source = str | Path | Image.Image | np.ndarray
 
-__all__ = ["Detector"]
+__all__ = ["Detector", "scorer"]
 
 
 class Detector:
-    """A detector: a shipped model, a model YAML, or a trained checkpoint.
+    """A detector: a shipped model, a model YAML, a trained checkpoint, or an exported file.
 
     Args:
-        model: a shipped name (``nextdetr-atto``), a model YAML, or a checkpoint (``best.safetensors``).
+        model: a shipped name (``nextdetr-atto``), a model YAML, a checkpoint (``best.safetensors``), or what ``export``
+            wrote (``model.onnx``, ``model.xml`` or the folder), which can predict and be scored.
         device: where to run, such as ``cpu`` or ``cuda:1``; by default the best there is.
         weights: detector weights of any known layout to start from (ours, official RT-DETR, transformers, ultralytics).
         backbone_weights: backbone weights of any known layout; with ``weights`` of another backbone, those bring the rest.
@@ -65,20 +69,31 @@ class Detector:
             "weights": weights, "backbone_weights": backbone_weights, "allow_partial": allow_partial,
         }  # fmt: skip
         self.load_reports: list[LoadReport] = []
-        self._opened: OpenedModel | None = self._open()
+        self._opened: OpenedModel | OpenedExport | None = self._open()
 
-    def _open(self) -> OpenedModel:
-        from nextdetr.weights.start import open_detector
+    def _open(self) -> OpenedModel | OpenedExport:
+        from nextdetr.inference.exported import open_any
 
-        opened, self.load_reports = open_detector(self.source, **self._start)
+        opened, self.load_reports = open_any(self.source, **self._start)
         return opened
 
     @property
-    def opened(self) -> OpenedModel:
+    def opened(self) -> OpenedModel | OpenedExport:
         """The network and what is known of it."""
         if self._opened is None:
             self._opened = self._open()
         return self._opened
+
+    def _network(self, purpose: str) -> OpenedModel:
+        """The network as a module of torch, which an exported file no longer is."""
+        from nextdetr.models.checkpoint import OpenedModel
+
+        opened = self.opened
+        if not isinstance(opened, OpenedModel):
+            raise ConfigError(
+                f"{self.source}: an exported file cannot {purpose}; name the checkpoint that it was made from."
+            )
+        return opened
 
     @property
     def classes(self) -> list[str]:
@@ -128,7 +143,8 @@ class Detector:
         Args:
             source: an image file, a folder, a glob pattern, a PIL image, an RGB array [H, W, 3], or several of these.
             settings: the options of ``nextdetr predict`` as keywords (``confidence``, ``classes``, ``max_detections``,
-                ``queries``, …); with ``output``, what ``save`` names is written there too.
+                ``queries``, …); with ``output``, what ``save`` names is written there too, and with ``features``, pictures
+                of each backbone stage and fusion level there.
 
         Raises:
             DataError: no image is found, or one cannot be read.
@@ -147,16 +163,79 @@ class Detector:
         opened = self.opened
         size = config.image_size or opened.image_size
         predictor = Predictor(opened.model, opened.classes, size, device=config.device)
-        return predictor.stream(
+        predictions = predictor.stream(
             source, confidence=config.confidence, classes=config.classes, max_detections=config.max_detections,
             queries=config.queries, batch_size=config.batch_size,
         )  # fmt: skip
+        if config.features is None:
+            return predictions
+        from nextdetr.inference.features import save_features
 
-    def info(self, image_size: int = 640) -> Summary:
-        """Return the table of rows, with parameters and GFLOP (2 per multiply-add) at ``image_size`` pixels."""
+        return save_features(predictions, self._network("show its maps").model, config.features)
+
+    def embed(self, images: Source | Iterable[Source], row: int | None = None, **settings: Any) -> Embeddings:
+        """Describe each image by one vector: the average of the map of a row.
+
+        Args:
+            images: as for :meth:`predict`.
+            row: number of the row, as :meth:`info` counts them; by default the last one of the backbone.
+            settings: the options of ``nextdetr embed`` as keywords (``image_size``, ``batch_size``, …); with ``output``,
+                the vectors are written there too.
+
+        Returns:
+            ``embeddings`` [N, C] float32 with their ``paths``, in order.
+
+        Raises:
+            ConfigError: there is no such row, or a setting is out of its range.
+            DataError: no image is found, or not one can be read.
+        """
+        from nextdetr.inference.embed import check_output, embed_images, write_embeddings
+
+        config = build_config(EmbedConfig, {"row": row, "device": self.device, **settings})
+        if config.output is not None:
+            check_output(config.output)
+        opened = self._network("be read row by row")
+        result = embed_images(
+            opened.model, images, image_size=config.image_size or opened.image_size, row=config.row,
+            batch_size=config.batch_size, device=config.device, name=self.source,
+        )  # fmt: skip
+        if config.output is not None:
+            write_embeddings(result, config.output)
+        return result
+
+    def info(self, image_size: int = 640, *, profile: bool = False) -> Summary:
+        """Return the table of rows, with parameters and GFLOP (2 per multiply-add) at ``image_size`` pixels.
+
+        Args:
+            image_size: a multiple of 32.
+            profile: also measure time and operations of each row (``rows[k].profile``).
+        """
         from nextdetr.models.summary import summarize
 
-        return summarize(self.opened.model, image_size)
+        return summarize(self._network("be taken apart into rows").model, image_size, profile=profile)
+
+    def export(self, format: str = "onnx", *, quiet: bool = False, **settings: Any) -> ExportResult:  # noqa: A002
+        """Write the detector for another runtime, open what was written there, and compare it with this detector.
+
+        Args:
+            format: ``onnx``, ``openvino`` or ``pt2``.
+            quiet: show no progress on standard error.
+            settings: the options of ``nextdetr export`` as keywords (``half``, ``dynamic``, ``data``, …).
+
+        Returns:
+            What was written, with the report; ``passed`` says whether the differences are within their limits.
+
+        Raises:
+            ExportError: the model cannot be expressed in that format.
+            ConfigError: a package is missing, or a setting is out of its range.
+        """
+        from nextdetr.export.run import export
+
+        if settings.get("data") is not None:
+            settings["data"] = str(settings["data"])
+        config = build_config(ExportConfig, {"format": format, **settings})
+
+        return export(self._network("be exported again"), config, score=scorer(config.data, config.split, quiet=quiet))
 
     def save(self, path: str | Path) -> Path:
         """Write the detector to a ``*.safetensors`` file.
@@ -168,10 +247,72 @@ class Detector:
 
         if Path(path).suffix != ".safetensors":
             raise ConfigError(f"{path}: a detector is saved as safetensors; end the name in .safetensors.")
-        opened = self.opened
+        opened = self._network("be saved as a checkpoint")
         return save_detector(
             path, opened.model.state_dict(), model_text=opened.model.text, classes=opened.classes,
             image_size=opened.image_size, metrics=json.loads(opened.metadata.get("metrics", "{}")),
             weights_licence=opened.metadata.get("weights_licence", "none"),
-            source_weights=opened.metadata.get("source_weights", "none"),
+            source_weights=opened.metadata.get("source_weights", "none"), data=opened.metadata.get("data", "none"),
         )  # fmt: skip
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, revision: str | None = None, device: str | None = None, token: str | None = None
+    ) -> Self:
+        """Open a detector from a folder that :meth:`save_pretrained` wrote, or from the Hugging Face Hub.
+
+        Args:
+            name: a folder, or ``owner/name`` on the Hub.
+            revision: branch, tag or commit on the Hub.
+            device: where to run; by default the best there is.
+            token: of the Hub; by default the one that the user is logged in with.
+
+        Raises:
+            WeightsError: there is no such folder or repository, the Hub cannot be reached, or it holds no detector of ours.
+        """
+        from nextdetr.hub import fetch_pretrained
+
+        return cls(fetch_pretrained(name, revision=revision, token=token), device=device)
+
+    def save_pretrained(self, folder: str | Path, *, data: str | None = None, licence: str | None = None) -> Path:
+        """Write the detector to a folder: ``model.safetensors``, ``config.json`` and a model card, ``README.md``.
+
+        Args:
+            folder: where to; an earlier detector there is replaced.
+            data: what it was trained on, for the card; by default the name of the data set that it was trained with.
+            licence: of the detector, where the weights that it started from leave the choice.
+
+        Raises:
+            ConfigError: ``folder`` is a file or has a README of somebody's own, or the weights do not allow ``licence``.
+        """
+        from nextdetr.hub import save_folder
+
+        return save_folder(self._network("be saved as a checkpoint"), folder, data=data, licence=licence)
+
+    def push_to_hub(self, repo_id: str, **settings: Any) -> str:
+        """Write the detector to ``owner/name`` on the Hugging Face Hub, and return the address of the commit.
+
+        Args:
+            repo_id: ``owner/name``; made if need be.
+            settings: ``data`` and ``licence`` as for :meth:`save_pretrained`; ``private``, ``revision`` (a branch),
+                ``message`` and ``token``.
+
+        Raises:
+            WeightsError: the Hub cannot be reached, or refuses.
+        """
+        from nextdetr.hub import upload_folder
+
+        return upload_folder(self._network("be saved as a checkpoint"), repo_id, **settings)
+
+
+def scorer(data: str | None, split: str, *, quiet: bool = False) -> Score | None:
+    """Return what export and benchmark score detectors with, as they stand beside the engine; None without data."""
+    if data is None:
+        return None
+    from nextdetr.engine.validate import score_detector
+
+    def score(opened: OpenedModel | OpenedExport, queries: int | None) -> dict[str, float | None]:
+        asked = ValConfig(data=data, split=split, device="cpu", queries=queries)
+        return score_detector(opened, asked, quiet=quiet).metrics
+
+    return score

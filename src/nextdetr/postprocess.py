@@ -15,7 +15,7 @@ from torch import Tensor
 from nextdetr.boxes import cxcywh_to_xyxy
 from nextdetr.structures import DetectorOutput
 
-__all__ = ["Detected", "postprocess"]
+__all__ = ["Detected", "best_detections", "postprocess"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +61,44 @@ def postprocess(
     Raises:
         ValueError: ``sizes`` does not fit the batch.
     """
+    size = torch.as_tensor(sizes, dtype=torch.float32, device=output.logits.device).reshape(-1, 2)  # [B, 2]
+    if size.shape[0] != output.logits.shape[0]:
+        raise ValueError(f"{size.shape[0]} image sizes were given for a batch of {output.logits.shape[0]}.")
+    boxes, scores, labels, found = best_detections(output, size, max_detections=max_detections, classes=classes)
+    if not bool(found.all()):
+        return [
+            Detected(*(part[kept] for part in image)) for *image, kept in zip(boxes, scores, labels, found, strict=True)
+        ]
+    return [Detected(*image) for image in zip(boxes, scores, labels, strict=True)]
+
+
+def best_detections(
+    output: DetectorOutput, size: Tensor, *, max_detections: int = 300, classes: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``postprocess`` on whole tensors, as exported graphs have it.
+
+    Args:
+        output: logits [B, Q, C] and boxes [B, Q, 4], cxcywh in 0..1.
+        size: [B, 2] (height, width) of the original images in pixels, float32.
+        max_detections: see ``postprocess``.
+        classes: see ``postprocess``.
+
+    Returns:
+        Boxes [B, K, 4] xyxy in pixels, scores [B, K], labels [B, K], and [B, K] bool, false for a logit of minus infinity,
+        which stands for "no detection" where a batch holds images with fewer than K.
+    """
     logits = output.logits.float()  # [B, Q, C]
     if classes is not None:
         kept = torch.as_tensor(list(classes), dtype=torch.int64, device=logits.device)
         logits = logits.index_select(2, kept)  # [B, Q, len(classes)]
-    batch, queries, number = logits.shape
-    size = torch.as_tensor(sizes, dtype=torch.float32, device=logits.device).reshape(-1, 2)  # [B, 2]
-    if size.shape[0] != batch:
-        raise ValueError(f"{size.shape[0]} image sizes were given for a batch of {batch}.")
+    _, queries, number = logits.shape
 
     # The sigmoid saturates in float32 where logits still differ: rank by logit, then squash only what is kept.
     best, flat = logits.flatten(1).topk(min(max_detections, queries * number), dim=1)  # [B, K] each
-    scores = best.sigmoid()
     labels = flat % max(number, 1)
     if classes is not None:
         labels = kept[labels]
     query = torch.div(flat, max(number, 1), rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)  # [B, K, 4]
     boxes = cxcywh_to_xyxy(output.boxes.float().gather(1, query))  # [B, K, 4] in 0..1
     extent = size.flip(1).repeat(1, 2).unsqueeze(1)  # [B, 1, 4] width, height, width, height
-    boxes = boxes.clamp(0, 1) * extent
-    return [Detected(*image) for image in zip(boxes, scores, labels, strict=True)]
+    return boxes.clamp(0, 1) * extent, best.sigmoid(), labels, best != -torch.inf

@@ -30,6 +30,24 @@ def test_norms_grn_and_biases_are_not_decayed_and_the_backbone_is_slower(model):
     assert any(".grn.gamma" in name for name in names.values())
 
 
+def test_the_rate_decays_from_block_to_block(model):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, 1e-3, 0.05, 0.5, layer_decay=0.8)
+    assert len({id(p) for group in groups for p in group["params"]}) == len(names)
+    rates = {names[id(p)]: group["peak_rate"] for group in groups for p in group["params"]}
+    last, blocks = 0.5e-3, 12  # 2 + 2 + 6 + 2 blocks
+    for name, steps in {
+        "rows.0.stages.3.1.pwconv1.weight": 0,
+        "rows.0.stages.3.0.grn.gamma": 1,
+        "rows.0.downsample_layers.3.1.weight": 1,
+        "rows.0.stages.2.5.dwconv.bias": 2,
+        "rows.0.stages.0.0.norm.weight": blocks - 1,
+        "rows.0.downsample_layers.0.0.weight": blocks,
+    }.items():
+        assert rates[name] == pytest.approx(last * 0.8**steps), name
+    assert {rate for name, rate in rates.items() if not name.startswith("rows.0.")} == {1e-3}
+
+
 def test_rate_rises_stays_and_falls():
     kwargs = {"warmup": 0.1, "flat": 0.5}
     assert rate_factor(0.05, 10, **kwargs) == pytest.approx(0.5)

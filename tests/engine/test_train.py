@@ -121,6 +121,23 @@ def test_minutes_end_the_run_in_time(settings):
     assert result.seconds < 15
 
 
+def test_a_frozen_backbone_stays_as_it_was_and_then_learns(settings, monkeypatch):
+    seen = []
+    original = Trainer._end_epoch
+
+    def watch(self, pace):
+        state = self.run_.model.state_dict()
+        seen.append({name: state[name].clone() for name in ("rows.0.stages.0.0.pwconv1.weight", "rows.1.conv.weight")})
+        original(self, pace)
+
+    monkeypatch.setattr(Trainer, "_end_epoch", watch)
+    train(TrainConfig(**settings | {"epochs": 3, "freeze_backbone_epochs": 2}), quiet=True)
+    (backbone, head), (backbone_2, head_2), (backbone_3, _) = (epoch.values() for epoch in seen)
+    assert torch.equal(backbone, backbone_2)
+    assert not torch.equal(head, head_2)
+    assert not torch.equal(backbone_2, backbone_3)
+
+
 def test_early_stopping(settings, monkeypatch):
     original = train_module.validate
 

@@ -12,8 +12,9 @@ import torch
 
 from nextdetr.errors import WeightsError
 from nextdetr.models.graph import build_model
-from nextdetr.models.modelfile import available_models
+from nextdetr.models.modelfile import available_models, load_model_file
 from nextdetr.weights.detectors import detector_classes, detector_kind, detector_to_ours, shipped_model_for
+from nextdetr.weights.start import start_model
 
 CLASSES = 3
 OFFICIAL = {  # blocks, bottleneck, hidden width of the encoder, its feed-forward width, expansion, decoder layers
@@ -203,6 +204,22 @@ def test_official_places():
         torch.testing.assert_close(mapped[ours], state[theirs], msg=theirs)
 
 
+@needs_stock
+def test_a_vd_backbone_alone(tmp_path):
+    """The model file's backbone row names an official detector: its backbone is taken, the head is not."""
+    state = official("rtdetr-r18vd", device="cpu")
+    torch.save({"ema": {"module": dict(state)}}, tmp_path / "official.pth")
+    text = load_model_file("rtdetr-r18vd").text
+    (tmp_path / "m.yaml").write_text(text.replace("resnetvd_18, []", "resnetvd_18, [official.pth]"))
+    started = start_model(tmp_path / "m.yaml", classes=["a", "b"])
+    ours, name = started.model.backbone.state_dict(), "res_layers.2.blocks.0.branch2b"
+    assert torch.equal(ours[f"{name}.bn.running_var"], state[f"backbone.{name}.norm.running_var"])
+    assert torch.equal(
+        ours["res_layers.3.blocks.0.short.conv.conv.weight"], state["backbone.res_layers.3.blocks.0.short.conv.conv.weight"]
+    )
+    assert not torch.equal(started.model.rows[2].fc1.bias, state["encoder.encoder.0.layers.0.linear1.bias"])
+
+
 def _on_convnext(second=False, device="cpu"):
     """The official encoder and decoder on the widths of ConvNeXt V2 atto, whose backbone is in no official file."""
     state = _State(device)
@@ -262,6 +279,17 @@ def _ultralytics(model, last):
             name = name.replace(".conv.", ".0.").replace(".bn.", ".1.")
         state[name] = torch.full_like(tensor, number) if not tensor.is_meta else tensor
     return state
+
+
+@needs_stock
+@pytest.mark.parametrize("name", ["rtdetr-l", "rtdetr-x", "rtdetr-resnet50", "rtdetr-resnet101"])
+def test_ultralytics_stock(name):
+    """The stock models' files are told apart by their backbones, and every tensor has its place."""
+    with torch.device("meta"):
+        model = build_model(name, num_classes=CLASSES)
+    state = _ultralytics(model, len(model.rows) - 1)
+    assert shipped_model_for("rtdetr-ultralytics", state) == name
+    _complete(detector_to_ours("rtdetr-ultralytics", state, model), model)
 
 
 def test_ultralytics_recipe():

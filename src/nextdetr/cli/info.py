@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Verbose, print_json, say
+from nextdetr.cli.common import Json, Verbose, Weights, print_json, say
+
+if TYPE_CHECKING:
+    from nextdetr.models.summary import Summary
 
 __all__ = ["info"]
 
@@ -15,12 +18,14 @@ def info(
     model: Annotated[str, Parameter(help="A shipped name, a model YAML or a checkpoint.")],
     *,
     image_size: Annotated[int, Parameter(help="Side of the square input, pixels, that GFLOP is counted for.")] = 640,
+    profile: Annotated[bool, Parameter(negative="", help="Also measure the time of each row, on this machine.")] = False,
+    weights: Weights = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Show a model's rows, parameters and GFLOP (2 per multiply-add).
+    """Show a model's rows, parameters and GFLOP (2 per multiply-add); with --profile, what each row costs.
 
-    Example: `nextdetr info rtdetr-l-convnextv2-atto`.
+    Example: `nextdetr info rtdetr-l-convnextv2-atto --profile`.
     """
     from nextdetr.weights.start import open_detector
 
@@ -30,17 +35,45 @@ def info(
         raise ConfigError(f"--image-size must be a multiple of 32, at least 32 (given: {image_size}).")
     from nextdetr.models.summary import summarize
 
-    opened = open_detector(model)[0]
-    summary = summarize(opened.model, image_size)
+    opened = open_detector(model, weights=weights)[0]
+    origin: dict[str, Any] = {
+        key: opened.metadata[key] for key in ("weights_licence", "source_weights") if key in opened.metadata
+    }
+    summary = summarize(opened.model, image_size, profile=profile)
     if json:
-        print_json({"command": "info", "model": model, **summary.to_json()})
+        print_json({"command": "info", "model": model, **summary.to_json(), **origin})
         return
-    say(f"{'row':>4}  {'from':<14} {'n':>2} {'parameters':>12}  {'module':<18} arguments")
-    for row in summary.rows:
-        say(f"{row.index:>4}  {row.from_!s:<14} {row.repeats:>2} {row.parameters:>12,}  {row.module:<18} {row.arguments}")
+    _show(summary)
     say(
         f"\n{model}: {summary.parameters:,} parameters ({summary.trainable_parameters:,} trained), "
         f"{summary.gflop:.2f} GFLOP at {image_size} px"
     )
     if opened.trained:
         say(f"classes: {', '.join(opened.classes)}; image size {opened.image_size}; metrics {opened.metadata['metrics']}")
+    if origin:
+        say(
+            f"licence of the weights: {origin.get('weights_licence', 'unknown')}; "
+            f"started from: {origin.get('source_weights', 'unknown')}"
+        )
+
+
+def _show(summary: Summary) -> None:
+    """Print the table; the columns of the cost only where it was measured."""
+    costs = [row.profile for row in summary.rows if row.profile is not None]
+    total = sum(cost.seconds for cost in costs)
+    measured = f"  {'ms':>8} {'share':>6} {'GFLOP':>8} {'GFLOP/s':>8}" if costs else ""
+    say(f"{'row':>4}  {'from':<14} {'n':>2} {'parameters':>12}{measured}  {'module':<18} arguments")
+    for row in summary.rows:
+        cost = row.profile
+        columns = ""
+        if cost is not None:
+            share = cost.seconds / total if total else 0.0
+            columns = f"  {1000 * cost.seconds:>8.2f} {share:>6.1%} {cost.gflop:>8.3f} {cost.gflop_per_second:>8.1f}"
+        say(
+            f"{row.index:>4}  {row.from_!s:<14} {row.repeats:>2} {row.parameters:>12,}{columns}  "
+            f"{row.module:<18} {row.arguments}"
+        )
+    if costs:
+        gflop = sum(cost.gflop for cost in costs)
+        speed = gflop / total if total else 0.0
+        say(f"{'all rows':<36}  {1000 * total:>8.2f} {1:>6.1%} {gflop:>8.3f} {speed:>8.1f}")

@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, Parameter, ValidationError
 from pydantic import ValidationError as SettingsError
 
 from nextdetr import __version__
-from nextdetr.cli import info, predict, quickstart, train, val, weights
+from nextdetr.cli import analyze, benchmark, embed, export, info, predict, pretrain, probe, quickstart, train, val, weights
 from nextdetr.cli.common import print_json
 from nextdetr.config import explain
 from nextdetr.errors import NextDETRError
@@ -31,11 +31,17 @@ app = App(
     default_parameter=Parameter(consume_multiple=True),  # --save images json yolo
 )
 app.command(quickstart.quickstart, name="quickstart")
+app.command(pretrain.pretrain, name="pretrain")
 app.command(train.train, name="train")
 app.command(val.val, name="val")
 app.command(predict.predict, name="predict")
+app.command(export.export, name="export")
+app.command(benchmark.benchmark, name="benchmark")
 app.command(info.info, name="info")
+app.command(embed.embed, name="embed")
+app.command(probe.probe, name="probe")
 app.command(weights.app)
+app.command(analyze.app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(tokens: list[str]) -> int:
     """Run the command line and return its exit code."""
     try:
-        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         return _fail(tokens, "ConfigError", _usage_message(error), 2)
     except NextDETRError as error:
@@ -62,7 +68,7 @@ def run(tokens: list[str]) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(tokens, "OSError", f"{where}{error.strerror or error}.", 1)
-    return 0
+    return result if isinstance(result, int) else 0  # a command whose check was not met says so by its number
 
 
 def _usage_message(error: CycloptsError) -> str:

@@ -8,16 +8,17 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Verbose, print_json, say, settings
+from nextdetr.cli.common import Json, Verbose, Weights, print_json, say, settings
 from nextdetr.config import PredictConfig
 
 __all__ = ["predict"]
 
 
 def predict(
-    model: Annotated[str, Parameter(help="A checkpoint, as nextdetr train writes it.")],
+    model: Annotated[str, Parameter(help="A checkpoint, as nextdetr train writes it, or an exported file.")],
     *sources: Annotated[str, Parameter(help="Image files, folders or glob patterns.")],
     options: Annotated[PredictConfig | None, Parameter(name="*")] = None,
+    weights: Weights = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -34,7 +35,7 @@ def predict(
     if not sources:
         raise ConfigError("prediction needs images: name files, folders or a glob pattern after the model.")
     output = merged.output or new_directory(Path("runs") / "predict")
-    predictions = Detector(model).stream(list(sources), merged)
+    predictions = Detector(model, weights=weights).stream(list(sources), merged)
     results = []
     for item in save_predictions(predictions, output, merged.save):
         results.append(item.to_json())
@@ -47,4 +48,4 @@ def predict(
     if json:
         print_json({"command": "predict", "images": results})
     else:
-        say(f"Written to {output}")
+        say(f"Written to {output}" + ("" if merged.features is None else f", features to {merged.features}"))

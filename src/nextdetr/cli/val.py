@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Verbose, print_json, say, settings
+from nextdetr.cli.common import Json, Verbose, Weights, print_json, say, settings
 from nextdetr.config import ValConfig
 from nextdetr.errors import ConfigError
 
@@ -14,9 +14,10 @@ __all__ = ["val"]
 
 
 def val(
-    model: Annotated[str, Parameter(help="A checkpoint, a model YAML or a shipped name.")],
+    model: Annotated[str, Parameter(help="A checkpoint, an exported file, a model YAML or a shipped name.")],
     *,
     options: Annotated[ValConfig | None, Parameter(name="*")] = None,
+    weights: Weights = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -28,9 +29,9 @@ def val(
     if merged.data is None:
         raise ConfigError("scoring needs a data set: give --data with a folder or a YAML.")
     from nextdetr.engine.validate import score_detector
-    from nextdetr.weights.start import open_detector
+    from nextdetr.inference.exported import open_any
 
-    result = score_detector(open_detector(model)[0], merged)
+    result = score_detector(open_any(model, weights=weights)[0], merged)
     if json:
         print_json(result.to_json())
         return

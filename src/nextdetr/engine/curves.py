@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nextdetr.files import atomic_write
 
-__all__ = ["draw_curves"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_curves", "draw_loss"]
 
 
 def draw_curves(table: Path, target: Path) -> None:
@@ -26,13 +30,8 @@ def draw_curves(table: Path, target: Path) -> None:
     figure = Figure(figsize=(12, 4), layout="constrained")
     loss, terms, score = figure.subplots(1, 3)
 
-    loss.plot(*_series(rows, "loss"), color="black")
-    loss.set(title="Training loss", xlabel="epoch", ylim=(0, None))
-    rate = loss.twinx()
-    rate.plot(*_series(rows, "learning_rate"), color="tab:orange", linestyle=":", linewidth=1)
-    rate.set_ylabel("learning rate (dotted)", color="tab:orange")
-    rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-
+    _draw_loss(loss, rows)
+    loss.set_ylim(0, None)
     for name in ("loss_vfl", "loss_l1", "loss_giou"):
         terms.plot(*_series(rows, name), label=name.removeprefix("loss_"))
     terms.set(title="Last decoder layer's terms (weighted)", xlabel="epoch", ylim=(0, None))
@@ -49,6 +48,38 @@ def draw_curves(table: Path, target: Path) -> None:
         axis.grid(alpha=0.3)
     with atomic_write(target) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+def draw_loss(table: Path, target: Path, title: str) -> None:
+    """Draw the loss and the learning rate over the epochs, for runs that have neither terms nor scores.
+
+    Args:
+        table: a ``metrics.csv``.
+        target: the picture, ``*.png``.
+        title: what stands above it.
+    """
+    from matplotlib.figure import Figure
+
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        return
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    _draw_loss(axis, rows)
+    axis.set_title(title)
+    axis.grid(alpha=0.3)
+    with atomic_write(target) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def _draw_loss(axis: Axes, rows: list[dict[str, str]]) -> None:
+    axis.plot(*_series(rows, "loss"), color="black")
+    axis.set(title="Training loss", xlabel="epoch", ylabel="loss")
+    rate = axis.twinx()
+    rate.plot(*_series(rows, "learning_rate"), color="tab:orange", linestyle=":", linewidth=1)
+    rate.set_ylabel("learning rate (dotted)", color="tab:orange")
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
 
 
 def _series(rows: list[dict[str, str]], name: str) -> tuple[list[int], list[float]]:

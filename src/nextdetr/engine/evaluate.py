@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -175,9 +176,8 @@ def evaluate(
     evaluator, seconds = CocoEvaluator(data), dict.fromkeys(STAGES, 0.0)
     if batches is None:
         batches = _read(data, indices, image_size, batch_size, device, seconds)
-    modes, done = [(module, module.training) for module in model.modules()], 0
-    model.eval()
-    try:
+    done = 0
+    with _evaluating(model):
         for images, positions in batches:
             sizes = [(data.records[position].height, data.records[position].width) for position in positions]
             found = _run(model, images, sizes, device, seconds, max_detections=max_detections, queries=queries)
@@ -186,9 +186,6 @@ def evaluate(
             done += len(positions)
             if progress is not None:
                 progress(done, len(indices))
-    finally:
-        for module, training in modes:  # one by one: parts may be frozen in evaluation mode
-            module.training = training
     if gather is not None:
         shares = gather((evaluator.state(), seconds, done))
         evaluator.merge(state for state, _, _ in shares)
@@ -198,6 +195,18 @@ def evaluate(
     return EvalResult(
         result.metrics, result.per_class, result.images, {stage: seconds[stage] / max(1, done) for stage in STAGES}
     )
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model in evaluation mode for a while."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:  # one by one: parts may be frozen in evaluation mode
+            module.training = training
 
 
 def _read(

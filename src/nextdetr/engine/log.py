@@ -42,11 +42,14 @@ class MetricsTable:
         path: the file.
         terms: names of the loss terms.
         resume_epoch: rows of this and later epochs are dropped, as a resumed run writes them again.
+        metrics: names of the scores of a validation.
     """
 
-    def __init__(self, path: Path, terms: Sequence[str], resume_epoch: int = 0) -> None:
+    def __init__(
+        self, path: Path, terms: Sequence[str], resume_epoch: int = 0, metrics: Sequence[str] = METRIC_NAMES
+    ) -> None:
         self.path = path
-        self.columns = ["epoch", "step", "seconds", "learning_rate", "loss", *terms, *METRIC_NAMES]
+        self.columns = ["epoch", "step", "seconds", "learning_rate", "loss", *terms, *metrics]
         self.rows: list[dict[str, str]] = []
         if resume_epoch and path.is_file():
             with path.open(encoding="utf-8", newline="") as file:

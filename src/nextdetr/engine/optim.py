@@ -13,44 +13,75 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
+from nextdetr.models.convnextv2 import ConvNeXtV2
 from nextdetr.models.detection import DetectionModel
 
-__all__ = ["WARMUP_STEPS", "build_optimizer", "parameter_groups", "rate_factor", "set_rate"]
+__all__ = ["WARMUP_STEPS", "backbone_depths", "build_optimizer", "parameter_groups", "rate_factor", "set_rate", "undecayed"]
 
 WARMUP_STEPS = 2000
 FINAL_RATE = 0.01
 
 
 def parameter_groups(
-    model: DetectionModel, learning_rate: float, weight_decay: float, backbone_factor: float
+    model: DetectionModel, learning_rate: float, weight_decay: float, backbone_factor: float, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Split the parameters into backbone and head, each with and without decay.
+    """Split the parameters into backbone and head, each with and without decay; with ``layer_decay``, each layer by itself.
 
     Args:
         model: the detector.
         learning_rate: peak rate of the head.
         weight_decay: decay of matrices and kernels.
-        backbone_factor: the backbone's rate as a factor of the head's.
+        backbone_factor: the rate of the backbone's last block as a factor of the head's.
+        layer_decay: factor of the rate from each backbone block to the one before it (arXiv 2106.08254, appendix; MAE,
+            arXiv 2111.06377, appendix A.1): what was learnt in pre-training changes least where it is most general.
 
     Returns:
-        Non-empty groups with ``params``, ``lr``, ``peak_rate``, ``weight_decay`` and ``name``.
+        Non-empty groups with ``params``, ``lr``, ``peak_rate``, ``weight_decay``, ``backbone`` (whether they are) and
+        ``name``.
     """
-    backbone = {id(parameter) for parameter in model.backbone.parameters()}
-    spared = _undecayed(model)
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    depths, deepest = backbone_depths(model)
+    spared = undecayed(model)
+    groups: dict[tuple[int | None, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            groups.setdefault((id(parameter) in backbone, id(parameter) in spared), []).append(parameter)
+            depth = depths.get(id(parameter))
+            depth = depth if depth is None or layer_decay != 1.0 else deepest
+            groups.setdefault((depth, id(parameter) in spared), []).append(parameter)
     result = []
-    for (in_backbone, no_decay), parameters in groups.items():
-        rate = learning_rate * (backbone_factor if in_backbone else 1.0)
-        name = ("backbone" if in_backbone else "head") + (", no decay" if no_decay else "")
-        decay = 0.0 if no_decay else weight_decay
-        result.append({"params": parameters, "lr": rate, "peak_rate": rate, "weight_decay": decay, "name": name})
+    for (depth, no_decay), parameters in groups.items():
+        factor = 1.0 if depth is None else backbone_factor * layer_decay ** (deepest - depth)
+        rate = learning_rate * factor
+        name = "head" if depth is None else "backbone" if layer_decay == 1.0 else f"backbone, layer {depth}"
+        result.append(
+            {
+                "params": parameters, "lr": rate, "peak_rate": rate, "weight_decay": 0.0 if no_decay else weight_decay,
+                "backbone": depth is not None, "name": name + (", no decay" if no_decay else ""),
+            }
+        )  # fmt: skip
     return result
 
 
-def _undecayed(model: nn.Module) -> set[int]:
+def backbone_depths(model: DetectionModel) -> tuple[dict[int, int], int]:
+    """Return the depth of each of the backbone's parameters by its id, and the largest depth.
+
+    Of ConvNeXt, the stem has depth 0, block k depth k + 1, and what lies between two stages that of the block behind it.
+    Of a backbone of several rows, each row is one depth.
+    """
+    rows = list(model.rows)[: model.backbone_rows]
+    if len(rows) > 1 or not isinstance(rows[0], ConvNeXtV2):
+        return {id(parameter): depth for depth, row in enumerate(rows) for parameter in row.parameters()}, len(rows) - 1
+    depths: dict[int, int] = {}
+    block = 0
+    for number, (downsample, stage) in enumerate(zip(rows[0].downsample_layers, rows[0].stages, strict=True)):
+        assert isinstance(stage, nn.Sequential)
+        depths |= {id(parameter): block + (number > 0) for parameter in downsample.parameters()}
+        for module in stage:
+            block += 1
+            depths |= {id(parameter): block for parameter in module.parameters()}
+    return depths, block
+
+
+def undecayed(model: nn.Module) -> set[int]:
     """Ids of norms' parameters, biases, and GRN's; by name, as GRN's tensors have four dimensions in some files."""
     found = set()
     for name, parameter in model.named_parameters():
@@ -61,10 +92,15 @@ def _undecayed(model: nn.Module) -> set[int]:
 
 
 def build_optimizer(
-    model: DetectionModel, *, learning_rate: float, weight_decay: float, backbone_factor: float
+    model: DetectionModel,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    backbone_factor: float,
+    layer_decay: float = 1.0,
 ) -> torch.optim.Optimizer:
     """AdamW over :func:`parameter_groups`, one fused kernel per group."""
-    groups = parameter_groups(model, learning_rate, weight_decay, backbone_factor)
+    groups = parameter_groups(model, learning_rate, weight_decay, backbone_factor, layer_decay)
     return AdamW(groups, lr=learning_rate, betas=(0.9, 0.999), weight_decay=weight_decay, fused=True)
 
 
@@ -86,8 +122,8 @@ def rate_factor(progress: float, step: int, *, warmup: float, flat: float) -> fl
     return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * fall))
 
 
-def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Set every group to ``factor`` of its peak rate; return the head's rate."""
+def set_rate(optimizer: torch.optim.Optimizer, factor: float, *, frozen: bool = False) -> float:
+    """Set every group to ``factor`` of its peak rate, a ``frozen`` backbone's to 0; return the head's rate."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak_rate"] * factor
+        group["lr"] = 0.0 if frozen and group["backbone"] else group["peak_rate"] * factor
     return max(float(group["lr"]) for group in optimizer.param_groups)

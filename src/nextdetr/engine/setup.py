@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from nextdetr.config import TrainConfig, build_config, dump_config, read_config_file
+from nextdetr.config import CommandConfig, TrainConfig, build_config, dump_config, read_config_file
 from nextdetr.data.check import summarize_problems
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import load_data
@@ -17,7 +17,18 @@ from nextdetr.files import new_directory, write_text_atomic
 from nextdetr.models.detection import DetectionModel
 from nextdetr.weights.start import start_model
 
-__all__ = ["Run", "default_output", "prepare_model", "resolve_config", "run_directory"]
+__all__ = [
+    "Run",
+    "default_output",
+    "merge_resumed",
+    "open_directory",
+    "prepare",
+    "prepare_model",
+    "resolve_config",
+    "run_directory",
+]
+
+C = TypeVar("C", bound=CommandConfig)
 
 # What a resumed run may be told anew; all else comes from the run's own config.yaml.
 RESUMABLE = {"resume", "epochs", "minutes", "devices", "accelerator", "workers", "cache_gigabytes"}
@@ -56,6 +67,15 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
         if config.data is None:
             raise ConfigError("training needs a data set: give --data with a folder or a YAML.")
         return config
+    return merge_resumed(config, config.resume)
+
+
+def merge_resumed(config: C, folder: Path) -> C:
+    """Return the settings of the run in ``folder`` with what may be given anew.
+
+    Raises:
+        ConfigError: a setting would change the run, or the folder has no ``config.yaml``.
+    """
     given = config.model_fields_set
     other = sorted(given - RESUMABLE)
     if other:
@@ -63,14 +83,14 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
         raise ConfigError(
             f"--resume goes on with the settings of the run; leave out {names}, or start a new run without --resume."
         )
-    stored = config.resume / "config.yaml"
+    stored = folder / "config.yaml"
     if not stored.is_file():
-        raise ConfigError(f"{config.resume}: not the folder of a run (it has no config.yaml).")
+        raise ConfigError(f"{folder}: not the folder of a run (it has no config.yaml).")
     values = read_config_file(stored)
     if {"epochs", "minutes"} & given:
         values["epochs"] = values["minutes"] = None
     values |= {name: getattr(config, name) for name in given}
-    return build_config(TrainConfig, values, source=str(stored))
+    return build_config(type(config), values, source=str(stored))
 
 
 def default_output(config: TrainConfig) -> Path:
@@ -78,25 +98,32 @@ def default_output(config: TrainConfig) -> Path:
     return Path("runs") / f"{Path(config.model).stem}-{Path(str(config.data)).stem}"
 
 
+def data_name(config: TrainConfig) -> str:
+    """Return the name of the data set, without the path to it: that of its folder, or of its YAML."""
+    path = Path(str(config.data))
+    return path.resolve().parent.name if path.stem == "data" and path.suffix else path.resolve().stem
+
+
 def run_directory(config: TrainConfig) -> Path:
-    """Create the run's folder, or return the resumed one's.
+    """Create the run's folder, or return the resumed one's; see :func:`open_directory`."""
+    return config.resume or open_directory(config.output, default_output(config))
+
+
+def open_directory(output: Path | None, default: Path) -> Path:
+    """Create the folder of a new run: ``output``, or a new one named after ``default``.
 
     Raises:
-        ConfigError: ``--output`` holds a run already.
+        ConfigError: ``output`` holds a run already, or cannot be made.
     """
-    if config.resume is not None:
-        return config.resume
-    if config.output is None:
-        return new_directory(default_output(config))
-    if (config.output / "last.ckpt").exists():
-        raise ConfigError(
-            f"{config.output}: holds a run already; go on with --resume {config.output}, or choose another --output."
-        )
+    if output is None:
+        return new_directory(default)
+    if (output / "last.ckpt").exists():
+        raise ConfigError(f"{output}: holds a run already; go on with --resume {output}, or choose another --output.")
     try:
-        config.output.mkdir(parents=True, exist_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{config.output}: the folder cannot be made ({error.strerror}).") from error
-    return config.output
+        raise ConfigError(f"{output}: the folder cannot be made ({error.strerror}).") from error
+    return output
 
 
 def load_splits(config: TrainConfig, tell: Callable[[str], None]) -> tuple[DetectionData, DetectionData]:

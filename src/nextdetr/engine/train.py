@@ -22,14 +22,15 @@ from nextdetr.data.transforms import AugmentConfig, TrainTransform, multi_scale_
 from nextdetr.engine.budget import Budget
 from nextdetr.engine.curves import draw_curves
 from nextdetr.engine.ema import ModelEMA
+from nextdetr.engine.launch import launch
 from nextdetr.engine.log import Display, MetricsTable, TensorBoard, clock, epoch_line
 from nextdetr.engine.memory import keep_freed_memory
 from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
-from nextdetr.engine.setup import Run, prepare, resolve_config, run_directory
+from nextdetr.engine.setup import Run, data_name, prepare, resolve_config, run_directory
 from nextdetr.engine.state import step_seed, write_state
 from nextdetr.engine.stopping import stop_on_signal
 from nextdetr.engine.validate import validate
-from nextdetr.errors import ConfigError, Interrupted, TrainingError
+from nextdetr.errors import Interrupted, TrainingError
 from nextdetr.inference.drawing import draw_batch
 from nextdetr.losses.criterion import Criterion
 from nextdetr.losses.matcher import HungarianMatcher
@@ -86,26 +87,12 @@ def train(config: TrainConfig, *, quiet: bool = False) -> TrainResult:
     """
     config = resolve_config(config)
     keep_freed_memory()
-    fabric = _launch(config)
+    fabric = launch(config.accelerator, config.devices, config.precision)
     with Display(enabled=fabric.global_rank == 0 and not quiet) as display:
         directory = Path(fabric.broadcast(str(run_directory(config)) if fabric.global_rank == 0 else ""))
         torch.manual_seed(config.seed)
         run = prepare(config, directory, display.line)
         return Trainer(run, fabric, display).run()
-
-
-def _launch(config: TrainConfig) -> Fabric:
-    try:
-        fabric = Fabric(
-            accelerator=config.accelerator,
-            devices=config.devices,
-            precision=config.precision,
-            strategy="auto" if config.devices == 1 else "ddp",
-        )
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"--accelerator {config.accelerator} with --devices {config.devices}: {error}") from error
-    fabric.launch()
-    return fabric
 
 
 class Trainer:
@@ -130,7 +117,7 @@ class Trainer:
         assert config.backbone_rate_factor is not None
         optimizer = build_optimizer(
             run.model, learning_rate=config.learning_rate, weight_decay=config.weight_decay,
-            backbone_factor=config.backbone_rate_factor,
+            backbone_factor=config.backbone_rate_factor, layer_decay=config.layer_decay,
         )  # fmt: skip
         self.ema = ModelEMA(run.model.to(fabric.device), config.ema_decay)
         self.model, self.optimizer = fabric.setup(run.model, optimizer)
@@ -177,17 +164,31 @@ class Trainer:
     def _finished(self) -> bool:
         patience = self.config.patience
         early = patience is not None and self.cursor.stale >= patience
-        return early or self.budget.over(self.cursor.epoch, self.cursor.batch)
+        return early or self._over()
+
+    def _over(self) -> bool:
+        return self._shared(self.budget.progress(self.cursor.epoch, self.cursor.batch)) >= 1.0
+
+    def _shared(self, value: float) -> float:
+        """Return the largest of all processes' values: what depends on a clock or a signal must not differ among them."""
+        if self.fabric.world_size == 1:
+            return float(value)
+        tensor = torch.tensor(float(value), dtype=torch.float64, device=self.fabric.device)
+        return float(self.fabric.all_reduce(tensor, reduce_op="max"))  # type: ignore[arg-type]
 
     def _epoch(self) -> None:
         cursor, budget = self.cursor, self.budget
-        strong = budget.progress(cursor.epoch, 0 if budget.minutes is None else cursor.batch) < self.config.strong_until
+        progress = self._shared(budget.progress(cursor.epoch, 0 if budget.minutes is None else cursor.batch))
+        strong = progress < self.config.strong_until
+        if self.fabric.world_size == 1:  # saves the gradient; DDP has decided already which ones it waits for
+            for row in list(self.run_.model.rows)[: self.run_.model.backbone_rows]:
+                row.requires_grad_(not self._frozen)
         started, images = budget.seconds, cursor.images
         for batch in self.loader.epoch(cursor.epoch, start_batch=cursor.batch, strong=strong):
             self._step(batch.to(self.fabric.device))
-            if budget.over(cursor.epoch, cursor.batch) and budget.minutes is not None:
+            if budget.minutes is not None and self._over():
                 break
-            if self.stop_requested.is_set() and self._at_boundary():
+            if self._shared(self.stop_requested.is_set()) and self._at_boundary():
                 self._stop()
         pace = (cursor.images - images) / max(1e-9, budget.seconds - started)
         self._end_epoch(pace)
@@ -196,8 +197,9 @@ class Trainer:
         cursor, config = self.cursor, self.config
         if cursor.epoch == 0 and cursor.batch == 0:
             self._picture(batch)
-        progress = self.budget.progress(cursor.epoch, cursor.batch)
-        cursor.rate = set_rate(self.optimizer, rate_factor(progress, cursor.step, warmup=config.warmup, flat=config.flat))
+        progress = self._shared(self.budget.progress(cursor.epoch, cursor.batch))
+        factor = rate_factor(progress, cursor.step, warmup=config.warmup, flat=config.flat)
+        cursor.rate = set_rate(self.optimizer, factor, frozen=self._frozen)
         torch.manual_seed(step_seed(config.seed, cursor.epoch * len(self.sampler) + cursor.batch, self.fabric.global_rank))
         last = self._at_boundary(cursor.batch + 1)
         self.model.train()
@@ -217,6 +219,10 @@ class Trainer:
             self.ema.update(self.run_.model)
             cursor.step += 1
         self._count(value, terms, len(batch.indices) * self.fabric.world_size)
+
+    @property
+    def _frozen(self) -> bool:
+        return self.cursor.epoch < self.config.freeze_backbone_epochs
 
     def _at_boundary(self, batch: int | None = None) -> bool:
         """Whether the optimiser moves after so many batches of the epoch."""
@@ -265,16 +271,16 @@ class Trainer:
                 self.tensorboard.add({k: v for k, v in row.items() if k not in ("epoch", "step")}, cursor.step)
         self.display.line(epoch_line(number, epochs, row, pace, budget.remaining_seconds(cursor.epoch, cursor.batch)))
         cursor.epoch, cursor.batch, cursor.sums, cursor.counted = number, 0, {}, 0
-        if budget.seconds - self.saved_at >= SAVE_EVERY or self._finished():
+        if self._shared(budget.seconds - self.saved_at) >= SAVE_EVERY or self._finished():
             self._save()
 
     def _validation_due(self, number: int) -> bool:
-        if self.budget.over(number, 0):
+        if self._shared(self.budget.progress(number, 0)) >= 1.0:
             return True
         if self.config.val_every is not None:
             return number % self.config.val_every == 0
         since = self.budget.seconds - self.cursor.validated_at
-        return since >= 10 * self.cursor.validation_seconds
+        return self._shared(since - 10 * self.cursor.validation_seconds) >= 0
 
     def _validate(self) -> dict[str, float | None]:
         cursor, started = self.cursor, self.budget.seconds
@@ -304,7 +310,7 @@ class Trainer:
         save_detector(
             self.directory / name, self.ema.module.state_dict(), model_text=self.run_.model.text,
             classes=self.run_.train_data.classes, image_size=self.image_size, metrics=metrics,
-            weights_licence=licence, source_weights=source,
+            weights_licence=licence, source_weights=source, data=data_name(self.run_.config),
         )  # fmt: skip
 
     def _save(self) -> None:

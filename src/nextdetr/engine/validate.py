@@ -17,6 +17,7 @@ from nextdetr.data.sources import load_data
 from nextdetr.engine.evaluate import EvalResult, evaluate
 from nextdetr.engine.log import Display
 from nextdetr.errors import ConfigError
+from nextdetr.inference.exported import OpenedExport
 from nextdetr.models.checkpoint import OpenedModel
 from nextdetr.preprocess import choose_device
 
@@ -77,7 +78,7 @@ def _gather(value: Any) -> list[Any]:
     return values
 
 
-def score_detector(opened: OpenedModel, config: ValConfig, *, quiet: bool = False) -> ValResult:
+def score_detector(opened: OpenedModel | OpenedExport, config: ValConfig, *, quiet: bool = False) -> ValResult:
     """Score an opened detector on a split.
 
     Raises:

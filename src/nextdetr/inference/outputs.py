@@ -12,7 +12,7 @@ from nextdetr.files import atomic_write, write_text_atomic
 from nextdetr.inference.drawing import draw_detections
 from nextdetr.inference.predictor import Prediction
 
-__all__ = ["SAVE_KINDS", "coco_results", "save_predictions", "yolo_text"]
+__all__ = ["SAVE_KINDS", "coco_results", "free_stem", "save_predictions", "yolo_text"]
 
 SAVE_KINDS = ("images", "json", "yolo")
 
@@ -54,7 +54,7 @@ def _save(
     try:
         for prediction in predictions:
             if prediction.image is not None:
-                stem = _free_stem(prediction.path, taken)
+                stem = free_stem(prediction.path, taken)
                 if "images" in save:
                     picture = draw_detections(prediction.image, prediction.detections)
                     with atomic_write(output / "images" / f"{stem}.jpg") as temporary:
@@ -113,8 +113,8 @@ def _coco(seen: Sequence[tuple[str, dict[str, Any]]], category_ids: Sequence[int
     return results
 
 
-def _free_stem(path: str, taken: set[str]) -> str:
-    """A stem that no image of this run has taken; names that differ in case alone are the same on many disks."""
+def free_stem(path: str, taken: set[str]) -> str:
+    """Return a stem that no image of this run has taken; names that differ in case alone are the same on many disks."""
     wanted = Path(path).stem or "image"
     stem, number = wanted, 1
     while stem.casefold() in taken:

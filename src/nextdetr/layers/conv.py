@@ -1,13 +1,14 @@
-"""Convolution with BatchNorm and SiLU, and concatenation: the two plainest rows of a model file."""
+"""Convolution with BatchNorm and SiLU, its depthwise form, and concatenation: the plainest rows of a model file."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BATCH_NORM_EPS", "BATCH_NORM_MOMENTUM", "Concat", "Conv", "autopad"]
+__all__ = ["BATCH_NORM_EPS", "BATCH_NORM_MOMENTUM", "Concat", "Conv", "DWConv", "autopad"]
 
 BATCH_NORM_EPS = 1e-3
 BATCH_NORM_MOMENTUM = 0.03
@@ -57,6 +58,35 @@ class Conv(nn.Module):
         """Map [B, c1, H, W] to [B, c2, H / s, W / s]."""
         out: Tensor = self.act(self.bn(self.conv(x)))
         return out
+
+
+class DWConv(Conv):
+    """Convolution in as many groups as divide input and output channels alike: depthwise where these are equal.
+
+    Args:
+        c1: input channels.
+        c2: output channels.
+        k: kernel side.
+        s: stride.
+        d: dilation.
+        act: True for SiLU, False or None for none, or a module.
+        eps: BatchNorm's epsilon.
+        momentum: BatchNorm's momentum.
+    """
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        k: int = 1,
+        s: int = 1,
+        d: int = 1,
+        act: bool | nn.Module | None = True,
+        *,
+        eps: float = BATCH_NORM_EPS,
+        momentum: float = BATCH_NORM_MOMENTUM,
+    ) -> None:
+        super().__init__(c1, c2, k, s, g=math.gcd(c1, c2), d=d, act=act, eps=eps, momentum=momentum)
 
 
 class Concat(nn.Module):

@@ -20,7 +20,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["DepthwiseConv2d"]
+__all__ = ["DepthwiseConv2d", "depthwise", "depthwise_weight_gradient", "has_fast_gradient"]
 
 # Images that go into one convolution of the weight's gradient: as many as stay within the cache, here in elements.
 _CHUNK = 2**18
@@ -40,13 +40,14 @@ class DepthwiseConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve [B, C, H, W]."""
         bias = self.bias
-        if bias is not None and self.training and _has_fast_gradient(x):
+        if bias is not None and self.training and has_fast_gradient(x):
             out: Tensor = _DepthwiseFunction.apply(x, self.weight, bias)
             return out
         return super().forward(x)
 
 
-def _has_fast_gradient(x: Tensor) -> bool:
+def has_fast_gradient(x: Tensor) -> bool:
+    """Whether the hand-written gradient is for this map: on the CPU, in float32, with gradients, and not traced."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
@@ -60,7 +61,7 @@ class _DepthwiseFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _depthwise(x, weight, bias)
+        return depthwise(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -68,17 +69,18 @@ class _DepthwiseFunction(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad
         grad = grad.contiguous(memory_format=torch.channels_last)
-        grad_x = _depthwise(grad, weight.flip(2, 3), None) if need_x else None
-        grad_weight = _weight_gradient(x, grad, weight.shape[-1]) if need_weight else None
+        grad_x = depthwise(grad, weight.flip(2, 3), None) if need_x else None
+        grad_weight = depthwise_weight_gradient(x, grad, weight.shape[-1]) if need_weight else None
         grad_bias = grad.sum(dim=(0, 2, 3)) if need_bias else None
         return grad_x, grad_weight, grad_bias
 
 
-def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve [B, C, H, W] with [C, 1, K, K] to a map of the same size."""
     return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
 
 
-def _weight_gradient(x: Tensor, grad: Tensor, kernel_size: int) -> Tensor:
+def depthwise_weight_gradient(x: Tensor, grad: Tensor, kernel_size: int) -> Tensor:
     """Correlate the input with the output's gradient, both [B, C, H, W], into [C, 1, K, K]."""
     batch, channels, height, width = x.shape
     images = max(1, min(batch, _CHUNK // (channels * height * width)))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["GRN", "LayerNorm2d"]
+__all__ = ["GRN", "LayerNorm2d", "response_statistics"]
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -64,7 +64,7 @@ class GRN(nn.Module):
         if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             out: Tensor = _GRNFunction.apply(x, self.gamma, self.beta, self.eps)
             return out
-        norm, mean = _statistics(x, self.eps)
+        norm, mean = response_statistics(x, self.eps)
         return _scale_and_shift(x, self.gamma, self.beta, norm / mean)
 
     def extra_repr(self) -> str:
@@ -72,10 +72,17 @@ class GRN(nn.Module):
         return f"{self.gamma.shape[-1]}, eps={self.eps}"
 
 
-def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Norm of every channel over the positions [B, 1, 1, C], and its mean over the channels plus eps [B, 1, 1, 1]."""
+def response_statistics(x: Tensor, eps: float, dim: tuple[int, ...] = (1, 2)) -> tuple[Tensor, Tensor]:
+    """Norm of every channel over the positions, the dimensions ``dim``, and its mean over the channels plus eps.
+
+    Both keep the dimensions of ``x`` [B, H, W, C]: [B, 1, 1, C] and [B, 1, 1, 1]; at least float32.
+    """
     dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-    norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=dtype)
+    if x.requires_grad and torch.is_grad_enabled():  # its gradient knows what to do with a norm of 0
+        norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=dtype)
+    else:  # the same sum in about a third of the time on a CPU, where the norm of a channels-last map has no fast kernel
+        wide = x.to(dtype)
+        norm = (wide * wide).sum(dim=dim, keepdim=True).sqrt_()
     return norm, norm.mean(dim=-1, keepdim=True) + eps
 
 
@@ -92,7 +99,7 @@ class _GRNFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Tensor:
-        norm, mean = _statistics(x, eps)
+        norm, mean = response_statistics(x, eps)
         ctx.save_for_backward(x, gamma, norm, mean)
         return _scale_and_shift(x, gamma, beta, norm / mean)
 

@@ -75,6 +75,7 @@ def save_detector(
     metrics: Mapping[str, Any] | None = None,
     weights_licence: str = "none",
     source_weights: str = "none",
+    data: str = "none",
 ) -> Path:
     """Write a detector file, whole or not at all.
 
@@ -87,6 +88,7 @@ def save_detector(
         metrics: COCO metrics of these weights, if known.
         weights_licence: licence of the weights that training started from.
         source_weights: file that training started from.
+        data: name of the data set that it was trained on.
     """
     from nextdetr import __version__
 
@@ -98,6 +100,7 @@ def save_detector(
         "metrics": json.dumps(dict(metrics or {})),
         "weights_licence": weights_licence,
         "source_weights": source_weights,
+        "data": data,
         "nextdetr_version": __version__,
     }
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in state.items()}

@@ -9,7 +9,8 @@ Where we differ, and why:
 - Maps are in channels-last memory from the stem on, so that the block's two changes of layout are views.
 - The feature extractor ends with its last requested stage and has neither final norm nor head: every parameter gets a
   gradient.
-- GRN and the depthwise convolution have hand-written gradients (``layers/norm.py``, ``layers/depthwise.py``).
+- GRN and the depthwise convolution have hand-written gradients (``layers/norm.py``, ``layers/depthwise.py``), and GRN is
+  computed together with the linear layer behind it (``layers/response.py``).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from nextdetr.errors import ConfigError
 from nextdetr.layers.depthwise import DepthwiseConv2d
 from nextdetr.layers.norm import GRN, LayerNorm2d
+from nextdetr.layers.response import grn_linear
 
 __all__ = ["SIZES", "Block", "ConvNeXtV2", "SizeSpec", "convnextv2"]
 
@@ -79,16 +81,20 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return a map of the shape of ``x`` [B, C, H, W]; in channels-last memory nothing is copied."""
         y = self.dwconv(x).permute(0, 2, 3, 1)  # [B, H, W, C], a view
-        y = self.pwconv2(self.grn(self.act(self.pwconv1(self.norm(y)))))
+        y = self.act(self.pwconv1(self.norm(y)))  # [B, H, W, 4C]
+        y = grn_linear(y, self.grn, self.pwconv2) if isinstance(self.grn, GRN) else self.pwconv2(self.grn(y))
         if self.gamma is not None:
             y = y * self.gamma
-        y = y.permute(0, 3, 1, 2)  # [B, C, H, W], a view
-        if self.training and self.drop_path > 0.0:
-            keep = 1.0 - self.drop_path
-            # Kept images count 1 / keep, so that the expectation is that of evaluation.
-            y = y * y.new_empty(y.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)
-        out: Tensor = x + y
+        out: Tensor = x + self.drop(y.permute(0, 3, 1, 2))  # [B, C, H, W], a view
         return out
+
+    def drop(self, y: Tensor) -> Tensor:
+        """In training, drop the residual branch [B, ...] of some images (stochastic depth)."""
+        if not self.training or self.drop_path <= 0.0:
+            return y
+        keep = 1.0 - self.drop_path
+        # Kept images count 1 / keep, so that the expectation is that of evaluation.
+        return y * y.new_empty(y.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)
 
     def extra_repr(self) -> str:
         """Return what ``print`` shows."""

@@ -46,6 +46,7 @@ class DetectionModel(nn.Module):
         rows: the layers, the decoder last.
         infos: how they are wired, one per row.
         num_classes: C.
+        backbone_rows: how many rows from the first on are the backbone.
         text: the model file's text.
         image_size: side of the square input in pixels that the file proposes.
         normalize: ``imagenet`` subtracts ImageNet's mean and divides by its deviation inside the model; ``none`` does not.
@@ -62,6 +63,7 @@ class DetectionModel(nn.Module):
         infos: Sequence[RowInfo],
         *,
         num_classes: int,
+        backbone_rows: int = 1,
         text: str,
         image_size: int = 640,
         normalize: str = "none",
@@ -72,6 +74,7 @@ class DetectionModel(nn.Module):
         self.rows = nn.ModuleList(rows)
         self.row_infos = list(infos)
         self.num_classes = num_classes
+        self.backbone_rows = backbone_rows
         self.text = text
         self.image_size = image_size
         self.normalize = normalize
@@ -87,7 +90,7 @@ class DetectionModel(nn.Module):
 
     @property
     def backbone(self) -> nn.Module:
-        """The first row."""
+        """The first row: the whole backbone, where ``backbone_rows`` is 1."""
         return self.rows[0]
 
     def forward(
@@ -103,18 +106,37 @@ class DetectionModel(nn.Module):
         Returns:
             Logits [B, Q, C] and boxes [B, Q, 4] cxcywh, 0 to 1; with all that is supervised, in training mode with targets.
         """
+        maps = self._maps(images, len(self.rows) - 1)
+        decoder, info = self.rows[-1], self.row_infos[-1]
+        output: DetectorOutput = decoder([maps[index] for index in info.reads], targets, queries=queries)
+        return output
+
+    def row_maps(self, images: Tensor, row: int) -> list[Tensor]:
+        """Run the rows up to ``row`` and return the maps that it yields; no later row is run.
+
+        Args:
+            images: as for ``forward``.
+            row: number of a row, from 0; any but the decoder's.
+
+        Returns:
+            Its maps, each [B, C, H / stride, W / stride].
+        """
+        writes = self.row_infos[row].writes
+        maps = self._maps(images, row + 1, kept=writes)
+        return [maps[index] for index in writes]
+
+    def _maps(self, images: Tensor, count: int, kept: Sequence[int] = ()) -> dict[int, Tensor]:
+        """Run the first ``count`` rows; return the maps that later rows read, and those of ``kept``."""
         maps = {-1: self._normalized(images)}
-        *body, decoder = zip(self.rows, self.row_infos, self._drops, strict=True)
-        for row, info, drops in body:
+        for row, info, drops in list(zip(self.rows, self.row_infos, self._drops, strict=True))[:count]:
             inputs = [maps[index] for index in info.reads]
             result = row(inputs if info.name == "Concat" else inputs[0])
             maps.update(zip(info.writes, result if isinstance(result, list) else [result], strict=True))
             for index in drops:  # a map that no later row reads need not live on
-                del maps[index]
+                if index not in kept:
+                    del maps[index]
             del inputs, result  # nor may these names keep it
-        row, info, _ = decoder
-        output: DetectorOutput = row([maps[index] for index in info.reads], targets, queries=queries)
-        return output
+        return maps
 
     def _normalized(self, images: Tensor) -> Tensor:
         """Return [B, 3, H, W] as the backbone takes it."""

@@ -65,7 +65,7 @@ class _Builder:
         arguments = list(row.arguments)
         context = RowContext(
             [self.channels[index] for index in reads], [self.strides[index] for index in reads], repeats,
-            self.num_classes, self.width, self.max_channels, self.eps, self.drop_path,
+            self.num_classes, self.width, self.max_channels, self.eps, self.drop_path, first=row.number == 0,
         )  # fmt: skip
         try:
             layer.check(arguments, len(reads))
@@ -75,7 +75,7 @@ class _Builder:
         except (RuntimeError, MemoryError) as error:  # torch could not allocate the tensors
             reason = str(error).strip().split("\n", 1)[0]
             raise file.error(f"the layer cannot be built with these arguments ({reason}).", row) from error
-        if repeats > 1 and not layer.repeatable and row.name not in ("Conv", "AIFI"):
+        if repeats > 1 and not layer.repeatable and row.name not in ("Conv", "DWConv", "AIFI"):
             raise file.error(f"this layer cannot be repeated; write 1 in place of {row.repeats}.", row)
         writes = self._publish(row, built)
         origin = row.sources[0] if len(row.sources) == 1 else list(row.sources)
@@ -130,6 +130,8 @@ def build_model(
         raise file.error(f"a detector needs a whole number of at least 1 class, not {classes!r}.")
     if file.rows[-1].name != "RTDETRDecoder":
         raise file.error("the last row must be the decoder, RTDETRDecoder.", file.rows[-1])
+    if drop_path > 0 and not file.rows[0].name.startswith("convnextv2_"):
+        raise file.error("only ConvNeXt V2 backbones have stochastic depth; leave drop_path at 0.", file.rows[0])
     builder = _Builder(file, classes, drop_path)
     rows = [builder.row(row) for row in file.rows]
     normalize = file.mapping.get("normalize", "none")
@@ -138,9 +140,9 @@ def build_model(
     weights = None if builder.weights is None else Path(file.source).parent / builder.weights
     licence = file.mapping.get("licence")
     detector = DetectionModel(
-        [module for module, _ in rows], [info for _, info in rows], num_classes=classes, text=file.text,
-        image_size=_image_size(file), normalize=normalize, backbone_weights=weights,
-        licence=None if licence is None else str(licence),
+        [module for module, _ in rows], [info for _, info in rows], num_classes=classes,
+        backbone_rows=len(file.mapping["backbone"]), text=file.text, image_size=_image_size(file), normalize=normalize,
+        backbone_weights=weights, licence=None if licence is None else str(licence),
     )  # fmt: skip
     if weights is not None:
         named = bool(str(builder.weights).strip())  # no name at all would be the model file's own folder

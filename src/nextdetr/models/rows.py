@@ -5,9 +5,7 @@ Channels and strides are computed from the arguments; nothing is run to learn th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -17,134 +15,15 @@ from nextdetr.layers.conv import Concat, Conv
 from nextdetr.layers.rep import RepC3
 from nextdetr.models.convnextv2 import SIZES, convnextv2
 from nextdetr.models.decoder import RTDETRDecoder
+from nextdetr.models.rows_stock import STOCK_LAYERS
+from nextdetr.models.rowtypes import CHANNELS, NONE, Argument, Built, Layer, RowContext, RowError, check_first, repeated
 
 __all__ = ["LAYERS", "Argument", "Built", "Layer", "RowContext", "RowError"]
 
 
-class RowError(Exception):
-    """A row cannot be built; ``graph`` adds file, row and line."""
-
-
-@dataclass(frozen=True, slots=True)
-class RowContext:
-    """What a row is built from, besides its arguments.
-
-    Attributes:
-        channels: channels of each map it reads.
-        strides: their strides.
-        repeats: after depth scaling.
-        num_classes: number of classes.
-        width: factor of the channels of scaled layers.
-        max_channels: limit of the channels before scaling.
-        eps: BatchNorm's epsilon.
-        drop_path: stochastic depth of a backbone's last block.
-    """
-
-    channels: list[int]
-    strides: list[int]
-    repeats: int
-    num_classes: int
-    width: float
-    max_channels: int
-    eps: float
-    drop_path: float
-
-    def scaled(self, channels: int) -> int:
-        """Return channels after width scaling, a multiple of 8."""
-        if self.width == 1.0 and channels <= self.max_channels:
-            return channels
-        return math.ceil(min(channels, self.max_channels) * self.width / 8) * 8
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """A row's module and the maps that it yields.
-
-    Attributes:
-        module: the layer.
-        channels, strides: one per map; empty for a decoder.
-        arguments: arguments as ``info`` shows them, the input's channels inserted.
-        weights: file that the row's weights are to be loaded from.
-    """
-
-    module: nn.Module
-    channels: list[int]
-    strides: list[int]
-    arguments: list[Any] = field(default_factory=list)
-    weights: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Argument:
-    """One positional argument of a row.
-
-    Attributes:
-        name: for messages.
-        kinds: what types it may have.
-        required: whether it must be given.
-        least: smallest number allowed.
-        most: largest number allowed; the default only keeps a slip of the pen from filling the memory.
-    """
-
-    name: str
-    kinds: tuple[type, ...]
-    required: bool = False
-    least: float | None = None
-    most: float = 1 << 16
-
-    def check(self, value: Any) -> None:
-        """Raise RowError unless ``value`` is one that this argument takes."""
-        fits = isinstance(value, self.kinds) and not (isinstance(value, bool) and bool not in self.kinds)
-        if not fits:
-            wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in self.kinds)
-            raise RowError(f"the argument {self.name} must be {wanted}, not {value!r}.")
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            return
-        # Both are worded so that "not a number" fails them.
-        if self.least is not None and not value >= self.least:
-            raise RowError(f"the argument {self.name} must be at least {self.least}, not {value!r}.")
-        if not value <= self.most:
-            raise RowError(f"the argument {self.name} must be at most {self.most}, not {value!r}.")
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """An entry of the table.
-
-    Attributes:
-        arguments: what it takes, in order.
-        build: makes the module.
-        inputs: how many maps it reads; None for any number.
-        repeatable: whether its module takes ``repeats`` itself (otherwise a repeated row is a sequence of modules).
-        title: name in ``info``.
-    """
-
-    arguments: tuple[Argument, ...]
-    build: Callable[[RowContext, list[Any]], Built]
-    inputs: int | None = 1
-    repeatable: bool = False
-    title: str | None = None
-
-    def check(self, arguments: list[Any], inputs: int) -> None:
-        """Check number and types of the arguments, and the number of maps.
-
-        Raises:
-            RowError: something does not fit.
-        """
-        required = sum(argument.required for argument in self.arguments)
-        if not required <= len(arguments) <= len(self.arguments):
-            names = ", ".join(a.name if a.required else f"[{a.name}]" for a in self.arguments) or "none"
-            raise RowError(f"it has {len(arguments)} arguments, but the layer takes these: {names}.")
-        for argument, value in zip(self.arguments, arguments, strict=False):
-            argument.check(value)
-        if self.inputs is not None and inputs != self.inputs:
-            raise RowError(f"it reads {inputs} maps, but the layer takes {self.inputs}.")
-
-
 def _backbone(size: str) -> Callable[[RowContext, list[Any]], Built]:
     def build(context: RowContext, arguments: list[Any]) -> Built:
-        if context.channels != [3]:
-            raise RowError("a backbone must be the first row and read the image (from -1).")
+        check_first(context)
         module = convnextv2(size, drop_path=context.drop_path)
         return Built(module, module.channels, module.strides, list(arguments), arguments[0] if arguments else None)
 
@@ -158,7 +37,7 @@ def _conv(context: RowContext, arguments: list[Any]) -> Built:
     if c1 % groups or c2 % groups:
         raise RowError(f"{groups} groups divide neither evenly: {c1} channels come in, {c2} go out.")
     stride = rest[1] if len(rest) > 1 else 1
-    module = _repeat(context, lambda k: Conv(c1 if k == 0 else c2, c2, *rest, eps=context.eps))
+    module = repeated(context, lambda k: Conv(c1 if k == 0 else c2, c2, *rest, eps=context.eps))
     return Built(module, [c2], [context.strides[0] * stride**context.repeats], [c1, c2, *rest])
 
 
@@ -167,7 +46,7 @@ def _aifi(context: RowContext, arguments: list[Any]) -> Built:
     heads = arguments[1] if len(arguments) > 1 else 8
     if channels % heads or channels % 4:
         raise RowError(f"{channels} channels come in; they must be a multiple of 4 and of the {heads} heads.")
-    module = _repeat(context, lambda _: AIFI(channels, *arguments))
+    module = repeated(context, lambda _: AIFI(channels, *arguments))
     return Built(module, [channels], context.strides, [channels, *arguments])
 
 
@@ -212,21 +91,12 @@ def _decoder(context: RowContext, arguments: list[Any]) -> Built:
     return Built(module, [], [], [classes, context.channels, *rest])
 
 
-def _repeat(context: RowContext, make: Callable[[int], nn.Module]) -> nn.Module:
-    if context.repeats == 1:
-        return make(0)
-    return nn.Sequential(*(make(number) for number in range(context.repeats)))
-
-
-NONE = type(None)
-_CHANNELS = Argument("channels", (int,), required=True, least=1)
-
 #: Names that a model file may use, and nothing else.
 LAYERS: Mapping[str, Layer] = {
     **{f"convnextv2_{size}": Layer((Argument("weights", (str,)),), _backbone(size)) for size in SIZES},
     "Conv": Layer(
         (
-            _CHANNELS,
+            CHANNELS,
             Argument("kernel", (int,), least=1),
             Argument("stride", (int,), least=1),
             Argument("padding", (int, NONE), least=0),
@@ -254,7 +124,7 @@ LAYERS: Mapping[str, Layer] = {
         title="Upsample",
     ),
     "Concat": Layer((Argument("dimension", (int,)),), _concat, inputs=None),
-    "RepC3": Layer((_CHANNELS, Argument("width inside", (int, float), least=0.01)), _rep_c3, repeatable=True),
+    "RepC3": Layer((CHANNELS, Argument("width inside", (int, float), least=0.01)), _rep_c3, repeatable=True),
     "RTDETRDecoder": Layer(
         (
             Argument("classes", (int, str), required=True, least=1),
@@ -269,4 +139,5 @@ LAYERS: Mapping[str, Layer] = {
         _decoder,
         inputs=None,
     ),
+    **STOCK_LAYERS,
 }

@@ -10,13 +10,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from nextdetr.models.detection import DetectionModel
+from nextdetr.models.profile import RowProfile, profile_rows
 
 __all__ = ["RowSummary", "Summary", "count_gflop", "summarize"]
 
 
 @dataclass(frozen=True, slots=True)
 class RowSummary:
-    """One row of the table; ``parameters`` counts the trainable ones and all others alike."""
+    """One row of the table; ``parameters`` counts trainable ones and all others alike, ``profile`` is what was measured."""
 
     index: int
     from_: int | list[int]
@@ -24,13 +25,15 @@ class RowSummary:
     parameters: int
     module: str
     arguments: list[Any]
+    profile: RowProfile | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as the JSON result has it."""
-        return {
+        """Return the row as the JSON result has it; ``seconds`` and ``gflop`` stand in it only where they were measured."""
+        row: dict[str, Any] = {
             "index": self.index, "from": self.from_, "repeats": self.repeats, "parameters": self.parameters,
             "module": self.module, "arguments": self.arguments,
         }  # fmt: skip
+        return row if self.profile is None else row | {"seconds": self.profile.seconds, "gflop": self.profile.gflop}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +54,26 @@ class Summary:
         }  # fmt: skip
 
 
-def summarize(model: DetectionModel, image_size: int = 640) -> Summary:
+def summarize(model: DetectionModel, image_size: int = 640, *, profile: bool = False) -> Summary:
     """Return the table of a model.
 
     Args:
         model: any detector; it is left in the mode in which it came.
         image_size: side of the square input, pixels, that GFLOP is counted for; a multiple of 32.
+        profile: also measure time and count operations of each row.
     """
+    measured = profile_rows(model, image_size) if profile else [None] * len(model.rows)
     rows = [
         RowSummary(
-            number, info.from_, info.repeats, sum(p.numel() for p in row.parameters()), info.name, list(info.arguments)
+            number,
+            info.from_,
+            info.repeats,
+            sum(p.numel() for p in row.parameters()),
+            info.name,
+            list(info.arguments),
+            cost,
         )
-        for number, (row, info) in enumerate(zip(model.rows, model.row_infos, strict=True))
+        for number, (row, info, cost) in enumerate(zip(model.rows, model.row_infos, measured, strict=True))
     ]
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(row.parameters for row in rows)

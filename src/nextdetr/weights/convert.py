@@ -25,7 +25,7 @@ from nextdetr.weights.load import load_into, open_weights, plan_load
 from nextdetr.weights.reader import WeightsFile
 from nextdetr.weights.sizes import backbone_size, known_size
 
-__all__ = ["FORMATS", "Format", "convert", "save_backbone"]
+__all__ = ["FORMATS", "Format", "backbone_state", "convert", "save_backbone"]
 
 Format = Literal["nextdetr", "timm", "transformers", "original"]
 FORMATS: tuple[Format, ...] = ("nextdetr", "timm", "transformers", "original")
@@ -52,7 +52,7 @@ def convert(path: str | Path, to: Format, output: str | Path | None = None) -> t
     target = _target(Path(path), to, output)
     if to == "nextdetr" and not identity.is_backbone:
         return _detector(file, identity, target), identity
-    state = _backbone_state(file, identity)
+    state = backbone_state(file, identity)
     metadata = {"weights_licence": identity.licence, "source_weights": file.metadata.get("source_weights", Path(path).name)}
     if to == "nextdetr":
         save_backbone(target, state, **metadata)
@@ -106,8 +106,12 @@ def _target(path: Path, to: Format, output: str | Path | None) -> Path:
     return target
 
 
-def _backbone_state(file: WeightsFile, identity: Identity) -> dict[str, Tensor]:
-    """Return the ConvNeXt V2 tensors of a file under our names."""
+def backbone_state(file: WeightsFile, identity: Identity) -> dict[str, Tensor]:
+    """Return the ConvNeXt V2 tensors of a file under our names.
+
+    Raises:
+        WeightsError: it has no ConvNeXt backbone, or one with parts of no known name.
+    """
     if identity.is_backbone:
         state = backbone_tensors(file, identity)
     elif identity.kind in ("nextdetr-detector", "rtdetr-ultralytics"):
@@ -145,13 +149,14 @@ def _detector(file: WeightsFile, identity: Identity, target: Path) -> Path:
             f"(such as {report.missing[0]})."
         )
     model = build_model(source, num_classes=identity.num_classes, load_backbone=skip_backbone)
-    load_into(model, file)
+    load_into(model, (file, identity))
     classes = identity.classes or [f"class_{index}" for index in range(model.num_classes)]
     size = file.metadata.get("image_size", "")
     return save_detector(
         target, model.state_dict(), model_text=model.text, classes=classes,
         image_size=int(size) if size.isdecimal() else model.image_size, metrics=_metrics(file),
         weights_licence=identity.licence, source_weights=file.metadata.get("source_weights", Path(file.path).name),
+        data=file.metadata.get("data", "none"),
     )  # fmt: skip
 
 

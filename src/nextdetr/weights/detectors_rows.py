@@ -12,7 +12,6 @@ from torch import Tensor
 
 from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
-from nextdetr.models.modelfile import parse_model_text
 
 __all__ = ["Rules", "official_to_rows", "renamed", "rules"]
 
@@ -96,7 +95,7 @@ def official_to_rows(tensors: Mapping[str, Tensor], model: DetectionModel) -> di
 
 def _parts(model: DetectionModel) -> dict[str, tuple[int, str]]:
     """Return for each official part its row and the row's layer."""
-    first = len(parse_model_text(model.text, "the model's file").mapping["backbone"])
+    first = model.backbone_rows
     layers = [info.name.removeprefix("nn.") for info in model.row_infos]
     if layers[first:] != [layer for layer, _ in _HEAD]:
         raise WeightsError(

@@ -19,7 +19,7 @@ from nextdetr.models.checkpoint import check_tensor
 from nextdetr.models.detection import DetectionModel
 from nextdetr.weights.classes import match_classes
 from nextdetr.weights.layouts import Identity, identify
-from nextdetr.weights.mapping import backbone_rows, to_model
+from nextdetr.weights.mapping import to_model
 from nextdetr.weights.reader import WeightsFile, read_tensors
 from nextdetr.weights.report import LoadReport
 
@@ -137,7 +137,7 @@ def _plan(
             f"{file.path}: a backbone alone ({identity.kind}), not a detector; give it as --backbone-weights."
         )
     mapped = to_model(model, file, identity, part, allow_partial=allow_partial)
-    first_of_head = backbone_rows(model)
+    first_of_head = model.backbone_rows
     own = {name: tensor for name, tensor in model.state_dict().items() if _in_part(name, part, first_of_head)}
     given = {name: tensor for name, tensor in mapped.tensors.items() if _in_part(name, part, first_of_head)}
     report = LoadReport(

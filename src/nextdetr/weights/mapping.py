@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from nextdetr.weights.layouts import V1_NOTE, Identity, backbone_tensors
 from nextdetr.weights.reader import WeightsFile
 from nextdetr.weights.sizes import backbone_size, size_name
 
-__all__ = ["Mapped", "backbone_rows", "to_model"]
+__all__ = ["Mapped", "to_model"]
 
 
 @dataclass(slots=True)
@@ -36,16 +35,6 @@ class Mapped:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     unplaced: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-
-def backbone_rows(model: DetectionModel) -> int:
-    """Return how many of the model's rows are its backbone: those of that section of its file."""
-    return _backbone_rows(model.text)
-
-
-@functools.lru_cache(maxsize=64)
-def _backbone_rows(text: str) -> int:
-    return len(parse_model_text(text, "the model's file").mapping["backbone"])
 
 
 def to_model(model: DetectionModel, file: WeightsFile, identity: Identity, part: str, *, allow_partial: bool) -> Mapped:
@@ -83,7 +72,7 @@ def to_model(model: DetectionModel, file: WeightsFile, identity: Identity, part:
             f"its backbone ({_backbone_name(source)}) is not the model's ({_backbone_name(model)}): left out."
         )
         if part == "head":  # not asked for, so not unexpected either
-            limit = backbone_rows(source)
+            limit = source.backbone_rows
             mapped.unplaced = [name for name in mapped.unplaced if not _is_row_below(name, limit)]
     return mapped
 
@@ -124,7 +113,7 @@ def _foreign_source(model: DetectionModel, identity: Identity) -> DetectionModel
 
 def _signature(model: DetectionModel, *, backbone: bool) -> list[tuple[Any, ...]]:
     """What must be equal for rows to compute the same: layer, repeats and arguments; a weights file is no such argument."""
-    count = backbone_rows(model)
+    count = model.backbone_rows
     infos = model.row_infos[:count] if backbone else model.row_infos[count:]
     return [
         (info.name, info.repeats, tuple(repr(value) for value in info.arguments if not isinstance(value, str)))
@@ -133,7 +122,7 @@ def _signature(model: DetectionModel, *, backbone: bool) -> list[tuple[Any, ...]
 
 
 def _backbone_name(model: DetectionModel) -> str:
-    infos = model.row_infos[: backbone_rows(model)]
+    infos = model.row_infos[: model.backbone_rows]
     return infos[0].name if len(infos) == 1 else f"{len(infos)} rows from {infos[0].name} on"
 
 
@@ -152,7 +141,7 @@ def _aligned(tensors: dict[str, Tensor], source: DetectionModel, model: Detectio
     """Renumber the rows of ``source`` as those of ``model``: a head's rows are matched in order by their layers' names."""
     if source is model:
         return Mapped(tensors)
-    theirs, ours = backbone_rows(source), backbone_rows(model)
+    theirs, ours = source.backbone_rows, model.backbone_rows
     rows = {row: row for row in range(theirs)} if same_backbone else {}
     their_names = [info.name for info in source.row_infos[theirs:]]
     our_names = [info.name for info in model.row_infos[ours:]]

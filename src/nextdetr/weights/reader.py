@@ -21,7 +21,7 @@ from nextdetr.errors import WeightsError
 from nextdetr.weights.archive import map_file
 from nextdetr.weights.statedict import Found, find_weights, plain
 from nextdetr.weights.stubs import Stub
-from nextdetr.weights.torchfile import LEGACY_MAGIC, TorchFile, open_legacy, open_zip
+from nextdetr.weights.torchfile import TorchFile, is_legacy, open_legacy, open_zip
 
 __all__ = ["WeightsFile", "check_finite", "read_tensors"]
 
@@ -120,7 +120,7 @@ def _read_file(path: Path, key: str | None) -> WeightsFile:
         head = file.read(4096)
     if head.startswith(b"PK\x03\x04"):
         return _from_torch(path, "torch", open_zip(str(path), map_file(path)), key)
-    if LEGACY_MAGIC.match(head):
+    if is_legacy(head):
         return _from_torch(path, "torch-legacy", open_legacy(str(path), map_file(path)), key)
     _refuse_others(path, head)
     return _read_safetensors(path, head)
@@ -147,9 +147,9 @@ def _refuse_others(path: Path, head: bytes) -> None:
     elif head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         cause = "a Python pickle that torch.save did not write; it is refused, and nothing in it was run."
     elif _is_text(head):
-        cause = "a text file, not weights; give the file that holds the tensors."
+        cause = "a text file, not weights; check that it is the file you meant."
     elif head[8:9] != b"{" and path.suffix != ".safetensors":
-        cause = "neither safetensors nor a file of torch.save, or cut off; NextDETR reads whole files of these two formats."
+        cause = "neither safetensors nor a file of torch.save; check its format, and that it is complete."
     else:
         return
     raise WeightsError(f"{path}: {cause}")

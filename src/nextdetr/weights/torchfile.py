@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import mmap
-import re
 import struct
 import sys
 from collections.abc import Mapping
@@ -22,12 +21,15 @@ from nextdetr.weights.archive import Region, zip_directory
 from nextdetr.weights.stubs import StorageRecord, TensorRecord
 from nextdetr.weights.unpickle import MAX_PICKLE, Machine
 
-__all__ = ["LEGACY_MAGIC", "TorchFile", "open_legacy", "open_zip"]
+__all__ = ["TorchFile", "is_legacy", "open_legacy", "open_zip"]
 
-# The first pickle of the older format: protocol, from 4 on a frame, the number 0x1950a86a20f9469cfc6c, stop.
-LEGACY_MAGIC = re.compile(
-    rb"\x80[\x02-\x05](?:\x95.{8})?\x8a\x0a" + re.escape((0x1950A86A20F9469CFC6C).to_bytes(10, "little")) + rb"\.",
-    re.DOTALL,
+# The first pickle of the older format holds one number: its protocol, from 4 on a frame, the number, stop.
+_LEGACY_NUMBER = b"\x8a\x0a" + (0x1950A86A20F9469CFC6C).to_bytes(10, "little") + b"."
+_LEGACY_STARTS = (
+    b"\x80\x02",
+    b"\x80\x03",
+    b"\x80\x04\x95" + struct.pack("<Q", 13),
+    b"\x80\x05\x95" + struct.pack("<Q", 13),
 )
 _LEGACY_VERSION = 1001
 _SPARE = 16 << 20  # bytes; small tensors that share a storage may add up to this beyond twice the file
@@ -94,6 +96,11 @@ class TorchFile:
         )
 
 
+def is_legacy(head: bytes) -> bool:
+    """Whether a file that begins with ``head``, 32 bytes or more, is of the format that torch.save had before zip."""
+    return any(head.startswith(start + _LEGACY_NUMBER) for start in _LEGACY_STARTS)
+
+
 def open_zip(source: str, buffer: mmap.mmap) -> TorchFile:
     """Read the zip format.
 
@@ -105,7 +112,9 @@ def open_zip(source: str, buffer: mmap.mmap) -> TorchFile:
         raise WeightsError(f"{source}: a TorchScript program, not weights; save the model's state_dict() with torch.save.")
     pickles = [name for name in regions if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise WeightsError(f"{source}: a zip archive, but not one that torch.save wrote; give the weights file itself.")
+        raise WeightsError(
+            f"{source}: a zip archive, but not one that torch.save wrote; check that it is an archive of weights."
+        )
     prefix = pickles[0].removesuffix("data.pkl")
     order = regions.get(f"{prefix}byteorder", Region(0, 0))
     if order.size and buffer[order.start : order.start + min(order.size, 16)].decode("latin1") != sys.byteorder:

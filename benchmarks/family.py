@@ -1,0 +1,67 @@
+"""Parameters, GFLOP and latency of the nextdetr family beside the reference model, one run.
+
+    python benchmarks/family.py [--sizes atto femto pico nano tiny] [--image-size 640] [--repeats 9] [--write]
+
+Eager PyTorch, float32, one image, two threads, as built and with BatchNorm, RepConv and GRN's shift folded. Models take
+turns, so that a drift of the machine's speed meets all of them; medians, and each as a ratio to the reference's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from nextdetr.models.fuse import fuse
+from nextdetr.models.graph import build_model
+from nextdetr.models.summary import count_gflop
+from results import machine, write_result
+
+REFERENCE = "rtdetr-l-convnextv2-atto"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=["atto", "femto", "pico", "nano", "tiny"])
+    parser.add_argument("--image-size", type=int, default=640)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--write", action="store_true", help="write the dated result file")
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    names = [REFERENCE, *(f"nextdetr-{size}" for size in options.sizes)]
+    models = {name: build_model(name).eval() for name in names}
+    folded = {name: fuse(model) for name, model in models.items()}
+    images = torch.rand(1, 3, options.image_size, options.image_size)
+    seconds: dict[tuple[str, bool], list[float]] = {(name, fold): [] for name in names for fold in (False, True)}
+    with torch.inference_mode():
+        for repeat in range(options.repeats + 2):
+            for (name, fold), values in seconds.items():
+                model = folded[name] if fold else models[name]
+                started = time.perf_counter()
+                model(images)
+                if repeat >= 2:  # the first two are for warming up
+                    values.append(time.perf_counter() - started)
+    median = {key: statistics.median(values) for key, values in seconds.items()}
+    ratio = {(name, fold): value / median[REFERENCE, fold] for (name, fold), value in median.items()}
+    rows = []
+    for name, model in models.items():
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        times = " | ".join(f"{1000 * median[name, fold]:.0f} | {ratio[name, fold]:.2f}" for fold in (False, True))
+        gflop = count_gflop(model, options.image_size)
+        rows.append(f"| {name} | {parameters / 1e6:.1f} | {gflop:.1f} | {times} |")
+    lines = [
+        f"# The family at {options.image_size} px",
+        "",
+        f"`python benchmarks/family.py`: batch 1, float32, eager, 80 classes, median of {options.repeats}. {machine()}",
+        "",
+        "| | parameters, M | GFLOP | ms | ratio | ms, folded | ratio |",
+        "|---|---|---|---|---|---|---|",
+        *rows,
+    ]
+    write_result("family", lines, write=options.write)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Looking into backbones: how good their features are, and whether channels collapse."""

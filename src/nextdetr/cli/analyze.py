@@ -1,0 +1,61 @@
+"""``nextdetr analyze``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from nextdetr.cli.common import Json, Verbose, print_json, say
+
+__all__ = ["app"]
+
+app = App(name="analyze", help="Look into backbones.")
+
+
+@app.command
+def collapse(
+    weights: Annotated[
+        list[str], Parameter(help="WEIGHTS: files of any known layout, or convnextv2-atto and the like for random weights.")
+    ],
+    /,
+    *,
+    images: Annotated[list[str], Parameter(help="Folders of images or data sets, as for pretrain.")],
+    image_size: Annotated[int, Parameter(help="Side of the square input, pixels.")] = 224,
+    limit: Annotated[int, Parameter(help="Most images to look at.")] = 200,
+    output: Annotated[Path, Parameter(help="Folder for the pictures.")] = Path("runs/collapse"),
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure whether the channels of each layer say different things: the cosine distance of the ConvNeXt V2 paper.
+
+    Example: `nextdetr analyze collapse v1.safetensors v2.safetensors convnextv2-atto --images photos`.
+    """
+    from nextdetr.errors import ConfigError
+
+    if image_size < 32 or image_size % 32:
+        raise ConfigError(f"--image-size must be a multiple of 32, at least 32 (given: {image_size}).")
+    if limit < 1:
+        raise ConfigError(f"--limit must be at least 1 (given: {limit}).")
+    from nextdetr.analysis.collapse import analyze_collapse
+
+    report = analyze_collapse(
+        weights, images, image_size=image_size, limit=limit, output=output,
+        tell=_tell,
+    )  # fmt: skip
+    if json:
+        print_json(report.to_json())
+        return
+    for name, layers in report.layers.items():
+        say(f"{name}\n  {'block':<12} {'channels':>8} {'distance':>9} {'dead':>6} {'saturated':>10}")
+        for layer in layers:
+            say(
+                f"  {layer.name:<12} {layer.channels:>8} {layer.distance:>9.4f} {layer.dead:>6.1%} {layer.saturated:>10.1%}"
+            )
+    say(f"curve: {report.curve}; maps: {', '.join(report.grids.values())}")
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")

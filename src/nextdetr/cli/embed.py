@@ -1,0 +1,53 @@
+"""``nextdetr embed``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from nextdetr.cli.common import Json, Verbose, print_json, say, settings
+from nextdetr.config import EmbedConfig
+
+__all__ = ["embed"]
+
+
+def embed(
+    model: Annotated[str, Parameter(help="A shipped name, a model YAML, a checkpoint, or a backbone's weights.")],
+    *sources: Annotated[str, Parameter(help="Image files, folders or glob patterns.")],
+    options: Annotated[EmbedConfig | None, Parameter(name="*")] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Describe each image by one vector: the average of the map that a row of the model yields.
+
+    Example: `nextdetr embed runs/nextdetr-atto-photos/best.safetensors photos --output photos.npz`.
+    """
+    merged = settings(EmbedConfig, options)
+    from nextdetr.errors import ConfigError
+    from nextdetr.inference.embed import check_output, embed_images, write_embeddings
+    from nextdetr.weights.backbone_model import open_features
+
+    if not sources:
+        raise ConfigError("embedding needs images: name files, folders or a glob pattern after the model.")
+    if merged.output is None and not json:
+        raise ConfigError("say where the vectors go: --output FILE.npz, --output FILE.csv, or --json.")
+    if merged.output is not None:
+        check_output(merged.output)
+    opened = open_features(model)
+    result = embed_images(
+        opened.model, list(sources), image_size=merged.image_size or opened.image_size, row=merged.row,
+        batch_size=merged.batch_size, device=merged.device, name=model,
+    )  # fmt: skip
+    for problem in result.problems.values():
+        sys.stderr.write(f"nextdetr: skipped: {problem}\n")
+    if merged.output is None:
+        print_json({"command": "embed", **result.to_json()})
+        return
+    write_embeddings(result, merged.output)
+    shape = list(result.embeddings.shape)
+    if json:
+        print_json({"command": "embed", "model": model, "row": result.row, "output": str(merged.output), "shape": shape})
+    else:
+        say(f"{merged.output}  {shape[0]} images, {shape[1]} numbers each, from row {result.row}")

@@ -1,0 +1,51 @@
+"""``nextdetr export``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from nextdetr.cli.common import Json, Verbose, print_json, say, settings
+from nextdetr.config import ExportConfig
+
+__all__ = ["GATE_NOT_MET", "export"]
+
+GATE_NOT_MET = 3
+
+
+def export(
+    model: Annotated[str, Parameter(help="A checkpoint, a model YAML or a shipped name.")],
+    *,
+    options: Annotated[ExportConfig | None, Parameter(name="*")] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Write a detector for another runtime, open it there, and compare it with the original; exit code 3 if it differs.
+
+    Example: `nextdetr export runs/nextdetr-atto-photos/best.safetensors --format openvino --data photos`.
+    """
+    merged = settings(ExportConfig, options)
+    from nextdetr.detector import Detector
+
+    given = merged.model_dump(exclude={"format"})
+    result = Detector(model).export(merged.format, quiet=json, **given)
+    code = 0 if result.passed else GATE_NOT_MET
+    if json:
+        print_json(result.to_json())
+        return code
+    found, seconds = result.comparison, result.seconds_per_image
+    say(f"{result.file}  ({result.bytes / 1e6:.1f} MB, {result.precision}, {result.image_size} px)")
+    say(f"  compared on           {found.images} images: {result.compared_on}")
+    say(f"  detections matched    {found.matched:.1%} of {found.detections}")
+    say(f"  largest difference    box {found.box:.2g} of the image, score {found.score:.2g}")
+    say(f"  one image             {1000 * seconds['exported']:.1f} ms; PyTorch {1000 * seconds['pytorch']:.1f} ms")
+    for name in ("AP", "AP50"):
+        values = [result.metrics.get(part, {}).get(name) for part in ("before", "after")]
+        if None not in values:
+            say(f"  {name:<21} {values[0]:.4f} before, {values[1]:.4f} after")
+    if result.float_operators:
+        say("  in float              " + ", ".join(f"{count} {kind}" for kind, count in result.float_operators.items()))
+    for failure in result.failures:
+        say(f"  NOT MET: {failure}")
+    return code

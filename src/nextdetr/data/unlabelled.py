@@ -1,0 +1,180 @@
+"""Images without labels, for pre-training: folders with their subfolders, or the training split of a data set."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from nextdetr.data.check import inspect_images
+from nextdetr.data.dataset import DetectionDataset, Sample, SampleKey, sample_seed
+from nextdetr.data.records import DetectionData, ImageRecord, Problem
+from nextdetr.data.sources import available_splits, load_data
+from nextdetr.errors import DataError
+from nextdetr.preprocess import IMAGE_SUFFIXES, resize_to_tensor
+from nextdetr.structures import Target
+
+__all__ = ["UnlabelledDataset", "find_unlabelled", "random_crop"]
+
+_RATIO = math.log(4 / 3)  # crops are between 3:4 and 4:3, as in Inception (arXiv 1409.4842, section 6)
+
+
+def find_unlabelled(sources: Sequence[str | Path]) -> DetectionData:
+    """List the images to pre-train on, each once.
+
+    A data set (a YAML, or a folder that is recognised as one) gives the images of its split ``train`` and no others, so
+    that nothing is learnt from those that scores are taken on. Any other folder gives all images in it and its subfolders,
+    hidden ones left out. An image file gives itself.
+
+    Args:
+        sources: folders, data sets and image files.
+
+    Returns:
+        Records without boxes; what could not be read is in ``problems``.
+
+    Raises:
+        DataError: a source does not exist, holds no image, or none of its images can be read.
+    """
+    if not sources:
+        raise DataError("there is nothing to pre-train on: give a folder of images.")
+    records: list[ImageRecord] = []
+    problems: list[Problem] = []
+    for source in sources:
+        found = _find(Path(source).expanduser())
+        records += found.records
+        problems += found.problems
+    unique = {record.path.resolve(): record for record in records}
+    name = Path(sources[0]).resolve().stem
+    return DetectionData(name, "train", [], [], [_bare(record) for record in unique.values()], problems)
+
+
+class UnlabelledDataset(DetectionDataset):
+    """Random crops of images.
+
+    Args:
+        data: what ``find_unlabelled`` returned.
+        seed: seed of crops and flips, 0 or above.
+        crop_min: smallest share of the area that a crop takes, 0 to 1; the largest is 1.
+        flip: probability of mirroring left to right.
+        cache_bytes: memory for decoded images, used if all of them fit.
+    """
+
+    def __init__(
+        self, data: DetectionData, seed: int = 0, *, crop_min: float = 0.2, flip: float = 0.5, cache_bytes: int = 0
+    ) -> None:
+        super().__init__(data, None, seed, cache_bytes=cache_bytes)
+        self.crop_min, self.flip = crop_min, flip
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        """Return the crop of ``key``, with an empty target; without ``strong`` the whole image.
+
+        Raises:
+            DataError: the image file cannot be read; the message names it.
+        """
+        image = self.read(key.index)
+        if key.strong:
+            generator = np.random.default_rng(sample_seed(self.seed, key))
+            pixels = random_crop(image, key.size, generator, crop_min=self.crop_min, flip=self.flip)
+        else:
+            pixels = resize_to_tensor(image, key.size)
+        return pixels, Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)), key.index
+
+
+def random_crop(
+    image: Image.Image, size: int, generator: np.random.Generator, *, crop_min: float = 0.2, flip: float = 0.5
+) -> Tensor:
+    """Cut out a piece of random area and shape, and resize it to a square (Pillow's bicubic filter, as the paper's).
+
+    Args:
+        image: RGB.
+        size: side of the result in pixels (S).
+        generator: source of all that is random.
+        crop_min: smallest share of the area, 0 to 1.
+        flip: probability of mirroring left to right.
+
+    Returns:
+        [3, S, S] float32 RGB, 0 to 1.
+    """
+    box = _crop_box(*image.size, generator, crop_min)
+    cropped = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    if generator.random() < flip:
+        cropped = cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return resize_to_tensor(cropped, size)
+
+
+def _crop_box(width: int, height: int, generator: np.random.Generator, crop_min: float) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom in whole pixels; after ten misses the largest middle piece of a permitted shape."""
+    for _ in range(10):
+        area = width * height * generator.uniform(crop_min, 1.0)
+        ratio = math.exp(generator.uniform(-_RATIO, _RATIO))
+        wide, high = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < wide <= width and 0 < high <= height:
+            left, top = int(generator.integers(width - wide + 1)), int(generator.integers(height - high + 1))
+            return left, top, left + wide, top + high
+    wide, high = min(width, max(1, round(height * 4 / 3))), min(height, max(1, round(width * 4 / 3)))
+    left, top = (width - wide) // 2, (height - high) // 2
+    return left, top, left + wide, top + high
+
+
+def _find(path: Path) -> DetectionData:
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder to pre-train on.")
+    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+        return _read_files(path, [path])
+    if path.is_file() or _is_data_set(path):
+        return load_data(path, "train")
+    return _read_files(path, _images_below(path))
+
+
+def _is_data_set(path: Path) -> bool:
+    try:
+        return bool(available_splits(path))
+    except DataError:
+        return False
+
+
+def _images_below(folder: Path) -> list[Path]:
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            Path(parent, name)
+            for name in sorted(names)
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+        ]
+    if not found:
+        raise DataError(f"{folder}: there is no image in this folder or below it.")
+    return found
+
+
+def _read_files(source: Path, paths: list[Path]) -> DetectionData:
+    records, problems = [], []
+    for path, report in zip(paths, inspect_images(paths), strict=True):
+        if report.width < 1:
+            problems.append(Problem(str(path), "", report.message, report.kind))
+            continue
+        records.append(_record(path, report.width, report.height))
+    if not records:
+        raise DataError(
+            f"{source}: none of its {len(paths)} images can be read ({problems[0].file}: {problems[0].message})."
+        )
+    return DetectionData(source.name, "train", [], [], records, problems)
+
+
+def _bare(record: ImageRecord) -> ImageRecord:
+    """Leave the boxes out: pre-training has no use for them."""
+    return _record(record.path, record.width, record.height)
+
+
+def _record(path: Path, width: int, height: int) -> ImageRecord:
+    none: NDArray[np.float32] = np.zeros(0, dtype=np.float32)
+    return ImageRecord(
+        path, str(path), width, height, none.reshape(0, 4), none.astype(np.int64), none.astype(np.bool_), none
+    )

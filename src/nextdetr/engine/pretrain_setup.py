@@ -1,0 +1,170 @@
+"""Everything that happens before the first step of pre-training, and how its settings follow the number of images.
+
+The published recipe (arXiv 2301.00808, appendix A: 800 or 1600 epochs of 1.28 million images, batch 4096, rate 2.4e-3) does
+not carry over to 200 images by itself. Defaults here:
+
+- batch: an eighth of the images as a power of two, from 8 to 64 on a CPU and to 256 elsewhere, so that an epoch has steps;
+- rate: the published one, times the square root of (whole batch / 4096), Adam's rule (arXiv 2205.10287); the published
+  linear rule would leave a batch of 32 with 1.9e-5, which a short run cannot use;
+- length: 800 epochs, but 5,000 steps at least.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+
+from nextdetr.config import PretrainConfig, dump_config
+from nextdetr.data.check import summarize_problems
+from nextdetr.data.records import DetectionData
+from nextdetr.data.unlabelled import find_unlabelled
+from nextdetr.engine.optim import undecayed
+from nextdetr.engine.setup import merge_resumed, open_directory
+from nextdetr.engine.state import Cursor, read_state
+from nextdetr.errors import ConfigError, DataError, WeightsError
+from nextdetr.files import write_text_atomic
+from nextdetr.models.convnextv2 import SIZES, ConvNeXtV2, convnextv2
+from nextdetr.models.fcmae import FCMAE
+from nextdetr.weights.layouts import backbone_tensors
+from nextdetr.weights.load import open_weights
+
+__all__ = ["Pretraining", "build_pretraining_optimizer", "prepare_pretraining", "resolve_pretrain", "run_folder"]
+
+EPOCHS, LEAST_STEPS = 800, 5000
+SMALLEST_BATCH, LARGEST_BATCH_CPU, LARGEST_BATCH = 8, 64, 256
+PEAK_RATE, PUBLISHED_BATCH = 2.4e-3, 4096
+PREFIX = "convnextv2-"
+
+
+@dataclass(slots=True)
+class Pretraining:
+    """What pre-training works on.
+
+    Attributes:
+        config: the settings, with batch size and rate filled in.
+        directory: the run's folder.
+        data: the images.
+        model: encoder and decoder with their initial weights.
+        cursor: where to begin.
+        state: state dicts to continue from, empty for a new run.
+        started_from: (licence, file) of the initial weights.
+    """
+
+    config: PretrainConfig
+    directory: Path
+    data: DetectionData
+    model: FCMAE
+    cursor: Cursor
+    state: dict[str, Any]
+    started_from: tuple[str, str]
+
+
+def resolve_pretrain(config: PretrainConfig) -> PretrainConfig:
+    """Merge a resumed run's own settings with what was given anew.
+
+    Raises:
+        ConfigError: no such backbone, ``resume`` with a setting that would change the run, or no such run.
+        DataError: no image is named.
+    """
+    if config.resume is not None:
+        return merge_resumed(config, config.resume)
+    if not config.images:
+        raise DataError("there is nothing to pre-train on: give a folder of images.")
+    if config.model.removeprefix(PREFIX) not in SIZES or not config.model.startswith(PREFIX):
+        names = ", ".join(PREFIX + size for size in SIZES)
+        raise ConfigError(f"--model {config.model}: what is pre-trained is a backbone, one of {names}.")
+    return config
+
+
+def run_folder(config: PretrainConfig) -> Path:
+    """Create the run's folder, or return the resumed one's.
+
+    Raises:
+        ConfigError: ``--output`` holds a run already, or cannot be made.
+    """
+    return config.resume or open_directory(config.output, Path("runs") / f"pretrain-{config.model}")
+
+
+def prepare_pretraining(
+    config: PretrainConfig, directory: Path, tell: Callable[[str], None], *, cpu: bool, world: int
+) -> Pretraining:
+    """Read images, model and initial weights, and fill in what the settings leave open.
+
+    Args:
+        config: what ``resolve_pretrain`` returned.
+        directory: the run's folder.
+        tell: takes a line for the user.
+        cpu: whether the run is on a CPU.
+        world: number of processes.
+
+    Raises:
+        DataError: no image can be used.
+        WeightsError: initial weights or a resumed state that cannot be read.
+    """
+    cursor, state = (Cursor(), {}) if config.resume is None else read_state(directory / "last.ckpt")
+    data = find_unlabelled(config.images)
+    tell(f"{len(data.records):,} images to pre-train on")
+    if data.problems:
+        tell(summarize_problems(data.problems))
+    encoder = convnextv2(config.model.removeprefix(PREFIX), grn=config.grn)
+    started_from = ("none", "none")
+    if config.weights is not None:
+        started_from = (_load_encoder(encoder, config.weights), str(config.weights))
+    model = FCMAE(
+        encoder, mask_ratio=config.mask_ratio, patch_size=config.patch_size, decoder_depth=config.decoder_depth,
+        decoder_width=config.decoder_width, normalise_target=config.normalise_target,
+    )  # fmt: skip
+    if config.resume is None:
+        config = _filled(config, len(data.records), cpu=cpu, world=world)
+        write_text_atomic(directory / "config.yaml", dump_config(config.model_copy(update={"output": directory})))
+    return Pretraining(config, directory, data, model, cursor, state, started_from)
+
+
+def _filled(config: PretrainConfig, images: int, *, cpu: bool, world: int) -> PretrainConfig:
+    batch = config.batch_size or default_batch(images, cpu=cpu)
+    rate = config.learning_rate or PEAK_RATE * math.sqrt(batch * world / PUBLISHED_BATCH)
+    epochs = config.epochs
+    if epochs is None and config.minutes is None:
+        epochs = max(EPOCHS, math.ceil(LEAST_STEPS / math.ceil(images / (batch * world))))
+    return config.model_copy(update={"batch_size": batch, "learning_rate": rate, "epochs": epochs})
+
+
+def default_batch(images: int, *, cpu: bool) -> int:
+    """Return images a step and process for a set of so many images."""
+    wanted = 1 << round(math.log2(max(1.0, images / 8)))
+    return min(max(wanted, SMALLEST_BATCH), LARGEST_BATCH_CPU if cpu else LARGEST_BATCH)
+
+
+def build_pretraining_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW with the betas of the masked autoencoders (0.9, 0.95); norms, GRN, biases and the mask token do not decay."""
+    spared = undecayed(model)
+    groups: list[dict[str, Any]] = []
+    for exempt in (False, True):
+        parameters = [p for p in model.parameters() if (id(p) in spared) is exempt]
+        decay = 0.0 if exempt else weight_decay
+        groups.append({"params": parameters, "lr": learning_rate, "peak_rate": learning_rate, "weight_decay": decay})
+    return AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+def _load_encoder(encoder: ConvNeXtV2, path: Path) -> str:
+    """Load all tensors of the encoder; return the licence of the weights."""
+    file, identity = open_weights(path)
+    if not identity.is_backbone:
+        raise WeightsError(f"{path}: a {identity.kind} file; --weights of pretrain takes a backbone's.")
+    state = backbone_tensors(file, identity)
+    own = encoder.state_dict()
+    unfit = [name for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape]
+    if unfit:
+        raise WeightsError(
+            f"{path}: weights of size {identity.size} do not fit --model: {len(unfit)} tensors are missing or of another "
+            f"shape, such as {unfit[0]}."
+        )
+    encoder.load_state_dict({name: state[name] for name in own})
+    return identity.licence

@@ -1,0 +1,194 @@
+"""``nextdetr benchmark``: every runtime, precision, number of threads and batch, beside what the machine can do at most."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nextdetr.config import BenchmarkConfig, ExportConfig
+from nextdetr.export.measure import Ceilings, Task, ceilings, file_bytes, measure, preprocessing
+from nextdetr.export.run import Score, export, is_installed
+from nextdetr.files import atomic_write, new_directory, write_text_atomic
+from nextdetr.inference.exported import OpenedExport, open_any
+from nextdetr.models.checkpoint import OpenedModel
+from nextdetr.models.summary import count_gflop
+
+__all__ = ["BenchmarkResult", "Row", "benchmark"]
+
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measurement; times in seconds a step, memory and size in bytes, AP a fraction.
+
+    Attributes:
+        model: what was measured.
+        runtime: and whether folded.
+        precision: arithmetic.
+        threads: of the runtime.
+        batch: images a step.
+        median: of a step.
+        p95: of a step.
+        images_per_second: from the median.
+        memory: the process's peak.
+        load: seconds to open the file.
+        bytes: size of the file.
+        attainable: arithmetic of the model per second as a share of the machine's rate; None where it is not known.
+        AP: of ``--data``; None without.
+    """
+
+    model: str
+    runtime: str
+    precision: str
+    threads: int
+    batch: int
+    median: float
+    p95: float
+    images_per_second: float
+    memory: float
+    load: float
+    bytes: int
+    attainable: float | None
+    AP: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkResult:
+    """What ``benchmark`` returns and writes as ``benchmark.json``.
+
+    Attributes:
+        output: the folder.
+        image_size: side of the square input in pixels.
+        gflop: of one image; None for an exported file, which does not tell.
+        ceilings: by number of threads.
+        seconds_preprocess: to bring a decoded picture of 1920 × 1080 to the input.
+        rows: the measurements.
+    """
+
+    output: str
+    image_size: int
+    gflop: float | None
+    ceilings: dict[str, Ceilings]
+    seconds_preprocess: float
+    rows: list[Row]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON result of the command."""
+        return {"command": "benchmark", **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    label: str
+    runtime: str
+    precision: str
+    kind: str
+    source: Path
+    batches: tuple[int, ...]
+    score: float | None
+
+
+def benchmark(
+    model: str, config: BenchmarkConfig, *, score: Score | None = None, tell: Callable[[str], None] = lambda text: None
+) -> BenchmarkResult:
+    """Measure a detector in every runtime that is installed.
+
+    Args:
+        model: a checkpoint, a shipped name, a model YAML or an exported file.
+        config: the settings.
+        score: scores an opened detector on ``config.data``; None leaves AP out.
+        tell: called with a line before each measurement.
+
+    Raises:
+        NextDETRError: the model cannot be opened or exported.
+    """
+    opened = open_any(model)[0]
+    size = config.image_size or opened.image_size
+    output = new_directory(config.output or Path("runs") / "benchmark")
+    gflop = count_gflop(opened.model, size) if isinstance(opened, OpenedModel) else None
+    found = list(_candidates(model, opened, config, size, output, score, tell))
+    found += [_Candidate(peer.stem, "onnxruntime", "-", "foreign", peer, config.batch, None) for peer in config.peers]
+    limits = {threads: ceilings(threads) for threads in config.threads}
+    rows = []
+    for threads in config.threads:
+        for candidate in found:
+            for batch in candidate.batches:
+                tell(f"measuring {candidate.runtime} {candidate.precision}, {threads} threads, {batch} images")
+                rows.append(_row(candidate, size, batch, threads, config.seconds, gflop, limits[threads]))
+    named = {str(threads): limit for threads, limit in limits.items()}
+    result = BenchmarkResult(str(output), size, gflop, named, preprocessing(size), rows)
+    write_text_atomic(output / "benchmark.json", json.dumps(result.to_json(), indent=1) + "\n")
+    if any(row.AP is not None for row in rows):
+        _draw(rows, output / "benchmark.png")
+    return result
+
+
+def _candidates(
+    model: str,
+    opened: OpenedModel | OpenedExport,
+    config: BenchmarkConfig,
+    size: int,
+    output: Path,
+    score: Score | None,
+    tell: Callable[[str], None],
+) -> list[_Candidate]:
+    label = Path(model).stem
+
+    def accuracy(detector: OpenedModel | OpenedExport) -> float | None:
+        return None if score is None or config.data is None else score(detector, None).get("AP")
+
+    if isinstance(opened, OpenedExport):
+        path = Path(model)
+        file = path if path.is_file() else next(p for p in (path / "model.onnx", path / "model.xml") if p.is_file())
+        precision, runtime = opened.metadata["precision"], opened.model.session.name
+        return [_Candidate(label, runtime, precision, "export", file, config.batch, accuracy(opened))]
+    before = accuracy(opened)
+    found = [
+        _Candidate(label, f"pytorch{suffix}", "float32", kind, Path(model), config.batch, before)
+        for suffix, kind in (("", "pytorch"), (" fused", "fused"))
+    ]
+    for kind, package in RUNTIMES.items():
+        for precision in config.precision:
+            if not is_installed(package) or (precision == "int8" and config.data is None):
+                tell(f"left out: {kind} {precision} (" + ("no --data" if is_installed(package) else f"no {package}") + ")")
+                continue
+            tell(f"exporting to {kind}, {precision}")
+            settings = ExportConfig(
+                format=kind, half=precision == "half", int8=precision == "int8", image_size=size, data=config.data,
+                split=config.split, images=2, output=output / f"{kind}_{precision}",
+            )  # fmt: skip
+            done = export(opened, settings)
+            after = None if before is None else accuracy(open_any(done.file)[0])
+            found.append(_Candidate(label, package, precision, "export", Path(done.file), config.batch, after))
+    return found
+
+
+def _row(
+    candidate: _Candidate, size: int, batch: int, threads: int, seconds: float, gflop: float | None, limit: Ceilings
+) -> Row:
+    taken = measure(Task(candidate.kind, str(candidate.source), size, batch, threads, seconds))
+    share = None if gflop is None or candidate.kind == "foreign" else gflop * batch / taken["median"] / limit.gflops
+    return Row(
+        candidate.label, candidate.runtime, candidate.precision, threads, batch, taken["median"], taken["p95"],
+        batch / taken["median"], taken["memory"], taken["load"],
+        file_bytes(candidate.source) if candidate.source.is_file() else 0, share, candidate.score,
+    )  # fmt: skip
+
+
+def _draw(rows: list[Row], path: Path) -> None:
+    """Accuracy against latency, one point a row of one image."""
+    from matplotlib.figure import Figure  # no pyplot: nothing global, no window
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    for row in rows:
+        if row.AP is not None and row.batch == min(other.batch for other in rows):
+            axes.plot(1000 * row.median, row.AP, "o", label=f"{row.runtime} {row.precision}, {row.threads} threads")
+    axes.set(xlabel="milliseconds a step", ylabel="AP", xlim=(0, None))
+    axes.legend(fontsize="small")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary)

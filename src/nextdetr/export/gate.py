@@ -1,0 +1,144 @@
+"""The gate: an export is opened in its own runtime and compared with the PyTorch model before anybody relies on it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nextdetr.inference.contract import Precision
+from nextdetr.postprocess import Detected, postprocess
+
+__all__ = ["LIMITS", "Comparison", "Limits", "compare", "drawn_images", "latency"]
+
+MOST = 100  # detections an image that are compared
+LEAST = 20  # compared even where their scores are low
+LOW_SCORE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an export must keep to.
+
+    Attributes:
+        tolerance: largest difference of a box's coordinates, as fractions of the image, and of its score; None for none.
+        matched: least share of the detections that have a counterpart within the tolerance. It is below 1 since two tokens
+            with nearly the same score may swap their places among the queries, and the last one falls out.
+        accuracy_drop: largest loss of AP.
+    """
+
+    tolerance: float | None
+    matched: float
+    accuracy_drop: float
+
+
+#: Limits by precision, where the user sets none. The outputs of 8 bits are reported, and judged by AP alone.
+LIMITS: dict[Precision, Limits] = {
+    "float32": Limits(1e-3, 0.99, 0.001),
+    "half": Limits(2e-2, 0.95, 0.001),
+    "int8": Limits(None, 0.0, 0.005),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How the detections of two models differ.
+
+    Attributes:
+        images: number of images.
+        detections: number of detections of the first model that were compared.
+        matched: share of them with a counterpart within the tolerance (1 where none was detected).
+        box: largest difference of a coordinate among those, as a fraction of the image.
+        score: largest difference of a score among those.
+        finite: whether all of the second model's outputs are finite.
+    """
+
+    images: int
+    detections: int
+    matched: float
+    box: float
+    score: float
+    finite: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain numbers."""
+        return asdict(self)
+
+
+@torch.inference_mode()
+def compare(
+    first: Callable[[Tensor], Any], second: Callable[[Tensor], Any], images: Sequence[Tensor], tolerance: float | None
+) -> Comparison:
+    """Compare two models' detections, each of the first with the nearest of the second that has its class.
+
+    Args:
+        first: maps [1, 3, S, S] to a ``DetectorOutput``.
+        second: likewise.
+        images: [3, S, S] float RGB, 0 to 1.
+        tolerance: see ``Limits``; None measures the differences to the nearest counterparts, whatever they are.
+    """
+    total, matched, box, score, finite = 0, 0, 0.0, 0.0, True
+    for image in images:
+        a, b = (_detect(model, image) for model in (first, second))
+        finite = finite and bool(torch.isfinite(b.boxes).all() and torch.isfinite(b.scores).all())
+        kept = (a.scores >= LOW_SCORE) | (torch.arange(len(a)) < LEAST)
+        count = min(int(kept.sum()), MOST)  # scores descend
+        total += count
+        if not count or not len(b):
+            continue
+        boxes = (a.boxes[:count, None] - b.boxes[None]).abs().amax(dim=-1)  # [count, len(b)]
+        scores = (a.scores[:count, None] - b.scores[None]).abs()
+        other = a.labels[:count, None] != b.labels[None]
+        nearest = torch.maximum(boxes, scores).masked_fill(other, torch.inf).min(dim=1)
+        near = torch.isfinite(nearest.values) if tolerance is None else nearest.values <= tolerance
+        matched += int(near.sum())
+        if near.any():
+            rows = torch.arange(count)[near]
+            box = max(box, float(boxes[rows, nearest.indices[near]].max()))
+            score = max(score, float(scores[rows, nearest.indices[near]].max()))
+    return Comparison(len(images), total, matched / total if total else 1.0, box, score, finite)
+
+
+def _detect(model: Callable[[Tensor], Any], image: Tensor) -> Detected:
+    return postprocess(model(image.unsqueeze(0)), [(1, 1)], max_detections=300)[0].to("cpu")
+
+
+@torch.inference_mode()
+def latency(model: nn.Module, image: Tensor, *, repeats: int = 7, warmup: int = 2) -> float:
+    """Median seconds of one image [3, S, S] through the model and its runtime."""
+    batch, seconds = image.unsqueeze(0), []
+    for turn in range(warmup + repeats):
+        started = time.perf_counter()
+        model(batch)
+        if turn >= warmup:
+            seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def drawn_images(count: int, size: int, seed: int = 0) -> list[Tensor]:
+    """Smooth coloured grounds with rectangles and discs, where there are no photographs.
+
+    Returns:
+        [3, size, size] each, 0 to 1 in steps of 1/255.
+    """
+    generator = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:size, 0:size] / size
+    images = []
+    for _ in range(count):
+        coarse = torch.from_numpy(generator.random((1, 3, 6, 6), dtype=np.float32))
+        ground = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1)[0].numpy().copy()
+        for _ in range(12):
+            x, y, width, height = generator.uniform((0, 0, 0.03, 0.03), (1, 1, 0.3, 0.3))
+            inside = (abs(columns - x) < width / 2) & (abs(rows - y) < height / 2)
+            if generator.random() < 0.5:
+                inside = ((columns - x) / width) ** 2 + ((rows - y) / height) ** 2 < 0.25
+            ground[:, inside] = generator.random((3, 1), dtype=np.float32)
+        ground += generator.normal(0, 0.02, ground.shape).astype(np.float32)
+        images.append(torch.from_numpy(np.rint(ground.clip(0, 1) * 255).astype(np.float32) / np.float32(255)))
+    return images

@@ -1,0 +1,157 @@
+"""The one graph that every format is made of: the detector's own forward, folded, with pre- and postprocessing around it.
+
+Anchors and position codes become constants at a fixed image size; the number of queries and of decoder layers can be cut
+without training (RT-DETR, arXiv 2304.08069, section 4.4: each decoder layer is supervised, so that any may be last).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from nextdetr.export.half import halve
+from nextdetr.inference.contract import Contract
+from nextdetr.layers.attention import AIFI
+from nextdetr.models.decoder import RTDETRDecoder, anchors_and_validity
+from nextdetr.models.detection import DetectionModel
+from nextdetr.models.fuse import fuse
+from nextdetr.postprocess import best_detections
+
+__all__ = ["ExportGraph", "Traced", "build_graph", "trace_graph"]
+
+STRIDE = 32
+LARGEST_SIDE = 64  # times the stride: the largest side that a graph of any size is checked for
+
+
+class ExportGraph(nn.Module):
+    """The detector as a deployed graph.
+
+    Args:
+        model: folded, in evaluation mode.
+        contract: what goes in and what comes out.
+        tokens: how many the decoder chooses its queries from, at the contract's image size.
+    """
+
+    def __init__(self, model: DetectionModel, contract: Contract, tokens: int) -> None:
+        super().__init__()
+        self.model = model
+        self.contract = contract
+        self.tokens = tokens
+
+    def forward(self, images: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Detect.
+
+        Args:
+            images: [B, 3, S, S], or [B, S, S, 3] with the layout ``nhwc``; float32 in 0..1 or uint8 in 0..255, RGB.
+            sizes: [B, 2] int64 (height, width) of the original images in pixels; None in a raw graph.
+
+        Returns:
+            Boxes [B, K, 4] xyxy in pixels, scores [B, K] and labels [B, K], best first; of a raw graph, logits [B, Q, C]
+            and boxes [B, Q, 4] cxcywh in 0..1.
+        """
+        contract = self.contract
+        if contract.layout == "nhwc":
+            images = images.permute(0, 3, 1, 2)
+        images = images.float() / 255 if contract.input_type == "uint8" else images
+        if contract.precision == "half":
+            images = images.half()
+        output = self.model(images, queries=contract.queries)
+        if sizes is None:
+            return output.logits, output.boxes
+        boxes, scores, labels, _ = best_detections(output, sizes.float(), max_detections=contract.max_detections)
+        return boxes, scores, labels
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A recorded graph.
+
+    Attributes:
+        program: the ``torch.export`` program.
+        input_names: in the order of its arguments.
+        output_names: in the order of its results.
+        dynamic: which axes have no fixed size: ``{input: {axis: name}}``.
+    """
+
+    program: ExportedProgram
+    input_names: list[str]
+    output_names: list[str]
+    dynamic: dict[str, dict[int, str]]
+
+
+def build_graph(model: DetectionModel, contract: Contract) -> ExportGraph:
+    """Fold a copy of ``model`` and make it a graph; ``model`` stays as it is.
+
+    Decoder layers behind the one that the decoder evaluates are dropped with their weights.
+    """
+    folded = fuse(model)
+    decoder = folded.rows[-1]
+    if isinstance(decoder, RTDETRDecoder):
+        for owner, name in ((decoder.decoder, "layers"), (decoder, "dec_score_head"), (decoder, "dec_bbox_head")):
+            parts = getattr(owner, name)
+            if isinstance(parts, nn.ModuleList):
+                setattr(owner, name, nn.ModuleList([*parts][: decoder.eval_layer + 1]))
+    tokens = _fix_constants(folded, contract)
+    if contract.precision == "half":
+        folded = halve(folded)
+    return ExportGraph(folded, contract, tokens).eval()
+
+
+@torch.no_grad()
+def trace_graph(graph: ExportGraph) -> Traced:
+    """Record the graph with ``torch.export``."""
+    contract = graph.contract
+    size, batch = contract.image_size, 2 if contract.dynamic else 1
+    shape = (batch, size, size, 3) if contract.layout == "nhwc" else (batch, 3, size, size)
+    dtype = torch.uint8 if contract.input_type == "uint8" else torch.float32
+    arguments: list[Tensor] = [torch.zeros(shape, dtype=dtype)]
+    if not contract.raw:
+        arguments.append(torch.tensor([[size, size]]).repeat(batch, 1))
+    dynamic: dict[str, dict[int, str]] = {}
+    shapes: dict[str, Any] | None = None
+    names = contract.input_names
+    if contract.dynamic:
+        first = 1 if contract.layout == "nhwc" else 2
+        rows, columns = (
+            Dim("rows", min=_least(graph), max=LARGEST_SIDE),
+            Dim("columns", min=_least(graph), max=LARGEST_SIDE),
+        )
+        count = Dim("batch", min=1, max=1024)
+        shapes = {"images": {0: count, first: STRIDE * rows, first + 1: STRIDE * columns}}
+        dynamic = {"images": {0: "batch", first: "height", first + 1: "width"}}
+        if not contract.raw:
+            shapes["sizes"] = {0: count}
+            dynamic["sizes"] = {0: "batch"}
+    program = torch.export.export(graph, tuple(arguments), dynamic_shapes=shapes, strict=False)
+    return Traced(program, names, contract.output_names, dynamic)
+
+
+def _least(graph: ExportGraph) -> int:
+    """Least side, in strides, at which there are as many tokens as queries."""
+    cells = (graph.contract.image_size // STRIDE) ** 2
+    return max(2, math.ceil(math.sqrt(graph.contract.queries * cells / graph.tokens)))
+
+
+@torch.no_grad()
+def _fix_constants(model: DetectionModel, contract: Contract) -> int:
+    """Give anchors and position codes as constants, or, if dynamic, as functions of any size; return the tokens' number."""
+    size = contract.image_size
+    model(torch.zeros(1, 3, size, size), queries=1)  # fills the layers' own caches
+    tokens = 1
+    for module in model.modules():
+        if isinstance(module, RTDETRDecoder):
+            anchors = {shapes: made for (shapes, _), made in module._anchors.items()}
+            tokens = next(len(made[0]) for shapes, made in anchors.items())
+            given = anchors_and_validity if contract.dynamic else lambda shapes, _, known=anchors: known[shapes]
+            setattr(module, "_anchors_for", given)  # noqa: B010 - a method of this copy only
+            # A number of queries that depended on the image's size would reach every shape behind it.
+            setattr(module, "_count", lambda queries, _: queries)  # noqa: B010
+        elif isinstance(module, AIFI) and not contract.dynamic:
+            codes = {(height, width): code for (height, width, _), code in module._positions.items()}
+            setattr(module, "_position", lambda height, width, _, known=codes: known[height, width])  # noqa: B010
+    return tokens

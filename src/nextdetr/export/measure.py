@@ -1,0 +1,188 @@
+"""One row of the benchmark, measured in a process of its own, so that its peak memory is its own too."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Ceilings", "Task", "ceilings", "file_bytes", "measure", "preprocessing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to measure.
+
+    Attributes:
+        kind: ``pytorch``, ``fused``, ``export`` (an exported file of ours) or ``foreign`` (any other ONNX file).
+        source: the checkpoint or the file.
+        image_size: side of the square input in pixels.
+        batch: images a step.
+        threads: of the runtime.
+        seconds: how long to measure, after a warm-up of a quarter of it.
+    """
+
+    kind: str
+    source: str
+    image_size: int
+    batch: int
+    threads: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """What the machine can do: float32 matrix products in GFLOP/s, and memory traffic in GB/s (read and written)."""
+
+    gflops: float
+    gigabytes: float
+
+
+def measure(task: Task) -> dict[str, float]:
+    """Measure one row in a new process.
+
+    Returns:
+        ``median`` and ``p95`` seconds a step, ``load`` seconds to open, ``memory`` bytes at the peak.
+
+    Raises:
+        NextDETRError: the file cannot be opened.
+    """
+    return _in_process(_work, task)
+
+
+def ceilings(threads: int) -> Ceilings:
+    """Measure the machine with so many threads."""
+    found = _in_process(_ceilings, threads)
+    return Ceilings(found["gflops"], found["gigabytes"])
+
+
+def preprocessing(size: int, repeats: int = 9) -> float:
+    """Median seconds to bring a decoded picture of 1920 × 1080 to the model's input."""
+    from PIL import Image
+
+    from nextdetr.preprocess import resize_to_tensor
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (1080, 1920, 3), np.uint8))
+    return float(np.median([_time(lambda: resize_to_tensor(picture, size)) for _ in range(repeats)]))
+
+
+def _in_process(work: Callable[[Any], dict[str, float]], argument: Any) -> dict[str, float]:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(work, (argument,))
+
+
+def _work(task: Task) -> dict[str, float]:
+    import torch
+
+    torch.set_num_threads(task.threads)
+    started = time.perf_counter()
+    step = _step(task)
+    load = time.perf_counter() - started
+    _for(step, task.seconds / 4)
+    taken = _for(step, task.seconds)
+    return {
+        "median": float(np.median(taken)),
+        "p95": float(np.percentile(taken, 95)),
+        "load": load,
+        "memory": float(_peak_memory()),
+    }
+
+
+def _step(task: Task) -> Callable[[], Any]:
+    import torch
+
+    images = torch.rand(task.batch, 3, task.image_size, task.image_size)
+    if task.kind == "foreign":
+        return _foreign(task)
+    model: Any
+    if task.kind == "export":
+        from nextdetr.inference.exported import open_export
+
+        model = open_export(task.source, threads=task.threads).model
+    else:
+        from nextdetr.models.fuse import fuse
+        from nextdetr.weights.start import open_detector
+
+        model = open_detector(task.source)[0].model
+        model = fuse(model) if task.kind == "fused" else model
+
+    def step() -> None:
+        with torch.inference_mode():
+            model(images)
+
+    return step
+
+
+def _foreign(task: Task) -> Callable[[], Any]:
+    """An ONNX file of another program, fed with noise; free axes become the batch, 3 channels and the image size."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = task.threads
+    session = onnxruntime.InferenceSession(task.source, options, providers=["CPUExecutionProvider"])
+    kinds = {
+        "tensor(float)": np.float32,
+        "tensor(uint8)": np.uint8,
+        "tensor(int64)": np.int64,
+        "tensor(float16)": np.float16,
+    }
+    feed, generator = {}, np.random.default_rng(0)
+    for entry in session.get_inputs():
+        free = [task.batch, 3, task.image_size, task.image_size] if len(entry.shape) == 4 else [task.batch, 2]
+        shape = [axis if isinstance(axis, int) else free[i] for i, axis in enumerate(entry.shape)]
+        kind = kinds.get(entry.type, np.float32)
+        noise = generator.random(shape) if np.issubdtype(kind, np.floating) else np.full(shape, task.image_size % 256)
+        feed[entry.name] = noise.astype(kind)
+    return lambda: session.run(None, feed)
+
+
+def _for(step: Callable[[], Any], seconds: float) -> list[float]:
+    """Times of as many steps as fit, three at least."""
+    taken: list[float] = []
+    while sum(taken) < seconds or len(taken) < 3:
+        taken.append(_time(step))
+    return taken
+
+
+def _time(step: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
+
+
+def _peak_memory() -> int:
+    """Bytes that this process held at its peak; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # on Linux, getrusage also counts the process that started this one
+        line = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM:")), None)
+        if line is not None:
+            return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _ceilings(threads: int) -> dict[str, float]:
+    import torch
+
+    torch.set_num_threads(threads)
+    side = 1024
+    a, b, out = torch.rand(side, side), torch.rand(side, side), torch.empty(side, side)
+    product = min(_for(lambda: torch.mm(a, b, out=out), 0.5))
+    source, target = torch.rand(1 << 26), torch.empty(1 << 26)  # 256 MiB each, beyond any cache
+    copy = min(_for(lambda: target.copy_(source), 0.5))
+    return {"gflops": 2 * side**3 / product / 1e9, "gigabytes": 2 * source.numel() * 4 / copy / 1e9}
+
+
+def file_bytes(path: Path) -> int:
+    """Size of a model's files."""
+    weights = path.with_suffix(".bin")
+    return path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" and weights.is_file() else 0)

@@ -1,0 +1,57 @@
+"""OpenVINO IR: ``model.xml`` and ``model.bin``, with the terms in ``rt_info``."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from nextdetr.errors import ExportError, missing_extra
+from nextdetr.files import atomic_write
+from nextdetr.inference.contract import Contract
+from nextdetr.inference.openvino import SECTION
+
+__all__ = ["convert_onnx", "save_openvino"]
+
+
+def convert_onnx(path: Path) -> Any:
+    """Convert an ONNX file to an OpenVINO model in memory, names kept.
+
+    Raises:
+        ConfigError: openvino is not installed.
+        ExportError: OpenVINO has no counterpart of an operator.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise missing_extra("openvino", "export", "the export to OpenVINO") from error
+    try:
+        # It prints a table where the program's own arguments have --verbose; standard output is for the result.
+        with contextlib.redirect_stdout(sys.stderr):
+            return openvino.convert_model(str(path))
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO cannot convert the graph: {' '.join(str(error).split())}") from error
+
+
+def save_openvino(model: Any, contract: Contract, path: Path) -> Path:
+    """Write ``path`` (``*.xml``) and the ``*.bin`` beside it; weights as float16 with the precision ``half``.
+
+    The runtime decides by the device whether float16 weights also mean float16 arithmetic; what the graph raises to float32
+    stays so.
+    """
+    import openvino
+
+    for name, value in contract.to_metadata().items():
+        model.set_rt_info(value, [SECTION, name])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path.with_suffix(".bin")) as weights, atomic_write(path) as text:
+        work = text.with_name(f"{text.stem}-writing.xml")
+        try:
+            openvino.save_model(model, str(work), compress_to_fp16=contract.precision == "half")
+            work.replace(text)
+            work.with_suffix(".bin").replace(weights)
+        finally:
+            work.unlink(missing_ok=True)
+            work.with_suffix(".bin").unlink(missing_ok=True)
+    return path

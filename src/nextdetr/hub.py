@@ -1,0 +1,240 @@
+"""Detectors as folders, and on the Hugging Face Hub.
+
+A folder holds ``model.safetensors`` (our detector file, which alone is needed to open it), ``config.json`` (what the Hub
+shows and counts downloads by) and ``README.md`` (the model card). Nothing in a folder from the Hub is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nextdetr.errors import ConfigError, WeightsError
+from nextdetr.files import write_text_atomic
+from nextdetr.hub_card import CARD_MARK, CardFacts, model_card, read_metrics
+from nextdetr.models.checkpoint import OpenedModel, read_detector_metadata, save_detector
+from nextdetr.models.modelfile import available_models, load_model_file
+
+__all__ = ["CONFIG_FILE", "MODEL_FILE", "fetch_pretrained", "save_folder", "upload_folder"]
+
+MODEL_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
+_REPO_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+_LOGIN = "log in with: hf auth login"
+
+
+def fetch_pretrained(
+    name: str | Path, *, revision: str | None = None, cache: str | Path | None = None, token: str | None = None
+) -> Path:
+    """Return the detector file of a folder, or of a repository on the Hub, which is downloaded unless it is in the cache.
+
+    Args:
+        name: a folder, or ``owner/name``. A folder that exists goes first.
+        revision: branch, tag or commit of a repository.
+        cache: folder for downloads; by default that of huggingface_hub.
+        token: of the Hub; by default the one that the user is logged in with.
+
+    Raises:
+        ConfigError: a folder has no ``revision``.
+        WeightsError: there is no such folder or repository, the Hub cannot be reached, or it holds no detector of ours.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if revision is not None:
+            raise ConfigError(f"{name} is a folder, which has no revision {revision}; leave the revision out.")
+        return _detector_file(path, str(name))
+    if path.is_file():
+        raise WeightsError(f"{name} is a file, not a folder: open it with Detector({str(name)!r}).")
+    if _REPO_ID.fullmatch(str(name)) is None:
+        raise WeightsError(f"{name}: no such folder, and no repository of the Hub, which is named owner/name.")
+    from huggingface_hub import snapshot_download
+
+    with _told(str(name), revision):
+        folder = snapshot_download(
+            str(name), revision=revision, cache_dir=cache, token=token, allow_patterns=[MODEL_FILE, CONFIG_FILE],
+            library_name="nextdetr",
+        )  # fmt: skip
+    return _detector_file(Path(folder), str(name))
+
+
+def save_folder(
+    opened: OpenedModel,
+    folder: str | Path,
+    *,
+    data: str | None = None,
+    licence: str | None = None,
+    repo_id: str | None = None,
+) -> Path:
+    """Write a detector as a folder; what is there of an earlier one is replaced.
+
+    File names, not whole paths, are written of the data and of the weights that training started from.
+
+    Args:
+        opened: the detector.
+        folder: where to; made if need be.
+        data: what it was trained on, for the card; by default what the checkpoint says.
+        licence: what the owner states for the detector, where its first weights leave the choice.
+        repo_id: ``owner/name``, for the card's example.
+
+    Raises:
+        ConfigError: ``folder`` is a file or has a README of somebody's own, or the weights do not allow ``licence``.
+    """
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"{folder} is a file: name a folder to write the detector to.")
+    card = target / CARD_FILE
+    if card.is_file() and CARD_MARK not in card.read_text(encoding="utf-8", errors="replace"):
+        raise ConfigError(f"{card} was not written by NextDETR and would be overwritten: choose another folder.")
+    metadata = opened.metadata
+    facts = CardFacts(
+        title=(repo_id or target.resolve().name).rsplit("/", 1)[-1], model=_shipped_name(opened.model.text) or "custom",
+        classes=opened.classes, image_size=opened.image_size,
+        parameters=sum(parameter.numel() for parameter in opened.model.parameters()),
+        metrics=read_metrics(metadata.get("metrics", "{}")), data=data or metadata.get("data", "none"),
+        weights_licence=metadata.get("weights_licence", "none"),
+        source_weights=_file_names(metadata.get("source_weights", "none")), licence=licence,
+        repo_id=repo_id or "OWNER/NAME",
+    )  # fmt: skip
+    text = model_card(facts)  # first, as it may refuse the licence
+    save_detector(
+        target / MODEL_FILE, opened.model.state_dict(), model_text=opened.model.text, classes=opened.classes,
+        image_size=opened.image_size, metrics=facts.metrics, weights_licence=facts.weights_licence,
+        source_weights=facts.source_weights, data=facts.data,
+    )  # fmt: skip
+    config = {
+        "library_name": "nextdetr", "model": facts.model, "image_size": facts.image_size, "classes": facts.classes,
+        "weights_licence": facts.weights_licence,
+    }  # fmt: skip
+    write_text_atomic(target / CONFIG_FILE, json.dumps(config, ensure_ascii=False, indent=2) + "\n")
+    write_text_atomic(card, text)
+    return target
+
+
+def upload_folder(
+    opened: OpenedModel,
+    repo_id: str,
+    *,
+    data: str | None = None,
+    licence: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    message: str = "Upload a NextDETR detector",
+    token: str | None = None,
+) -> str:
+    """Write a detector to a repository of the Hub, which is made if need be, and return the address of the commit.
+
+    Args:
+        opened: the detector.
+        repo_id: ``owner/name``.
+        data: see ``save_folder``.
+        licence: see ``save_folder``.
+        private: whether a new repository is private; by default as its owner has it.
+        revision: branch to write to, which must exist; by default ``main``.
+        message: of the commit.
+        token: that may write; by default the one that the user is logged in with.
+
+    Raises:
+        ConfigError: ``repo_id`` is no such name, or the weights do not allow ``licence``.
+        WeightsError: the Hub cannot be reached, or refuses.
+    """
+    if _REPO_ID.fullmatch(repo_id) is None:
+        raise ConfigError(f"{repo_id!r} is no repository of the Hub: name it owner/name.")
+    from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory(prefix="nextdetr-") as folder:
+        save_folder(opened, folder, data=data, licence=licence, repo_id=repo_id)
+        with _told(repo_id, revision, writing=True):
+            api = HfApi(token=token, library_name="nextdetr")
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message,
+            )  # fmt: skip
+    return str(commit.commit_url)
+
+
+@contextlib.contextmanager
+def _told(repo_id: str, revision: str | None, *, writing: bool = False) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one sentence; errors of the local disk pass as they are."""
+    from huggingface_hub import errors as hub
+
+    # The classes of its HTTP library (requests, httpx, httpx2 by its version) stand among the bases of its own.
+    known: tuple[type[Exception], ...] = (OSError, hub.HFValidationError, *_exceptions(hub.HfHubHTTPError.__bases__))
+    try:
+        yield
+    except known as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+            raise
+        raise WeightsError(f"{repo_id}: {_cause(error, revision, writing)}") from error
+
+
+def _exceptions(classes: tuple[type, ...]) -> list[type[Exception]]:
+    return [one for one in classes if issubclass(one, Exception)]
+
+
+def _cause(error: Exception, revision: str | None, writing: bool) -> str:
+    """Say what happened and what to do about it."""
+    from huggingface_hub import errors as hub
+
+    if isinstance(error, hub.HFValidationError):
+        return "no name that a repository of the Hub can have; it is owner/name."
+    if isinstance(error, hub.GatedRepoError):
+        return f"the repository is gated; ask for access on its page on the Hub, then {_LOGIN}."
+    if isinstance(error, hub.RepositoryNotFoundError):
+        place = "no such repository on the Hub" if writing else "neither a folder here nor a repository on the Hub"
+        return f"{place}; check the name, or, if it is private, {_LOGIN}."
+    if isinstance(error, hub.RevisionNotFoundError):
+        return f"the repository has no revision {revision}; name a branch, a tag or a commit."
+    if isinstance(error, hub.LocalTokenNotFoundError):
+        return f"the Hub asks for a token; {_LOGIN}."
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return f"the Hub refuses access ({status}); {_LOGIN}" + (", with a token that may write." if writing else ".")
+    if status is not None:
+        return f"the Hub answers with an error ({status}); try again later."
+    origin = error.__cause__ or error  # huggingface_hub explains at length; the first error is short
+    reason = " ".join(str(origin).split())[:120].rstrip(". ") or type(origin).__name__
+    if writing:
+        return f"the Hub cannot be reached ({reason}); check the connection and HF_HUB_OFFLINE."
+    return (
+        f"no such folder here, and the Hub cannot be reached ({reason}); check the connection and HF_HUB_OFFLINE, or "
+        "name a folder."
+    )
+
+
+def _detector_file(folder: Path, name: str) -> Path:
+    """Return the folder's detector file once its metadata say that it is one."""
+    path = folder / MODEL_FILE
+    hint = _other_library(folder)
+    if not path.is_file():
+        raise WeightsError(f"{name}: it holds no {MODEL_FILE}, so it is no NextDETR detector{hint}.")
+    try:
+        read_detector_metadata(path)
+    except WeightsError as error:
+        if hint:
+            raise WeightsError(f"{name}: its {MODEL_FILE} is no NextDETR detector{hint}.") from error
+        raise
+    return path
+
+
+def _other_library(folder: Path) -> str:
+    """What to do with a folder of transformers, as the end of a sentence; "" for any other."""
+    try:
+        config: Any = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    return f" but transformers' {str(kind)[:40]}; download it and give the folder as weights=" if kind else ""
+
+
+def _shipped_name(text: str) -> str | None:
+    """Name of the shipped model whose text this is."""
+    return next((name for name in available_models() if load_model_file(name).text == text), None)
+
+
+def _file_names(paths: str) -> str:
+    """File names of paths joined by " and ": the rest of a path is nobody's business."""
+    return " and ".join(re.split(r"[/\\]", part.rstrip("/\\"))[-1] for part in paths.split(" and "))

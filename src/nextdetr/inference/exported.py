@@ -1,0 +1,209 @@
+"""Exported files as detectors: opened by their ending, called like the network they were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nextdetr.boxes import xyxy_to_cxcywh
+from nextdetr.errors import ConfigError, ModelFileError
+from nextdetr.inference.contract import Contract
+from nextdetr.models.checkpoint import OpenedModel
+from nextdetr.structures import DetectorOutput
+from nextdetr.weights.report import LoadReport
+from nextdetr.weights.start import open_detector
+
+__all__ = ["ExportedModel", "OpenedExport", "Session", "as_input", "is_exported", "open_any", "open_export"]
+
+Arrays = dict[str, NDArray[Any]]
+FILES = ("model.onnx", "model.xml")
+
+
+class Session(Protocol):
+    """A file opened in its runtime."""
+
+    name: str
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Map inputs to outputs, by their names."""
+        ...
+
+
+class ExportedModel(nn.Module):
+    """An exported graph that is called like ``DetectionModel``, so that prediction and scoring have one way for all.
+
+    Args:
+        session: the file, opened.
+        contract: its terms.
+        source: its path, for messages.
+    """
+
+    def __init__(self, session: Session, contract: Contract, source: str) -> None:
+        super().__init__()
+        self.session, self.contract, self.source = session, contract, source
+        self.num_classes = len(contract.classes)
+
+    def forward(self, images: Tensor, targets: None = None, *, queries: int | None = None) -> DetectorOutput:
+        """Detect.
+
+        Args:
+            images: [B, 3, S, S] float RGB, 0 to 1.
+            targets: none; the file cannot be trained.
+            queries: as the file was exported with, or None.
+
+        Returns:
+            Of a raw graph, its logits and boxes. Else one row a detection, K in place of Q: the logit of its class, and
+            minus infinity for all others, which ``postprocess`` takes for "no detection".
+
+        Raises:
+            ConfigError: another number of queries or another image size than the file's.
+        """
+        contract = self.contract
+        if queries is not None and queries != contract.queries:
+            raise ConfigError(
+                f"{self.source}: the number of queries, {contract.queries}, is fixed in an exported file: export the "
+                f"checkpoint with --queries {queries}."
+            )
+        height, width = images.shape[-2:]
+        if not contract.dynamic and (height, width) != (contract.image_size, contract.image_size):
+            raise ConfigError(
+                f"{self.source}: its image size is fixed, {contract.image_size} px, not {width}: leave --image-size out, "
+                "or export with --dynamic."
+            )
+        pixels = as_input(images, contract)
+        parts = [pixels] if contract.dynamic else [pixels[i : i + 1] for i in range(len(pixels))]
+        results = [self._detect(part) for part in parts]
+        logits = torch.cat([output.logits for output in results]).to(images.device)
+        return DetectorOutput(logits, torch.cat([output.boxes for output in results]).to(images.device))
+
+    def _detect(self, pixels: NDArray[Any]) -> DetectorOutput:
+        if self.contract.raw:
+            raw = self.session.run({"images": pixels})
+            return DetectorOutput(_tensor(raw["logits"]), _tensor(raw["boxes"]))
+        # An image of 1 by 1 pixel: boxes come out as fractions, and ``postprocess`` scales them as it does for all.
+        unit = np.ones((len(pixels), 2), np.int64)
+        found = self.session.run({"images": pixels, "sizes": unit})
+        scores, labels = _tensor(found["scores"]), torch.from_numpy(np.asarray(found["labels"])).long()
+        logits = torch.full((*scores.shape, self.num_classes), -torch.inf)
+        logits.scatter_(2, labels.unsqueeze(-1), scores.logit().unsqueeze(-1))
+        return DetectorOutput(logits, xyxy_to_cxcywh(_tensor(found["boxes"])))
+
+
+def as_input(images: Tensor, contract: Contract) -> NDArray[Any]:
+    """Return [B, 3, S, S] fractions as a graph takes them; exact for pictures of 8 bits."""
+    pixels = images.float().cpu().numpy()
+    if contract.input_type == "uint8":
+        pixels = np.rint(pixels * 255).astype(np.uint8)
+    return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1) if contract.layout == "nhwc" else pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedExport:
+    """An exported detector with what is known of it; the counterpart of ``OpenedModel``.
+
+    Attributes:
+        model: the graph.
+        classes: C names, in the order of the model's indices.
+        image_size: side of the square input in pixels.
+        source: what the user named.
+        metadata: the file's metadata, all strings.
+    """
+
+    model: ExportedModel
+    classes: list[str]
+    image_size: int
+    source: str
+    metadata: dict[str, str]
+
+    @property
+    def trained(self) -> bool:
+        """Whether the classes are those of a checkpoint, and not numbered for want of names."""
+        return self.metadata.get("trained", "yes") == "yes"
+
+
+def is_exported(source: str | Path) -> bool:
+    """Whether a name is that of an exported file, or of a folder that holds one."""
+    path = Path(source)
+    return path.suffix in (".onnx", ".xml", ".pt2") or any((path / name).is_file() for name in FILES)
+
+
+def open_export(source: str | Path, *, threads: int | None = None) -> OpenedExport:
+    """Open an ONNX file, an OpenVINO model, or the folder that holds one of them.
+
+    Args:
+        source: ``*.onnx``, ``*.xml``, or a folder with ``model.onnx`` or ``model.xml``.
+        threads: processor threads to use; None leaves it to the runtime.
+
+    Raises:
+        ModelFileError: there is no such file, it is damaged, or NextDETR did not export it.
+        ConfigError: its runtime is not installed.
+    """
+    path = _file(Path(source))
+    if path.suffix == ".pt2":
+        raise ModelFileError(
+            f"{source}: a torch.export program is not opened, since reading it can run code: use the checkpoint, or its "
+            "export to ONNX or OpenVINO."
+        )
+    if not path.is_file():
+        raise ModelFileError(f"{source}: there is no such exported file.")
+    session: Session
+    if path.suffix == ".onnx":
+        from nextdetr.inference.onnx import open_onnx
+
+        session, metadata = open_onnx(path, threads=threads)
+    else:
+        from nextdetr.inference.openvino import open_openvino
+
+        session, metadata = open_openvino(path, threads=threads)
+    contract = Contract.from_metadata(metadata, str(source))
+    model = ExportedModel(session, contract, str(source)).eval()
+    return OpenedExport(model, contract.classes, contract.image_size, str(source), metadata)
+
+
+def open_any(
+    model: str | Path,
+    *,
+    weights: str | Path | None = None,
+    backbone_weights: str | Path | None = None,
+    allow_partial: bool = False,
+) -> tuple[OpenedModel | OpenedExport, list[LoadReport]]:
+    """Open whatever a user names: a shipped name, a model YAML, a checkpoint or an exported file.
+
+    Args:
+        model: what the user named.
+        weights: see ``open_detector``.
+        backbone_weights: see ``open_detector``.
+        allow_partial: see ``open_detector``.
+
+    Raises:
+        ModelFileError: it can be none of these.
+        WeightsError: a file cannot be read or does not fit.
+        ConfigError: weights were given for an exported file, or its runtime is not installed.
+    """
+    if not is_exported(model):
+        return open_detector(model, weights=weights, backbone_weights=backbone_weights, allow_partial=allow_partial)
+    if weights is not None or backbone_weights is not None:
+        raise ConfigError(
+            f"{model}: an exported file has its weights inside; give --weights to the model it was made from."
+        )
+    return open_export(model), []
+
+
+def _file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    present = [path / name for name in FILES if (path / name).is_file()]
+    if not present:
+        raise ModelFileError(f"{path}: the folder holds no exported detector ({' or '.join(FILES)}).")
+    return present[0]
+
+
+def _tensor(values: Sequence[float] | NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))

@@ -1,0 +1,58 @@
+"""OpenVINO models (``model.xml`` beside ``model.bin``) in OpenVINO's own runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nextdetr.errors import ModelFileError, missing_extra
+from nextdetr.inference.exported import Arrays
+
+__all__ = ["SECTION", "OpenVinoSession", "open_openvino"]
+
+SECTION = "nextdetr"  # of the model's rt_info
+
+
+class OpenVinoSession:
+    """An OpenVINO model, compiled for the processor."""
+
+    name = "openvino"
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        self._outputs = [output.get_any_name() for output in compiled.outputs]
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Map inputs to outputs, by their names."""
+        self._request.infer(inputs)
+        # Copies: the request keeps its memory for the next image.
+        return {name: self._request.get_output_tensor(i).data.copy() for i, name in enumerate(self._outputs)}
+
+
+def open_openvino(path: Path, *, threads: int | None = None) -> tuple[OpenVinoSession, dict[str, str]]:
+    """Open an OpenVINO model; return it and its metadata.
+
+    Raises:
+        ModelFileError: the file is damaged, or ``model.bin`` is missing beside it.
+        ConfigError: openvino is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise missing_extra("openvino", "export", f"opening {path}") from error
+    if not path.with_suffix(".bin").is_file():
+        raise ModelFileError(f"{path}: its weights, {path.with_suffix('.bin').name}, are not beside it.")
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    try:
+        core = openvino.Core()
+        model = core.read_model(path)
+        metadata = {}
+        if model.has_rt_info(SECTION):
+            metadata = {str(name): str(value) for name, value in model.get_rt_info(SECTION).value.items()}
+        compiled = core.compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ModelFileError(f"{path}: OpenVINO cannot open it ({reason}); is the file complete?") from error
+    return OpenVinoSession(compiled), metadata

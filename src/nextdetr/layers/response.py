@@ -1,0 +1,95 @@
+"""GRN and the linear layer behind it in one product, without writing the map that lies between them.
+
+GRN ("ConvNeXt V2", arXiv 2301.00808, section 3) scales each channel of an image by one number and adds another. So does a
+linear layer's weight: ``linear(x * s + beta)`` is ``x`` times ``weight * s`` plus ``weight @ beta + bias``, where ``s`` has
+one value an image and channel. The map, the largest of a block, is then neither written nor read once more, and in the
+gradient all sums over positions become a product with the output's gradient, which the weight needs anyway.
+
+An image then has a weight of its own, which pays only where the map has more positions than the layer has outputs;
+elsewhere, and wherever something looks at the map in between (a hook) or follows the operations (compilation, export,
+autocast), the two layers run one after the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from nextdetr.layers.deformable import is_traced
+from nextdetr.layers.norm import GRN, response_statistics
+
+__all__ = ["grn_linear"]
+
+# Positions for every output channel from which the fused product was faster.
+_POSITIONS = 2
+
+
+def grn_linear(x: Tensor, grn: GRN, linear: nn.Linear) -> Tensor:
+    """Return ``linear(grn(x))`` for a map [B, H, W, D], as [B, H, W, C]."""
+    if not _fuses(x, grn, linear):
+        out: Tensor = linear(grn(x))
+        return out
+    batch, height, width, inside = x.shape
+    out = _GRNLinearFunction.apply(
+        x.reshape(batch, height * width, inside), grn.gamma, grn.beta, linear.weight, linear.bias, grn.eps
+    )
+    return out.view(batch, height, width, -1)
+
+
+def _fuses(x: Tensor, grn: GRN, linear: nn.Linear) -> bool:
+    return (
+        x.dtype == torch.float32
+        and not x.is_meta
+        and x.shape[1] * x.shape[2] >= _POSITIONS * linear.out_features
+        and (grn.training or not torch.is_grad_enabled())  # evaluation with gradients is left to autograd, as in GRN
+        and not (grn._forward_hooks or grn._forward_pre_hooks or linear._forward_hooks or linear._forward_pre_hooks)
+        and not torch.is_autocast_enabled(x.device.type)
+        and not is_traced()
+    )
+
+
+class _GRNLinearFunction(torch.autograd.Function):
+    """With n the norms [B, D], m their mean plus eps, r = n / m, s = gamma * r + 1 and W the weight [C, D].
+
+    Forward: x (W s)^T + W beta + bias. Backward, with g the output's gradient and G = g^T x [B, C, D]:
+    dW = sum(G * s) + sum(g) beta^T; ds = sum over C of G * W; and from there as in GRN:
+    dgamma = ds * r; dr = ds * gamma; dn = (dr - mean(dr * r)) / m; dx = g (W s) + x * dn / n.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        norm, mean = response_statistics(x, eps, dim=(1,))  # [B, 1, D], [B, 1, 1]
+        ctx.save_for_backward(x, gamma, beta, weight, norm, mean)
+        scaled = weight * (gamma[0] * (norm / mean) + 1)  # [B, C, D]
+        shift = torch.addmv(bias, weight, beta.flatten())  # [C]
+        return torch.bmm(x, scaled.transpose(1, 2)).add_(shift)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, gamma, beta, weight, norm, mean = ctx.saved_tensors
+        grad = grad.contiguous()
+        response = norm / mean  # [B, 1, D]
+        scale = gamma[0] * response + 1  # [B, 1, D]
+        moments = torch.bmm(grad.transpose(1, 2), x)  # [B, C, D]
+        grad_shift = grad.sum(dim=(0, 1))  # [C]
+        grad_scale = (moments * weight).sum(dim=1, keepdim=True)  # [B, 1, D]
+        need = ctx.needs_input_grad
+        grad_x = None
+        if need[0]:
+            grad_response = grad_scale * gamma[0]
+            grad_norm = (grad_response - (grad_response * response).mean(dim=-1, keepdim=True)) / mean
+            # A channel that is zero everywhere has no direction: its norm's gradient is taken as 0, as autograd does.
+            toward_x = (grad_norm / norm).masked_fill(norm == 0, 0.0)
+            grad_x = torch.bmm(grad, weight * scale).addcmul_(x, toward_x)
+        return (
+            grad_x,
+            (grad_scale * response).sum(dim=0).view_as(gamma) if need[1] else None,
+            (grad_shift @ weight).view_as(beta) if need[2] else None,
+            torch.addr((moments * scale).sum(dim=0), grad_shift, beta.flatten()) if need[3] else None,
+            grad_shift if need[4] else None,
+            None,
+        )

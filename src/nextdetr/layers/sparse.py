@@ -1,0 +1,138 @@
+"""Layers on the visible patches of a masked image, without the masked ones: the submanifold-sparse semantics of FCMAE.
+
+"ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", arXiv 2301.00808, section 3: outputs exist at
+visible positions only, and what is masked counts as zero. "SparK", arXiv 2301.03580, computes the same with dense maps and
+a mask multiplied in. Where we differ from both:
+
+- Each image keeps the same number of patches, so the visible positions are a plain tensor [B, V, P * P, C] (V patches of
+  P x P positions). Pointwise layers, norms and GRN run on it as they are: no index tables, no masked position computed.
+- Only the depthwise convolution looks beyond a patch. It alone lays the patches out on an empty map, convolves that, and
+  picks the patches up again; the map lives no longer than the call, and the gradient keeps the patches instead of it.
+- Statistics of GRN are per image, as at fine-tuning; the published sparse code takes them over the whole batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nextdetr.layers.depthwise import depthwise, depthwise_weight_gradient, has_fast_gradient
+
+__all__ = ["VisiblePatches", "downsample_patches", "sparse_depthwise"]
+
+
+@dataclass(frozen=True, slots=True)
+class VisiblePatches:
+    """Which patches of each image are visible; the same for every stage, at the stage's own resolution.
+
+    Attributes:
+        ids: [B, V] int64, rising in each row: row-major numbers in the grid of patches.
+        grid: (rows, columns) of that grid.
+    """
+
+    ids: Tensor
+    grid: tuple[int, int]
+
+    def rows(self, side: int) -> Tensor:
+        """Return which rows of pixels the visible patches are, at ``side`` positions a patch.
+
+        The map [B, H, W, C] is seen as [B * H * columns, side * C]: a row of a patch is one contiguous piece.
+
+        Returns:
+            [B * V * side] int64.
+        """
+        batch, (grid_rows, columns) = self.ids.shape[0], self.grid
+        patch_row = torch.div(self.ids, columns, rounding_mode="floor")  # [B, V]
+        inside = torch.arange(side, device=self.ids.device)
+        height = patch_row[..., None] * side + inside  # [B, V, side]
+        image = torch.arange(batch, device=self.ids.device)[:, None, None] * (grid_rows * side)
+        return ((image + height) * columns + (self.ids % columns)[..., None]).flatten()
+
+    def scatter(self, x: Tensor, side: int, rows: Tensor | None = None) -> Tensor:
+        """Lay patches [B, V, side * side, C] on a map of zeros [B, C, H, W] in channels-last memory."""
+        batch, (grid_rows, columns) = x.shape[0], self.grid
+        channels = x.shape[-1]
+        rows = self.rows(side) if rows is None else rows
+        empty = x.new_zeros(batch * grid_rows * side * columns, side * channels)
+        full = empty.index_copy_(0, rows, x.reshape(-1, side * channels))
+        return full.view(batch, grid_rows * side, columns * side, channels).permute(0, 3, 1, 2)
+
+    def gather(self, x: Tensor, side: int, rows: Tensor | None = None) -> Tensor:
+        """Pick the patches [B, V, side * side, C] out of a map [B, C, H, W]."""
+        batch, channels = x.shape[:2]
+        rows = self.rows(side) if rows is None else rows
+        flat = x.permute(0, 2, 3, 1).reshape(-1, side * channels)  # a view of channels-last memory
+        return flat.index_select(0, rows).view(batch, -1, side * side, channels)
+
+
+def sparse_depthwise(x: Tensor, weight: Tensor, bias: Tensor, visible: VisiblePatches, rows: Tensor) -> Tensor:
+    """Depthwise convolution in which masked positions count as zero and have no output.
+
+    Args:
+        x: [B, V, P * P, C] visible patches.
+        weight: [C, 1, K, K], K odd.
+        bias: [C].
+        visible: where they are.
+        rows: ``visible.rows(P)``, which blocks of one stage share.
+
+    Returns:
+        [B, V, P * P, C].
+    """
+    if has_fast_gradient(x):
+        out: Tensor = _SparseDepthwiseFunction.apply(x, weight, bias, visible, rows)
+        return out
+    side = _side(x)
+    full = visible.scatter(x, side, rows)
+    return visible.gather(F.conv2d(full, weight, bias, padding=weight.shape[-1] // 2, groups=x.shape[-1]), side, rows)
+
+
+class _SparseDepthwiseFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, visible: VisiblePatches, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, rows)
+        ctx.visible = visible
+        side = _side(x)
+        return visible.gather(depthwise(visible.scatter(x, side, rows), weight, bias), side, rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, rows = ctx.saved_tensors
+        visible, side = ctx.visible, _side(x)
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        full = visible.scatter(grad, side, rows)
+        grad_x = visible.gather(depthwise(full, weight.flip(2, 3), None), side, rows) if need_x else None
+        grad_weight = None
+        if need_weight:
+            grad_weight = depthwise_weight_gradient(visible.scatter(x, side, rows), full, weight.shape[-1])
+        return grad_x, grad_weight, grad.sum(dim=(0, 1, 2)) if need_bias else None, None, None
+
+
+def downsample_patches(x: Tensor, weight: Tensor, bias: Tensor | None, side: int) -> Tensor:
+    """Convolve each patch by itself with kernel = stride, as one matrix product.
+
+    Args:
+        x: [B, V, side * side, C].
+        weight: [D, C, K, K], K a divisor of ``side``.
+        bias: [D].
+        side: positions along a patch.
+
+    Returns:
+        [B, V, (side // K) ** 2, D].
+    """
+    batch, count, _, channels = x.shape
+    kernel = weight.shape[-1]
+    cells = side // kernel
+    pieces = x.view(batch, count, cells, kernel, cells, kernel, channels).transpose(3, 4)
+    flat = pieces.reshape(batch, count, cells * cells, kernel * kernel * channels)
+    return F.linear(flat, weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1), bias)
+
+
+def _side(x: Tensor) -> int:
+    return math.isqrt(x.shape[2])

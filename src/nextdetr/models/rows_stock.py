@@ -1,0 +1,98 @@
+"""The rows of RT-DETR's stock backbones: HGNetV2's and ResNet's blocks, and the official ResNet-vd as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nextdetr.layers.conv import DWConv
+from nextdetr.models.hgnetv2 import HGBlock, HGStem
+from nextdetr.models.resnet import VD_SIZES, ResNetLayer, resnetvd
+from nextdetr.models.rowtypes import CHANNELS, Argument, Built, Layer, RowContext, RowError, check_first, repeated
+
+__all__ = ["STOCK_LAYERS"]
+
+
+def _dw_conv(context: RowContext, arguments: list[Any]) -> Built:
+    c1, c2, rest = context.channels[0], context.scaled(arguments[0]), arguments[1:]
+    stride = rest[1] if len(rest) > 1 else 1
+    module = repeated(context, lambda k: DWConv(c1 if k == 0 else c2, c2, *rest, eps=context.eps))
+    return Built(module, [c2], [context.strides[0] * stride**context.repeats], [c1, c2, *rest])
+
+
+def _hg_stem(context: RowContext, arguments: list[Any]) -> Built:
+    c1, (cm, c2) = context.channels[0], arguments
+    return Built(HGStem(c1, cm, c2, eps=context.eps), [c2], [context.strides[0] * 4], [c1, cm, c2])
+
+
+def _hg_block(context: RowContext, arguments: list[Any]) -> Built:
+    c1, (cm, c2, *rest) = context.channels[0], arguments
+    k, *flags = rest or [3]
+    if k % 2 == 0:
+        raise RowError(f"the kernel must be odd, or the maps that are joined differ in size; it is {k}.")
+    module = HGBlock(c1, cm, c2, k, context.repeats, *flags, eps=context.eps)
+    return Built(module, [c2], context.strides, [c1, cm, c2, k, context.repeats, *flags])
+
+
+def _resnet_layer(context: RowContext, arguments: list[Any]) -> Built:
+    c1 = arguments[0]
+    if c1 != context.channels[0]:
+        raise RowError(f"its first argument says that {c1} channels come in, but there are {context.channels[0]}.")
+    module = ResNetLayer(*arguments, eps=context.eps)
+    return Built(module, [module.channels], [context.strides[0] * module.stride], list(arguments))
+
+
+def _resnet_vd(size: str) -> Callable[[RowContext, list[Any]], Built]:
+    def build(context: RowContext, arguments: list[Any]) -> Built:
+        check_first(context)
+        module = resnetvd(size, eps=context.eps)
+        return Built(module, module.channels, module.strides, list(arguments), arguments[0] if arguments else None)
+
+    return build
+
+
+_HIDDEN = Argument("channels inside", (int,), required=True, least=1)
+
+#: Part of the table of ``rows``.
+STOCK_LAYERS: Mapping[str, Layer] = {
+    "DWConv": Layer(
+        (
+            CHANNELS,
+            Argument("kernel", (int,), least=1),
+            Argument("stride", (int,), least=1),
+            Argument("dilation", (int,), least=1),
+            Argument("activation", (bool,)),
+        ),
+        _dw_conv,
+    ),
+    "HGStem": Layer(
+        (
+            Argument("channels inside", (int,), required=True, least=2),
+            CHANNELS,
+        ),
+        _hg_stem,
+    ),
+    "HGBlock": Layer(
+        (
+            _HIDDEN,
+            Argument("channels", (int,), required=True, least=2),
+            Argument("kernel", (int,), least=1),
+            Argument("light", (bool,)),
+            Argument("shortcut", (bool,)),
+        ),
+        _hg_block,
+        repeatable=True,
+    ),
+    "ResNetLayer": Layer(
+        (
+            Argument("channels that come in", (int,), required=True, least=1),
+            _HIDDEN,
+            Argument("stride", (int,), least=1),
+            Argument("first", (bool,)),
+            Argument("blocks", (int,), least=1, most=1000),
+            Argument("expansion", (int,), least=1),
+        ),
+        _resnet_layer,
+    ),
+    **{f"resnetvd_{size}": Layer((Argument("weights", (str,)),), _resnet_vd(size)) for size in VD_SIZES},
+}

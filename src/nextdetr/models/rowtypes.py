@@ -1,0 +1,153 @@
+"""What a row of a model file consists of: its arguments, what it is built from, and what it yields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+__all__ = ["CHANNELS", "NONE", "Argument", "Built", "Layer", "RowContext", "RowError", "check_first", "repeated"]
+
+NONE = type(None)
+
+
+class RowError(Exception):
+    """A row cannot be built; ``graph`` adds file, row and line."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowContext:
+    """What a row is built from, besides its arguments.
+
+    Attributes:
+        channels: channels of each map it reads.
+        strides: their strides.
+        repeats: after depth scaling.
+        num_classes: number of classes.
+        width: factor of the channels of scaled layers.
+        max_channels: limit of the channels before scaling.
+        eps: BatchNorm's epsilon.
+        drop_path: stochastic depth of a backbone's last block.
+        first: the row is the first one, and reads the image.
+    """
+
+    channels: list[int]
+    strides: list[int]
+    repeats: int
+    num_classes: int
+    width: float
+    max_channels: int
+    eps: float
+    drop_path: float
+    first: bool = False
+
+    def scaled(self, channels: int) -> int:
+        """Return channels after width scaling, a multiple of 8."""
+        if self.width == 1.0 and channels <= self.max_channels:
+            return channels
+        return math.ceil(min(channels, self.max_channels) * self.width / 8) * 8
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A row's module and the maps that it yields.
+
+    Attributes:
+        module: the layer.
+        channels, strides: one per map; empty for a decoder.
+        arguments: arguments as ``info`` shows them, the input's channels inserted.
+        weights: file that the row's weights are to be loaded from.
+    """
+
+    module: nn.Module
+    channels: list[int]
+    strides: list[int]
+    arguments: list[Any] = field(default_factory=list)
+    weights: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One positional argument of a row.
+
+    Attributes:
+        name: for messages.
+        kinds: what types it may have.
+        required: whether it must be given.
+        least: smallest number allowed.
+        most: largest number allowed; the default only keeps a slip of the pen from filling the memory.
+    """
+
+    name: str
+    kinds: tuple[type, ...]
+    required: bool = False
+    least: float | None = None
+    most: float = 1 << 16
+
+    def check(self, value: Any) -> None:
+        """Raise RowError unless ``value`` is one that this argument takes."""
+        fits = isinstance(value, self.kinds) and not (isinstance(value, bool) and bool not in self.kinds)
+        if not fits:
+            wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in self.kinds)
+            raise RowError(f"the argument {self.name} must be {wanted}, not {value!r}.")
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return
+        # Both are worded so that "not a number" fails them.
+        if self.least is not None and not value >= self.least:
+            raise RowError(f"the argument {self.name} must be at least {self.least}, not {value!r}.")
+        if not value <= self.most:
+            raise RowError(f"the argument {self.name} must be at most {self.most}, not {value!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """An entry of the table.
+
+    Attributes:
+        arguments: what it takes, in order.
+        build: makes the module.
+        inputs: how many maps it reads; None for any number.
+        repeatable: whether its module takes ``repeats`` itself (otherwise a repeated row is a sequence of modules).
+        title: name in ``info``.
+    """
+
+    arguments: tuple[Argument, ...]
+    build: Callable[[RowContext, list[Any]], Built]
+    inputs: int | None = 1
+    repeatable: bool = False
+    title: str | None = None
+
+    def check(self, arguments: list[Any], inputs: int) -> None:
+        """Check number and types of the arguments, and the number of maps.
+
+        Raises:
+            RowError: something does not fit.
+        """
+        required = sum(argument.required for argument in self.arguments)
+        if not required <= len(arguments) <= len(self.arguments):
+            names = ", ".join(a.name if a.required else f"[{a.name}]" for a in self.arguments) or "none"
+            raise RowError(f"it has {len(arguments)} arguments, but the layer takes these: {names}.")
+        for argument, value in zip(self.arguments, arguments, strict=False):
+            argument.check(value)
+        if self.inputs is not None and inputs != self.inputs:
+            raise RowError(f"it reads {inputs} maps, but the layer takes {self.inputs}.")
+
+
+def check_first(context: RowContext) -> None:
+    """Raise RowError unless the row, a whole backbone, is the first one: its strides are counted from the image."""
+    if not context.first:
+        raise RowError("a backbone must be the first row and read the image (from -1).")
+
+
+def repeated(context: RowContext, make: Callable[[int], nn.Module]) -> nn.Module:
+    """Return the module that ``make`` makes of 0, or a sequence of as many as the row has repeats."""
+    if context.repeats == 1:
+        return make(0)
+    return nn.Sequential(*(make(number) for number in range(context.repeats)))
+
+
+#: The first argument of most layers.
+CHANNELS = Argument("channels", (int,), required=True, least=1)

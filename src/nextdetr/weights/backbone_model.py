@@ -1,0 +1,65 @@
+"""A backbone's file as a model of one row, for what needs no head: embedding images, above all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from nextdetr.errors import WeightsError
+from nextdetr.models.checkpoint import OpenedModel
+from nextdetr.models.convnextv2 import SIZES, convnextv2
+from nextdetr.models.detection import DetectionModel, RowInfo
+from nextdetr.weights.load import load_into, open_weights
+from nextdetr.weights.start import open_detector
+
+__all__ = ["open_features"]
+
+#: What the published backbones, and ours, are trained at.
+BACKBONE_IMAGE_SIZE = 224
+
+
+def open_features(model: str | Path) -> OpenedModel:
+    """Open what can describe images: all that ``open_detector`` takes, and a backbone's weights of any known layout.
+
+    A backbone alone becomes a model of one row, which has no decoder: it can only run ``row_maps``. It takes images with
+    ImageNet's mean and deviation, as published backbones do, and ours.
+
+    Raises:
+        ModelFileError: neither a shipped name, nor a readable model file.
+        WeightsError: a weights file is damaged, or no ConvNeXt V2 of a published size.
+    """
+    path = Path(model)
+    if path.suffix.lower() in (".yaml", ".yml") or not path.is_file() or _is_detector(path):
+        return open_detector(model)[0]
+    file, identity = open_weights(path)
+    size = (identity.model or "").removeprefix("convnextv2-")
+    if not identity.is_backbone or size not in SIZES:
+        raise WeightsError(
+            f"{path}: {identity.kind} is neither a NextDETR checkpoint nor a ConvNeXt V2 backbone of a known size; "
+            "a detector of another program is opened with its model file: Detector(MODEL, weights=FILE)."
+        )
+    name = f"convnextv2_{size}"
+    row = RowInfo(name, -1, 1, [], (-1,), (1, 2, 3, 4))
+    built = DetectionModel(
+        [convnextv2(size)], [row], num_classes=1, text=f"backbone:\n  - [-1, 1, {name}, []]\nhead: []\n",
+        image_size=BACKBONE_IMAGE_SIZE, normalize="imagenet",
+    )  # fmt: skip
+    report = load_into(built, (file, identity), part="backbone")
+    if report.missing:
+        raise WeightsError(
+            f"{path}: {len(report.missing)} tensors are missing, such as {report.missing[0]}; is it complete?"
+        )
+    metadata = {"weights_licence": identity.licence, "source_weights": str(path)}
+    return OpenedModel(built.eval(), [], BACKBONE_IMAGE_SIZE, str(model), metadata)
+
+
+def _is_detector(path: Path) -> bool:
+    """Whether a safetensors file says that it is a detector of ours; damaged ones are left to who reads them whole."""
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "model" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False

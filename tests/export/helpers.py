@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from nextdetr.models.checkpoint import save_detector
+from nextdetr.models.graph import build_model, load_model_file
+from tests.models.test_fuse import stir
+
+CLASSES = ["Katze", "dog", "bird"]
+ORIGINAL_SIZES = [(70, 110), (480, 640)]
+
+
+def checkpoint(folder, name, size, classes=CLASSES):
+    """A detector whose scores lie apart, as a trained one's do: random weights alone tie nearly all of them."""
+    model = stir(build_model(name, num_classes=len(classes)))
+    decoder = model.rows[-1]
+    with torch.no_grad():
+        for head in (decoder.enc_score_head, *decoder.dec_score_head):
+            torch.nn.init.normal_(head.weight, std=0.5)
+        for mlp in (decoder.enc_bbox_head, *decoder.dec_bbox_head):
+            torch.nn.init.normal_(mlp.layers[-1].weight, std=0.05)
+    file = load_model_file(name)
+    path = folder / f"{name}.safetensors"
+    save_detector(path, model.state_dict(), model_text=file.text, classes=classes, image_size=size, weights_licence="MIT")
+    return path
+
+
+def assert_same_detections(expected, got, tolerance=1e-3):
+    """The 50 best of ``expected`` have a counterpart of the same class, score and box; the order of near ties is free."""
+    for first, second in zip(expected, got, strict=True):
+        assert len(first) == len(second)
+        scale = first.boxes.abs().max()
+        missing = []
+        for box, score, label in itertools.islice(zip(first.boxes, first.scores, first.labels, strict=True), 50):
+            near = (second.boxes - box).abs().amax(dim=1) / scale
+            gap = torch.maximum(near, (second.scores - score).abs()).masked_fill(second.labels != label, 1.0)
+            if gap.min() > tolerance:
+                missing.append((label.item(), score.item(), gap.min().item()))
+        assert len(missing) <= 1, missing
+
+
+def needs_runtimes():
+    for name in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+        pytest.importorskip(name, reason="the extra export is not installed")

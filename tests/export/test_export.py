@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from nextdetr import ConfigError, Detector
+from nextdetr.cli.main import run
+from nextdetr.errors import ModelFileError
+from nextdetr.inference.exported import open_export
+from nextdetr.postprocess import postprocess
+from tests.export.helpers import CLASSES, ORIGINAL_SIZES, assert_same_detections, checkpoint, needs_runtimes
+from tests.helpers import squares
+
+needs_runtimes()
+pytestmark = pytest.mark.slow
+
+SIZE = 128
+
+
+@pytest.fixture(scope="module", params=["nextdetr-atto", "rtdetr-l-convnextv2-atto"])
+def source(request, tmp_path_factory):
+    return checkpoint(tmp_path_factory.mktemp("export"), request.param, SIZE)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return checkpoint(tmp_path_factory.mktemp("small"), "nextdetr-atto", SIZE)
+
+
+def pictures(size=SIZE, count=2):
+    generator = torch.Generator().manual_seed(int(np.random.default_rng().integers(1 << 31)))
+    coarse = torch.rand(count, 3, size // 8, size // 8, generator=generator)
+    return (torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear") * 255).round() / 255
+
+
+@torch.inference_mode()
+def detections(detector, images):
+    return postprocess(detector.opened.model(images), ORIGINAL_SIZES)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_an_export_gives_pytorchs_detections_and_carries_its_terms(source, kind, tmp_path):
+    original = Detector(source)
+    result = original.export(kind, output=tmp_path / kind, images=2, quiet=True)
+    assert result.passed, result.failures
+    for name in (result.file, tmp_path / kind):
+        exported = Detector(name)
+        images = pictures()
+        assert_same_detections(detections(original, images), detections(exported, images))
+    assert exported.classes == CLASSES
+    assert exported.opened.image_size == SIZE
+    metadata = exported.opened.metadata
+    assert metadata["weights_licence"] == "MIT"
+    assert metadata["normalisation"].startswith(original.opened.model.normalize)
+    assert metadata["nextdetr_version"]
+    assert metadata["licence"]
+    report = json.loads((tmp_path / kind / "report.json").read_text())
+    assert report["passed"] is True
+    assert report["comparison"]["matched"] >= 0.99
+
+
+def test_the_outputs_inside_the_graph_are_detections_in_pixels(small, tmp_path):
+    import onnxruntime
+
+    original = Detector(small)
+    path = original.export("onnx", output=tmp_path, images=1, input_type="uint8", layout="nhwc", quiet=True).file
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    image = pictures(count=1)
+    pixels = (image * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    names = ["boxes", "scores", "labels"]
+    boxes, scores, labels = session.run(names, {"images": pixels, "sizes": np.array(ORIGINAL_SIZES[:1], np.int64)})
+    assert (boxes.dtype, scores.dtype, labels.dtype) == (np.float32, np.float32, np.int64)
+    with torch.inference_mode():
+        expected = postprocess(original.opened.model(image), ORIGINAL_SIZES[:1])[0]
+    assert np.abs(boxes[0, :20] - expected.boxes[:20].numpy()).max() < 0.05
+    assert np.abs(scores[0] - expected.scores.numpy()).max() < 1e-3
+    assert (labels[0, :20] == expected.labels[:20].numpy()).all()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_a_dynamic_raw_export_takes_any_batch_and_size(small, kind, tmp_path):
+    original = Detector(small)
+    exported = Detector(original.export(kind, output=tmp_path, images=1, dynamic=True, raw=True, quiet=True).file)
+    for size in (160, 448):  # above 400 px some anchors are invalid
+        images = pictures(size)
+        assert_same_detections(detections(original, images), detections(exported, images))
+    exact = exported.opened.model(images[:1]).logits
+    assert exact.shape == (1, 300, len(CLASSES))
+
+
+def test_the_same_predictor_serves_both(small, tmp_path):
+    original = Detector(small)
+    exported = Detector(original.export("onnx", output=tmp_path, images=1, quiet=True).file)
+    picture = np.random.default_rng(3).integers(0, 255, (90, 140, 3), np.uint8)
+    settings = {"confidence": 0.0, "max_detections": 7}
+    first, second = (detector.predict([picture, picture], **settings) for detector in (original, exported))
+    assert [len(found) for found in second] == [7, 7]
+    assert np.abs(first[0].confidence - second[0].confidence).max() < 1e-3
+    assert set(exported.predict(picture, classes=["dog"], confidence=0.0)[0].data["class_name"]) == {"dog"}
+
+
+def test_val_of_an_export_equals_vals_of_the_checkpoint(tmp_path):
+    from tests.helpers import tiny_model
+
+    data = squares(tmp_path / "data", images=3)
+    detector = Detector(tiny_model(tmp_path))
+    detector.train(data=data, epochs=1, image_size=64, batch_size=2, workers=0, output=tmp_path / "run", quiet=True)
+    result = detector.export("openvino", data=data, quiet=True)
+    assert result.passed, result.failures
+    assert result.metrics["after"] == pytest.approx(result.metrics["before"], abs=1e-3, nan_ok=True)
+    again = Detector(tmp_path / "run" / "best_openvino").val(data=data, quiet=True)
+    assert again.metrics == result.metrics["after"]
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_early_exit_needs_no_training(small, kind, tmp_path):
+    original = Detector(small)
+    settings = {"decoder_layers": 1, "queries": 40}
+    result = original.export(kind, output=tmp_path, images=2, quiet=True, **settings)
+    assert result.passed, result.failures
+    assert (result.queries, result.decoder_layers) == (40, 1)
+    assert original.opened.model.rows[-1].eval_layer == 2
+    if kind == "onnx":
+        whole = original.export("onnx", output=tmp_path / "whole", images=1, quiet=True)
+        assert result.bytes < whole.bytes - 500_000
+        with pytest.raises(ConfigError, match="--queries 50"):
+            Detector(result.file).predict(np.zeros((9, 9, 3), np.uint8), queries=50)
+
+
+def test_half_keeps_what_overflows_in_float32(small, tmp_path):
+    import onnx
+
+    detector = Detector(small)
+    result = detector.export("onnx", output=tmp_path, images=2, half=True, quiet=True)
+    assert result.comparison.finite
+    assert result.bytes < 0.6 * small.stat().st_size
+    graph = onnx.shape_inference.infer_shapes(onnx.load(result.file)).graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    for node in graph.node:
+        if node.op_type in ("Softmax", "LayerNormalization", "ReduceL2", "GridSample"):
+            assert kinds[node.output[0]] == onnx.TensorProto.FLOAT, node.name
+        if node.op_type == "Conv":
+            assert kinds[node.output[0]] == onnx.TensorProto.FLOAT16, node.name
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_int8_quantises_backbone_and_encoder_and_leaves_the_decoder_float(kind, tmp_path):
+    pytest.importorskip("nncf", reason="the extra export is not installed")
+    data = squares(tmp_path / "data", images=4)
+    small = checkpoint(tmp_path, "nextdetr-atto", SIZE, classes=["square", "bar"])
+    detector = Detector(small)
+    result = detector.export(kind, output=tmp_path, data=data, int8=True, calibration_images=4, images=2, quiet=True)
+    assert result.bytes < 0.4 * small.stat().st_size
+    assert result.comparison.finite
+    # The decoder's three input projections at most, none of the backbone's and encoder's 35 convolutions.
+    assert result.float_operators["convolution"] <= 3
+    assert result.float_operators["matrix product"] >= 3 * 8
+    exported = Detector(result.file)
+    assert exported.opened.metadata["precision"] == "int8"
+    assert len(exported.predict(np.zeros((50, 60, 3), np.uint8), confidence=0.0)[0]) == 300
+
+
+def test_a_gate_that_is_not_met_exits_with_three_and_deletes_nothing(small, tmp_path, capsys):
+    arguments = ["export", str(small), "--half", "--tolerance", "1e-9", "--images", "1", "--output", str(tmp_path)]
+    assert run([*arguments, "--json"]) == 3
+    result = json.loads(capsys.readouterr().out)
+    assert result["passed"] is False
+    assert "1e-09" in result["failures"][0]
+    assert (tmp_path / "model.onnx").exists()
+    assert json.loads((tmp_path / "report.json").read_text())["failures"] == result["failures"]
+
+
+def test_files_that_are_no_exports_are_refused_in_a_sentence(small, tmp_path):
+    import onnx
+
+    with pytest.raises(ModelFileError, match="neither a file"):
+        Detector(tmp_path)
+    with pytest.raises(ModelFileError, match="no exported detector"):
+        open_export(tmp_path)
+    (tmp_path / "broken.onnx").write_bytes(b"nothing of that kind")
+    with pytest.raises(ModelFileError, match="cannot open"):
+        Detector(tmp_path / "broken.onnx")
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Abs", ["x"], ["y"])], "g", [x], [y])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, ir_version=9, opset_imports=opset), tmp_path / "other.onnx")
+    with pytest.raises(ModelFileError, match="not a NextDETR export"):
+        Detector(tmp_path / "other.onnx")
+    (tmp_path / "model.pt2").write_bytes(b"")
+    with pytest.raises(ModelFileError, match="can run code"):
+        Detector(tmp_path / "model.pt2")

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from nextdetr import ConfigError, Detector
+from nextdetr.cli.main import run
+from nextdetr.export.gate import compare, drawn_images
+from nextdetr.inference.contract import Contract
+from nextdetr.structures import DetectorOutput
+from tests.helpers import tiny_model
+
+
+def fixed(logits, boxes):
+    return lambda images: DetectorOutput(logits.clone(), boxes.clone())
+
+
+def test_the_gate_matches_by_box_whatever_the_order():
+    logits, boxes = torch.randn(1, 40, 3), torch.rand(1, 40, 4) * 0.4 + 0.3
+    order = torch.randperm(40)
+    found = compare(fixed(logits, boxes), fixed(logits[:, order], boxes[:, order]), [torch.zeros(3, 8, 8)], 1e-3)
+    assert (found.matched, found.box, found.score, found.finite) == (1.0, 0.0, 0.0, True)
+
+
+def test_the_gate_measures_the_differences():
+    logits, boxes = torch.linspace(3, -1, 40).reshape(1, 40, 1), torch.rand(1, 40, 4) * 0.4 + 0.3
+    moved = boxes.clone()
+    moved[0, :, 0] += 4e-4
+    found = compare(fixed(logits, boxes), fixed(logits, moved), [torch.zeros(3, 8, 8)], 1e-3)
+    assert found.matched == 1.0
+    assert found.box == pytest.approx(4e-4, rel=0.01)
+    moved[0, 5] = torch.tensor([0.9, 0.1, 0.05, 0.05])
+    found = compare(fixed(logits, boxes), fixed(logits, moved), [torch.zeros(3, 8, 8)], 1e-3)
+    assert found.matched == pytest.approx(39 / 40)
+    moved[0, 6] = torch.nan
+    assert not compare(fixed(logits, boxes), fixed(logits, moved), [torch.zeros(3, 8, 8)], 1e-3).finite
+
+
+def test_the_gate_sees_a_wrong_class():
+    logits, boxes = torch.randn(1, 30, 2), torch.rand(1, 30, 4) * 0.4 + 0.3
+    found = compare(fixed(logits, boxes), fixed(logits.flip(2), boxes), [torch.zeros(3, 8, 8)], 1e-3)
+    assert found.matched < 0.2
+
+
+def test_drawn_images_are_8_bit_pictures():
+    for image in drawn_images(2, 64, seed=int(torch.randint(1000, ()))):
+        assert image.shape == (3, 64, 64)
+        assert image.dtype == torch.float32
+        assert torch.equal((image * 255).round() / 255, image)
+        assert image.std() > 0.02
+
+
+def test_the_terms_survive_their_metadata():
+    contract = Contract(
+        ["Größe", 'a "b"'], 320, 77, "uint8", "nhwc", raw=True, dynamic=True, precision="half", max_detections=154,
+        details={"licence": "MIT"},
+    )  # fmt: skip
+    assert Contract.from_metadata(contract.to_metadata(), "x.onnx") == contract
+
+
+@pytest.mark.parametrize(
+    ("arguments", "package"),
+    [([], "onnx"), (["--format", "openvino"], "openvino"), (["--int8", "--data", "x"], "nncf")],
+)
+def test_a_missing_package_is_named_with_its_installation(arguments, package, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("nextdetr.export.run.is_installed", lambda name: name != package)
+    assert run(["export", str(tiny_model(tmp_path)), *arguments]) == 2
+    message = capsys.readouterr().err
+    assert package in message
+    assert "pip install 'nextdetr[export]'" in message
+
+
+@pytest.mark.parametrize(("name", "package"), [("model.onnx", "onnxruntime"), ("model.xml", "openvino")])
+def test_a_missing_runtime_is_named_with_its_installation(name, package, tmp_path, monkeypatch):
+    (tmp_path / name).write_bytes(b"")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"{package}.*pip install 'nextdetr\[export\]'"):
+        Detector(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"half": True, "int8": True, "data": "x"}, "--half and --int8"),
+        ({"int8": True}, "--data"),
+        ({"image_size": 100}, "multiple of 32"),
+        ({"decoder_layers": 9}, "--decoder-layers"),
+        ({"format": "tflite"}, "--format"),
+        ({"quereis": 3}, "queries"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("nextdetr.export.run._check_packages", lambda config: None)
+    with pytest.raises(ConfigError, match=message):
+        Detector(tiny_model(tmp_path)).export(**settings)
+
+
+def test_weights_are_refused_beside_an_exported_file(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(ConfigError, match="weights inside"):
+        Detector(tmp_path, weights="x.safetensors")

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import gradcheck
+
+from nextdetr.layers import response
+from nextdetr.layers.norm import GRN
+from nextdetr.layers.response import grn_linear
+
+
+def _pair(inside, outputs, dtype=torch.float32):
+    grn, linear = GRN(inside).to(dtype), nn.Linear(inside, outputs, dtype=dtype)
+    nn.init.normal_(grn.gamma)
+    nn.init.normal_(grn.beta)
+    return grn, linear
+
+
+def _fused_calls(monkeypatch):
+    calls = []
+    apply = response._GRNLinearFunction.apply
+    monkeypatch.setattr(response._GRNLinearFunction, "apply", lambda *values: calls.append(1) or apply(*values))
+    return calls
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_equals_grn_and_linear_forward_and_backward(training, monkeypatch):
+    grn, linear = _pair(12, 5)
+    calls = _fused_calls(monkeypatch)
+    x = torch.randn(3, 6, 7, 12)
+    x[0, :, :, 2] = 0  # a dead channel
+    x[2] = 0  # a dead image
+    grads = []
+    for run in (grn_linear, lambda x, grn, linear: linear(grn(x))):
+        for module in (grn, linear):
+            module.zero_grad()
+        leaf = x.clone().requires_grad_()
+        grn.train(training)
+        out = run(leaf, grn, linear)
+        out.square().sum().backward()
+        grads.append([out.detach(), leaf.grad, *(p.grad.clone() for m in (grn, linear) for p in m.parameters())])
+    assert len(calls) == int(training)
+    for fused, plain in zip(*grads, strict=True):
+        assert torch.isfinite(fused).all()
+        torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(grn_linear(x, grn, linear), linear(grn(x)), rtol=1e-5, atol=1e-5)
+    assert len(calls) == int(training) + 1
+
+
+def test_gradient_is_right():
+    grn, linear = _pair(4, 3, torch.float64)
+    x = torch.randn(2, 9, 4, dtype=torch.float64, requires_grad=True)
+    values = (x, grn.gamma, grn.beta, linear.weight, linear.bias)
+    assert gradcheck(lambda *v: response._GRNLinearFunction.apply(*v, 1e-6), values)
+
+
+@pytest.mark.parametrize("frozen", range(5))
+def test_gives_no_gradient_to_what_is_frozen(frozen):
+    grn, linear = _pair(4, 2)
+    values = [torch.randn(1, 3, 3, 4, requires_grad=True), grn.gamma, grn.beta, linear.weight, linear.bias]
+    values[frozen].requires_grad_(False)
+    grn_linear(values[0], grn, linear).sum().backward()
+    assert [number for number, value in enumerate(values) if value.grad is None] == [frozen]
+
+
+def test_what_looks_in_between_gets_to_see_the_map(monkeypatch):
+    calls = _fused_calls(monkeypatch)
+    grn, linear = _pair(4, 2)
+    seen = []
+    handle = grn.register_forward_hook(lambda _, __, output: seen.append(output.shape))
+    grn_linear(torch.randn(1, 3, 3, 4), grn, linear)
+    handle.remove()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        grn_linear(torch.randn(1, 3, 3, 4), grn, linear)
+    grn_linear(torch.randn(1, 1, 3, 4), grn, linear)  # fewer positions than pay
+    assert seen == [(1, 3, 3, 4)]
+    assert not calls
