@@ -63,6 +63,9 @@ class TrainConfig(CommandConfig):
     )
     weight_decay: float = Field(1e-4, ge=0, description="Decay of matrices and kernels; norms, GRN and biases have none.")
     clip_norm: float = Field(0.1, ge=0, description="Largest norm of the gradient; 0 switches clipping off.")
+    class_loss: Literal["varifocal", "matchability"] = Field(
+        "varifocal", description="Loss of the classes: RT-DETR's varifocal, or DEIM's matchability-aware loss."
+    )
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises, at most 2,000 steps.")
     flat: float = Field(0.5, ge=0, le=1, description="Share of the run after which the rate falls as a cosine.")
     strong_until: float = Field(0.85, ge=0, le=1, description="Share of the run with strong augmentation and varying size.")

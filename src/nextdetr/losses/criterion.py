@@ -1,7 +1,8 @@
 """RT-DETR's training loss: arXiv 2304.08069, section 4 and its public configurations.
 
 Varifocal 1 (alpha 0.75, gamma 2), L1 5 and GIoU 2 on every decoder layer, on the encoder's proposals (all matched on their
-own) and on the denoising queries (DINO, arXiv 2203.03605, section 3.3), whose targets are known.
+own) and on the denoising queries (DINO, arXiv 2203.03605, section 3.3), whose targets are known. DEIM's matchability-aware
+loss (arXiv 2412.04234, section 3.3) takes varifocal's place on request.
 
 Where we differ: all layers are one set of tensor operations, the encoder's proposals one more layer among them; the number
 of boxes that divides the sums is at least 1 over all processes together, not in each, so that N processes give the gradient
@@ -12,40 +13,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from nextdetr.losses.matcher import HungarianMatcher, Matches
-from nextdetr.losses.terms import pair_terms, varifocal_loss
+from nextdetr.losses.terms import matchability_loss, pair_terms, varifocal_loss
 from nextdetr.structures import DenoisingOutput, DetectorOutput, Target, TrainingOutput
 
-__all__ = ["LOSS_NAMES", "Criterion", "LayerLosses", "LossParts"]
+__all__ = ["LOSS_NAMES", "ClassLoss", "Criterion", "LayerLosses", "LossParts"]
 
-_TERMS = ("vfl", "l1", "giou")
+ClassLoss = Literal["varifocal", "matchability"]
+_CLASS_TERMS: dict[ClassLoss, str] = {"varifocal": "vfl", "matchability": "mal"}
 LOSS_NAMES: tuple[str, ...] = tuple(
-    f"loss_{term}{part}" for part in ("", "_aux", "_encoder", "_denoising") for term in _TERMS
+    f"loss_{term}{part}" for part in ("", "_aux", "_encoder", "_denoising") for term in ("vfl", "l1", "giou")
 )
-"""Keys of the criterion's result, in their order; the same for every batch."""
+"""Keys of the criterion's result by default, in their order; the same for every batch."""
 
-
-@dataclass(slots=True)
-class LayerLosses:
-    """Weighted, normalised float32 losses of some layers, one value a layer.
-
-    Attributes:
-        vfl: [L] varifocal loss of the classes.
-        l1: [L] L1 distance of the matched boxes.
-        giou: [L] 1 - GIoU of the matched boxes.
-    """
-
-    vfl: Tensor
-    l1: Tensor
-    giou: Tensor
-
-    def __getitem__(self, layers: slice) -> LayerLosses:
-        return LayerLosses(self.vfl[layers], self.l1[layers], self.giou[layers])
+LayerLosses = dict[str, Tensor]
+"""Weighted, normalised float32 losses of some layers by term, [L] each: ``vfl`` or ``mal``, ``l1`` and ``giou``."""
 
 
 @dataclass(slots=True)
@@ -84,11 +72,13 @@ class Criterion:
     Args:
         num_classes: C, classes of the model.
         matcher: assigns queries to targets.
-        vfl_weight: weight of the varifocal loss.
+        vfl_weight: weight of the classes' loss, varifocal or matchability-aware.
         l1_weight: weight of the L1 distance.
         giou_weight: weight of the GIoU loss.
         alpha: weight of a negative in the varifocal loss.
         gamma: exponent of the varifocal loss.
+        class_loss: ``matchability`` puts DEIM's loss, named ``mal`` in the result, in the place of varifocal, ``vfl``.
+        matchability_gamma: exponent of the matchability-aware loss, in whose place alpha and gamma mean nothing.
     """
 
     def __init__(
@@ -101,6 +91,8 @@ class Criterion:
         giou_weight: float = 2.0,
         alpha: float = 0.75,
         gamma: float = 2.0,
+        class_loss: ClassLoss = "varifocal",
+        matchability_gamma: float = 1.5,
     ) -> None:
         self.num_classes = num_classes
         self.matcher = matcher
@@ -109,6 +101,8 @@ class Criterion:
         self.giou_weight = giou_weight
         self.alpha = alpha
         self.gamma = gamma
+        self.class_loss = class_loss
+        self.matchability_gamma = matchability_gamma
 
     def __call__(self, output: DetectorOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Compute the loss, to be summed over the values.
@@ -120,16 +114,20 @@ class Criterion:
             targets: one per image, on the device of the output.
 
         Returns:
-            Weighted float32 scalars under the keys of ``LOSS_NAMES``: the last decoder layer, then ``_aux``, the sum over
-            the earlier layers, ``_encoder``, the encoder's proposals, and ``_denoising``, the sum over all layers.
+            Weighted float32 scalars, by default under the keys of ``LOSS_NAMES``: the last decoder layer, then ``_aux``, the
+            sum over the earlier layers, ``_encoder``, the encoder's proposals, and ``_denoising``, the sum over all layers.
 
         Raises:
             ValueError: the output has nothing to supervise, or does not fit the targets or the number of classes.
         """
         parts = self.per_layer(output, targets)
-        summands = (parts.layers[-1:], parts.layers[:-1], parts.encoder, parts.denoising)
-        values = [getattr(summand, term).sum() for summand in summands for term in _TERMS]
-        return dict(zip(LOSS_NAMES, values, strict=True))
+        summands = {
+            "": _of_layers(parts.layers, slice(-1, None)),
+            "_aux": _of_layers(parts.layers, slice(None, -1)),
+            "_encoder": parts.encoder,
+            "_denoising": parts.denoising,
+        }
+        return {f"loss_{term}{part}": value.sum() for part, losses in summands.items() for term, value in losses.items()}
 
     def per_layer(self, output: DetectorOutput, targets: Sequence[Target]) -> LossParts:
         """Compute the same loss without the sums over layers; arguments and errors as of the call."""
@@ -145,8 +143,11 @@ class Criterion:
             boxes = torch.cat((training.layer_boxes.float(), training.encoder_boxes.float()[None]))  # [L+1, B, Q, 4]
             matches = self.matcher.match(logits.detach(), boxes.detach(), targets)
             losses = self._supervise(logits, boxes, matches, flat, num_boxes)
-            denoising = losses[:0] if training.denoising is None else self._denoise(training.denoising, flat, num_boxes)
-        return LossParts(layers=losses[:-1], encoder=losses[-1:], denoising=denoising)
+            denoising = _of_layers(losses, slice(0))
+            if training.denoising is not None:
+                denoising = self._denoise(training.denoising, flat, num_boxes)
+        encoder = _of_layers(losses, slice(-1, None))
+        return LossParts(layers=_of_layers(losses, slice(-1)), encoder=encoder, denoising=denoising)
 
     def _denoise(self, denoising: DenoisingOutput, flat: _FlatTargets, num_boxes: float | Tensor) -> LayerLosses:
         plan, layers = denoising.plan, denoising.logits.shape[0]
@@ -167,15 +168,20 @@ class Criterion:
         places = (matches.layer_index, matches.batch_index, matches.query_index)
         rows = flat.offsets[matches.batch_index] + matches.target_index  # [M]
         pairs = pair_terms(boxes[places], flat.boxes[rows])  # [M] each
-        vfl = varifocal_loss(logits, (*places, flat.labels[rows]), pairs.iou, self.alpha, self.gamma)  # [L, B, Q, C]
+        classes = self._class_loss(logits, (*places, flat.labels[rows]), pairs.iou)  # [L, B, Q, C]
         # Zero, unless some value is not finite: a NaN in an unmatched box would otherwise pass unseen into the gradients.
         bad_logits, bad_boxes = (values.detach().flatten(1).sum(1) * 0 for values in (logits, boxes))  # [L] each
         shape = (layers, len(matches) // layers)  # every layer has the same number of pairs
-        return LayerLosses(
-            vfl=vfl.flatten(1).sum(1) * (self.vfl_weight / num_boxes) + bad_logits,
-            l1=pairs.l1.view(shape).sum(1) * (self.l1_weight / num_boxes) + bad_boxes,
-            giou=pairs.giou.view(shape).sum(1) * (self.giou_weight / num_boxes),
-        )
+        return {
+            _CLASS_TERMS[self.class_loss]: classes.flatten(1).sum(1) * (self.vfl_weight / num_boxes) + bad_logits,
+            "l1": pairs.l1.view(shape).sum(1) * (self.l1_weight / num_boxes) + bad_boxes,
+            "giou": pairs.giou.view(shape).sum(1) * (self.giou_weight / num_boxes),
+        }
+
+    def _class_loss(self, logits: Tensor, positives: tuple[Tensor, ...], quality: Tensor) -> Tensor:
+        if self.class_loss == "matchability":
+            return matchability_loss(logits, positives, quality, self.matchability_gamma)
+        return varifocal_loss(logits, positives, quality, self.alpha, self.gamma)
 
     def _check(self, training: TrainingOutput, targets: Sequence[Target]) -> None:
         batch, classes = training.encoder_logits.shape[0], training.encoder_logits.shape[-1]
@@ -188,6 +194,10 @@ class Criterion:
             raise ValueError(
                 f"The model's output has {batch} images, but there are {len(targets)} targets; give one per image."
             )
+
+
+def _of_layers(losses: LayerLosses, layers: slice) -> LayerLosses:
+    return {term: values[layers] for term, values in losses.items()}
 
 
 def _flatten(targets: Sequence[Target], device: torch.device) -> _FlatTargets:
