@@ -55,7 +55,7 @@ class RTDETRDecoder(nn.Module):
         ch: channels of the feature maps, finest map first.
         hd: hidden width, D.
         nq: queries, Q.
-        ndp: sampling points per head and map.
+        ndp: sampling points per head and map; a list has one number per map, finest first (RT-DETRv2, arXiv 2407.17140).
         nh: attention heads.
         ndl: decoder layers, L.
         d_ffn: width inside the feed-forward networks.
@@ -79,7 +79,7 @@ class RTDETRDecoder(nn.Module):
         ch: Sequence[int],
         hd: int = 256,
         nq: int = 300,
-        ndp: int = 4,
+        ndp: int | Sequence[int] = 4,
         nh: int = 8,
         ndl: int = 6,
         d_ffn: int = 1024,
@@ -95,7 +95,7 @@ class RTDETRDecoder(nn.Module):
         momentum: float = 0.03,
     ) -> None:
         super().__init__()
-        _check(nc, ch, hd, nq, ndp, nh, ndl, eval_idx)
+        _check(nc, ch, hd, nq, nh, ndl, eval_idx)
         self.num_classes, self.channels, self.hidden, self.num_queries = nc, list(ch), hd, nq
         self.eval_layer = eval_idx % ndl
         self.num_denoising, self.label_noise, self.box_noise = nd, label_noise_ratio, box_noise_scale
@@ -304,8 +304,8 @@ def _projection(channels: int, hidden: int, eps: float, momentum: float) -> nn.S
     return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(hidden, eps=eps, momentum=momentum)))
 
 
-def _check(nc: int, ch: Sequence[int], hd: int, nq: int, ndp: int, nh: int, ndl: int, eval_idx: int) -> None:
-    least = {"classes": nc, "feature maps": len(ch), "queries": nq, "sampling points": ndp, "heads": nh, "layers": ndl}
+def _check(nc: int, ch: Sequence[int], hd: int, nq: int, nh: int, ndl: int, eval_idx: int) -> None:
+    least = {"classes": nc, "feature maps": len(ch), "queries": nq, "heads": nh, "layers": ndl}
     for name, number in least.items():
         if number < 1:
             raise ConfigError(f"RTDETRDecoder needs 1 or more {name}; got {number}.")

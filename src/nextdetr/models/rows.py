@@ -80,7 +80,7 @@ class Argument:
 
     Attributes:
         name: for messages.
-        kinds: what types it may have.
+        kinds: what types it may have; a list's items must be of one of the others.
         required: whether it must be given.
         least: smallest number allowed.
         most: largest number allowed; the default only keeps a slip of the pen from filling the memory.
@@ -98,6 +98,11 @@ class Argument:
         if not fits:
             wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in self.kinds)
             raise RowError(f"the argument {self.name} must be {wanted}, not {value!r}.")
+        if isinstance(value, list):
+            for item in value:
+                if isinstance(item, list):
+                    raise RowError(f"the argument {self.name} must be a list of plain values, not {value!r}.")
+                self.check(item)
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             return
         # Both are worded so that "not a number" fails them.
@@ -260,7 +265,7 @@ LAYERS: Mapping[str, Layer] = {
             Argument("classes", (int, str), required=True, least=1),
             Argument("hidden width", (int,), least=4),
             Argument("queries", (int,), least=1),
-            Argument("points", (int,), least=1),
+            Argument("points", (int, list), least=1),
             Argument("heads", (int,), least=1),
             Argument("layers", (int,), least=1),
             Argument("feed-forward width", (int,), least=1),
