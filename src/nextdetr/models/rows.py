@@ -17,8 +17,9 @@ from nextdetr.layers.conv import Concat, Conv
 from nextdetr.layers.rep import RepC3
 from nextdetr.models.convnextv2 import SIZES, convnextv2
 from nextdetr.models.decoder import RTDETRDecoder
+from nextdetr.models.dfine import DFINEDecoder
 
-__all__ = ["LAYERS", "Argument", "Built", "Layer", "RowContext", "RowError"]
+__all__ = ["DECODERS", "LAYERS", "Argument", "Built", "Layer", "RowContext", "RowError"]
 
 
 class RowError(Exception):
@@ -122,6 +123,7 @@ class Layer:
         inputs: how many maps it reads; None for any number.
         repeatable: whether its module takes ``repeats`` itself (otherwise a repeated row is a sequence of modules).
         title: name in ``info``.
+        options: what a mapping in the place of the last argument may set, by name.
     """
 
     arguments: tuple[Argument, ...]
@@ -129,6 +131,7 @@ class Layer:
     inputs: int | None = 1
     repeatable: bool = False
     title: str | None = None
+    options: tuple[Argument, ...] = ()
 
     def check(self, arguments: list[Any], inputs: int) -> None:
         """Check number and types of the arguments, and the number of maps.
@@ -136,6 +139,9 @@ class Layer:
         Raises:
             RowError: something does not fit.
         """
+        if self.options and arguments and isinstance(arguments[-1], dict):
+            self._check_options(arguments[-1])
+            arguments = arguments[:-1]
         required = sum(argument.required for argument in self.arguments)
         if not required <= len(arguments) <= len(self.arguments):
             names = ", ".join(a.name if a.required else f"[{a.name}]" for a in self.arguments) or "none"
@@ -144,6 +150,13 @@ class Layer:
             argument.check(value)
         if self.inputs is not None and inputs != self.inputs:
             raise RowError(f"it reads {inputs} maps, but the layer takes {self.inputs}.")
+
+    def _check_options(self, given: dict[Any, Any]) -> None:
+        known = {option.name: option for option in self.options}
+        for name, value in given.items():
+            if name not in known:
+                raise RowError(f"it has no option {name!r}; there are {', '.join(known)}.")
+            known[name].check(value)
 
 
 def _backbone(size: str) -> Callable[[RowContext, list[Any]], Built]:
@@ -206,15 +219,19 @@ def _rep_c3(context: RowContext, arguments: list[Any]) -> Built:
     return Built(module, [c2], context.strides, [c1, c2, context.repeats, *rest])
 
 
-def _decoder(context: RowContext, arguments: list[Any]) -> Built:
-    nc, *rest = arguments
-    classes = context.num_classes if nc == "nc" else nc
-    if classes != context.num_classes:
-        raise RowError(f"it has {classes} classes, but the model has {context.num_classes}; write nc.")
-    if sorted(context.strides) != context.strides:
-        raise RowError(f"the maps have strides {context.strides}; the finest must come first.")
-    module = RTDETRDecoder(classes, context.channels, *rest, eps=context.eps)
-    return Built(module, [], [], [classes, context.channels, *rest])
+def _decoder(kind: Callable[..., RTDETRDecoder]) -> Callable[[RowContext, list[Any]], Built]:
+    def build(context: RowContext, arguments: list[Any]) -> Built:
+        nc, *rest = arguments
+        classes = context.num_classes if nc == "nc" else nc
+        if classes != context.num_classes:
+            raise RowError(f"it has {classes} classes, but the model has {context.num_classes}; write nc.")
+        if sorted(context.strides) != context.strides:
+            raise RowError(f"the maps have strides {context.strides}; the finest must come first.")
+        options = rest.pop() if rest and isinstance(rest[-1], dict) else {}
+        module = kind(classes, context.channels, *rest, **options, eps=context.eps)
+        return Built(module, [], [], [classes, context.channels, *arguments[1:]])
+
+    return build
 
 
 def _repeat(context: RowContext, make: Callable[[int], nn.Module]) -> nn.Module:
@@ -225,6 +242,16 @@ def _repeat(context: RowContext, make: Callable[[int], nn.Module]) -> nn.Module:
 
 NONE = type(None)
 _CHANNELS = Argument("channels", (int,), required=True, least=1)
+_DECODER = (
+    Argument("classes", (int, str), required=True, least=1),
+    Argument("hidden width", (int,), least=4),
+    Argument("queries", (int,), least=1),
+    Argument("points", (int, list), least=1),
+    Argument("heads", (int,), least=1),
+    Argument("layers", (int,), least=1),
+    Argument("feed-forward width", (int,), least=1),
+    Argument("dropout", (int, float), least=0, most=1),
+)
 
 #: Names that a model file may use, and nothing else.
 LAYERS: Mapping[str, Layer] = {
@@ -260,18 +287,17 @@ LAYERS: Mapping[str, Layer] = {
     ),
     "Concat": Layer((Argument("dimension", (int,)),), _concat, inputs=None),
     "RepC3": Layer((_CHANNELS, Argument("width inside", (int, float), least=0.01)), _rep_c3, repeatable=True),
-    "RTDETRDecoder": Layer(
-        (
-            Argument("classes", (int, str), required=True, least=1),
-            Argument("hidden width", (int,), least=4),
-            Argument("queries", (int,), least=1),
-            Argument("points", (int, list), least=1),
-            Argument("heads", (int,), least=1),
-            Argument("layers", (int,), least=1),
-            Argument("feed-forward width", (int,), least=1),
-            Argument("dropout", (int, float), least=0, most=1),
-        ),
-        _decoder,
+    "RTDETRDecoder": Layer(_DECODER, _decoder(RTDETRDecoder), inputs=None),
+    "DFINEDecoder": Layer(
+        _DECODER,
+        _decoder(DFINEDecoder),
         inputs=None,
+        options=(
+            Argument("bins", (int,), least=4, most=512),
+            Argument("scale", (int, float), least=0.01, most=1000),
+        ),
     ),
 }
+
+DECODERS = ("RTDETRDecoder", "DFINEDecoder")
+"""Names of which one, and only one, stands in the last row."""
