@@ -43,7 +43,7 @@ def test_varifocal_value_and_gradient_equal_the_dense_formula(scale):
 
 
 @pytest.mark.parametrize("scale", [1.0, 10.0, 60.0])
-def test_matchability_value_and_gradient_equal_equation_3(scale):
+def test_matchability_value_and_gradient_equal_the_formula(scale):
     """-q^g log p - (1 - q^g) log(1 - p) for a positive, -p^g log(1 - p) for all others, p^g without gradient."""
     logits = (torch.randn(2, 9, 4, dtype=torch.float64) * scale).requires_grad_()
     positives = (torch.tensor([0, 0, 1]), torch.tensor([8, 2, 1]), torch.tensor([3, 0, 2]))

@@ -47,7 +47,7 @@ class MSDeformableAttention(nn.Module):
         points: points that a head reads on each map: one number for all, or one per map, finest first (RT-DETRv2,
             arXiv 2407.17140, section 3.1). A softmax spans all of them either way.
         project: whether linear layers stand before the reads (``value_proj``) and after them (``output_proj``); D-FINE
-            (arXiv 2410.13842, section 5.1, table 4) has neither, which is cheaper.
+            (arXiv 2410.13842, its ablation) has neither, which is cheaper.
 
     Raises:
         ConfigError: if ``hidden`` is not a multiple of ``heads``, or the points are not one or ``levels`` numbers above 0.

@@ -78,7 +78,7 @@ def varifocal_loss(
 
 
 def matchability_loss(logits: Tensor, positives: tuple[Tensor, ...], quality: Tensor, gamma: float = 1.5) -> Tensor:
-    """Matchability-aware loss of every logit (DEIM, arXiv 2412.04234, equation 3).
+    """Matchability-aware loss of every logit (DEIM, arXiv 2412.04234, section 3.3).
 
     A positive has the soft target q ** gamma and the full weight 1, whatever its quality q, so that a match of low quality
     is still learnt from (varifocal gives it the weight q, next to none); every other logit has target 0 and the weight

@@ -1,7 +1,8 @@
 """D-FINE's decoder: layers that refine distributions over the edges of a box instead of the box.
 
-D-FINE, arXiv 2410.13842, section 4.1 and appendix; the layers' gate and the attention without projections are those of its
-table 4. Query selection, denoising and the rest are ``RTDETRDecoder``'s. Names of parts follow ours, sizes the authors'.
+D-FINE, arXiv 2410.13842, section 4.1; the layers' gate and the attention without projections are two of the steps that lead
+from RT-DETR to it (its ablation). Query selection, denoising and the rest are ``RTDETRDecoder``'s. Names of parts follow
+ours, sizes the authors'.
 
 Where we differ: boxes leave the decoder cut to the image's 0 to 1, as all our boxes do (the authors cut them in the loss);
 in evaluation the class and quality heads run on the last layer only; no wider layers for training behind the evaluated one.

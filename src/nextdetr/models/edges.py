@@ -20,7 +20,7 @@ _TINY = 1e-16  # keeps the offsets from an anchor without width finite
 
 
 def offsets_of_bins(bins: int = 32, scale: float = 4.0) -> Tensor:
-    """Return W(n), [bins + 1] float32, rising, odd around the middle (section 4.1, equation 2, as in the authors' code).
+    """Return W(n), [bins + 1] float32, rising, odd around the middle (section 4.1, as in the authors' code).
 
     Args:
         bins: N, an even number from 4.
