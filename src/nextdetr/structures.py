@@ -13,7 +13,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "DenoisingOutput", "DenoisingPlan", "DetectorOutput", "EdgeOutput", "Target", "TrainingOutput"]
+__all__ = [
+    "Batch",
+    "DenoisingOutput",
+    "DenoisingPlan",
+    "DenseOutput",
+    "DetectorOutput",
+    "EdgeOutput",
+    "Target",
+    "TrainingOutput",
+]
 
 
 @dataclass(slots=True)
@@ -117,6 +126,21 @@ class DenoisingOutput:
 
 
 @dataclass(slots=True)
+class DenseOutput:
+    """Predictions of a dense head for every token of the encoder's maps.
+
+    Attributes:
+        logits: [B, S, C].
+        boxes: [B, S, 4] cxcywh, 0 to 1.
+        cells: [S, 4] cxcywh, what each token covers of the image.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    cells: Tensor
+
+
+@dataclass(slots=True)
 class TrainingOutput:
     """All that the criterion supervises; absent at inference.
 
@@ -127,6 +151,7 @@ class TrainingOutput:
         encoder_boxes: [B, Q, 4] cxcywh, 0 to 1.
         denoising: None when the batch has no denoising query.
         edges: of a D-FINE decoder; None of another.
+        dense: of a decoder with a dense head.
     """
 
     layer_logits: Tensor
@@ -135,6 +160,7 @@ class TrainingOutput:
     encoder_boxes: Tensor
     denoising: DenoisingOutput | None
     edges: EdgeOutput | None = None
+    dense: DenseOutput | None = None
 
 
 @dataclass(slots=True)

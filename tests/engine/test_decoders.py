@@ -28,6 +28,12 @@ def data(tmp_path_factory):
             ["loss_mal_initial", "loss_fgl", "loss_ddf_aux", "loss_ddf_denoising"],
             ["loss_vfl", "loss_ddf"],
         ),
+        (
+            "RTDETRDecoder, [nc, 32, 20, 2, 4, 2, 64, {dense: True}]",
+            {},
+            ["loss_vfl", "loss_vfl_dense", "loss_giou_dense"],
+            ["loss_fgl"],
+        ),
     ],
 )
 def test_a_run(data, tmp_path, row, options, columns, absent):

@@ -117,6 +117,10 @@ def test_row_of_a_model_file():
     with torch.no_grad():
         assert model.eval()(torch.rand(1, 3, 64, 64)).boxes.shape == (1, 20, 4)
     assert _model("DFINEDecoder, [nc]").rows[-1].bins == 32
+    assert _model("DFINEDecoder, [nc]").rows[-1].dense_head is None
+    for kind in ("RTDETRDecoder", "DFINEDecoder"):
+        assert _model(f"{kind}, [nc, 32, {{dense: True}}]").rows[-1].dense_head is not None
+        assert _model(f"{kind}, [nc, 32, {{dense: False}}]").rows[-1].dense_head is None
 
 
 @pytest.mark.parametrize(
@@ -125,9 +129,10 @@ def test_row_of_a_model_file():
         ("DFINEDecoder, [nc, {bin: 16}]", "row 3 .*no option 'bin'; there are bins, scale"),
         ("DFINEDecoder, [nc, {bins: 15}]", "row 3 .*even number of bins"),
         ("DFINEDecoder, [nc, {bins: x}]", "row 3 .*bins must be int, not 'x'"),
+        ("RTDETRDecoder, [nc, {dense: 1}]", "row 3 .*dense must be bool, not 1"),
         ("DFINEDecoder, [{bins: 16}]", "row 3 .*0 arguments"),
         ("DFINEDecoder, [nc, {bins: 16}, 32]", "row 3 .*hidden width must be int"),
-        ("RTDETRDecoder, [nc, {bins: 16}]", "row 3 .*hidden width must be int|no option 'bins'"),
+        ("RTDETRDecoder, [nc, {bins: 16}]", "row 3 .*no option 'bins'; there are dense"),
     ],
 )
 def test_mistakes_in_the_row(row, message):

@@ -137,6 +137,7 @@ class Trainer:
         self.criterion = Criterion(
             len(run.train_data.classes), HungarianMatcher(), class_loss=config.class_loss,
             fine_grained_weight=config.fine_grained_weight, distillation_weight=config.distillation_weight,
+            dense_weight=config.dense_weight,
         )  # fmt: skip
         self.budget = Budget.of(config.epochs, config.minutes, len(self.sampler), self.cursor.seconds)
         self.stop_requested = threading.Event()

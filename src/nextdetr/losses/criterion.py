@@ -4,7 +4,8 @@ Varifocal 1 (alpha 0.75, gamma 2), L1 5 and GIoU 2 on every decoder layer, on th
 own) and on the denoising queries (DINO, arXiv 2203.03605, section 3.3), whose targets are known. DEIM's matchability-aware
 loss (arXiv 2412.04234, section 3.3) takes varifocal's place on request. Of a D-FINE decoder (arXiv 2410.13842, section 4.2)
 the first layer's plain boxes count as one more layer, all layers train the boxes of the same, united pairs, and the edges'
-distributions have their own two losses, FGL 0.15 and DDF 1.5.
+distributions have their own two losses, FGL 0.15 and DDF 1.5. A dense head (RT-DETRv3, arXiv 2409.08475) adds the same
+three terms over its one-to-many pairs, each pair weighing in with its quality.
 
 Where we differ: all layers are one set of tensor operations, the encoder's proposals one more layer among them; the number
 of boxes that divides the sums is at least 1 over all processes together, not in each, so that N processes give the gradient
@@ -21,10 +22,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nextdetr.losses.dense import DensePairs, task_aligned_pairs
 from nextdetr.losses.edges import distillation_loss, fine_grained_loss, united
 from nextdetr.losses.matcher import HungarianMatcher, Matches
 from nextdetr.losses.terms import matchability_loss, pair_terms, varifocal_loss
-from nextdetr.structures import DenoisingOutput, DetectorOutput, EdgeOutput, Target, TrainingOutput
+from nextdetr.structures import DenoisingOutput, DenseOutput, DetectorOutput, EdgeOutput, Target, TrainingOutput
 
 __all__ = ["LOSS_NAMES", "ClassLoss", "Criterion", "LayerLosses", "LossParts"]
 
@@ -52,12 +54,14 @@ class LossParts:
         denoising: [L] each, the denoising queries; [0] each when the batch has none.
         initial: the first layer's plain boxes of a D-FINE decoder: [1] each, or [2] with the denoising queries'; no terms
             for another decoder.
+        dense: [1] each, the dense head's; no terms without one.
     """
 
     layers: LayerLosses
     encoder: LayerLosses
     denoising: LayerLosses
     initial: LayerLosses = field(default_factory=dict)
+    dense: LayerLosses = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -89,6 +93,7 @@ class _Counts:
     pairs: Tensor  # united pairs of a D-FINE decoder, otherwise the targets again
     matching: tuple[Tensor, Tensor]  # matching queries in a united pair, and outside
     denoising: tuple[Tensor, Tensor]  # denoising queries that are positives, and others
+    dense: Tensor  # sum of the dense pairs' qualities
 
 
 class Criterion:
@@ -109,6 +114,7 @@ class Criterion:
         matchability_gamma: exponent of the matchability-aware loss, in whose place alpha and gamma mean nothing.
         fine_grained_weight: weight of a D-FINE decoder's FGL; 0 leaves it out.
         distillation_weight: weight of a D-FINE decoder's DDF; 0 leaves it out.
+        dense_weight: factor of all losses of a dense head.
     """
 
     def __init__(
@@ -125,6 +131,7 @@ class Criterion:
         matchability_gamma: float = 1.5,
         fine_grained_weight: float = 0.15,
         distillation_weight: float = 1.5,
+        dense_weight: float = 1.0,
     ) -> None:
         self.num_classes = num_classes
         self.matcher = matcher
@@ -137,6 +144,7 @@ class Criterion:
         self.matchability_gamma = matchability_gamma
         self.fine_grained_weight = fine_grained_weight
         self.distillation_weight = distillation_weight
+        self.dense_weight = dense_weight
 
     def __call__(self, output: DetectorOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Compute the loss, to be summed over the values.
@@ -150,7 +158,8 @@ class Criterion:
         Returns:
             Weighted float32 scalars, by default under the keys of ``LOSS_NAMES``: the last decoder layer, then ``_aux``,
             the sum over the earlier layers, ``_encoder``, the encoder's proposals, and ``_denoising``, the sum over all
-            layers; of a D-FINE decoder also ``loss_fgl…``, ``loss_ddf…`` and ``_initial``, its first plain boxes.
+            layers; of a D-FINE decoder also ``loss_fgl…``, ``loss_ddf…`` and ``_initial``, its first plain boxes;
+            with a dense head ``_dense``, whose class term is always ``vfl``.
 
         Raises:
             ValueError: the output has nothing to supervise, or does not fit the targets or the number of classes.
@@ -164,6 +173,7 @@ class Criterion:
             "_encoder": parts.encoder,
             "_denoising": parts.denoising,
             "_initial": parts.initial,
+            "_dense": parts.dense,
         }
         return {f"loss_{term}{part}": value.sum() for part, losses in summands.items() for term, value in losses.items()}
 
@@ -181,7 +191,8 @@ class Criterion:
             logits, boxes = _stacked(training.layer_logits, training.layer_boxes, edges, more)
             matches = self.matcher.match(logits.detach(), boxes.detach(), targets)
             pairs = None if edges is None else united(matches, queries, flat.most)
-            counts = _count(flat, pairs, training)
+            dense_pairs = None if training.dense is None else task_aligned_pairs(training.dense, targets)
+            counts = _count(flat, pairs, training, dense_pairs)
             losses, quality = self._supervise(logits, boxes, matches, flat, counts.targets, pairs, counts.pairs)
             of_layers = _of_layers(losses, slice(layers))
             if edges is not None and pairs is not None:
@@ -192,8 +203,11 @@ class Criterion:
             if training.denoising is not None:
                 denoising, noisy = self._denoise(training.denoising, flat, counts)
                 initial = {term: torch.cat((value, noisy[term])) for term, value in initial.items()}
+            dense = {}
+            if training.dense is not None and dense_pairs is not None:
+                dense = self._dense_losses(training.dense, dense_pairs, flat, counts.dense)
         encoder = _of_layers(losses, slice(-1, None))
-        return LossParts(of_layers, encoder, denoising, {} if edges is None else initial)
+        return LossParts(of_layers, encoder, denoising, {} if edges is None else initial, dense)
 
     def _denoise(self, denoising: DenoisingOutput, flat: _FlatTargets, counts: _Counts) -> tuple[LayerLosses, LayerLosses]:
         """Losses of the layers, and of the first plain boxes."""
@@ -267,6 +281,20 @@ class Criterion:
             ddf = torch.cat((ddf * self.distillation_weight, ddf.new_zeros(1)))
         return {"fgl": fgl, "ddf": ddf}
 
+    def _dense_losses(self, dense: DenseOutput, pairs: DensePairs, flat: _FlatTargets, number: Tensor) -> LayerLosses:
+        """Losses of all tokens, [1] each; every pair counts as much as its quality says."""
+        logits, boxes = dense.logits.float(), dense.boxes.float()
+        places, rows = (pairs.batch_index, pairs.token_index), flat.offsets[pairs.batch_index] + pairs.target_index
+        classes = varifocal_loss(logits, (*places, flat.labels[rows]), pairs.quality, self.alpha, self.gamma).sum()
+        terms = pair_terms(boxes[places], flat.boxes[rows])
+        factor = self.dense_weight / number
+        losses = {
+            "vfl": classes * (factor * self.vfl_weight) + logits.detach().sum() * 0,
+            "l1": (terms.l1 * pairs.quality).sum() * (factor * self.l1_weight) + boxes.detach().sum() * 0,
+            "giou": (terms.giou * pairs.quality).sum() * (factor * self.giou_weight),
+        }
+        return {term: value[None] for term, value in losses.items()}
+
     def _class_loss(self, logits: Tensor, positives: tuple[Tensor, ...], quality: Tensor) -> Tensor:
         if self.class_loss == "matchability":
             return matchability_loss(logits, positives, quality, self.matchability_gamma)
@@ -315,22 +343,24 @@ def _flatten(targets: Sequence[Target], device: torch.device) -> _FlatTargets:
     )
 
 
-def _count(flat: _FlatTargets, pairs: Matches | None, training: TrainingOutput) -> _Counts:
+def _count(flat: _FlatTargets, pairs: Matches | None, training: TrainingOutput, dense: DensePairs | None) -> _Counts:
     """Count over all processes, in one exchange."""
-    numbers, noisy = [len(flat)], training.denoising
+    numbers: list[float] = [len(flat)]
     if pairs is not None:
+        noisy = training.denoising
         of_denoising = (0, 0) if noisy is None else (len(noisy.plan.query_index), noisy.logits[0, :, :, 0].numel())
         numbers += [len(pairs), training.encoder_logits[..., 0].numel(), *of_denoising]
+    if dense is not None:
+        numbers.append(float(dense.quality.nan_to_num().sum()))
     counts = torch.tensor(numbers, dtype=torch.float32, device=flat.labels.device)
     world = 1
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         world = dist.get_world_size()
         dist.all_reduce(counts)
         counts /= world
-    targets, *more = counts.unbind()
-    targets = targets.clamp(min=1 / world)
-    if not more:
-        return _Counts(targets, targets, (targets, targets), (targets, targets))
-    some, queries, positives, noise = more
-    divisor = some.clamp(min=1 / world)
-    return _Counts(targets, divisor, (some, queries - some), (positives, noise - positives))
+    least = counts.clamp(min=1 / world)
+    targets, quality = least[0], least[-1]
+    if pairs is None:
+        return _Counts(targets, targets, (targets, targets), (targets, targets), quality)
+    some, queries, positives, noise = counts[1:5].unbind()
+    return _Counts(targets, least[1], (some, queries - some), (positives, noise - positives), quality)

@@ -29,6 +29,7 @@ from nextdetr.layers.deformable import Shapes, at_least_float32, is_traced
 from nextdetr.layers.mlp import MLP
 from nextdetr.models.decoder_layer import TransformerDecoderLayer
 from nextdetr.models.denoising import DenoisingQueries, contrastive_denoising, denoising_mask
+from nextdetr.models.dense import DenseHead
 from nextdetr.structures import DenoisingOutput, DetectorOutput, EdgeOutput, Target, TrainingOutput
 
 __all__ = ["Decoded", "RTDETRDecoder", "TransformerDecoder", "make_anchors"]
@@ -84,6 +85,8 @@ class RTDETRDecoder(nn.Module):
         learnt_init_query: learn the queries' content instead of taking it from the selected tokens.
         eps: of the projections' BatchNorm.
         momentum: of the projections' BatchNorm.
+        dense: let a head over all tokens train along (RT-DETRv3, arXiv 2409.08475); see ``DenseHead``. It never runs
+            without targets.
         layer: makes a decoder layer from width, heads, feed-forward width, number of maps, points, dropout and activation.
         box_outputs: numbers that the box head of a layer yields.
 
@@ -111,6 +114,7 @@ class RTDETRDecoder(nn.Module):
         *,
         eps: float = 1e-3,
         momentum: float = 0.03,
+        dense: bool = False,
         layer: Callable[..., nn.Module] = TransformerDecoderLayer,
         box_outputs: int = 4,
     ) -> None:
@@ -134,6 +138,7 @@ class RTDETRDecoder(nn.Module):
         self.dec_bbox_head = nn.ModuleList(MLP(hd, hd, box_outputs, 3) for _ in range(ndl))
         self.denoising_class_embed = nn.Embedding(nc, hd) if nd > 0 else None
         self.query_embed = nn.Embedding(nq, hd) if learnt_init_query else None
+        self.dense_head = DenseHead(hd, nc, PRIOR_PROBABILITY) if dense else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -177,6 +182,7 @@ class RTDETRDecoder(nn.Module):
         if proposals is None:
             return DetectorOutput(decoded.logits[-1], decoded.boxes[-1])
         training = _training_output(decoded, *proposals, denoising)
+        training.dense = None if self.dense_head is None else self.dense_head(memory, shapes)
         return DetectorOutput(training.layer_logits[self.eval_layer], training.layer_boxes[self.eval_layer], training)
 
     def _flatten(self, features: Sequence[Tensor]) -> tuple[Tensor, tuple[tuple[int, int], ...]]:

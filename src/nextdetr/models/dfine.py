@@ -128,6 +128,7 @@ class DFINEDecoder(RTDETRDecoder):
         dropout: of the decoder layers.
         bins: N, bins of an edge's distribution less one; an even number from 4 (the authors' reg_max).
         scale: c of the offsets (the authors' reg_scale).
+        dense: let a head over all tokens train along.
         nd: positive denoising queries per image; 0 trains without them.
         eps: of the projections' BatchNorm.
 
@@ -151,12 +152,13 @@ class DFINEDecoder(RTDETRDecoder):
         *,
         bins: int = 32,
         scale: float = 4.0,
+        dense: bool = False,
         nd: int = 100,
         eps: float = 1e-3,
     ) -> None:
         offsets = offsets_of_bins(bins, scale)
         super().__init__(
-            nc, ch, hd, nq, ndp, nh, ndl, d_ffn, dropout, nd=nd, eps=eps,
+            nc, ch, hd, nq, ndp, nh, ndl, d_ffn, dropout, nd=nd, dense=dense, eps=eps,
             layer=DFINEDecoderLayer, box_outputs=4 * (bins + 1),
         )  # fmt: skip
         self.bins, self.scale = bins, float(scale)

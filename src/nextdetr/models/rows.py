@@ -242,6 +242,7 @@ def _repeat(context: RowContext, make: Callable[[int], nn.Module]) -> nn.Module:
 
 NONE = type(None)
 _CHANNELS = Argument("channels", (int,), required=True, least=1)
+_DENSE = Argument("dense", (bool,))
 _DECODER = (
     Argument("classes", (int, str), required=True, least=1),
     Argument("hidden width", (int,), least=4),
@@ -287,7 +288,7 @@ LAYERS: Mapping[str, Layer] = {
     ),
     "Concat": Layer((Argument("dimension", (int,)),), _concat, inputs=None),
     "RepC3": Layer((_CHANNELS, Argument("width inside", (int, float), least=0.01)), _rep_c3, repeatable=True),
-    "RTDETRDecoder": Layer(_DECODER, _decoder(RTDETRDecoder), inputs=None),
+    "RTDETRDecoder": Layer(_DECODER, _decoder(RTDETRDecoder), inputs=None, options=(_DENSE,)),
     "DFINEDecoder": Layer(
         _DECODER,
         _decoder(DFINEDecoder),
@@ -295,6 +296,7 @@ LAYERS: Mapping[str, Layer] = {
         options=(
             Argument("bins", (int,), least=4, most=512),
             Argument("scale", (int, float), least=0.01, most=1000),
+            _DENSE,
         ),
     ),
 }
