@@ -72,6 +72,12 @@ class TrainConfig(CommandConfig):
     freeze_backbone_epochs: int = Field(0, ge=0, description="Epochs at the start in which only the head is trained.")
     weight_decay: float = Field(1e-4, ge=0, description="Decay of matrices and kernels; norms, GRN and biases have none.")
     clip_norm: float = Field(0.1, ge=0, description="Largest norm of the gradient; 0 switches clipping off.")
+    class_loss: Literal["varifocal", "matchability"] = Field(
+        "varifocal", description="Loss of the classes: RT-DETR's varifocal, or DEIM's matchability-aware loss."
+    )
+    fine_grained_weight: float = Field(0.15, ge=0, description="Weight of the edges' FGL loss (DFINEDecoder); 0: none.")
+    distillation_weight: float = Field(1.5, ge=0, description="Weight of the layers' DDF loss (DFINEDecoder); 0: none.")
+    dense_weight: float = Field(1.0, ge=0, description="Weight of the losses of a decoder's dense head, if it has one.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises, at most 2,000 steps.")
     flat: float = Field(0.5, ge=0, le=1, description="Share of the run after which the rate falls as a cosine.")
     strong_until: float = Field(0.85, ge=0, le=1, description="Share of the run with strong augmentation and varying size.")

@@ -13,7 +13,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "DenoisingOutput", "DenoisingPlan", "DetectorOutput", "Target", "TrainingOutput"]
+__all__ = [
+    "Batch",
+    "DenoisingOutput",
+    "DenoisingPlan",
+    "DenseOutput",
+    "DetectorOutput",
+    "EdgeOutput",
+    "Target",
+    "TrainingOutput",
+]
 
 
 @dataclass(slots=True)
@@ -74,6 +83,32 @@ class DenoisingPlan:
 
 
 @dataclass(slots=True)
+class EdgeOutput:
+    """What a D-FINE decoder says of the edges of its boxes, to be supervised beside logits and boxes.
+
+    Attributes:
+        bins: [L, B, Q, 4, N+1] logits of the distributions over left, top, right and bottom edge.
+        anchors: [B, Q, 4] cxcywh that the edges are measured from, without gradient.
+        offsets: [N+1] W(n), what bin n stands for, in units of the anchor's size divided by ``scale``.
+        scale: see ``offsets``.
+        first_logits: [B, Q, C] of the first layer, without the distributions' quality.
+        first_boxes: [B, Q, 4] cxcywh, 0 to 1: the anchors, with their gradient.
+    """
+
+    bins: Tensor
+    anchors: Tensor
+    offsets: Tensor
+    scale: float
+    first_logits: Tensor
+    first_boxes: Tensor
+
+    def of_queries(self, queries: slice) -> EdgeOutput:
+        """Return the same of some of the queries."""
+        rest = (self.anchors[:, queries], self.offsets, self.scale, self.first_logits[:, queries])
+        return EdgeOutput(self.bins[:, :, queries], *rest, self.first_boxes[:, queries])
+
+
+@dataclass(slots=True)
 class DenoisingOutput:
     """Predictions of the D denoising queries on every decoder layer.
 
@@ -81,11 +116,28 @@ class DenoisingOutput:
         logits: [L, B, D, C].
         boxes: [L, B, D, 4] cxcywh, 0 to 1.
         plan: which of them are positives, and of what.
+        edges: of a D-FINE decoder.
     """
 
     logits: Tensor
     boxes: Tensor
     plan: DenoisingPlan
+    edges: EdgeOutput | None = None
+
+
+@dataclass(slots=True)
+class DenseOutput:
+    """Predictions of a dense head for every token of the encoder's maps.
+
+    Attributes:
+        logits: [B, S, C].
+        boxes: [B, S, 4] cxcywh, 0 to 1.
+        cells: [S, 4] cxcywh, what each token covers of the image.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    cells: Tensor
 
 
 @dataclass(slots=True)
@@ -98,6 +150,8 @@ class TrainingOutput:
         encoder_logits: [B, Q, C] of the encoder's selected proposals.
         encoder_boxes: [B, Q, 4] cxcywh, 0 to 1.
         denoising: None when the batch has no denoising query.
+        edges: of a D-FINE decoder; None of another.
+        dense: of a decoder with a dense head.
     """
 
     layer_logits: Tensor
@@ -105,6 +159,8 @@ class TrainingOutput:
     encoder_logits: Tensor
     encoder_boxes: Tensor
     denoising: DenoisingOutput | None
+    edges: EdgeOutput | None = None
+    dense: DenseOutput | None = None
 
 
 @dataclass(slots=True)

@@ -63,6 +63,42 @@ def test_rows_and_grid_agree_with_their_gradients(monkeypatch, mkl):
         torch.testing.assert_close(ours, reference)
 
 
+@pytest.mark.parametrize("sample", [sample_levels_rows, sample_levels_grid])
+def test_points_that_differ_from_map_to_map(sample):
+    """Leaving points of a map out is the same as giving them no weight; so are the gradients."""
+    points, most = (3, 4, 1), 4
+    value, locations, weights = _inputs(points=most)
+    kept = torch.tensor([p < points[level] for level in range(3) for p in range(most)])
+    weights = weights * kept.view(3, most)
+    results = []
+    for few in (True, False):
+        v, p, w = (t.clone().requires_grad_() for t in (value, locations, weights))
+        if few:
+            out = sample(v, SHAPES, p.flatten(3, 4)[..., kept, :], w.flatten(3)[..., kept], points)
+        else:
+            out = sample(v, SHAPES, p, w)
+        out.square().sum().backward()
+        results.append((out, v.grad, p.grad.flatten(3, 4)[..., kept, :], w.grad.flatten(3)[..., kept]))
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference)
+    torch.testing.assert_close(results[0][0], _by_loop(value, locations, weights))
+
+
+def test_points_per_level_of_the_module():
+    module = MSDeformableAttention(16, 3, 4, [3, 6, 3])
+    assert module.sampling_offsets.out_features == 4 * 12 * 2
+    assert module.attention_weights.out_features == 4 * 12
+    assert set(module.state_dict()) == set(MSDeformableAttention(16, 3, 4, 4).state_dict())
+    grid = module.sampling_offsets.bias.detach().view(4, 12, 2)
+    torch.testing.assert_close(grid[0, :, 0], torch.tensor([1.0, 2, 3, 1, 2, 3, 4, 5, 6, 1, 2, 3]))
+
+
+@pytest.mark.parametrize("points", [0, [3, 6], [3, 0, 3], [1, 2, 3, 4], [1.5, 2, 3], [True, 1, 1]])
+def test_points_that_make_no_sense(points):
+    with pytest.raises(ConfigError, match="a list of 3 of them"):
+        MSDeformableAttention(16, 3, 4, points)
+
+
 def test_numerical_gradient_of_rows():
     value, locations, weights = _inputs(batch=1, queries=2, heads=2, dim=2)
     inputs = tuple(t.requires_grad_() for t in (value, locations, weights))

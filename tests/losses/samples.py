@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nextdetr.structures import DenoisingOutput, DenoisingPlan, DetectorOutput, Target, TrainingOutput
+from nextdetr.models.edges import offsets_of_bins
+from nextdetr.structures import DenoisingOutput, DenoisingPlan, DetectorOutput, EdgeOutput, Target, TrainingOutput
 
 
 def random_boxes(*shape: int) -> Tensor:
@@ -32,9 +33,16 @@ def denoising_plan(counts: Sequence[int], groups: int) -> tuple[DenoisingPlan, i
 
 
 def random_output(
-    counts: Sequence[int], classes: int, *, layers: int = 3, queries: int = 20, groups: int = 2, dtype=torch.float32
+    counts: Sequence[int],
+    classes: int,
+    *,
+    layers: int = 3,
+    queries: int = 20,
+    groups: int = 2,
+    dtype=torch.float32,
+    bins: int = 0,
 ) -> DetectorOutput:
-    """Leaf tensors with gradient; no denoising when there is no target or ``groups`` is 0."""
+    """Leaf tensors with gradient; no denoising when there is no target or ``groups`` is 0; with ``bins`` of D-FINE."""
     batch = len(counts)
 
     def leaves(*shape: int) -> tuple[Tensor, Tensor]:
@@ -43,11 +51,18 @@ def random_output(
 
     logits, boxes = leaves(layers, batch, queries)
     encoder_logits, encoder_boxes = leaves(batch, queries)
+
+    def edges(number: int) -> EdgeOutput | None:
+        if not bins:
+            return None
+        logits = torch.randn(layers, batch, number, 4, bins + 1).to(dtype).requires_grad_()
+        return EdgeOutput(logits, random_boxes(batch, number), offsets_of_bins(bins), 4.0, *leaves(batch, number))
+
     denoising = None
     if groups and max(counts, default=0):
         plan, size = denoising_plan(counts, groups)
-        denoising = DenoisingOutput(*leaves(layers, batch, size), plan)
-    training = TrainingOutput(logits, boxes, encoder_logits, encoder_boxes, denoising)
+        denoising = DenoisingOutput(*leaves(layers, batch, size), plan, edges(size))
+    training = TrainingOutput(logits, boxes, encoder_logits, encoder_boxes, denoising, edges(queries))
     return DetectorOutput(logits[-1], boxes[-1], training)
 
 
@@ -56,4 +71,9 @@ def supervised(output: DetectorOutput) -> list[Tensor]:
     training = output.training
     assert training is not None
     leaves = [training.layer_logits, training.layer_boxes, training.encoder_logits, training.encoder_boxes]
-    return leaves if training.denoising is None else [*leaves, training.denoising.logits, training.denoising.boxes]
+    if training.denoising is not None:
+        leaves += [training.denoising.logits, training.denoising.boxes]
+    for edges in (training.edges, training.denoising and training.denoising.edges):
+        if edges is not None:
+            leaves += [edges.bins, edges.first_logits, edges.first_boxes]
+    return leaves

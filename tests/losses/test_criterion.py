@@ -77,12 +77,12 @@ def test_sums_of_the_layers():
     targets, criterion = random_targets(counts, 4), _criterion(4)
     parts, losses = criterion.per_layer(output, targets), criterion(output, targets)
     for term in ("vfl", "l1", "giou"):
-        layers = getattr(parts.layers, term)
+        layers = parts.layers[term]
         assert layers.shape == (4,)
         torch.testing.assert_close(losses[f"loss_{term}"], layers[-1])
         torch.testing.assert_close(losses[f"loss_{term}_aux"], layers[:3].sum())
-        torch.testing.assert_close(losses[f"loss_{term}_encoder"], getattr(parts.encoder, term).squeeze())
-        torch.testing.assert_close(losses[f"loss_{term}_denoising"], getattr(parts.denoising, term).sum())
+        torch.testing.assert_close(losses[f"loss_{term}_encoder"], parts.encoder[term].squeeze())
+        torch.testing.assert_close(losses[f"loss_{term}_denoising"], parts.denoising[term].sum())
 
 
 def test_perfect_predictions_cost_almost_nothing():
@@ -116,6 +116,20 @@ def test_weights_and_normaliser():
         for image, query, target in zip(matches.batch_index, matches.query_index, matches.target_index, strict=True)
     )
     torch.testing.assert_close(plain["loss_l1"], l1 / 6)
+
+
+def test_matchability_takes_varifocals_place_and_nothing_else():
+    counts, targets = [2, 4], random_targets([2, 4], 3)
+    output = random_output(counts, 3)
+    usual = _criterion(3)(output, targets)
+    losses = Criterion(3, HungarianMatcher(), class_loss="matchability")(output, targets)
+    assert tuple(losses) == tuple(name.replace("vfl", "mal") for name in LOSS_NAMES)
+    for name, value in losses.items():
+        if "mal" in name:
+            assert value != usual[name.replace("mal", "vfl")]
+            assert value.isfinite()
+        else:
+            torch.testing.assert_close(value, usual[name])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -8,7 +8,7 @@ from torch.nn import functional
 from torchvision.ops import generalized_box_iou
 
 from nextdetr.boxes import cxcywh_to_xyxy
-from nextdetr.losses.terms import focal_class_cost, pair_terms, varifocal_loss
+from nextdetr.losses.terms import focal_class_cost, matchability_loss, pair_terms, varifocal_loss
 from tests.losses.samples import random_boxes
 
 
@@ -37,6 +37,26 @@ def test_varifocal_value_and_gradient_equal_the_dense_formula(scale):
     target[positives], is_positive[positives] = quality, 1.0
     weight = torch.where(is_positive == 1, target, 0.6 * logits.detach().sigmoid() ** 1.5)
     expected = functional.binary_cross_entropy_with_logits(logits, target, weight=weight, reduction="none")
+    (expected_gradient,) = torch.autograd.grad(expected, logits, slope)
+    torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(gradient, expected_gradient, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0, 60.0])
+def test_matchability_value_and_gradient_equal_the_formula(scale):
+    """-q^g log p - (1 - q^g) log(1 - p) for a positive, -p^g log(1 - p) for all others, p^g without gradient."""
+    logits = (torch.randn(2, 9, 4, dtype=torch.float64) * scale).requires_grad_()
+    positives = (torch.tensor([0, 0, 1]), torch.tensor([8, 2, 1]), torch.tensor([3, 0, 2]))
+    quality = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
+    loss = matchability_loss(logits, positives, quality, gamma=1.4)
+    slope = torch.rand_like(loss)
+    (gradient,) = torch.autograd.grad(loss, logits, slope)
+
+    yes, no = functional.logsigmoid(logits), functional.logsigmoid(-logits)  # log p and log(1 - p)
+    expected = -(logits.detach().sigmoid() ** 1.4) * no
+    for place, q in zip(zip(*positives, strict=True), quality, strict=True):
+        value = -(q**1.4) * yes[place] - (1 - q**1.4) * no[place]
+        expected = expected.index_put(tuple(i[None] for i in place), value[None])
     (expected_gradient,) = torch.autograd.grad(expected, logits, slope)
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(gradient, expected_gradient, atol=1e-6, rtol=1e-6)

@@ -142,6 +142,10 @@ BAD = {
     "enlarged too far": (first("nn.Upsample, [None, 3, nearest]"), "row 1 .*stride 32 cannot be enlarged 3-fold"),
     "dropout": (first("AIFI, [64, 8, 2]"), "row 1 .*dropout must be at most 1, not 2"),
     "dropout of the decoder": (edit("2, 4, 2, 64", "2, 4, 2, 64, 1.5"), "row 3 .*dropout must be at most 1"),
+    "points of each map": (edit("20, 2, 4", "20, [2, 3, 2], 4"), "row 3 .*list of 2 of them"),
+    "no points": (edit("20, 2, 4", "20, [2, 0], 4"), "row 3 .*points must be at least 1, not 0"),
+    "points in points": (edit("20, 2, 4", "20, [2, [3]], 4"), "row 3 .*points must be a list of plain values"),
+    "words as points": (edit("20, 2, 4", "20, [2, few], 4"), "row 3 .*points must be int or list, not 'few'"),
     "attention heads": (first("AIFI, [64, 7]"), "row 1 .*320 channels .*7 heads"),
     "nothing inside": (first("RepC3, [8, 0.01]"), "row 1 .*leaves none"),
     "large kernel": (first("Conv, [32, 100000000000000000000]"), "row 1 .*kernel must be at most 65536"),
@@ -208,3 +212,9 @@ def test_a_file_of_ordinary_rows_counts_from_zero():
     assert model.rows[-1].channels == [12, 24]
     with torch.inference_mode():
         assert model(torch.rand(1, 3, 64, 64)).boxes.shape == (1, 20, 4)
+
+
+def test_points_per_level():
+    model = build_model(parse_model_text(TINY_MODEL.replace("20, 2, 4", "20, [2, 5], 4"), "points.yaml"))
+    assert model.rows[-1].decoder.layers[1].cross_attn.attention_weights.out_features == 4 * 7
+    assert model.row_infos[-1].arguments[4] == [2, 5]

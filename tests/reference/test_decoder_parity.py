@@ -6,12 +6,14 @@ import re
 
 import pytest
 import torch
-from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig
+from transformers import DFineConfig, RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig, RTDetrV2Config
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.d_fine.modeling_d_fine import DFineMultiscaleDeformableAttention
 from transformers.models.rt_detr.modeling_rt_detr import (
     RTDetrMultiscaleDeformableAttention,
     get_contrastive_denoising_training_group,
 )
+from transformers.models.rt_detr_v2.modeling_rt_detr_v2 import RTDetrV2MultiscaleDeformableAttention
 
 from nextdetr.layers.deformable import MSDeformableAttention
 from nextdetr.models.decoder import RTDETRDecoder
@@ -214,12 +216,27 @@ def test_denoising_queries_and_mask(counts):
     assert torch.equal(denoising_mask(content.shape[1], made.group_size, QUERIES), mask == 0)
 
 
-def test_deformable_attention():
+def _v2_attention():
+    config = RTDetrV2Config(d_model=HIDDEN, decoder_attention_heads=4, decoder_n_levels=3, decoder_n_points=5)
+    return RTDetrV2MultiscaleDeformableAttention(config), MSDeformableAttention(HIDDEN, 3, 4, 5)
+
+
+def _d_fine_attention():
+    config = DFineConfig(d_model=HIDDEN, decoder_attention_heads=4, decoder_n_points=[3, 6, 1])
+    return DFineMultiscaleDeformableAttention(config), MSDeformableAttention(HIDDEN, 3, 4, [3, 6, 1], project=False)
+
+
+def _attention():
     theirs = RTDetrMultiscaleDeformableAttention(_config(), num_heads=4, n_points=4)
+    return theirs, MSDeformableAttention(HIDDEN, 3, 4, 4)
+
+
+@pytest.mark.parametrize("make", [_attention, _v2_attention, _d_fine_attention])
+def test_deformable_attention(make):
+    theirs, ours = make()
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    ours = MSDeformableAttention(HIDDEN, 3, 4, 4)
-    ours.load_state_dict(theirs.state_dict())
+    ours.load_state_dict({name: tensor for name, tensor in theirs.state_dict().items() if "scale" not in name})
     sizes = torch.tensor(SIZES)
     results = []
     inputs = [torch.randn(2, 11, HIDDEN), torch.rand(2, 11, 4), torch.randn(2, int(sizes.prod(1).sum()), HIDDEN)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import RTDetrConfig
+from transformers import Deimv2Config, RTDetrConfig
+from transformers.loss.loss_deimv2 import Deimv2Loss
 from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss, RTDetrHungarianMatcher
 from transformers.models.rt_detr.modeling_rt_detr import get_contrastive_denoising_training_group
 
@@ -94,16 +95,36 @@ def test_every_term_and_gradient(counts, classes, queries, asked):
     parts = criterion.per_layer(output, targets)
     for mine, their in (("vfl", "loss_vfl"), ("l1", "loss_bbox"), ("giou", "loss_giou")):
         expected = [theirs[f"{their}_aux_{layer}"] for layer in range(LAYERS - 1)] + [theirs[their]]
-        torch.testing.assert_close(getattr(parts.layers, mine), torch.stack(expected), atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(parts.layers[mine], torch.stack(expected), atol=1e-4, rtol=1e-5)
         encoder = theirs[f"{their}_aux_{LAYERS - 1}"][None]
-        torch.testing.assert_close(getattr(parts.encoder, mine), encoder, atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(parts.encoder[mine], encoder, atol=1e-4, rtol=1e-5)
         expected = [theirs[f"{their}_dn_{layer}"].item() for layer in range(LAYERS)] if meta else []
-        torch.testing.assert_close(getattr(parts.denoising, mine), torch.tensor(expected), atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(parts.denoising[mine], torch.tensor(expected), atol=1e-4, rtol=1e-5)
 
     total = sum(criterion(output, targets).values())
     torch.testing.assert_close(total, their_total, atol=1e-4, rtol=1e-5)
     for mine, their in zip(torch.autograd.grad(total, leaves), their_gradients, strict=True):
         torch.testing.assert_close(mine, their, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("counts", "classes", "queries", "asked"), CASES)
+def test_matchability_aware_loss(counts, classes, queries, asked):
+    """DEIM's, of the last layer, value and gradient."""
+    output, targets, _ = _case(counts, classes, queries, asked)
+    config = Deimv2Config(num_labels=classes, focal_loss_gamma=1.5)  # the paper's; transformers' default is 2
+    reference = Deimv2Loss(config)
+    assert (reference.mal_alpha, reference.gamma, config.weight_loss_mal) == (None, 1.5, 1.0)
+    last = {"logits": output.training.layer_logits[-1], "pred_boxes": output.training.layer_boxes[-1]}
+    labels = _labels(targets)
+    indices = RTDetrHungarianMatcher(_config(classes))(last, labels)
+    expected = reference.loss_labels_mal(last, labels, indices, max(sum(counts), 1))["loss_mal"]
+
+    criterion = Criterion(classes, HungarianMatcher(), class_loss="matchability")
+    value = criterion(output, targets)["loss_mal"]
+    torch.testing.assert_close(value, expected, atol=1e-4, rtol=1e-5)
+    leaf = output.training.layer_logits
+    (mine,), (their,) = torch.autograd.grad(value, leaf), torch.autograd.grad(expected, leaf)
+    torch.testing.assert_close(mine, their, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("counts", "classes", "queries", "asked"), CASES)

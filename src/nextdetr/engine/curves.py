@@ -32,7 +32,7 @@ def draw_curves(table: Path, target: Path) -> None:
 
     _draw_loss(loss, rows)
     loss.set_ylim(0, None)
-    for name in ("loss_vfl", "loss_l1", "loss_giou"):
+    for name in (name for name in rows[0] if name.startswith("loss_") and name.count("_") == 1):
         terms.plot(*_series(rows, name), label=name.removeprefix("loss_"))
     terms.set(title="Last decoder layer's terms (weighted)", xlabel="epoch", ylim=(0, None))
     terms.legend()

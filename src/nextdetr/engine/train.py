@@ -121,7 +121,11 @@ class Trainer:
         )  # fmt: skip
         self.ema = ModelEMA(run.model.to(fabric.device), config.ema_decay)
         self.model, self.optimizer = fabric.setup(run.model, optimizer)
-        self.criterion = Criterion(len(run.train_data.classes), HungarianMatcher())
+        self.criterion = Criterion(
+            len(run.train_data.classes), HungarianMatcher(), class_loss=config.class_loss,
+            fine_grained_weight=config.fine_grained_weight, distillation_weight=config.distillation_weight,
+            dense_weight=config.dense_weight,
+        )  # fmt: skip
         self.budget = Budget.of(config.epochs, config.minutes, len(self.sampler), self.cursor.seconds)
         self.stop_requested = threading.Event()
         self.saved_at = 0.0

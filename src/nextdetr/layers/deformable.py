@@ -1,6 +1,7 @@
 """Multi-scale deformable attention: each query reads a few learnt points of each feature map.
 
-Deformable DETR, arXiv 2010.04159, section 4.1 (equation 3) and appendix A.4 (points placed relative to a reference box).
+Deformable DETR, arXiv 2010.04159, section 4.1 (equation 3) and appendix A.4 (points placed relative to a reference box);
+the number of points may differ from map to map: RT-DETRv2, arXiv 2407.17140, section 3.1.
 
 Where we differ: nothing in the result. On the CPU the bilinear reads of all points, corners and levels are expressed as one
 weighted sum of rows ("embedding bag") with a hand-written backward pass: a row of channels is contiguous, while
@@ -27,6 +28,7 @@ __all__ = [
     "MSDeformableAttention",
     "at_least_float32",
     "is_traced",
+    "points_per_level",
     "sample_levels",
     "sample_levels_grid",
     "sample_levels_rows",
@@ -42,21 +44,38 @@ class MSDeformableAttention(nn.Module):
         hidden: width of queries and values; a multiple of ``heads``.
         levels: number of feature maps.
         heads: attention heads.
-        points: points that a head reads on each map.
+        points: points that a head reads on each map: one number for all, or one per map, finest first (RT-DETRv2,
+            arXiv 2407.17140, section 3.1). A softmax spans all of them either way.
+        project: whether linear layers stand before the reads (``value_proj``) and after them (``output_proj``); D-FINE
+            (arXiv 2410.13842, its ablation) has neither, which is cheaper.
 
     Raises:
-        ConfigError: if ``hidden`` is not a multiple of ``heads``.
+        ConfigError: if ``hidden`` is not a multiple of ``heads``, or the points are not one or ``levels`` numbers above 0.
     """
 
-    def __init__(self, hidden: int = 256, levels: int = 3, heads: int = 8, points: int = 4) -> None:
+    steps: Tensor
+
+    def __init__(
+        self,
+        hidden: int = 256,
+        levels: int = 3,
+        heads: int = 8,
+        points: int | Sequence[int] = 4,
+        *,
+        project: bool = True,
+    ) -> None:
         super().__init__()
         if hidden % heads:
             raise ConfigError(f"Deformable attention needs a width that its heads divide; got {hidden} and {heads}.")
-        self.levels, self.heads, self.points = levels, heads, points
-        self.sampling_offsets = nn.Linear(hidden, heads * levels * points * 2)
-        self.attention_weights = nn.Linear(hidden, heads * levels * points)
-        self.value_proj = nn.Linear(hidden, hidden)
-        self.output_proj = nn.Linear(hidden, hidden)
+        self.levels, self.heads, self.points = levels, heads, points_per_level(points, levels)
+        reads = sum(self.points)
+        self.sampling_offsets = nn.Linear(hidden, heads * reads * 2)
+        self.attention_weights = nn.Linear(hidden, heads * reads)
+        self.value_proj = nn.Linear(hidden, hidden) if project else None
+        self.output_proj = nn.Linear(hidden, hidden) if project else None
+        # An offset of n, with n points on the map, is half the box's size.  [K, 1], K the points of all maps
+        steps = torch.tensor([0.5 / number for number in self.points for _ in range(number)]).unsqueeze(1)
+        self.register_buffer("steps", steps, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -65,13 +84,14 @@ class MSDeformableAttention(nn.Module):
         angles = torch.arange(self.heads, dtype=torch.float32) * (2.0 * math.pi / self.heads)
         directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
         directions = directions / directions.abs().amax(dim=-1, keepdim=True)  # onto the unit square  [heads, 2]
-        steps = torch.arange(1, self.points + 1, dtype=torch.float32)
-        grid = directions[:, None, None, :] * steps[None, None, :, None]  # [heads, 1, points, 2]
+        steps = torch.cat([torch.arange(1, number + 1, dtype=torch.float32) for number in self.points])  # [K]
         with torch.no_grad():
-            self.sampling_offsets.bias.copy_(grid.expand(-1, self.levels, -1, -1).flatten())
+            self.sampling_offsets.bias.copy_((directions[:, None, :] * steps[None, :, None]).flatten())
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
         for layer in (self.value_proj, self.output_proj):
+            if layer is None:
+                continue
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -88,21 +108,20 @@ class MSDeformableAttention(nn.Module):
             [B, Q, D].
         """
         batch, queries, _ = query.shape
-        value = self.value_proj(value).unflatten(-1, (self.heads, -1))  # [B, S, heads, d]
-        places = (batch, queries, self.heads, self.levels, self.points)
+        value = value if self.value_proj is None else self.value_proj(value)
+        value = value.unflatten(-1, (self.heads, -1))  # [B, S, heads, d]
+        places = (batch, queries, self.heads, sum(self.points))
         # Positions need more digits than half precision has: a step of bfloat16 near 1 is 3 pixels of 640.
         offsets = at_least_float32(self.sampling_offsets(query)).view(*places, 2)
-        weights = (
-            at_least_float32(self.attention_weights(query))
-            .view(batch, queries, self.heads, -1)
-            .softmax(dim=-1)
-            .view(places)
-        )
-        boxes = at_least_float32(reference_boxes)[:, :, None, None, None, :]
-        locations = torch.addcmul(boxes[..., :2], offsets, boxes[..., 2:], value=0.5 / self.points)
-        sampled = sample_levels(value, shapes, locations, weights)  # [B, Q, D]
-        output: Tensor = self.output_proj(sampled.to(query.dtype))
-        return output
+        weights = at_least_float32(self.attention_weights(query)).view(places).softmax(dim=-1)
+        boxes = at_least_float32(reference_boxes)[:, :, None, None, :]
+        if len(set(self.points)) == 1:
+            locations = torch.addcmul(boxes[..., :2], offsets, boxes[..., 2:], value=0.5 / self.points[0])
+        else:
+            locations = torch.addcmul(boxes[..., :2], offsets, boxes[..., 2:] * self.steps)
+        sampled = sample_levels(value, shapes, locations, weights, self.points)  # [B, Q, D]
+        sampled = sampled.to(query.dtype)
+        return sampled if self.output_proj is None else self.output_proj(sampled)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -115,14 +134,33 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
-def sample_levels(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+def points_per_level(points: int | Sequence[int], levels: int) -> tuple[int, ...]:
+    """Return the number of points on each map.
+
+    Raises:
+        ConfigError: ``points`` is neither one number above 0 nor ``levels`` of them.
+    """
+    numbers = (points,) * levels if isinstance(points, int) else tuple(points)
+    if len(numbers) != levels or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in numbers):
+        raise ConfigError(
+            f"The sampling points must be one whole number above 0, or a list of {levels} of them, one per feature map; "
+            f"got {points!r}."
+        )
+    return numbers
+
+
+def sample_levels(
+    value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, points: Sequence[int] | None = None
+) -> Tensor:
     """Weighted sum of bilinear reads from several maps, zero outside them; computed in float32 (float64 stays).
 
     Args:
         value: [B, S, heads, d].
         shapes: (height, width) of each of the L maps.
-        locations: [B, Q, heads, L, points, 2], (x, y) as fractions of the map; 0 and 1 are its outer edges.
-        weights: [B, Q, heads, L, points].
+        locations: [B, Q, heads, L, points, 2], (x, y) as fractions of the map; 0 and 1 are its outer edges. With
+            ``points`` [B, Q, heads, K, 2], map after map, K their sum.
+        weights: [B, Q, heads, L, points] or [B, Q, heads, K].
+        points: reads of each map, where they differ.
 
     Returns:
         [B, Q, heads · d].
@@ -130,47 +168,66 @@ def sample_levels(value: Tensor, shapes: Shapes, locations: Tensor, weights: Ten
     value = value.to(locations.dtype)
     weights = weights.to(locations.dtype)
     if value.device.type == "cpu" and not is_traced():
-        return sample_levels_rows(value, shapes, locations, weights)
-    return sample_levels_grid(value, shapes, locations, weights)
+        return sample_levels_rows(value, shapes, locations, weights, points)
+    return sample_levels_grid(value, shapes, locations, weights, points)
 
 
-def sample_levels_grid(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+def sample_levels_grid(
+    value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, points: Sequence[int] | None = None
+) -> Tensor:
     """``sample_levels`` by ``grid_sample``, one call per map."""
     batch, _, heads, dim = value.shape
+    locations, weights, points = _joined(locations, weights, points)
     queries = locations.shape[1]
-    grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # [B·heads, Q, L, points, 2]
+    by_image = (2 * locations - 1).transpose(1, 2).flatten(0, 1)
+    grids = torch.split(by_image, list(points), dim=2)  # [B·heads, Q, points, 2] each
     maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # [B·heads, d, S]
     reads = []  # L times [B·heads, d, Q, points]
     for i, level in enumerate(torch.split(maps, [height * width for height, width in shapes], dim=-1)):
         level = level.reshape(*level.shape[:2], *shapes[i])
-        reads.append(
-            functional.grid_sample(level, grids[:, :, i], mode="bilinear", padding_mode="zeros", align_corners=False)
-        )
-    by_head = weights.transpose(1, 2).flatten(3).flatten(0, 1).unsqueeze(1)  # [B·heads, 1, Q, L·points]
+        reads.append(functional.grid_sample(level, grids[i], mode="bilinear", padding_mode="zeros", align_corners=False))
+    by_head = weights.transpose(1, 2).flatten(0, 1).unsqueeze(1)  # [B·heads, 1, Q, K]
     summed = (torch.cat(reads, dim=-1) * by_head).sum(dim=-1)  # [B·heads, d, Q]
     return summed.view(batch, heads * dim, queries).transpose(1, 2)
 
 
-def sample_levels_rows(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+def sample_levels_rows(
+    value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, points: Sequence[int] | None = None
+) -> Tensor:
     """``sample_levels`` as one weighted sum of table rows; the fast form on a CPU."""
-    sampled: Tensor = _WeightedRows.apply(value.contiguous(), tuple(shapes), locations, weights)
+    locations, weights, points = _joined(locations, weights, points)
+    sampled: Tensor = _WeightedRows.apply(value.contiguous(), tuple(shapes), locations, weights, points)
     return sampled
+
+
+def _joined(locations: Tensor, weights: Tensor, points: Sequence[int] | None) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """Locations [B, Q, heads, K, 2], weights [B, Q, heads, K], and how many of the K fall on each map."""
+    if points is not None:
+        return locations, weights, tuple(points)
+    return locations.flatten(3, 4), weights.flatten(3), (locations.shape[4],) * locations.shape[3]
 
 
 class _WeightedRows(torch.autograd.Function):
     """Row (b, s, h) of the table is ``value[b, s, h]``; bag (b, q, h) sums 4 corners × levels × points of its rows.
 
-    In the bodies there are N = B·Q·heads bags and K = levels·points reads a bag. x and y, and the lower and the upper cell
+    In the bodies there are N = B·Q·heads bags and K reads a bag. x and y, and the lower and the upper cell
     of each, are stacked and go through every step together: on small tensors the number of steps costs more than their
     arithmetic.
     """
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, shapes: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        value: Tensor,
+        shapes: tuple[tuple[int, int], ...],
+        locations: Tensor,
+        weights: Tensor,
+        points: tuple[int, ...],
+    ) -> Tensor:
         batch, cells, heads, dim = value.shape
-        queries, points = locations.shape[1], locations.shape[4]
+        queries = locations.shape[1]
         table = value.view(-1, dim)
-        places = locations.flatten(0, 2).flatten(1, 2).permute(2, 0, 1)  # [2 (x, y), N, K]
+        places = locations.flatten(0, 2).permute(2, 0, 1)  # [2 (x, y), N, K]
         attention = weights.reshape(places.shape[1:])
         size, start = _level_constants(shapes, points, places.dtype, places.device)
         index, part, inside = _corners(places, size)  # each [2 (lower, upper), 2 (x, y), N, K]
@@ -189,13 +246,13 @@ class _WeightedRows(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         table, rows, mixed, attention, part, inside, size = ctx.saved_tensors
         value_shape, locations_shape, weights_shape = ctx.shapes
         grad = grad.reshape(len(rows), -1).contiguous()  # [N, d]
         grad_value = _scatter_rows(grad, rows, mixed, len(table)).view(value_shape) if ctx.needs_input_grad[0] else None
         if not (ctx.needs_input_grad[2] or ctx.needs_input_grad[3]):
-            return grad_value, None, None, None
+            return grad_value, None, None, None, None
 
         bags, reads = attention.shape
         corners = _row_products(grad, table, rows).view(bags, 2, 2, reads).permute(1, 2, 0, 3)  # [2 (y), 2 (x), N, K]
@@ -212,16 +269,18 @@ class _WeightedRows(torch.autograd.Function):
         )  # the upper part grows with the place, the lower shrinks  [2, N, K]
         grad_locations = torch.empty(bags, reads, 2, dtype=slope.dtype, device=slope.device)
         torch.mul(slope, size, out=grad_locations.permute(2, 0, 1))
-        return grad_value, None, grad_locations.view(locations_shape), grad_weights.view(weights_shape)
+        return grad_value, None, grad_locations.view(locations_shape), grad_weights.view(weights_shape), None
 
 
-def _level_constants(shapes: Shapes, points: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Size [2 (width, height), 1, K] and first cell [K] of the map that each of the K = levels·points columns reads."""
+def _level_constants(
+    shapes: Shapes, points: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Size [2 (width, height), 1, K] and first cell [K] of the map that each of the K columns reads."""
     widths, heights, starts, cell = [], [], [], 0
-    for height, width in shapes:
-        widths += [width] * points
-        heights += [height] * points
-        starts += [cell] * points
+    for (height, width), number in zip(shapes, points, strict=True):
+        widths += [width] * number
+        heights += [height] * number
+        starts += [cell] * number
         cell += height * width
     size = torch.tensor((widths, heights), dtype=dtype, device=device).unsqueeze(1)
     return size, torch.tensor(starts, dtype=torch.int32, device=device)

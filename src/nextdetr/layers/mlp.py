@@ -27,6 +27,11 @@ class MLP(nn.Module):
         widths = [in_features, *[hidden] * (layers - 1), out_features]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
+    def zero_last(self) -> None:
+        """Start with an output of 0 for every input."""
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., in_features] to [..., out_features]."""
         *body, last = self.layers

@@ -1,7 +1,11 @@
 """RT-DETR's training loss: arXiv 2304.08069, section 4 and its public configurations.
 
 Varifocal 1 (alpha 0.75, gamma 2), L1 5 and GIoU 2 on every decoder layer, on the encoder's proposals (all matched on their
-own) and on the denoising queries (DINO, arXiv 2203.03605, section 3.3), whose targets are known.
+own) and on the denoising queries (DINO, arXiv 2203.03605, section 3.3), whose targets are known. DEIM's matchability-aware
+loss (arXiv 2412.04234, section 3.3) takes varifocal's place on request. Of a D-FINE decoder (arXiv 2410.13842, section 4.2)
+the first layer's plain boxes count as one more layer, all layers train the boxes of the same, united pairs, and the edges'
+distributions have their own two losses, FGL 0.15 and DDF 1.5. A dense head (RT-DETRv3, arXiv 2409.08475) adds the same
+three terms over its one-to-many pairs, each pair weighing in with its quality.
 
 Where we differ: all layers are one set of tensor operations, the encoder's proposals one more layer among them; the number
 of boxes that divides the sums is at least 1 over all processes together, not in each, so that N processes give the gradient
@@ -11,41 +15,33 @@ that one gives on the N-fold batch; and the terms are always the same ones, 0 wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nextdetr.losses.dense import DensePairs, task_aligned_pairs
+from nextdetr.losses.edges import distillation_loss, fine_grained_loss, united
 from nextdetr.losses.matcher import HungarianMatcher, Matches
-from nextdetr.losses.terms import pair_terms, varifocal_loss
-from nextdetr.structures import DenoisingOutput, DetectorOutput, Target, TrainingOutput
+from nextdetr.losses.terms import matchability_loss, pair_terms, varifocal_loss
+from nextdetr.structures import DenoisingOutput, DenseOutput, DetectorOutput, EdgeOutput, Target, TrainingOutput
 
-__all__ = ["LOSS_NAMES", "Criterion", "LayerLosses", "LossParts"]
+__all__ = ["LOSS_NAMES", "ClassLoss", "Criterion", "LayerLosses", "LossParts"]
 
-_TERMS = ("vfl", "l1", "giou")
+ClassLoss = Literal["varifocal", "matchability"]
+_CLASS_TERMS: dict[ClassLoss, str] = {"varifocal": "vfl", "matchability": "mal"}
 LOSS_NAMES: tuple[str, ...] = tuple(
-    f"loss_{term}{part}" for part in ("", "_aux", "_encoder", "_denoising") for term in _TERMS
+    f"loss_{term}{part}" for part in ("", "_aux", "_encoder", "_denoising") for term in ("vfl", "l1", "giou")
 )
-"""Keys of the criterion's result, in their order; the same for every batch."""
+"""Keys of the criterion's result by default, in their order; the same for every batch."""
 
+LayerLosses = dict[str, Tensor]
+"""Weighted, normalised float32 losses of some layers by term, [L] each: ``vfl`` or ``mal``, ``l1`` and ``giou``.
 
-@dataclass(slots=True)
-class LayerLosses:
-    """Weighted, normalised float32 losses of some layers, one value a layer.
-
-    Attributes:
-        vfl: [L] varifocal loss of the classes.
-        l1: [L] L1 distance of the matched boxes.
-        giou: [L] 1 - GIoU of the matched boxes.
-    """
-
-    vfl: Tensor
-    l1: Tensor
-    giou: Tensor
-
-    def __getitem__(self, layers: slice) -> LayerLosses:
-        return LayerLosses(self.vfl[layers], self.l1[layers], self.giou[layers])
+Layers of a D-FINE decoder also have ``fgl`` and ``ddf``; the latter is 0 on the last layer, the teacher.
+"""
 
 
 @dataclass(slots=True)
@@ -56,11 +52,16 @@ class LossParts:
         layers: [L] each, the decoder's layers, the last one last.
         encoder: [1] each, the encoder's proposals.
         denoising: [L] each, the denoising queries; [0] each when the batch has none.
+        initial: the first layer's plain boxes of a D-FINE decoder: [1] each, or [2] with the denoising queries'; no terms
+            for another decoder.
+        dense: [1] each, the dense head's; no terms without one.
     """
 
     layers: LayerLosses
     encoder: LayerLosses
     denoising: LayerLosses
+    initial: LayerLosses = field(default_factory=dict)
+    dense: LayerLosses = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -70,9 +71,29 @@ class _FlatTargets:
     boxes: Tensor  # [N, 4] cxcywh
     labels: Tensor  # [N]
     offsets: Tensor  # [B] position of each image's first target
+    most: int  # targets of the fullest image
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
+
+    def rows(self, matches: Matches) -> Tensor:
+        """Return which target each pair has, [M]."""
+        return self.offsets[matches.batch_index] + matches.target_index
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What sums are divided by, means over the processes; each scalar.
+
+    DDP averages the gradients of the processes, so that dividing each by the mean divides their sum by the total. Those
+    that are a divisor are at least 1 over all processes together.
+    """
+
+    targets: Tensor
+    pairs: Tensor  # united pairs of a D-FINE decoder, otherwise the targets again
+    matching: tuple[Tensor, Tensor]  # matching queries in a united pair, and outside
+    denoising: tuple[Tensor, Tensor]  # denoising queries that are positives, and others
+    dense: Tensor  # sum of the dense pairs' qualities
 
 
 class Criterion:
@@ -84,11 +105,16 @@ class Criterion:
     Args:
         num_classes: C, classes of the model.
         matcher: assigns queries to targets.
-        vfl_weight: weight of the varifocal loss.
+        vfl_weight: weight of the classes' loss, varifocal or matchability-aware.
         l1_weight: weight of the L1 distance.
         giou_weight: weight of the GIoU loss.
         alpha: weight of a negative in the varifocal loss.
         gamma: exponent of the varifocal loss.
+        class_loss: ``matchability`` puts DEIM's loss, named ``mal`` in the result, in the place of varifocal, ``vfl``.
+        matchability_gamma: exponent of the matchability-aware loss, in whose place alpha and gamma mean nothing.
+        fine_grained_weight: weight of a D-FINE decoder's FGL; 0 leaves it out.
+        distillation_weight: weight of a D-FINE decoder's DDF; 0 leaves it out.
+        dense_weight: factor of all losses of a dense head.
     """
 
     def __init__(
@@ -101,6 +127,11 @@ class Criterion:
         giou_weight: float = 2.0,
         alpha: float = 0.75,
         gamma: float = 2.0,
+        class_loss: ClassLoss = "varifocal",
+        matchability_gamma: float = 1.5,
+        fine_grained_weight: float = 0.15,
+        distillation_weight: float = 1.5,
+        dense_weight: float = 1.0,
     ) -> None:
         self.num_classes = num_classes
         self.matcher = matcher
@@ -109,6 +140,11 @@ class Criterion:
         self.giou_weight = giou_weight
         self.alpha = alpha
         self.gamma = gamma
+        self.class_loss = class_loss
+        self.matchability_gamma = matchability_gamma
+        self.fine_grained_weight = fine_grained_weight
+        self.distillation_weight = distillation_weight
+        self.dense_weight = dense_weight
 
     def __call__(self, output: DetectorOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Compute the loss, to be summed over the values.
@@ -120,16 +156,26 @@ class Criterion:
             targets: one per image, on the device of the output.
 
         Returns:
-            Weighted float32 scalars under the keys of ``LOSS_NAMES``: the last decoder layer, then ``_aux``, the sum over
-            the earlier layers, ``_encoder``, the encoder's proposals, and ``_denoising``, the sum over all layers.
+            Weighted float32 scalars, by default under the keys of ``LOSS_NAMES``: the last decoder layer, then ``_aux``,
+            the sum over the earlier layers, ``_encoder``, the encoder's proposals, and ``_denoising``, the sum over all
+            layers; of a D-FINE decoder also ``loss_fgl…``, ``loss_ddf…`` and ``_initial``, its first plain boxes;
+            with a dense head ``_dense``, whose class term is always ``vfl``.
 
         Raises:
             ValueError: the output has nothing to supervise, or does not fit the targets or the number of classes.
         """
         parts = self.per_layer(output, targets)
-        summands = (parts.layers[-1:], parts.layers[:-1], parts.encoder, parts.denoising)
-        values = [getattr(summand, term).sum() for summand in summands for term in _TERMS]
-        return dict(zip(LOSS_NAMES, values, strict=True))
+        last = _of_layers(parts.layers, slice(-1, None))
+        last.pop("ddf", None)  # the teacher has none
+        summands = {
+            "": last,
+            "_aux": _of_layers(parts.layers, slice(None, -1)),
+            "_encoder": parts.encoder,
+            "_denoising": parts.denoising,
+            "_initial": parts.initial,
+            "_dense": parts.dense,
+        }
+        return {f"loss_{term}{part}": value.sum() for part, losses in summands.items() for term, value in losses.items()}
 
     def per_layer(self, output: DetectorOutput, targets: Sequence[Target]) -> LossParts:
         """Compute the same loss without the sums over layers; arguments and errors as of the call."""
@@ -139,43 +185,120 @@ class Criterion:
         self._check(training, targets)
         with torch.autocast(training.layer_logits.device.type, enabled=False):
             flat = _flatten(targets, training.layer_logits.device)
-            num_boxes = _count_boxes(len(flat), training.layer_logits.device)
-            # The encoder's proposals are one more layer: matched and supervised in the same operations.
-            logits = torch.cat((training.layer_logits.float(), training.encoder_logits.float()[None]))  # [L+1, B, Q, C]
-            boxes = torch.cat((training.layer_boxes.float(), training.encoder_boxes.float()[None]))  # [L+1, B, Q, 4]
+            edges, layers, queries = training.edges, training.layer_logits.shape[0], training.layer_logits.shape[2]
+            # The first plain boxes and the encoder's proposals are more layers: matched and supervised in the same steps.
+            more = (training.encoder_logits, training.encoder_boxes)
+            logits, boxes = _stacked(training.layer_logits, training.layer_boxes, edges, more)
             matches = self.matcher.match(logits.detach(), boxes.detach(), targets)
-            losses = self._supervise(logits, boxes, matches, flat, num_boxes)
-            denoising = losses[:0] if training.denoising is None else self._denoise(training.denoising, flat, num_boxes)
-        return LossParts(layers=losses[:-1], encoder=losses[-1:], denoising=denoising)
+            pairs = None if edges is None else united(matches, queries, flat.most)
+            dense_pairs = None if training.dense is None else task_aligned_pairs(training.dense, targets)
+            counts = _count(flat, pairs, training, dense_pairs)
+            losses, quality = self._supervise(logits, boxes, matches, flat, counts.targets, pairs, counts.pairs)
+            of_layers = _of_layers(losses, slice(layers))
+            if edges is not None and pairs is not None:
+                of_layers |= self._edge_losses(
+                    edges, logits[layers - 1], pairs, quality, flat, counts.pairs, counts.matching
+                )
+            denoising, initial = _of_layers(of_layers, slice(0)), _of_layers(losses, slice(layers, -1))
+            if training.denoising is not None:
+                denoising, noisy = self._denoise(training.denoising, flat, counts)
+                initial = {term: torch.cat((value, noisy[term])) for term, value in initial.items()}
+            dense = {}
+            if training.dense is not None and dense_pairs is not None:
+                dense = self._dense_losses(training.dense, dense_pairs, flat, counts.dense)
+        encoder = _of_layers(losses, slice(-1, None))
+        return LossParts(of_layers, encoder, denoising, {} if edges is None else initial, dense)
 
-    def _denoise(self, denoising: DenoisingOutput, flat: _FlatTargets, num_boxes: float | Tensor) -> LayerLosses:
-        plan, layers = denoising.plan, denoising.logits.shape[0]
-        matches = Matches(
-            torch.arange(layers, device=plan.batch_index.device).repeat_interleave(plan.batch_index.shape[0]),
-            *(index.repeat(layers) for index in (plan.batch_index, plan.query_index, plan.target_index)),
-        )
+    def _denoise(self, denoising: DenoisingOutput, flat: _FlatTargets, counts: _Counts) -> tuple[LayerLosses, LayerLosses]:
+        """Losses of the layers, and of the first plain boxes."""
+        plan, layers, edges = denoising.plan, denoising.logits.shape[0], denoising.edges
+        pairs = Matches(torch.zeros_like(plan.batch_index), plan.batch_index, plan.query_index, plan.target_index)
         # Each target stands in every group once.
-        return self._supervise(
-            denoising.logits.float(), denoising.boxes.float(), matches, flat, num_boxes * max(plan.groups, 1)
-        )
+        number = counts.targets * max(plan.groups, 1)
+        logits, boxes = _stacked(denoising.logits, denoising.boxes, edges)
+        losses, quality = self._supervise(logits, boxes, _on_layers(pairs, logits.shape[0]), flat, number)
+        of_layers = _of_layers(losses, slice(layers))
+        if edges is not None:
+            of_layers |= self._edge_losses(edges, logits[layers - 1], pairs, quality, flat, number, counts.denoising)
+        return of_layers, _of_layers(losses, slice(layers, None))
 
     def _supervise(
-        self, logits: Tensor, boxes: Tensor, matches: Matches, flat: _FlatTargets, num_boxes: float | Tensor
-    ) -> LayerLosses:
-        """Losses per layer of [L, B, Q, C] logits and [L, B, Q, 4] boxes, given which queries are positives of what."""
+        self,
+        logits: Tensor,
+        boxes: Tensor,
+        matches: Matches,
+        flat: _FlatTargets,
+        number: Tensor,
+        pairs: Matches | None = None,
+        pair_number: Tensor | None = None,
+    ) -> tuple[LayerLosses, Tensor]:
+        """Losses per layer of [L, B, Q, C] logits and [L, B, Q, 4] boxes, given which queries are positives of what.
+
+        With ``pairs``, one set for all layers, these say which boxes are trained, and ``matches`` which logits.
+
+        Returns:
+            The losses, and the IoU of the boxes that are trained with their targets, [L, pairs].
+        """
         layers = logits.shape[0]
-        places = (matches.layer_index, matches.batch_index, matches.query_index)
-        rows = flat.offsets[matches.batch_index] + matches.target_index  # [M]
-        pairs = pair_terms(boxes[places], flat.boxes[rows])  # [M] each
-        vfl = varifocal_loss(logits, (*places, flat.labels[rows]), pairs.iou, self.alpha, self.gamma)  # [L, B, Q, C]
+        places, rows = (matches.layer_index, matches.batch_index, matches.query_index), flat.rows(matches)
+        with torch.set_grad_enabled(pairs is None and torch.is_grad_enabled()):
+            terms = pair_terms(boxes[places], flat.boxes[rows])  # [M] each
+        classes = self._class_loss(logits, (*places, flat.labels[rows]), terms.iou)  # [L, B, Q, C]
+        box_number = number
+        if pairs is not None and pair_number is not None:
+            trained, box_number = boxes[:, pairs.batch_index, pairs.query_index], pair_number
+            terms = pair_terms(trained, flat.boxes[flat.rows(pairs)].expand_as(trained))  # [L, P] each
         # Zero, unless some value is not finite: a NaN in an unmatched box would otherwise pass unseen into the gradients.
         bad_logits, bad_boxes = (values.detach().flatten(1).sum(1) * 0 for values in (logits, boxes))  # [L] each
-        shape = (layers, len(matches) // layers)  # every layer has the same number of pairs
-        return LayerLosses(
-            vfl=vfl.flatten(1).sum(1) * (self.vfl_weight / num_boxes) + bad_logits,
-            l1=pairs.l1.view(shape).sum(1) * (self.l1_weight / num_boxes) + bad_boxes,
-            giou=pairs.giou.view(shape).sum(1) * (self.giou_weight / num_boxes),
-        )
+        shape = (layers, terms.l1.numel() // layers)  # every layer has the same number of pairs
+        losses = {
+            _CLASS_TERMS[self.class_loss]: classes.flatten(1).sum(1) * (self.vfl_weight / number) + bad_logits,
+            "l1": terms.l1.view(shape).sum(1) * (self.l1_weight / box_number) + bad_boxes,
+            "giou": terms.giou.view(shape).sum(1) * (self.giou_weight / box_number),
+        }
+        return losses, terms.iou.view(shape)
+
+    def _edge_losses(
+        self,
+        edges: EdgeOutput,
+        last_logits: Tensor,
+        pairs: Matches,
+        quality: Tensor,
+        flat: _FlatTargets,
+        number: Tensor,
+        counts: tuple[Tensor, Tensor],
+    ) -> LayerLosses:
+        """FGL and DDF per layer, given the last layer's logits [B, Q, C] and the layers' IoUs [L or more, P]."""
+        layers = edges.bins.shape[0]
+        fgl = ddf = torch.zeros(layers, device=quality.device)
+        if self.fine_grained_weight:
+            by_pair = fine_grained_loss(edges, pairs, flat.boxes[flat.rows(pairs)], quality[:layers])
+            fgl = by_pair.sum(1) * (self.fine_grained_weight / number)
+        if self.distillation_weight:
+            confidence = last_logits.detach().amax(-1).sigmoid()
+            teacher, pupils = edges.bins[-1], edges.bins[:-1]
+            ddf = distillation_loss(pupils, teacher, pairs, confidence, quality[: layers - 1], counts)
+            ddf = torch.cat((ddf * self.distillation_weight, ddf.new_zeros(1)))
+        return {"fgl": fgl, "ddf": ddf}
+
+    def _dense_losses(self, dense: DenseOutput, pairs: DensePairs, flat: _FlatTargets, number: Tensor) -> LayerLosses:
+        """Losses of all tokens, [1] each; every pair counts as much as its quality says."""
+        logits, boxes = dense.logits.float(), dense.boxes.float()
+        places, rows = (pairs.batch_index, pairs.token_index), flat.offsets[pairs.batch_index] + pairs.target_index
+        classes = varifocal_loss(logits, (*places, flat.labels[rows]), pairs.quality, self.alpha, self.gamma).sum()
+        terms = pair_terms(boxes[places], flat.boxes[rows])
+        factor = self.dense_weight / number
+        losses = {
+            "vfl": classes * (factor * self.vfl_weight) + logits.detach().sum() * 0,
+            "l1": (terms.l1 * pairs.quality).sum() * (factor * self.l1_weight) + boxes.detach().sum() * 0,
+            "giou": (terms.giou * pairs.quality).sum() * (factor * self.giou_weight),
+        }
+        return {term: value[None] for term, value in losses.items()}
+
+    def _class_loss(self, logits: Tensor, positives: tuple[Tensor, ...], quality: Tensor) -> Tensor:
+        if self.class_loss == "matchability":
+            return matchability_loss(logits, positives, quality, self.matchability_gamma)
+        return varifocal_loss(logits, positives, quality, self.alpha, self.gamma)
 
     def _check(self, training: TrainingOutput, targets: Sequence[Target]) -> None:
         batch, classes = training.encoder_logits.shape[0], training.encoder_logits.shape[-1]
@@ -190,22 +313,54 @@ class Criterion:
             )
 
 
+def _of_layers(losses: LayerLosses, layers: slice) -> LayerLosses:
+    return {term: values[layers] for term, values in losses.items()}
+
+
+def _on_layers(pairs: Matches, layers: int) -> Matches:
+    """Repeat the pairs of one layer on all."""
+    first = torch.arange(layers, device=pairs.layer_index.device).repeat_interleave(len(pairs))
+    rest = (index.repeat(layers) for index in (pairs.batch_index, pairs.query_index, pairs.target_index))
+    return Matches(first, *rest)
+
+
+def _stacked(
+    logits: Tensor, boxes: Tensor, edges: EdgeOutput | None, *more: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Join [L, B, Q, …] layers, the first plain boxes if there are any, and further [B, Q, …] ones; in float32."""
+    extra = [*([] if edges is None else [(edges.first_logits, edges.first_boxes)]), *more]
+    joined_logits = torch.cat((logits.float(), *(one.float()[None] for one, _ in extra)))
+    return joined_logits, torch.cat((boxes.float(), *(one.float()[None] for _, one in extra)))
+
+
 def _flatten(targets: Sequence[Target], device: torch.device) -> _FlatTargets:
     counts = torch.tensor([len(target) for target in targets])
     return _FlatTargets(
         boxes=torch.cat([target.boxes for target in targets]).to(device, torch.float32),
         labels=torch.cat([target.labels for target in targets]).to(device),
         offsets=(counts.cumsum(0) - counts).to(device),
+        most=int(counts.max()),
     )
 
 
-def _count_boxes(count: int, device: torch.device) -> float | Tensor:
-    """Mean number of boxes of a process, the sum of all being at least 1.
-
-    DDP averages the gradients of the processes, so that dividing each by the mean divides their sum by the total.
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return float(max(count, 1))
-    total = torch.tensor(float(count), device=device)
-    dist.all_reduce(total)
-    return total.clamp(min=1) / dist.get_world_size()
+def _count(flat: _FlatTargets, pairs: Matches | None, training: TrainingOutput, dense: DensePairs | None) -> _Counts:
+    """Count over all processes, in one exchange."""
+    numbers: list[float] = [len(flat)]
+    if pairs is not None:
+        noisy = training.denoising
+        of_denoising = (0, 0) if noisy is None else (len(noisy.plan.query_index), noisy.logits[0, :, :, 0].numel())
+        numbers += [len(pairs), training.encoder_logits[..., 0].numel(), *of_denoising]
+    if dense is not None:
+        numbers.append(float(dense.quality.nan_to_num().sum()))
+    counts = torch.tensor(numbers, dtype=torch.float32, device=flat.labels.device)
+    world = 1
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        world = dist.get_world_size()
+        dist.all_reduce(counts)
+        counts /= world
+    least = counts.clamp(min=1 / world)
+    targets, quality = least[0], least[-1]
+    if pairs is None:
+        return _Counts(targets, targets, (targets, targets), (targets, targets), quality)
+    some, queries, positives, noise = counts[1:5].unbind()
+    return _Counts(targets, least[1], (some, queries - some), (positives, noise - positives), quality)

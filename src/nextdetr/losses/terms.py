@@ -1,7 +1,8 @@
 """The formulas of the single cost and loss terms, without weights, sums or normalisers.
 
 Papers: focal loss, arXiv 1708.02002, section 3.2 (as the matching cost of Deformable DETR, arXiv 2010.04159); varifocal
-loss, arXiv 2008.13367, section 3.2; L1 and generalised IoU on pairs, DETR, arXiv 2005.12872, section 3.1.
+loss, arXiv 2008.13367, section 3.2; matchability-aware loss, DEIM, arXiv 2412.04234, section 3.3; L1 and generalised IoU
+on pairs, DETR, arXiv 2005.12872, section 3.1.
 
 All take float32: whoever calls them casts. Non-finite predictions give non-finite values, on purpose: the training loop
 must see them.
@@ -17,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from nextdetr.boxes import cxcywh_to_xyxy, paired_iou_and_giou
 
-__all__ = ["PairTerms", "focal_class_cost", "pair_terms", "varifocal_loss"]
+__all__ = ["PairTerms", "focal_class_cost", "matchability_loss", "pair_terms", "varifocal_loss"]
 
 _LOG_GUARD = 1e-8  # keeps the cost of a saturated probability finite
 
@@ -72,7 +73,27 @@ def varifocal_loss(
     Returns:
         [..., C], not reduced.
     """
-    loss: Tensor = _Varifocal.apply(logits, positives, quality, alpha, gamma)
+    loss: Tensor = _SoftFocal.apply(logits, positives, quality, quality, alpha, gamma)
+    return loss
+
+
+def matchability_loss(logits: Tensor, positives: tuple[Tensor, ...], quality: Tensor, gamma: float = 1.5) -> Tensor:
+    """Matchability-aware loss of every logit (DEIM, arXiv 2412.04234, section 3.3).
+
+    A positive has the soft target q ** gamma and the full weight 1, whatever its quality q, so that a match of low quality
+    is still learnt from (varifocal gives it the weight q, next to none); every other logit has target 0 and the weight
+    p ** gamma, without alpha. Weights carry no gradient.
+
+    Args:
+        logits: [..., C].
+        positives: one [P] index tensor per axis of ``logits``; each place at most once.
+        quality: [P] IoU of each positive with its target, 0 to 1, without gradient.
+        gamma: exponent of both.
+
+    Returns:
+        [..., C], not reduced.
+    """
+    loss: Tensor = _SoftFocal.apply(logits, positives, quality.pow(gamma), torch.ones_like(quality), 1.0, gamma)
     return loss
 
 
@@ -88,8 +109,10 @@ def pair_terms(predicted: Tensor, target: Tensor) -> PairTerms:
     return PairTerms(l1=l1, giou=1 - giou, iou=iou.detach())
 
 
-class _Varifocal(torch.autograd.Function):
+class _SoftFocal(torch.autograd.Function):
     """Weighted binary cross-entropy with its gradient, in few passes over memory.
+
+    Positives have a soft target and a weight each; all other logits target 0 and weight alpha * p ** gamma.
 
     torch's own cross-entropy goes through log1p, which on x86 CPUs takes 20 times as long as log: longer than all the rest
     of the criterion. Here log(1 + exp(x)) = max(x, 0) - log(sigmoid(|x|)), to 1e-7 absolute, in place wherever possible.
@@ -97,14 +120,20 @@ class _Varifocal(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, positives: tuple[Tensor, ...], quality: Tensor, alpha: float, gamma: float
+        ctx: Any,
+        logits: Tensor,
+        positives: tuple[Tensor, ...],
+        wanted: Tensor,
+        importance: Tensor,
+        alpha: float,
+        gamma: float,
     ) -> Tensor:
         probability = logits.sigmoid()  # [..., C]
         weight = probability.pow(gamma).mul_(alpha)
-        weight[positives] = quality
+        weight[positives] = importance
         loss = logits.relu().sub_(logits.abs().sigmoid_().log_())
-        loss[positives] -= quality * logits[positives]
-        probability[positives] -= quality
+        loss[positives] -= wanted * logits[positives]
+        probability[positives] -= wanted
         ctx.save_for_backward(probability.mul_(weight))
         return loss.mul_(weight)
 
@@ -112,4 +141,4 @@ class _Varifocal(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (derivative,) = ctx.saved_tensors
-        return derivative * gradients[0], None, None, None, None
+        return derivative * gradients[0], None, None, None, None, None

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +29,10 @@ from nextdetr.layers.deformable import Shapes, at_least_float32, is_traced
 from nextdetr.layers.mlp import MLP
 from nextdetr.models.decoder_layer import TransformerDecoderLayer
 from nextdetr.models.denoising import DenoisingQueries, contrastive_denoising, denoising_mask
-from nextdetr.structures import DenoisingOutput, DetectorOutput, Target, TrainingOutput
+from nextdetr.models.dense import DenseHead
+from nextdetr.structures import DenoisingOutput, DetectorOutput, EdgeOutput, Target, TrainingOutput
 
-__all__ = ["RTDETRDecoder", "TransformerDecoder", "anchors_and_validity", "make_anchors"]
+__all__ = ["Decoded", "RTDETRDecoder", "TransformerDecoder", "anchors_and_validity", "make_anchors"]
 
 ANCHOR_SIZE = 0.05  # of the finest map, as a fraction of the image; it doubles from map to map
 ANCHOR_MARGIN = 0.01  # an anchor with a coordinate closer than this to 0 or 1 is invalid
@@ -39,10 +41,25 @@ PRIOR_PROBABILITY = 0.01  # of any class at any query before training (RetinaNet
 MAX_CACHED_ANCHORS = 64
 
 
+@dataclass(slots=True)
+class Decoded:
+    """What the layers say: a tensor per layer that was asked for.
+
+    Attributes:
+        logits: [B, T, C] each.
+        boxes: [B, T, 4] each, cxcywh, 0 to 1.
+        edges: of a D-FINE decoder in training.
+    """
+
+    logits: list[Tensor]
+    boxes: list[Tensor]
+    edges: EdgeOutput | None = None
+
+
 class TransformerDecoder(nn.Module):
     """The decoder layers; the heads that refine boxes between them belong to ``RTDETRDecoder``."""
 
-    def __init__(self, layers: Sequence[TransformerDecoderLayer]) -> None:
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
@@ -55,7 +72,7 @@ class RTDETRDecoder(nn.Module):
         ch: channels of the feature maps, finest map first.
         hd: hidden width, D.
         nq: queries, Q.
-        ndp: sampling points per head and map.
+        ndp: sampling points per head and map; a list has one number per map, finest first (RT-DETRv2, arXiv 2407.17140).
         nh: attention heads.
         ndl: decoder layers, L.
         d_ffn: width inside the feed-forward networks.
@@ -68,6 +85,10 @@ class RTDETRDecoder(nn.Module):
         learnt_init_query: learn the queries' content instead of taking it from the selected tokens.
         eps: of the projections' BatchNorm.
         momentum: of the projections' BatchNorm.
+        dense: let a head over all tokens train along (RT-DETRv3, arXiv 2409.08475); see ``DenseHead``. It never runs
+            without targets.
+        layer: makes a decoder layer from width, heads, feed-forward width, number of maps, points, dropout and activation.
+        box_outputs: numbers that the box head of a layer yields.
 
     Raises:
         ConfigError: if the settings contradict one another.
@@ -79,7 +100,7 @@ class RTDETRDecoder(nn.Module):
         ch: Sequence[int],
         hd: int = 256,
         nq: int = 300,
-        ndp: int = 4,
+        ndp: int | Sequence[int] = 4,
         nh: int = 8,
         ndl: int = 6,
         d_ffn: int = 1024,
@@ -93,9 +114,12 @@ class RTDETRDecoder(nn.Module):
         *,
         eps: float = 1e-3,
         momentum: float = 0.03,
+        dense: bool = False,
+        layer: Callable[..., nn.Module] = TransformerDecoderLayer,
+        box_outputs: int = 4,
     ) -> None:
         super().__init__()
-        _check(nc, ch, hd, nq, ndp, nh, ndl, eval_idx)
+        _check(nc, ch, hd, nq, nh, ndl, eval_idx)
         self.num_classes, self.channels, self.hidden, self.num_queries = nc, list(ch), hd, nq
         self.eval_layer = eval_idx % ndl
         self.num_denoising, self.label_noise, self.box_noise = nd, label_noise_ratio, box_noise_scale
@@ -108,12 +132,13 @@ class RTDETRDecoder(nn.Module):
         self.query_pos_head = MLP(4, 2 * hd, hd, 2)
         activation = act if isinstance(act, nn.Module) else nn.ReLU() if act else nn.Identity()
         self.decoder = TransformerDecoder(
-            [TransformerDecoderLayer(hd, nh, d_ffn, len(self.channels), ndp, dropout, activation) for _ in range(ndl)]
+            [layer(hd, nh, d_ffn, len(self.channels), ndp, dropout, activation) for _ in range(ndl)]
         )
         self.dec_score_head = nn.ModuleList(nn.Linear(hd, nc) for _ in range(ndl))
-        self.dec_bbox_head = nn.ModuleList(MLP(hd, hd, 4, 3) for _ in range(ndl))
+        self.dec_bbox_head = nn.ModuleList(MLP(hd, hd, box_outputs, 3) for _ in range(ndl))
         self.denoising_class_embed = nn.Embedding(nc, hd) if nd > 0 else None
         self.query_embed = nn.Embedding(nq, hd) if learnt_init_query else None
+        self.dense_head = DenseHead(hd, nc, PRIOR_PROBABILITY) if dense else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -153,10 +178,11 @@ class RTDETRDecoder(nn.Module):
 
         denoising = self._denoise(targets) if supervised and targets is not None else None
         content, boxes, mask = self._queries(content, box_logits, denoising)
-        layer_logits, layer_boxes = self._decode(content, boxes, memory, shapes, mask, every_layer=supervised)
+        decoded = self._decode(content, boxes, memory, shapes, mask, every_layer=supervised)
         if proposals is None:
-            return DetectorOutput(layer_logits[-1], layer_boxes[-1])
-        training = _training_output(torch.stack(layer_logits), torch.stack(layer_boxes), *proposals, denoising)
+            return DetectorOutput(decoded.logits[-1], decoded.boxes[-1])
+        training = _training_output(decoded, *proposals, denoising)
+        training.dense = None if self.dense_head is None else self.dense_head(memory, shapes)
         return DetectorOutput(training.layer_logits[self.eval_layer], training.layer_boxes[self.eval_layer], training)
 
     def _flatten(self, features: Sequence[Tensor]) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
@@ -240,8 +266,8 @@ class RTDETRDecoder(nn.Module):
 
     def _decode(
         self, content: Tensor, boxes: Tensor, memory: Tensor, shapes: Shapes, mask: Tensor | None, every_layer: bool
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Run the layers; return logits and boxes of every layer, or of the evaluated one only."""
+    ) -> Decoded:
+        """Run the layers; keep logits and boxes of every layer, or of the evaluated one only."""
         last = len(self.decoder.layers) - 1 if every_layer else self.eval_layer
         reference, previous = boxes, boxes  # the same numbers; `previous` carries the gradient of the layer before
         layer_logits, layer_boxes = [], []
@@ -255,7 +281,7 @@ class RTDETRDecoder(nn.Module):
                 # "Look forward twice": a layer's box loss also trains the box head of the layer before (DINO, section 3.5).
                 layer_boxes.append((step + inverse_sigmoid(previous)).sigmoid() if every_layer else refined)
             reference, previous = refined.detach(), refined
-        return layer_logits, layer_boxes
+        return Decoded(layer_logits, layer_boxes)
 
 
 def make_anchors(shapes: Shapes, device: torch.device | None = None) -> tuple[Tensor, Tensor | None]:
@@ -294,14 +320,18 @@ def _take(tokens: Tensor, index: Tensor) -> Tensor:
 
 
 def _training_output(
-    logits: Tensor, boxes: Tensor, encoder_logits: Tensor, encoder_boxes: Tensor, denoising: DenoisingQueries | None
+    decoded: Decoded, encoder_logits: Tensor, encoder_boxes: Tensor, denoising: DenoisingQueries | None
 ) -> TrainingOutput:
-    """Part the denoising from the matching queries in [L, B, T, ...]."""
+    """Part the denoising from the matching queries, which follow them."""
+    logits, boxes, edges = torch.stack(decoded.logits), torch.stack(decoded.boxes), decoded.edges  # [L, B, T, ...]
     if denoising is None:
-        return TrainingOutput(logits, boxes, encoder_logits, encoder_boxes, None)
+        return TrainingOutput(logits, boxes, encoder_logits, encoder_boxes, None, edges)
     extra = denoising.content.shape[1]
     noisy = DenoisingOutput(logits[:, :, :extra], boxes[:, :, :extra], denoising.plan)
-    return TrainingOutput(logits[:, :, extra:], boxes[:, :, extra:], encoder_logits, encoder_boxes, noisy)
+    output = TrainingOutput(logits[:, :, extra:], boxes[:, :, extra:], encoder_logits, encoder_boxes, noisy)
+    if edges is not None:
+        noisy.edges, output.edges = edges.of_queries(slice(extra)), edges.of_queries(slice(extra, None))
+    return output
 
 
 def _projection(channels: int, hidden: int, eps: float, momentum: float) -> nn.Sequential:
@@ -309,8 +339,8 @@ def _projection(channels: int, hidden: int, eps: float, momentum: float) -> nn.S
     return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(hidden, eps=eps, momentum=momentum)))
 
 
-def _check(nc: int, ch: Sequence[int], hd: int, nq: int, ndp: int, nh: int, ndl: int, eval_idx: int) -> None:
-    least = {"classes": nc, "feature maps": len(ch), "queries": nq, "sampling points": ndp, "heads": nh, "layers": ndl}
+def _check(nc: int, ch: Sequence[int], hd: int, nq: int, nh: int, ndl: int, eval_idx: int) -> None:
+    least = {"classes": nc, "feature maps": len(ch), "queries": nq, "heads": nh, "layers": ndl}
     for name, number in least.items():
         if number < 1:
             raise ConfigError(f"RTDETRDecoder needs 1 or more {name}; got {number}.")

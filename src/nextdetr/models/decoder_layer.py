@@ -6,6 +6,8 @@ addition and normalisation. Parameter names are the official RT-DETR's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -71,13 +73,20 @@ class TransformerDecoderLayer(nn.Module):
         heads: attention heads of both attentions.
         ffn: width inside the feed-forward network.
         levels: number of feature maps.
-        points: points that a head reads on each map.
+        points: points that a head reads on each map, one number or one per map.
         dropout: on attention weights, and before each addition.
         activation: of the feed-forward network.
     """
 
     def __init__(
-        self, hidden: int, heads: int, ffn: int, levels: int, points: int, dropout: float, activation: nn.Module
+        self,
+        hidden: int,
+        heads: int,
+        ffn: int,
+        levels: int,
+        points: int | Sequence[int],
+        dropout: float,
+        activation: nn.Module,
     ) -> None:
         super().__init__()
         self.self_attn = SelfAttention(hidden, heads, dropout)

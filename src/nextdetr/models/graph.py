@@ -16,7 +16,7 @@ from nextdetr.errors import ConfigError
 from nextdetr.layers.conv import BATCH_NORM_EPS
 from nextdetr.models.detection import DetectionModel, RowInfo
 from nextdetr.models.modelfile import ModelFile, Row, available_models, load_model_file, parse_model_text
-from nextdetr.models.rows import LAYERS, Built, RowContext, RowError
+from nextdetr.models.rows import DECODERS, LAYERS, Built, RowContext, RowError
 
 __all__ = [
     "BackboneLoader", "available_models", "build_model", "build_skeleton", "load_model_file", "parse_model_text",
@@ -56,7 +56,7 @@ class _Builder:
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(LAYERS)}."
             raise file.error(f"there is no layer {row.name!r}; {hint}", row)
         layer = LAYERS[row.name]
-        if row.name == "RTDETRDecoder" and row is not file.rows[-1]:
+        if row.name in DECODERS and row is not file.rows[-1]:
             raise file.error("the decoder must be the last row.", row)
         reads = tuple(self._resolve(row, source) for source in row.sources)
         repeats = max(round(row.repeats * self.depth), 1) if row.repeats > 1 else 1
@@ -128,8 +128,8 @@ def build_model(
     classes = _integer(file, "nc", 80, 1, 1 << 16) if num_classes is None else num_classes
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise file.error(f"a detector needs a whole number of at least 1 class, not {classes!r}.")
-    if file.rows[-1].name != "RTDETRDecoder":
-        raise file.error("the last row must be the decoder, RTDETRDecoder.", file.rows[-1])
+    if file.rows[-1].name not in DECODERS:
+        raise file.error(f"the last row must be the decoder, {' or '.join(DECODERS)}.", file.rows[-1])
     if drop_path > 0 and not file.rows[0].name.startswith("convnextv2_"):
         raise file.error("only ConvNeXt V2 backbones have stochastic depth; leave drop_path at 0.", file.rows[0])
     builder = _Builder(file, classes, drop_path)

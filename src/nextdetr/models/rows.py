@@ -15,10 +15,11 @@ from nextdetr.layers.conv import Concat, Conv
 from nextdetr.layers.rep import RepC3
 from nextdetr.models.convnextv2 import SIZES, convnextv2
 from nextdetr.models.decoder import RTDETRDecoder
+from nextdetr.models.dfine import DFINEDecoder
 from nextdetr.models.rows_stock import STOCK_LAYERS
 from nextdetr.models.rowtypes import CHANNELS, NONE, Argument, Built, Layer, RowContext, RowError, check_first, repeated
 
-__all__ = ["LAYERS", "Argument", "Built", "Layer", "RowContext", "RowError"]
+__all__ = ["DECODERS", "LAYERS", "Argument", "Built", "Layer", "RowContext", "RowError"]
 
 
 def _backbone(size: str) -> Callable[[RowContext, list[Any]], Built]:
@@ -80,16 +81,32 @@ def _rep_c3(context: RowContext, arguments: list[Any]) -> Built:
     return Built(module, [c2], context.strides, [c1, c2, context.repeats, *rest])
 
 
-def _decoder(context: RowContext, arguments: list[Any]) -> Built:
-    nc, *rest = arguments
-    classes = context.num_classes if nc == "nc" else nc
-    if classes != context.num_classes:
-        raise RowError(f"it has {classes} classes, but the model has {context.num_classes}; write nc.")
-    if sorted(context.strides) != context.strides:
-        raise RowError(f"the maps have strides {context.strides}; the finest must come first.")
-    module = RTDETRDecoder(classes, context.channels, *rest, eps=context.eps)
-    return Built(module, [], [], [classes, context.channels, *rest])
+def _decoder(kind: Callable[..., RTDETRDecoder]) -> Callable[[RowContext, list[Any]], Built]:
+    def build(context: RowContext, arguments: list[Any]) -> Built:
+        nc, *rest = arguments
+        classes = context.num_classes if nc == "nc" else nc
+        if classes != context.num_classes:
+            raise RowError(f"it has {classes} classes, but the model has {context.num_classes}; write nc.")
+        if sorted(context.strides) != context.strides:
+            raise RowError(f"the maps have strides {context.strides}; the finest must come first.")
+        options = rest.pop() if rest and isinstance(rest[-1], dict) else {}
+        module = kind(classes, context.channels, *rest, **options, eps=context.eps)
+        return Built(module, [], [], [classes, context.channels, *arguments[1:]])
 
+    return build
+
+
+_DENSE = Argument("dense", (bool,))
+_DECODER = (
+    Argument("classes", (int, str), required=True, least=1),
+    Argument("hidden width", (int,), least=4),
+    Argument("queries", (int,), least=1),
+    Argument("points", (int, list), least=1),
+    Argument("heads", (int,), least=1),
+    Argument("layers", (int,), least=1),
+    Argument("feed-forward width", (int,), least=1),
+    Argument("dropout", (int, float), least=0, most=1),
+)
 
 #: Names that a model file may use, and nothing else.
 LAYERS: Mapping[str, Layer] = {
@@ -125,19 +142,19 @@ LAYERS: Mapping[str, Layer] = {
     ),
     "Concat": Layer((Argument("dimension", (int,)),), _concat, inputs=None),
     "RepC3": Layer((CHANNELS, Argument("width inside", (int, float), least=0.01)), _rep_c3, repeatable=True),
-    "RTDETRDecoder": Layer(
-        (
-            Argument("classes", (int, str), required=True, least=1),
-            Argument("hidden width", (int,), least=4),
-            Argument("queries", (int,), least=1),
-            Argument("points", (int,), least=1),
-            Argument("heads", (int,), least=1),
-            Argument("layers", (int,), least=1),
-            Argument("feed-forward width", (int,), least=1),
-            Argument("dropout", (int, float), least=0, most=1),
-        ),
-        _decoder,
+    "RTDETRDecoder": Layer(_DECODER, _decoder(RTDETRDecoder), inputs=None, options=(_DENSE,)),
+    "DFINEDecoder": Layer(
+        _DECODER,
+        _decoder(DFINEDecoder),
         inputs=None,
+        options=(
+            Argument("bins", (int,), least=4, most=512),
+            Argument("scale", (int, float), least=0.01, most=1000),
+            _DENSE,
+        ),
     ),
     **STOCK_LAYERS,
 }
+
+DECODERS = ("RTDETRDecoder", "DFINEDecoder")
+"""Names of which one, and only one, stands in the last row."""

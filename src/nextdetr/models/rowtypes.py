@@ -75,7 +75,7 @@ class Argument:
 
     Attributes:
         name: for messages.
-        kinds: what types it may have.
+        kinds: what types it may have; a list's items must be of one of the others.
         required: whether it must be given.
         least: smallest number allowed.
         most: largest number allowed; the default only keeps a slip of the pen from filling the memory.
@@ -93,6 +93,11 @@ class Argument:
         if not fits:
             wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in self.kinds)
             raise RowError(f"the argument {self.name} must be {wanted}, not {value!r}.")
+        if isinstance(value, list):
+            for item in value:
+                if isinstance(item, list):
+                    raise RowError(f"the argument {self.name} must be a list of plain values, not {value!r}.")
+                self.check(item)
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             return
         # Both are worded so that "not a number" fails them.
@@ -112,6 +117,7 @@ class Layer:
         inputs: how many maps it reads; None for any number.
         repeatable: whether its module takes ``repeats`` itself (otherwise a repeated row is a sequence of modules).
         title: name in ``info``.
+        options: what a mapping in the place of the last argument may set, by name.
     """
 
     arguments: tuple[Argument, ...]
@@ -119,6 +125,7 @@ class Layer:
     inputs: int | None = 1
     repeatable: bool = False
     title: str | None = None
+    options: tuple[Argument, ...] = ()
 
     def check(self, arguments: list[Any], inputs: int) -> None:
         """Check number and types of the arguments, and the number of maps.
@@ -126,6 +133,9 @@ class Layer:
         Raises:
             RowError: something does not fit.
         """
+        if self.options and arguments and isinstance(arguments[-1], dict):
+            self._check_options(arguments[-1])
+            arguments = arguments[:-1]
         required = sum(argument.required for argument in self.arguments)
         if not required <= len(arguments) <= len(self.arguments):
             names = ", ".join(a.name if a.required else f"[{a.name}]" for a in self.arguments) or "none"
@@ -134,6 +144,13 @@ class Layer:
             argument.check(value)
         if self.inputs is not None and inputs != self.inputs:
             raise RowError(f"it reads {inputs} maps, but the layer takes {self.inputs}.")
+
+    def _check_options(self, given: dict[Any, Any]) -> None:
+        known = {option.name: option for option in self.options}
+        for name, value in given.items():
+            if name not in known:
+                raise RowError(f"it has no option {name!r}; there are {', '.join(known)}.")
+            known[name].check(value)
 
 
 def check_first(context: RowContext) -> None:

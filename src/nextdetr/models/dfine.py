@@ -1,0 +1,200 @@
+"""D-FINE's decoder: layers that refine distributions over the edges of a box instead of the box.
+
+D-FINE, arXiv 2410.13842, section 4.1; the layers' gate and the attention without projections are two of the steps that lead
+from RT-DETR to it (its ablation). Query selection, denoising and the rest are ``RTDETRDecoder``'s. Names of parts follow
+ours, sizes the authors'.
+
+Where we differ: boxes leave the decoder cut to the image's 0 to 1, as all our boxes do (the authors cut them in the loss);
+in evaluation the class and quality heads run on the last layer only; no wider layers for training behind the evaluated one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nextdetr.boxes import inverse_sigmoid
+from nextdetr.layers.deformable import MSDeformableAttention, Shapes, at_least_float32
+from nextdetr.layers.mlp import MLP
+from nextdetr.models.decoder import Decoded, RTDETRDecoder
+from nextdetr.models.decoder_layer import SelfAttention
+from nextdetr.models.edges import expected_offsets, offsets_of_bins, offsets_to_boxes
+from nextdetr.structures import EdgeOutput
+
+__all__ = ["DFINEDecoder", "DFINEDecoderLayer", "Gate", "QualityHead"]
+
+POSITION_LIMIT = 10.0  # the authors cut the position vectors to it
+TOP_BINS = 4  # whose probabilities the quality head looks at
+QUALITY_WIDTH = 64
+
+
+class Gate(nn.Module):
+    """Weigh two streams against each other, channel by channel, add and normalise: in place of a residual.
+
+    Args:
+        hidden: width of both.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(2 * hidden, 2 * hidden)
+        self.norm = nn.LayerNorm(hidden)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        """Mix two [..., D]."""
+        keep, take = self.gate(torch.cat((before, after), dim=-1)).sigmoid().chunk(2, dim=-1)
+        mixed: Tensor = self.norm(keep * before + take * after)
+        return mixed
+
+
+class QualityHead(nn.Module):
+    """Location quality estimator: a sharp distribution raises the class logits (GFLv2, arXiv 2011.12885, section 3.2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reg_conf = MLP(4 * (TOP_BINS + 1), QUALITY_WIDTH, 1, 2)
+        self.reg_conf.zero_last()
+
+    def forward(self, bins: Tensor) -> Tensor:
+        """What to add to every class logit, [B, Q, 1], given the edges' logits [B, Q, 4, N+1]."""
+        top = bins.softmax(dim=-1).topk(TOP_BINS, dim=-1).values
+        statistics = torch.cat((top, top.mean(dim=-1, keepdim=True)), dim=-1).flatten(2)
+        return at_least_float32(self.reg_conf(statistics))
+
+
+class DFINEDecoderLayer(nn.Module):
+    """Self-attention, deformable cross-attention without projections behind a gate, feed-forward network.
+
+    Args:
+        hidden: width.
+        heads: attention heads of both attentions.
+        ffn: width inside the feed-forward network.
+        levels: number of feature maps.
+        points: points that a head reads on each map, one number or one per map.
+        dropout: on attention weights, and before each addition.
+        activation: of the feed-forward network.
+    """
+
+    def __init__(
+        self,
+        hidden: int,
+        heads: int,
+        ffn: int,
+        levels: int,
+        points: int | Sequence[int],
+        dropout: float,
+        activation: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(hidden, heads, dropout)
+        self.norm1 = nn.LayerNorm(hidden)
+        self.cross_attn = MSDeformableAttention(hidden, levels, heads, points, project=False)
+        self.gateway = Gate(hidden)
+        self.linear1 = nn.Linear(hidden, ffn)
+        self.activation = activation
+        self.linear2 = nn.Linear(ffn, hidden)
+        self.norm3 = nn.LayerNorm(hidden)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, position: Tensor, boxes: Tensor, memory: Tensor, shapes: Shapes, mask: Tensor | None
+    ) -> Tensor:
+        """Update the queries; arguments and result as of ``TransformerDecoderLayer``."""
+        x = self.norm1(x + self.dropout(self.self_attn(x, position, mask)))
+        x = self.gateway(x, self.dropout(self.cross_attn(x + position, boxes, memory, shapes)))
+        forwarded = self.linear2(self.dropout(self.activation(self.linear1(x))))
+        out: Tensor = self.norm3(x + self.dropout(forwarded))
+        return out
+
+
+class DFINEDecoder(RTDETRDecoder):
+    """Feature maps in, class logits and boxes out; each layer adds to the logits of the edges' distributions.
+
+    The first layer also predicts a plain box, the anchor, from which all layers measure the edges.
+
+    Args:
+        nc: number of classes, C.
+        ch: channels of the feature maps, finest map first.
+        hd: hidden width, D.
+        nq: queries, Q.
+        ndp: sampling points per head and map, one number or a list.
+        nh: attention heads.
+        ndl: decoder layers, L.
+        d_ffn: width inside the feed-forward networks.
+        dropout: of the decoder layers.
+        bins: N, bins of an edge's distribution less one; an even number from 4 (the authors' reg_max).
+        scale: c of the offsets (the authors' reg_scale).
+        dense: let a head over all tokens train along.
+        nd: positive denoising queries per image; 0 trains without them.
+        eps: of the projections' BatchNorm.
+
+    Raises:
+        ConfigError: if the settings contradict one another.
+    """
+
+    edge_offsets: Tensor
+
+    def __init__(
+        self,
+        nc: int,
+        ch: Sequence[int],
+        hd: int = 256,
+        nq: int = 300,
+        ndp: int | Sequence[int] = 4,
+        nh: int = 8,
+        ndl: int = 6,
+        d_ffn: int = 1024,
+        dropout: float = 0.0,
+        *,
+        bins: int = 32,
+        scale: float = 4.0,
+        dense: bool = False,
+        nd: int = 100,
+        eps: float = 1e-3,
+    ) -> None:
+        offsets = offsets_of_bins(bins, scale)
+        super().__init__(
+            nc, ch, hd, nq, ndp, nh, ndl, d_ffn, dropout, nd=nd, dense=dense, eps=eps,
+            layer=DFINEDecoderLayer, box_outputs=4 * (bins + 1),
+        )  # fmt: skip
+        self.bins, self.scale = bins, float(scale)
+        self.pre_bbox_head = MLP(hd, hd, 4, 3)
+        self.lqe = nn.ModuleList(QualityHead() for _ in range(ndl))
+        self.register_buffer("edge_offsets", offsets, persistent=False)  # it follows from the model file
+        self.pre_bbox_head.zero_last()
+
+    def _decode(
+        self, content: Tensor, boxes: Tensor, memory: Tensor, shapes: Shapes, mask: Tensor | None, every_layer: bool
+    ) -> Decoded:
+        """Run the layers; keep logits, boxes and distributions of every layer, or of the evaluated one only."""
+        last = len(self.decoder.layers) - 1 if every_layer else self.eval_layer
+        offsets = at_least_float32(self.edge_offsets)
+        reference, previous = boxes, content
+        bins = anchors = first_boxes = first_logits = content  # the first layer sets them
+        logits, layer_boxes, layer_bins = [], [], []
+        for i, layer in enumerate(self.decoder.layers[: last + 1]):
+            position = self.query_pos_head(reference.to(content.dtype)).clamp(-POSITION_LIMIT, POSITION_LIMIT)
+            content = layer(content, position, reference, memory, shapes, mask)
+            if i == 0:
+                step = at_least_float32(self.pre_bbox_head(content))
+                first_boxes = (step + inverse_sigmoid(reference)).sigmoid()
+                anchors = first_boxes.detach()
+            change = self.dec_bbox_head[i](content if i == 0 else content + previous)
+            change = at_least_float32(change).view(*change.shape[:2], 4, -1)  # [B, T, 4, N+1]
+            bins = change if i == 0 else bins + change
+            refined = offsets_to_boxes(anchors, expected_offsets(bins, offsets), self.scale)
+            if every_layer or i == last:
+                scores = at_least_float32(self.dec_score_head[i](content))
+                first_logits = scores if i == 0 else first_logits
+                logits.append(scores + self.lqe[i](bins))
+                layer_boxes.append(refined.clamp(0.0, 1.0))
+                layer_bins.append(bins)
+            reference, previous = refined.detach(), content.detach()
+        if not every_layer:
+            return Decoded(logits, layer_boxes)
+        edges = EdgeOutput(torch.stack(layer_bins), anchors, offsets, self.scale, first_logits, first_boxes)
+        return Decoded(logits, layer_boxes, edges)

@@ -1,0 +1,91 @@
+"""Boxes as distributions over their edges: D-FINE, arXiv 2410.13842, section 4.1 ("fine-grained distribution refinement").
+
+Each of the four edges (left, top, right, bottom) has a distribution over N + 1 bins; bin n stands for the offset W(n), in
+units of the anchor box's size divided by ``scale`` (the paper's c, called reg_scale in its code). Bins are dense around 0,
+where the last touch happens, and far apart towards the ends.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nextdetr.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from nextdetr.errors import ConfigError
+
+__all__ = ["boxes_to_offsets", "expected_offsets", "offsets_of_bins", "offsets_to_boxes", "split_over_bins"]
+
+REACH = 0.5  # the paper's a: the inner bins reach up to half a box, the outermost to a whole one
+_TINY = 1e-16  # keeps the offsets from an anchor without width finite
+
+
+def offsets_of_bins(bins: int = 32, scale: float = 4.0) -> Tensor:
+    """Return W(n), [bins + 1] float32, rising, odd around the middle (section 4.1, as in the authors' code).
+
+    Args:
+        bins: N, an even number from 4.
+        scale: c, above 0; a larger one makes the bins more alike.
+
+    Raises:
+        ConfigError: there is no such set of bins.
+    """
+    if bins < 4 or bins % 2:
+        raise ConfigError(f"The edges' distributions need an even number of bins, 4 or more; got {bins}.")
+    if not scale > 0:
+        raise ConfigError(f"The scale of the edges' offsets must be above 0; got {scale}.")
+    reach = REACH * scale
+    inner = (reach + 1) ** (torch.arange(1, bins // 2, dtype=torch.float64) * 2 / (bins - 2)) - 1
+    right = torch.cat((inner, torch.tensor([2 * reach], dtype=torch.float64)))
+    return torch.cat((-right.flip(0), torch.zeros(1, dtype=torch.float64), right)).float()
+
+
+def expected_offsets(logits: Tensor, offsets: Tensor) -> Tensor:
+    """Expectation of W(n) under the distributions with these logits.
+
+    Args:
+        logits: [..., 4, N+1].
+        offsets: [N+1], W(n).
+
+    Returns:
+        [..., 4].
+    """
+    return logits.softmax(dim=-1) @ offsets
+
+
+def offsets_to_boxes(anchors: Tensor, offsets: Tensor, scale: float) -> Tensor:
+    """Move every edge of the anchors outwards by its offset times size / scale.
+
+    Args:
+        anchors: [..., 4] cxcywh.
+        offsets: [..., 4] of left, top, right and bottom edge.
+        scale: c.
+
+    Returns:
+        [..., 4] cxcywh, not clamped.
+    """
+    centre, unit = anchors[..., :2], anchors[..., 2:] / scale
+    reach = offsets + 0.5 * scale
+    return xyxy_to_cxcywh(torch.cat((centre - reach[..., :2] * unit, centre + reach[..., 2:] * unit), dim=-1))
+
+
+def boxes_to_offsets(anchors: Tensor, boxes: Tensor, scale: float) -> Tensor:
+    """Offsets [..., 4] that ``offsets_to_boxes`` turns into ``boxes``; both [..., 4] cxcywh."""
+    centre, unit = anchors[..., :2], anchors[..., 2:] / scale + _TINY
+    corners = cxcywh_to_xyxy(boxes)
+    return torch.cat(((centre - corners[..., :2]) / unit, (corners[..., 2:] - centre) / unit), dim=-1) - 0.5 * scale
+
+
+def split_over_bins(values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Place values between two neighbouring bins, so that the bins' mean with these shares is the value.
+
+    Args:
+        values: [...], cut to what the bins reach.
+        offsets: [N+1], W(n), rising.
+
+    Returns:
+        The lower bin's index [...], 0 to N-1, and the share of the upper one [...], 0 to 1.
+    """
+    values = values.clamp(offsets[0], offsets[-1])
+    lower = torch.searchsorted(offsets, values.contiguous(), right=True).sub_(1).clamp_(0, len(offsets) - 2)
+    start = offsets[lower]
+    return lower, (values - start) / (offsets[lower + 1] - start)
