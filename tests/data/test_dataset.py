@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nextdetr.data.dataset import DetectionDataset, ImageCache, SampleKey, sample_seed
+from nextdetr.data.cache import ImageCache
+from nextdetr.data.dataset import DetectionDataset, SampleKey, sample_seed
 from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.data.transforms import TrainTransform
 from nextdetr.errors import DataError
