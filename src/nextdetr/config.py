@@ -86,9 +86,7 @@ class TrainConfig(CommandConfig):
     flat: float = Field(0.5, ge=0, le=1, description="Share of the run after which the rate falls as a cosine.")
     strong_until: float = Field(0.85, ge=0, le=1, description="Share of the run with strong augmentation and varying size.")
     multi_scale: bool = Field(True, description="Vary the input size from 0.75 to 1.25 of --image-size, by steps of 32.")
-    augmentation: Literal["mild", "full"] = Field(
-        "mild", description="Zoom-out, crops and colours: mild, or RT-DETR's own."
-    )
+    augmentation: Literal["mild", "full"] = Field("mild", description="Zoom-out, crops, colours: mild, or RT-DETR's own.")
     mosaic: float = Field(0.0, ge=0, le=1, description="Share of the strong samples that show four pictures in a grid.")
     mixup: float = Field(0.0, ge=0, le=1, description="Share of the strong samples that are blended with another picture.")
     copy_paste: float = Field(0.0, ge=0, le=1, description="Share of the strong samples into which boxes are pasted.")

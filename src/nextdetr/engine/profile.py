@@ -100,7 +100,7 @@ class StepProfile:
         return self.table() if self._steps == REPORT_AFTER else None
 
     def result(self) -> dict[str, Any] | None:
-        """Return the steps counted, seconds a ``step``, and seconds a step of each part and of the ``rest``; None if off."""
+        """Return the number of ``steps``, seconds a ``step``, and those of its ``parts`` with the ``rest``; None if off."""
         if not self.enabled:
             return None
         steps = max(1, self._steps)

@@ -6,6 +6,7 @@ in it is a share of the run, which is as long as ``epochs`` or ``minutes`` say.
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 from nextdetr.config import TrainConfig
 from nextdetr.engine.budget import Budget
 from nextdetr.engine.curves import draw_curves
+from nextdetr.engine.diagnosis import non_finite
 from nextdetr.engine.ema import ModelEMA
 from nextdetr.engine.launch import launch
 from nextdetr.engine.loading import build_training_loader
@@ -29,7 +31,7 @@ from nextdetr.engine.setup import Run, data_name, prepare, resolve_config, run_d
 from nextdetr.engine.state import step_seed, write_state
 from nextdetr.engine.stopping import stop_on_signal
 from nextdetr.engine.validate import validate
-from nextdetr.errors import Interrupted, TrainingError
+from nextdetr.errors import Interrupted
 from nextdetr.inference.drawing import draw_batch
 from nextdetr.layers.syncnorm import synchronize_norms
 from nextdetr.losses.criterion import Criterion
@@ -212,9 +214,10 @@ class Trainer:
                 loss = torch.stack(list(terms.values())).sum()
             with part("backward"):
                 self.fabric.backward(loss / config.accumulate)
-        value = float(loss.detach())
-        if value != value or value in (float("inf"), float("-inf")):
-            raise self._non_finite(batch, terms)
+        values = self._means({"loss": loss, **terms})
+        if not math.isfinite(values["loss"]):
+            names = [self.run_.train_data.records[index].path.name for index in batch.indices]
+            raise non_finite(self.run_.model, terms, names, cursor, self.directory)
         if last:
             with part("optimiser"):
                 if config.clip_norm > 0:
@@ -226,7 +229,7 @@ class Trainer:
             with part("ema"):
                 self.ema.update(self.run_.model)
             cursor.step += 1
-        self._count(value, terms, len(batch.indices) * self.fabric.world_size)
+        self._count(values, len(batch.indices) * self.fabric.world_size)
 
     @property
     def _frozen(self) -> bool:
@@ -237,10 +240,16 @@ class Trainer:
         batch = self.cursor.batch if batch is None else batch
         return batch % self.config.accumulate == 0 or batch >= len(self.sampler)
 
-    def _count(self, loss: float, terms: dict[str, Tensor], images: int) -> None:
+    def _means(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """Return the means over all processes, so that all of them see the same loss, and stop at the same step."""
+        stacked = torch.stack([value.detach() for value in values.values()])
+        if self.fabric.world_size > 1:
+            stacked = self.fabric.all_reduce(stacked, reduce_op="mean")  # type: ignore[assignment]
+        return dict(zip(values, stacked.tolist(), strict=True))
+
+    def _count(self, values: dict[str, float], images: int) -> None:
         cursor = self.cursor
-        values = torch.stack([term.detach() for term in terms.values()]).tolist()
-        for name, value in zip(("loss", *terms), (loss, *values), strict=True):
+        for name, value in values.items():
             cursor.sums[name] = cursor.sums.get(name, 0.0) + value
         cursor.counted += 1
         cursor.batch += 1
@@ -252,8 +261,8 @@ class Trainer:
         self.display.update(
             f"epoch {cursor.epoch + 1}/{epochs}",
             self.budget.progress(cursor.epoch, cursor.batch),
-            f"loss {loss:.3f}  step {cursor.step}  {cursor.images / max(1e-9, self.budget.seconds):.1f} images/s  "
-            f"left {clock(left)}",
+            f"loss {values['loss']:.3f}  step {cursor.step}  "
+            f"{cursor.images / max(1e-9, self.budget.seconds):.1f} images/s  left {clock(left)}",
         )
 
     # What happens between epochs
@@ -376,20 +385,4 @@ class Trainer:
         raise Interrupted(
             f"stopped in epoch {self.cursor.epoch + 1} after {self.cursor.step} steps; go on with: "
             f"nextdetr train --resume {self.directory}"
-        )
-
-    def _non_finite(self, batch: Batch, terms: dict[str, Tensor]) -> TrainingError:
-        bad = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
-        images = [self.run_.train_data.records[index].path.name for index in batch.indices]
-        norms = {
-            name: float(parameter.grad.norm())
-            for name, parameter in self.run_.model.named_parameters()
-            if parameter.grad is not None
-        }
-        largest = sorted(norms, key=lambda name: -norms[name] if norms[name] == norms[name] else float("-inf"))[:5]
-        gradients = ", ".join(f"{name} {norms[name]:.3g}" for name in largest)
-        return TrainingError(
-            f"the loss is not finite in epoch {self.cursor.epoch + 1}, step {self.cursor.step + 1} "
-            f"(terms {', '.join(bad)}; images {', '.join(images)}; largest gradients {gradients}). "
-            f"Lower --learning-rate, or train with --precision 32-true; {self.directory / 'last.ckpt'} is as it was."
         )

@@ -1,8 +1,8 @@
 """BatchNorm whose statistics are those of all processes' batches together; torch's own version runs on CUDA only.
 
-Statistics: Ioffe and Szegedy, arXiv 1502.03167, section 3; shared as in Peng et al. (MegDet), arXiv 1711.07240, section 3.2.
-Sums travel through a collective that has a gradient, so that N processes compute, forward and backward, what one would on
-the N-fold batch. Where the statistics are one process's own (one process, evaluation) it is torch's BatchNorm.
+Statistics: Ioffe and Szegedy, arXiv 1502.03167, section 3; shared as in MegDet, arXiv 1711.07240, section 3.2. Sums travel
+through a collective that has a gradient, so that N processes compute, forward and backward, what one would on the N-fold
+batch. Where the statistics are one process's own (one process, evaluation) it is torch's BatchNorm.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(input)
         values = input.float()  # sums of thousands of values do not fit into half precision
         count = torch.full((1,), float(values.numel() // values.shape[1]), device=values.device)
-        sums = torch.cat((values.sum(dim=(0, 2, 3)), values.square().sum(dim=(0, 2, 3)), count))
-        total: Tensor = _SumOverProcesses.apply(sums)
-        number = total[-1]
-        mean, mean_square = (total[:-1] / number).chunk(2)
-        variance = (mean_square - mean.square()).clamp(min=0)
+        total: Tensor = _SumOverProcesses.apply(torch.cat((values.sum(dim=(0, 2, 3)), count)))
+        number, mean = total[-1], total[:-1] / total[-1]
+        # In a second round: the difference of E[x^2] and E[x]^2 would lose the digits of a small variance.
+        squares: Tensor = _SumOverProcesses.apply((values - mean[:, None, None]).square().sum(dim=(0, 2, 3)))
+        variance = squares / number
         self._track(mean.detach(), variance.detach() * number / (number - 1).clamp(min=1))
         scale = (variance + self.eps).rsqrt() * self.weight.float()
         shift = self.bias.float() - mean * scale
