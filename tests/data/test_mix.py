@@ -1,4 +1,4 @@
-"""Mosaic, mixup and pasted boxes: pixels and boxes agree, draws depend on the key alone, all off without the strong part."""
+"""Mosaic, mixup and pasted boxes: pixels and boxes agree, draws depend on the key alone, off without the strong part."""
 
 from __future__ import annotations
 
