@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,9 +34,9 @@ def shrink(image: Image.Image, limit: int | None) -> Image.Image:
     return image if size == image.size else image.resize(size, Image.Resampling.BILINEAR)
 
 
-def cache_bytes(records: Sequence[ImageRecord], limit: int | None = None) -> int:
-    """Memory for all decoded images, shrunk to ``limit``: a byte a channel and pixel, and a flag."""
-    sizes = (shrunk_size(record.width, record.height, limit) for record in records)
+def cache_bytes(extents: Iterable[tuple[int, int]], limit: int | None = None) -> int:
+    """Memory for decoded images of these (width, height), shrunk to ``limit``: a byte a channel and pixel, and a flag."""
+    sizes = (shrunk_size(width, height, limit) for width, height in extents)
     return sum(3 * width * height + 1 for width, height in sizes)
 
 
@@ -68,7 +68,7 @@ class ImageCache:
             limit: shorter side to which the images are shrunk, in pixels; None keeps them as they are.
         """
         sizes = [shrunk_size(record.width, record.height, limit) for record in records]
-        return cls(sizes) if sizes and cache_bytes(records, limit) <= budget else None
+        return cls(sizes) if sizes and cache_bytes(sizes) <= budget else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ImageCache, (self._sizes,)

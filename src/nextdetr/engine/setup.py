@@ -7,14 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+from lightning_fabric import Fabric
+
 from nextdetr.config import CommandConfig, TrainConfig, build_config, dump_config, read_config_file
 from nextdetr.data.check import summarize_problems
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import load_data
+from nextdetr.engine.recipe import choose_recipe
 from nextdetr.engine.state import Cursor, read_state
+from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import new_directory, write_text_atomic
 from nextdetr.models.detection import DetectionModel
+from nextdetr.models.modelfile import available_models
+from nextdetr.weights.load import open_weights
 from nextdetr.weights.start import start_model
 
 __all__ = [
@@ -29,6 +36,7 @@ __all__ = [
 ]
 
 C = TypeVar("C", bound=CommandConfig)
+T = TypeVar("T")
 
 # What a resumed run may be told anew; all else comes from the run's own config.yaml.
 RESUMABLE = {"resume", "epochs", "minutes", "devices", "accelerator", "workers", "cache_gigabytes"}
@@ -39,7 +47,7 @@ class Run:
     """What training works on.
 
     Attributes:
-        config: the settings, with ``image_size`` filled in.
+        config: the settings, all open ones filled in.
         directory: the run's folder.
         train_data, val_data: the two splits; ``val_data`` shares the class list.
         model: the detector, with its initial weights.
@@ -162,11 +170,36 @@ def prepare_model(
     return started.model, config.model_copy(update=filled), (started.weights_licence, started.source_weights)
 
 
-def prepare(config: TrainConfig, directory: Path, tell: Callable[[str], None]) -> Run:
+def fill_in(config: TrainConfig, data: DetectionData, machine: Machine, tell: Callable[[str], None]) -> TrainConfig:
+    """Choose what the user left open, and tell what and why."""
+    backbone = None
+    if config.backbone_weights is not None and "model" not in config.model_fields_set:
+        backbone = open_weights(config.backbone_weights)[1].size
+    recipe = choose_recipe(config, describe_data(data), machine, models=available_models(), backbone=backbone)
+    if recipe.text:
+        tell(recipe.text)
+    return recipe.config
+
+
+def prepare(config: TrainConfig, fabric: Fabric, tell: Callable[[str], None]) -> Run:
     """Do all of it, in the order that finds the user's mistakes soonest."""
-    cursor, state = (Cursor(), {}) if config.resume is None else read_state(directory / "last.ckpt")
+
+    def shared(value: T) -> T:
+        """Return the first process's value: what depends on free memory, or on what folders there are, may differ."""
+        return fabric.broadcast(value)
+
+    def folder() -> Path:
+        return Path(shared(str(run_directory(config)) if fabric.global_rank == 0 else ""))
+
+    directory = None if config.output is None and config.resume is None else folder()
+    cursor, state = (Cursor(), {}) if config.resume is None else read_state(config.resume / "last.ckpt")
     train_data, val_data = load_splits(config, tell)
-    model, config, started_from = prepare_model(config, train_data.classes, tell)
     if config.resume is None:
+        machine = describe_machine(fabric.device, fabric.world_size)
+        config = shared(fill_in(config, train_data, machine, tell))
+    directory = directory or folder()  # its default name has the model's in it
+    torch.manual_seed(config.seed)
+    model, config, started_from = prepare_model(config, train_data.classes, tell)
+    if config.resume is None and fabric.global_rank == 0:
         write_text_atomic(directory / "config.yaml", dump_config(config.model_copy(update={"output": directory})))
     return Run(config, directory, train_data, val_data, model, cursor, state, started_from)

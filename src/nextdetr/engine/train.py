@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from nextdetr.engine.log import Display, MetricsTable, TensorBoard, clock, epoch
 from nextdetr.engine.memory import keep_freed_memory
 from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
 from nextdetr.engine.profile import StepProfile
-from nextdetr.engine.setup import Run, data_name, prepare, resolve_config, run_directory
+from nextdetr.engine.setup import Run, data_name, prepare, resolve_config
 from nextdetr.engine.state import step_seed, write_state
 from nextdetr.engine.stopping import stop_on_signal
 from nextdetr.engine.validate import validate
@@ -91,10 +90,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> TrainResult:
     keep_freed_memory()
     fabric = launch(config.accelerator, config.devices, config.precision)
     with Display(enabled=fabric.global_rank == 0 and not quiet) as display:
-        directory = Path(fabric.broadcast(str(run_directory(config)) if fabric.global_rank == 0 else ""))
-        torch.manual_seed(config.seed)
-        run = prepare(config, directory, display.line)
-        return Trainer(run, fabric, display).run()
+        return Trainer(prepare(config, fabric, display.line), fabric, display).run()
 
 
 class Trainer:
