@@ -202,6 +202,9 @@ class Trainer:
         torch.manual_seed(step_seed(config.seed, cursor.epoch * len(self.sampler) + cursor.batch, self.fabric.global_rank))
         last = self._at_boundary(cursor.batch + 1)
         self.model.train()
+        if self._frozen:  # nor may its BatchNorms follow the batches
+            for row in list(self.run_.model.rows)[: self.run_.model.backbone_rows]:
+                row.eval()
         with self.fabric.no_backward_sync(self.model, enabled=not last):
             with part("forward"):
                 output = self.model(batch.images, batch.targets)
