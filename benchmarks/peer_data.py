@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping
@@ -24,10 +25,8 @@ def read_splits(data: str) -> dict[str, DetectionData]:
     """Return train, val and, where there is one, test, with the classes of train."""
     splits = {"train": load_data(data, "train")}
     splits["val"] = load_data(data, "val", classes=splits["train"].classes)
-    try:
+    with contextlib.suppress(DataError):  # many data sets have none
         splits["test"] = load_data(data, "test", classes=splits["train"].classes)
-    except DataError:
-        pass  # many data sets have none
     return splits
 
 

@@ -126,7 +126,7 @@ def report(results: dict[str, dict[str, Any]], options: argparse.Namespace, fina
     rows = []
     for name, result in results.items():
         numbers = [result["val"]["AP"], result["val"]["AP50"], *(result["final"][k] for k in ("AP", "AP50", "AP_small"))]
-        cells = " | ".join("–" if value is None else f"{value:.4f}" for value in numbers)
+        cells = " | ".join("-" if value is None else f"{value:.4f}" for value in numbers)
         rows.append(f"| {name} | {result['version']} | {result['epochs']} | {cells} |")
     lines = [
         f"# {Path(options.data).stem}, {options.minutes:g} minutes each",

@@ -40,7 +40,7 @@ def write_result(name: str, lines: Sequence[str], *, write: bool) -> None:
 def plot_curves(
     name: str, curves: Mapping[str, Sequence[tuple[float, float]]], *, labels: tuple[str, str], write: bool
 ) -> Path | None:
-    """Draw curves of (x, y) points into one plot; with ``write`` keep it as ``results/<name>-<date>.png``, else do nothing."""
+    """With ``write``, draw curves of (x, y) points into ``results/<name>-<date>.png``; otherwise do nothing."""
     if not write:
         return None
     from matplotlib.figure import Figure
