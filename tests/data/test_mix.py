@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -124,6 +126,7 @@ def test_a_sample_depends_on_its_key_alone(tmp_path):
     expected = [first[key] for key in keys]
     torch.manual_seed(99)
     assert all(same(second[key], value) for key, value in reversed(list(zip(keys, expected, strict=True))))
+    assert same(pickle.loads(pickle.dumps(first))[keys[5]], expected[5])  # as spawned workers get it
     state = torch.get_rng_state()
     assert not same(dataset(data, 4, **options)[keys[0]], expected[0])
     assert torch.equal(state, torch.get_rng_state())
