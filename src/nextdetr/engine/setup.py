@@ -157,7 +157,13 @@ def prepare_model(
         tell(report.text())
     factor = config.backbone_rate_factor
     if factor is None:
-        factor = 0.1 if started.reports else 1.0
+        # Weights that learnt from labels need a gentle hand. What ``nextdetr pretrain`` made, which carries no licence but
+        # the user's, is only a start: to slow its early layers lost most of the gain (docs/experiments.md).
+        started_only = [
+            report.identity.kind == "nextdetr-backbone" and report.identity.licence == "none" for report in started.reports
+        ]
+        supervised = not all(started_only)
+        factor = 0.1 if supervised else 1.0
     filled = {"image_size": config.image_size or started.image_size, "backbone_rate_factor": factor}
     return started.model, config.model_copy(update=filled), (started.weights_licence, started.source_weights)
 
