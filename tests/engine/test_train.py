@@ -97,6 +97,21 @@ def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypa
         torch.testing.assert_close(first[part], second[part], rtol=0, atol=0)
 
 
+def test_a_run_goes_on_when_what_it_started_from_is_gone(settings, tmp_path, monkeypatch):
+    backbone = build_model(settings["model"]).backbone
+    weights = save_backbone(tmp_path / "b.safetensors", backbone.state_dict(), weights_licence="MIT", source_weights="x")
+    step = Trainer._step
+    monkeypatch.setattr(Trainer, "_step", lambda self, batch: (step(self, batch), signal.raise_signal(signal.SIGINT)))
+    with pytest.raises(Interrupted, match="--resume"):
+        train(TrainConfig(**settings | {"backbone_weights": weights}), quiet=True)
+    monkeypatch.undo()
+    weights.unlink()
+    train(TrainConfig(resume=settings["output"]), quiet=True)
+    with safe_open(settings["output"] / "best.safetensors", "pt") as file:
+        assert file.metadata()["weights_licence"] == "MIT"
+        assert file.metadata()["source_weights"] == str(weights)
+
+
 def test_a_non_finite_loss_names_step_images_and_gradients(settings, monkeypatch):
     def poison(self, output, targets):
         terms = original(self, output, targets)

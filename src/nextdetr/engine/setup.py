@@ -14,6 +14,7 @@ from nextdetr.data.sources import load_data
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import new_directory, write_text_atomic
+from nextdetr.models.checkpoint import read_detector_metadata
 from nextdetr.models.detection import DetectionModel
 from nextdetr.weights.start import start_model
 
@@ -168,11 +169,33 @@ def prepare_model(
     return started.model, config.model_copy(update=filled), (started.weights_licence, started.source_weights)
 
 
+def resumed_model(
+    config: TrainConfig, classes: list[str], file: Path
+) -> tuple[DetectionModel, TrainConfig, tuple[str, str]]:
+    """Build the detector of a run to go on with from what the run itself has written.
+
+    The files that it started from need not exist any more; the state of the run brings the exact weights afterwards.
+
+    Returns:
+        As ``prepare_model``.
+    """
+    metadata = read_detector_metadata(file)
+    started = start_model(file, classes=classes, drop_path=config.drop_path)
+    factor = config.backbone_rate_factor or 1.0  # a run writes it into its config.yaml
+    filled = {"image_size": config.image_size or started.image_size, "backbone_rate_factor": factor}
+    origin = (metadata.get("weights_licence", "none"), metadata.get("source_weights", "none"))
+    return started.model, config.model_copy(update=filled), origin
+
+
 def prepare(config: TrainConfig, directory: Path, tell: Callable[[str], None]) -> Run:
     """Do all of it, in the order that finds the user's mistakes soonest."""
     cursor, state = (Cursor(), {}) if config.resume is None else read_state(directory / "last.ckpt")
     train_data, val_data = load_splits(config, tell)
-    model, config, started_from = prepare_model(config, train_data.classes, tell)
+    written = directory / "last.safetensors"
+    if config.resume is not None and written.is_file():
+        model, config, started_from = resumed_model(config, train_data.classes, written)
+    else:
+        model, config, started_from = prepare_model(config, train_data.classes, tell)
     if config.resume is None:
         write_text_atomic(directory / "config.yaml", dump_config(config.model_copy(update={"output": directory})))
     return Run(config, directory, train_data, val_data, model, cursor, state, started_from)
