@@ -68,7 +68,9 @@ class TrainConfig(CommandConfig):
     cache_gigabytes: float = Field(2.0, ge=0, description="Memory for them, a process; used if all of them fit.")
     learning_rate: float = Field(4e-4, gt=0, description="Peak rate of AdamW at the given batch size.")
     backbone_rate_factor: float | None = Field(
-        None, gt=0, description="Backbone's rate as a factor (default: 0.1 with loaded weights, 1 without)."
+        None,
+        gt=0,
+        description="Backbone's rate as a factor (default: 0.1 with loaded weights; 1 without, and after pretrain).",
     )
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="Factor of the rate from each block of the backbone to the one before it."

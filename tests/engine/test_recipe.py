@@ -25,8 +25,9 @@ GPU = Machine("cuda", threads=8, cores=16, memory=64 * 2**30, device_memory=24 *
 MODELS = available_models()
 
 
-def choose(data=CELLS, machine=LAPTOP, backbone=None, **settings):
-    return choose_recipe(TrainConfig(data="cells", **settings), data, machine, models=MODELS, backbone=backbone)
+def choose(data=CELLS, machine=LAPTOP, backbone=None, pretrained_here=False, **settings):
+    config = TrainConfig(data="cells", **settings)
+    return choose_recipe(config, data, machine, models=MODELS, backbone=backbone, pretrained_here=pretrained_here)
 
 
 def test_cells_on_a_laptop():
@@ -112,12 +113,12 @@ def test_the_gpu_and_the_number_of_images_choose_the_model():
 def test_pre_trained_backbones_change_the_recipe():
     config = choose(backbone_weights="b.safetensors", backbone="tiny").config
     assert config.model == "nextdetr-tiny"
-    assert (config.backbone_rate_factor, config.layer_decay, config.freeze_backbone_epochs) == (0.5, 0.9, 1)
+    assert (config.backbone_rate_factor, config.layer_decay, config.freeze_backbone_epochs) == (0.1, 1.0, 1)
     assert config.drop_path == 0.1
     atto = choose(backbone_weights="b.safetensors", backbone="atto").config
     assert (atto.model, atto.drop_path) == ("nextdetr-atto", 0.0)
-    own = choose(backbone_weights="b.safetensors", backbone="atto", backbone_rate_factor=1.0).config
-    assert (own.backbone_rate_factor, own.layer_decay) == (1.0, 1.0)  # the two belong together
+    own = choose(backbone_weights="b.safetensors", backbone="atto", pretrained_here=True).config
+    assert (own.backbone_rate_factor, own.layer_decay, own.freeze_backbone_epochs) == (1.0, 1.0, 0)
 
 
 @pytest.mark.parametrize("start", [{"weights": "w.safetensors"}, {"model": "runs/x/best.safetensors"}])

@@ -10,8 +10,11 @@ from safetensors import safe_open
 
 from nextdetr.config import TrainConfig
 from nextdetr.engine import train as train_module
+from nextdetr.engine.setup import prepare_model
 from nextdetr.engine.train import Trainer, train
 from nextdetr.errors import ConfigError, DataError, Interrupted, TrainingError
+from nextdetr.models.graph import build_model
+from nextdetr.weights.convert import save_backbone
 from tests.helpers import squares, tiny_model
 
 
@@ -94,6 +97,21 @@ def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypa
         torch.testing.assert_close(first[part], second[part], rtol=0, atol=0)
 
 
+def test_a_run_goes_on_when_what_it_started_from_is_gone(settings, tmp_path, monkeypatch):
+    backbone = build_model(settings["model"]).backbone
+    weights = save_backbone(tmp_path / "b.safetensors", backbone.state_dict(), weights_licence="MIT", source_weights="x")
+    step = Trainer._step
+    monkeypatch.setattr(Trainer, "_step", lambda self, batch: (step(self, batch), signal.raise_signal(signal.SIGINT)))
+    with pytest.raises(Interrupted, match="--resume"):
+        train(TrainConfig(**settings | {"backbone_weights": weights}), quiet=True)
+    monkeypatch.undo()
+    weights.unlink()
+    train(TrainConfig(resume=settings["output"]), quiet=True)
+    with safe_open(settings["output"] / "best.safetensors", "pt") as file:
+        assert file.metadata()["weights_licence"] == "MIT"
+        assert file.metadata()["source_weights"] == str(weights)
+
+
 def test_a_non_finite_loss_names_step_images_and_gradients(settings, monkeypatch):
     def poison(self, output, targets):
         terms = original(self, output, targets)
@@ -137,6 +155,18 @@ def test_a_frozen_backbone_stays_as_it_was_and_then_learns(settings, monkeypatch
     assert torch.equal(backbone, backbone_2)
     assert not torch.equal(head, head_2)
     assert not torch.equal(backbone_2, backbone_3)
+
+
+@pytest.mark.parametrize(("licence", "factor"), [("none", 1.0), ("CC-BY-NC-4.0", 0.1)])
+def test_a_backbone_with_labels_behind_it_learns_slower(settings, tmp_path, licence, factor):
+    """What nextdetr pretrain makes has no licence but the user's; converted published weights keep theirs."""
+    backbone = build_model(settings["model"]).backbone
+    path = save_backbone(tmp_path / "b.safetensors", backbone.state_dict(), weights_licence=licence, source_weights="x")
+    config = TrainConfig(**settings | {"backbone_weights": path})
+    _, filled, started_from = prepare_model(config, ["square"], lambda text: None)
+    assert filled.backbone_rate_factor == factor
+    assert started_from[0] == licence
+    assert prepare_model(TrainConfig(**settings), ["square"], lambda text: None)[1].backbone_rate_factor == 1.0
 
 
 def test_early_stopping(settings, monkeypatch):

@@ -59,6 +59,7 @@ def test_an_export_gives_pytorchs_detections_and_carries_its_terms(source, kind,
     assert metadata["licence"]
     report = json.loads((tmp_path / kind / "report.json").read_text())
     assert report["passed"] is True
+    assert report["weights_licence"] == "MIT"
     assert report["comparison"]["matched"] >= 0.99
 
 

@@ -44,6 +44,7 @@ def export(
         values = [result.metrics.get(part, {}).get(name) for part in ("before", "after")]
         if None not in values:
             say(f"  {name:<21} {values[0]:.4f} before, {values[1]:.4f} after")
+    say(f"  licence of weights    {result.weights_licence}")
     if result.float_operators:
         say("  in float              " + ", ".join(f"{count} {kind}" for kind, count in result.float_operators.items()))
     for failure in result.failures:

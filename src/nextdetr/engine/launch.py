@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from nextdetr.config import Precision
 from nextdetr.errors import ConfigError
 
-__all__ = ["launch"]
+__all__ = ["largest", "launch", "scaler_of"]
 
 
 def launch(accelerator: str, devices: int, precision: Precision) -> Fabric:
@@ -29,3 +33,19 @@ def launch(accelerator: str, devices: int, precision: Precision) -> Fabric:
         raise ConfigError(f"--accelerator {accelerator} with --devices {devices}: {error}") from error
     fabric.launch()
     return fabric
+
+
+def largest(fabric: Fabric, *values: float) -> list[float]:
+    """Return the largest of all processes' values: what hangs on a clock or a signal must not differ among them."""
+    if fabric.world_size == 1:
+        return [float(value) for value in values]
+    mine = torch.tensor([float(value) for value in values], dtype=torch.float64, device=fabric.device)
+    agreed = fabric.all_reduce(mine, reduce_op="max")
+    assert isinstance(agreed, Tensor)
+    found: list[float] = agreed.tolist()
+    return found
+
+
+def scaler_of(fabric: Fabric) -> Any:
+    """Return the loss scaler of float16, whose state belongs to a run's; None with other precisions."""
+    return getattr(fabric.strategy.precision, "scaler", None)

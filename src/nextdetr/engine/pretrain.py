@@ -24,7 +24,7 @@ from nextdetr.data.unlabelled import UnlabelledDataset
 from nextdetr.engine.budget import Budget
 from nextdetr.engine.curves import draw_loss
 from nextdetr.engine.ema import ModelEMA
-from nextdetr.engine.launch import launch
+from nextdetr.engine.launch import largest, launch, scaler_of
 from nextdetr.engine.log import Display, MetricsTable, TensorBoard, clock, epoch_line
 from nextdetr.engine.memory import keep_freed_memory
 from nextdetr.engine.optim import rate_factor, set_rate
@@ -158,12 +158,9 @@ class Pretrainer:
             self.drawn_at = state["progress"]["drawn_at"]
             if self.ema is not None:
                 self.ema.load_state_dict(state["ema"])
-            scaler = self._scaler()
+            scaler = scaler_of(self.fabric)
             if scaler is not None and state["scaler"]:
                 scaler.load_state_dict(state["scaler"])
-
-    def _scaler(self) -> Any:
-        return getattr(self.fabric.strategy.precision, "scaler", None)
 
     # The whole run
 
@@ -192,13 +189,9 @@ class Pretrainer:
 
     def _progress(self) -> tuple[float, bool]:
         """Share of the run that is over, and whether to stop; the same on all processes, whose clocks differ."""
-        progress, stop = self.budget.progress(self.cursor.epoch, self.cursor.batch), self.stop_requested.is_set()
-        if self.fabric.world_size == 1:
-            return progress, stop
-        mine = torch.tensor([progress, float(stop)], dtype=torch.float64, device=self.fabric.device)
-        agreed = self.fabric.all_reduce(mine, reduce_op="max")
-        assert isinstance(agreed, Tensor)
-        return float(agreed[0]), bool(agreed[1] > 0)
+        progress = self.budget.progress(self.cursor.epoch, self.cursor.batch)
+        progress, stop = largest(self.fabric, progress, self.stop_requested.is_set())
+        return progress, bool(stop)
 
     def _epoch(self) -> None:
         cursor, budget = self.cursor, self.budget
@@ -303,7 +296,7 @@ class Pretrainer:
     def _save(self) -> None:
         self.cursor.seconds = self.saved_at = self.budget.seconds
         if self.main:
-            scaler = self._scaler()
+            scaler = scaler_of(self.fabric)
             write_state(
                 self.directory / "last.ckpt", self.cursor, model=self.run_.model.state_dict(),
                 optimizer=self.optimizer.state_dict(), ema={} if self.ema is None else self.ema.state_dict(),

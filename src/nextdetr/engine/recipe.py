@@ -71,7 +71,13 @@ class Recipe:
 
 
 def choose_recipe(
-    config: TrainConfig, data: DataStats, machine: Machine, *, models: Sequence[str], backbone: str | None = None
+    config: TrainConfig,
+    data: DataStats,
+    machine: Machine,
+    *,
+    models: Sequence[str],
+    backbone: str | None = None,
+    pretrained_here: bool = False,
 ) -> Recipe:
     """Fill in what the user left open.
 
@@ -81,6 +87,7 @@ def choose_recipe(
         machine: where it is to run.
         models: names of the shipped models.
         backbone: size of the backbone weights (``atto`` …), where they have one.
+        pretrained_here: whether the backbone weights are from ``nextdetr pretrain``, so have seen no labels.
 
     Returns:
         The settings and why.
@@ -90,7 +97,7 @@ def choose_recipe(
     _image_size(plan)
     _batch(plan)
     _length(plan)
-    _rates(plan)
+    _rates(plan, pretrained_here)
     _augmentation(plan)
     _loading(plan)
     _warnings(plan)
@@ -204,7 +211,7 @@ def _seconds_an_image(plan: _Plan) -> float | None:
     return SECONDS_AN_IMAGE * cost * area * 2 / plan.machine.threads
 
 
-def _rates(plan: _Plan) -> None:
+def _rates(plan: _Plan, pretrained_here: bool) -> None:
     rate = min(RATE_MOST, RATE * math.sqrt(max(1.0, plan.together / RATE_BATCH)))
     if plan.trained:
         plan.choose("a quarter of the usual rate: the weights are trained already", learning_rate=round(rate / 4, 7))
@@ -213,12 +220,12 @@ def _rates(plan: _Plan) -> None:
     if plan.config.backbone_weights is None:
         plan.choose("", backbone_rate_factor=1.0)
         return
-    # ConvNeXt V2 fine-tunes its small sizes with a layer decay of 0.9 (arXiv 2301.00808, appendix); BEiT, arXiv 2106.08254.
-    plan.choose(
-        "pre-trained blocks change the less the earlier they are",
-        **({"backbone_rate_factor": 0.5, "layer_decay": 0.9} if plan.open("backbone_rate_factor", "layer_decay") else {}),
-    )
-    plan.choose("the new head settles before the backbone follows it", freeze_backbone_epochs=1)
+    if pretrained_here:
+        # A layer decay of 0.8 lost most of what pre-training gained (docs/experiments.md).
+        plan.choose("pre-trained without labels: the whole backbone has yet to learn the task", backbone_rate_factor=1.0)
+    else:
+        plan.choose("the backbone has learnt from labels: a gentle hand", backbone_rate_factor=0.1)
+        plan.choose("the new head settles before the backbone follows it", freeze_backbone_epochs=1)
     if COST.get(plan.get("model"), 1.0) >= COST["nextdetr-tiny"]:
         plan.choose("a large pre-trained backbone on little data", drop_path=0.1)
 

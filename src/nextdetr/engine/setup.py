@@ -19,8 +19,10 @@ from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import new_directory, write_text_atomic
+from nextdetr.models.checkpoint import read_detector_metadata
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.modelfile import available_models
+from nextdetr.weights.layouts import Identity
 from nextdetr.weights.load import open_weights
 from nextdetr.weights.start import start_model
 
@@ -149,6 +151,11 @@ def load_splits(config: TrainConfig, tell: Callable[[str], None]) -> tuple[Detec
     return train_data, val_data
 
 
+def pretrained_here(identity: Identity) -> bool:
+    """Whether the weights are what ``nextdetr pretrain`` made, which carry no licence but the user's."""
+    return identity.kind == "nextdetr-backbone" and identity.licence == "none"
+
+
 def prepare_model(
     config: TrainConfig, classes: list[str], tell: Callable[[str], None]
 ) -> tuple[DetectionModel, TrainConfig, tuple[str, str]]:
@@ -165,20 +172,42 @@ def prepare_model(
         tell(report.text())
     factor = config.backbone_rate_factor
     if factor is None:
-        factor = 0.1 if started.reports else 1.0
+        # Weights that learnt from labels need a gentle hand. What ``nextdetr pretrain`` made is only a start: to slow its
+        # early layers lost most of the gain (docs/experiments.md).
+        factor = 1.0 if all(pretrained_here(report.identity) for report in started.reports) else 0.1
     filled = {"image_size": config.image_size or started.image_size, "backbone_rate_factor": factor}
     return started.model, config.model_copy(update=filled), (started.weights_licence, started.source_weights)
 
 
 def fill_in(config: TrainConfig, data: DetectionData, machine: Machine, tell: Callable[[str], None]) -> TrainConfig:
     """Choose what the user left open, and tell what and why."""
-    backbone = None
-    if config.backbone_weights is not None and "model" not in config.model_fields_set:
-        backbone = open_weights(config.backbone_weights)[1].size
-    recipe = choose_recipe(config, describe_data(data), machine, models=available_models(), backbone=backbone)
+    backbone = None if config.backbone_weights is None else open_weights(config.backbone_weights)[1]
+    recipe = choose_recipe(
+        config, describe_data(data), machine, models=available_models(),
+        backbone=None if backbone is None else backbone.size,
+        pretrained_here=backbone is not None and pretrained_here(backbone),
+    )  # fmt: skip
     if recipe.text:
         tell(recipe.text)
     return recipe.config
+
+
+def resumed_model(
+    config: TrainConfig, classes: list[str], file: Path
+) -> tuple[DetectionModel, TrainConfig, tuple[str, str]]:
+    """Build the detector of a run to go on with from what the run itself has written.
+
+    The files that it started from need not exist any more; the state of the run brings the exact weights afterwards.
+
+    Returns:
+        As ``prepare_model``.
+    """
+    metadata = read_detector_metadata(file)
+    started = start_model(file, classes=classes, drop_path=config.drop_path)
+    factor = config.backbone_rate_factor or 1.0  # a run writes it into its config.yaml
+    filled = {"image_size": config.image_size or started.image_size, "backbone_rate_factor": factor}
+    origin = (metadata.get("weights_licence", "none"), metadata.get("source_weights", "none"))
+    return started.model, config.model_copy(update=filled), origin
 
 
 def prepare(config: TrainConfig, fabric: Fabric, tell: Callable[[str], None]) -> Run:
@@ -199,7 +228,11 @@ def prepare(config: TrainConfig, fabric: Fabric, tell: Callable[[str], None]) ->
         config = shared(fill_in(config, train_data, machine, tell))
     directory = directory or folder()  # its default name has the model's in it
     torch.manual_seed(config.seed)
-    model, config, started_from = prepare_model(config, train_data.classes, tell)
+    written = directory / "last.safetensors"
+    if config.resume is not None and written.is_file():
+        model, config, started_from = resumed_model(config, train_data.classes, written)
+    else:
+        model, config, started_from = prepare_model(config, train_data.classes, tell)
     if config.resume is None and fabric.global_rank == 0:
         write_text_atomic(directory / "config.yaml", dump_config(config.model_copy(update={"output": directory})))
     return Run(config, directory, train_data, val_data, model, cursor, state, started_from)

@@ -20,7 +20,7 @@ from nextdetr.engine.budget import Budget
 from nextdetr.engine.curves import draw_curves
 from nextdetr.engine.diagnosis import non_finite
 from nextdetr.engine.ema import ModelEMA
-from nextdetr.engine.launch import launch
+from nextdetr.engine.launch import largest, launch, scaler_of
 from nextdetr.engine.loading import build_training_loader
 from nextdetr.engine.log import Display, MetricsTable, TensorBoard, clock, epoch_line
 from nextdetr.engine.memory import keep_freed_memory
@@ -133,7 +133,7 @@ class Trainer:
             self.run_.model.load_state_dict(state["model"])
             self.ema.load_state_dict(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
-            scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+            scaler = scaler_of(self.fabric)
             if scaler is not None and state["scaler"]:
                 scaler.load_state_dict(state["scaler"])
 
@@ -169,11 +169,7 @@ class Trainer:
         return self._shared(self.budget.progress(self.cursor.epoch, self.cursor.batch)) >= 1.0
 
     def _shared(self, value: float) -> float:
-        """Return the largest of all processes' values: what depends on a clock or a signal must not differ among them."""
-        if self.fabric.world_size == 1:
-            return float(value)
-        tensor = torch.tensor(float(value), dtype=torch.float64, device=self.fabric.device)
-        return float(self.fabric.all_reduce(tensor, reduce_op="max"))  # type: ignore[arg-type]
+        return largest(self.fabric, value)[0]
 
     def _epoch(self) -> None:
         cursor, budget = self.cursor, self.budget
@@ -334,7 +330,7 @@ class Trainer:
     def _save(self) -> None:
         self.cursor.seconds = self.saved_at = self.budget.seconds
         if self.main:
-            scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+            scaler = scaler_of(self.fabric)
             write_state(
                 self.directory / "last.ckpt", self.cursor, model=self.run_.model.state_dict(), ema=self.ema.state_dict(),
                 optimizer=self.optimizer.state_dict(), scaler={} if scaler is None else scaler.state_dict(),

@@ -53,6 +53,7 @@ class ExportResult:
         float_operators: how many convolutions and matrix products compute in float, by kind; of an 8-bit export only.
         seconds_per_image: medians of ``pytorch`` and ``exported``, one image at a time.
         failures: sentences, one for each limit that is not met.
+        weights_licence: of the weights that the detector started from; ``none`` where it started from none.
     """
 
     model: str
@@ -71,6 +72,7 @@ class ExportResult:
     float_operators: dict[str, int]
     seconds_per_image: dict[str, float]
     failures: list[str]
+    weights_licence: str
 
     @property
     def passed(self) -> bool:
@@ -124,7 +126,7 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
         contract.queries, layers, origin, found, limits, metrics,
         _float_operators(path, config),
         {"pytorch": latency(reference.model, images[0]), "exported": latency(exported.model, images[0])},
-        _failures(found, limits, metrics),
+        _failures(found, limits, metrics), opened.metadata.get("weights_licence", "none"),
     )  # fmt: skip
     write_text_atomic(folder / "report.json", json.dumps(result.to_json(), ensure_ascii=False, indent=1) + "\n")
     return result

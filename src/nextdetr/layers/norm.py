@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["GRN", "LayerNorm2d", "response_statistics"]
+__all__ = ["GRN", "LayerNorm2d", "norm_gradient", "response_statistics"]
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -86,6 +86,16 @@ def response_statistics(x: Tensor, eps: float, dim: tuple[int, ...] = (1, 2)) ->
     return norm, norm.mean(dim=-1, keepdim=True) + eps
 
 
+def norm_gradient(grad_response: Tensor, norm: Tensor, mean: Tensor) -> Tensor:
+    """What multiplies the map in its gradient through the norms, dn / n; arguments as of ``response_statistics``.
+
+    With r = n / m and dr its gradient: dn = (dr - mean(dr * r)) / m.
+    """
+    grad_norm = (grad_response - (grad_response * (norm / mean)).mean(dim=-1, keepdim=True)) / mean
+    # A channel that is zero everywhere has no direction: its norm's gradient is taken as 0, as autograd does.
+    return (grad_norm / norm).masked_fill(norm == 0, 0.0)
+
+
 def _scale_and_shift(x: Tensor, gamma: Tensor, beta: Tensor, response: Tensor) -> Tensor:
     return torch.addcmul(beta.to(x.dtype), x, (gamma * response + 1).to(x.dtype))
 
@@ -116,10 +126,7 @@ class _GRNFunction(torch.autograd.Function):
         grad_beta = grad.sum(dim=(0, 1, 2), keepdim=True, dtype=norm.dtype).to(gamma.dtype) if need_beta else None
         grad_x = None
         if need_x:
-            grad_response = grad_scale * gamma
-            grad_norm = (grad_response - (grad_response * response).mean(dim=-1, keepdim=True)) / mean
-            # A channel that is zero everywhere has no direction: its norm's gradient is taken as 0, as autograd does.
-            toward_x = (grad_norm / norm).masked_fill(norm == 0, 0.0)
+            toward_x = norm_gradient(grad_scale * gamma, norm, mean)
             # The product is no longer needed; its memory takes the result.
             grad_x = torch.mul(grad, gamma * response + 1, out=product).addcmul_(x, toward_x).to(x.dtype)
         return grad_x, grad_gamma, grad_beta, None

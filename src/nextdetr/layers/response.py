@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from nextdetr.layers.deformable import is_traced
-from nextdetr.layers.norm import GRN, response_statistics
+from nextdetr.layers.norm import GRN, norm_gradient, response_statistics
 
 __all__ = ["grn_linear"]
 
@@ -80,11 +80,7 @@ class _GRNLinearFunction(torch.autograd.Function):
         need = ctx.needs_input_grad
         grad_x = None
         if need[0]:
-            grad_response = grad_scale * gamma[0]
-            grad_norm = (grad_response - (grad_response * response).mean(dim=-1, keepdim=True)) / mean
-            # A channel that is zero everywhere has no direction: its norm's gradient is taken as 0, as autograd does.
-            toward_x = (grad_norm / norm).masked_fill(norm == 0, 0.0)
-            grad_x = torch.bmm(grad, weight * scale).addcmul_(x, toward_x)
+            grad_x = torch.bmm(grad, weight * scale).addcmul_(x, norm_gradient(grad_scale * gamma[0], norm, mean))
         return (
             grad_x,
             (grad_scale * response).sum(dim=0).view_as(gamma) if need[1] else None,

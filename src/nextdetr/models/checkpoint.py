@@ -32,6 +32,7 @@ __all__ = [
     "FORMAT_VERSION",
     "OpenedModel",
     "check_tensor",
+    "is_finite",
     "open_model",
     "read_detector_metadata",
     "save_detector",
@@ -214,12 +215,21 @@ def check_tensor(source: str, name: str, tensor: Tensor, target: Tensor) -> None
         )
     if not tensor.is_floating_point() or tensor.is_meta:
         return
-    for part in torch.split(tensor.flatten(), 1 << 20):  # no mask of a large tensor is made
-        if not bool(torch.isfinite(part.float() if part.element_size() == 1 else part).all()):
-            raise WeightsError(
-                f"{source}: the tensor for {name} holds NaN or infinity, so no detector would come of it; "
-                "take an earlier checkpoint of the same training."
-            )
+    if not is_finite(tensor):
+        raise WeightsError(
+            f"{source}: the tensor for {name} holds NaN or infinity, so no detector would come of it; "
+            "take an earlier checkpoint of the same training."
+        )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a floating-point tensor has neither NaN nor infinity; its extremes show both, without a mask."""
+    for part in torch.split(tensor.flatten(), 1 << 20):
+        if part.numel():
+            low, high = torch.aminmax(part.float() if part.element_size() == 1 else part)
+            if not (torch.isfinite(low) and torch.isfinite(high)):
+                return False
+    return True
 
 
 def _check_names(own: Mapping[str, Tensor], path: Path) -> list[str]:

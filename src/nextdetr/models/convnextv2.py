@@ -80,13 +80,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a map of the shape of ``x`` [B, C, H, W]; in channels-last memory nothing is copied."""
-        y = self.dwconv(x).permute(0, 2, 3, 1)  # [B, H, W, C], a view
-        y = self.act(self.pwconv1(self.norm(y)))  # [B, H, W, 4C]
-        y = grn_linear(y, self.grn, self.pwconv2) if isinstance(self.grn, GRN) else self.pwconv2(self.grn(y))
-        if self.gamma is not None:
-            y = y * self.gamma
+        y = self.pointwise(self.dwconv(x).permute(0, 2, 3, 1))  # [B, H, W, C], a view
         out: Tensor = x + self.drop(y.permute(0, 3, 1, 2))  # [B, C, H, W], a view
         return out
+
+    def pointwise(self, x: Tensor) -> Tensor:
+        """Run what follows the depthwise convolution on [B, M, N, C]; GRN's statistics are over M and N."""
+        y = self.act(self.pwconv1(self.norm(x)))  # [B, M, N, 4C]
+        y = grn_linear(y, self.grn, self.pwconv2) if isinstance(self.grn, GRN) else self.pwconv2(self.grn(y))
+        return y if self.gamma is None else y * self.gamma
 
     def drop(self, y: Tensor) -> Tensor:
         """In training, drop the residual branch [B, ...] of some images (stochastic depth)."""

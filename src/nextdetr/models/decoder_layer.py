@@ -78,6 +78,8 @@ class TransformerDecoderLayer(nn.Module):
         activation: of the feed-forward network.
     """
 
+    projected = True  # whether the cross-attention has projections of values and output
+
     def __init__(
         self,
         hidden: int,
@@ -91,8 +93,8 @@ class TransformerDecoderLayer(nn.Module):
         super().__init__()
         self.self_attn = SelfAttention(hidden, heads, dropout)
         self.norm1 = nn.LayerNorm(hidden)
-        self.cross_attn = MSDeformableAttention(hidden, levels, heads, points)
-        self.norm2 = nn.LayerNorm(hidden)
+        self.cross_attn = MSDeformableAttention(hidden, levels, heads, points, project=self.projected)
+        self._make_join(hidden)
         self.linear1 = nn.Linear(hidden, ffn)
         self.activation = activation
         self.linear2 = nn.Linear(ffn, hidden)
@@ -116,7 +118,15 @@ class TransformerDecoderLayer(nn.Module):
             [B, Q, D].
         """
         x = self.norm1(x + self.dropout(self.self_attn(x, position, mask)))
-        x = self.norm2(x + self.dropout(self.cross_attn(x + position, boxes, memory, shapes)))
+        x = self._join(x, self.dropout(self.cross_attn(x + position, boxes, memory, shapes)))
         forwarded = self.linear2(self.dropout(self.activation(self.linear1(x))))
         out: Tensor = self.norm3(x + self.dropout(forwarded))
         return out
+
+    def _make_join(self, hidden: int) -> None:
+        self.norm2 = nn.LayerNorm(hidden)
+
+    def _join(self, before: Tensor, attended: Tensor) -> Tensor:
+        """Bring together the queries and what the cross-attention read, both [B, Q, D]."""
+        joined: Tensor = self.norm2(before + attended)
+        return joined

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from nextdetr.boxes import inverse_sigmoid
-from nextdetr.layers.deformable import MSDeformableAttention, Shapes, at_least_float32
+from nextdetr.layers.deformable import Shapes, at_least_float32
 from nextdetr.layers.mlp import MLP
 from nextdetr.models.decoder import Decoded, RTDETRDecoder
-from nextdetr.models.decoder_layer import SelfAttention
+from nextdetr.models.decoder_layer import TransformerDecoderLayer
 from nextdetr.models.edges import expected_offsets, offsets_of_bins, offsets_to_boxes
 from nextdetr.structures import EdgeOutput
 
@@ -66,49 +66,17 @@ class QualityHead(nn.Module):
         return at_least_float32(self.reg_conf(statistics))
 
 
-class DFINEDecoderLayer(nn.Module):
-    """Self-attention, deformable cross-attention without projections behind a gate, feed-forward network.
+class DFINEDecoderLayer(TransformerDecoderLayer):
+    """Self-attention, deformable cross-attention without projections behind a gate, feed-forward network."""
 
-    Args:
-        hidden: width.
-        heads: attention heads of both attentions.
-        ffn: width inside the feed-forward network.
-        levels: number of feature maps.
-        points: points that a head reads on each map, one number or one per map.
-        dropout: on attention weights, and before each addition.
-        activation: of the feed-forward network.
-    """
+    projected = False
 
-    def __init__(
-        self,
-        hidden: int,
-        heads: int,
-        ffn: int,
-        levels: int,
-        points: int | Sequence[int],
-        dropout: float,
-        activation: nn.Module,
-    ) -> None:
-        super().__init__()
-        self.self_attn = SelfAttention(hidden, heads, dropout)
-        self.norm1 = nn.LayerNorm(hidden)
-        self.cross_attn = MSDeformableAttention(hidden, levels, heads, points, project=False)
+    def _make_join(self, hidden: int) -> None:
         self.gateway = Gate(hidden)
-        self.linear1 = nn.Linear(hidden, ffn)
-        self.activation = activation
-        self.linear2 = nn.Linear(ffn, hidden)
-        self.norm3 = nn.LayerNorm(hidden)
-        self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x: Tensor, position: Tensor, boxes: Tensor, memory: Tensor, shapes: Shapes, mask: Tensor | None
-    ) -> Tensor:
-        """Update the queries; arguments and result as of ``TransformerDecoderLayer``."""
-        x = self.norm1(x + self.dropout(self.self_attn(x, position, mask)))
-        x = self.gateway(x, self.dropout(self.cross_attn(x + position, boxes, memory, shapes)))
-        forwarded = self.linear2(self.dropout(self.activation(self.linear1(x))))
-        out: Tensor = self.norm3(x + self.dropout(forwarded))
-        return out
+    def _join(self, before: Tensor, attended: Tensor) -> Tensor:
+        mixed: Tensor = self.gateway(before, attended)
+        return mixed
 
 
 class DFINEDecoder(RTDETRDecoder):

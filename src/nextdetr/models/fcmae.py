@@ -22,8 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from nextdetr.errors import ConfigError
-from nextdetr.layers.norm import GRN, LayerNorm2d
-from nextdetr.layers.response import grn_linear
+from nextdetr.layers.norm import LayerNorm2d
 from nextdetr.layers.sparse import VisiblePatches, downsample_patches, sparse_depthwise
 from nextdetr.models.convnextv2 import Block, ConvNeXtV2
 
@@ -155,7 +154,7 @@ class FCMAE(nn.Module):
         assert isinstance(last, Block)
         picked = masking.hidden.rows(side)
         y = masking.hidden.gather(last.dwconv(x), side, picked)
-        y = masking.hidden.gather(x, side, picked) + _pointwise(last, y)
+        y = masking.hidden.gather(x, side, picked) + last.pointwise(y)
         predicted: Tensor = self.pred(y)
         return predicted
 
@@ -226,7 +225,7 @@ def encode_visible(encoder: ConvNeXtV2, images: Tensor, visible: VisiblePatches)
         for block in stage:
             assert isinstance(block, Block)
             assert block.dwconv.bias is not None
-            y = _pointwise(block, sparse_depthwise(x, block.dwconv.weight, block.dwconv.bias, visible, rows))
+            y = block.pointwise(sparse_depthwise(x, block.dwconv.weight, block.dwconv.bias, visible, rows))
             x = x + block.drop(y)
     return x
 
@@ -248,13 +247,6 @@ def check_geometry(size: int, patch_size: int, stride: int) -> int:
             f"--image-size must be a multiple of the patch size {patch_size}; the nearest to {size} is {nearest}."
         )
     return size // patch_size
-
-
-def _pointwise(block: Block, x: Tensor) -> Tensor:
-    """Run what follows a block's depthwise convolution on [B, V, N, C]; GRN's statistics are over V and N."""
-    y: Tensor = block.act(block.pwconv1(block.norm(x)))
-    y = grn_linear(y, block.grn, block.pwconv2) if isinstance(block.grn, GRN) else block.pwconv2(block.grn(y))
-    return y if block.gamma is None else y * block.gamma
 
 
 def _stem(pixels: Tensor, convolution: nn.Conv2d, visible: VisiblePatches) -> Tensor:

@@ -75,7 +75,7 @@ class _Builder:
         except (RuntimeError, MemoryError) as error:  # torch could not allocate the tensors
             reason = str(error).strip().split("\n", 1)[0]
             raise file.error(f"the layer cannot be built with these arguments ({reason}).", row) from error
-        if repeats > 1 and not layer.repeatable and row.name not in ("Conv", "DWConv", "AIFI"):
+        if repeats > 1 and not layer.repeatable:
             raise file.error(f"this layer cannot be repeated; write 1 in place of {row.repeats}.", row)
         writes = self._publish(row, built)
         origin = row.sources[0] if len(row.sources) == 1 else list(row.sources)

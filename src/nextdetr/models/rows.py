@@ -122,6 +122,7 @@ LAYERS: Mapping[str, Layer] = {
             Argument("activation", (bool, NONE)),
         ),
         _conv,
+        repeatable=True,
     ),
     "AIFI": Layer(
         (
@@ -130,6 +131,7 @@ LAYERS: Mapping[str, Layer] = {
             Argument("dropout", (int, float), least=0, most=1),
         ),
         _aifi,
+        repeatable=True,
     ),
     "nn.Upsample": Layer(
         (

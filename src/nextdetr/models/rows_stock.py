@@ -64,6 +64,7 @@ STOCK_LAYERS: Mapping[str, Layer] = {
             Argument("activation", (bool,)),
         ),
         _dw_conv,
+        repeatable=True,
     ),
     "HGStem": Layer(
         (

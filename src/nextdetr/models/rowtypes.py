@@ -115,7 +115,7 @@ class Layer:
         arguments: what it takes, in order.
         build: makes the module.
         inputs: how many maps it reads; None for any number.
-        repeatable: whether its module takes ``repeats`` itself (otherwise a repeated row is a sequence of modules).
+        repeatable: whether a row may have more than one repeat; ``build`` makes of them what it will.
         title: name in ``info``.
         options: what a mapping in the place of the last argument may set, by name.
     """

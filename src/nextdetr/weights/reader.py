@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nextdetr.errors import WeightsError
+from nextdetr.models.checkpoint import is_finite
 from nextdetr.weights.archive import map_file
 from nextdetr.weights.statedict import Found, find_weights, plain
 from nextdetr.weights.stubs import Stub
@@ -109,10 +110,8 @@ def check_finite(file: WeightsFile) -> None:
     for name, tensor in file.tensors.items():
         if not tensor.is_floating_point() or name.rsplit(".", 1)[-1].endswith(("anchors", "mask")):
             continue
-        for part in torch.split(tensor.flatten(), 1 << 20):  # in parts: no mask of a large tensor is made
-            low, high = torch.aminmax(part.float() if part.element_size() == 1 else part)
-            if not (torch.isfinite(low) and torch.isfinite(high)):
-                raise WeightsError(f"{file.path}: its tensor {name} holds NaN or infinity; take an earlier checkpoint.")
+        if not is_finite(tensor):
+            raise WeightsError(f"{file.path}: its tensor {name} holds NaN or infinity; take an earlier checkpoint.")
 
 
 def _read_file(path: Path, key: str | None) -> WeightsFile:
