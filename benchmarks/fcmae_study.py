@@ -28,6 +28,8 @@ SETTINGS: dict[str, dict[str, Any] | None] = {
     "FCMAE, layer decay 0.8": {"backbone_rate_factor": 1.0, "layer_decay": 0.8},
     "FCMAE, backbone at a tenth of the rate": {"backbone_rate_factor": 0.1},
 }
+#: What the recipe would choose otherwise, and must be the same in all of them.
+FIXED: dict[str, Any] = {"backbone_rate_factor": 1.0, "layer_decay": 1.0, "freeze_backbone_epochs": 0, "batch_size": 8}
 
 
 def subset(data: Path, fraction: float, folder: Path) -> tuple[Path, int]:
@@ -68,7 +70,12 @@ def fine_tune(options: argparse.Namespace, data: Path, weights: Path | None, cha
     if not done.is_file():
         detector = Detector(options.model) if weights is None else Detector(options.model, backbone_weights=weights)
         result = detector.train(
-            data=data, minutes=options.minutes, image_size=options.image_size, output=run, val_every=None, **changes
+            data=data,
+            minutes=options.minutes,
+            image_size=options.image_size,
+            output=run,
+            val_every=None,
+            **{**FIXED, **changes},
         )
         done.write_text(json.dumps(result.to_json()), encoding="utf-8")
     best: float = json.loads(done.read_text(encoding="utf-8"))["best"]["metrics"]["AP"]

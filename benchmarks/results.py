@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -35,3 +35,28 @@ def write_result(name: str, lines: Sequence[str], *, write: bool) -> None:
         path = FOLDER / f"{name}-{datetime.datetime.now(tz=datetime.UTC).date().isoformat()}.md"
         path.write_text(text, encoding="utf-8")
         print(f"Written to {path}")
+
+
+def plot_curves(
+    name: str, curves: Mapping[str, Sequence[tuple[float, float]]], *, labels: tuple[str, str], write: bool
+) -> Path | None:
+    """With ``write``, draw curves of (x, y) points into ``results/<name>-<date>.png``; otherwise do nothing."""
+    if not write:
+        return None
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for label, points in curves.items():
+        ordered = sorted(points)
+        axes.plot([x for x, _ in ordered], [y for _, y in ordered], marker=".", label=label)
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    FOLDER.mkdir(exist_ok=True)
+    path = FOLDER / f"{name}-{datetime.datetime.now(tz=datetime.UTC).date().isoformat()}.png"
+    figure.savefig(path, dpi=120)
+    return path

@@ -61,7 +61,11 @@ class TrainConfig(CommandConfig):
     precision: Precision = Field("32-true", description="Arithmetic of the model; losses are always 32-bit.")
     on_bad_data: Literal["warn", "error"] = Field("warn", description="Drop unusable boxes and images, or refuse to start.")
     workers: int = Field(1, ge=0, description="Processes that load and augment images; 0 loads in the main process.")
-    cache_gigabytes: float = Field(2.0, ge=0, description="Memory for decoded training images, if all of them fit.")
+    cache: Literal["auto", "off", "full", "shrunk"] = Field(
+        "auto",
+        description="Keep decoded training images: as they are (full), or none with a short side above twice --image-size.",
+    )
+    cache_gigabytes: float = Field(2.0, ge=0, description="Memory for them, a process; used if all of them fit.")
     learning_rate: float = Field(4e-4, gt=0, description="Peak rate of AdamW at the given batch size.")
     backbone_rate_factor: float | None = Field(
         None,
@@ -84,10 +88,16 @@ class TrainConfig(CommandConfig):
     flat: float = Field(0.5, ge=0, le=1, description="Share of the run after which the rate falls as a cosine.")
     strong_until: float = Field(0.85, ge=0, le=1, description="Share of the run with strong augmentation and varying size.")
     multi_scale: bool = Field(True, description="Vary the input size from 0.75 to 1.25 of --image-size, by steps of 32.")
+    augmentation: Literal["mild", "full"] = Field("mild", description="Zoom-out, crops, colours: mild, or RT-DETR's own.")
+    mosaic: float = Field(0.0, ge=0, le=1, description="Share of the strong samples that show four pictures in a grid.")
+    mixup: float = Field(0.0, ge=0, le=1, description="Share of the strong samples that are blended with another picture.")
+    copy_paste: float = Field(0.0, ge=0, le=1, description="Share of the strong samples into which boxes are pasted.")
+    flip_horizontal: bool = Field(True, description="Mirror half of the pictures left to right.")
     flip_vertical: bool = Field(False, description="Also mirror top to bottom (aerial and microscope pictures).")
     rotate90: bool = Field(False, description="Also turn by quarter turns (aerial and microscope pictures).")
     drop_path: float = Field(0.0, ge=0, lt=1, description="Stochastic depth of the backbone's last block.")
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="Largest decay of the averaged weights that are validated.")
+    profile: bool = Field(False, description="Measure the parts of a step; shown after 20 steps and at the end.")
     patience: int | None = Field(None, ge=1, description="Stop after so many validations without a better AP.")
     val_every: int | None = Field(
         None, ge=1, description="Epochs from one validation to the next (default: a tenth of the time)."

@@ -65,7 +65,8 @@ def quickstart(config: QuickstartConfig, *, quiet: bool = False) -> QuickstartRe
     opened = open_model(result.checkpoint)
     scores = score_detector(opened, ValConfig(data=str(data), split="test"), quiet=quiet)
     photograph = look_at_photograph(Path(result.checkpoint), output / "coins.png")
-    return QuickstartResult(**asdict(result), metrics=scores.metrics, photograph=photograph)
+    trained = {name: value for name, value in asdict(result).items() if name != "profile"}
+    return QuickstartResult(**trained, metrics=scores.metrics, photograph=photograph)
 
 
 def look_at_photograph(checkpoint: Path, picture: Path) -> dict[str, Any]:

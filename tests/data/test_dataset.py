@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nextdetr.data.dataset import DetectionDataset, ImageCache, SampleKey, sample_seed
+from nextdetr.data.cache import ImageCache, cache_bytes, shrunk_size
+from nextdetr.data.dataset import DetectionDataset, SampleKey, sample_seed
 from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.data.transforms import TrainTransform
 from nextdetr.errors import DataError
@@ -130,3 +131,50 @@ def test_forked_processes_share_the_cache():
     worker.join(30)
     assert worker.exitcode == 0
     assert (cache.get(0) == 9).all()
+
+
+def test_shrunk_images_keep_their_shape_and_their_boxes_place(tmp_path):
+    """The reference is the same image, shrunk by hand and written to a file of its own."""
+    data = make_data(tmp_path)
+    shrunk = DetectionDataset(data, shrink_to=20)
+    for index, record in enumerate(data.records):
+        image, boxes, _, _ = shrunk.source(index)
+        assert image.size == (round(60 * 20 / record.height), 20)
+        scale = np.array([image.width / record.width, image.height / record.height] * 2)
+        assert torch.allclose(boxes, torch.from_numpy(record.boxes * scale).float())
+        expected = resize_to_tensor(Image.open(record.path).resize(image.size, Image.Resampling.BILINEAR), 32)
+        pixels, target, _ = shrunk[SampleKey(0, index, 32)]
+        assert torch.equal(pixels, expected)
+        assert torch.allclose(target.boxes, DetectionDataset(data)[SampleKey(0, index, 32)][1].boxes, atol=1e-6)
+
+
+def test_a_limit_above_the_images_changes_nothing(tmp_path):
+    data = make_data(tmp_path)
+    plain, limited = DetectionDataset(data, TrainTransform()), DetectionDataset(data, TrainTransform(), shrink_to=43)
+    assert all(same(plain[SampleKey(1, index, 64)], limited[SampleKey(1, index, 64)]) for index in range(4))
+
+
+@pytest.mark.parametrize("transform", [None, TrainTransform()])
+def test_shrunk_samples_are_the_same_with_and_without_memory(tmp_path, transform):
+    data = make_data(tmp_path)
+    needed = cache_bytes([(record.width, record.height) for record in data.records], 25)
+    without, within = (DetectionDataset(data, transform, shrink_to=25, cache_bytes=room) for room in (0, needed))
+    assert without.cache is None
+    assert within.cache is not None
+    assert DetectionDataset(data, transform, cache_bytes=needed).cache is None  # whole, they would not fit
+    keys = [SampleKey(epoch, index, 32) for epoch in range(2) for index in range(4)]
+    expected = [without[key] for key in keys]
+    assert all(same(within[key], value) for key, value in zip(keys, expected, strict=True))
+    assert all(within.cache.get(index) is not None for index in range(4))
+    for record in data.records:
+        record.path.unlink()
+    assert all(same(within[key], value) for key, value in zip(keys, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("size", "limit", "wanted"),
+    [((4000, 3000), 640, (853, 640)), ((3000, 4000), 640, (640, 853)), ((640, 480), 640, (640, 480)),
+     ((9000, 2), 1, (4500, 1)), ((640, 480), None, (640, 480))],
+)  # fmt: skip
+def test_shrunk_sizes(size, limit, wanted):
+    assert shrunk_size(*size, limit) == wanted

@@ -173,7 +173,7 @@ def test_the_generator_is_restored_when_the_transform_fails(monkeypatch):
         raise MemoryError
 
     transform = TrainTransform()
-    monkeypatch.setattr(transform, "_distort", fail)
+    monkeypatch.setattr(transform, "distort", fail)
     torch.manual_seed(5)
     state = torch.get_rng_state()
     with pytest.raises(MemoryError):

@@ -145,6 +145,7 @@ def test_a_frozen_backbone_stays_as_it_was_and_then_learns(settings, monkeypatch
 
     def watch(self, pace):
         state = self.run_.model.state_dict()
+        assert self.run_.model.rows[0].training == (self.cursor.epoch == 2)
         seen.append({name: state[name].clone() for name in ("rows.0.stages.0.0.pwconv1.weight", "rows.1.conv.weight")})
         original(self, pace)
 

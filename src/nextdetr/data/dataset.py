@@ -6,23 +6,24 @@ agree on it.
 
 from __future__ import annotations
 
-import mmap
-import multiprocessing
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nextdetr.data.records import DetectionData, ImageRecord
+from nextdetr.data.cache import ImageCache, shrink
+from nextdetr.data.mix import MixConfig, Mixer, Source
+from nextdetr.data.records import DetectionData
 from nextdetr.data.transforms import TrainTransform, plain_transform
+from nextdetr.data.windows import as_boxes
 from nextdetr.preprocess import load_image
 from nextdetr.structures import Target
 
-__all__ = ["DetectionDataset", "ImageCache", "Sample", "SampleKey", "sample_seed"]
+__all__ = ["DetectionDataset", "Sample", "SampleKey", "sample_seed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +62,32 @@ class DetectionDataset(Dataset[Sample]):
         data: what a reader returned.
         transform: augmentation; None resizes only, as for validation.
         seed: seed of the augmentation, 0 or above.
+        mix: how often strong samples are made of several images; needs a ``transform``.
         cache_bytes: memory for decoded images; the cache is used if all of them fit, and not at all otherwise (half a
             cache would slow a part of the images and fill the memory all the same).
+        shrink_to: shorter side, in pixels, to which larger images are shrunk as soon as they are decoded, whether or not
+            they are kept; None uses them as they are.
     """
 
     def __init__(
-        self, data: DetectionData, transform: TrainTransform | None = None, seed: int = 0, *, cache_bytes: int = 0
+        self,
+        data: DetectionData,
+        transform: TrainTransform | None = None,
+        seed: int = 0,
+        *,
+        mix: MixConfig | None = None,
+        cache_bytes: int = 0,
+        shrink_to: int | None = None,
     ) -> None:
         self.data = data
         self.transform = transform
         self.seed = seed
-        self.cache = ImageCache.for_records(data.records, cache_bytes)
+        self.shrink_to = shrink_to
+        self.cache = ImageCache.for_records(data.records, cache_bytes, shrink_to)
+        self.mixer: Mixer | None = None
+        if mix is not None and mix.any and transform is not None:
+            labels = [np.asarray(record.labels)[~np.asarray(record.crowd, dtype=bool)] for record in data.records]
+            self.mixer = Mixer(mix, transform, self.source, labels)
 
     def __len__(self) -> int:
         return len(self.data.records)
@@ -82,19 +98,33 @@ class DetectionDataset(Dataset[Sample]):
         Raises:
             DataError: the image file cannot be read; the message names it.
         """
-        record = self.data.records[key.index]
-        ordinary = ~np.asarray(record.crowd, dtype=bool)
-        boxes, labels = np.asarray(record.boxes)[ordinary], np.asarray(record.labels)[ordinary]
-        image = self.read(key.index)
+        seed = sample_seed(self.seed, key)
+        if self.mixer is not None and key.strong:
+            pixels, target = self.mixer(key.index, size=key.size, seed=seed)
+            return pixels, target, key.index
+        image, boxes, labels, _ = self.source(key.index)
         if self.transform is None:
             pixels, target = plain_transform(image, boxes, labels, key.size)
         else:
-            seed = sample_seed(self.seed, key)
             pixels, target = self.transform(image, boxes, labels, size=key.size, seed=seed, strong=key.strong)
         return pixels, target, key.index
 
+    def source(self, index: int) -> Source:
+        """Return the image of a record with its boxes in pixels of it, crowds apart.
+
+        Raises:
+            DataError: the image file cannot be read; the message names it.
+        """
+        record, image = self.data.records[index], self.read(index)
+        crowd = np.asarray(record.crowd, dtype=bool)
+        boxes = as_boxes(record.boxes)
+        if self.shrink_to is not None and image.size != (record.width, record.height):
+            scale = torch.tensor([image.width / record.width, image.height / record.height])
+            boxes = boxes * scale.repeat(2)
+        return Source(image, boxes[~crowd], torch.as_tensor(record.labels)[~crowd], boxes[crowd])
+
     def read(self, index: int) -> Image.Image:
-        """Return the decoded RGB image of a record, from the cache where it is there.
+        """Return the decoded RGB image of a record, shrunk if need be, from the cache where it is there.
 
         Raises:
             DataError: the image file cannot be read; the message names it.
@@ -102,55 +132,7 @@ class DetectionDataset(Dataset[Sample]):
         cached = self.cache.get(index) if self.cache else None
         if cached is not None:
             return Image.fromarray(cached)
-        image = load_image(self.data.records[index].path)
+        image = shrink(load_image(self.data.records[index].path), self.shrink_to)
         if self.cache:
             self.cache.put(index, np.asarray(image))
         return image
-
-
-class ImageCache:
-    """Decoded images in memory that forked loader processes share: whoever decodes an image first keeps it for all.
-
-    Anonymous shared memory needs no room in ``/dev/shm``, and pages take memory only once they are written. Where processes
-    are spawned instead of forked (Windows, macOS), each gets an empty cache of its own.
-
-    Args:
-        sizes: (width, height) of each image.
-    """
-
-    def __init__(self, sizes: list[tuple[int, int]]) -> None:
-        self._sizes = sizes
-        lengths = np.array([width * height * 3 for width, height in sizes], dtype=np.int64)
-        self._offsets = len(sizes) + np.concatenate(([0], np.cumsum(lengths)))  # a flag per image comes first
-        self._memory = np.frombuffer(mmap.mmap(-1, max(int(self._offsets[-1]), 1)), dtype=np.uint8)
-        # The lock also orders memory: on ARM a flag could become visible before the pixels that it announces.
-        self._lock = multiprocessing.Lock()
-
-    @classmethod
-    def for_records(cls, records: list[ImageRecord], budget: int) -> ImageCache | None:
-        """Return a cache for all images, or None when they need more than ``budget`` bytes or there are none."""
-        sizes = [(record.width, record.height) for record in records]
-        needed = sum(3 * width * height + 1 for width, height in sizes)
-        return cls(sizes) if sizes and needed <= budget else None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ImageCache, (self._sizes,)
-
-    def get(self, index: int) -> NDArray[np.uint8] | None:
-        """Return image ``index`` as [H, W, 3], a view not to be written to, or None when nobody has put it there yet."""
-        with self._lock:
-            present = bool(self._memory[index])
-        return self._view(index) if present else None
-
-    def put(self, index: int, pixels: NDArray[np.uint8]) -> None:
-        """Keep [H, W, 3] ``pixels``; an image of another size than announced is not kept."""
-        view = self._view(index)
-        if pixels.shape != view.shape:
-            return
-        view[...] = pixels
-        with self._lock:
-            self._memory[index] = 1
-
-    def _view(self, index: int) -> NDArray[np.uint8]:
-        width, height = self._sizes[index]
-        return self._memory[self._offsets[index] : self._offsets[index + 1]].reshape(height, width, 3)

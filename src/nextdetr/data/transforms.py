@@ -14,10 +14,8 @@ square resize. torchvision draws every parameter; where we differ, and why:
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,16 +26,24 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from nextdetr.boxes import xyxy_to_cxcywh
+from nextdetr.data.windows import (
+    BoxArray,
+    LabelArray,
+    Window,
+    as_boxes,
+    happens,
+    intersect,
+    make_target,
+    on_canvas,
+    place_boxes,
+    render,
+    seeded,
+    target_area,
+)  # fmt: skip
 from nextdetr.preprocess import resize_to_tensor
 from nextdetr.structures import Target
 
 __all__ = ["AugmentConfig", "TrainTransform", "multi_scale_sizes", "plain_transform", "train_transform"]
-
-BoxArray = Tensor | NDArray[np.floating]
-LabelArray = Tensor | NDArray[np.integer]
-
-_THINNEST = 1e-3  # pixels; a thinner box is a line, and its IoU means nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +72,6 @@ class AugmentConfig:
     rotate90: float = 0.0
 
 
-class _Window(NamedTuple):
-    """A rectangle of the picture's plane in whole pixels; it may reach beyond the picture."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-
 def multi_scale_sizes(base_size: int, low: float = 0.75, high: float = 1.25, step: int = 32) -> tuple[int, ...]:
     """Return the multiples of ``step`` from ``low`` to ``high`` times ``base_size``, and ``base_size`` itself."""
     first, last = -int(-base_size * low // step), int(base_size * high // step)
@@ -93,9 +90,9 @@ def plain_transform(image: Image.Image, boxes: BoxArray, labels: LabelArray, siz
     Returns:
         [3, S, S] float32, 0 to 1, and the target; boxes with both sides below one pixel of the result are left out.
     """
-    full = _Window(0, 0, *image.size)
-    placed, kept = _place_boxes(_as_boxes(boxes), full, full, (0, 0, size, size))
-    return resize_to_tensor(image, size), _target(placed[kept], torch.as_tensor(labels)[kept], size)
+    full = Window(0, 0, *image.size)
+    placed, kept = place_boxes(as_boxes(boxes), full, full, (0, 0, size, size))
+    return resize_to_tensor(image, size), make_target(placed[kept], torch.as_tensor(labels)[kept], size)
 
 
 class TrainTransform:
@@ -103,18 +100,28 @@ class TrainTransform:
 
     Args:
         config: what happens how often.
+        flip_horizontal: False never mirrors left to right, whatever ``config`` says.
         flip_vertical: mirror half of the pictures top to bottom, whatever ``config`` says.
         rotate90: turn by quarters so that all four directions are equally frequent, whatever ``config`` says.
     """
 
-    def __init__(self, config: AugmentConfig | None = None, *, flip_vertical: bool = False, rotate90: bool = False) -> None:
+    def __init__(
+        self,
+        config: AugmentConfig | None = None,
+        *,
+        flip_horizontal: bool = True,
+        flip_vertical: bool = False,
+        rotate90: bool = False,
+    ) -> None:
         config = config or AugmentConfig()
+        if not flip_horizontal:
+            config = replace(config, flip=0.0)
         if flip_vertical:
             config = replace(config, flip_vertical=0.5)
         if rotate90:
             config = replace(config, rotate90=0.75)
         self.config = config
-        self._distort = _Distort(p=self.config.photometric, permute=self.config.permute_channels)
+        self.distort = _Distort(p=self.config.photometric, permute=self.config.permute_channels)
         self._zoom_out = v2.RandomZoomOut(side_range=self.config.zoom_range)
         self._crop = FastIoUCrop()
 
@@ -135,44 +142,44 @@ class TrainTransform:
             [3, S, S] float32, 0 to 1, and the target; boxes with both sides below one pixel of the result, or whose centre
             was cropped away, are left out. Without strong part and flips both equal ``plain_transform``'s.
         """
-        xyxy, classes = _as_boxes(boxes), torch.as_tensor(labels)
-        with _seeded(seed):
+        xyxy, classes = as_boxes(boxes), torch.as_tensor(labels)
+        with seeded(seed):
             picture = image
-            full = _Window(0, 0, *image.size)
+            full = Window(0, 0, *image.size)
             window, within = self._draw_window(xyxy, full) if strong else (full, None)
-            seen = _intersect(window, full)
-            area = _target_area(window, seen, size)
+            seen = intersect(window, full)
+            area = target_area(window, seen, size)
             if strong:
-                picture = self._distort(_render(image, seen, area, size))
-            placed, kept = _place_boxes(xyxy, full, seen, area)
+                picture = self.distort(render(image, seen, area, size))
+            placed, kept = place_boxes(xyxy, full, seen, area)
             if within is not None:
                 kept &= within
-            pixels, placed = self._turn(resize_to_tensor(picture, size), placed[kept], size)
-        return pixels, _target(placed, classes[kept], size)
+            pixels, placed = self.turn(resize_to_tensor(picture, size), placed[kept], size)
+        return pixels, make_target(placed, classes[kept], size)
 
-    def _draw_window(self, boxes: Tensor, full: _Window) -> tuple[_Window, Tensor | None]:
+    def _draw_window(self, boxes: Tensor, full: Window) -> tuple[Window, Tensor | None]:
         """Window that zoom-out and crop leave, and which boxes [N] have their centres in it (None: all)."""
         window = full
-        if _happens(self.config.zoom_out):
-            left, top, right, bottom = self._zoom_out.make_params([_on_canvas(boxes, full)])["padding"]
-            window = _Window(-left, -top, full.right + right, full.bottom + bottom)
-        if not _happens(self.config.iou_crop):
+        if happens(self.config.zoom_out):
+            left, top, right, bottom = self._zoom_out.make_params([on_canvas(boxes, full)])["padding"]
+            window = Window(-left, -top, full.right + right, full.bottom + bottom)
+        if not happens(self.config.iou_crop):
             return window, None
-        crop = self._crop.make_params([_on_canvas(boxes, window)])
+        crop = self._crop.make_params([on_canvas(boxes, window)])
         if not crop:
             return window, None
         left, top = window.left + crop["left"], window.top + crop["top"]
-        return _Window(left, top, left + crop["width"], top + crop["height"]), crop["is_within_crop_area"]
+        return Window(left, top, left + crop["width"], top + crop["height"]), crop["is_within_crop_area"]
 
-    def _turn(self, pixels: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    def turn(self, pixels: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Flip and turn [3, S, S] pixels and [N, 4] xyxy boxes in pixels of them."""
         canvas: Tensor = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(size, size))
-        if _happens(self.config.flip):
+        if happens(self.config.flip):
             pixels, canvas = functional.horizontal_flip(pixels), functional.horizontal_flip(canvas)
-        if _happens(self.config.flip_vertical):
+        if happens(self.config.flip_vertical):
             pixels, canvas = functional.vertical_flip(pixels), functional.vertical_flip(canvas)
         turned = canvas.as_subclass(Tensor)
-        if _happens(self.config.rotate90):
+        if happens(self.config.rotate90):
             quarters = int(torch.randint(1, 4, ()))
             pixels = torch.rot90(pixels, quarters, (1, 2))  # counterclockwise
             for _ in range(quarters):
@@ -248,95 +255,6 @@ class _Distort(v2.RandomPhotometricDistort):  # type: ignore[misc]  # torchvisio
         if not self.permute:
             params["channel_permutation"] = None
         return params
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Let torch's CPU generator start from ``seed`` inside, and go on outside as if nothing had happened.
-
-    torchvision draws from the global generator. ``torch.manual_seed`` would seed every accelerator as well.
-    """
-    generator = torch.default_generator
-    state = generator.get_state()
-    generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        generator.set_state(state)
-
-
-def _happens(probability: float) -> bool:
-    return bool(torch.rand(()) < probability)
-
-
-def _as_boxes(boxes: BoxArray) -> Tensor:
-    return torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-
-
-def _on_canvas(boxes: Tensor, canvas: _Window) -> tv_tensors.BoundingBoxes:
-    """Boxes relative to the canvas's corner; a wrapper that torchvision reads the canvas's size from."""
-    moved = boxes - torch.tensor([canvas.left, canvas.top, canvas.left, canvas.top])
-    extent = (canvas.bottom - canvas.top, canvas.right - canvas.left)
-    return tv_tensors.BoundingBoxes(moved, format="XYXY", canvas_size=extent)
-
-
-def _intersect(first: _Window, second: _Window) -> _Window:
-    return _Window(
-        max(first.left, second.left),
-        max(first.top, second.top),
-        min(first.right, second.right),
-        min(first.bottom, second.bottom),
-    )
-
-
-def _target_area(window: _Window, seen: _Window, size: int) -> tuple[int, int, int, int]:
-    """Where ``seen`` lies in the result when ``window`` fills it: xyxy in whole pixels, at least one each way."""
-
-    def span(low: int, high: int, start: int, end: int) -> tuple[int, int]:
-        scale = size / (end - start)
-        first = min(round((low - start) * scale), size - 1)
-        return first, max(round((high - start) * scale), first + 1)
-
-    x1, x2 = span(seen.left, seen.right, window.left, window.right)
-    y1, y2 = span(seen.top, seen.bottom, window.top, window.bottom)
-    return x1, y1, x2, y2
-
-
-def _render(image: Image.Image, seen: _Window, area: tuple[int, int, int, int], size: int) -> Image.Image:
-    """Resize the part ``seen`` of the picture into ``area`` of a square that has the mean colour of that part elsewhere."""
-    x1, y1, x2, y2 = area
-    part = image.resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR, box=seen)
-    if part.size == (size, size):
-        return part
-    mean = np.asarray(part).reshape(-1, 3).mean(axis=0)
-    canvas = Image.new("RGB", (size, size), (round(mean[0]), round(mean[1]), round(mean[2])))
-    canvas.paste(part, (x1, y1))
-    return canvas
-
-
-def _place_boxes(boxes: Tensor, full: _Window, seen: _Window, area: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
-    """Carry boxes from the picture to the result.
-
-    Args:
-        boxes: [N, 4] xyxy in pixels of the picture.
-        full: the picture.
-        seen: the part of it that is shown.
-        area: where that part lies in the result, xyxy in pixels.
-
-    Returns:
-        Boxes [N, 4] xyxy in pixels of the result, cut to the part shown; and whether each is worth keeping, [N] bool.
-    """
-    low = torch.tensor([seen.left, seen.top], dtype=torch.float32)
-    high = torch.tensor([seen.right, seen.bottom], dtype=torch.float32)
-    start, end = torch.tensor(area[:2], dtype=torch.float32), torch.tensor(area[2:], dtype=torch.float32)
-    corners = boxes.reshape(-1, 2, 2).clamp(min=low, max=high)  # [N, corner, xy]
-    placed = ((corners - low) * ((end - start) / (high - low)) + start).reshape(-1, 4)
-    sides = placed[:, 2:] - placed[:, :2]
-    return placed, (sides >= 1).any(dim=-1) & (sides > _THINNEST).all(dim=-1)
-
-
-def _target(boxes: Tensor, labels: Tensor, size: int) -> Target:
-    return Target(boxes=xyxy_to_cxcywh(boxes) / size, labels=labels.to(torch.int64))
 
 
 def _centres_inside(boxes: NDArray[np.float64], crops: NDArray[np.float64]) -> NDArray[np.bool_]:

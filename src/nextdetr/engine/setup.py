@@ -7,15 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+from lightning_fabric import Fabric
+
 from nextdetr.config import CommandConfig, TrainConfig, build_config, dump_config, read_config_file
 from nextdetr.data.check import summarize_problems
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import load_data
+from nextdetr.engine.recipe import choose_recipe
 from nextdetr.engine.state import Cursor, read_state
+from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import new_directory, write_text_atomic
 from nextdetr.models.checkpoint import read_detector_metadata
 from nextdetr.models.detection import DetectionModel
+from nextdetr.models.modelfile import available_models
+from nextdetr.weights.layouts import Identity
+from nextdetr.weights.load import open_weights
 from nextdetr.weights.start import start_model
 
 __all__ = [
@@ -30,6 +38,7 @@ __all__ = [
 ]
 
 C = TypeVar("C", bound=CommandConfig)
+T = TypeVar("T")
 
 # What a resumed run may be told anew; all else comes from the run's own config.yaml.
 RESUMABLE = {"resume", "epochs", "minutes", "devices", "accelerator", "workers", "cache_gigabytes"}
@@ -40,7 +49,7 @@ class Run:
     """What training works on.
 
     Attributes:
-        config: the settings, with ``image_size`` filled in.
+        config: the settings, all open ones filled in.
         directory: the run's folder.
         train_data, val_data: the two splits; ``val_data`` shares the class list.
         model: the detector, with its initial weights.
@@ -142,6 +151,11 @@ def load_splits(config: TrainConfig, tell: Callable[[str], None]) -> tuple[Detec
     return train_data, val_data
 
 
+def pretrained_here(identity: Identity) -> bool:
+    """Whether the weights are what ``nextdetr pretrain`` made, which carry no licence but the user's."""
+    return identity.kind == "nextdetr-backbone" and identity.licence == "none"
+
+
 def prepare_model(
     config: TrainConfig, classes: list[str], tell: Callable[[str], None]
 ) -> tuple[DetectionModel, TrainConfig, tuple[str, str]]:
@@ -158,15 +172,24 @@ def prepare_model(
         tell(report.text())
     factor = config.backbone_rate_factor
     if factor is None:
-        # Weights that learnt from labels need a gentle hand. What ``nextdetr pretrain`` made, which carries no licence but
-        # the user's, is only a start: to slow its early layers lost most of the gain (docs/experiments.md).
-        started_only = [
-            report.identity.kind == "nextdetr-backbone" and report.identity.licence == "none" for report in started.reports
-        ]
-        supervised = not all(started_only)
-        factor = 0.1 if supervised else 1.0
+        # Weights that learnt from labels need a gentle hand. What ``nextdetr pretrain`` made is only a start: to slow its
+        # early layers lost most of the gain (docs/experiments.md).
+        factor = 1.0 if all(pretrained_here(report.identity) for report in started.reports) else 0.1
     filled = {"image_size": config.image_size or started.image_size, "backbone_rate_factor": factor}
     return started.model, config.model_copy(update=filled), (started.weights_licence, started.source_weights)
+
+
+def fill_in(config: TrainConfig, data: DetectionData, machine: Machine, tell: Callable[[str], None]) -> TrainConfig:
+    """Choose what the user left open, and tell what and why."""
+    backbone = None if config.backbone_weights is None else open_weights(config.backbone_weights)[1]
+    recipe = choose_recipe(
+        config, describe_data(data), machine, models=available_models(),
+        backbone=None if backbone is None else backbone.size,
+        pretrained_here=backbone is not None and pretrained_here(backbone),
+    )  # fmt: skip
+    if recipe.text:
+        tell(recipe.text)
+    return recipe.config
 
 
 def resumed_model(
@@ -187,15 +210,29 @@ def resumed_model(
     return started.model, config.model_copy(update=filled), origin
 
 
-def prepare(config: TrainConfig, directory: Path, tell: Callable[[str], None]) -> Run:
+def prepare(config: TrainConfig, fabric: Fabric, tell: Callable[[str], None]) -> Run:
     """Do all of it, in the order that finds the user's mistakes soonest."""
-    cursor, state = (Cursor(), {}) if config.resume is None else read_state(directory / "last.ckpt")
+
+    def shared(value: T) -> T:
+        """Return the first process's value: what depends on free memory, or on what folders there are, may differ."""
+        return fabric.broadcast(value)
+
+    def folder() -> Path:
+        return Path(shared(str(run_directory(config)) if fabric.global_rank == 0 else ""))
+
+    directory = None if config.output is None and config.resume is None else folder()
+    cursor, state = (Cursor(), {}) if config.resume is None else read_state(config.resume / "last.ckpt")
     train_data, val_data = load_splits(config, tell)
+    if config.resume is None:
+        machine = describe_machine(fabric.device, fabric.world_size)
+        config = shared(fill_in(config, train_data, machine, tell))
+    directory = directory or folder()  # its default name has the model's in it
+    torch.manual_seed(config.seed)
     written = directory / "last.safetensors"
     if config.resume is not None and written.is_file():
         model, config, started_from = resumed_model(config, train_data.classes, written)
     else:
         model, config, started_from = prepare_model(config, train_data.classes, tell)
-    if config.resume is None:
+    if config.resume is None and fabric.global_rank == 0:
         write_text_atomic(directory / "config.yaml", dump_config(config.model_copy(update={"output": directory})))
     return Run(config, directory, train_data, val_data, model, cursor, state, started_from)

@@ -6,9 +6,9 @@ in it is a share of the run, which is as long as ``epochs`` or ``minutes`` say.
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,22 +16,23 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from nextdetr.config import TrainConfig
-from nextdetr.data.dataset import DetectionDataset
-from nextdetr.data.loader import EpochSampler, build_loader
-from nextdetr.data.transforms import AugmentConfig, TrainTransform, multi_scale_sizes
 from nextdetr.engine.budget import Budget
 from nextdetr.engine.curves import draw_curves
+from nextdetr.engine.diagnosis import non_finite
 from nextdetr.engine.ema import ModelEMA
 from nextdetr.engine.launch import largest, launch, scaler_of
+from nextdetr.engine.loading import build_training_loader
 from nextdetr.engine.log import Display, MetricsTable, TensorBoard, clock, epoch_line
 from nextdetr.engine.memory import keep_freed_memory
 from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
-from nextdetr.engine.setup import Run, data_name, prepare, resolve_config, run_directory
+from nextdetr.engine.profile import StepProfile
+from nextdetr.engine.setup import Run, data_name, prepare, resolve_config
 from nextdetr.engine.state import step_seed, write_state
 from nextdetr.engine.stopping import stop_on_signal
 from nextdetr.engine.validate import validate
-from nextdetr.errors import Interrupted, TrainingError
+from nextdetr.errors import Interrupted
 from nextdetr.inference.drawing import draw_batch
+from nextdetr.layers.syncnorm import synchronize_norms
 from nextdetr.losses.criterion import Criterion
 from nextdetr.losses.matcher import HungarianMatcher
 from nextdetr.models.checkpoint import save_detector
@@ -39,9 +40,6 @@ from nextdetr.structures import Batch
 
 __all__ = ["TrainResult", "train"]
 
-# Milder than RT-DETR's (zoom-out up to 4 at 0.5, IoU crop at 0.8, channels permuted), whose 72 epochs on 118,000
-# photographs can afford it: a few hundred photographs and minutes cannot, and colour often tells their classes apart.
-AUGMENTATION = AugmentConfig(permute_channels=False, zoom_out=0.3, zoom_range=(1.0, 2.0), iou_crop=0.5)
 SAVE_EVERY = 60.0  # seconds between writes of last.ckpt, so that short epochs do not spend their time on the disk
 
 
@@ -56,6 +54,7 @@ class TrainResult:
         images_per_second: training images by wall-clock, validation included.
         best: ``epoch`` and ``metrics`` of the best validation.
         checkpoint: file with the best weights.
+        profile: with ``--profile``: ``steps`` measured, seconds a ``step``, and of its ``parts``; else None, and not shown.
     """
 
     output: str
@@ -64,10 +63,12 @@ class TrainResult:
     images_per_second: float
     best: dict[str, Any]
     checkpoint: str
+    profile: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON result of the command."""
-        return {"command": "train", **asdict(self)}
+        values = {name: value for name, value in asdict(self).items() if name != "profile" or value is not None}
+        return {"command": "train", **values}
 
 
 def train(config: TrainConfig, *, quiet: bool = False) -> TrainResult:
@@ -89,10 +90,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> TrainResult:
     keep_freed_memory()
     fabric = launch(config.accelerator, config.devices, config.precision)
     with Display(enabled=fabric.global_rank == 0 and not quiet) as display:
-        directory = Path(fabric.broadcast(str(run_directory(config)) if fabric.global_rank == 0 else ""))
-        torch.manual_seed(config.seed)
-        run = prepare(config, directory, display.line)
-        return Trainer(run, fabric, display).run()
+        return Trainer(prepare(config, fabric, display.line), fabric, display).run()
 
 
 class Trainer:
@@ -104,28 +102,25 @@ class Trainer:
         config = self.config
         assert config.image_size is not None
         self.image_size = config.image_size
-        self.sampler = EpochSampler(
-            len(run.train_data.records), config.batch_size, seed=config.seed, base_size=self.image_size,
-            multi_scale=multi_scale_sizes(self.image_size) if config.multi_scale else None,
-            rank=fabric.global_rank, world=fabric.world_size,
-        )  # fmt: skip
-        transform = TrainTransform(AUGMENTATION, flip_vertical=config.flip_vertical, rotate90=config.rotate90)
-        dataset = DetectionDataset(
-            run.train_data, transform, seed=config.seed, cache_bytes=int(config.cache_gigabytes * 2**30)
-        )
-        self.loader = build_loader(dataset, self.sampler, workers=config.workers)
+        self.loader = build_training_loader(config, run.train_data, rank=fabric.global_rank, world=fabric.world_size)
+        self.sampler = self.loader.sampler
         assert config.backbone_rate_factor is not None
         optimizer = build_optimizer(
             run.model, learning_rate=config.learning_rate, weight_decay=config.weight_decay,
             backbone_factor=config.backbone_rate_factor, layer_decay=config.layer_decay,
         )  # fmt: skip
+        if fabric.world_size > 1:
+            synchronize_norms(run.model)
         self.ema = ModelEMA(run.model.to(fabric.device), config.ema_decay)
         self.model, self.optimizer = fabric.setup(run.model, optimizer)
+        matcher = HungarianMatcher()
         self.criterion = Criterion(
-            len(run.train_data.classes), HungarianMatcher(), class_loss=config.class_loss,
+            len(run.train_data.classes), matcher, class_loss=config.class_loss,
             fine_grained_weight=config.fine_grained_weight, distillation_weight=config.distillation_weight,
             dense_weight=config.dense_weight,
         )  # fmt: skip
+        self.profile = StepProfile(config.profile, fabric.device)
+        matcher.match = self.profile.wrap(matcher.match, "matcher")  # type: ignore[method-assign]
         self.budget = Budget.of(config.epochs, config.minutes, len(self.sampler), self.cursor.seconds)
         self.stop_requested = threading.Event()
         self.saved_at = 0.0
@@ -184,7 +179,7 @@ class Trainer:
             for row in list(self.run_.model.rows)[: self.run_.model.backbone_rows]:
                 row.requires_grad_(not self._frozen)
         started, images = budget.seconds, cursor.images
-        for batch in self.loader.epoch(cursor.epoch, start_batch=cursor.batch, strong=strong):
+        for batch in self.profile.batches(self.loader.epoch(cursor.epoch, start_batch=cursor.batch, strong=strong)):
             self._step(batch.to(self.fabric.device))
             if budget.minutes is not None and self._over():
                 break
@@ -194,7 +189,7 @@ class Trainer:
         self._end_epoch(pace)
 
     def _step(self, batch: Batch) -> None:
-        cursor, config = self.cursor, self.config
+        cursor, config, part = self.cursor, self.config, self.profile.part
         if cursor.epoch == 0 and cursor.batch == 0:
             self._picture(batch)
         progress = self._shared(self.budget.progress(cursor.epoch, cursor.batch))
@@ -203,22 +198,33 @@ class Trainer:
         torch.manual_seed(step_seed(config.seed, cursor.epoch * len(self.sampler) + cursor.batch, self.fabric.global_rank))
         last = self._at_boundary(cursor.batch + 1)
         self.model.train()
+        if self._frozen:  # nor may its BatchNorms follow the batches
+            for row in list(self.run_.model.rows)[: self.run_.model.backbone_rows]:
+                row.eval()
         with self.fabric.no_backward_sync(self.model, enabled=not last):
-            output = self.model(batch.images, batch.targets)
-            terms = self.criterion(output, batch.targets)
-            loss = torch.stack(list(terms.values())).sum()
-            self.fabric.backward(loss / config.accumulate)
-        value = float(loss.detach())
-        if value != value or value in (float("inf"), float("-inf")):
-            raise self._non_finite(batch, terms)
+            with part("forward"):
+                output = self.model(batch.images, batch.targets)
+            with part("losses"):
+                terms = self.criterion(output, batch.targets)
+                loss = torch.stack(list(terms.values())).sum()
+            with part("backward"):
+                self.fabric.backward(loss / config.accumulate)
+        values = self._means({"loss": loss, **terms})
+        if not math.isfinite(values["loss"]):
+            names = [self.run_.train_data.records[index].path.name for index in batch.indices]
+            raise non_finite(self.run_.model, terms, names, cursor, self.directory)
         if last:
-            if config.clip_norm > 0:
-                self.fabric.clip_gradients(self.model, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            self.ema.update(self.run_.model)
+            with part("optimiser"):
+                if config.clip_norm > 0:
+                    self.fabric.clip_gradients(
+                        self.model, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
+                    )
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+            with part("ema"):
+                self.ema.update(self.run_.model)
             cursor.step += 1
-        self._count(value, terms, len(batch.indices) * self.fabric.world_size)
+        self._count(values, len(batch.indices) * self.fabric.world_size)
 
     @property
     def _frozen(self) -> bool:
@@ -229,21 +235,29 @@ class Trainer:
         batch = self.cursor.batch if batch is None else batch
         return batch % self.config.accumulate == 0 or batch >= len(self.sampler)
 
-    def _count(self, loss: float, terms: dict[str, Tensor], images: int) -> None:
+    def _means(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """Return the means over all processes, so that all of them see the same loss, and stop at the same step."""
+        stacked = torch.stack([value.detach() for value in values.values()])
+        if self.fabric.world_size > 1:
+            stacked = self.fabric.all_reduce(stacked, reduce_op="mean")  # type: ignore[assignment]
+        return dict(zip(values, stacked.tolist(), strict=True))
+
+    def _count(self, values: dict[str, float], images: int) -> None:
         cursor = self.cursor
-        values = torch.stack([term.detach() for term in terms.values()]).tolist()
-        for name, value in zip(("loss", *terms), (loss, *values), strict=True):
+        for name, value in values.items():
             cursor.sums[name] = cursor.sums.get(name, 0.0) + value
         cursor.counted += 1
         cursor.batch += 1
         cursor.images += images
+        if table := self.profile.step():
+            self.display.line(table)
         left = self.budget.remaining_seconds(cursor.epoch, cursor.batch)
         epochs = self.budget.estimated_epochs(cursor.epoch, cursor.batch)
         self.display.update(
             f"epoch {cursor.epoch + 1}/{epochs}",
             self.budget.progress(cursor.epoch, cursor.batch),
-            f"loss {loss:.3f}  step {cursor.step}  {cursor.images / max(1e-9, self.budget.seconds):.1f} images/s  "
-            f"left {clock(left)}",
+            f"loss {values['loss']:.3f}  step {cursor.step}  "
+            f"{cursor.images / max(1e-9, self.budget.seconds):.1f} images/s  left {clock(left)}",
         )
 
     # What happens between epochs
@@ -347,6 +361,8 @@ class Trainer:
             f"Done in {clock(seconds)}: best AP {'undefined' if score is None else f'{score:.4f}'} in epoch "
             f"{cursor.best_epoch}; weights in {checkpoint}"
         )
+        if self.profile.enabled:
+            self.display.line(self.profile.table())
         return TrainResult(
             str(self.directory),
             cursor.epoch,
@@ -354,6 +370,7 @@ class Trainer:
             round(cursor.images / max(1e-9, seconds), 3),
             best,
             str(checkpoint),
+            self.profile.result(),
         )
 
     # How it stops early
@@ -363,20 +380,4 @@ class Trainer:
         raise Interrupted(
             f"stopped in epoch {self.cursor.epoch + 1} after {self.cursor.step} steps; go on with: "
             f"nextdetr train --resume {self.directory}"
-        )
-
-    def _non_finite(self, batch: Batch, terms: dict[str, Tensor]) -> TrainingError:
-        bad = [name for name, value in terms.items() if not bool(torch.isfinite(value))]
-        images = [self.run_.train_data.records[index].path.name for index in batch.indices]
-        norms = {
-            name: float(parameter.grad.norm())
-            for name, parameter in self.run_.model.named_parameters()
-            if parameter.grad is not None
-        }
-        largest = sorted(norms, key=lambda name: -norms[name] if norms[name] == norms[name] else float("-inf"))[:5]
-        gradients = ", ".join(f"{name} {norms[name]:.3g}" for name in largest)
-        return TrainingError(
-            f"the loss is not finite in epoch {self.cursor.epoch + 1}, step {self.cursor.step + 1} "
-            f"(terms {', '.join(bad)}; images {', '.join(images)}; largest gradients {gradients}). "
-            f"Lower --learning-rate, or train with --precision 32-true; {self.directory / 'last.ckpt'} is as it was."
         )

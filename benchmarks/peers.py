@@ -1,0 +1,177 @@
+"""Train our model and peers for the same minutes on the same data, and score all with the same evaluator.
+
+    python benchmarks/peers.py DATA [--peers yolo26n] [--ours nextdetr-atto] [--minutes 24] [--image-size 320]
+        [--threads 2] [--batch-size 8] [--environment ~/.cache/nextdetr-peers] [--output DIR] [--write]
+
+Peers are installed into an environment of their own, once; they train from random weights with their own defaults. The same
+files, splits, image size, threads, batch and minutes of training, one after the other. Every model's detections go through
+COCO results into our evaluator: AP on val over the minutes, and the best weights once on test (on val where there is none).
+A folder with finished runs is reported and not trained again; ``--extra NAME=RUN`` adds a finished run of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from nextdetr.data.records import DetectionData
+from peer_data import read_splits, score_predictions, write_yolo
+from results import machine, plot_curves, write_result
+
+Curve = list[tuple[float, float]]  # minutes, AP on val
+RUNNER = Path(__file__).parent / "peer_ultralytics.py"
+
+
+def environment(folder: Path) -> Path:
+    """Install the peer into an environment of its own unless it is there; return its python."""
+    python = folder / "ultralytics" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    ready = folder / "ultralytics" / "ready"
+    if not ready.is_file():
+        print(f"Installing ultralytics into {folder / 'ultralytics'} (once) …", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, "-m", "venv", str(folder / "ultralytics")], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "ultralytics"], check=True)
+        ready.write_text("")
+    return python
+
+
+def surroundings(threads: int) -> dict[str, str]:
+    """Return the environment variables of a timed process: so many threads, and none of our package's paths."""
+    values = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    return values | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "YOLO_OFFLINE": "true"}
+
+
+def run_peer(name: str, options: argparse.Namespace, splits: dict[str, DetectionData], folder: Path) -> dict[str, Any]:
+    """Train and predict unless it has been done; return curve and score."""
+    python = environment(Path(options.environment).expanduser())
+    folder.mkdir(parents=True, exist_ok=True)
+    final = "test" if "test" in splits else "val"
+    if not (folder / f"predictions-{final}-best.json").is_file():
+        data = write_yolo(splits, folder / "data")
+        images = {
+            split: {index: str(record.path.resolve()) for index, record in enumerate(splits[split].records)}
+            for split in ("val", *(("test",) if final == "test" else ()))
+        }
+        job = {
+            "model": f"{name}.yaml", "data": str(data), "folder": str(folder.resolve()), "minutes": options.minutes,
+            "image_size": options.image_size, "batch_size": options.batch_size, "threads": options.threads,
+            "seed": options.seed, "workers": 1, "snapshots": options.snapshots, "images": images,
+        }  # fmt: skip
+        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        with (folder / "log.txt").open("w", encoding="utf-8") as log:
+            subprocess.run(
+                [str(python), str(RUNNER), str(folder / "job.json")], check=True, stdout=log, stderr=log, cwd=folder,
+                env=surroundings(options.threads),
+            )  # fmt: skip
+    noted = json.loads((folder / "times.json").read_text(encoding="utf-8"))
+    curve = []
+    for epoch, seconds in noted["seconds"].items():
+        path = folder / f"predictions-val-{epoch}.json"
+        if path.is_file():
+            curve.append((seconds / 60, score_predictions(path, splits["val"]).metrics["AP"] or 0.0))
+    best = {split: score_predictions(folder / f"predictions-{split}-best.json", splits[split]) for split in {"val", final}}
+    return {
+        "curve": curve, "epochs": len(noted["seconds"]), "val": best["val"].metrics, "final": best[final].metrics,
+        "version": f"ultralytics {noted['version']}",
+    }  # fmt: skip
+
+
+def run_ours(name: str, options: argparse.Namespace, splits: dict[str, DetectionData], folder: Path) -> dict[str, Any]:
+    """Train unless it has been done; return curve and score."""
+    command = [sys.executable, "-m", "nextdetr"]
+    environ = surroundings(options.threads) | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    if not (folder / "best.safetensors").is_file():
+        settings = [
+            "--data", options.data, "--model", name, "--minutes", str(options.minutes), "--image-size",
+            str(options.image_size), "--batch-size", str(options.batch_size), "--seed", str(options.seed), "--output",
+            str(folder), *options.train_options.split(),
+        ]  # fmt: skip
+        subprocess.run([*command, "train", *settings], check=True, env=environ)
+    return report_ours(folder, options, splits, command, environ)
+
+
+def report_ours(
+    folder: Path, options: argparse.Namespace, splits: dict[str, DetectionData], command: list[str], environ: dict[str, str]
+) -> dict[str, Any]:
+    """Score the best weights of a finished run, once, and read its curve."""
+    final = "test" if "test" in splits else "val"
+    kept = folder / f"{final}.json"
+    if not kept.is_file():
+        arguments = ["val", str(folder / "best.safetensors"), "--data", options.data, "--split", final, "--json"]
+        done = subprocess.run([*command, *arguments], check=True, stdout=subprocess.PIPE, env=environ)
+        kept.write_bytes(done.stdout)
+    with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    scored = [row for row in rows if row["AP"]]
+    best = max(scored, key=lambda row: float(row["AP"]))
+    return {
+        "curve": [(float(row["seconds"]) / 60, float(row["AP"])) for row in scored], "epochs": len(rows),
+        "val": {"AP": float(best["AP"]), "AP50": float(best["AP50"])},
+        "final": json.loads(kept.read_text(encoding="utf-8"))["metrics"], "version": "this repository",
+    }  # fmt: skip
+
+
+def report(results: dict[str, dict[str, Any]], options: argparse.Namespace, final: str) -> None:
+    """Print the table and, on request, keep it with the plot."""
+    tag = f"peers-{Path(options.data).stem}"
+    picture = plot_curves(
+        tag, {name: result["curve"] for name, result in results.items()}, write=options.write,
+        labels=("minutes of training", "AP on val"),
+    )  # fmt: skip
+    rows = []
+    for name, result in results.items():
+        numbers = [result["val"]["AP"], result["val"]["AP50"], *(result["final"][k] for k in ("AP", "AP50", "AP_small"))]
+        cells = " | ".join("-" if value is None else f"{value:.4f}" for value in numbers)
+        rows.append(f"| {name} | {result['version']} | {result['epochs']} | {cells} |")
+    lines = [
+        f"# {Path(options.data).stem}, {options.minutes:g} minutes each",
+        "",
+        f"`python benchmarks/peers.py DATA --minutes {options.minutes:g} --image-size {options.image_size} --threads "
+        f"{options.threads} --batch-size {options.batch_size} --seed {options.seed}"
+        + (f' --train-options "{options.train_options}"' if options.train_options else "")
+        + f"`. Random weights, one run each. {machine()}",
+        "",
+        f"| model | version | epochs | val AP | val AP50 | {final} AP | {final} AP50 | {final} AP_small |",
+        "|---|---|---|---|---|---|---|---|",
+        *rows,
+        *(["", f"![AP on val over the minutes]({picture.name})"] if picture else []),
+    ]
+    write_result(tag, lines, write=options.write)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--peers", nargs="*", default=["yolo26n"])
+    parser.add_argument("--ours", nargs="*", default=["nextdetr-atto"])
+    parser.add_argument("--extra", nargs="*", default=[], metavar="NAME=RUN", help="finished runs of ours")
+    parser.add_argument("--minutes", type=float, default=24)
+    parser.add_argument("--image-size", type=int, default=320)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--snapshots", type=int, default=12, help="most weights of a peer to score for its curve")
+    parser.add_argument("--train-options", default="", help="further options of nextdetr train, in one string")
+    parser.add_argument("--environment", default="~/.cache/nextdetr-peers")
+    parser.add_argument("--output", default="runs/benchmark-peers")
+    parser.add_argument("--write", action="store_true", help="write the dated result file and the plot")
+    options = parser.parse_args()
+    splits, output = read_splits(options.data), Path(options.output)
+    results = {name: run_ours(name, options, splits, output / name) for name in options.ours}
+    command = [sys.executable, "-m", "nextdetr"]
+    environ = surroundings(options.threads) | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    for extra in options.extra:
+        name, _, folder = extra.partition("=")
+        results[name] = report_ours(Path(folder), options, splits, command, environ)
+    for name in options.peers:
+        results[name] = run_peer(name, options, splits, output / name)
+    report(results, options, "test" if "test" in splits else "val")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""What to tell a user whose training has gone wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from nextdetr.engine.state import Cursor
+from nextdetr.errors import TrainingError
+
+__all__ = ["non_finite"]
+
+
+def non_finite(
+    model: nn.Module, terms: Mapping[str, Tensor], images: Sequence[str], cursor: Cursor, directory: Path
+) -> TrainingError:
+    """Return the error of a loss that is not finite, after its backward pass.
+
+    Args:
+        model: the detector, with gradients.
+        terms: the loss of this process by term.
+        images: names of the files in this process's batch.
+        cursor: where the run stands.
+        directory: of the run.
+    """
+    bad = [name for name, value in terms.items() if not math.isfinite(float(value.detach()))] or ["of another process"]
+    norms = {
+        name: float(parameter.grad.norm()) for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
+    largest = sorted(norms, key=lambda name: float("-inf") if math.isnan(norms[name]) else -norms[name])[:5]
+    gradients = ", ".join(f"{name} {norms[name]:.3g}" for name in largest)
+    return TrainingError(
+        f"the loss is not finite in epoch {cursor.epoch + 1}, step {cursor.step + 1} "
+        f"(terms {', '.join(bad)}; images {', '.join(images)}; largest gradients {gradients}). "
+        f"Lower --learning-rate, or train with --precision 32-true; {directory / 'last.ckpt'} is as it was."
+    )

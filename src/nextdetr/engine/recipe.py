@@ -1,0 +1,272 @@
+"""The recipe of a run: every setting that the user leaves open, chosen from the data and the machine, with the reason.
+
+``choose_recipe`` is a pure function: the same settings, statistics and machine give the same recipe. What is measured and
+what is only sensible is said beside each number; ``docs/experiments.md`` has the measurements.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nextdetr.config import TrainConfig
+from nextdetr.data.cache import cache_bytes
+from nextdetr.engine.loading import shrink_limit
+from nextdetr.engine.statistics import DataStats, Machine
+
+__all__ = ["Recipe", "choose_recipe"]
+
+# Sizes of the family: arithmetic of a training step relative to atto's (by their GFLOP), and memory of an image at 640 px
+# on a GPU (estimated from the activations, gigabytes).
+COST = {
+    "nextdetr-atto": 1.0, "nextdetr-femto": 1.3, "nextdetr-pico": 2.0, "nextdetr-nano": 3.0, "nextdetr-tiny": 6.0,
+    "nextdetr-base": 15.0, "nextdetr-large": 30.0, "nextdetr-huge": 90.0,
+}  # fmt: skip
+GIGABYTES = {
+    "nextdetr-atto": 0.5, "nextdetr-femto": 0.6, "nextdetr-pico": 0.8, "nextdetr-nano": 1.0, "nextdetr-tiny": 1.5,
+    "nextdetr-base": 2.5, "nextdetr-large": 4.0, "nextdetr-huge": 8.0,
+}  # fmt: skip
+DEFAULT_MODEL = "nextdetr-atto"
+# Largest size for a number of images on a GPU, from random weights: a large backbone has nothing to learn from few images.
+BY_IMAGES = ((500, "nextdetr-pico"), (2000, "nextdetr-nano"), (20_000, "nextdetr-tiny"), (math.inf, "nextdetr-base"))
+
+SMALL_BOX = 16  # pixels that a small box should have on the input: two cells of stride 8
+SIZES = (320, 640)  # smallest and largest input, pixels; BCCD was measured at 320
+ENLARGE = 1.5  # most that images are enlarged: there is nothing to see between the pixels
+PASSES = 15_000  # images shown in a run from random weights; BCCD's 73 epochs, near RT-DETR's 72
+PASSES_TRAINED = 5_000  # the same from a trained detector
+EPOCHS = (24, 300)
+SECONDS_AN_IMAGE = 0.165  # atto at 320 px on two threads, measured
+LONGEST = 180.0  # minutes; a longer run on a CPU gets a budget in place of epochs
+RATE, RATE_BATCH, RATE_MOST = 4e-4, 8, 1e-3  # measured at batch 8; above, by the root of the batch, as for Adam
+FULL_FROM = 5000  # images for RT-DETR's own augmentation
+CACHE_MOST = 8.0  # gigabytes
+RARE = 0.05  # of the most frequent class's boxes
+
+
+@dataclass(slots=True)
+class Recipe:
+    """Settings and reasons.
+
+    Attributes:
+        config: every open setting filled in.
+        reasons: a line for each choice, as told to the user.
+        chosen: the settings that were chosen, by name.
+    """
+
+    config: TrainConfig
+    reasons: list[str] = field(default_factory=list)
+    chosen: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """All reasons under a heading; empty if there is none."""
+        if not self.reasons:
+            return ""
+        head = "Chosen for this data and machine (options win; all of it is in config.yaml):"
+        return "\n".join([head, *(f"  {reason}" for reason in self.reasons)])
+
+
+def choose_recipe(
+    config: TrainConfig,
+    data: DataStats,
+    machine: Machine,
+    *,
+    models: Sequence[str],
+    backbone: str | None = None,
+    pretrained_here: bool = False,
+) -> Recipe:
+    """Fill in what the user left open.
+
+    Args:
+        config: settings; those that were given (``model_fields_set``) stay as they are.
+        data: the training split.
+        machine: where it is to run.
+        models: names of the shipped models.
+        backbone: size of the backbone weights (``atto`` …), where they have one.
+        pretrained_here: whether the backbone weights are from ``nextdetr pretrain``, so have seen no labels.
+
+    Returns:
+        The settings and why.
+    """
+    plan = _Plan(config, data, machine)
+    _model(plan, models, backbone)
+    _image_size(plan)
+    _batch(plan)
+    _length(plan)
+    _rates(plan, pretrained_here)
+    _augmentation(plan)
+    _loading(plan)
+    _warnings(plan)
+    values = {name: getattr(config, name) for name in config.model_fields_set} | plan.chosen
+    return Recipe(TrainConfig.model_validate(values), plan.reasons, plan.chosen)
+
+
+class _Plan:
+    """A recipe in the making: looks like the settings, the chosen ones included."""
+
+    def __init__(self, config: TrainConfig, data: DataStats, machine: Machine) -> None:
+        self.config, self.data, self.machine = config, data, machine
+        self.given = {name for name in config.model_fields_set if getattr(config, name) not in (None, "auto")}
+        self.chosen: dict[str, Any] = {}
+        self.reasons: list[str] = []
+
+    def open(self, *names: str) -> bool:
+        return not self.given & set(names)
+
+    def get(self, name: str) -> Any:
+        return self.chosen.get(name, getattr(self.config, name))
+
+    def choose(self, reason: str, **values: Any) -> None:
+        """Choose the settings that are open; the reason is told if there is one and any of them was."""
+        fresh = {name: value for name, value in values.items() if name not in self.given}
+        self.chosen |= fresh
+        if fresh and reason:
+            shown = " ".join(f"--{name.replace('_', '-')} {_shown(value)}" for name, value in fresh.items())
+            self.reasons.append(f"{shown}: {reason}")
+
+    @property
+    def trained(self) -> bool:
+        """Whether a whole detector's weights are started from."""
+        return self.config.weights is not None or self.config.model.endswith(".safetensors")
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.machine.device == "cuda"
+
+    @property
+    def together(self) -> int:
+        """Images of one move of the optimiser."""
+        return int(self.get("batch_size")) * self.config.accumulate * self.machine.processes
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _model(plan: _Plan, models: Sequence[str], backbone: str | None) -> None:
+    if not plan.open("model"):
+        return
+    if backbone is not None and f"nextdetr-{backbone}" in models:
+        plan.choose("the size of the backbone's weights", model=f"nextdetr-{backbone}")
+    elif plan.on_gpu and plan.config.weights is None and plan.config.backbone_weights is None:
+        wanted = next(name for images, name in BY_IMAGES if plan.data.images <= images)
+        budget = 0.6 * plan.machine.device_memory / 2**30 / 4  # at least four images at 640 px
+        fitting = [name for name in COST if name in models and GIGABYTES[name] <= budget and COST[name] <= COST[wanted]]
+        name = fitting[-1] if fitting else DEFAULT_MODEL
+        plan.choose(f"{plan.data.images:,} images, {plan.machine.device_memory / 2**30:.0f} GB of GPU memory", model=name)
+    elif plan.config.weights is None:
+        plan.choose(f"the fastest, for {plan.machine.threads} threads and no GPU to train on", model=DEFAULT_MODEL)
+
+
+def _image_size(plan: _Plan) -> None:
+    if plan.trained or not plan.data.boxes:  # the weights know their size, and the model file's will do without boxes
+        return
+    needed = SMALL_BOX / max(plan.data.small_side, 1e-6)
+    size = min(max(needed, SIZES[0]), SIZES[1], max(ENLARGE * plan.data.longest_side, SIZES[0]))
+    size = min(SIZES[1], 32 * math.ceil(size / 32))
+    pixels = plan.data.small_side * size
+    plan.choose(f"nine boxes in ten are {pixels:.0f} px or larger there", image_size=size)
+
+
+def _batch(plan: _Plan) -> None:
+    images, most = plan.data.images // plan.machine.processes, 8
+    size = int(plan.get("image_size") or 640)
+    if plan.on_gpu:
+        each = GIGABYTES.get(plan.get("model"), 2.0) * (1.25 * size / 640) ** 2
+        most = 2 ** int(math.log2(min(32.0, max(1.0, 0.6 * plan.machine.device_memory / 2**30 / each))))
+    batch = most
+    while batch > 4 and images < 8 * batch:
+        batch //= 2
+    why = f"{math.ceil(max(1, images) / batch)} steps an epoch"
+    plan.choose(why + (", within the GPU's memory" if plan.on_gpu and batch == most else ""), batch_size=batch)
+
+
+def _length(plan: _Plan) -> None:
+    if not plan.open("epochs", "minutes"):
+        return
+    passes = PASSES_TRAINED if plan.trained else PASSES
+    epochs = min(max(round(passes / max(1, plan.data.images)), EPOCHS[0]), EPOCHS[1])
+    seconds = _seconds_an_image(plan)
+    if seconds is None:
+        plan.choose(f"{epochs * plan.data.images:,} images shown in all", epochs=epochs)
+        return
+    minutes = epochs * plan.data.images * seconds / 60
+    if minutes > LONGEST:
+        plan.choose(f"{epochs} epochs would take some {minutes / 60:.0f} hours on this processor", minutes=LONGEST)
+    else:
+        shown = f"{epochs * plan.data.images:,} images shown in all"
+        plan.choose(f"{shown}, some {max(1, round(minutes))} minutes", epochs=epochs)
+
+
+def _seconds_an_image(plan: _Plan) -> float | None:
+    """Time of an image in training on a CPU, by atto's; None on a GPU, which is fast enough, and for other models."""
+    cost = COST.get(plan.get("model"))
+    if plan.machine.device != "cpu" or cost is None:
+        return None
+    area = (int(plan.get("image_size") or 640) / 320) ** 2
+    return SECONDS_AN_IMAGE * cost * area * 2 / plan.machine.threads
+
+
+def _rates(plan: _Plan, pretrained_here: bool) -> None:
+    rate = min(RATE_MOST, RATE * math.sqrt(max(1.0, plan.together / RATE_BATCH)))
+    if plan.trained:
+        plan.choose("a quarter of the usual rate: the weights are trained already", learning_rate=round(rate / 4, 7))
+        return
+    plan.choose("" if rate == RATE else f"by the root of {plan.together} images a step", learning_rate=round(rate, 7))
+    if plan.config.backbone_weights is None:
+        plan.choose("", backbone_rate_factor=1.0)
+        return
+    if pretrained_here:
+        # A layer decay of 0.8 lost most of what pre-training gained (docs/experiments.md).
+        plan.choose("pre-trained without labels: the whole backbone has yet to learn the task", backbone_rate_factor=1.0)
+    else:
+        plan.choose("the backbone has learnt from labels: a gentle hand", backbone_rate_factor=0.1)
+        plan.choose("the new head settles before the backbone follows it", freeze_backbone_epochs=1)
+    if COST.get(plan.get("model"), 1.0) >= COST["nextdetr-tiny"]:
+        plan.choose("a large pre-trained backbone on little data", drop_path=0.1)
+
+
+def _augmentation(plan: _Plan) -> None:
+    full = plan.data.images >= FULL_FROM and plan.on_gpu
+    why = "can afford it" if full else "need their colours and most of their area"
+    plan.choose(f"{plan.data.images:,} images {why}", augmentation="full" if full else "mild")
+    sided = [name for name in plan.data.classes if re.search(r"(?<![a-z])(left|right)(?![a-z])", name.lower())]
+    if sided:
+        plan.choose(f"the class {sided[0]!r} would not be itself in a mirror", flip_horizontal=False)
+
+
+def _loading(plan: _Plan) -> None:
+    machine = plan.machine
+    workers = min(8, max(1, machine.cores // machine.processes - 1)) if plan.on_gpu else 1
+    plan.choose("" if workers == 1 else f"{machine.cores} cores", workers=workers)
+    room = round(min(CACHE_MOST, machine.memory / 2**30 / 2 / machine.processes), 1)
+    plan.choose("", cache_gigabytes=room)
+    budget = float(plan.get("cache_gigabytes")) * 2**30
+    limit = shrink_limit(int(plan.get("image_size") or 640))
+    needed = {"full": cache_bytes(plan.data.extents), "shrunk": cache_bytes(plan.data.extents, limit)}
+    mode = next((name for name, size in needed.items() if size <= budget), "off")
+    state = f"shrunk to a shorter side of {limit} px, " if mode == "shrunk" else ""
+    size = needed["full" if mode == "full" else "shrunk"] / 2**30
+    least = "; there is no more to be had" if mode == "off" else ""
+    plan.choose(f"{state}the decoded images take {size:.2g} of {budget / 2**30:.2g} GB{least}", cache=mode)
+    kept = plan.config.cache
+    if not plan.open("cache") and needed.get(kept, 0) > budget:
+        plan.reasons.append(
+            f"note: decoded, the images take {needed[kept] / 2**30:.2g} GB, more than --cache-gigabytes "
+            f"{budget / 2**30:.2g}: none is kept"
+        )
+
+
+def _warnings(plan: _Plan) -> None:
+    counts = plan.data.boxes_by_class
+    rare = [(n, name) for n, name in zip(counts, plan.data.classes, strict=True) if n < RARE * max(counts, default=0)]
+    if rare:
+        number, name = min(rare)
+        more = f" and {len(rare) - 1} more" if len(rare) > 1 else ""
+        plan.reasons.append(f"note: few boxes of {name!r} ({number:,} of {plan.data.boxes:,}){more}; expect less of it")
+    if plan.data.most_boxes > 250:
+        plan.reasons.append(f"note: an image has {plan.data.most_boxes} boxes; the model needs more queries than that")

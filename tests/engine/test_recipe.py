@@ -1,0 +1,191 @@
+"""The recipe: a function of settings, data and machine; what is given stays; the reasons say what was chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from nextdetr.config import TrainConfig, build_config, read_config_file
+from nextdetr.data.records import DetectionData, ImageRecord
+from nextdetr.engine.recipe import COST, GIGABYTES, choose_recipe
+from nextdetr.engine.statistics import DataStats, Machine, describe_data, describe_machine
+from nextdetr.engine.train import train
+from nextdetr.models.modelfile import available_models
+from tests.helpers import squares, tiny_model
+
+CELLS = DataStats(
+    images=205, boxes=2804, classes=("Platelets", "RBC", "WBC"), boxes_by_class=(214, 2381, 209), most_boxes=28,
+    small_side=0.146, longest_side=640, extents=((640, 480),) * 205,
+)  # fmt: skip
+LAPTOP = Machine("cpu", threads=2, cores=2, memory=16 * 2**30)
+GPU = Machine("cuda", threads=8, cores=16, memory=64 * 2**30, device_memory=24 * 2**30)
+MODELS = available_models()
+
+
+def choose(data=CELLS, machine=LAPTOP, backbone=None, pretrained_here=False, **settings):
+    config = TrainConfig(data="cells", **settings)
+    return choose_recipe(config, data, machine, models=MODELS, backbone=backbone, pretrained_here=pretrained_here)
+
+
+def test_cells_on_a_laptop():
+    recipe = choose()
+    config = recipe.config
+    assert (config.model, config.image_size, config.batch_size, config.epochs) == ("nextdetr-atto", 320, 8, 73)
+    assert (config.minutes, config.learning_rate, config.workers, config.cache) == (None, 4e-4, 1, "full")
+    assert (config.augmentation, config.flip_horizontal, config.backbone_rate_factor) == ("mild", True, 1.0)
+    assert (config.mosaic, config.mixup, config.copy_paste) == (0, 0, 0)
+    assert config.data == "cells"
+    assert 4 <= len(recipe.text.splitlines()) <= 10
+    for words in ("--model nextdetr-atto", "--image-size 320", "--batch-size 8", "--epochs 73", "--cache full"):
+        assert words in recipe.text
+    assert recipe == choose()
+
+
+@pytest.mark.parametrize("machine", [LAPTOP, GPU])
+@pytest.mark.parametrize("start", [{}, {"backbone_weights": "b.safetensors"}, {"weights": "w.safetensors"}])
+def test_what_is_given_stays(machine, start):
+    given = {
+        "model": "rtdetr-l", "image_size": 480, "batch_size": 3, "minutes": 5.0, "learning_rate": 1e-3, "workers": 0,
+        "cache": "off", "cache_gigabytes": 0.5, "augmentation": "full", "flip_horizontal": True,
+        "backbone_rate_factor": 0.3, "layer_decay": 0.7, "freeze_backbone_epochs": 0, "drop_path": 0.0,
+    }  # fmt: skip
+    recipe = choose(replace(CELLS, classes=("left", "right", "x")), machine, **given, **start)
+    assert {name: getattr(recipe.config, name) for name in given} == given
+    assert recipe.config.epochs is None
+    assert not [name for name in recipe.chosen if name in given]
+    assert "--" not in recipe.text
+
+
+def test_a_default_that_is_given_is_given():
+    assert choose(machine=GPU, batch_size=8, model="nextdetr-atto").config.batch_size == 8
+    assert choose(machine=GPU).config.batch_size != 8
+
+
+def test_every_setting_that_is_chosen_is_told_or_is_the_default():
+    for machine in (LAPTOP, GPU):
+        for start in ({}, {"backbone_weights": "b.safetensors"}, {"weights": "w.safetensors"}):
+            recipe = choose(machine=machine, **start)
+            for name, value in recipe.chosen.items():
+                default = TrainConfig.model_fields[name].default
+                told = f"--{name.replace('_', '-')} " in recipe.text
+                assert told or value == default or name in ("cache_gigabytes", "backbone_rate_factor"), name
+
+
+@pytest.mark.parametrize(
+    ("small_side", "longest", "size"),
+    [(0.5, 640, 320), (0.04, 640, 416), (0.025, 2000, 640), (0.001, 4000, 640), (0.02, 300, 480), (0.03, 400, 544)],
+)
+def test_small_boxes_need_large_inputs(small_side, longest, size):
+    config = choose(replace(CELLS, small_side=small_side, longest_side=longest)).config
+    assert config.image_size == size
+
+
+def test_few_images_get_small_batches_and_many_epochs():
+    few = choose(replace(CELLS, images=20, extents=((640, 480),) * 20)).config
+    assert (few.batch_size, few.epochs) == (4, 300)
+    many = choose(replace(CELLS, images=120_000), GPU).config
+    assert many.epochs == 24
+    assert many.augmentation == "full"
+    light = choose(replace(CELLS, images=120_000), GPU, model="nextdetr-atto").config
+    assert light.batch_size >= 16
+    assert light.learning_rate == pytest.approx(min(1e-3, 4e-4 * (light.batch_size / 8) ** 0.5))
+
+
+def test_a_long_run_on_a_processor_gets_minutes():
+    config = choose(replace(CELLS, images=5000, small_side=0.01)).config
+    assert (config.epochs, config.minutes) == (None, 180.0)
+    assert choose(replace(CELLS, images=5000), GPU).config.minutes is None
+
+
+def test_the_gpu_and_the_number_of_images_choose_the_model():
+    sizes = [choose(replace(CELLS, images=n), GPU).config.model for n in (100, 1000, 10_000, 100_000)]
+    assert sizes == ["nextdetr-pico", "nextdetr-nano", "nextdetr-tiny", "nextdetr-base"]
+    small = replace(GPU, device_memory=4 * 2**30)
+    assert COST[choose(replace(CELLS, images=100_000), small).config.model] < COST["nextdetr-nano"]
+    only = choose_recipe(TrainConfig(data="cells"), CELLS, GPU, models=["nextdetr-atto"])
+    assert only.config.model == "nextdetr-atto"
+    assert set(COST) == set(GIGABYTES) <= set(MODELS)
+
+
+def test_pre_trained_backbones_change_the_recipe():
+    config = choose(backbone_weights="b.safetensors", backbone="tiny").config
+    assert config.model == "nextdetr-tiny"
+    assert (config.backbone_rate_factor, config.layer_decay, config.freeze_backbone_epochs) == (0.1, 1.0, 1)
+    assert config.drop_path == 0.1
+    atto = choose(backbone_weights="b.safetensors", backbone="atto").config
+    assert (atto.model, atto.drop_path) == ("nextdetr-atto", 0.0)
+    own = choose(backbone_weights="b.safetensors", backbone="atto", pretrained_here=True).config
+    assert (own.backbone_rate_factor, own.layer_decay, own.freeze_backbone_epochs) == (1.0, 1.0, 0)
+
+
+@pytest.mark.parametrize("start", [{"weights": "w.safetensors"}, {"model": "runs/x/best.safetensors"}])
+def test_trained_detectors_need_less(start):
+    recipe = choose(**start)
+    assert recipe.config.learning_rate == 1e-4
+    assert recipe.config.epochs < 73
+    assert recipe.config.image_size is None
+    assert recipe.config.backbone_rate_factor is None
+
+
+def test_the_cache_follows_the_memory():
+    large = replace(CELLS, extents=((4000, 3000),) * 205)  # 7 GB decoded, 0.3 GB shrunk
+    assert choose(large, replace(LAPTOP, memory=32 * 2**30)).config.cache == "full"
+    assert choose(large).config.cache == "full"
+    shrunk = choose(large, replace(LAPTOP, memory=8 * 2**30))
+    assert shrunk.config.cache == "shrunk"
+    assert "640 px" in shrunk.text
+    assert choose(large, replace(LAPTOP, memory=2**28)).config.cache == "off"
+    assert choose(large, replace(LAPTOP, memory=8 * 2**30), cache="auto").config.cache == "shrunk"
+    kept = choose(large, replace(LAPTOP, memory=8 * 2**30), cache="full")
+    assert kept.config.cache == "full"
+    assert "none is kept" in kept.text
+    assert choose(large, replace(LAPTOP, memory=30 * 2**30, processes=4)).config.cache == "shrunk"
+
+
+def test_mirrors_and_rare_classes():
+    recipe = choose(replace(CELLS, classes=("left_shoe", "RBC", "bright"), boxes_by_class=(20, 2381, 209)))
+    assert recipe.config.flip_horizontal is False
+    assert "'left_shoe' (20 of" in recipe.text
+    assert choose(replace(CELLS, classes=("bright", "cleft", "x"))).config.flip_horizontal
+
+
+def test_a_data_set_without_boxes():
+    empty = DataStats(3, 0, ("a",), (0,), 0, 0.0, 100, ((100, 80),) * 3)
+    assert choose(empty).config.image_size is None
+
+
+def test_statistics():
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 20, 5], [0, 0, 100, 50]], np.float32)
+    records = [
+        ImageRecord("a", 1, 100, 50, boxes, np.array([0, 2, 2]), np.array([False, False, True]), boxes[:, 0]),
+        ImageRecord("b", 2, 30, 80, boxes[:0], np.empty(0, np.int64), np.empty(0, bool), boxes[:0, 0]),
+    ]
+    stats = describe_data(DetectionData("d", "train", ["a", "b", "c"], [1, 2, 3], records, []))
+    assert (stats.images, stats.boxes, stats.boxes_by_class, stats.most_boxes) == (2, 2, (1, 0, 1), 2)
+    assert stats.small_side == pytest.approx((100 / 5000) ** 0.5)
+    assert stats.longest_side == 90
+    assert stats.extents == ((100, 50), (30, 80))
+
+
+def test_this_machine():
+    machine = describe_machine(torch.device("cpu"), 2)
+    assert (machine.device, machine.threads, machine.processes) == ("cpu", torch.get_num_threads(), 2)
+    assert machine.cores >= 1
+    assert 2**20 < machine.memory < 2**50
+
+
+def test_a_run_writes_all_of_it_and_resumes_with_it(tmp_path, capsys):
+    data = squares(tmp_path / "data")
+    settings = {"data": str(data), "model": str(tiny_model(tmp_path)), "image_size": 64, "workers": 0}
+    train(TrainConfig(**settings, epochs=1, output=tmp_path / "run"))
+    told = capsys.readouterr().err
+    assert "--batch-size 4: 2 steps an epoch" in told
+    stored = read_config_file(tmp_path / "run" / "config.yaml")
+    assert (stored["batch_size"], stored["cache"], stored["epochs"]) == (4, "full", 1)
+    assert set(stored) == set(TrainConfig.model_fields)
+    train(TrainConfig(resume=tmp_path / "run", epochs=2))
+    assert "Chosen" not in capsys.readouterr().err
+    assert build_config(TrainConfig, stored).batch_size == 4
