@@ -14,6 +14,7 @@ import time
 
 import torch
 
+from nextdetr.memory import keep_freed_memory
 from nextdetr.models.fuse import fuse
 from nextdetr.models.graph import build_model
 from nextdetr.models.summary import count_gflop
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     options = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(2)
     names = [REFERENCE, *(f"nextdetr-{size}" for size in options.sizes)]
     models = {name: build_model(name).eval() for name in names}

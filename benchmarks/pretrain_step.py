@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nextdetr.engine.memory import keep_freed_memory
+from nextdetr.memory import keep_freed_memory
 from nextdetr.models.convnextv2 import SIZES, convnextv2
 from nextdetr.models.fcmae import FCMAE
 from results import machine, write_result

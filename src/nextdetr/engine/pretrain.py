@@ -26,7 +26,6 @@ from nextdetr.engine.curves import draw_loss
 from nextdetr.engine.ema import ModelEMA
 from nextdetr.engine.launch import largest, launch, scaler_of
 from nextdetr.engine.log import Display, MetricsTable, TensorBoard, clock, epoch_line
-from nextdetr.engine.memory import keep_freed_memory
 from nextdetr.engine.optim import rate_factor, set_rate
 from nextdetr.engine.pretrain_picture import Reconstructions
 from nextdetr.engine.pretrain_setup import (
@@ -39,6 +38,7 @@ from nextdetr.engine.pretrain_setup import (
 from nextdetr.engine.state import step_seed, write_state
 from nextdetr.engine.stopping import stop_on_signal
 from nextdetr.errors import Interrupted, TrainingError
+from nextdetr.memory import keep_freed_memory
 from nextdetr.structures import Batch
 from nextdetr.weights.convert import save_backbone
 

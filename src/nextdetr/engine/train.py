@@ -23,7 +23,6 @@ from nextdetr.engine.ema import ModelEMA
 from nextdetr.engine.launch import largest, launch, scaler_of
 from nextdetr.engine.loading import build_training_loader
 from nextdetr.engine.log import Display, MetricsTable, TensorBoard, clock, epoch_line
-from nextdetr.engine.memory import keep_freed_memory
 from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
 from nextdetr.engine.profile import StepProfile
 from nextdetr.engine.setup import Run, data_name, prepare, resolve_config
@@ -35,6 +34,7 @@ from nextdetr.inference.drawing import draw_batch
 from nextdetr.layers.syncnorm import synchronize_norms
 from nextdetr.losses.criterion import Criterion
 from nextdetr.losses.matcher import HungarianMatcher
+from nextdetr.memory import keep_freed_memory
 from nextdetr.models.checkpoint import save_detector
 from nextdetr.structures import Batch
 

@@ -106,9 +106,11 @@ def _step(task: Task) -> Callable[[], Any]:
 
         model = open_export(task.source, threads=task.threads).model
     else:
+        from nextdetr.memory import keep_freed_memory
         from nextdetr.models.fuse import fuse
         from nextdetr.weights.start import open_detector
 
+        keep_freed_memory()
         model = open_detector(task.source)[0].model
         model = fuse(model) if task.kind == "fused" else model
 

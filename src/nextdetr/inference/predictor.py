@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.sources import SourceItem, Sources, find_images, read_ahead, reading_threads
+from nextdetr.memory import keep_freed_memory
 from nextdetr.postprocess import Detected, postprocess
 from nextdetr.preprocess import as_image, choose_device, resize_to_tensor
 
@@ -99,6 +100,8 @@ class Predictor:
         self, model: nn.Module, classes: Sequence[str], image_size: int, *, device: str | torch.device | None = None
     ) -> None:
         self.device = choose_device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.model = model.to(self.device).eval()
         self.classes = list(classes)
         self.image_size = image_size
