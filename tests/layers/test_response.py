@@ -7,7 +7,8 @@ from torch.autograd import gradcheck
 
 from nextdetr.layers import response
 from nextdetr.layers.norm import GRN
-from nextdetr.layers.response import grn_linear
+from nextdetr.layers.response import grn_linear, grn_mlp
+from nextdetr.models.fuse import ScaleGRN
 
 
 def _pair(inside, outputs, dtype=torch.float32):
@@ -77,3 +78,31 @@ def test_what_looks_in_between_gets_to_see_the_map(monkeypatch):
     grn_linear(torch.randn(1, 1, 3, 4), grn, linear)  # fewer positions than pay
     assert seen == [(1, 3, 3, 4)]
     assert not calls
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 5, 3), (3, 4, 6, 3), (2, 1, 9, 3)])
+@pytest.mark.parametrize("at_once", [1, 150, 2**20])
+@pytest.mark.parametrize("folded", [False, True])
+def test_by_rows_equals_the_layers_one_after_the_other(shape, at_once, folded, monkeypatch):
+    monkeypatch.setattr(response, "_AT_ONCE", at_once)
+    grn, narrow = _pair(12, 3)
+    widen, act = nn.Linear(3, 12), nn.GELU()
+    if folded:
+        grn = ScaleGRN(grn)
+    grn.eval()
+    x = torch.randn(shape)
+    with torch.no_grad():
+        expected = narrow(grn(act(widen(x))))
+        called = []
+        whole = response._image_by_rows
+        monkeypatch.setattr(response, "_image_by_rows", lambda *values: called.append(1) or whole(*values))
+        torch.testing.assert_close(grn_mlp(x, widen, act, grn, narrow), expected, rtol=1e-5, atol=1e-5)
+        assert len(called) == shape[0]
+    seen = []
+    grn.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.no_grad():
+        grn_mlp(x, widen, act, grn, narrow)
+    assert len(seen) == 1
+    grn_mlp(x, widen, act, grn, narrow).sum().backward()  # with gradients, the layers as they are
+    assert len(called) == shape[0]
+    assert widen.weight.grad is not None

@@ -8,6 +8,11 @@ gradient all sums over positions become a product with the output's gradient, wh
 An image then has a weight of its own, which pays only where the map has more positions than the layer has outputs;
 elsewhere, and wherever something looks at the map in between (a hook) or follows the operations (compilation, export,
 autocast), the two layers run one after the other.
+
+Without gradients there is more to gain on a CPU: ``grn_mlp`` takes a few rows of the map at a time through the linear layer
+before, GELU and the sums of squares, so that these find the map in the cache, and computes linear layers as 1x1
+convolutions, whose library adds the bias as it goes where ``linear`` first fills its output with it. It takes a fifth off a
+block's time at stride 4.
 """
 
 from __future__ import annotations
@@ -17,12 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from nextdetr.layers.deformable import is_traced
 from nextdetr.layers.norm import GRN, norm_gradient, response_statistics
 
-__all__ = ["grn_linear"]
+__all__ = ["grn_linear", "grn_mlp"]
 
+# Numbers of the widened map that go through the layers together; 0.5 to 2 million were equally fast.
+_AT_ONCE = 2**20
 # Positions for every output channel from which the fused product was faster.
 _POSITIONS = 2
 
@@ -37,6 +45,61 @@ def grn_linear(x: Tensor, grn: GRN, linear: nn.Linear) -> Tensor:
         x.reshape(batch, height * width, inside), grn.gamma, grn.beta, linear.weight, linear.bias, grn.eps
     )
     return out.view(batch, height, width, -1)
+
+
+def grn_mlp(x: Tensor, widen: nn.Linear, act: nn.Module, grn: nn.Module, narrow: nn.Linear) -> Tensor:
+    """Return ``narrow(grn(act(widen(x))))`` for a map [B, H, W, C]; in evaluation without gradients by rows of the map.
+
+    Args:
+        x: the map.
+        widen: from C to D.
+        act: GELU, or another function of each number by itself.
+        grn: GRN, or what stands for it after folding: without ``beta``.
+        narrow: from D to C.
+    """
+    layers = (widen, act, grn, narrow)
+    if not _by_rows(x, layers):
+        y = act(widen(x))
+        out: Tensor = grn_linear(y, grn, narrow) if isinstance(grn, GRN) else narrow(grn(y))
+        return out
+    images = [_image_by_rows(image, *layers) for image in x.split(1)]
+    return images[0] if len(images) == 1 else torch.cat(images)
+
+
+def _by_rows(x: Tensor, layers: tuple[nn.Module, ...]) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.numel() > 0
+        and not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not is_traced()
+    )
+
+
+def _image_by_rows(x: Tensor, widen: nn.Linear, act: nn.Module, grn: nn.Module, narrow: nn.Linear) -> Tensor:
+    """``grn_mlp`` of one image, [1, H, W, C]."""
+    rows = max(1, _AT_ONCE // (x.shape[2] * widen.out_features))
+    widened = []
+    squares = x.new_zeros(widen.out_features)
+    for part in x.split(rows, dim=1):
+        y: Tensor = act(_pointwise(part, widen.weight, widen.bias))
+        squares += y.flatten(0, 2).square().sum(dim=0)
+        widened.append(y)
+    norm = squares.sqrt_()
+    gamma, beta, eps = grn.gamma, getattr(grn, "beta", None), grn.eps
+    assert isinstance(gamma, Tensor)
+    assert isinstance(eps, float)
+    weight = narrow.weight * (gamma.flatten() * (norm / (norm.mean() + eps)) + 1)
+    bias = narrow.bias if beta is None else torch.addmv(narrow.bias, narrow.weight, beta.flatten())
+    parts = [_pointwise(y, weight, bias) for y in widened]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``linear`` of a map [B, H, W, D] as a convolution."""
+    return functional.conv2d(x.permute(0, 3, 1, 2), weight[:, :, None, None], bias).permute(0, 2, 3, 1)
 
 
 def _fuses(x: Tensor, grn: GRN, linear: nn.Linear) -> bool:

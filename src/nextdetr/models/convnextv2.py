@@ -10,7 +10,7 @@ Where we differ, and why:
 - The feature extractor ends with its last requested stage and has neither final norm nor head: every parameter gets a
   gradient.
 - GRN and the depthwise convolution have hand-written gradients (``layers/norm.py``, ``layers/depthwise.py``), and GRN is
-  computed together with the linear layer behind it (``layers/response.py``).
+  computed together with the linear layers around it (``layers/response.py``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from nextdetr.errors import ConfigError
 from nextdetr.layers.depthwise import DepthwiseConv2d
 from nextdetr.layers.norm import GRN, LayerNorm2d
-from nextdetr.layers.response import grn_linear
+from nextdetr.layers.response import grn_mlp
 
 __all__ = ["SIZES", "Block", "ConvNeXtV2", "SizeSpec", "convnextv2"]
 
@@ -86,8 +86,11 @@ class Block(nn.Module):
 
     def pointwise(self, x: Tensor) -> Tensor:
         """Run what follows the depthwise convolution on [B, M, N, C]; GRN's statistics are over M and N."""
-        y = self.act(self.pwconv1(self.norm(x)))  # [B, M, N, 4C]
-        y = grn_linear(y, self.grn, self.pwconv2) if isinstance(self.grn, GRN) else self.pwconv2(self.grn(y))
+        y = self.norm(x)
+        if isinstance(self.grn, nn.Identity):
+            y = self.pwconv2(self.act(self.pwconv1(y)))
+        else:
+            y = grn_mlp(y, self.pwconv1, self.act, self.grn, self.pwconv2)
         return y if self.gamma is None else y * self.gamma
 
     def drop(self, y: Tensor) -> Tensor:
