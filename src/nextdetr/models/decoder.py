@@ -189,7 +189,7 @@ class RTDETRDecoder(nn.Module):
         """Project every map to D channels, flatten and join them."""
         maps = [project(feature) for project, feature in zip(self.input_proj, features, strict=True)]
         shapes = tuple((level.shape[2], level.shape[3]) for level in maps)
-        return torch.cat([level.flatten(2) for level in maps], dim=2).transpose(1, 2).contiguous(), shapes
+        return torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1), shapes
 
     def _count(self, queries: int | None, tokens: int) -> int:
         """Return how many queries to use."""
@@ -203,19 +203,30 @@ class RTDETRDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Features [B, Q, D] and box logits [B, Q, 4] of the ``count`` tokens with the highest class scores."""
         anchors, valid = self._anchors_for(shapes, memory.device)
-        if valid is not None:
-            memory = memory.masked_fill(~valid, 0.0)
         if supervised:
             # Autocast is off here: the ranking is worth full precision, and older releases of torch keep the copies of
             # weights that autocast makes without a gradient, and reuse them in the pass below, which then has none either.
             with torch.no_grad(), torch.autocast(memory.device.type, enabled=False):
-                index = self._rank(self.enc_output(memory.to(self.enc_score_head.weight.dtype)), count)
-            content = self.enc_output(_take(memory, index))
+                index = self._rank(self._encode(memory.to(self.enc_score_head.weight.dtype), valid), count)
+            taken = _take(memory, index)
+            content = self.enc_output(taken if valid is None else taken.masked_fill(~valid[index], 0.0))
         else:
-            encoded = self.enc_output(memory)
+            encoded = self._encode(memory, valid)
             index = self._rank(encoded, count)
             content = _take(encoded, index)
         return content, at_least_float32(self.enc_bbox_head(content)) + anchors[index]
+
+    def _encode(self, memory: Tensor, valid: Tensor | None) -> Tensor:
+        """Run the encoder's output layer on all tokens, the invalid ones taken as zero."""
+        if valid is None:
+            every: Tensor = self.enc_output(memory)
+            return every
+        if torch.is_grad_enabled() or is_traced():
+            masked: Tensor = self.enc_output(memory.masked_fill(~valid, 0.0))
+            return masked
+        encoded: Tensor = self.enc_output(memory)  # without a copy of the tokens, of which few are invalid
+        encoded[:, ~valid[:, 0]] = self.enc_output(memory.new_zeros(1, memory.shape[-1]))
+        return encoded
 
     def _rank(self, encoded: Tensor, count: int) -> Tensor:
         """Indices [B, count] of the tokens whose best class scores highest."""
