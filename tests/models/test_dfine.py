@@ -6,7 +6,7 @@ import torch
 from nextdetr.errors import ConfigError, ModelFileError
 from nextdetr.models.dfine import DFINEDecoder
 from nextdetr.models.edges import expected_offsets, offsets_of_bins, offsets_to_boxes
-from nextdetr.models.graph import build_model, parse_model_text
+from nextdetr.models.graph import build_model, build_skeleton, parse_model_text
 from tests.helpers import TINY_MODEL
 from tests.models.test_decoder import CHANNELS, _everything, _features, _randomise, _targets, _Tuple
 
@@ -138,3 +138,13 @@ def test_row_of_a_model_file():
 def test_mistakes_in_the_row(row, message):
     with pytest.raises(ModelFileError, match=message):
         _model(row)
+
+
+def test_a_skeleton_needs_no_memory():
+    text = TINY_MODEL.replace("RTDETRDecoder", "DFINEDecoder")
+    skeleton = build_skeleton(parse_model_text(text, "tiny.yaml"))
+    model = build_model(parse_model_text(text, "tiny.yaml"))
+    assert all(tensor.is_meta for tensor in skeleton.state_dict().values())
+    assert {name: tensor.shape for name, tensor in skeleton.state_dict().items()} == {
+        name: tensor.shape for name, tensor in model.state_dict().items()
+    }

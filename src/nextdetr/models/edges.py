@@ -34,9 +34,9 @@ def offsets_of_bins(bins: int = 32, scale: float = 4.0) -> Tensor:
     if not scale > 0:
         raise ConfigError(f"The scale of the edges' offsets must be above 0; got {scale}.")
     reach = REACH * scale
-    inner = (reach + 1) ** (torch.arange(1, bins // 2, dtype=torch.float64) * 2 / (bins - 2)) - 1
-    right = torch.cat((inner, torch.tensor([2 * reach], dtype=torch.float64)))
-    return torch.cat((-right.flip(0), torch.zeros(1, dtype=torch.float64), right)).float()
+    # With Python's numbers: a model that is built without memory has no tensors to compute with.
+    right = [(reach + 1) ** (2 * i / (bins - 2)) - 1 for i in range(1, bins // 2)] + [2 * reach]
+    return torch.tensor([-offset for offset in reversed(right)] + [0.0, *right], dtype=torch.float32)
 
 
 def expected_offsets(logits: Tensor, offsets: Tensor) -> Tensor:
