@@ -62,7 +62,7 @@ def grn_mlp(x: Tensor, widen: nn.Linear, act: nn.Module, grn: nn.Module, narrow:
         y = act(widen(x))
         out: Tensor = grn_linear(y, grn, narrow) if isinstance(grn, GRN) else narrow(grn(y))
         return out
-    images = [_image_by_rows(image, *layers) for image in x.split(1)]
+    images = [_image_by_rows(image, *layers) for image in torch.split(x, 1)]
     return images[0] if len(images) == 1 else torch.cat(images)
 
 
@@ -83,7 +83,7 @@ def _image_by_rows(x: Tensor, widen: nn.Linear, act: nn.Module, grn: nn.Module, 
     rows = max(1, _AT_ONCE // (x.shape[2] * widen.out_features))
     widened = []
     squares = x.new_zeros(widen.out_features)
-    for part in x.split(rows, dim=1):
+    for part in torch.split(x, rows, dim=1):
         y: Tensor = act(_pointwise(part, widen.weight, widen.bias))
         squares += y.flatten(0, 2).square().sum(dim=0)
         widened.append(y)

@@ -86,7 +86,7 @@ class Block(nn.Module):
 
     def pointwise(self, x: Tensor) -> Tensor:
         """Run what follows the depthwise convolution on [B, M, N, C]; GRN's statistics are over M and N."""
-        y = self.norm(x)
+        y: Tensor = self.norm(x)
         if isinstance(self.grn, nn.Identity):
             y = self.pwconv2(self.act(self.pwconv1(y)))
         else:
