@@ -1,4 +1,4 @@
-"""From sources to results as ``nextdetr predict`` gives them: whole or in tiles, followed through videos, written to files."""
+"""From sources to results, as ``nextdetr predict`` gives them: whole or in tiles, followed through videos, and written."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ def predict_stream(
         predictions = follower.follow(predictions)
     if config.output is None:
         return predictions
-    return save_predictions(
-        predictions, config.output, config.save, draw=None if follower is None else follower.draw
-    )
+    return save_predictions(predictions, config.output, config.save, draw=None if follower is None else follower.draw)
 
 
 def file_identity(source: str) -> str:
@@ -89,9 +87,7 @@ def _to_table(
     return run()
 
 
-def _look(
-    predictor: Predictor, sources: Sources, config: PredictConfig, settings: dict[str, Any]
-) -> Iterator[Prediction]:
+def _look(predictor: Predictor, sources: Sources, config: PredictConfig, settings: dict[str, Any]) -> Iterator[Prediction]:
     if config.tile is None:
         return predictor.stream(sources, **settings)
     from nextdetr.inference.tiles import stream_tiles

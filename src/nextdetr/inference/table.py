@@ -2,8 +2,8 @@
 
 Rows are written in parts beside the table, each whole or not at all; the next run with the same settings leaves out the
 images that stand in them. When all is done the parts become the table. A row is an image: ``path``, ``width``, ``height``,
-``problem`` (why it could not be read, else null) and ``detections``, a list of ``{box: [x1, y1, x2, y2] in pixels, confidence,
-class_id, class_name}``.
+``problem`` (why it could not be read, else null) and ``detections``, a list of ``{box, confidence, class_id, class_name}``, boxes
+xyxy in pixels.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class PredictionTable:
     Args:
         path: of the table, ``.parquet``.
         settings: whatever the rows depend on; another run must have the same to go on.
-        part_rows: rows of a part.
+        part_rows: rows of a part; ``PART_ROWS`` by default.
 
     Attributes:
         resumed: whether an earlier run has written rows.
@@ -39,8 +39,8 @@ class PredictionTable:
         ConfigError: the table exists, or was begun with other settings, or pyarrow is missing.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], *, part_rows: int = PART_ROWS) -> None:
-        self.path, self.part_rows = path, part_rows
+    def __init__(self, path: Path, settings: Mapping[str, Any], *, part_rows: int | None = None) -> None:
+        self.path, self.part_rows = path, part_rows or PART_ROWS
         self.parts = path.with_name(f"{path.name}.parts")
         self.settings = json.dumps(settings, sort_keys=True, default=str)
         self._arrow, self._parquet = _pyarrow()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torchvision.ops import batched_nms
 
 from nextdetr.errors import ConfigError, DataError
-from nextdetr.inference._supervision import sv
+from nextdetr.inference._supervision import rows, sv
 from nextdetr.inference.predictor import Prediction, Predictor
 from nextdetr.inference.sources import SourceItem, Sources, find_images, unfold
 
@@ -81,8 +81,8 @@ def _stream(
         if len(windows) > 1:
             windows, crops = [*windows, (0, 0, *image.size)], [*crops, image]
         found = predictor.predict(crops, **settings)
-        merged = merge_tiles(found, windows, image.size)[:most]
-        assert isinstance(merged, sv.Detections)
+        merged = merge_tiles(found, windows, image.size)
+        merged = rows(merged, np.arange(len(merged))[:most])
         yield Prediction(item.path, *image.size, merged, image, None, item.frame, item.seconds)
     if problems and not readable:
         raise DataError(problems[0])
@@ -106,9 +106,9 @@ def merge_tiles(found: Sequence[sv.Detections], windows: Sequence[Window], size:
     moved, cut = [], []
     for detections, window in zip(found, windows, strict=True):
         x, y = window[:2]
-        boxes = detections.xyxy + np.array([x, y, x, y], np.float32)
+        boxes = (detections.xyxy + np.array([x, y, x, y])).astype(np.float32)
         cut.append(_touches(boxes, window, size))
-        detections.xyxy = boxes.astype(np.float32)
+        detections.xyxy = boxes
         moved.append(detections)
     # Where nothing is found at all, merging would lose the fields.
     every = sv.Detections.merge(moved) if any(len(detections) for detections in moved) else moved[0]
@@ -118,9 +118,7 @@ def merge_tiles(found: Sequence[sv.Detections], windows: Sequence[Window], size:
     assert every.class_id is not None
     boxes, scores, labels = every.xyxy.astype(np.float32), every.confidence, every.class_id
     kept = batched_nms(torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(labels), EQUAL).numpy()
-    every, is_cut = every[kept], np.concatenate(cut)[kept]
-    assert isinstance(every, sv.Detections)
-    return _join_halves(every, is_cut)
+    return _join_halves(rows(every, kept), np.concatenate(cut)[kept])
 
 
 def _touches(boxes: NDArray[np.float32], window: Window, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -135,7 +133,7 @@ def _touches(boxes: NDArray[np.float32], window: Window, size: tuple[int, int]) 
 
 def _join_halves(found: sv.Detections, is_cut: NDArray[np.bool_]) -> sv.Detections:
     """Drop cut boxes that another box has whole; join those that overlap with each other."""
-    boxes, labels = found.xyxy.copy(), found.class_id
+    boxes, labels = found.xyxy.astype(np.float32), found.class_id
     assert labels is not None
     keep = np.ones(len(boxes), bool)
     for i in np.flatnonzero(is_cut)[::-1]:  # the least sure first
@@ -151,9 +149,7 @@ def _join_halves(found: sv.Detections, is_cut: NDArray[np.bool_]) -> sv.Detectio
             boxes[j] = np.concatenate((np.minimum(boxes[i, :2], boxes[j, :2]), np.maximum(boxes[i, 2:], boxes[j, 2:])))
             keep[i] = False
     found.xyxy = boxes
-    result = found[keep]
-    assert isinstance(result, sv.Detections)
-    return result
+    return rows(found, keep)
 
 
 def _shares(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:

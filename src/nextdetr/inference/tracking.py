@@ -1,7 +1,7 @@
 """Objects followed through a video, and counted at lines and in zones.
 
-ByteTrack (arXiv 2110.06864), as the ``trackers`` package has it: sure detections are matched first, unsure ones then carry on
-tracks that would be lost. Lines and zones are supervision's.
+ByteTrack (arXiv 2110.06864), as the ``trackers`` package has it: sure detections are matched first, unsure ones then carry
+on tracks that would be lost. Lines and zones are supervision's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from nextdetr.errors import ConfigError
-from nextdetr.inference._supervision import sv
+from nextdetr.inference._supervision import rows, sv
 from nextdetr.inference.drawing import draw_detections
 from nextdetr.inference.predictor import Prediction
 
@@ -71,7 +71,7 @@ class Follower:
             if prediction.frame is None or prediction.image is None:
                 sure = prediction.detections.confidence
                 assert sure is not None
-                yield replace(prediction, detections=prediction.detections[sure >= self.confidence])
+                yield replace(prediction, detections=rows(prediction.detections, sure >= self.confidence))
                 continue
             if prediction.path != path or prediction.frame == 0:
                 self._reset()
@@ -115,7 +115,7 @@ class Follower:
             found = self._tracked(found)
         counted: dict[str, Any] = {}
         if self.lines:
-            known = found[found.tracker_id >= 0] if found.tracker_id is not None else found
+            known = found if found.tracker_id is None else rows(found, found.tracker_id >= 0)
             for line in self._lines:
                 line.trigger(known)
             counted["lines"] = [{"in": line.in_count, "out": line.out_count} for line in self._lines]
@@ -129,15 +129,12 @@ class Follower:
         found = self._tracker.update(found)
         if len(found) == 0:
             fields.tracker_id = np.zeros(len(fields), np.int64)
-            return fields[:0]
+            return rows(fields, np.zeros(len(fields), bool))
         assert found.confidence is not None
         assert found.tracker_id is not None
-        kept = found[(found.tracker_id >= 0) | (found.confidence >= self.confidence)]
-        assert isinstance(kept, sv.Detections)
-        assert kept.confidence is not None
-        ordered = kept[np.argsort(-kept.confidence, kind="stable")]
-        assert isinstance(ordered, sv.Detections)
-        return ordered
+        order = np.argsort(-found.confidence, kind="stable")
+        kept = (found.tracker_id >= 0) | (found.confidence >= self.confidence)
+        return rows(found, order[kept[order]])
 
 
 def _tracker_class() -> Any:

@@ -120,7 +120,7 @@ def _decode(container: Any, video: Video, waiting: Queue[Frame | Exception | Non
                 seconds = float(picture.time) if picture.time is not None else index / float(stream.average_rate or 25)
                 _put(waiting, Frame(index, seconds, picture.to_ndarray(format="rgb24")), stop, newest=video.live)
                 index += 1
-    except Exception as error:  # handed on to the thread that asked
+    except Exception as error:  # noqa: BLE001 - handed on to the thread that asked
         end = error
     if damaged:
         logger.warning("%s: %d damaged parts were skipped", video.name, damaged)
@@ -172,11 +172,11 @@ class VideoWriter:
         )
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         options = {"preset": "veryfast", "crf": "23", "g": "50"} if codec == "libx264" else {"qscale": "3"}
-        stream = self._container.add_stream(codec, rate=Fraction(rate).limit_denominator(1001), options=options)
+        stream: Any = self._container.add_stream(codec, rate=Fraction(rate).limit_denominator(1001), options=options)
         stream.width, stream.height = self._size
         stream.pix_fmt = "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, CLOCK)
-        self._stream: Any = stream
+        self._stream = stream
         self._last = -1
 
     def write(self, pixels: Pixels, seconds: float) -> None:
@@ -198,7 +198,5 @@ class VideoWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()

@@ -34,7 +34,7 @@ class VideoOutput:
     def __init__(self, picture: Path | None, lines: Path | None, draw: Draw | None = None) -> None:
         self._picture, self._lines, self._draw = picture, lines, draw or _plain
         self._waiting: Queue[Prediction | None] = Queue(WAITING)
-        self._problem: BaseException | None = None
+        self._problem: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="nextdetr-write", daemon=True)
         self._thread.start()
 
@@ -73,7 +73,7 @@ class VideoOutput:
                         writer = VideoWriter(self._picture, prediction.width, prediction.height)
                     picture = self._draw(prediction.image, prediction)
                     writer.write(np.asarray(picture), prediction.seconds or 0.0)
-        except BaseException as error:  # told to whoever adds the next frame, or closes
+        except Exception as error:  # noqa: BLE001 - told to whoever adds the next frame, or closes
             self._problem = error
             while self._waiting.get() is not None:  # so that nobody waits for ever
                 pass
