@@ -200,9 +200,7 @@ class PredictConfig(CommandConfig):
     tile: int | None = Field(None, ge=32, description="Look at large images in tiles of this side, pixels, and as a whole.")
     overlap: float = Field(0.2, ge=0, le=0.9, description="Share of a tile that its neighbour covers too.")
     track: bool = Field(False, description="Follow objects through videos: each gets a number (pip install '.[track]').")
-    line: tuple[str, ...] = Field(
-        (), description="Count tracks that cross this line: x1,y1,x2,y2 in pixels."
-    )
+    line: tuple[str, ...] = Field((), description="Count tracks that cross this line: x1,y1,x2,y2 in pixels.")
     zone: tuple[str, ...] = Field((), description="Count objects in this polygon: x1,y1,x2,y2,x3,y3,…")
     save: tuple[Literal["images", "json", "yolo"], ...] = Field(
         ("images",), description="What to write: annotated pictures, COCO results, YOLO label files."

@@ -20,7 +20,9 @@ def found(*rows):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("size", "tile", "overlap"), [((1000, 700), 640, 0.2), ((640, 640), 640, 0.2), ((99, 41), 32, 0.5)])
+@pytest.mark.parametrize(
+    ("size", "tile", "overlap"), [((1000, 700), 640, 0.2), ((640, 640), 640, 0.2), ((99, 41), 32, 0.5)]
+)
 def test_windows_cover_the_image_and_end_at_its_edges(size, tile, overlap):
     covered = np.zeros(size[::-1], int)
     windows = tile_windows(*size, tile, overlap)

@@ -18,7 +18,7 @@ def frame(number, boxes, scores, path="a.mp4"):
         xyxy=np.array(boxes, np.float32).reshape(-1, 4), confidence=np.array(scores, np.float32),
         class_id=np.zeros(count, np.int64), data={"class_name": np.array(["car"] * count, dtype=str)},
     )  # fmt: skip
-    return Prediction(path, 400, 200, detections, Image.new("RGB", (400, 200)), None, number, number / 25)
+    return Prediction(path, 400, 200, detections, Image.new("RGB", (400, 200)), None, number, (number or 0) / 25)
 
 
 def two_cars(count=30, path="a.mp4"):

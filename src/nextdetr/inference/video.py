@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 AHEAD, AHEAD_LIVE = 8, 2  # frames that wait to be looked at
 TIMEOUT = 10.0  # seconds without a sign of life, after which a source is given up
+FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 CLOCK = 90_000  # ticks a second of written videos, MPEG's own
 
 Pixels = NDArray[np.uint8]
@@ -102,6 +103,7 @@ def _decode(container: Any, video: Video, waiting: Queue[Frame | Exception | Non
     stream = container.streams.video[0]
     end: Exception | None = None
     index, damaged, broken = 0, 0, None
+    began = float(stream.start_time * stream.time_base) if stream.start_time and not video.live else 0.0
     try:
         packets = container.demux(stream)
         while not stop.is_set():
@@ -117,7 +119,7 @@ def _decode(container: Any, video: Video, waiting: Queue[Frame | Exception | Non
             if packet is None:
                 break
             for picture in frames:
-                seconds = float(picture.time) if picture.time is not None else index / float(stream.average_rate or 25)
+                seconds = index / float(stream.average_rate or 25) if picture.time is None else picture.time - began
                 _put(waiting, Frame(index, seconds, picture.to_ndarray(format="rgb24")), stop, newest=video.live)
                 index += 1
     except Exception as error:  # noqa: BLE001 - handed on to the thread that asked
@@ -167,11 +169,15 @@ class VideoWriter:
         self.path, self.part = path, path.with_name(f"{path.stem}.part{path.suffix}")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._size = (max(2, width - width % 2), max(2, height - height % 2))
-        self._container: Any = av.open(
-            str(self.part), "w", format="mp4", options={"movflags": "frag_keyframe+empty_moov+default_base_moof"}
-        )
+        self._container: Any = av.open(str(self.part), "w", format="mp4", options=FRAGMENTED)
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-        options = {"preset": "veryfast", "crf": "23", "g": "50"} if codec == "libx264" else {"qscale": "3"}
+        options = {
+            "preset": "veryfast",
+            "tune": "zerolatency",
+            "crf": "23",
+            "g": "50",
+        }  # without latency nothing is held back
+        options = options if codec == "libx264" else {"qscale": "3"}
         stream: Any = self._container.add_stream(codec, rate=Fraction(rate).limit_denominator(1001), options=options)
         stream.width, stream.height = self._size
         stream.pix_fmt = "yuv420p"

@@ -77,11 +77,12 @@ class VideoOutput:
             self._problem = error
             while self._waiting.get() is not None:  # so that nobody waits for ever
                 pass
-        finally:
-            if writer is not None:
-                writer.close()
-            if stream is not None:
-                stream.close()
+        for file in (writer, stream):
+            try:
+                if file is not None:
+                    file.close()
+            except Exception as error:  # noqa: BLE001 - likewise; the first one says more
+                self._problem = self._problem or error
 
 
 def _plain(image: Image.Image, prediction: Prediction) -> Image.Image:
