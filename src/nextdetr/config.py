@@ -197,11 +197,18 @@ class PredictConfig(CommandConfig):
     queries: int | None = Field(None, ge=1, description="Object queries, fewer or more than the model was trained with.")
     image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the checkpoint's).")
     batch_size: int = Field(8, ge=1, description="Images a step.")
+    tile: int | None = Field(None, ge=32, description="Look at large images in tiles of this side, pixels, and as a whole.")
+    overlap: float = Field(0.2, ge=0, le=0.9, description="Share of a tile that its neighbour covers too.")
+    track: bool = Field(False, description="Follow objects through videos: each gets a number (pip install '.[track]').")
+    line: tuple[str, ...] = Field((), description="Count tracks that cross this line: x1,y1,x2,y2 in pixels.")
+    zone: tuple[str, ...] = Field((), description="Count objects in this polygon: x1,y1,x2,y2,x3,y3,…")
     save: tuple[Literal["images", "json", "yolo"], ...] = Field(
         ("images",), description="What to write: annotated pictures, COCO results, YOLO label files."
     )
     features: Path | None = Field(None, description="Folder for pictures of each backbone stage and fusion level.")
-    output: Path | None = Field(None, description="Folder for what is written (default: runs/predict).")
+    output: Path | None = Field(
+        None, description="Folder for what is written (default: runs/predict), or a table NAME.parquet of all predictions."
+    )
     device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
 
     @field_validator("classes", "save", mode="before")

@@ -141,7 +141,8 @@ class Detector:
         """Find objects: always a list with one ``supervision.Detections`` an image, boxes xyxy in pixels of that image.
 
         Args:
-            source: an image file, a folder, a glob pattern, a PIL image, an RGB array [H, W, 3], or several of these.
+            source: an image file, a folder, a glob pattern, a PIL image, an RGB array [H, W, 3], or several of these; or a
+                video, a camera's number or a stream's address, whose frames count as images.
             settings: the options of ``nextdetr predict`` as keywords (``confidence``, ``classes``, ``max_detections``,
                 ``queries``, …); with ``output``, what ``save`` names is written there too, and with ``features``, pictures
                 of each backbone stage and fusion level there.
@@ -150,23 +151,20 @@ class Detector:
             DataError: no image is found, or one cannot be read.
         """
         config = build_config(PredictConfig, {"device": self.device, **settings})
-        if config.output is not None:
-            from nextdetr.inference.outputs import save_predictions
-
-            return [item.detections for item in save_predictions(self.stream(source, config), config.output, config.save)]
         return [item.detections for item in self.stream(source, config)]
 
     def stream(self, source: Source | Iterable[Source], config: PredictConfig) -> Iterator[Prediction]:
-        """Yield one prediction an image, holding no more than a batch of images in memory."""
+        """Yield one prediction an image or frame, holding no more than a batch of them in memory.
+
+        With ``output``, what ``save`` names is written there on the way.
+        """
+        from nextdetr.inference.pipeline import file_identity, predict_stream
         from nextdetr.inference.predictor import Predictor
 
         opened = self.opened
         size = config.image_size or opened.image_size
         predictor = Predictor(opened.model, opened.classes, size, device=config.device)
-        predictions = predictor.stream(
-            source, confidence=config.confidence, classes=config.classes, max_detections=config.max_detections,
-            queries=config.queries, batch_size=config.batch_size,
-        )  # fmt: skip
+        predictions = predict_stream(predictor, source, config, model=file_identity(self.source))
         if config.features is None:
             return predictions
         from nextdetr.inference.features import save_features

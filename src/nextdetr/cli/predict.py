@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from nextdetr.cli.common import Json, Verbose, Weights, print_json, say, settings
 from nextdetr.config import PredictConfig
 
+if TYPE_CHECKING:
+    from nextdetr.inference.predictor import Prediction
+
 __all__ = ["predict"]
+
+SAY_EVERY = 50  # frames of a video, rows of a table
 
 
 def predict(
     model: Annotated[str, Parameter(help="A checkpoint, as nextdetr train writes it, or an exported file.")],
-    *sources: Annotated[str, Parameter(help="Image files, folders or glob patterns.")],
+    *sources: Annotated[str, Parameter(help="Images, folders, glob patterns, videos, camera numbers, rtsp://…")],
     options: Annotated[PredictConfig | None, Parameter(name="*")] = None,
     weights: Weights = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Find objects in images; write annotated pictures, COCO results or YOLO label files.
+    """Find objects in images, videos, cameras and streams; write annotated pictures and videos, JSON or YOLO label files.
 
     Example: `nextdetr predict runs/nextdetr-atto-photos/best.safetensors photos/new --save images json`.
     """
@@ -30,22 +35,33 @@ def predict(
     from nextdetr.detector import Detector
     from nextdetr.errors import ConfigError
     from nextdetr.files import new_directory
-    from nextdetr.inference.outputs import save_predictions
 
     if not sources:
-        raise ConfigError("prediction needs images: name files, folders or a glob pattern after the model.")
+        raise ConfigError("prediction needs images: name files, folders, a glob pattern or a video after the model.")
     output = merged.output or new_directory(Path("runs") / "predict")
-    predictions = Detector(model, weights=weights).stream(list(sources), merged)
-    results = []
-    for item in save_predictions(predictions, output, merged.save):
-        results.append(item.to_json())
+    table = output.suffix.lower() == ".parquet"  # has any number of images, so that nothing of them is kept here
+    results, looked_at, skipped = [], 0, 0
+    for item in Detector(model, weights=weights).stream(list(sources), merged.model_copy(update={"output": output})):
+        looked_at, skipped = looked_at + 1, skipped + (item.problem is not None)
+        if json and not table:
+            results.append(item.to_json())
         if item.problem is not None:
             sys.stderr.write(f"nextdetr: skipped: {item.problem}\n")
-        elif not json:
-            counts = item.counts()
-            found = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
-            say(f"{item.path}: {found}")
+        elif not json and _is_said(item, looked_at, table):
+            say(_line(item))
     if json:
-        print_json({"command": "predict", "images": results})
+        written = {"table": str(output), "looked_at": looked_at, "unreadable": skipped} if table else {}
+        print_json({"command": "predict", "images": results, **written})
     else:
         say(f"Written to {output}" + ("" if merged.features is None else f", features to {merged.features}"))
+
+
+def _is_said(item: Prediction, number: int, table: bool) -> bool:
+    """Whether the result gets a line: each image does, but not each frame, nor each row of a table."""
+    return number % SAY_EVERY == 1 if table else item.frame is None or item.frame % SAY_EVERY == 0
+
+
+def _line(item: Prediction) -> str:
+    found = ", ".join(f"{count} {name}" for name, count in item.counts().items()) or "nothing"
+    place = item.path if item.frame is None else f"{item.path}, frame {item.frame}"
+    return f"{place}: {found}"

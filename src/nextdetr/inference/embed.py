@@ -23,7 +23,7 @@ from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import atomic_write
 from nextdetr.inference.sources import SourceItem, Sources, find_images, read_ahead, reading_threads
 from nextdetr.models.detection import DetectionModel
-from nextdetr.preprocess import as_image, choose_device, resize_to_tensor
+from nextdetr.preprocess import choose_device, resize_to_tensor
 
 __all__ = ["Embeddings", "check_output", "check_row", "embed_images", "write_embeddings"]
 
@@ -157,7 +157,7 @@ def _vectors(model: DetectionModel, tensors: list[Tensor], row: int, device: tor
 def _batches(items: Iterable[SourceItem], image_size: int, batch_size: int, device: torch.device) -> Iterator[list[_Read]]:
     def read(item: SourceItem) -> _Read:
         try:
-            return _Read(item.path, resize_to_tensor(as_image(item.image), image_size))
+            return _Read(item.path, resize_to_tensor(item.open(), image_size))
         except DataError as error:
             if isinstance(item.image, np.ndarray):  # a mistake in the caller's code, not a damaged file
                 raise DataError(f"{item.path}: {error}") from error

@@ -1,4 +1,7 @@
-"""What a prediction run writes: annotated pictures, COCO results, YOLO label files; each file whole or not at all."""
+"""What a prediction run writes: annotated pictures and videos, COCO results, YOLO label files.
+
+Each file is whole or not at all, but for those of videos: what there is by then stays if the run is broken off.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from nextdetr.errors import ConfigError
 from nextdetr.files import atomic_write, write_text_atomic
 from nextdetr.inference.drawing import draw_detections
 from nextdetr.inference.predictor import Prediction
+from nextdetr.inference.video_output import Draw, VideoOutput
 
 __all__ = ["SAVE_KINDS", "coco_results", "free_stem", "save_predictions", "yolo_text"]
 
@@ -23,19 +27,22 @@ def save_predictions(
     save: Collection[str],
     *,
     category_ids: Sequence[int] | None = None,
+    draw: Draw | None = None,
 ) -> Iterator[Prediction]:
     """Write each prediction as it comes, and pass it on.
 
     Under ``output``: ``images/<stem>.jpg`` (annotated pictures), ``labels/<stem>.txt`` (YOLO) and ``predictions.json``
     (COCO results, written when the run ends, also when it is broken off, with what there is by then). An image whose stem
     was taken already, from another folder or with another ending, becomes ``<stem>-2``, and so on. Unreadable images leave
-    no file.
+    no file. Of a video there are ``videos/<stem>.mp4`` (annotated), ``videos/<stem>.jsonl`` (one line of JSON a frame) and
+    ``labels/<stem>_<frame>.txt`` instead.
 
     Args:
         predictions: the results, from ``Predictor.stream``.
         output: folder, made if need be.
         save: any of ``images``, ``json``, ``yolo``.
         category_ids: the data set's own id of each class, for the COCO results; by default the class indices.
+        draw: makes the picture of a video's frame; by default its detections are drawn.
 
     Raises:
         ConfigError: ``save`` names something else.
@@ -43,16 +50,27 @@ def save_predictions(
     unknown = [kind for kind in save if kind not in SAVE_KINDS]
     if unknown:
         raise ConfigError(f"nothing is saved as {unknown[0]}: choose from {', '.join(SAVE_KINDS)}.")
-    return _save(predictions, Path(output), frozenset(save), category_ids)
+    return _save(predictions, Path(output), frozenset(save), category_ids, draw)
 
 
 def _save(
-    predictions: Iterable[Prediction], output: Path, save: frozenset[str], category_ids: Sequence[int] | None
+    predictions: Iterable[Prediction],
+    output: Path,
+    save: frozenset[str],
+    category_ids: Sequence[int] | None,
+    draw: Draw | None,
 ) -> Iterator[Prediction]:
     taken: set[str] = set()
     seen: list[tuple[str, dict[str, Any]]] = []
+    pictures = False
+    videos = _Videos(output, save, taken, draw)
     try:
         for prediction in predictions:
+            if prediction.frame is not None:
+                videos.add(prediction)
+                yield prediction
+                continue
+            pictures = True
             if prediction.image is not None:
                 stem = free_stem(prediction.path, taken)
                 if "images" in save:
@@ -65,8 +83,37 @@ def _save(
                 seen.append((prediction.path, prediction.to_json()))
             yield prediction
     finally:
-        if "json" in save:
+        videos.close()
+        if "json" in save and (pictures or not videos.path):
             write_text_atomic(output / "predictions.json", json.dumps(_coco(seen, category_ids), ensure_ascii=False))
+
+
+class _Videos:
+    """Writes the frames of one video after the other."""
+
+    def __init__(self, output: Path, save: frozenset[str], taken: set[str], draw: Draw | None) -> None:
+        self.output, self.save, self.taken, self.draw = output, save, taken, draw
+        self.path, self.stem = "", ""
+        self.writing: VideoOutput | None = None
+
+    def add(self, prediction: Prediction) -> None:
+        if self.writing is None or prediction.path != self.path or prediction.frame == 0:
+            self.close()
+            self.path, self.stem = prediction.path, free_stem(prediction.path, self.taken)
+            folder = self.output / "videos"
+            self.writing = VideoOutput(
+                folder / f"{self.stem}.mp4" if "images" in self.save else None,
+                folder / f"{self.stem}.jsonl" if "json" in self.save else None,
+                self.draw,
+            )
+        self.writing.add(prediction)
+        if "yolo" in self.save:
+            write_text_atomic(self.output / "labels" / f"{self.stem}_{prediction.frame:06d}.txt", yolo_text(prediction))
+
+    def close(self) -> None:
+        if self.writing is not None:
+            writing, self.writing = self.writing, None
+            writing.close()
 
 
 def coco_results(predictions: Iterable[Prediction], *, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference._supervision import sv
-from nextdetr.inference.sources import SourceItem, Sources, find_images, read_ahead, reading_threads
+from nextdetr.inference.sources import SourceItem, Sources, find_images, read_ahead, reading_threads, unfold
 from nextdetr.memory import keep_freed_memory
 from nextdetr.postprocess import Detected, postprocess
-from nextdetr.preprocess import as_image, choose_device, resize_to_tensor
+from nextdetr.preprocess import choose_device, resize_to_tensor
 
 __all__ = ["Prediction", "Predictor", "select_classes"]
 
@@ -38,6 +38,9 @@ class Prediction:
             first; empty where nothing was found.
         image: the image, RGB; None where it could not be read.
         problem: why the image could not be read, a sentence; None where all is well.
+        frame: number of the frame, where the image is one of a video; ``path`` is the video's then.
+        seconds: its time from the video's start.
+        counted: ``lines``, crossings so far, each ``{"in", "out"}``, and ``zones``, objects in each now; where asked for.
     """
 
     path: str
@@ -46,6 +49,9 @@ class Prediction:
     detections: sv.Detections
     image: Image.Image | None = None
     problem: str | None = None
+    frame: int | None = None
+    seconds: float | None = None
+    counted: dict[str, Any] | None = None
 
     def counts(self) -> dict[str, int]:
         """Return how many objects of each class were found, the most frequent class first."""
@@ -57,15 +63,19 @@ class Prediction:
         confidences = [] if found.confidence is None else found.confidence.tolist()
         labels = [] if found.class_id is None else found.class_id.tolist()
         rows = zip(found.xyxy.tolist(), confidences, labels, self._names(), strict=True)
-        result: dict[str, Any] = {
-            "path": self.path,
-            "width": self.width,
-            "height": self.height,
-            "detections": [
-                {"box": box, "confidence": confidence, "class_id": label, "class_name": name}
-                for box, confidence, label, name in rows
-            ],
-        }
+        detections: list[dict[str, Any]] = [
+            {"box": box, "confidence": confidence, "class_id": label, "class_name": name}
+            for box, confidence, label, name in rows
+        ]
+        if found.tracker_id is not None:
+            for row, track in zip(detections, found.tracker_id.tolist(), strict=True):
+                row["track_id"] = None if track < 0 else track
+        result: dict[str, Any] = {"path": self.path, "width": self.width, "height": self.height}
+        if self.frame is not None:
+            result |= {"frame": self.frame, "seconds": self.seconds}
+        result["detections"] = detections
+        if self.counted is not None:
+            result["counted"] = self.counted
         return result if self.problem is None else {**result, "problem": self.problem}
 
     def _names(self) -> list[str]:
@@ -147,7 +157,7 @@ class Predictor:
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is at least 1, not {value}.")
         chosen = None if classes is None else select_classes(self.classes, classes)
-        items = find_images(sources)
+        items = find_images(sources, videos=True)
         return self._stream(items, confidence, chosen, max_detections, queries, batch_size)
 
     def _stream(
@@ -170,10 +180,14 @@ class Predictor:
                 if read.problem is not None or read.image is None:
                     failed.append(str(read.problem))
                     logger.warning("skipped: %s", read.problem)
-                    yield Prediction(read.item.path, 0, 0, self._detections(None, confidence), None, read.problem)
+                    item = read.item
+                    yield Prediction(item.path, 0, 0, self.nothing(), None, read.problem, item.frame, item.seconds)
                     continue
                 width, height = read.image.size
-                yield Prediction(read.item.path, width, height, self._detections(next(found), confidence), read.image)
+                detections = self._detections(next(found), confidence)
+                yield Prediction(
+                    read.item.path, width, height, detections, read.image, None, read.item.frame, read.item.seconds
+                )
         if failed and not readable:
             raise DataError(
                 failed[0] if len(failed) == 1 else f"none of the {len(failed)} images could be read; the first: {failed[0]}"
@@ -182,9 +196,9 @@ class Predictor:
     def _batches(self, items: Iterable[SourceItem], batch_size: int) -> Iterator[list[_Read]]:
         """Images read and resized, in lists of ``batch_size``."""
         batch: list[_Read] = []
-        for read in read_ahead(items, self._read, ahead=batch_size, threads=reading_threads(self.device)):
+        for read in read_ahead(unfold(items), self._read, ahead=batch_size, threads=reading_threads(self.device)):
             batch.append(read)
-            if len(batch) == batch_size:
+            if len(batch) == batch_size or read.item.live:
                 yield batch
                 batch = []
         if batch:
@@ -192,7 +206,7 @@ class Predictor:
 
     def _read(self, item: SourceItem) -> _Read:
         try:
-            image = as_image(item.image)
+            image = item.open()
         except DataError as error:
             if isinstance(item.image, np.ndarray):  # a mistake in the caller's code, not a damaged file
                 raise DataError(f"{item.path}: {error}") from error
@@ -213,6 +227,10 @@ class Predictor:
         sizes = [(read.image.height, read.image.width) for read in batch if read.image is not None]
         found = postprocess(output, sizes, max_detections=max_detections, classes=classes)
         return [detected.to("cpu") for detected in found]
+
+    def nothing(self) -> sv.Detections:
+        """Return no detections, with all fields."""
+        return self._detections(None, 0.0)
 
     def _detections(self, detected: Detected | None, confidence: float) -> sv.Detections:
         """Detections of at least ``confidence``, with their class names; empty, but with all fields, for None."""

@@ -1,24 +1,26 @@
-"""What to predict on: files, folders, glob patterns, PIL images, arrays, and any mixture of them."""
+"""What to predict on: files, folders, glob patterns, PIL images, arrays, videos, cameras, and any mixture of them."""
 
 from __future__ import annotations
 
 import glob
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
 from PIL import Image
 
 from nextdetr.errors import DataError
-from nextdetr.preprocess import IMAGE_SUFFIXES, ImageSource
+from nextdetr.preprocess import IMAGE_SUFFIXES, ImageSource, as_image
 
-__all__ = ["SourceItem", "Sources", "find_images", "read_ahead", "reading_threads"]
+__all__ = ["SourceItem", "Sources", "Video", "as_video", "find_images", "read_ahead", "reading_threads", "unfold"]
 
 Sources: TypeAlias = ImageSource | Iterable[ImageSource]
 
@@ -26,35 +28,79 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+VIDEO_SUFFIXES = frozenset(
+    (".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")
+)
+LIVE_SCHEMES = frozenset(("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt"))
+WEB_SUFFIXES = VIDEO_SUFFIXES | {".m3u8", ".mpd", ".mjpg", ".mjpeg"}
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A moving picture to look at.
+
+    Attributes:
+        name: path, address, or "camera 0".
+        source: what FFmpeg opens.
+        live: frames come whether they are looked at or not.
+        format: FFmpeg's name of a camera's driver; None lets it find out.
+    """
+
+    name: str
+    source: str
+    live: bool = False
+    format: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class SourceItem:
-    """One image to look at.
+    """One image to look at, or one video.
 
     Attributes:
         path: its path as text; for an image in memory, the file name that PIL knows, or "image-1", "image-2", … by its
             position.
-        image: the path, PIL image or array.
+        image: the path, PIL image or array; or a video, whose frames take its place when their turn comes.
+        frame: number of the frame, where the image is one of a video.
+        seconds: its time from the video's start.
+        live: whether it came from a source that does not wait.
+        problem: why a video could not be opened; it has no frame then.
     """
 
     path: str
-    image: ImageSource
+    image: ImageSource | Video
+    frame: int | None = None
+    seconds: float | None = None
+    live: bool = False
+    problem: str | None = None
 
     @property
     def in_memory(self) -> bool:
         """Whether the caller handed over pixels rather than the name of a file."""
-        return not isinstance(self.image, str | Path)
+        return not isinstance(self.image, str | Path | Video)
+
+    def open(self) -> Image.Image:
+        """Return the image, 8-bit RGB.
+
+        Raises:
+            DataError: it cannot be read, or is a video that could not be opened.
+        """
+        if isinstance(self.image, Video):
+            raise DataError(self.problem or f"{self.path} is a video.")
+        return as_image(self.image)
 
 
-def find_images(sources: Sources) -> Iterable[SourceItem]:
+def find_images(sources: Sources, *, videos: bool = False) -> Iterable[SourceItem]:
     """List the images that are meant.
 
     A folder means the image files in it, in the order of their names, not those in its subfolders (``folder/**/*.jpg``
     finds these). Hidden files and other kinds of file are passed over in folders and patterns. A name that exists is never
-    taken for a pattern, whatever characters it has.
+    taken for a pattern, whatever characters it has. A video is named by its path or address (``rtsp://…``, or ``https://…``
+    with a video's ending), a camera by its number; either is one item here, and its frames are decoded when it is its turn.
 
     Args:
         sources: a path, folder, glob pattern, PIL image or array, or several of these. Lists and tuples are looked through
             at once; any other iterable is drawn from as it is consumed.
+        videos: whether videos, cameras and streams are taken too.
 
     Raises:
         DataError: a file or folder does not exist, a folder holds no image, or a pattern matches none.
@@ -63,13 +109,57 @@ def find_images(sources: Sources) -> Iterable[SourceItem]:
         sources = [sources]
     if not isinstance(sources, Iterable):
         raise DataError(f"images come as paths, PIL images, arrays or a list of them, not as {type(sources).__name__}.")
-    found = _find(sources)
+    found = _find(sources, videos)
     if not isinstance(sources, list | tuple):
         return found
     items = list(found)
     if not items:
         raise DataError("there is no image to look at: the list of sources is empty.")
     return items
+
+
+def as_video(source: str | Path) -> Video | None:
+    """Return the video that is meant; None if ``source`` is no video, camera number or stream's address."""
+    text = str(source)
+    path = Path(source).expanduser()
+    if path.exists():
+        return Video(text, str(path)) if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES else None
+    if text.isdecimal():
+        return _camera(int(text))
+    if "://" in text:
+        parts = urlsplit(text)
+        if parts.scheme.lower() in LIVE_SCHEMES:
+            return Video(text, text, live=True)
+        if parts.scheme.lower() in ("http", "https") and Path(parts.path).suffix.lower() in WEB_SUFFIXES:
+            return Video(text, text)
+    return None
+
+
+def _camera(number: int) -> Video:
+    name = f"camera {number}"
+    if sys.platform == "darwin":
+        return Video(name, str(number), live=True, format="avfoundation")
+    if sys.platform == "win32":
+        return Video(name, f"video={number}", live=True, format="dshow")
+    return Video(name, f"/dev/video{number}", live=True, format="v4l2")
+
+
+def unfold(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
+    """Put the frames of each video in its place, decoded as they are asked for."""
+    for item in items:
+        if not isinstance(item.image, Video):
+            yield item
+            continue
+        from nextdetr.inference.video import read_frames
+
+        frames = read_frames(item.image)
+        try:
+            for frame in frames:
+                yield SourceItem(item.path, frame.pixels, frame.index, frame.seconds, item.image.live)
+        except DataError as error:
+            yield SourceItem(item.path, item.image, problem=str(error))
+        finally:
+            frames.close()
 
 
 def read_ahead(items: Iterable[T], read: Callable[[T], R], *, ahead: int, threads: int) -> Iterator[R]:
@@ -95,20 +185,26 @@ def reading_threads(device: torch.device) -> int:
     return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
-def _find(sources: Iterable[ImageSource]) -> Iterator[SourceItem]:
+def _find(sources: Iterable[ImageSource], videos: bool) -> Iterator[SourceItem]:
     position = 0
     for source in sources:
-        for item in _expand(source, position + 1):
+        for item in _expand(source, position + 1, videos):
             position += 1
             yield item
 
 
-def _expand(source: ImageSource, position: int) -> Iterator[SourceItem]:
+def _expand(source: ImageSource, position: int, videos: bool) -> Iterator[SourceItem]:
     if not isinstance(source, str | Path):
         if not isinstance(source, Image.Image | np.ndarray):
             raise DataError(f"source {position} is neither a path, a PIL image nor an array but {type(source).__name__}.")
         name = str(getattr(source, "filename", "") or f"image-{position}")
         yield SourceItem(name, source)
+        return
+    video = as_video(source)
+    if video is not None:
+        if not videos:
+            raise DataError(f"{source}: here images are taken, and no videos, cameras or streams.")
+        yield SourceItem(video.name, video)
         return
     path = Path(source).expanduser()
     if path.is_dir():

@@ -1,0 +1,95 @@
+"""From sources to results, as ``nextdetr predict`` gives them: whole or in tiles, followed through videos, and written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nextdetr.config import PredictConfig
+from nextdetr.errors import ConfigError, DataError
+from nextdetr.inference.outputs import save_predictions
+from nextdetr.inference.predictor import Prediction, Predictor
+from nextdetr.inference.sources import Sources, find_images
+
+__all__ = ["file_identity", "predict_stream"]
+
+
+def predict_stream(
+    predictor: Predictor, sources: Sources, config: PredictConfig, *, model: str = ""
+) -> Iterator[Prediction]:
+    """Yield a prediction for each image or frame; with ``config.output``, write what ``config.save`` names.
+
+    Args:
+        predictor: runs the model.
+        sources: see ``find_images``; with a table, images only.
+        config: the settings; an ``output`` that ends in ``.parquet`` is a table of all predictions.
+        model: what tells the model from others; a table that was begun goes on only with the same one.
+
+    Raises:
+        ConfigError: a setting is out of its range, or a package is missing.
+        DataError: nothing is there to look at, or none of it can be read.
+    """
+    settings: dict[str, Any] = {
+        "confidence": config.confidence, "classes": config.classes, "max_detections": config.max_detections,
+        "queries": config.queries, "batch_size": config.batch_size,
+    }  # fmt: skip
+    if config.output is not None and config.output.suffix.lower() == ".parquet":
+        return _to_table(predictor, sources, config, settings, model)
+    follower = None
+    if config.track or config.line or config.zone:
+        from nextdetr.inference.tracking import UNSURE, Follower
+
+        follower = Follower(confidence=config.confidence, track=config.track, lines=config.line, zones=config.zone)
+        if config.track:
+            settings["confidence"] = min(UNSURE, config.confidence)
+    predictions = _look(predictor, sources, config, settings)
+    if follower is not None:
+        predictions = follower.follow(predictions)
+    if config.output is None:
+        return predictions
+    return save_predictions(predictions, config.output, config.save, draw=None if follower is None else follower.draw)
+
+
+def file_identity(source: str) -> str:
+    """Return what tells a model file from its successors of the same name."""
+    path = Path(source)
+    if not path.exists():
+        return source
+    stat = path.stat()
+    return f"{path.resolve()}, {stat.st_size} bytes, changed {stat.st_mtime_ns}"
+
+
+def _to_table(
+    predictor: Predictor, sources: Sources, config: PredictConfig, settings: dict[str, Any], model: str
+) -> Iterator[Prediction]:
+    from nextdetr.inference.table import PredictionTable
+
+    if config.track or config.line or config.zone:
+        raise ConfigError("a Parquet table is of images: --track, --line and --zone are for videos.")
+    assert config.output is not None
+    items = list(find_images(sources))
+    memory = next((item.path for item in items if item.in_memory), None)
+    if memory is not None:
+        raise ConfigError(f"a Parquet table names its images by their files, and {memory} has none.")
+    kept = {name: value for name, value in settings.items() if name != "batch_size"}
+    kept |= {"tile": config.tile, "overlap": config.overlap, "image_size": predictor.image_size}
+    table = PredictionTable(config.output, {"model": model, "classes_of_model": predictor.classes, **kept})
+
+    def run() -> Iterator[Prediction]:
+        try:
+            yield from table.add(_look(predictor, table.remaining(item.path for item in items), config, settings))
+        except DataError:  # none of the images that were left could be read
+            if not table.resumed:
+                raise
+        table.finish()
+
+    return run()
+
+
+def _look(predictor: Predictor, sources: Sources, config: PredictConfig, settings: dict[str, Any]) -> Iterator[Prediction]:
+    if config.tile is None:
+        return predictor.stream(sources, **settings)
+    from nextdetr.inference.tiles import stream_tiles
+
+    return stream_tiles(predictor, sources, tile=config.tile, overlap=config.overlap, **settings)

@@ -1,0 +1,160 @@
+"""Large images in overlapping tiles, so that small objects keep their pixels.
+
+Slicing Aided Hyper Inference, arXiv 2202.06934. Each tile, and the whole image for what is larger than a tile, goes through
+the model; the tiles of an image share batches. Where tiles overlap an object is found twice: equal boxes are thinned out by
+non-maximum suppression, and what an edge has cut off is dropped if another box of its class has it whole, or else joined
+with its other half. Nothing else is suppressed: a small object inside a large one of its class stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision.ops import batched_nms
+
+from nextdetr.errors import ConfigError, DataError
+from nextdetr.inference._supervision import rows, sv
+from nextdetr.inference.predictor import Prediction, Predictor
+from nextdetr.inference.sources import SourceItem, Sources, find_images, unfold
+
+__all__ = ["merge_tiles", "stream_tiles", "tile_windows"]
+
+EQUAL = 0.5  # IoU from which two boxes of a class are one object
+COVERED = 0.6  # share of a cut box that another one must cover
+EDGE = 2.0  # pixels from an inner edge of a tile, within which a box counts as cut
+
+Window = tuple[int, int, int, int]
+
+
+def tile_windows(width: int, height: int, tile: int, overlap: float) -> list[Window]:
+    """Return tiles xyxy in pixels that cover an image, row by row; the last of a row or column ends at the image's edge."""
+    step = max(1, round(tile * (1 - overlap)))
+
+    def starts(length: int) -> list[int]:
+        return [0] if length <= tile else [*range(0, length - tile, step), length - tile]
+
+    return [(x, y, min(x + tile, width), min(y + tile, height)) for y in starts(height) for x in starts(width)]
+
+
+def stream_tiles(
+    predictor: Predictor, sources: Sources, *, tile: int, overlap: float, max_detections: int = 300, **settings: Any
+) -> Iterator[Prediction]:
+    """Do what ``Predictor.stream`` does, tile by tile.
+
+    Args:
+        predictor: runs the model.
+        sources: as there.
+        tile: side of a tile in pixels of the image.
+        overlap: share of a tile that its neighbour covers too, 0 to 0.9.
+        max_detections: most detections an image, after merging.
+        settings: the other settings of ``Predictor.stream``.
+
+    Raises:
+        ConfigError: a setting is out of its range.
+        DataError: as there.
+    """
+    if tile < 32:
+        raise ConfigError(f"--tile is at least 32 pixels, not {tile}.")
+    if not 0 <= overlap <= 0.9:
+        raise ConfigError(f"--overlap is a share of the tile, 0 to 0.9, not {overlap}.")
+    return _stream(predictor, find_images(sources, videos=True), tile, overlap, max_detections, settings)
+
+
+def _stream(
+    predictor: Predictor, items: Any, tile: int, overlap: float, most: int, settings: dict[str, Any]
+) -> Iterator[Prediction]:
+    readable, problems = 0, []
+    for item in unfold(items):
+        try:
+            image = item.open()
+        except DataError as error:
+            problems.append(str(error))
+            yield _unreadable(predictor, item, str(error))
+            continue
+        readable += 1
+        windows = tile_windows(*image.size, tile, overlap)
+        crops = [image.crop(window) for window in windows]
+        if len(windows) > 1:
+            windows, crops = [*windows, (0, 0, *image.size)], [*crops, image]
+        found = predictor.predict(crops, **settings)
+        merged = merge_tiles(found, windows, image.size)
+        merged = rows(merged, np.arange(len(merged))[:most])
+        yield Prediction(item.path, *image.size, merged, image, None, item.frame, item.seconds)
+    if problems and not readable:
+        raise DataError(problems[0])
+
+
+def _unreadable(predictor: Predictor, item: SourceItem, problem: str) -> Prediction:
+    return Prediction(item.path, 0, 0, predictor.nothing(), None, problem, item.frame, item.seconds)
+
+
+def merge_tiles(found: Sequence[sv.Detections], windows: Sequence[Window], size: tuple[int, int]) -> sv.Detections:
+    """Bring the detections of an image's tiles together.
+
+    Args:
+        found: detections of each tile, boxes xyxy in the tile's pixels.
+        windows: the tiles, xyxy in the image's pixels.
+        size: width and height of the image.
+
+    Returns:
+        Boxes in the image's pixels, best first.
+    """
+    moved, cut = [], []
+    for detections, window in zip(found, windows, strict=True):
+        x, y = window[:2]
+        boxes = (detections.xyxy + np.array([x, y, x, y])).astype(np.float32)
+        cut.append(_touches(boxes, window, size))
+        detections.xyxy = boxes
+        moved.append(detections)
+    # Where nothing is found at all, merging would lose the fields.
+    every = sv.Detections.merge(moved) if any(len(detections) for detections in moved) else moved[0]
+    if len(every) == 0:
+        return every
+    assert every.confidence is not None
+    assert every.class_id is not None
+    boxes, scores, labels = every.xyxy.astype(np.float32), every.confidence, every.class_id
+    kept = batched_nms(torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(labels), EQUAL).numpy()
+    return _join_halves(rows(every, kept), np.concatenate(cut)[kept])
+
+
+def _touches(boxes: NDArray[np.float32], window: Window, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Whether each box reaches an edge of its tile that is not the image's."""
+    x1, y1, x2, y2 = window
+    width, height = size
+    inner = np.array([x1 > 0, y1 > 0, x2 < width, y2 < height])
+    near = np.abs(boxes - np.array([x1, y1, x2, y2], np.float32)) <= EDGE
+    touches: NDArray[np.bool_] = (near & inner).any(axis=1)
+    return touches
+
+
+def _join_halves(found: sv.Detections, is_cut: NDArray[np.bool_]) -> sv.Detections:
+    """Drop cut boxes that another box has whole; join those that overlap with each other."""
+    boxes, labels = found.xyxy.astype(np.float32), found.class_id
+    assert labels is not None
+    keep = np.ones(len(boxes), bool)
+    for i in np.flatnonzero(is_cut)[::-1]:  # the least sure first
+        others = keep & (labels == labels[i])
+        others[i] = False
+        shares = _shares(boxes[i], boxes) * others
+        whole = np.flatnonzero((shares >= COVERED) & ~is_cut)
+        halves = np.flatnonzero((shares >= 0.1) & is_cut)
+        if len(whole):
+            keep[i] = False
+        elif len(halves):
+            j = halves[np.argmax(shares[halves])]
+            boxes[j] = np.concatenate((np.minimum(boxes[i, :2], boxes[j, :2]), np.maximum(boxes[i, 2:], boxes[j, 2:])))
+            keep[i] = False
+    found.xyxy = boxes
+    return rows(found, keep)
+
+
+def _shares(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Share of ``box`` that each of ``boxes`` covers."""
+    overlap = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+    area = max(float(np.prod(box[2:] - box[:2])), 1e-9)
+    shares: NDArray[np.float32] = overlap.clip(min=0).prod(axis=1) / area
+    return shares

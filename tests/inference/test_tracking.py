@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nextdetr.errors import ConfigError
+from nextdetr.inference._supervision import sv
+from nextdetr.inference.predictor import Prediction
+from nextdetr.inference.tracking import Follower, parse_points
+
+pytest.importorskip("trackers")
+
+
+def frame(number, boxes, scores, path="a.mp4"):
+    count = len(boxes)
+    detections = sv.Detections(
+        xyxy=np.array(boxes, np.float32).reshape(-1, 4), confidence=np.array(scores, np.float32),
+        class_id=np.zeros(count, np.int64), data={"class_name": np.array(["car"] * count, dtype=str)},
+    )  # fmt: skip
+    return Prediction(path, 400, 200, detections, Image.new("RGB", (400, 200)), None, number, (number or 0) / 25)
+
+
+def two_cars(count=30, path="a.mp4"):
+    """One from left to right, one from right to left; the second is unsure in frames 10 to 14."""
+    for n in range(count):
+        unsure = 0.15 if 10 <= n < 15 else 0.8
+        boxes = [[10 * n, 20, 10 * n + 60, 60], [340 - 10 * n, 120, 400 - 10 * n, 160]]
+        yield frame(n, boxes, [0.9, unsure], path)
+
+
+def test_each_object_keeps_its_number():
+    results = list(Follower(confidence=0.3, track=True).follow(two_cars()))
+    numbers = [{id_ for id_ in r.detections.tracker_id if id_ >= 0} for r in results[3:]]
+    assert all(len(ids) == 2 for ids in numbers)
+    assert len(set.union(*numbers)) == 2
+    row = results[-1].to_json()["detections"][0]
+    assert row["track_id"] in numbers[-1]
+    assert (np.diff(results[12].detections.confidence) <= 0).all()
+
+
+def test_unsure_detections_are_shown_only_on_tracks():
+    noise = [frame(n, [[5, 5, 20, 20]], [0.15]) for n in range(5)]
+    assert all(len(r.detections) == 0 for r in Follower(confidence=0.3, track=True).follow(noise))
+    photo = frame(None, [[5, 5, 20, 20], [50, 5, 80, 20]], [0.15, 0.5])
+    (result,) = Follower(confidence=0.3, track=True).follow([photo])
+    assert result.detections.confidence.tolist() == [0.5]
+
+
+def test_empty_frames_and_new_videos():
+    follower = Follower(confidence=0.3, track=True)
+    frames = [frame(0, [], []), frame(1, [[5, 5, 50, 50]], [0.9]), frame(2, [], []), *two_cars(6, "b.mp4")]
+    results = list(follower.follow(frames))
+    assert [len(r.detections) for r in results[:3]] == [0, 1, 0]
+    assert results[0].to_json()["detections"] == []
+    assert min(id_ for r in results[3:] for id_ in r.detections.tracker_id if id_ >= 0) == 0
+
+
+def test_lines_and_zones_count():
+    follower = Follower(
+        confidence=0.3, track=True, lines=["200,0,200,200"], zones=["0,100,400,100,400,200,0,200", "0,0,20,0,0,20"]
+    )
+    results = list(follower.follow(two_cars()))
+    (line,) = results[-1].counted["lines"]
+    assert (line["in"], line["out"]) == (1, 1)
+    assert results[0].counted["zones"] == [1, 0]
+    assert results[0].to_json()["counted"]["zones"] == [1, 0]
+    picture = follower.draw(results[-1].image, results[-1])
+    assert picture.size == (400, 200)
+    assert np.asarray(picture)[100, 200].min() > 200  # the line is drawn
+
+
+def test_zones_without_tracks():
+    (result,) = Follower(confidence=0.3, track=False, zones=["0,0,400,0,400,200,0,200"]).follow(
+        [frame(0, [[5, 5, 50, 50]], [0.9])]
+    )
+    assert result.counted == {"zones": [1]}
+    assert "track_id" not in result.to_json()["detections"][0]
+
+
+@pytest.mark.parametrize("text", ["1,2,3", "1,2", "a,b,c,d", "", "1,2,3,4,5,6"])
+def test_bad_lines(text):
+    with pytest.raises(ConfigError, match="--line needs 2 points"):
+        parse_points(text, "line", 2, 2)
+
+
+def test_bad_settings():
+    with pytest.raises(ConfigError, match="add --track"):
+        Follower(confidence=0.3, track=False, lines=["0,0,9,9"])
+    with pytest.raises(ConfigError, match="--zone needs 3 points or more"):
+        Follower(confidence=0.3, track=False, zones=["0,0,9,9"])

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from nextdetr.config import PredictConfig
+from nextdetr.errors import DataError
+from nextdetr.inference import video
+from nextdetr.inference.pipeline import predict_stream
+from nextdetr.inference.predictor import Predictor
+from nextdetr.inference.sources import Video, as_video, find_images
+from nextdetr.inference.video import VideoWriter, read_frames
+from tests.inference.conftest import CLASSES
+
+FRAMES = 12
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """200×100 at 10 frames a second: the bright rectangle (20 + 5 n, 10)-(80 + 5 n, 50) in frame n."""
+    path = tmp_path / "clip.mp4"
+    with VideoWriter(path, 200, 100, 10) as writer:
+        for number in range(FRAMES):
+            pixels = np.zeros((100, 200, 3), np.uint8)
+            pixels[10:50, 20 + 5 * number : 80 + 5 * number] = 255
+            writer.write(pixels, number / 10)
+    return path
+
+
+def run(model, source, **settings):
+    return predict_stream(Predictor(model, CLASSES, 200, device="cpu"), source, PredictConfig(**settings))
+
+
+def test_what_is_written_is_read_again(clip):
+    frames = list(read_frames(Video("clip", str(clip))))
+    assert [frame.index for frame in frames] == list(range(FRAMES))
+    np.testing.assert_allclose([frame.seconds for frame in frames], np.arange(FRAMES) / 10, atol=1e-3)
+    assert frames[3].pixels.shape == (100, 200, 3)
+    assert frames[3].pixels[30, 60].min() > 200
+    assert frames[3].pixels[30, 20].max() < 50
+    assert not clip.with_name("clip.part.mp4").exists()
+
+
+def test_a_killed_writer_leaves_a_video_to_play(tmp_path):
+    writer = VideoWriter(tmp_path / "x.mp4", 64, 48, 25)
+    for number in range(120):
+        writer.write(np.full((48, 64, 3), number, np.uint8), number / 25)
+    part = tmp_path / "x.part.mp4"  # never closed, as after a kill
+    assert not (tmp_path / "x.mp4").exists()
+    assert len(list(read_frames(Video("x", str(part))))) >= 40
+    writer.close()
+    assert len(list(read_frames(Video("x", str(tmp_path / "x.mp4"))))) == 120
+
+
+@pytest.mark.parametrize("size", [(63, 49), (2, 2)])
+def test_odd_sizes_lose_a_row(tmp_path, size):
+    width, height = size
+    with VideoWriter(tmp_path / "odd.mp4", width, height) as writer:
+        writer.write(np.zeros((height, width, 3), np.uint8), 0.0)
+    (frame,) = read_frames(Video("odd", str(tmp_path / "odd.mp4")))
+    assert frame.pixels.shape == (height - height % 2, width - width % 2, 3)
+
+
+def test_predictions_frame_by_frame(model, clip, tmp_path):
+    output = tmp_path / "out"
+    results = list(run(model, str(clip), output=output, save=("images", "json", "yolo"), confidence=0.5, batch_size=4))
+    assert [r.frame for r in results] == list(range(FRAMES))
+    assert {r.path for r in results} == {str(clip)}
+    np.testing.assert_allclose(results[5].detections.xyxy, [[45, 10, 105, 50]], atol=2)
+    assert max(model.batches) == 4
+    lines = [json.loads(line) for line in (output / "videos" / "clip.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == list(range(FRAMES))
+    assert lines[2]["seconds"] == pytest.approx(0.2, abs=1e-3)
+    assert len(list((output / "labels").glob("clip_*.txt"))) == FRAMES
+    assert sorted(path.name for path in output.iterdir()) == ["labels", "videos"]
+    drawn = list(read_frames(Video("out", str(output / "videos" / "clip.mp4"))))
+    assert len(drawn) == FRAMES
+    assert np.abs(drawn[0].pixels.astype(int) - next(iter(read_frames(Video("c", str(clip))))).pixels).max() > 50
+
+
+def test_pictures_and_videos_together(model, clip, scene, tmp_path):
+    scene.save(tmp_path / "scene.png")
+    results = list(run(model, [tmp_path / "scene.png", clip], output=tmp_path / "out", save=("images", "json")))
+    assert [r.frame for r in results] == [None, *range(FRAMES)]
+    assert (tmp_path / "out" / "images" / "scene.jpg").is_file()
+    assert {row["file_name"] for row in json.loads((tmp_path / "out" / "predictions.json").read_text())} == {
+        str(tmp_path / "scene.png")
+    }
+
+
+def test_a_run_that_is_left_keeps_what_it_has(model, clip, tmp_path):
+    stream = run(model, str(clip), output=tmp_path / "out", save=("images", "json"), batch_size=2)
+    for _ in range(5):
+        next(stream)
+    stream.close()  # as Ctrl-C does
+    assert len((tmp_path / "out" / "videos" / "clip.jsonl").read_text().splitlines()) == 5
+    assert len(list(read_frames(Video("out", str(tmp_path / "out" / "videos" / "clip.mp4"))))) == 5
+    assert not [thread for thread in threading.enumerate() if thread.name == "nextdetr-decode"]
+
+
+def test_a_damaged_video_ends_and_says_so(model, tmp_path, caplog):
+    path = tmp_path / "long.mp4"
+    generator = np.random.default_rng(0)
+    with VideoWriter(path, 200, 100, 10) as writer:
+        for number in range(150):
+            writer.write(generator.integers(0, 255, (100, 200, 3), dtype=np.uint8), number / 10)
+    content = path.read_bytes()
+    (tmp_path / "short.mp4").write_bytes(content[: len(content) * 2 // 3])
+    seen = list(run(model, str(tmp_path / "short.mp4"), confidence=0.5))
+    assert 50 <= len(seen) < 150
+    hole = bytearray(content)
+    middle = len(hole) // 2
+    hole[middle : middle + 3000] = bytes(generator.integers(0, 255, 3000, dtype=np.uint8))
+    (tmp_path / "hole.mp4").write_bytes(bytes(hole))
+    assert len(list(run(model, str(tmp_path / "hole.mp4"), confidence=0.5))) >= 50
+
+
+@pytest.mark.parametrize("content", [b"", b"no video at all", b"\x00\x00\x00\x18ftypmp42"])
+def test_no_video(model, tmp_path, content):
+    path = tmp_path / "bad.mp4"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"bad\.mp4"):
+        list(run(model, str(path)))
+    good = Image.new("RGB", (50, 50), "white")
+    results = list(run(model, [good, str(path)]))  # the others are looked at all the same
+    assert [r.problem is None for r in results] == [True, False]
+
+
+def test_sound_is_no_video(model, tmp_path):
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(DataError, match=r"no picture"):
+        list(read_frames(Video("sound", str(path))))
+
+
+def test_a_live_source_skips_what_is_too_late(clip):
+    frames = []
+    for frame in read_frames(Video("live", str(clip), live=True)):
+        frames.append(frame.index)
+        time.sleep(0.05)
+    assert frames[-1] == FRAMES - 1
+    assert len(frames) < FRAMES
+    assert frames == sorted(frames)
+
+
+def test_what_is_a_video(tmp_path, clip):
+    assert as_video(clip) == Video(str(clip), str(clip))
+    assert as_video("0").live
+    assert as_video("0").name == "camera 0"
+    assert as_video("rtsp://host/stream").live
+    assert not as_video("https://host/a.mp4?x=1").live
+    (tmp_path / "7").write_bytes(b"")
+    assert as_video(str(tmp_path / "7")) is None
+    for other in ("photo.jpg", "https://host/a.jpg", tmp_path, "nowhere.mp4"):
+        assert as_video(other) is None
+    with pytest.raises(DataError, match="no videos"):
+        find_images(str(clip))
+    with pytest.raises(DataError, match=r"no such file"):
+        find_images("nowhere.mp4", videos=True)
+
+
+def test_a_stream_that_does_not_answer_is_given_up(model, monkeypatch):
+    monkeypatch.setattr(video, "TIMEOUT", 0.5)
+    started = time.monotonic()
+    with pytest.raises(DataError, match=r"rtsp://127\.0\.0\.1"):
+        list(run(model, "rtsp://127.0.0.1:9/none"))
+    assert time.monotonic() - started < 20
+
+
+def test_a_full_disk_ends_the_run(model, clip, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(VideoWriter, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        list(run(model, str(clip), output=tmp_path / "out", batch_size=1))
