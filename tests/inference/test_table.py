@@ -88,7 +88,7 @@ def test_refusals(model, photos, scene, tmp_path):
     with pytest.raises(ConfigError, match="videos"):
         run(model, photos, tmp_path / "b.parquet", zone=("0,0,9,0,9,9",))
     predictor = Predictor(model, CLASSES, 200, device="cpu")
-    with pytest.raises(ConfigError, match="named|names"):
+    with pytest.raises(ConfigError, match="names its images by their files"):
         predict_stream(predictor, [Image.new("RGB", (9, 9))], PredictConfig(output=tmp_path / "c.parquet"))
 
 

@@ -2,8 +2,8 @@
 
 Rows are written in parts beside the table, each whole or not at all; the next run with the same settings leaves out the
 images that stand in them. When all is done the parts become the table. A row is an image: ``path``, ``width``, ``height``,
-``problem`` (why it could not be read, else null) and ``detections``, a list of ``{box, confidence, class_id, class_name}``, boxes
-xyxy in pixels.
+``problem`` (why it could not be read, else null) and ``detections``, a list of ``{box, confidence, class_id, class_name}``,
+boxes xyxy in pixels.
 """
 
 from __future__ import annotations
