@@ -16,6 +16,8 @@ from torch.nn import functional
 
 from nextdetr.layers.attention import AIFI
 from nextdetr.models.decoder_layer import SelfAttention
+from nextdetr.models.dfine import DFINEDecoder
+from nextdetr.models.edges import offsets_of_bins
 
 __all__ = ["halve"]
 
@@ -76,8 +78,11 @@ class HalfMultiheadAttention(HalfAttention):
 
 
 def halve(model: M) -> M:
-    """Turn ``model`` to float16 in place, apart from LayerNorms and softmax, and return it."""
+    """Turn ``model`` to float16 in place, apart from LayerNorms, softmax and the edges' offsets, and return it."""
     model.half()
+    for module in model.modules():
+        if isinstance(module, DFINEDecoder):
+            module.edge_offsets = offsets_of_bins(module.bins, module.scale).to(module.edge_offsets.device)
     _raise_children(model)
     return model
 
