@@ -63,7 +63,7 @@ class QualityHead(nn.Module):
         """What to add to every class logit, [B, Q, 1], given the edges' logits [B, Q, 4, N+1]."""
         top = bins.softmax(dim=-1).topk(TOP_BINS, dim=-1).values
         statistics = torch.cat((top, top.mean(dim=-1, keepdim=True)), dim=-1).flatten(2)
-        return at_least_float32(self.reg_conf(statistics.to(self.reg_conf.layers[0].weight.dtype)))
+        return at_least_float32(self.reg_conf(statistics.to(next(self.reg_conf.parameters()).dtype)))
 
 
 class DFINEDecoderLayer(TransformerDecoderLayer):
