@@ -58,7 +58,7 @@ def quickstart(config: QuickstartConfig, *, quiet: bool = False) -> QuickstartRe
     output = new_directory(Path("runs") / "quickstart") if config.output is None else config.output
     data = make_coins(output / "data", image_size=IMAGE_SIZE, seed=config.seed)
     settings = TrainConfig(
-        data=str(data), model="nextdetr-atto", minutes=config.minutes, image_size=IMAGE_SIZE, batch_size=BATCH_SIZE,
+        data=str(data), model="nextdetr-atto-rtdetr", minutes=config.minutes, image_size=IMAGE_SIZE, batch_size=BATCH_SIZE,
         strong_until=0.0, seed=config.seed, output=output,
     )  # fmt: skip
     result = train(settings, quiet=quiet)
