@@ -211,6 +211,11 @@ class PredictConfig(CommandConfig):
     )
     device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
 
+    @property
+    def is_table(self) -> bool:
+        """Whether ``output`` is a Parquet table rather than a folder."""
+        return self.output is not None and self.output.suffix.lower() == ".parquet"
+
     @field_validator("classes", "save", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:

@@ -39,7 +39,7 @@ def predict(
     if not sources:
         raise ConfigError("prediction needs images: name files, folders, a glob pattern or a video after the model.")
     output = merged.output or new_directory(Path("runs") / "predict")
-    table = output.suffix.lower() == ".parquet"  # has any number of images, so that nothing of them is kept here
+    table = merged.is_table  # has any number of images, so that nothing of them is kept here
     results, looked_at, skipped = [], 0, 0
     for item in Detector(model, weights=weights).stream(list(sources), merged.model_copy(update={"output": output})):
         looked_at, skipped = looked_at + 1, skipped + (item.problem is not None)

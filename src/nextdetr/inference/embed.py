@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nextdetr.errors import ConfigError, DataError
+from nextdetr.errors import ConfigError
 from nextdetr.files import atomic_write
-from nextdetr.inference.sources import SourceItem, Sources, find_images, read_ahead, reading_threads
+from nextdetr.inference.sources import SourceItem, Sources, find_images, none_readable, read_ahead, reading_threads
 from nextdetr.models.detection import DetectionModel
 from nextdetr.preprocess import choose_device, resize_to_tensor
 
@@ -136,10 +136,7 @@ def embed_images(
             vectors.append(None if read.problem is not None else next(found))
     known = next((vector for vector in vectors if vector is not None), None)
     if known is None:
-        first = next(iter(problems.values()), "there is no image to look at.")
-        raise DataError(
-            first if len(problems) < 2 else f"none of the {len(problems)} images could be read; the first: {first}"
-        )
+        raise none_readable(list(problems.values()) or ["there is no image to look at."])
     hole = np.full_like(known, np.nan)
     return Embeddings(name, number, paths, np.stack([hole if v is None else v for v in vectors]), problems)
 
@@ -156,12 +153,8 @@ def _vectors(model: DetectionModel, tensors: list[Tensor], row: int, device: tor
 
 def _batches(items: Iterable[SourceItem], image_size: int, batch_size: int, device: torch.device) -> Iterator[list[_Read]]:
     def read(item: SourceItem) -> _Read:
-        try:
-            return _Read(item.path, resize_to_tensor(item.open(), image_size))
-        except DataError as error:
-            if isinstance(item.image, np.ndarray):  # a mistake in the caller's code, not a damaged file
-                raise DataError(f"{item.path}: {error}") from error
-            return _Read(item.path, problem=str(error))
+        image, problem = item.open()
+        return _Read(item.path, None if image is None else resize_to_tensor(image, image_size), problem)
 
     batch: list[_Read] = []
     for result in read_ahead(items, read, ahead=batch_size, threads=reading_threads(device)):

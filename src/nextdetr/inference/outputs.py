@@ -62,7 +62,6 @@ def _save(
 ) -> Iterator[Prediction]:
     taken: set[str] = set()
     seen: list[tuple[str, dict[str, Any]]] = []
-    pictures = False
     videos = _Videos(output, save, taken, draw)
     try:
         for prediction in predictions:
@@ -70,7 +69,6 @@ def _save(
                 videos.add(prediction)
                 yield prediction
                 continue
-            pictures = True
             if prediction.image is not None:
                 stem = free_stem(prediction.path, taken)
                 if "images" in save:
@@ -84,7 +82,7 @@ def _save(
             yield prediction
     finally:
         videos.close()
-        if "json" in save and (pictures or not videos.path):
+        if "json" in save and (seen or not videos.path):
             write_text_atomic(output / "predictions.json", json.dumps(_coco(seen, category_ids), ensure_ascii=False))
 
 
@@ -97,7 +95,7 @@ class _Videos:
         self.writing: VideoOutput | None = None
 
     def add(self, prediction: Prediction) -> None:
-        if self.writing is None or prediction.path != self.path or prediction.frame == 0:
+        if self.writing is None or prediction.begins_video(self.path):
             self.close()
             self.path, self.stem = prediction.path, free_stem(prediction.path, self.taken)
             folder = self.output / "videos"

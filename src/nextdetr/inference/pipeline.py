@@ -34,7 +34,7 @@ def predict_stream(
         "confidence": config.confidence, "classes": config.classes, "max_detections": config.max_detections,
         "queries": config.queries, "batch_size": config.batch_size,
     }  # fmt: skip
-    if config.output is not None and config.output.suffix.lower() == ".parquet":
+    if config.is_table:
         return _to_table(predictor, sources, config, settings, model)
     follower = None
     if config.track or config.line or config.zone:

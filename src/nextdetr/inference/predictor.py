@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference._supervision import sv
-from nextdetr.inference.sources import SourceItem, Sources, find_images, read_ahead, reading_threads, unfold
+from nextdetr.inference.sources import SourceItem, Sources, find_images, none_readable, read_ahead, reading_threads, unfold
 from nextdetr.memory import keep_freed_memory
 from nextdetr.postprocess import Detected, postprocess
 from nextdetr.preprocess import choose_device, resize_to_tensor
@@ -52,6 +52,10 @@ class Prediction:
     frame: int | None = None
     seconds: float | None = None
     counted: dict[str, Any] | None = None
+
+    def begins_video(self, path: str | None) -> bool:
+        """Whether this is a frame of another video than the frame before, which was of ``path``."""
+        return self.frame is not None and (self.frame == 0 or self.path != path)
 
     def counts(self) -> dict[str, int]:
         """Return how many objects of each class were found, the most frequent class first."""
@@ -189,9 +193,7 @@ class Predictor:
                     read.item.path, width, height, detections, read.image, None, read.item.frame, read.item.seconds
                 )
         if failed and not readable:
-            raise DataError(
-                failed[0] if len(failed) == 1 else f"none of the {len(failed)} images could be read; the first: {failed[0]}"
-            )
+            raise none_readable(failed)
 
     def _batches(self, items: Iterable[SourceItem], batch_size: int) -> Iterator[list[_Read]]:
         """Images read and resized, in lists of ``batch_size``."""
@@ -205,13 +207,8 @@ class Predictor:
             yield batch
 
     def _read(self, item: SourceItem) -> _Read:
-        try:
-            image = item.open()
-        except DataError as error:
-            if isinstance(item.image, np.ndarray):  # a mistake in the caller's code, not a damaged file
-                raise DataError(f"{item.path}: {error}") from error
-            return _Read(item, problem=str(error))
-        return _Read(item, image, resize_to_tensor(image, self.image_size))
+        image, problem = item.open()
+        return _Read(item, image, None if image is None else resize_to_tensor(image, self.image_size), problem)
 
     @torch.inference_mode()
     def _run(

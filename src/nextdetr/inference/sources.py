@@ -6,7 +6,7 @@ import glob
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,17 @@ from PIL import Image
 from nextdetr.errors import DataError
 from nextdetr.preprocess import IMAGE_SUFFIXES, ImageSource, as_image
 
-__all__ = ["SourceItem", "Sources", "Video", "as_video", "find_images", "read_ahead", "reading_threads", "unfold"]
+__all__ = [
+    "SourceItem",
+    "Sources",
+    "Video",
+    "as_video",
+    "find_images",
+    "none_readable",
+    "read_ahead",
+    "reading_threads",
+    "unfold",
+]
 
 Sources: TypeAlias = ImageSource | Iterable[ImageSource]
 
@@ -78,15 +88,20 @@ class SourceItem:
         """Whether the caller handed over pixels rather than the name of a file."""
         return not isinstance(self.image, str | Path | Video)
 
-    def open(self) -> Image.Image:
-        """Return the image, 8-bit RGB.
+    def open(self) -> tuple[Image.Image | None, str | None]:
+        """Return the image, 8-bit RGB, or the reason why it cannot be read.
 
         Raises:
-            DataError: it cannot be read, or is a video that could not be opened.
+            DataError: an array is not an image, which is a mistake in the caller's code and no damaged file.
         """
         if isinstance(self.image, Video):
-            raise DataError(self.problem or f"{self.path} is a video.")
-        return as_image(self.image)
+            return None, self.problem or f"{self.path} is a video."
+        try:
+            return as_image(self.image), None
+        except DataError as error:
+            if isinstance(self.image, np.ndarray):
+                raise DataError(f"{self.path}: {error}") from error
+            return None, str(error)
 
 
 def find_images(sources: Sources, *, videos: bool = False) -> Iterable[SourceItem]:
@@ -142,6 +157,12 @@ def _camera(number: int) -> Video:
     if sys.platform == "win32":
         return Video(name, f"video={number}", live=True, format="dshow")
     return Video(name, f"/dev/video{number}", live=True, format="v4l2")
+
+
+def none_readable(problems: Sequence[str]) -> DataError:
+    """Return the error of a run that could read none of its images, given the reason for each."""
+    more = f"none of the {len(problems)} images could be read; the first: " if len(problems) > 1 else ""
+    return DataError(more + problems[0])
 
 
 def unfold(items: Iterable[SourceItem]) -> Iterator[SourceItem]:

@@ -8,7 +8,8 @@ with its other half. Nothing else is suppressed: a small object inside a large o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torchvision.ops import batched_nms
 
-from nextdetr.errors import ConfigError, DataError
+from nextdetr.errors import ConfigError
 from nextdetr.inference._supervision import rows, sv
 from nextdetr.inference.predictor import Prediction, Predictor
-from nextdetr.inference.sources import SourceItem, Sources, find_images, unfold
+from nextdetr.inference.sources import SourceItem, Sources, find_images, none_readable, unfold
 
 __all__ = ["merge_tiles", "stream_tiles", "tile_windows"]
+
+logger = logging.getLogger(__name__)
 
 EQUAL = 0.5  # IoU from which two boxes of a class are one object
 COVERED = 0.6  # share of a cut box that another one must cover
@@ -65,15 +68,16 @@ def stream_tiles(
 
 
 def _stream(
-    predictor: Predictor, items: Any, tile: int, overlap: float, most: int, settings: dict[str, Any]
+    predictor: Predictor, items: Iterable[SourceItem], tile: int, overlap: float, most: int, settings: dict[str, Any]
 ) -> Iterator[Prediction]:
-    readable, problems = 0, []
+    readable = 0
+    problems: list[str] = []
     for item in unfold(items):
-        try:
-            image = item.open()
-        except DataError as error:
-            problems.append(str(error))
-            yield _unreadable(predictor, item, str(error))
+        image, problem = item.open()
+        if image is None:
+            problems.append(str(problem))
+            logger.warning("skipped: %s", problem)
+            yield Prediction(item.path, 0, 0, predictor.nothing(), None, problem, item.frame, item.seconds)
             continue
         readable += 1
         windows = tile_windows(*image.size, tile, overlap)
@@ -85,11 +89,7 @@ def _stream(
         merged = rows(merged, np.arange(len(merged))[:most])
         yield Prediction(item.path, *image.size, merged, image, None, item.frame, item.seconds)
     if problems and not readable:
-        raise DataError(problems[0])
-
-
-def _unreadable(predictor: Predictor, item: SourceItem, problem: str) -> Prediction:
-    return Prediction(item.path, 0, 0, predictor.nothing(), None, problem, item.frame, item.seconds)
+        raise none_readable(problems)
 
 
 def merge_tiles(found: Sequence[sv.Detections], windows: Sequence[Window], size: tuple[int, int]) -> sv.Detections:

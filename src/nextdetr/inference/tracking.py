@@ -66,14 +66,14 @@ class Follower:
 
     def follow(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
         """Give the detections of each frame their track's number (-1: none yet) and the frame its counts."""
-        path = None
+        path: str | None = None
         for prediction in predictions:
             if prediction.frame is None or prediction.image is None:
                 sure = prediction.detections.confidence
                 assert sure is not None
                 yield replace(prediction, detections=rows(prediction.detections, sure >= self.confidence))
                 continue
-            if prediction.path != path or prediction.frame == 0:
+            if prediction.begins_video(path):
                 self._reset()
                 path = prediction.path
             yield self._frame(prediction)

@@ -33,6 +33,11 @@ logger = logging.getLogger(__name__)
 AHEAD, AHEAD_LIVE = 8, 2  # frames that wait to be looked at
 TIMEOUT = 10.0  # seconds without a sign of life, after which a source is given up
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+# Without latency the encoder holds no frame back that a kill would lose.
+CODECS = {
+    "libx264": {"preset": "veryfast", "tune": "zerolatency", "crf": "23", "g": "50"},
+    "mpeg4": {"qscale": "3"},
+}
 CLOCK = 90_000  # ticks a second of written videos, MPEG's own
 
 Pixels = NDArray[np.uint8]
@@ -170,15 +175,9 @@ class VideoWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._size = (max(2, width - width % 2), max(2, height - height % 2))
         self._container: Any = av.open(str(self.part), "w", format="mp4", options=FRAGMENTED)
-        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-        options = {
-            "preset": "veryfast",
-            "tune": "zerolatency",
-            "crf": "23",
-            "g": "50",
-        }  # without latency nothing is held back
-        options = options if codec == "libx264" else {"qscale": "3"}
-        stream: Any = self._container.add_stream(codec, rate=Fraction(rate).limit_denominator(1001), options=options)
+        codec = next(name for name in CODECS if name in av.codecs_available)
+        rounded = Fraction(rate).limit_denominator(1001)
+        stream: Any = self._container.add_stream(codec, rate=rounded, options=CODECS[codec])
         stream.width, stream.height = self._size
         stream.pix_fmt = "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, CLOCK)
