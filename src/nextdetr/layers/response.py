@@ -67,15 +67,7 @@ def grn_mlp(x: Tensor, widen: nn.Linear, act: nn.Module, grn: nn.Module, narrow:
 
 
 def _by_rows(x: Tensor, layers: tuple[nn.Module, ...]) -> bool:
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and x.numel() > 0
-        and not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and not is_traced()
-    )
+    return x.device.type == "cpu" and x.numel() > 0 and not torch.is_grad_enabled() and _unobserved(x, *layers)
 
 
 def _image_by_rows(x: Tensor, widen: nn.Linear, act: nn.Module, grn: nn.Module, narrow: nn.Linear) -> Tensor:
@@ -104,11 +96,18 @@ def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _fuses(x: Tensor, grn: GRN, linear: nn.Linear) -> bool:
     return (
+        x.shape[1] * x.shape[2] >= _POSITIONS * linear.out_features
+        and (grn.training or not torch.is_grad_enabled())  # evaluation with gradients is left to autograd, as in GRN
+        and _unobserved(x, grn, linear)
+    )
+
+
+def _unobserved(x: Tensor, *layers: nn.Module) -> bool:
+    """Whether float32 numbers go through the layers and nobody looks at what lies in between."""
+    return (
         x.dtype == torch.float32
         and not x.is_meta
-        and x.shape[1] * x.shape[2] >= _POSITIONS * linear.out_features
-        and (grn.training or not torch.is_grad_enabled())  # evaluation with gradients is left to autograd, as in GRN
-        and not (grn._forward_hooks or grn._forward_pre_hooks or linear._forward_hooks or linear._forward_pre_hooks)
+        and not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
         and not torch.is_autocast_enabled(x.device.type)
         and not is_traced()
     )
