@@ -17,7 +17,7 @@ from nextdetr.data.cache import cache_bytes
 from nextdetr.engine.loading import shrink_limit
 from nextdetr.engine.statistics import DataStats, Machine
 
-__all__ = ["Recipe", "choose_recipe"]
+__all__ = ["Recipe", "backbone_factor", "choose_recipe"]
 
 # Sizes of the family: arithmetic of a training step relative to atto's (by their GFLOP), and memory of an image at 640 px
 # on a GPU (estimated from the activations, gigabytes).
@@ -220,14 +220,23 @@ def _rates(plan: _Plan, pretrained_here: bool) -> None:
     if plan.config.backbone_weights is None:
         plan.choose("", backbone_rate_factor=1.0)
         return
+    factor = backbone_factor(pretrained_here)
     if pretrained_here:
-        # A layer decay of 0.8 lost most of what pre-training gained (docs/experiments.md).
-        plan.choose("pre-trained without labels: the whole backbone has yet to learn the task", backbone_rate_factor=1.0)
+        plan.choose("pre-trained without labels: the backbone has yet to learn the task", backbone_rate_factor=factor)
     else:
-        plan.choose("the backbone has learnt from labels: a gentle hand", backbone_rate_factor=0.1)
+        plan.choose("the backbone has learnt from labels: a gentle hand", backbone_rate_factor=factor)
         plan.choose("the new head settles before the backbone follows it", freeze_backbone_epochs=1)
     if COST.get(plan.get("model"), 1.0) >= COST["nextdetr-tiny"]:
         plan.choose("a large pre-trained backbone on little data", drop_path=0.1)
+
+
+def backbone_factor(pretrained_here: bool) -> float:
+    """Return the rate of a backbone that starts from weights, as a factor of the head's.
+
+    Weights that learnt from labels need a gentle hand. What ``nextdetr pretrain`` made is only a start: to slow its early
+    layers lost most of the gain (docs/experiments.md).
+    """
+    return 1.0 if pretrained_here else 0.1
 
 
 def _augmentation(plan: _Plan) -> None:

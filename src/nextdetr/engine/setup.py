@@ -14,7 +14,7 @@ from nextdetr.config import CommandConfig, TrainConfig, build_config, dump_confi
 from nextdetr.data.check import summarize_problems
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import load_data
-from nextdetr.engine.recipe import choose_recipe
+from nextdetr.engine.recipe import backbone_factor, choose_recipe
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.errors import ConfigError, DataError
@@ -172,9 +172,7 @@ def prepare_model(
         tell(report.text())
     factor = config.backbone_rate_factor
     if factor is None:
-        # Weights that learnt from labels need a gentle hand. What ``nextdetr pretrain`` made is only a start: to slow its
-        # early layers lost most of the gain (docs/experiments.md).
-        factor = 1.0 if all(pretrained_here(report.identity) for report in started.reports) else 0.1
+        factor = backbone_factor(all(pretrained_here(report.identity) for report in started.reports))
     filled = {"image_size": config.image_size or started.image_size, "backbone_rate_factor": factor}
     return started.model, config.model_copy(update=filled), (started.weights_licence, started.source_weights)
 
