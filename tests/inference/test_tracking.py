@@ -89,3 +89,11 @@ def test_bad_settings():
         Follower(confidence=0.3, track=False, lines=["0,0,9,9"])
     with pytest.raises(ConfigError, match="--zone needs 3 points or more"):
         Follower(confidence=0.3, track=False, zones=["0,0,9,9"])
+
+
+def test_counts_begin_anew_with_each_video():
+    follower = Follower(confidence=0.3, track=True, lines=["200,0,200,200"])
+    results = list(follower.follow([*two_cars(30, "a.mp4"), *two_cars(30, "b.mp4"), *two_cars(30, "b.mp4")]))
+    assert [results[n].counted["lines"] for n in (29, 30, 59, 60, 89)] == [
+        [{"in": 1, "out": 1}], [{"in": 0, "out": 0}], [{"in": 1, "out": 1}], [{"in": 0, "out": 0}], [{"in": 1, "out": 1}],
+    ]  # fmt: skip
