@@ -94,10 +94,16 @@ class Follower:
         counts = prediction.counted or {}
         for line, count in zip(self.lines, counts.get("lines", ()), strict=True):
             pen.line(line, fill=COLOUR, width=STROKE)
-            pen.text(line[0], f"in {count['in']}, out {count['out']}", fill=COLOUR, stroke_width=2, stroke_fill="#000000")
+            pen.text(
+                _beside(line[0]),
+                f"in {count['in']}, out {count['out']}",
+                fill=COLOUR,
+                stroke_width=2,
+                stroke_fill="#000000",
+            )
         for zone, number in zip(self.zones, counts.get("zones", ()), strict=True):
             pen.line([*zone, zone[0]], fill=COLOUR, width=STROKE)
-            pen.text(zone[0], str(number), fill=COLOUR, stroke_width=2, stroke_fill="#000000")
+            pen.text(_beside(zone[0]), str(number), fill=COLOUR, stroke_width=2, stroke_fill="#000000")
         return picture
 
     def _reset(self) -> None:
@@ -135,6 +141,11 @@ class Follower:
         order = np.argsort(-found.confidence, kind="stable")
         kept = (found.tracker_id >= 0) | (found.confidence >= self.confidence)
         return rows(found, order[kept[order]])
+
+
+def _beside(point: tuple[int, int]) -> tuple[int, int]:
+    """Return where a text begins that the stroke through the point must not cross."""
+    return point[0] + 2 * STROKE, point[1] + STROKE
 
 
 def _tracker_class() -> Any:
