@@ -38,10 +38,12 @@ SIZES = (320, 640)  # smallest and largest input, pixels; BCCD was measured at 3
 ENLARGE = 1.5  # most that images are enlarged: there is nothing to see between the pixels
 PASSES = 15_000  # images shown in a run from random weights; BCCD's 73 epochs, near RT-DETR's 72
 PASSES_TRAINED = 5_000  # the same from a trained detector
+PASSES_LEAST = 9_000  # images that a budget of minutes should show before it is spent on larger ones; BCCD had 8,600 in 24 minutes
 EPOCHS = (24, 300)
-SECONDS_AN_IMAGE = 0.165  # atto at 320 px on two threads, measured
+SECONDS_AN_IMAGE = 0.145  # atto at 320 px on two threads, measured
 LONGEST = 180.0  # minutes; a longer run on a CPU gets a budget in place of epochs
 RATE, RATE_BATCH, RATE_MOST = 4e-4, 8, 1e-3  # measured at batch 8; above, by the root of the batch, as for Adam
+RATE_OF = {"nextdetr-atto": 8e-4}  # a narrow head bears a higher rate; measured for this file only
 FULL_FROM = 5000  # images for RT-DETR's own augmentation
 CACHE_MOST = 8.0  # gigabytes
 RARE = 0.05  # of the most frequent class's boxes
@@ -168,8 +170,19 @@ def _image_size(plan: _Plan) -> None:
     needed = SMALL_BOX / max(plan.data.small_side, 1e-6)
     size = min(max(needed, SIZES[0]), SIZES[1], max(ENLARGE * plan.data.longest_side, SIZES[0]))
     size = min(SIZES[1], 32 * math.ceil(size / 32))
-    pixels = plan.data.small_side * size
-    plan.choose(f"nine boxes in ten are {pixels:.0f} px or larger there", image_size=size)
+    affordable = _affordable_size(plan)
+    limit = f"; {plan.get('minutes'):g} minutes show too few images of a larger size" if affordable < size else ""
+    size = min(size, affordable)
+    plan.choose(f"nine boxes in ten are {plan.data.small_side * size:.0f} px or larger there{limit}", image_size=size)
+
+
+def _affordable_size(plan: _Plan) -> int:
+    """Largest input of which the given minutes show enough images on a CPU, pixels; SIZES[1] if nothing limits it."""
+    seconds = _seconds_an_image(plan, SIZES[0])
+    if seconds is None or plan.config.minutes is None:
+        return SIZES[1]
+    side = SIZES[0] * math.sqrt(60 * plan.config.minutes / (PASSES_LEAST * seconds))
+    return min(SIZES[1], max(SIZES[0], 32 * math.floor(side / 32)))
 
 
 def _batch(plan: _Plan) -> None:
@@ -190,7 +203,7 @@ def _length(plan: _Plan) -> None:
         return
     passes = PASSES_TRAINED if plan.trained else PASSES
     epochs = min(max(round(passes / max(1, plan.data.images)), EPOCHS[0]), EPOCHS[1])
-    seconds = _seconds_an_image(plan)
+    seconds = _seconds_an_image(plan, int(plan.get("image_size") or SIZES[1]))
     if seconds is None:
         plan.choose(f"{epochs * plan.data.images:,} images shown in all", epochs=epochs)
         return
@@ -202,21 +215,23 @@ def _length(plan: _Plan) -> None:
         plan.choose(f"{shown}, some {max(1, round(minutes))} minutes", epochs=epochs)
 
 
-def _seconds_an_image(plan: _Plan) -> float | None:
+def _seconds_an_image(plan: _Plan, image_size: int) -> float | None:
     """Time of an image in training on a CPU, by atto's; None on a GPU, which is fast enough, and for other models."""
     cost = COST.get(plan.get("model"))
     if plan.machine.device != "cpu" or cost is None:
         return None
-    area = (int(plan.get("image_size") or 640) / 320) ** 2
+    area = (image_size / SIZES[0]) ** 2
     return SECONDS_AN_IMAGE * cost * area * 2 / plan.machine.threads
 
 
 def _rates(plan: _Plan, pretrained_here: bool) -> None:
-    rate = min(RATE_MOST, RATE * math.sqrt(max(1.0, plan.together / RATE_BATCH)))
+    base = RATE_OF.get(plan.get("model"), RATE)
+    rate = min(RATE_MOST, base * math.sqrt(max(1.0, plan.together / RATE_BATCH)))
     if plan.trained:
         plan.choose("a quarter of the usual rate: the weights are trained already", learning_rate=round(rate / 4, 7))
         return
-    plan.choose("" if rate == RATE else f"by the root of {plan.together} images a step", learning_rate=round(rate, 7))
+    why = "" if rate == RATE else "measured for this model" if rate == base else f"by the root of {plan.together} images a step"
+    plan.choose(why, learning_rate=round(rate, 7))
     if plan.config.backbone_weights is None:
         plan.choose("", backbone_rate_factor=1.0)
         return
