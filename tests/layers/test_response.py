@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from torch.autograd import gradcheck
 from nextdetr.layers import response
 from nextdetr.layers.norm import GRN
 from nextdetr.layers.response import grn_linear, grn_mlp
+from nextdetr.models.convnextv2 import convnextv2
 from nextdetr.models.fuse import ScaleGRN
 
 
@@ -106,3 +109,33 @@ def test_by_rows_equals_the_layers_one_after_the_other(shape, at_once, folded, m
     grn_mlp(x, widen, act, grn, narrow).sum().backward()  # with gradients, the layers as they are
     assert len(called) == shape[0]
     assert widen.weight.grad is not None
+
+
+@pytest.mark.parametrize("at_once", [150, 2**20])
+@pytest.mark.parametrize("residual", [False, True])
+def test_by_rows_takes_norm_and_residual_along(at_once, residual, monkeypatch):
+    monkeypatch.setattr(response, "_AT_ONCE", at_once)
+    grn, narrow = _pair(12, 3)
+    widen, act, norm = nn.Linear(3, 12), nn.GELU(), nn.LayerNorm(3)
+    nn.init.normal_(norm.weight)
+    grn.eval()
+    x, added = torch.randn(2, 7, 5, 3), torch.randn(2, 3, 7, 5).permute(0, 2, 3, 1)
+    expected = narrow(grn(act(widen(norm(x))))) + (added if residual else 0)
+    for context in (torch.no_grad(), contextlib.nullcontext()):
+        with context:
+            got = grn_mlp(x, widen, act, grn, narrow, norm=norm, residual=added if residual else None)
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_block_by_rows_equals_itself_with_gradients_and_leaves_its_input():
+    block = convnextv2("atto").stages[1][0].eval()
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    x = torch.randn(2, 80, 11, 9).to(memory_format=torch.channels_last)
+    kept = x.clone()
+    expected = block(x).detach()
+    with torch.inference_mode():
+        got = block(x)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(x, kept)

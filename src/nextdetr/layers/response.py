@@ -27,7 +27,7 @@ from torch.nn import functional
 from nextdetr.layers.deformable import is_traced
 from nextdetr.layers.norm import GRN, norm_gradient, response_statistics
 
-__all__ = ["grn_linear", "grn_mlp"]
+__all__ = ["by_rows", "grn_linear", "grn_mlp"]
 
 # Numbers of the widened map that go through the layers together; 0.5 to 2 million were equally fast.
 _AT_ONCE = 2**20
@@ -47,46 +47,71 @@ def grn_linear(x: Tensor, grn: GRN, linear: nn.Linear) -> Tensor:
     return out.view(batch, height, width, -1)
 
 
-def grn_mlp(x: Tensor, widen: nn.Linear, act: nn.Module, grn: nn.Module, narrow: nn.Linear) -> Tensor:
-    """Return ``narrow(grn(act(widen(x))))`` for a map [B, H, W, C]; in evaluation without gradients by rows of the map.
+def grn_mlp(
+    x: Tensor,
+    widen: nn.Linear,
+    act: nn.Module,
+    grn: nn.Module,
+    narrow: nn.Linear,
+    *,
+    norm: nn.Module | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """Return ``residual + narrow(grn(act(widen(norm(x)))))``; in evaluation without gradients by rows of the map.
 
     Args:
-        x: the map.
+        x: the map, [B, H, W, C].
         widen: from C to D.
         act: GELU, or another function of each number by itself.
         grn: GRN, or what stands for it after folding: without ``beta``.
         narrow: from D to C.
+        norm: LayerNorm over C, or none.
+        residual: [B, H, W, C] to add, or none.
     """
     layers = (widen, act, grn, narrow)
-    if not _by_rows(x, layers):
-        y = act(widen(x))
-        out: Tensor = grn_linear(y, grn, narrow) if isinstance(grn, GRN) else narrow(grn(y))
-        return out
-    images = [_image_by_rows(image, *layers) for image in torch.split(x, 1)]
-    return images[0] if len(images) == 1 else torch.cat(images)
+    if by_rows(x, *layers, *(() if norm is None else (norm,))):
+        images = [
+            _image_by_rows(image, layers, norm, None if residual is None else residual[i : i + 1])
+            for i, image in enumerate(torch.split(x, 1))
+        ]
+        return images[0] if len(images) == 1 else torch.cat(images)
+    y = act(widen(x if norm is None else norm(x)))
+    out: Tensor = grn_linear(y, grn, narrow) if isinstance(grn, GRN) else narrow(grn(y))
+    return out if residual is None else residual + out
 
 
-def _by_rows(x: Tensor, layers: tuple[nn.Module, ...]) -> bool:
+def by_rows(x: Tensor, *layers: nn.Module) -> bool:
+    """Whether ``grn_mlp`` takes the map by rows through these layers."""
     return x.device.type == "cpu" and x.numel() > 0 and not torch.is_grad_enabled() and _unobserved(x, *layers)
 
 
-def _image_by_rows(x: Tensor, widen: nn.Linear, act: nn.Module, grn: nn.Module, narrow: nn.Linear) -> Tensor:
+def _image_by_rows(
+    x: Tensor, layers: tuple[nn.Linear, nn.Module, nn.Module, nn.Linear], norm: nn.Module | None, residual: Tensor | None
+) -> Tensor:
     """``grn_mlp`` of one image, [1, H, W, C]."""
+    widen, act, grn, narrow = layers
     rows = max(1, _AT_ONCE // (x.shape[2] * widen.out_features))
     widened = []
     squares = x.new_zeros(widen.out_features)
     for part in torch.split(x, rows, dim=1):
-        y: Tensor = act(_pointwise(part, widen.weight, widen.bias))
+        y: Tensor = act(_pointwise(part if norm is None else norm(part), widen.weight, widen.bias))
         squares += y.flatten(0, 2).square().sum(dim=0)
         widened.append(y)
-    norm = squares.sqrt_()
+    response = squares.sqrt_()
     gamma, beta, eps = grn.gamma, getattr(grn, "beta", None), grn.eps
     assert isinstance(gamma, Tensor)
     assert isinstance(eps, float)
-    weight = narrow.weight * (gamma.flatten() * (norm / (norm.mean() + eps)) + 1)
+    weight = narrow.weight * (gamma.flatten() * (response / (response.mean() + eps)) + 1)
     bias = narrow.bias if beta is None else torch.addmv(narrow.bias, narrow.weight, beta.flatten())
-    parts = [_pointwise(y, weight, bias) for y in widened]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    out = x.new_empty((*x.shape[:3], narrow.out_features))
+    for i, y in enumerate(widened):
+        place = slice(i * rows, (i + 1) * rows)
+        narrowed = _pointwise(y, weight, bias)
+        if residual is None:
+            out[:, place] = narrowed
+        else:
+            torch.add(residual[:, place], narrowed, out=out[:, place])
+    return out
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

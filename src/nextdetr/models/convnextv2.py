@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from nextdetr.errors import ConfigError
 from nextdetr.layers.depthwise import DepthwiseConv2d
 from nextdetr.layers.norm import GRN, LayerNorm2d
-from nextdetr.layers.response import grn_mlp
+from nextdetr.layers.response import by_rows, grn_mlp
 
 __all__ = ["SIZES", "Block", "ConvNeXtV2", "SizeSpec", "convnextv2"]
 
@@ -80,7 +80,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a map of the shape of ``x`` [B, C, H, W]; in channels-last memory nothing is copied."""
-        y = self.pointwise(self.dwconv(x).permute(0, 2, 3, 1))  # [B, H, W, C], a view
+        y = self.dwconv(x).permute(0, 2, 3, 1)  # [B, H, W, C], a view
+        layers = (self.pwconv1, self.act, self.grn, self.pwconv2)
+        plain = self.gamma is None and not self.training and not isinstance(self.grn, nn.Identity)
+        if plain and by_rows(y, self.norm, *layers):
+            return grn_mlp(y, *layers, norm=self.norm, residual=x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        y = self.pointwise(y)
         out: Tensor = x + self.drop(y.permute(0, 3, 1, 2))  # [B, C, H, W], a view
         return out
 
