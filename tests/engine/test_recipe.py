@@ -34,7 +34,7 @@ def test_cells_on_a_laptop():
     recipe = choose()
     config = recipe.config
     assert (config.model, config.image_size, config.batch_size, config.epochs) == ("nextdetr-atto", 320, 8, 73)
-    assert (config.minutes, config.learning_rate, config.workers, config.cache) == (None, 4e-4, 1, "full")
+    assert (config.minutes, config.learning_rate, config.workers, config.cache) == (None, 8e-4, 1, "full")
     assert (config.augmentation, config.flip_horizontal, config.backbone_rate_factor) == ("mild", True, 1.0)
     assert (config.mosaic, config.mixup, config.copy_paste) == (0, 0, 0)
     assert config.data == "cells"
@@ -79,8 +79,36 @@ def test_every_setting_that_is_chosen_is_told_or_is_the_default():
     [(0.5, 640, 320), (0.04, 640, 416), (0.025, 2000, 640), (0.001, 4000, 640), (0.02, 300, 480), (0.03, 400, 544)],
 )
 def test_small_boxes_need_large_inputs(small_side, longest, size):
-    config = choose(replace(CELLS, small_side=small_side, longest_side=longest)).config
+    config = choose(replace(CELLS, small_side=small_side, longest_side=longest), model="nextdetr-atto").config
     assert config.image_size == size
+
+
+FACES = replace(CELLS, images=542, boxes=2507, small_side=0.025, longest_side=600, extents=((400, 300),) * 542)
+
+
+def test_few_small_boxes_get_a_finer_level_small_batches_and_several_pictures():
+    recipe = choose(FACES)
+    config = recipe.config
+    assert (config.model, config.image_size, config.batch_size) == ("nextdetr-atto-p2", 320, 4)
+    assert (config.mosaic, config.mixup, config.copy_paste, config.learning_rate) == (0.5, 0, 0.5, 8e-4)
+    for words in ("stride 4 for small boxes", "--mosaic 0.5 --copy-paste 0.5: 4.6 boxes an image"):
+        assert words in recipe.text
+    on_gpu = choose(FACES, GPU).config
+    assert (on_gpu.model, on_gpu.image_size, on_gpu.mosaic) == ("nextdetr-nano", 640, 0.5)
+    trained = choose(FACES, weights="w.safetensors").config
+    assert (trained.mosaic, trained.batch_size) == (0, 8)
+    assert choose(FACES, mosaic=0.0).config.copy_paste == 0.5
+
+
+def test_a_short_budget_is_not_spent_on_large_images():
+    atto = {"model": "nextdetr-atto"}
+    assert choose(FACES, **atto).config.image_size == 640
+    sizes = [choose(FACES, minutes=minutes, **atto).config.image_size for minutes in (1.0, 24.0, 40.0, 80.0, 400.0)]
+    assert sizes == [320, 320, 416, 608, 640]
+    assert "40 minutes show too few images of a larger size" in choose(FACES, minutes=40.0, **atto).text
+    assert "too few" not in choose(minutes=40.0).text
+    assert choose(FACES, GPU, minutes=40.0).config.image_size == 640
+    assert choose(FACES, minutes=40.0, model="nextdetr-tiny").config.image_size == 320
 
 
 def test_few_images_get_small_batches_and_many_epochs():
@@ -89,9 +117,10 @@ def test_few_images_get_small_batches_and_many_epochs():
     many = choose(replace(CELLS, images=120_000), GPU).config
     assert many.epochs == 24
     assert many.augmentation == "full"
-    light = choose(replace(CELLS, images=120_000), GPU, model="nextdetr-atto").config
-    assert light.batch_size >= 16
-    assert light.learning_rate == pytest.approx(min(1e-3, 4e-4 * (light.batch_size / 8) ** 0.5))
+    for name, rate in (("nextdetr-atto", 8e-4), ("nextdetr-pico", 4e-4)):
+        light = choose(replace(CELLS, images=120_000), GPU, model=name).config
+        assert light.batch_size >= 16
+        assert light.learning_rate == pytest.approx(min(1e-3, rate * (light.batch_size / 8) ** 0.5))
 
 
 def test_a_long_run_on_a_processor_gets_minutes():

@@ -19,31 +19,32 @@ from nextdetr.engine.statistics import DataStats, Machine
 
 __all__ = ["Recipe", "backbone_factor", "choose_recipe"]
 
-# Sizes of the family: arithmetic of a training step relative to atto's (by their GFLOP), and memory of an image at 640 px
-# on a GPU (estimated from the activations, gigabytes).
+# Sizes of the family: arithmetic of a training step relative to atto's (by their GFLOP; p2's is measured), and memory of an
+# image at 640 px on a GPU (estimated from the activations, gigabytes).
 COST = {
-    "nextdetr-atto": 1.0, "nextdetr-femto": 1.3, "nextdetr-pico": 2.0, "nextdetr-nano": 3.0, "nextdetr-tiny": 6.0,
-    "nextdetr-base": 15.0, "nextdetr-large": 30.0, "nextdetr-huge": 90.0,
+    "nextdetr-atto-p2": 1.45, "nextdetr-atto": 1.0, "nextdetr-femto": 1.3, "nextdetr-pico": 2.0, "nextdetr-nano": 3.0,
+    "nextdetr-tiny": 6.0, "nextdetr-base": 15.0, "nextdetr-large": 30.0, "nextdetr-huge": 90.0,
 }  # fmt: skip
 GIGABYTES = {
-    "nextdetr-atto": 0.5, "nextdetr-femto": 0.6, "nextdetr-pico": 0.8, "nextdetr-nano": 1.0, "nextdetr-tiny": 1.5,
-    "nextdetr-base": 2.5, "nextdetr-large": 4.0, "nextdetr-huge": 8.0,
+    "nextdetr-atto-p2": 0.7, "nextdetr-atto": 0.5, "nextdetr-femto": 0.6, "nextdetr-pico": 0.8, "nextdetr-nano": 1.0,
+    "nextdetr-tiny": 1.5, "nextdetr-base": 2.5, "nextdetr-large": 4.0, "nextdetr-huge": 8.0,
 }  # fmt: skip
-DEFAULT_MODEL = "nextdetr-atto"
+DEFAULT_MODEL, SMALL_MODEL = "nextdetr-atto", "nextdetr-atto-p2"
 # Largest size for a number of images on a GPU, from random weights: a large backbone has nothing to learn from few images.
 BY_IMAGES = ((500, "nextdetr-pico"), (2000, "nextdetr-nano"), (20_000, "nextdetr-tiny"), (math.inf, "nextdetr-base"))
 
-SMALL_BOX = 16  # pixels that a small box should have on the input: two cells of stride 8
+SMALL_BOX = 16  # pixels that a small box should have on the input: two cells of stride 8; half of it with stride 4
 SIZES = (320, 640)  # smallest and largest input, pixels; BCCD was measured at 320
 ENLARGE = 1.5  # most that images are enlarged: there is nothing to see between the pixels
 PASSES = 15_000  # images shown in a run from random weights; BCCD's 73 epochs, near RT-DETR's 72
 PASSES_TRAINED = 5_000  # the same from a trained detector
-PASSES_LEAST = 9_000  # images that a budget of minutes should show before it is spent on larger ones; BCCD had 8,600 in 24 minutes
+PASSES_LEAST = 9_000  # images that given minutes should show before larger ones are afforded; BCCD had 8,600 in 24 minutes
 EPOCHS = (24, 300)
 SECONDS_AN_IMAGE = 0.145  # atto at 320 px on two threads, measured
 LONGEST = 180.0  # minutes; a longer run on a CPU gets a budget in place of epochs
 RATE, RATE_BATCH, RATE_MOST = 4e-4, 8, 1e-3  # measured at batch 8; above, by the root of the batch, as for Adam
-RATE_OF = {"nextdetr-atto": 8e-4}  # a narrow head bears a higher rate; measured for this file only
+RATE_OF = {"nextdetr-atto": 8e-4, "nextdetr-atto-p2": 8e-4}  # a narrow head bears a higher rate; measured for these only
+SPARSE = 8  # boxes an image below which small batches and samples of several pictures pay; measured at 4.6 only
 FULL_FROM = 5000  # images for RT-DETR's own augmentation
 CACHE_MOST = 8.0  # gigabytes
 RARE = 0.05  # of the most frequent class's boxes
@@ -157,23 +158,32 @@ def _model(plan: _Plan, models: Sequence[str], backbone: str | None) -> None:
     elif plan.on_gpu and plan.config.weights is None and plan.config.backbone_weights is None:
         wanted = next(name for images, name in BY_IMAGES if plan.data.images <= images)
         budget = 0.6 * plan.machine.device_memory / 2**30 / 4  # at least four images at 640 px
-        fitting = [name for name in COST if name in models and GIGABYTES[name] <= budget and COST[name] <= COST[wanted]]
+        sizes = [name for name in COST if name in models and name != SMALL_MODEL]
+        fitting = [name for name in sizes if GIGABYTES[name] <= budget and COST[name] <= COST[wanted]]
         name = fitting[-1] if fitting else DEFAULT_MODEL
         plan.choose(f"{plan.data.images:,} images, {plan.machine.device_memory / 2**30:.0f} GB of GPU memory", model=name)
     elif plan.config.weights is None:
-        plan.choose(f"the fastest, for {plan.machine.threads} threads and no GPU to train on", model=DEFAULT_MODEL)
+        small = SMALL_MODEL in models and plan.data.boxes > 0 and _needed(plan) > 1.5 * SIZES[0]
+        kind = "the fastest with a level of stride 4 for small boxes" if small else "the fastest"
+        why = f"{kind}, for {plan.machine.threads} threads and no GPU to train on"
+        plan.choose(why, model=SMALL_MODEL if small else DEFAULT_MODEL)
 
 
 def _image_size(plan: _Plan) -> None:
     if plan.trained or not plan.data.boxes:  # the weights know their size, and the model file's will do without boxes
         return
-    needed = SMALL_BOX / max(plan.data.small_side, 1e-6)
-    size = min(max(needed, SIZES[0]), SIZES[1], max(ENLARGE * plan.data.longest_side, SIZES[0]))
+    size = min(max(_needed(plan), SIZES[0]), SIZES[1], max(ENLARGE * plan.data.longest_side, SIZES[0]))
     size = min(SIZES[1], 32 * math.ceil(size / 32))
     affordable = _affordable_size(plan)
     limit = f"; {plan.get('minutes'):g} minutes show too few images of a larger size" if affordable < size else ""
     size = min(size, affordable)
     plan.choose(f"nine boxes in ten are {plan.data.small_side * size:.0f} px or larger there{limit}", image_size=size)
+
+
+def _needed(plan: _Plan) -> float:
+    """Input at which a small box has enough pixels for the finest level."""
+    pixels = SMALL_BOX / 2 if plan.get("model") == SMALL_MODEL else SMALL_BOX
+    return pixels / max(plan.data.small_side, 1e-6)
 
 
 def _affordable_size(plan: _Plan) -> int:
@@ -191,6 +201,8 @@ def _batch(plan: _Plan) -> None:
     if plan.on_gpu:
         each = GIGABYTES.get(plan.get("model"), 2.0) * (1.25 * size / 640) ** 2
         most = 2 ** int(math.log2(min(32.0, max(1.0, 0.6 * plan.machine.device_memory / 2**30 / each))))
+    elif _is_sparse(plan):
+        most = 4
     batch = most
     while batch > 4 and images < 8 * batch:
         batch //= 2
@@ -225,13 +237,15 @@ def _seconds_an_image(plan: _Plan, image_size: int) -> float | None:
 
 
 def _rates(plan: _Plan, pretrained_here: bool) -> None:
-    base = RATE_OF.get(plan.get("model"), RATE)
-    rate = min(RATE_MOST, base * math.sqrt(max(1.0, plan.together / RATE_BATCH)))
+    scale = math.sqrt(max(1.0, plan.together / RATE_BATCH))
     if plan.trained:
-        plan.choose("a quarter of the usual rate: the weights are trained already", learning_rate=round(rate / 4, 7))
+        reason = "a quarter of the usual rate: the weights are trained already"
+        plan.choose(reason, learning_rate=round(min(RATE_MOST, RATE * scale) / 4, 7))
         return
-    why = "" if rate == RATE else "measured for this model" if rate == base else f"by the root of {plan.together} images a step"
-    plan.choose(why, learning_rate=round(rate, 7))
+    base = RATE_OF.get(plan.get("model"), RATE)
+    rate = min(RATE_MOST, base * scale)
+    why = "measured for this model" if rate == base else f"by the root of {plan.together} images a step"
+    plan.choose("" if rate == RATE else why, learning_rate=round(rate, 7))
     if plan.config.backbone_weights is None:
         plan.choose("", backbone_rate_factor=1.0)
         return
@@ -258,9 +272,16 @@ def _augmentation(plan: _Plan) -> None:
     full = plan.data.images >= FULL_FROM and plan.on_gpu
     why = "can afford it" if full else "need their colours and most of their area"
     plan.choose(f"{plan.data.images:,} images {why}", augmentation="full" if full else "mild")
+    if _is_sparse(plan):
+        each = plan.data.boxes / plan.data.images
+        plan.choose(f"{each:.1f} boxes an image; with more of them a step teaches more", mosaic=0.5, copy_paste=0.5)
     sided = [name for name in plan.data.classes if re.search(r"(?<![a-z])(left|right)(?![a-z])", name.lower())]
     if sided:
         plan.choose(f"the class {sided[0]!r} would not be itself in a mirror", flip_horizontal=False)
+
+
+def _is_sparse(plan: _Plan) -> bool:
+    return not plan.trained and 0 < plan.data.boxes < SPARSE * plan.data.images
 
 
 def _loading(plan: _Plan) -> None:
