@@ -56,6 +56,8 @@ class EpochSampler:
         world: number of processes.
         drop_last: leave out the incomplete batch instead of filling it.
         shuffle: draw a new order in each epoch.
+        weights: how often each image is drawn beside the others, above 0; an epoch stays ``length`` images long. An image
+            comes its share of times in each epoch, rounded up or down.
 
     Raises:
         DataError: there is no image.
@@ -74,6 +76,7 @@ class EpochSampler:
         world: int = 1,
         drop_last: bool = False,
         shuffle: bool = True,
+        weights: NDArray[np.float64] | None = None,
     ) -> None:
         if length < 1:
             raise DataError("there is no image to train on: every image of the split is missing, unreadable or left out.")
@@ -84,7 +87,7 @@ class EpochSampler:
             raise ConfigError(f"{length} images are fewer than a batch of {places}: make the batch smaller.")
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.base_size, self.multi_scale = base_size, tuple(multi_scale or ())
-        self.rank, self.world, self.shuffle = rank, world, shuffle
+        self.rank, self.world, self.shuffle, self.weights = rank, world, shuffle, weights
         self._batches = length // places if drop_last else -(-length // places)
 
     def __len__(self) -> int:
@@ -112,14 +115,35 @@ class EpochSampler:
             start_batch: number of batches to leave out because an interrupted run has had them.
             strong: whether the strong part of the augmentation, and with it multi-scale, is on.
         """
-        order = np.arange(self.length)
-        if self.shuffle:
-            np.random.default_rng((self.seed, epoch, _ORDER)).shuffle(order)
+        order, copies = self._order(epoch)
+        again = int(copies.max()) + 1
         for batch in range(start_batch, self._batches):
             first = (batch * self.world + self.rank) * self.batch_size
             size = self.size(epoch, batch, strong)
             places = range(first, first + self.batch_size)
-            yield [SampleKey(epoch, int(order[p % self.length]), size, strong, copy=p // self.length) for p in places]
+            yield [
+                SampleKey(epoch, int(order[i]), size, strong, copy=int(copies[i]) + again * wraps)
+                for wraps, i in (divmod(place, self.length) for place in places)
+            ]
+
+    def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Images of an epoch, and how often each has come before in it."""
+        order = np.arange(self.length)
+        copies = np.zeros_like(order)
+        random = np.random.default_rng((self.seed, epoch, _ORDER))
+        if self.shuffle:
+            random.shuffle(order)
+        if self.weights is None:
+            return order, copies
+        # Systematic sampling: as many equally spaced points as images on a line where each image has its weight's length.
+        ends = np.cumsum(self.weights[order])
+        points = (random.random() + np.arange(self.length)) * ends[-1] / self.length
+        order = order[np.searchsorted(ends, points, side="right").clip(max=self.length - 1)]
+        copies[1:] = order[1:] == order[:-1]  # an image's points are neighbours
+        for i in np.flatnonzero(copies):
+            copies[i] += copies[i - 1]
+        mixed = random.permutation(self.length)
+        return order[mixed], copies[mixed]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

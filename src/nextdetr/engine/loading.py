@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nextdetr.config import TrainConfig
+from nextdetr.data.balance import repeat_factors
 from nextdetr.data.dataset import DetectionDataset
 from nextdetr.data.loader import EpochSampler, TrainLoader, build_loader
 from nextdetr.data.mix import MixConfig
@@ -38,6 +39,7 @@ def build_training_loader(config: TrainConfig, data: DetectionData, *, rank: int
     sampler = EpochSampler(
         len(data.records), config.batch_size, seed=config.seed, base_size=config.image_size,
         multi_scale=multi_scale_sizes(config.image_size) if config.multi_scale else None, rank=rank, world=world,
+        weights=repeat_factors(data.records, len(data.classes)) if config.balance else None,
     )  # fmt: skip
     transform = TrainTransform(
         AUGMENTATIONS[config.augmentation], flip_horizontal=config.flip_horizontal, flip_vertical=config.flip_vertical,
