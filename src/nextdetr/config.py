@@ -62,15 +62,12 @@ class TrainConfig(CommandConfig):
     on_bad_data: Literal["warn", "error"] = Field("warn", description="Drop unusable boxes and images, or refuse to start.")
     workers: int = Field(1, ge=0, description="Processes that load and augment images; 0 loads in the main process.")
     cache: Literal["auto", "off", "full", "shrunk"] = Field(
-        "auto",
-        description="Keep decoded training images: as they are (full), or none with a short side above twice --image-size.",
+        "auto", description="Keep decoded training images: as they are, or shrunk to twice --image-size."
     )
     cache_gigabytes: float = Field(2.0, ge=0, description="Memory for them, a process; used if all of them fit.")
     learning_rate: float = Field(4e-4, gt=0, description="Peak rate of AdamW at the given batch size.")
     backbone_rate_factor: float | None = Field(
-        None,
-        gt=0,
-        description="Backbone's rate as a factor (default: 0.1 with loaded weights; 1 without, and after pretrain).",
+        None, gt=0, description="Backbone's rate as a factor (default: 0.1 with weights; 1 without, and after pretrain)."
     )
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="Factor of the rate from each block of the backbone to the one before it."
@@ -92,6 +89,7 @@ class TrainConfig(CommandConfig):
     mosaic: float = Field(0.0, ge=0, le=1, description="Share of the strong samples that show four pictures in a grid.")
     mixup: float = Field(0.0, ge=0, le=1, description="Share of the strong samples that are blended with another picture.")
     copy_paste: float = Field(0.0, ge=0, le=1, description="Share of the strong samples into which boxes are pasted.")
+    balance: bool = Field(False, description="Show images of rare classes more often.")
     flip_horizontal: bool = Field(True, description="Mirror half of the pictures left to right.")
     flip_vertical: bool = Field(False, description="Also mirror top to bottom (aerial and microscope pictures).")
     rotate90: bool = Field(False, description="Also turn by quarter turns (aerial and microscope pictures).")
@@ -202,6 +200,8 @@ class PredictConfig(CommandConfig):
     track: bool = Field(False, description="Follow objects through videos: each gets a number (pip install '.[track]').")
     line: tuple[str, ...] = Field((), description="Count tracks that cross this line: x1,y1,x2,y2 in pixels.")
     zone: tuple[str, ...] = Field((), description="Count objects in this polygon: x1,y1,x2,y2,x3,y3,…")
+    engine: Literal["local", "ray"] = Field("local", description="Make a table here, or over Ray Data (extra ray).")
+    workers: int = Field(2, ge=1, description="Processes that look at images with --engine ray.")
     save: tuple[Literal["images", "json", "yolo"], ...] = Field(
         ("images",), description="What to write: annotated pictures, COCO results, YOLO label files."
     )
@@ -215,6 +215,12 @@ class PredictConfig(CommandConfig):
     def is_table(self) -> bool:
         """Whether ``output`` is a Parquet table rather than a folder."""
         return self.output is not None and self.output.suffix.lower() == ".parquet"
+
+    @model_validator(mode="after")
+    def _table_for_ray(self) -> Self:
+        if self.engine == "ray" and not self.is_table:
+            raise ValueError("--engine ray writes a table: give --output NAME.parquet")
+        return self
 
     @field_validator("classes", "save", mode="before")
     @classmethod
@@ -260,6 +266,7 @@ class ExportConfig(CommandConfig):
     int8: bool = Field(False, description="8-bit backbone and encoder, calibrated on the images of --data.")
     dynamic: bool = Field(False, description="Any batch and image size (multiples of 32) in place of a fixed one.")
     raw: bool = Field(False, description="Outputs are logits and boxes (centre, size, fractions), without postprocessing.")
+    portable: bool = Field(False, description="No GridSample and no TopK, for accelerators that lack them; --raw as well.")
     queries: int | None = Field(None, ge=1, description="Object queries, fewer or more than the model was trained with.")
     decoder_layers: int | None = Field(None, ge=1, description="Stop after so many decoder layers.")
     image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the checkpoint's).")
@@ -269,9 +276,7 @@ class ExportConfig(CommandConfig):
     split: str = Field("val", description="Which part of it to score; calibration takes the training part.")
     images: int = Field(8, ge=1, description="Images to compare the outputs on.")
     calibration_images: int = Field(100, ge=1, description="Images to calibrate 8-bit arithmetic on.")
-    tolerance: float | None = Field(
-        None, gt=0, description="Largest difference of boxes (fractions) and scores (default: 0.001, 0.02 with --half)."
-    )
+    tolerance: float | None = Field(None, gt=0, description="Most that boxes and scores may differ (0.001, half 0.02).")
     accuracy_drop: float | None = Field(
         None, ge=0, description="Largest loss of AP with --data (default: 0.001, 0.005 with --int8)."
     )
@@ -287,6 +292,8 @@ class ExportConfig(CommandConfig):
             raise ValueError("--int8 is calibrated on your images: give --data")
         if self.image_size is not None and self.image_size % 32:
             raise ValueError(f"--image-size must be a multiple of 32 (given: {self.image_size})")
+        if self.portable and self.dynamic:
+            raise ValueError("--portable has a fixed size, which its gathers are made for: leave --dynamic out")
         return self
 
     @property

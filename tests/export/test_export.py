@@ -117,6 +117,19 @@ def test_val_of_an_export_equals_vals_of_the_checkpoint(tmp_path):
     assert again.metrics == result.metrics["after"]
 
 
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_a_portable_export_has_neither_gridsample_nor_topk(source, kind, tmp_path):
+    original = Detector(source)
+    result = original.export(kind, output=tmp_path / kind, images=2, portable=True, quiet=True)
+    assert result.passed, result.failures
+    assert not {"GridSample", "TopK", "GatherElements", "GatherND"} & set(result.operators)
+    assert result.operators["MatMul"] > 10
+    exported = Detector(tmp_path / kind)
+    assert exported.opened.metadata["portable"] == "yes"
+    images = pictures()
+    assert_same_detections(detections(original, images), detections(exported, images))
+
+
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 def test_early_exit_needs_no_training(small, kind, tmp_path):
     original = Detector(small)
@@ -163,6 +176,43 @@ def test_int8_quantises_backbone_and_encoder_and_leaves_the_decoder_float(kind, 
     exported = Detector(result.file)
     assert exported.opened.metadata["precision"] == "int8"
     assert len(exported.predict(np.zeros((50, 60, 3), np.uint8), confidence=0.0)[0]) == 300
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_what_costs_accuracy_goes_back_to_float(small, kind, tmp_path):
+    pytest.importorskip("nncf", reason="the extra export is not installed")
+    from nextdetr.export.operators import float_operators
+    from nextdetr.export.quantize import Search, quantize
+
+    original = Detector(small)
+    source = original.export("onnx", output=tmp_path, images=1, raw=True, quiet=True).file
+    contract = Detector(source).opened.model.contract
+    images = pictures(count=3)
+    asked = []
+
+    @torch.inference_mode()
+    def scores(model):
+        return model(images).logits.flatten().sort(descending=True).values[:100].sigmoid()
+
+    def closeness(opened, numbers):
+        asked.append((list(numbers), 1 - float((scores(opened.model) - expected).abs().mean())))
+        return asked[-1][1]
+
+    expected = scores(original.opened.model)
+    target = tmp_path / ("quantized.onnx" if kind == "onnx" else "quantized.xml")
+
+    def in_float(drop):
+        asked.clear()
+        search = Search(closeness, 3, drop)
+        quantize(tmp_path / "model.onnx", contract, target, list(images), len(original.opened.model.rows) - 1, search)
+        return sum(float_operators(target).values())
+
+    before = in_float(1.0)
+    assert asked[0][0] == [0]  # how NNCF finds out what it is given
+    cost = 1 - min(value for numbers, value in asked if numbers == [0, 1, 2])
+    assert cost > 0
+    assert in_float(0.5 * cost) > before
+    assert asked[-1][1] > 1 - 0.5 * cost
 
 
 def test_a_gate_that_is_not_met_exits_with_three_and_deletes_nothing(small, tmp_path, capsys):

@@ -45,6 +45,8 @@ def export(
         if None not in values:
             say(f"  {name:<21} {values[0]:.4f} before, {values[1]:.4f} after")
     say(f"  licence of weights    {result.weights_licence}")
+    if merged.portable and result.operators:
+        say("  operators             " + ", ".join(f"{count} {kind}" for kind, count in result.operators.items()))
     if result.float_operators:
         say("  in float              " + ", ".join(f"{count} {kind}" for kind, count in result.float_operators.items()))
     for failure in result.failures:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from nextdetr.export.half import halve
+from nextdetr.export.portable import make_portable
 from nextdetr.inference.contract import Contract
 from nextdetr.layers.attention import AIFI
 from nextdetr.models.decoder import RTDETRDecoder, anchors_and_validity
@@ -97,6 +98,8 @@ def build_graph(model: DetectionModel, contract: Contract) -> ExportGraph:
             if isinstance(parts, nn.ModuleList):
                 setattr(owner, name, nn.ModuleList([*parts][: decoder.eval_layer + 1]))
     tokens = _fix_constants(folded, contract)
+    if contract.portable:
+        make_portable(folded)
     if contract.precision == "half":
         folded = halve(folded)
     return ExportGraph(folded, contract, tokens).eval()

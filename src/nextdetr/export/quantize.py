@@ -6,8 +6,8 @@ values are too few, while backbone and encoder hold nearly all of the arithmetic
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,33 @@ from nextdetr.errors import ExportError, missing_extra
 from nextdetr.export.onnx import quiet, save_checked
 from nextdetr.export.openvino import convert_onnx, save_openvino
 from nextdetr.inference.contract import Contract
-from nextdetr.inference.exported import as_input
+from nextdetr.inference.exported import ExportedModel, OpenedExport, as_input
+from nextdetr.inference.onnx import session_of
+from nextdetr.inference.openvino import OpenVinoSession
 
-__all__ = ["float_operators", "quantize", "store_weights_as_int8"]
+__all__ = ["Search", "quantize", "store_weights_as_int8"]
 
-
-#: What to call the operators of both formats.
-KINDS = {
-    "Conv": "convolution", "Convolution": "convolution", "GroupConvolution": "depthwise convolution",
-    "MatMul": "matrix product", "Gemm": "matrix product",
-}  # fmt: skip
-
-#: Operators that hand 8-bit values on as they are.
-PASSING = ("Transpose", "Concat", "Reshape", "Resize", "Interpolate", "Unsqueeze", "Squeeze")
+SEARCH_IMAGES = 300  # most that AP is taken of again and again; the gate's AP is of all
 
 
-def quantize(source: Path, contract: Contract, target: Path, images: Sequence[Tensor], decoder: int) -> Path:
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How to find out what has to stay in float.
+
+    Attributes:
+        score: AP of an opened detector on the images of these numbers.
+        images: how many images there are to score on; at most SEARCH_IMAGES are used.
+        accuracy_drop: largest loss of AP.
+    """
+
+    score: Callable[[OpenedExport, Sequence[int]], float]
+    images: int
+    accuracy_drop: float
+
+
+def quantize(
+    source: Path, contract: Contract, target: Path, images: Sequence[Tensor], decoder: int, search: Search | None = None
+) -> Path:
     """Quantise an ONNX file into ``target``, an ONNX file or an OpenVINO model.
 
     Args:
@@ -42,6 +53,8 @@ def quantize(source: Path, contract: Contract, target: Path, images: Sequence[Te
         target: ``*.onnx`` or ``*.xml``; may be ``source``.
         images: [3, S, S] float RGB, 0 to 1, to calibrate on.
         decoder: number of the decoder's row, which stays float with all that comes behind it.
+        search: where AP falls by more than its limit, layers go back to float, the worst first, until it does not (NNCF's
+            accuracy control); None quantises all of backbone and encoder whatever it costs.
 
     Raises:
         ConfigError: nncf is not installed.
@@ -53,20 +66,32 @@ def quantize(source: Path, contract: Contract, target: Path, images: Sequence[Te
         raise missing_extra("nncf", "export", "8-bit arithmetic") from error
     import onnx
 
-    model: Any = onnx.load(str(source)) if target.suffix == ".onnx" else convert_onnx(source)
+    if target.suffix == ".onnx":
+        model: Any = onnx.load(str(source))
+        _fold_slices(model)  # NNCF takes weights back to float that are weights in the file, not parts of others
+    else:
+        model = convert_onnx(source)
     unit = np.ones((1, 2), np.int64)
 
     def feed(image: Tensor) -> dict[str, Any]:
         given = {"images": as_input(image.unsqueeze(0), contract)}
         return given if contract.raw else {**given, "sizes": unit}
 
+    settings: dict[str, Any] = {
+        "preset": nncf.QuantizationPreset.MIXED, "subset_size": len(images), "model_type": nncf.ModelType.TRANSFORMER,
+        "ignored_scope": nncf.IgnoredScope(patterns=[rf"^rows\.{decoder}[./].*", r"^graph/.*"], validate=False),
+    }  # fmt: skip
+    calibration = nncf.Dataset(list(images), feed)
     try:
         with quiet():
-            quantized = nncf.quantize(
-                model, nncf.Dataset(list(images), feed), preset=nncf.QuantizationPreset.MIXED, subset_size=len(images),
-                model_type=nncf.ModelType.TRANSFORMER,
-                ignored_scope=nncf.IgnoredScope(patterns=[rf"^rows\.{decoder}[./].*", r"^graph/.*"], validate=False),
-            )  # fmt: skip
+            if search is None:
+                quantized = nncf.quantize(model, calibration, **settings)
+            else:
+                numbers = np.linspace(0, search.images - 1, min(search.images, SEARCH_IMAGES)).astype(int).tolist()
+                quantized = nncf.quantize_with_accuracy_control(
+                    model, calibration, nncf.Dataset(numbers), _validation(search, contract, str(target)),
+                    max_drop=search.accuracy_drop, **settings,
+                )  # fmt: skip
     except (RuntimeError, ValueError, nncf.ValidationError, nncf.InternalError, nncf.UnsupportedModelError) as error:
         raise ExportError(f"NNCF cannot quantise the graph: {' '.join(str(error).split())}") from error
     if target.suffix == ".onnx":
@@ -75,6 +100,30 @@ def quantize(source: Path, contract: Contract, target: Path, images: Sequence[Te
     with quiet():
         stored = nncf.compress_weights(quantized, mode=nncf.CompressWeightsMode.INT8_ASYM)
     return save_openvino(stored, contract, target)
+
+
+def _fold_slices(model: Any) -> None:
+    """Turn slices of weights (attention's joint projection) into weights, in place."""
+    from onnxscript import optimizer
+
+    largest = 1 << 28  # bytes
+    optimizer.fold_constants(
+        model, input_size_limit=largest, output_size_limit=largest,
+        should_fold=lambda node: True if node.op_type == "Slice" else None,
+    )  # fmt: skip
+    optimizer.remove_unused_nodes(model)
+
+
+def _validation(search: Search, contract: Contract, name: str) -> Callable[[Any, Iterable[int]], float]:
+    """AP of what NNCF hands over: an ONNX model, or a compiled OpenVINO model."""
+
+    def validate(model: Any, numbers: Iterable[int]) -> float:
+        session = session_of(model) if hasattr(model, "SerializeToString") else OpenVinoSession(model)
+        exported = ExportedModel(session, contract, name).eval()
+        opened = OpenedExport(exported, contract.classes, contract.image_size, name, contract.to_metadata())
+        return search.score(opened, [int(number) for number in numbers])
+
+    return validate
 
 
 def store_weights_as_int8(model: Any) -> None:
@@ -110,31 +159,3 @@ def store_weights_as_int8(model: Any) -> None:
         )
     for node in added:
         graph.node.insert(0, node)
-
-
-def float_operators(path: Path) -> dict[str, int]:
-    """Count the convolutions, depthwise convolutions and matrix products of a quantised file that compute in float."""
-    counts: Counter[str] = Counter()
-    if path.suffix == ".onnx":
-        import onnx
-
-        graph = onnx.load(str(path)).graph
-        makers = {name: node for node in graph.node for name in node.output}
-        for node in graph.node:
-            maker = makers.get(node.input[0]) if node.op_type in KINDS else node
-            while maker is not None and maker.op_type in PASSING:
-                maker = makers.get(maker.input[0])
-            if node.op_type in KINDS and (maker is None or maker.op_type != "DequantizeLinear"):
-                grouped = any(entry.name == "group" and entry.i > 1 for entry in node.attribute)
-                counts[KINDS["GroupConvolution" if grouped else node.op_type]] += 1
-        return dict(counts)
-    import openvino
-
-    for operator in openvino.Core().read_model(path).get_ordered_ops():
-        kind = operator.get_type_name()
-        maker = operator
-        while kind in KINDS and (maker is operator or maker.get_type_name() in PASSING):
-            maker = maker.input_value(0).get_node()
-        if kind in KINDS and maker.get_type_name() != "FakeQuantize":
-            counts[KINDS[kind]] += 1
-    return dict(counts)

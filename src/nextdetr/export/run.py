@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from nextdetr.errors import ConfigError, missing_extra
 from nextdetr.export.gate import LIMITS, Comparison, Limits, compare, drawn_images, latency
 from nextdetr.export.graph import Traced, build_graph, trace_graph
 from nextdetr.export.measure import file_bytes
+from nextdetr.export.operators import count_operators, float_operators
 from nextdetr.export.pt2 import ProgramModel, write_program
 from nextdetr.files import write_text_atomic
 from nextdetr.inference.contract import Contract
@@ -27,10 +28,21 @@ from nextdetr.models.checkpoint import OpenedModel
 from nextdetr.models.decoder import RTDETRDecoder
 from nextdetr.preprocess import load_image, resize_to_tensor
 
+if TYPE_CHECKING:
+    from nextdetr.export.quantize import Search
+
 __all__ = ["ExportResult", "Score", "export"]
 
-#: Scores an opened detector with COCO's metrics; the caller brings it, as this package stands beside the engine.
-Score = Callable[[OpenedModel | OpenedExport, int | None], dict[str, float | None]]
+
+class Score(Protocol):
+    """Scores an opened detector with COCO's metrics; the caller brings it, as this package stands beside the engine."""
+
+    def __call__(
+        self, opened: OpenedModel | OpenedExport, queries: int | None, part: tuple[str, Sequence[int]] | None = None
+    ) -> dict[str, float | None]:
+        """Metrics on the split to score, or on the images of these numbers of another split."""
+        ...
+
 
 NAMES = {"onnx": "model.onnx", "openvino": "model.xml", "pt2": "model.pt2"}
 
@@ -50,6 +62,7 @@ class ExportResult:
         comparison: differences of the outputs.
         limits: what was asked of them.
         metrics: ``{"before": …, "after": …}``, COCO metrics with ``--data``; empty without.
+        operators: how many of each kind the file has; empty for ``pt2``.
         float_operators: how many convolutions and matrix products compute in float, by kind; of an 8-bit export only.
         seconds_per_image: medians of ``pytorch`` and ``exported``, one image at a time.
         failures: sentences, one for each limit that is not met.
@@ -69,6 +82,7 @@ class ExportResult:
     comparison: Comparison
     limits: Limits
     metrics: dict[str, dict[str, float | None]]
+    operators: dict[str, int]
     float_operators: dict[str, int]
     seconds_per_image: dict[str, float]
     failures: list[str]
@@ -105,7 +119,7 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
     folder = config.output or _folder(opened.source, config)
     path = folder / NAMES[config.format]
     traced = trace_graph(build_graph(reference.model, contract))
-    _write(traced, contract, path, config, len(reference.model.rows) - 1)
+    _write(traced, contract, path, config, len(reference.model.rows) - 1, score)
     exported = _reopen(path, contract)
     images, origin = _images(config, contract.image_size)
     limits = _limits(config, contract)
@@ -124,7 +138,7 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
     result = ExportResult(
         opened.source, config.format, config.precision, str(folder), str(path), file_bytes(path), contract.image_size,
         contract.queries, layers, origin, found, limits, metrics,
-        _float_operators(path, config),
+        {} if config.format == "pt2" else count_operators(path), float_operators(path) if config.int8 else {},
         {"pytorch": latency(reference.model, images[0]), "exported": latency(exported.model, images[0])},
         _failures(found, limits, metrics), opened.metadata.get("weights_licence", "none"),
     )  # fmt: skip
@@ -139,7 +153,7 @@ class _Program:
     model: nn.Module
 
 
-def _write(traced: Traced, contract: Contract, path: Path, config: ExportConfig, decoder: int) -> None:
+def _write(traced: Traced, contract: Contract, path: Path, config: ExportConfig, decoder: int, score: Score | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if config.format == "pt2":
         write_program(traced, contract, path)
@@ -152,7 +166,8 @@ def _write(traced: Traced, contract: Contract, path: Path, config: ExportConfig,
         if config.int8:
             from nextdetr.export.quantize import quantize
 
-            quantize(target, contract, path, _calibration(config, contract.image_size), decoder)
+            images = _calibration(config, contract.image_size)
+            quantize(target, contract, path, images, decoder, _search(config, contract, score))
         elif config.format == "openvino":
             from nextdetr.export.openvino import convert_onnx, save_openvino
 
@@ -200,8 +215,9 @@ def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:
         "task": "detect",
     }
     return Contract(
-        list(opened.classes), size, queries, input_type=config.input_type, layout=config.layout, raw=config.raw,
-        dynamic=config.dynamic, precision=config.precision, max_detections=min(300, queries * classes), details=details,
+        list(opened.classes), size, queries, input_type=config.input_type, layout=config.layout,
+        raw=config.raw or config.portable, dynamic=config.dynamic, portable=config.portable, precision=config.precision,
+        max_detections=min(300, queries * classes), details=details,
     )  # fmt: skip
 
 
@@ -212,6 +228,21 @@ def _images(config: ExportConfig, size: int) -> tuple[list[Tensor], str]:
     step = max(1, len(records) // config.images)
     chosen = records[::step][: config.images]
     return [resize_to_tensor(load_image(record.path), size) for record in chosen], f"{config.data}, {config.split}"
+
+
+def _search(config: ExportConfig, contract: Contract, score: Score | None) -> Search | None:
+    """What to keep in float is searched on the validation part, whichever is scored in the end."""
+    if score is None or config.data is None:
+        return None
+    from nextdetr.export.quantize import Search
+
+    split = "val" if "val" in available_splits(config.data) else config.split
+
+    def accuracy(opened: OpenedExport, numbers: Sequence[int]) -> float:
+        return score(opened, None, (split, numbers))["AP"] or 0.0
+
+    images = len(load_data(config.data, split).records)
+    return Search(accuracy, images, _limits(config, contract).accuracy_drop)
 
 
 def _calibration(config: ExportConfig, size: int) -> list[Tensor]:
@@ -246,14 +277,6 @@ def _failures(found: Comparison, limits: Limits, metrics: dict[str, dict[str, fl
     if before is not None and after is not None and before - after > limits.accuracy_drop:
         failures.append(f"AP fell from {before:.4f} to {after:.4f}; the limit is a drop of {limits.accuracy_drop:g}.")
     return failures
-
-
-def _float_operators(path: Path, config: ExportConfig) -> dict[str, int]:
-    if not config.int8:
-        return {}
-    from nextdetr.export.quantize import float_operators
-
-    return float_operators(path)
 
 
 def _folder(source: str, config: ExportConfig) -> Path:

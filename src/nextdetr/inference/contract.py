@@ -33,6 +33,7 @@ class Contract:
         layout: ``nchw`` or ``nhwc``.
         raw: outputs are ``logits`` and ``boxes`` (cxcywh, 0 to 1) in place of ``boxes``, ``scores`` and ``labels``.
         dynamic: batch and image size are free; otherwise the batch is 1.
+        portable: without GridSample and TopK; raw then.
         precision: arithmetic of the weights.
         max_detections: most detections an image (K), if not raw.
         details: further entries of the metadata: licence, source, version, how it was made.
@@ -45,6 +46,7 @@ class Contract:
     layout: Layout = "nchw"
     raw: bool = False
     dynamic: bool = False
+    portable: bool = False
     precision: Precision = "float32"
     max_detections: int = 300
     details: dict[str, str] = field(default_factory=dict)
@@ -71,6 +73,7 @@ class Contract:
             "layout": self.layout,
             "outputs": "raw" if self.raw else "detections",
             "dynamic": "yes" if self.dynamic else "no",
+            "portable": "yes" if self.portable else "no",
             "precision": self.precision,
             "max_detections": str(self.max_detections),
         }
@@ -95,6 +98,7 @@ class Contract:
             input_type, layout = INPUT_TYPES[metadata["input_type"]], LAYOUTS[metadata["layout"]]
             precision = PRECISIONS[metadata["precision"]]
             raw, dynamic = metadata["outputs"] == "raw", metadata["dynamic"] == "yes"
+            portable = metadata.get("portable") == "yes"  # earlier exports do not say
         except (KeyError, ValueError) as error:
             raise ModelFileError(f"{source}: its metadata is damaged ({error}); export the model again.") from error
         if not isinstance(classes, list) or min(numbers.values()) < 1:
@@ -103,5 +107,5 @@ class Contract:
         details = {name: value for name, value in metadata.items() if name not in known}
         return cls(
             [str(name) for name in classes], **numbers, input_type=input_type, layout=layout, raw=raw, dynamic=dynamic,
-            precision=precision, details=details,
+            portable=portable, precision=precision, details=details,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 from nextdetr.errors import ModelFileError, missing_extra
 from nextdetr.inference.exported import Arrays
 
-__all__ = ["OnnxSession", "open_onnx"]
+__all__ = ["OnnxSession", "open_onnx", "session_of"]
 
 
 class OnnxSession:
@@ -33,16 +33,27 @@ def open_onnx(path: Path, *, threads: int | None = None) -> tuple[OnnxSession, d
         ConfigError: onnxruntime is not installed.
     """
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401 - refused before the file is
     except ImportError as error:
         raise missing_extra("onnxruntime", "export", f"opening {path}") from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    if threads is not None:
-        options.intra_op_num_threads = threads
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = _start(str(path), threads)
     except Exception as error:  # the runtime's own exceptions have no base of their own
         reason = " ".join(str(error).split())
         raise ModelFileError(f"{path}: ONNX Runtime cannot open it ({reason}); is the file complete?") from error
     return OnnxSession(session), dict(session.get_modelmeta().custom_metadata_map)
+
+
+def session_of(model: Any) -> OnnxSession:
+    """Open an ONNX model that is in memory."""
+    return OnnxSession(_start(model.SerializeToString(), None))
+
+
+def _start(model: str | bytes, threads: int | None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

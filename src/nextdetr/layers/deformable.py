@@ -119,9 +119,15 @@ class MSDeformableAttention(nn.Module):
             locations = torch.addcmul(boxes[..., :2], offsets, boxes[..., 2:], value=0.5 / self.points[0])
         else:
             locations = torch.addcmul(boxes[..., :2], offsets, boxes[..., 2:] * self.steps)
-        sampled = sample_levels(value, shapes, locations, weights, self.points)  # [B, Q, D]
+        sampled = self.sample(value, shapes, locations, weights, self.points)  # [B, Q, D]
         sampled = sampled.to(query.dtype)
         return sampled if self.output_proj is None else self.output_proj(sampled)
+
+    def sample(
+        self, value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, points: Sequence[int] | None = None
+    ) -> Tensor:
+        """``sample_levels``; a portable export replaces it on its copy of the model (export/portable.py)."""
+        return sample_levels(value, shapes, locations, weights, points)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

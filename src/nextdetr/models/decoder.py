@@ -64,6 +64,16 @@ class TransformerDecoder(nn.Module):
         self.layers = nn.ModuleList(layers)
 
 
+def find_largest(scores: Tensor, count: int) -> Tensor:
+    """Indices [B, count] of the largest of [B, S], the largest first."""
+    return scores.topk(count, dim=1).indices
+
+
+def take_rows(tokens: Tensor, index: Tensor) -> Tensor:
+    """Rows ``index`` [B, Q] of [B, S, D]."""
+    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
 class RTDETRDecoder(nn.Module):
     """Feature maps in, class logits and boxes out. Argument order is the model files' (REFERENCE, section 1).
 
@@ -93,6 +103,10 @@ class RTDETRDecoder(nn.Module):
     Raises:
         ConfigError: if the settings contradict one another.
     """
+
+    # What a portable export replaces, on its own copy of the model (export/portable.py).
+    find_largest = staticmethod(find_largest)
+    take_rows = staticmethod(take_rows)
 
     def __init__(
         self,
@@ -208,13 +222,14 @@ class RTDETRDecoder(nn.Module):
             # weights that autocast makes without a gradient, and reuse them in the pass below, which then has none either.
             with torch.no_grad(), torch.autocast(memory.device.type, enabled=False):
                 index = self._rank(self._encode(memory.to(self.enc_score_head.weight.dtype), valid), count)
-            taken = _take(memory, index)
+            taken = self.take_rows(memory, index)
             content = self.enc_output(taken if valid is None else taken.masked_fill(~valid[index], 0.0))
         else:
             encoded = self._encode(memory, valid)
             index = self._rank(encoded, count)
-            content = _take(encoded, index)
-        return content, at_least_float32(self.enc_bbox_head(content)) + anchors[index]
+            content = self.take_rows(encoded, index)
+        chosen = anchors.index_select(0, index.flatten()).view(*index.shape, 4)
+        return content, at_least_float32(self.enc_bbox_head(content)) + chosen
 
     def _encode(self, memory: Tensor, valid: Tensor | None) -> Tensor:
         """Run the encoder's output layer on all tokens, the invalid ones taken as zero."""
@@ -231,7 +246,7 @@ class RTDETRDecoder(nn.Module):
     def _rank(self, encoded: Tensor, count: int) -> Tensor:
         """Indices [B, count] of the tokens whose best class scores highest."""
         scores: Tensor = self.enc_score_head(encoded)  # [B, S, C]
-        return scores.amax(dim=-1).topk(count, dim=1).indices
+        return self.find_largest(scores.amax(dim=-1), count)
 
     def _anchors_for(self, shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor | None]:
         """Return ``make_anchors``, kept from call to call outside the state dict; a tracer's stand-ins are not kept."""
@@ -323,11 +338,6 @@ def anchors_and_validity(shapes: Shapes, device: torch.device | None = None) -> 
     boxes = torch.cat(anchors)  # [S, 4]
     valid = ((boxes > ANCHOR_MARGIN) & (boxes < 1 - ANCHOR_MARGIN)).all(dim=-1, keepdim=True)
     return torch.where(valid, boxes.logit(), INVALID_LOGIT), valid
-
-
-def _take(tokens: Tensor, index: Tensor) -> Tensor:
-    """Rows ``index`` [B, Q] of [B, S, D]."""
-    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
 def _training_output(

@@ -51,8 +51,15 @@ class Gate(nn.Module):
         return mixed
 
 
+def largest(values: Tensor, count: int) -> Tensor:
+    """The ``count`` largest along the last axis, the largest first."""
+    return values.topk(count, dim=-1).values
+
+
 class QualityHead(nn.Module):
     """Location quality estimator: a sharp distribution raises the class logits (GFLv2, arXiv 2011.12885, section 3.2)."""
+
+    largest = staticmethod(largest)  # a portable export replaces it on its copy (export/portable.py)
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +68,7 @@ class QualityHead(nn.Module):
 
     def forward(self, bins: Tensor) -> Tensor:
         """What to add to every class logit, [B, Q, 1], given the edges' logits [B, Q, 4, N+1]."""
-        top = bins.softmax(dim=-1).topk(TOP_BINS, dim=-1).values
+        top = self.largest(bins.softmax(dim=-1), TOP_BINS)
         statistics = torch.cat((top, top.mean(dim=-1, keepdim=True)), dim=-1).flatten(2)
         return at_least_float32(self.reg_conf(statistics.to(next(self.reg_conf.parameters()).dtype)))
 
