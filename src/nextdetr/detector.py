@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -164,7 +164,8 @@ class Detector:
         opened = self.opened
         size = config.image_size or opened.image_size
         predictor = Predictor(opened.model, opened.classes, size, device=config.device)
-        predictions = predict_stream(predictor, source, config, model=file_identity(self.source))
+        opens = {"model": self.source, **self._start}
+        predictions = predict_stream(predictor, source, config, model=file_identity(self.source), opens=opens)
         if config.features is None:
             return predictions
         from nextdetr.inference.features import save_features
@@ -309,8 +310,11 @@ def scorer(data: str | None, split: str, *, quiet: bool = False) -> Score | None
         return None
     from nextdetr.engine.validate import score_detector
 
-    def score(opened: OpenedModel | OpenedExport, queries: int | None) -> dict[str, float | None]:
-        asked = ValConfig(data=data, split=split, device="cpu", queries=queries)
-        return score_detector(opened, asked, quiet=quiet).metrics
+    def score(
+        opened: OpenedModel | OpenedExport, queries: int | None, part: tuple[str, Sequence[int]] | None = None
+    ) -> dict[str, float | None]:
+        scored, images = (split, None) if part is None else part
+        asked = ValConfig(data=data, split=scored, device="cpu", queries=queries)
+        return score_detector(opened, asked, quiet=quiet or images is not None, images=images).metrics
 
     return score

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,16 @@ from nextdetr.inference.outputs import save_predictions
 from nextdetr.inference.predictor import Prediction, Predictor
 from nextdetr.inference.sources import Sources, find_images
 
-__all__ = ["file_identity", "predict_stream"]
+__all__ = ["file_identity", "look", "predict_stream", "settings_of"]
 
 
 def predict_stream(
-    predictor: Predictor, sources: Sources, config: PredictConfig, *, model: str = ""
+    predictor: Predictor,
+    sources: Sources,
+    config: PredictConfig,
+    *,
+    model: str = "",
+    opens: Mapping[str, Any] | None = None,
 ) -> Iterator[Prediction]:
     """Yield a prediction for each image or frame; with ``config.output``, write what ``config.save`` names.
 
@@ -25,17 +30,15 @@ def predict_stream(
         sources: see ``find_images``; with a table, images only.
         config: the settings; an ``output`` that ends in ``.parquet`` is a table of all predictions.
         model: what tells the model from others; a table that was begun goes on only with the same one.
+        opens: how another process opens the same model: the arguments of ``open_any``; for the engine ``ray``.
 
     Raises:
         ConfigError: a setting is out of its range, or a package is missing.
         DataError: nothing is there to look at, or none of it can be read.
     """
-    settings: dict[str, Any] = {
-        "confidence": config.confidence, "classes": config.classes, "max_detections": config.max_detections,
-        "queries": config.queries, "batch_size": config.batch_size,
-    }  # fmt: skip
+    settings = settings_of(config)
     if config.is_table:
-        return _to_table(predictor, sources, config, settings, model)
+        return _to_table(predictor, sources, config, model, opens)
     follower = None
     if config.track or config.line or config.zone:
         from nextdetr.inference.tracking import UNSURE, Follower
@@ -43,7 +46,7 @@ def predict_stream(
         follower = Follower(confidence=config.confidence, track=config.track, lines=config.line, zones=config.zone)
         if config.track:
             settings["confidence"] = min(UNSURE, config.confidence)
-    predictions = _look(predictor, sources, config, settings)
+    predictions = look(predictor, sources, config, settings)
     if follower is not None:
         predictions = follower.follow(predictions)
     if config.output is None:
@@ -61,7 +64,7 @@ def file_identity(source: str) -> str:
 
 
 def _to_table(
-    predictor: Predictor, sources: Sources, config: PredictConfig, settings: dict[str, Any], model: str
+    predictor: Predictor, sources: Sources, config: PredictConfig, model: str, opens: Mapping[str, Any] | None
 ) -> Iterator[Prediction]:
     from nextdetr.inference.table import PredictionTable
 
@@ -72,13 +75,20 @@ def _to_table(
     memory = next((item.path for item in items if item.in_memory), None)
     if memory is not None:
         raise ConfigError(f"a Parquet table names its images by their files, and {memory} has none.")
-    kept = {name: value for name, value in settings.items() if name != "batch_size"}
+    kept = {name: value for name, value in settings_of(config).items() if name != "batch_size"}
     kept |= {"tile": config.tile, "overlap": config.overlap, "image_size": predictor.image_size}
     table = PredictionTable(config.output, {"model": model, "classes_of_model": predictor.classes, **kept})
 
+    def found(paths: Iterator[str]) -> Iterator[Prediction]:
+        if config.engine == "local":
+            return look(predictor, paths, config, settings_of(config))
+        from nextdetr.inference.cluster import stream_on_ray
+
+        return stream_on_ray(paths, opens or {"model": model}, config)
+
     def run() -> Iterator[Prediction]:
         try:
-            yield from table.add(_look(predictor, table.remaining(item.path for item in items), config, settings))
+            yield from table.add(found(table.remaining(item.path for item in items)))
         except DataError:  # none of the images that were left could be read
             if not table.resumed:
                 raise
@@ -87,7 +97,16 @@ def _to_table(
     return run()
 
 
-def _look(predictor: Predictor, sources: Sources, config: PredictConfig, settings: dict[str, Any]) -> Iterator[Prediction]:
+def settings_of(config: PredictConfig) -> dict[str, Any]:
+    """Return the settings of ``Predictor.stream``."""
+    return {
+        "confidence": config.confidence, "classes": config.classes, "max_detections": config.max_detections,
+        "queries": config.queries, "batch_size": config.batch_size,
+    }  # fmt: skip
+
+
+def look(predictor: Predictor, sources: Sources, config: PredictConfig, settings: dict[str, Any]) -> Iterator[Prediction]:
+    """Yield a prediction for each image or frame, whole or in tiles, with these settings of ``Predictor.stream``."""
     if config.tile is None:
         return predictor.stream(sources, **settings)
     from nextdetr.inference.tiles import stream_tiles

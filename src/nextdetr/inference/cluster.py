@@ -1,0 +1,121 @@
+"""The same predictions over Ray Data: workers read, detect and hand back rows; the table is written where it was asked for.
+
+Each worker opens the model by its path, so that path and the images' paths must mean the same on all machines. Rows come in
+the order in which they are done. https://docs.ray.io/en/latest/data/batch_inference.html
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nextdetr.config import PredictConfig
+from nextdetr.errors import ConfigError, DataError, missing_extra
+from nextdetr.inference._supervision import sv
+from nextdetr.inference.predictor import Prediction, Predictor
+from nextdetr.inference.sources import none_readable
+
+__all__ = ["stream_on_ray"]
+
+logger = logging.getLogger(__name__)
+
+
+def stream_on_ray(paths: Iterable[str], opens: Mapping[str, Any], config: PredictConfig) -> Iterator[Prediction]:
+    """Yield a prediction for each image, as it is done, without the image itself.
+
+    Args:
+        paths: of the images.
+        opens: how a worker opens the model: the arguments of ``open_any``; ``model`` is a file or folder.
+        config: the settings; ``workers`` processes share the work, on the cluster that ``RAY_ADDRESS`` names, or here.
+
+    Raises:
+        ConfigError: ray is not installed, or the model is no file.
+        DataError: not one image can be read.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise missing_extra("ray", "ray", "--engine ray") from error
+    if not Path(opens["model"]).exists():
+        raise ConfigError(
+            f"--engine ray opens the model on each worker: name a checkpoint or an exported file, not {opens['model']}."
+        )
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    absolute = {
+        name: str(Path(value).resolve()) if isinstance(value, str | Path) else value for name, value in opens.items()
+    }
+    return _collect(ray, list(paths), absolute, config)
+
+
+def _collect(ray: Any, paths: list[str], opens: dict[str, Any], config: PredictConfig) -> Iterator[Prediction]:
+    if not paths:
+        return
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    absolute = {str(Path(path).resolve()): path for path in paths}
+    rows = ray.data.from_items([{"path": path} for path in absolute], override_num_blocks=_blocks(len(paths), config))
+    rows = rows.map_batches(
+        _Worker, fn_constructor_args=(opens, config.model_dump()), batch_size=config.batch_size,
+        concurrency=min(config.workers, len(paths)),
+    )  # fmt: skip
+    failed: list[str] = []
+    readable = 0
+    for row in rows.iter_rows():
+        prediction = _prediction(json.loads(row["row"]), absolute)
+        if prediction.problem is None:
+            readable += 1
+        else:
+            failed.append(prediction.problem)
+            logger.warning("skipped: %s", prediction.problem)
+        yield prediction
+    if failed and not readable:
+        raise none_readable(failed)
+
+
+def _blocks(images: int, config: PredictConfig) -> int:
+    """Pieces of the work: several a worker, so that none waits long for the others, of at least a batch."""
+    return max(1, min(images // config.batch_size, max(8 * config.workers, images // 10_000)))
+
+
+class _Worker:
+    """Opens the model once and looks at batches of images."""
+
+    def __init__(self, opens: dict[str, Any], settings: dict[str, Any]) -> None:
+        from nextdetr.inference.exported import open_any
+
+        self.config = PredictConfig.model_validate(settings)
+        opened = open_any(**opens)[0]
+        size = self.config.image_size or opened.image_size
+        self.predictor = Predictor(opened.model, opened.classes, size, device=self.config.device)
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
+        from nextdetr.inference.pipeline import look, settings_of
+
+        paths = [str(path) for path in batch["path"]]
+        rows: list[str] = []
+        try:
+            found = look(self.predictor, paths, self.config, settings_of(self.config))
+            rows.extend(json.dumps(prediction.to_json()) for prediction in found)
+        except DataError:  # raised at the end where none of them can be read, each of which has its row by then
+            if len(rows) < len(paths):
+                raise
+        return {"row": rows}
+
+
+def _prediction(row: Mapping[str, Any], names: Mapping[str, str]) -> Prediction:
+    found = row["detections"]
+    detections = sv.Detections(
+        xyxy=np.array([item["box"] for item in found], np.float32).reshape(-1, 4),
+        confidence=np.array([item["confidence"] for item in found], np.float32),
+        class_id=np.array([item["class_id"] for item in found], np.int64),
+        data={"class_name": np.array([item["class_name"] for item in found], dtype=str)},
+    )
+    return Prediction(
+        names.get(row["path"], row["path"]), row["width"], row["height"], detections, problem=row.get("problem")
+    )

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nextdetr import Detector
+from nextdetr.cli.main import run
+from nextdetr.errors import ConfigError
+from tests.export.helpers import checkpoint
+
+ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+parquet = pytest.importorskip("pyarrow.parquet", reason="the extra ray is not installed")
+
+SETTINGS = ["--confidence", "0.1", "--batch-size", "2"]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(7):
+        pixels = np.random.default_rng(number).integers(0, 255, (40 + number, 60, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    (folder / "3.png").write_bytes(b"no image")
+    return folder
+
+
+def rows_of(path):
+    return sorted(parquet.read_table(path).to_pylist(), key=lambda row: row["path"])
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_rows_of_a_single_process(cluster, photos, tmp_path, capsys):
+    source = str(checkpoint(tmp_path, "nextdetr-atto", 64))
+    for name, engine in (("one", []), ("two", ["--engine", "ray", "--workers", "2"])):
+        assert run(["predict", source, str(photos), "--output", str(tmp_path / f"{name}.parquet"), *SETTINGS, *engine]) == 0
+    assert "skipped" in capsys.readouterr().err
+    expected, got = rows_of(tmp_path / "one.parquet"), rows_of(tmp_path / "two.parquet")
+    assert len(got) == 7
+    assert sum(len(row["detections"]) for row in got) > 20
+    for first, second in zip(expected, got, strict=True):
+        assert {name: first[name] for name in ("path", "width", "height")} == {
+            name: second[name] for name in ("path", "width", "height")
+        }
+        assert (first["problem"] is None) == (second["problem"] is None)
+        assert [found["class_name"] for found in first["detections"]] == [
+            found["class_name"] for found in second["detections"]
+        ]
+        for one, two in zip(first["detections"], second["detections"], strict=True):
+            assert two["box"] == pytest.approx(one["box"], abs=1e-2)
+            assert two["confidence"] == pytest.approx(one["confidence"], abs=1e-4)
+
+
+def test_what_ray_cannot_do_is_said(photos, tmp_path, capsys):
+    assert run(["predict", "nextdetr-atto", str(photos), "--engine", "ray"]) == 2
+    assert "--output NAME.parquet" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="name a checkpoint"):
+        Detector("nextdetr-atto").predict(str(photos), output=tmp_path / "x.parquet", engine="ray")
