@@ -1,11 +1,13 @@
 """Does pre-training on the same images without labels pay? Detectors from random weights and after FCMAE, for few labels.
 
-    python benchmarks/fcmae_study.py DATA [--fractions 0.25 1] [--seeds 0 1] [--pretrain-minutes 12] [--minutes 6] [--write]
+    python benchmarks/fcmae_study.py DATA [--fractions 0.25 1] [--seeds 0 1] [--pretrain-minutes 12] [--minutes 6]
+        [--settings random FCMAE] [--test] [--write]
 
-DATA is a Pascal VOC folder with the splits train and val. The backbone is pre-trained once, on the images of ``train``.
-Then, for each fraction of its labels, each seed and each setting of SETTINGS, a detector is trained for the same minutes
-and scored on ``val``. The labelled images of a fraction are the first ones of one shuffle, so that a larger one holds a
-smaller. A run whose folder is complete is not repeated, so the script can be stopped and started again.
+DATA is a Pascal VOC folder with the splits train, val and test. The backbone is pre-trained once, on the images of
+``train``. Then, for each fraction of its labels, each seed and each setting of SETTINGS, a detector is trained for the same
+minutes and scored on ``val``. The labelled images of a fraction are the first ones of one shuffle, so that a larger one
+holds a smaller. ``--test`` scores the best weights of each run on ``test``, once. A run whose folder is complete is not
+repeated, so the script can be stopped and started again.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ import argparse
 import csv
 import json
 import random
+import statistics
 from pathlib import Path
 from typing import Any
 
 import nextdetr
 from nextdetr import Detector
-from results import machine, write_result
+from results import machine, plot_curves, write_result
 
 #: Settings of the fine-tuning, by name; ``None`` starts from random weights.
 SETTINGS: dict[str, dict[str, Any] | None] = {
@@ -40,13 +43,16 @@ def subset(data: Path, fraction: float, folder: Path) -> tuple[Path, int]:
     files = {path.stem: path.name for path in (data / "JPEGImages").iterdir()}
     tag = f"{100 * fraction:g}"
     (folder / f"train-{tag}.txt").write_text("".join(f"{files[name]}\n" for name in kept), encoding="utf-8")
-    valid = (data / "ImageSets" / "Main" / "val.txt").read_text(encoding="utf-8").split()
-    (folder / "val.txt").write_text("".join(f"{files[name]}\n" for name in valid), encoding="utf-8")
     images, annotations = (json.dumps(str((data / name).resolve())) for name in ("JPEGImages", "Annotations"))
-    splits = ""
-    for split, listed in (("train", f"train-{tag}.txt"), ("val", "val.txt")):
-        include = json.dumps(str(folder.resolve() / listed))
-        splits += f"{split}: {{images: {images}, annotations: {annotations}, include: {include}}}\n"
+    lists = {"train": f"train-{tag}.txt"}
+    for split in ("val", "test"):
+        lists[split] = f"{split}.txt"
+        others = (data / "ImageSets" / "Main" / f"{split}.txt").read_text(encoding="utf-8").split()
+        (folder / lists[split]).write_text("".join(f"{files[name]}\n" for name in others), encoding="utf-8")
+    splits = "".join(
+        f"{split}: {{images: {images}, annotations: {annotations}, include: {json.dumps(str(folder.resolve() / name))}}}\n"
+        for split, name in lists.items()
+    )
     path = folder / f"data-{tag}.yaml"
     path.write_text(f"format: voc\nroot: .\n{splits}", encoding="utf-8")
     return path, len(kept)
@@ -82,6 +88,15 @@ def fine_tune(options: argparse.Namespace, data: Path, weights: Path | None, cha
     return best
 
 
+def score_test(data: Path, run: Path) -> float:
+    """AP of the run's best weights on test; scored once and kept."""
+    kept = run / "test.json"
+    if not kept.is_file():
+        result = Detector(run / "best.safetensors").val(data=data, split="test", quiet=True)
+        kept.write_text(json.dumps(result.metrics), encoding="utf-8")
+    return float(json.loads(kept.read_text(encoding="utf-8"))["AP"])
+
+
 def epochs(run: Path) -> int:
     with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
         return len(list(csv.DictReader(file)))
@@ -99,12 +114,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=6)
     parser.add_argument("--image-size", type=int, default=320)
     parser.add_argument("--output", default="runs/benchmark-fcmae")
+    parser.add_argument("--test", action="store_true", help="score the best weights of each run on test, once")
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     options = parser.parse_args()
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
     weights = None if options.settings == ["random"] else pretrained(options, folder)
     rows = []
+    scores: dict[str, dict[float, list[float]]] = {name: {} for name in options.settings}
     for fraction in options.fractions:
         data, count = subset(Path(options.data), fraction, folder)
         for seed in options.seeds:
@@ -113,8 +130,18 @@ def main() -> None:
                 run = folder / f"{100 * fraction:g}-{list(SETTINGS).index(name)}-seed{seed}"
                 start = None if changes is None else weights
                 score = fine_tune(options, data, start, {**(changes or {}), "seed": seed}, run)
-                rows.append(f"| {100 * fraction:g} % ({count}) | {seed} | {name} | {epochs(run)} | {score:.4f} |")
+                tested = score_test(data, run) if options.test else None
+                scores[name].setdefault(100 * fraction, []).append(score if tested is None else tested)
+                shown = "-" if tested is None else f"{tested:.4f}"
+                rows.append(f"| {100 * fraction:g} % ({count}) | {seed} | {name} | {epochs(run)} | {score:.4f} | {shown} |")
                 print(rows[-1], flush=True)
+    split = "test" if options.test else "val"
+    curves = {
+        name: [(percent, statistics.mean(values)) for percent, values in of_name.items()]
+        for name, of_name in scores.items()
+    }
+    labels = ("labels of the training images, %", f"AP on {split}, mean of the seeds")
+    picture = plot_curves("fcmae-study", curves, write=options.write, labels=labels)
     lines = [
         f"# FCMAE and few labels, {options.model}",
         "",
@@ -122,11 +149,13 @@ def main() -> None:
         f"--minutes {options.minutes:g} --image-size {options.image_size}`; pre-training rate "
         f"{options.pretrain_rate or 'by default'}. {machine()}",
         "",
-        "AP is the best of the run on `val`, which therefore flatters all settings alike; `test` is not scored.",
+        "AP on `val` is the best of the run, which therefore flatters all settings alike"
+        + ("; `test` was scored once, with those weights." if options.test else "; `test` is not scored."),
         "",
-        "| labels (images) | seed | start and fine-tuning | epochs | val AP |",
-        "|---|---|---|---|---|",
+        "| labels (images) | seed | start and fine-tuning | epochs | val AP | test AP |",
+        "|---|---|---|---|---|---|",
         *rows,
+        *(["", f"![AP on {split} over the share of labels]({picture.name})"] if picture else []),
     ]
     write_result("fcmae-study", lines, write=options.write)
 

@@ -1,10 +1,11 @@
 """Train our model and peers for the same minutes on the same data, and score all with the same evaluator.
 
-    python benchmarks/peers.py DATA [--peers yolo26n] [--ours nextdetr-atto] [--minutes 24] [--image-size 320]
+    python benchmarks/peers.py DATA [--peers yolo26n] [--ours auto] [--minutes 24] [--image-size 320]
         [--threads 2] [--batch-size 8] [--environment ~/.cache/nextdetr-peers] [--output DIR] [--write]
 
-Peers are installed into an environment of their own, once; they train from random weights with their own defaults. The same
-files, splits, image size, threads, batch and minutes of training, one after the other. Every model's detections go through
+Peers are installed into an environment of their own, once; they train from random weights with their own defaults, as ours
+does: ``auto`` leaves the model to the recipe too. The same files, splits, image size, threads and minutes of training, one
+after the other; the batch is a peer's, ours is the recipe's. Every model's detections go through
 COCO results into our evaluator: AP on val over the minutes, and the best weights once on test (on val where there is none).
 A folder with finished runs is reported and not trained again; ``--extra NAME=RUN`` adds a finished run of ours.
 """
@@ -19,6 +20,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from nextdetr.data.records import DetectionData
 from peer_data import read_splits, score_predictions, write_yolo
@@ -87,9 +90,9 @@ def run_ours(name: str, options: argparse.Namespace, splits: dict[str, Detection
     environ = surroundings(options.threads) | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     if not (folder / "best.safetensors").is_file():
         settings = [
-            "--data", options.data, "--model", name, "--minutes", str(options.minutes), "--image-size",
-            str(options.image_size), "--batch-size", str(options.batch_size), "--seed", str(options.seed), "--output",
-            str(folder), *options.train_options.split(),
+            "--data", options.data, "--minutes", str(options.minutes), "--image-size", str(options.image_size), "--seed",
+            str(options.seed), "--output", str(folder), *([] if name == "auto" else ["--model", name]),
+            *options.train_options.split(),
         ]  # fmt: skip
         subprocess.run([*command, "train", *settings], check=True, env=environ)
     return report_ours(folder, options, splits, command, environ)
@@ -108,11 +111,12 @@ def report_ours(
     with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     scored = [row for row in rows if row["AP"]]
+    chosen = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     best = max(scored, key=lambda row: float(row["AP"]))
     return {
         "curve": [(float(row["seconds"]) / 60, float(row["AP"])) for row in scored], "epochs": len(rows),
         "val": {"AP": float(best["AP"]), "AP50": float(best["AP50"])},
-        "final": json.loads(kept.read_text(encoding="utf-8"))["metrics"], "version": "this repository",
+        "final": json.loads(kept.read_text(encoding="utf-8"))["metrics"], "version": str(chosen["model"]),
     }  # fmt: skip
 
 
@@ -136,7 +140,7 @@ def report(results: dict[str, dict[str, Any]], options: argparse.Namespace, fina
         + (f' --train-options "{options.train_options}"' if options.train_options else "")
         + f"`. Random weights, one run each. {machine()}",
         "",
-        f"| model | version | epochs | val AP | val AP50 | {final} AP | {final} AP50 | {final} AP_small |",
+        f"| | version or model | epochs | val AP | val AP50 | {final} AP | {final} AP50 | {final} AP_small |",
         "|---|---|---|---|---|---|---|---|",
         *rows,
         *(["", f"![AP on val over the minutes]({picture.name})"] if picture else []),
@@ -148,11 +152,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--peers", nargs="*", default=["yolo26n"])
-    parser.add_argument("--ours", nargs="*", default=["nextdetr-atto"])
+    parser.add_argument("--ours", nargs="*", default=["auto"], help="model names; auto: the recipe's")
     parser.add_argument("--extra", nargs="*", default=[], metavar="NAME=RUN", help="finished runs of ours")
     parser.add_argument("--minutes", type=float, default=24)
     parser.add_argument("--image-size", type=int, default=320)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8, help="of the peers")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--snapshots", type=int, default=12, help="most weights of a peer to score for its curve")
@@ -162,7 +166,10 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the dated result file and the plot")
     options = parser.parse_args()
     splits, output = read_splits(options.data), Path(options.output)
-    results = {name: run_ours(name, options, splits, output / name) for name in options.ours}
+    results = {}
+    for name in options.ours:
+        result = run_ours(name, options, splits, output / name)
+        results[result["version"] if name == "auto" else name] = result
     command = [sys.executable, "-m", "nextdetr"]
     environ = surroundings(options.threads) | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     for extra in options.extra:

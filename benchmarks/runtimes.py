@@ -1,0 +1,157 @@
+"""Our exported reference model beside transformers' same model in ONNX Runtime, OpenVINO and eager PyTorch, one run.
+
+    python benchmarks/runtimes.py [--image-size 640] [--repeats 9] [--int8-data DATA] [--checkpoint FILE] [--write]
+
+RT-DETR-l's encoder and decoder on ConvNeXt V2 atto, 80 classes, random weights, batch 1, two threads. Ours goes
+through ``nextdetr export`` and gives finished detections; theirs is exported by torch and gives logits and boxes, which is
+a little less work. All sessions are open at once and take turns, so that a drift of the machine's speed meets all of them;
+medians, and each as a ratio to the better of theirs. With ``--int8-data`` and ``--checkpoint`` a trained detector is
+quantised too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nextdetr import Detector
+from nextdetr.inference.onnx import open_onnx
+from nextdetr.inference.openvino import open_openvino
+from nextdetr.memory import keep_freed_memory
+from nextdetr.models.fuse import fuse
+from results import machine, write_result
+
+REFERENCE = "rtdetr-l-convnextv2-atto"
+THREADS = 2
+Run = Callable[[], Any]
+
+
+def theirs() -> torch.nn.Module:
+    """Return the model as transformers builds it."""
+    from transformers import ConvNextV2Config, RTDetrConfig, RTDetrForObjectDetection
+
+    backbone = ConvNextV2Config(
+        depths=[2, 2, 6, 2], hidden_sizes=[40, 80, 160, 320], out_features=["stage2", "stage3", "stage4"]
+    )
+    config = RTDetrConfig(
+        backbone_config=backbone, encoder_in_channels=[80, 160, 320], num_labels=80, use_pretrained_backbone=False,
+        freeze_backbone_batch_norms=False,
+    )  # fmt: skip
+    return RTDetrForObjectDetection(config).eval()
+
+
+class Outputs(torch.nn.Module):
+    """Logits and boxes only, as an exporter wants them."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Detect."""
+        output = self.model(pixel_values=images)
+        return output.logits, output.pred_boxes
+
+
+def export_theirs(model: torch.nn.Module, path: Path, size: int) -> None:
+    torch.onnx.export(
+        Outputs(model), (torch.zeros(1, 3, size, size),), str(path), dynamo=False, opset_version=17, input_names=["images"],
+        output_names=["logits", "boxes"],
+    )  # fmt: skip
+
+
+def in_onnxruntime(path: Path, feed: dict[str, Any]) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, feed)
+
+
+def in_openvino(path: Path, feed: dict[str, Any]) -> Run:
+    import openvino
+
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": THREADS}
+    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+    return lambda: request.infer(feed)
+
+
+def candidates(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Run], dict[str, int]]:
+    """What takes turns, by name, and the sizes of the files in bytes."""
+    size = options.image_size
+    pixels = torch.rand(1, 3, size, size)
+    image = {"images": pixels.numpy()}
+    detector = Detector(options.checkpoint or REFERENCE)
+    runs: dict[str, Run] = {}
+    sizes: dict[str, int] = {}
+    settings: dict[str, Any] = {"image_size": size, "images": 1, "quiet": True}
+    for precision in ("float32", "int8") if options.int8_data else ("float32",):
+        extra = {"int8": True, "data": options.int8_data} if precision == "int8" else {}
+        for kind, opener in (("onnx", open_onnx), ("openvino", open_openvino)):
+            made = detector.export(kind, output=folder / f"{kind}-{precision}", **settings, **extra)
+            session = opener(Path(made.file), threads=THREADS)[0]
+            feed = {**image, "sizes": np.array([[size, size]], np.int64)}
+            name = f"ours, {'ONNX Runtime' if kind == 'onnx' else 'OpenVINO'}, {precision}"
+            runs[name] = lambda session=session, feed=feed: session.run(feed)  # type: ignore[misc]
+            sizes[name] = made.bytes
+    folded, peer = fuse(detector.opened.model), theirs()  # type: ignore[type-var]
+    export_theirs(peer, folder / "theirs.onnx", size)
+    runs["transformers, ONNX Runtime, float32"] = in_onnxruntime(folder / "theirs.onnx", image)
+    runs["transformers, OpenVINO, float32"] = in_openvino(folder / "theirs.onnx", image)
+    runs["ours, PyTorch eager, folded"] = lambda: folded(pixels)
+    runs["transformers, PyTorch eager"] = lambda: peer(pixel_values=pixels)
+    return runs, sizes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image-size", type=int, default=640)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--checkpoint", help="trained detector to measure in place of random weights")
+    parser.add_argument("--int8-data", help="data set to calibrate 8-bit arithmetic on")
+    parser.add_argument("--write", action="store_true", help="write the dated result file")
+    options = parser.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        runs, sizes = candidates(options, Path(folder))
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        with torch.inference_mode():
+            for repeat in range(options.repeats + 2):
+                for name, run in runs.items():
+                    started = time.perf_counter()
+                    run()
+                    if repeat >= 2:  # the first two are for warming up
+                        seconds[name].append(time.perf_counter() - started)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    best = min(value for name, value in median.items() if name.startswith("transformers, O"))
+    rows = [
+        f"| {name} | {1000 * value:.0f} | {value / best:.2f} | {sizes[name] / 1e6:.1f} |"
+        if name in sizes
+        else f"| {name} | {1000 * value:.0f} | {value / best:.2f} | |"
+        for name, value in median.items()
+    ]
+    lines = [
+        f"# Runtimes, {options.checkpoint or REFERENCE} at {options.image_size} px",
+        "",
+        f"`python benchmarks/runtimes.py`: batch 1, {THREADS} threads, median of {options.repeats}, in turn. {machine()}",
+        "",
+        "| | ms | ratio to the better of transformers' files | file, MB |",
+        "|---|---|---|---|",
+        *rows,
+    ]
+    write_result("runtimes", lines, write=options.write)
+
+
+if __name__ == "__main__":
+    main()
