@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
+from functools import partial
 
 import torch
 
@@ -18,7 +18,7 @@ from nextdetr.memory import keep_freed_memory
 from nextdetr.models.fuse import fuse
 from nextdetr.models.graph import build_model
 from nextdetr.models.summary import count_gflop
-from results import machine, write_result
+from results import machine, take_turns, write_result
 
 REFERENCE = "rtdetr-l-convnextv2-atto"
 
@@ -36,15 +36,11 @@ def main() -> None:
     models = {name: build_model(name).eval() for name in names}
     folded = {name: fuse(model) for name, model in models.items()}
     images = torch.rand(1, 3, options.image_size, options.image_size)
-    seconds: dict[tuple[str, bool], list[float]] = {(name, fold): [] for name in names for fold in (False, True)}
+    runs = {
+        (name, fold): partial(folded[name] if fold else models[name], images) for name in names for fold in (False, True)
+    }
     with torch.inference_mode():
-        for repeat in range(options.repeats + 2):
-            for (name, fold), values in seconds.items():
-                model = folded[name] if fold else models[name]
-                started = time.perf_counter()
-                model(images)
-                if repeat >= 2:  # the first two are for warming up
-                    values.append(time.perf_counter() - started)
+        seconds = take_turns(runs, options.repeats)
     median = {key: statistics.median(values) for key, values in seconds.items()}
     ratio = {(name, fold): value / median[REFERENCE, fold] for (name, fold), value in median.items()}
     rows = []

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
+K = TypeVar("K", bound=Hashable)
 FOLDER = Path(__file__).parent / "results"
 
 
@@ -24,6 +27,21 @@ def machine() -> str:
         pass
     isa = torch.backends.cpu.get_cpu_capability()
     return f"Machine: {model}, {isa}, {torch.get_num_threads()} threads; torch {torch.__version__}."
+
+
+def take_turns(runs: Mapping[K, Callable[[], Any]], repeats: int) -> dict[K, list[float]]:
+    """Seconds of each run, ``repeats`` times one after the other, after two rounds for warming up.
+
+    They take turns, so that a drift of the machine's speed meets all of them.
+    """
+    seconds: dict[K, list[float]] = {name: [] for name in runs}
+    for repeat in range(repeats + 2):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            if repeat >= 2:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
 
 
 def write_result(name: str, lines: Sequence[str], *, write: bool) -> None:

@@ -14,38 +14,26 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import torch
 
+from in_transformers import reference_model
 from nextdetr import Detector
-from nextdetr.inference.onnx import open_onnx
-from nextdetr.inference.openvino import open_openvino
+from nextdetr.inference.onnx import open_onnx, start_session
+from nextdetr.inference.openvino import compile_on_cpu, open_openvino
 from nextdetr.memory import keep_freed_memory
 from nextdetr.models.fuse import fuse
-from results import machine, write_result
+from results import machine, take_turns, write_result
 
 REFERENCE = "rtdetr-l-convnextv2-atto"
 THREADS = 2
 Run = Callable[[], Any]
-
-
-def theirs() -> torch.nn.Module:
-    """Return the model as transformers builds it."""
-    from transformers import ConvNextV2Config, RTDetrConfig, RTDetrForObjectDetection
-
-    backbone = ConvNextV2Config(
-        depths=[2, 2, 6, 2], hidden_sizes=[40, 80, 160, 320], out_features=["stage2", "stage3", "stage4"]
-    )
-    config = RTDetrConfig(
-        backbone_config=backbone, encoder_in_channels=[80, 160, 320], num_labels=80, use_pretrained_backbone=False,
-        freeze_backbone_batch_norms=False,
-    )  # fmt: skip
-    return RTDetrForObjectDetection(config).eval()
 
 
 class Outputs(torch.nn.Module):
@@ -61,28 +49,11 @@ class Outputs(torch.nn.Module):
         return output.logits, output.pred_boxes
 
 
-def export_theirs(model: torch.nn.Module, path: Path, size: int) -> None:
+def export_theirs(model: torch.nn.Module, path: str, size: int) -> None:
     torch.onnx.export(
-        Outputs(model), (torch.zeros(1, 3, size, size),), str(path), dynamo=False, opset_version=17, input_names=["images"],
+        Outputs(model), (torch.zeros(1, 3, size, size),), path, dynamo=False, opset_version=17, input_names=["images"],
         output_names=["logits", "boxes"],
     )  # fmt: skip
-
-
-def in_onnxruntime(path: Path, feed: dict[str, Any]) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, feed)
-
-
-def in_openvino(path: Path, feed: dict[str, Any]) -> Run:
-    import openvino
-
-    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": THREADS}
-    request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
-    return lambda: request.infer(feed)
 
 
 def candidates(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Run], dict[str, int]]:
@@ -101,12 +72,14 @@ def candidates(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Run
             session = opener(Path(made.file), threads=THREADS)[0]
             feed = {**image, "sizes": np.array([[size, size]], np.int64)}
             name = f"ours, {'ONNX Runtime' if kind == 'onnx' else 'OpenVINO'}, {precision}"
-            runs[name] = lambda session=session, feed=feed: session.run(feed)  # type: ignore[misc]
+            runs[name] = partial(session.run, feed)
             sizes[name] = made.bytes
-    folded, peer = fuse(detector.opened.model), theirs()  # type: ignore[type-var]
-    export_theirs(peer, folder / "theirs.onnx", size)
-    runs["transformers, ONNX Runtime, float32"] = in_onnxruntime(folder / "theirs.onnx", image)
-    runs["transformers, OpenVINO, float32"] = in_openvino(folder / "theirs.onnx", image)
+    folded, peer = fuse(detector.opened.model), reference_model().eval()  # type: ignore[type-var]
+    file = str(folder / "theirs.onnx")
+    export_theirs(peer, file, size)
+    runs["transformers, ONNX Runtime, float32"] = partial(start_session(file, THREADS).run, None, image)
+    compiled = compile_on_cpu(openvino.Core(), file, THREADS)
+    runs["transformers, OpenVINO, float32"] = partial(compiled.create_infer_request().infer, image)
     runs["ours, PyTorch eager, folded"] = lambda: folded(pixels)
     runs["transformers, PyTorch eager"] = lambda: peer(pixel_values=pixels)
     return runs, sizes
@@ -125,14 +98,8 @@ def main() -> None:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         runs, sizes = candidates(options, Path(folder))
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
         with torch.inference_mode():
-            for repeat in range(options.repeats + 2):
-                for name, run in runs.items():
-                    started = time.perf_counter()
-                    run()
-                    if repeat >= 2:  # the first two are for warming up
-                        seconds[name].append(time.perf_counter() - started)
+            seconds = take_turns(runs, options.repeats)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     best = min(value for name, value in median.items() if name.startswith("transformers, O"))
     rows = [

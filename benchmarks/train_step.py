@@ -19,8 +19,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import torch
-from transformers import ConvNextV2Config, RTDetrConfig, RTDetrForObjectDetection
 
+from in_transformers import reference_model
 from nextdetr.losses.criterion import Criterion
 from nextdetr.losses.matcher import HungarianMatcher
 from nextdetr.memory import keep_freed_memory
@@ -53,14 +53,7 @@ def our_step(model_name: str) -> Callable[[torch.Tensor, list[Target]], float]:
 
 
 def transformers_step() -> Callable[[torch.Tensor, list[Target]], float]:
-    backbone = ConvNextV2Config(
-        depths=[2, 2, 6, 2], hidden_sizes=[40, 80, 160, 320], out_features=["stage2", "stage3", "stage4"]
-    )
-    config = RTDetrConfig(
-        backbone_config=backbone, encoder_in_channels=[80, 160, 320], num_labels=CLASSES, use_pretrained_backbone=False,
-        freeze_backbone_batch_norms=False,
-    )  # fmt: skip
-    model = RTDetrForObjectDetection(config).train()
+    model = reference_model().train()
 
     def step(images: torch.Tensor, targets: list[Target]) -> float:
         model.zero_grad(set_to_none=True)

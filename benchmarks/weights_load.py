@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from in_transformers import reference_model
 from results import machine, write_result
 
 MEASURE = """
@@ -64,8 +65,6 @@ LOADS = {
 
 
 def write_files(folder: Path) -> None:
-    from transformers import ConvNextV2Config, RTDetrConfig, RTDetrForObjectDetection
-
     from nextdetr.models.checkpoint import save_detector
     from nextdetr.models.convnextv2 import convnextv2
     from nextdetr.models.graph import build_model
@@ -76,14 +75,7 @@ def write_files(folder: Path) -> None:
         folder / "own.safetensors", model.state_dict(), model_text=model.text, classes=[f"c{k}" for k in range(80)],
         image_size=640, metrics={}, weights_licence="none", source_weights="none",
     )  # fmt: skip
-    backbone = ConvNextV2Config(
-        depths=[2, 2, 6, 2], hidden_sizes=[40, 80, 160, 320], out_features=["stage2", "stage3", "stage4"]
-    )
-    config = RTDetrConfig(
-        backbone_config=backbone, encoder_in_channels=[80, 160, 320], num_labels=80, use_pretrained_backbone=False,
-        freeze_backbone_batch_norms=False,
-    )  # fmt: skip
-    RTDetrForObjectDetection(config).save_pretrained(folder / "folder")
+    reference_model().save_pretrained(folder / "folder")
     tiny = convnextv2("tiny", num_classes=1000)
     torch.save({"model": to_original(tiny.state_dict())}, folder / "tiny.pt")
 

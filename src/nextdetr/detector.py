@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import supervision as sv
     from PIL import Image
 
+    from nextdetr.data.records import DetectionData
     from nextdetr.engine.train import TrainResult
     from nextdetr.engine.validate import ValResult
     from nextdetr.export.run import ExportResult, Score
@@ -311,10 +312,9 @@ def scorer(data: str | None, split: str, *, quiet: bool = False) -> Score | None
     from nextdetr.engine.validate import score_detector
 
     def score(
-        opened: OpenedModel | OpenedExport, queries: int | None, part: tuple[str, Sequence[int]] | None = None
+        opened: OpenedModel | OpenedExport, queries: int | None, part: DetectionData | None = None
     ) -> dict[str, float | None]:
-        scored, images = (split, None) if part is None else part
-        asked = ValConfig(data=data, split=scored, device="cpu", queries=queries)
-        return score_detector(opened, asked, quiet=quiet or images is not None, images=images).metrics
+        asked = ValConfig(data=data, split=split, device="cpu", queries=queries)
+        return score_detector(opened, asked, quiet=quiet or part is not None, data=part).metrics
 
     return score

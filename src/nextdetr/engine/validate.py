@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -79,9 +79,9 @@ def _gather(value: Any) -> list[Any]:
 
 
 def score_detector(
-    opened: OpenedModel | OpenedExport, config: ValConfig, *, quiet: bool = False, images: Sequence[int] | None = None
+    opened: OpenedModel | OpenedExport, config: ValConfig, *, quiet: bool = False, data: DetectionData | None = None
 ) -> ValResult:
-    """Score an opened detector on a split, or on the images of these numbers in it.
+    """Score an opened detector on a split, or on ``data``, which was read before.
 
     Raises:
         DataError: the data set or the split cannot be used, or it has none of the detector's classes.
@@ -89,10 +89,9 @@ def score_detector(
     """
     if config.data is None:
         raise ConfigError("scoring needs a data set: give --data with a folder or a YAML.")
-    classes = opened.classes if opened.trained else None
-    data = load_data(config.data, config.split, classes=classes, on_bad_data=config.on_bad_data)
-    if images is not None:
-        data = replace(data, records=[data.records[number] for number in images])
+    if data is None:
+        classes = opened.classes if opened.trained else None
+        data = load_data(config.data, config.split, classes=classes, on_bad_data=config.on_bad_data)
     device = choose_device(config.device)
     size = config.image_size or opened.image_size
     with Display(enabled=not quiet) as display:

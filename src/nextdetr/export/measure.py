@@ -123,11 +123,9 @@ def _step(task: Task) -> Callable[[], Any]:
 
 def _foreign(task: Task) -> Callable[[], Any]:
     """An ONNX file of another program, fed with noise; free axes become the batch, 3 channels and the image size."""
-    import onnxruntime
+    from nextdetr.inference.onnx import start_session
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = task.threads
-    session = onnxruntime.InferenceSession(task.source, options, providers=["CPUExecutionProvider"])
+    session = start_session(task.source, task.threads)
     kinds = {
         "tensor(float)": np.float32,
         "tensor(uint8)": np.uint8,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nextdetr.config import ExportConfig
+from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.errors import ConfigError, missing_extra
 from nextdetr.export.gate import LIMITS, Comparison, Limits, compare, drawn_images, latency
@@ -38,9 +39,9 @@ class Score(Protocol):
     """Scores an opened detector with COCO's metrics; the caller brings it, as this package stands beside the engine."""
 
     def __call__(
-        self, opened: OpenedModel | OpenedExport, queries: int | None, part: tuple[str, Sequence[int]] | None = None
+        self, opened: OpenedModel | OpenedExport, queries: int | None, part: DetectionData | None = None
     ) -> dict[str, float | None]:
-        """Metrics on the split to score, or on the images of these numbers of another split."""
+        """Metrics on the split to score, or on these images."""
         ...
 
 
@@ -238,11 +239,13 @@ def _search(config: ExportConfig, contract: Contract, score: Score | None) -> Se
 
     split = "val" if "val" in available_splits(config.data) else config.split
 
-    def accuracy(opened: OpenedExport, numbers: Sequence[int]) -> float:
-        return score(opened, None, (split, numbers))["AP"] or 0.0
+    classes = contract.classes if contract.details["trained"] == "yes" else None
+    data = load_data(config.data, split, classes=classes)  # once: the search scores again and again
 
-    images = len(load_data(config.data, split).records)
-    return Search(accuracy, images, _limits(config, contract).accuracy_drop)
+    def accuracy(opened: OpenedExport, numbers: Sequence[int]) -> float:
+        return score(opened, None, replace(data, records=[data.records[number] for number in numbers]))["AP"] or 0.0
+
+    return Search(accuracy, len(data.records), _limits(config, contract).accuracy_drop)
 
 
 def _calibration(config: ExportConfig, size: int) -> list[Tensor]:

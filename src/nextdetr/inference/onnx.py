@@ -8,7 +8,7 @@ from typing import Any
 from nextdetr.errors import ModelFileError, missing_extra
 from nextdetr.inference.exported import Arrays
 
-__all__ = ["OnnxSession", "open_onnx", "session_of"]
+__all__ = ["OnnxSession", "open_onnx", "session_of", "start_session"]
 
 
 class OnnxSession:
@@ -37,7 +37,7 @@ def open_onnx(path: Path, *, threads: int | None = None) -> tuple[OnnxSession, d
     except ImportError as error:
         raise missing_extra("onnxruntime", "export", f"opening {path}") from error
     try:
-        session = _start(str(path), threads)
+        session = start_session(str(path), threads)
     except Exception as error:  # the runtime's own exceptions have no base of their own
         reason = " ".join(str(error).split())
         raise ModelFileError(f"{path}: ONNX Runtime cannot open it ({reason}); is the file complete?") from error
@@ -46,10 +46,11 @@ def open_onnx(path: Path, *, threads: int | None = None) -> tuple[OnnxSession, d
 
 def session_of(model: Any) -> OnnxSession:
     """Open an ONNX model that is in memory."""
-    return OnnxSession(_start(model.SerializeToString(), None))
+    return OnnxSession(start_session(model.SerializeToString()))
 
 
-def _start(model: str | bytes, threads: int | None) -> Any:
+def start_session(model: str | bytes, threads: int | None = None) -> Any:
+    """Start ONNX Runtime's own session on the processor, for a file's path or its content."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -8,7 +8,7 @@ from typing import Any
 from nextdetr.errors import ModelFileError, missing_extra
 from nextdetr.inference.exported import Arrays
 
-__all__ = ["SECTION", "OpenVinoSession", "open_openvino"]
+__all__ = ["SECTION", "OpenVinoSession", "compile_on_cpu", "open_openvino"]
 
 SECTION = "nextdetr"  # of the model's rt_info
 
@@ -42,17 +42,22 @@ def open_openvino(path: Path, *, threads: int | None = None) -> tuple[OpenVinoSe
         raise missing_extra("openvino", "export", f"opening {path}") from error
     if not path.with_suffix(".bin").is_file():
         raise ModelFileError(f"{path}: its weights, {path.with_suffix('.bin').name}, are not beside it.")
-    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    if threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = threads
     try:
         core = openvino.Core()
         model = core.read_model(path)
         metadata = {}
         if model.has_rt_info(SECTION):
             metadata = {str(name): str(value) for name, value in model.get_rt_info(SECTION).value.items()}
-        compiled = core.compile_model(model, "CPU", settings)
+        compiled = compile_on_cpu(core, model, threads)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ModelFileError(f"{path}: OpenVINO cannot open it ({reason}); is the file complete?") from error
     return OpenVinoSession(compiled), metadata
+
+
+def compile_on_cpu(core: Any, model: Any, threads: int | None = None) -> Any:
+    """Compile a model, or the file of a path, for single images in float32 arithmetic, whatever the processor prefers."""
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    return core.compile_model(model, "CPU", settings)

@@ -84,7 +84,8 @@ def _to_table(
             return look(predictor, paths, config, settings_of(config))
         from nextdetr.inference.cluster import stream_on_ray
 
-        return stream_on_ray(paths, opens or {"model": model}, config)
+        assert opens is not None
+        return stream_on_ray(paths, opens, config)
 
     def run() -> Iterator[Prediction]:
         try:
