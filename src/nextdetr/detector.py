@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nextdetr.engine.validate import ValResult
     from nextdetr.export.run import ExportResult, Score
     from nextdetr.inference.embed import Embeddings
-    from nextdetr.inference.exported import OpenedExport
+    from nextdetr.inference.exported import OpenedExport, Runtime
     from nextdetr.inference.predictor import Prediction
     from nextdetr.models.checkpoint import OpenedModel
     from nextdetr.models.summary import Summary
@@ -41,6 +41,7 @@ class Detector:
         weights: detector weights of any known layout to start from (ours, official RT-DETR, transformers, ultralytics).
         backbone_weights: backbone weights of any known layout; with ``weights`` of another backbone, those bring the rest.
         allow_partial: accept weights of which under half fit.
+        runtime: what runs an exported file, ``onnxruntime`` or ``openvino``; ``auto`` is the fastest that is installed.
 
     Attributes:
         load_reports: what was loaded from ``weights`` and ``backbone_weights``.
@@ -63,9 +64,9 @@ class Detector:
         weights: str | Path | None = None,
         backbone_weights: str | Path | None = None,
         allow_partial: bool = False,
+        runtime: Runtime = "auto",
     ) -> None:
-        self.source = str(model)
-        self.device = device
+        self.source, self.device, self.runtime = str(model), device, runtime
         self._start: dict[str, Any] = {
             "weights": weights, "backbone_weights": backbone_weights, "allow_partial": allow_partial,
         }  # fmt: skip
@@ -75,7 +76,7 @@ class Detector:
     def _open(self) -> OpenedModel | OpenedExport:
         from nextdetr.inference.exported import open_any
 
-        opened, self.load_reports = open_any(self.source, **self._start)
+        opened, self.load_reports = open_any(self.source, runtime=self.runtime, **self._start)
         return opened
 
     @property
@@ -165,7 +166,7 @@ class Detector:
         opened = self.opened
         size = config.image_size or opened.image_size
         predictor = Predictor(opened.model, opened.classes, size, device=config.device)
-        opens = {"model": self.source, **self._start}
+        opens = {"model": self.source, "runtime": self.runtime, **self._start}
         predictions = predict_stream(predictor, source, config, model=file_identity(self.source), opens=opens)
         if config.features is None:
             return predictions

@@ -46,8 +46,10 @@ def test_an_export_gives_pytorchs_detections_and_carries_its_terms(source, kind,
     original = Detector(source)
     result = original.export(kind, output=tmp_path / kind, images=2, quiet=True)
     assert result.passed, result.failures
-    for name in (result.file, tmp_path / kind):
-        exported = Detector(name)
+    ways = [(result.file, "auto"), (tmp_path / kind, "openvino")] + [(result.file, "onnxruntime")] * (kind == "onnx")
+    for name, runtime in ways:
+        exported = Detector(name, runtime=runtime)
+        assert runtime in ("auto", exported.opened.model.session.name)
         images = pictures()
         assert_same_detections(detections(original, images), detections(exported, images))
     assert exported.classes == CLASSES

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from nextdetr import ConfigError, Detector
 from nextdetr.cli.main import run
 from nextdetr.export.gate import compare, drawn_images
 from nextdetr.inference.contract import Contract
+from nextdetr.inference.exported import choose_runtime
 from nextdetr.structures import DetectorOutput
 from tests.helpers import tiny_model
 
@@ -77,7 +79,28 @@ def test_a_missing_runtime_is_named_with_its_installation(name, package, tmp_pat
     (tmp_path / name).write_bytes(b"")
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError, match=rf"{package}.*pip install 'nextdetr\[export\]'"):
-        Detector(tmp_path)
+        Detector(tmp_path, runtime=package)
+
+
+@pytest.mark.parametrize(
+    ("machine", "installed", "chosen"),
+    [("x86_64", True, "openvino"), ("AMD64", True, "openvino"), ("x86_64", False, "onnxruntime"), ("arm64", True, "onnxruntime")],
+)
+def test_an_onnx_file_goes_to_the_fastest_runtime_that_is_installed(machine, installed, chosen, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("nextdetr.inference.exported.find_spec", lambda name: object() if installed else None)
+    assert choose_runtime(Path("model.onnx")) == chosen
+    assert choose_runtime(Path("model.onnx"), "onnxruntime") == "onnxruntime"
+    assert choose_runtime(Path("model.xml")) == "openvino"
+
+
+def test_a_runtime_that_cannot_open_a_file_is_refused(tmp_path, capsys):
+    with pytest.raises(ConfigError, match="opens ONNX files only"):
+        choose_runtime(Path("model.xml"), "onnxruntime")
+    with pytest.raises(ConfigError, match="no runtime 'tensorrt'"):
+        choose_runtime(Path("model.onnx"), "tensorrt")
+    assert run(["predict", str(tiny_model(tmp_path)), "x.jpg", "--runtime", "openvino"]) == 2
+    assert "export the detector first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,19 +5,23 @@ from __future__ import annotations
 import json as json_module
 import sys
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
 from nextdetr.config import CommandConfig, build_config, read_config_file
 
-__all__ = ["Json", "Verbose", "Weights", "is_first_process", "print_json", "say", "settings"]
+__all__ = ["Json", "Runtime", "Verbose", "Weights", "is_first_process", "print_json", "say", "settings"]
 
 Json = Annotated[
     bool, Parameter(name="--json", negative="", help="Print one JSON object on standard output, and nothing else.")
 ]
 Weights = Annotated[
     Path | None, Parameter(help="Weights for MODEL: ours, official RT-DETR's, transformers' or ultralytics'.")
+]
+Runtime = Annotated[
+    Literal["auto", "onnxruntime", "openvino"],
+    Parameter(help="What runs an exported file (default: the fastest that is installed)."),
 ]
 Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show the traceback of an error.")]
 

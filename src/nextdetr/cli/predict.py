@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Verbose, Weights, print_json, say, settings
+from nextdetr.cli.common import Json, Runtime, Verbose, Weights, print_json, say, settings
 from nextdetr.config import PredictConfig
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def predict(
     *sources: Annotated[str, Parameter(help="Images, folders, glob patterns, videos, camera numbers, rtsp://…")],
     options: Annotated[PredictConfig | None, Parameter(name="*")] = None,
     weights: Weights = None,
+    runtime: Runtime = "auto",
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -41,7 +42,7 @@ def predict(
     output = merged.output or new_directory(Path("runs") / "predict")
     table = merged.is_table  # has any number of images, so that nothing of them is kept here
     results, looked_at, skipped = [], 0, 0
-    for item in Detector(model, weights=weights).stream(list(sources), merged.model_copy(update={"output": output})):
+    for item in Detector(model, weights=weights, runtime=runtime).stream(list(sources), merged.model_copy(update={"output": output})):
         looked_at, skipped = looked_at + 1, skipped + (item.problem is not None)
         if json and not table:
             results.append(item.to_json())

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nextdetr.config import BenchmarkConfig, ExportConfig
-from nextdetr.export.measure import Ceilings, Task, ceilings, file_bytes, measure, preprocessing
+from nextdetr.export.measure import Ceilings, Kind, Task, ceilings, file_bytes, measure, preprocessing
 from nextdetr.export.run import Score, export, is_installed
 from nextdetr.files import atomic_write, new_directory, write_text_atomic
 from nextdetr.inference.exported import OpenedExport, open_any
@@ -18,7 +18,7 @@ from nextdetr.models.summary import count_gflop
 
 __all__ = ["BenchmarkResult", "Row", "benchmark"]
 
-RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino"}
+RUNTIMES: dict[str, Literal["onnxruntime", "openvino"]] = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class _Candidate:
     label: str
     runtime: str
     precision: str
-    kind: str
+    kind: Kind
     source: Path
     batches: tuple[int, ...]
     score: float | None
@@ -144,12 +144,13 @@ def _candidates(
     if isinstance(opened, OpenedExport):
         path = Path(model)
         file = path if path.is_file() else next(p for p in (path / "model.onnx", path / "model.xml") if p.is_file())
-        precision, runtime = opened.metadata["precision"], opened.model.session.name
-        return [_Candidate(label, runtime, precision, "export", file, config.batch, accuracy(opened))]
+        names = [name for name in RUNTIMES.values() if is_installed(name) and (name == "openvino" or file.suffix == ".onnx")]
+        precision, scored = opened.metadata["precision"], accuracy(opened)
+        return [_Candidate(label, name, precision, name, file, config.batch, scored) for name in names]
     before = accuracy(opened)
     found = [
-        _Candidate(label, f"pytorch{suffix}", "float32", kind, Path(model), config.batch, before)
-        for suffix, kind in (("", "pytorch"), (" fused", "fused"))
+        _Candidate(label, "pytorch", "float32", "pytorch", Path(model), config.batch, before),
+        _Candidate(label, "pytorch fused", "float32", "fused", Path(model), config.batch, before),
     ]
     for kind, package in RUNTIMES.items():
         for precision in config.precision:
@@ -162,8 +163,8 @@ def _candidates(
                 split=config.split, images=2, output=output / f"{kind}_{precision}",
             )  # fmt: skip
             done = export(opened, settings)
-            after = None if before is None else accuracy(open_any(done.file)[0])
-            found.append(_Candidate(label, package, precision, "export", Path(done.file), config.batch, after))
+            after = None if before is None else accuracy(open_any(done.file, runtime=package)[0])
+            found.append(_Candidate(label, package, precision, package, Path(done.file), config.batch, after))
     return found
 
 

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["Ceilings", "Task", "ceilings", "file_bytes", "measure", "preprocessing"]
+__all__ = ["Ceilings", "Kind", "Task", "ceilings", "file_bytes", "measure", "preprocessing"]
+
+Kind = Literal["pytorch", "fused", "onnxruntime", "openvino", "foreign"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,7 @@ class Task:
     """What to measure.
 
     Attributes:
-        kind: ``pytorch``, ``fused``, ``export`` (an exported file of ours) or ``foreign`` (any other ONNX file).
+        kind: ``pytorch``, ``fused``, the runtime that opens an exported file of ours, or ``foreign`` (any other ONNX file).
         source: the checkpoint or the file.
         image_size: side of the square input in pixels.
         batch: images a step.
@@ -28,7 +30,7 @@ class Task:
         seconds: how long to measure, after a warm-up of a quarter of it.
     """
 
-    kind: str
+    kind: Kind
     source: str
     image_size: int
     batch: int
@@ -101,10 +103,10 @@ def _step(task: Task) -> Callable[[], Any]:
     if task.kind == "foreign":
         return _foreign(task)
     model: Any
-    if task.kind == "export":
+    if task.kind in ("onnxruntime", "openvino"):
         from nextdetr.inference.exported import open_export
 
-        model = open_export(task.source, threads=task.threads).model
+        model = open_export(task.source, threads=task.threads, runtime=task.kind).model
     else:
         from nextdetr.memory import keep_freed_memory
         from nextdetr.models.fuse import fuse

@@ -181,7 +181,7 @@ def _write(traced: Traced, contract: Contract, path: Path, config: ExportConfig,
 def _reopen(path: Path, contract: Contract) -> OpenedExport | _Program:
     if path.suffix == ".pt2":
         return _Program(ExportedModel(ProgramModel(path, contract), contract, str(path)).eval())
-    return open_export(path)
+    return open_export(path, runtime="onnxruntime" if path.suffix == ".onnx" else "openvino")
 
 
 def _reference(opened: OpenedModel, config: ExportConfig) -> OpenedModel:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -20,9 +22,20 @@ from nextdetr.structures import DetectorOutput
 from nextdetr.weights.report import LoadReport
 from nextdetr.weights.start import open_detector
 
-__all__ = ["ExportedModel", "OpenedExport", "Session", "as_input", "is_exported", "open_any", "open_export"]
+__all__ = [
+    "ExportedModel",
+    "OpenedExport",
+    "Runtime",
+    "Session",
+    "as_input",
+    "choose_runtime",
+    "is_exported",
+    "open_any",
+    "open_export",
+]
 
 Arrays = dict[str, NDArray[Any]]
+Runtime = Literal["auto", "onnxruntime", "openvino"]
 FILES = ("model.onnx", "model.xml")
 
 
@@ -134,16 +147,42 @@ def is_exported(source: str | Path) -> bool:
     return path.suffix in (".onnx", ".xml", ".pt2") or any((path / name).is_file() for name in FILES)
 
 
-def open_export(source: str | Path, *, threads: int | None = None) -> OpenedExport:
+def choose_runtime(path: Path, wanted: Runtime = "auto") -> str:
+    """Return what opens an exported file: the fastest runtime that is installed, or the one that was asked for.
+
+    OpenVINO opens ONNX files too. On x86 processors it is the faster of the two (``benchmarks/runtimes.py``), elsewhere
+    neither was measured, and an ONNX file stays with ONNX Runtime.
+
+    Args:
+        path: ``*.onnx`` or ``*.xml``.
+        wanted: ``auto``, ``onnxruntime`` or ``openvino``.
+
+    Raises:
+        ConfigError: there is no such runtime, or it does not open such a file.
+    """
+    if wanted not in get_args(Runtime):
+        raise ConfigError(f"there is no runtime {wanted!r}; choose one of {', '.join(get_args(Runtime))}.")
+    if path.suffix == ".xml":
+        if wanted == "onnxruntime":
+            raise ConfigError(f"{path}: ONNX Runtime opens ONNX files only; leave --runtime out for OpenVINO.")
+        return "openvino"
+    if wanted != "auto":
+        return wanted
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return "openvino" if x86 and find_spec("openvino") is not None else "onnxruntime"
+
+
+def open_export(source: str | Path, *, threads: int | None = None, runtime: Runtime = "auto") -> OpenedExport:
     """Open an ONNX file, an OpenVINO model, or the folder that holds one of them.
 
     Args:
         source: ``*.onnx``, ``*.xml``, or a folder with ``model.onnx`` or ``model.xml``.
         threads: processor threads to use; None leaves it to the runtime.
+        runtime: see ``choose_runtime``.
 
     Raises:
         ModelFileError: there is no such file, it is damaged, or NextDETR did not export it.
-        ConfigError: its runtime is not installed.
+        ConfigError: its runtime is not installed, or does not open such a file.
     """
     path = _file(Path(source))
     if path.suffix == ".pt2":
@@ -154,7 +193,7 @@ def open_export(source: str | Path, *, threads: int | None = None) -> OpenedExpo
     if not path.is_file():
         raise ModelFileError(f"{source}: there is no such exported file.")
     session: Session
-    if path.suffix == ".onnx":
+    if choose_runtime(path, runtime) == "onnxruntime":
         from nextdetr.inference.onnx import open_onnx
 
         session, metadata = open_onnx(path, threads=threads)
@@ -173,6 +212,7 @@ def open_any(
     weights: str | Path | None = None,
     backbone_weights: str | Path | None = None,
     allow_partial: bool = False,
+    runtime: Runtime = "auto",
 ) -> tuple[OpenedModel | OpenedExport, list[LoadReport]]:
     """Open whatever a user names: a shipped name, a model YAML, a checkpoint or an exported file.
 
@@ -181,19 +221,22 @@ def open_any(
         weights: see ``open_detector``.
         backbone_weights: see ``open_detector``.
         allow_partial: see ``open_detector``.
+        runtime: what opens an exported file: see ``choose_runtime``.
 
     Raises:
         ModelFileError: it can be none of these.
         WeightsError: a file cannot be read or does not fit.
-        ConfigError: weights were given for an exported file, or its runtime is not installed.
+        ConfigError: weights were given for an exported file, a runtime for a model of torch, or it is not installed.
     """
     if not is_exported(model):
+        if runtime != "auto":
+            raise ConfigError(f"{model}: {runtime} opens exported files; export the detector first (nextdetr export).")
         return open_detector(model, weights=weights, backbone_weights=backbone_weights, allow_partial=allow_partial)
     if weights is not None or backbone_weights is not None:
         raise ConfigError(
             f"{model}: an exported file has its weights inside; give --weights to the model it was made from."
         )
-    return open_export(model), []
+    return open_export(model, runtime=runtime), []
 
 
 def _file(path: Path) -> Path:

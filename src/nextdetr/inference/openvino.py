@@ -1,4 +1,4 @@
-"""OpenVINO models (``model.xml`` beside ``model.bin``) in OpenVINO's own runtime."""
+"""OpenVINO models (``model.xml`` beside ``model.bin``) and ONNX files in OpenVINO's runtime."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from nextdetr.inference.exported import Arrays
 __all__ = ["SECTION", "OpenVinoSession", "compile_on_cpu", "open_openvino"]
 
 SECTION = "nextdetr"  # of the model's rt_info
+SECTION_ONNX = "framework"  # where OpenVINO keeps an ONNX file's metadata_props
 
 
 class OpenVinoSession:
-    """An OpenVINO model, compiled for the processor."""
+    """A model, compiled for the processor by OpenVINO."""
 
     name = "openvino"
 
@@ -30,24 +31,26 @@ class OpenVinoSession:
 
 
 def open_openvino(path: Path, *, threads: int | None = None) -> tuple[OpenVinoSession, dict[str, str]]:
-    """Open an OpenVINO model; return it and its metadata.
+    """Open an OpenVINO model or an ONNX file; return it and its metadata.
 
     Raises:
-        ModelFileError: the file is damaged, or ``model.bin`` is missing beside it.
+        ModelFileError: the file is damaged, or ``model.bin`` is missing beside ``model.xml``.
         ConfigError: openvino is not installed.
     """
     try:
         import openvino
     except ImportError as error:
         raise missing_extra("openvino", "export", f"opening {path}") from error
-    if not path.with_suffix(".bin").is_file():
+    xml = path.suffix == ".xml"
+    if xml and not path.with_suffix(".bin").is_file():
         raise ModelFileError(f"{path}: its weights, {path.with_suffix('.bin').name}, are not beside it.")
     try:
         core = openvino.Core()
         model = core.read_model(path)
         metadata = {}
-        if model.has_rt_info(SECTION):
-            metadata = {str(name): str(value) for name, value in model.get_rt_info(SECTION).value.items()}
+        section = SECTION if xml else SECTION_ONNX
+        if model.has_rt_info(section):
+            metadata = {name: str(model.get_rt_info([section, name]).value) for name in model.get_rt_info(section).value}
         compiled = compile_on_cpu(core, model, threads)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
