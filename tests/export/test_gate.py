@@ -84,7 +84,12 @@ def test_a_missing_runtime_is_named_with_its_installation(name, package, tmp_pat
 
 @pytest.mark.parametrize(
     ("machine", "installed", "chosen"),
-    [("x86_64", True, "openvino"), ("AMD64", True, "openvino"), ("x86_64", False, "onnxruntime"), ("arm64", True, "onnxruntime")],
+    [
+        ("x86_64", True, "openvino"),
+        ("AMD64", True, "openvino"),
+        ("x86_64", False, "onnxruntime"),
+        ("arm64", True, "onnxruntime"),
+    ],
 )
 def test_an_onnx_file_goes_to_the_fastest_runtime_that_is_installed(machine, installed, chosen, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: machine)

@@ -42,7 +42,9 @@ def predict(
     output = merged.output or new_directory(Path("runs") / "predict")
     table = merged.is_table  # has any number of images, so that nothing of them is kept here
     results, looked_at, skipped = [], 0, 0
-    for item in Detector(model, weights=weights, runtime=runtime).stream(list(sources), merged.model_copy(update={"output": output})):
+    for item in Detector(model, weights=weights, runtime=runtime).stream(
+        list(sources), merged.model_copy(update={"output": output})
+    ):
         looked_at, skipped = looked_at + 1, skipped + (item.problem is not None)
         if json and not table:
             results.append(item.to_json())

@@ -144,7 +144,9 @@ def _candidates(
     if isinstance(opened, OpenedExport):
         path = Path(model)
         file = path if path.is_file() else next(p for p in (path / "model.onnx", path / "model.xml") if p.is_file())
-        names = [name for name in RUNTIMES.values() if is_installed(name) and (name == "openvino" or file.suffix == ".onnx")]
+        names = [
+            name for name in RUNTIMES.values() if is_installed(name) and (name == "openvino" or file.suffix == ".onnx")
+        ]
         precision, scored = opened.metadata["precision"], accuracy(opened)
         return [_Candidate(label, name, precision, name, file, config.batch, scored) for name in names]
     before = accuracy(opened)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from nextdetr.layers.winograd import Conv3x3
+
 __all__ = ["BATCH_NORM_EPS", "BATCH_NORM_MOMENTUM", "Concat", "Conv", "DWConv", "autopad"]
 
 BATCH_NORM_EPS = 1e-3
@@ -50,7 +52,12 @@ class Conv(nn.Module):
         momentum: float = BATCH_NORM_MOMENTUM,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(c1, c2, k, s, autopad(k, p, d), dilation=d, groups=g, bias=False)
+        plain = (k, s, autopad(k, p, d), d, g) == (3, 1, 1, 1, 1)
+        self.conv = (
+            Conv3x3(c1, c2, bias=False)
+            if plain
+            else nn.Conv2d(c1, c2, k, s, autopad(k, p, d), dilation=d, groups=g, bias=False)
+        )
         self.bn = nn.BatchNorm2d(c2, eps=eps, momentum=momentum)
         self.act = act if isinstance(act, nn.Module) else nn.SiLU(inplace=True) if act else nn.Identity()
 

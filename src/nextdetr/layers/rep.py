@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nextdetr.layers.conv import BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, Conv
+from nextdetr.layers.winograd import Conv3x3
 
 __all__ = ["RepC3", "RepConv", "fused_kernel"]
 
@@ -55,7 +56,8 @@ class RepConv(nn.Module):
         large, large_bias = fused_kernel(self.conv1.conv, self.conv1.bn)
         small, small_bias = fused_kernel(self.conv2.conv, self.conv2.bn)
         side = large.shape[-1]
-        conv = nn.Conv2d(large.shape[1], large.shape[0], side, padding=side // 2).to(large)
+        pair = (large.shape[1], large.shape[0])
+        conv = (Conv3x3(*pair) if side == 3 else nn.Conv2d(*pair, side, padding=side // 2)).to(large)
         conv.weight.copy_(large + functional.pad(small, [side // 2] * 4))
         assert conv.bias is not None
         conv.bias.copy_(large_bias + small_bias)

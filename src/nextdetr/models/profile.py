@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from nextdetr.layers.winograd import direct_sums
 from nextdetr.models.detection import DetectionModel
 
 __all__ = ["RowProfile", "profile_rows"]
@@ -60,7 +61,7 @@ def profile_rows(model: DetectionModel, image_size: int, *, runs: int = RUNS, wa
         with torch.no_grad():
             counter = FlopCounterMode(display=False)
             # The counter does not see inside the CPU's fused attention, hence the plain one.
-            with sdpa_kernel(SDPBackend.MATH), counter:
+            with sdpa_kernel(SDPBackend.MATH), direct_sums(), counter:
                 flop = _differences(model, image, lambda: float(counter.get_total_flops()))
             for _ in range(warm_up):
                 model(image)

@@ -9,6 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from nextdetr.layers.winograd import direct_sums
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.profile import RowProfile, profile_rows
 
@@ -88,7 +89,7 @@ def count_gflop(model: DetectionModel, image_size: int) -> float:
     model.eval()
     try:
         # The counter does not see inside the CPU's fused attention, hence the plain one.
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), direct_sums(), counter:
             model(torch.zeros(1, 3, image_size, image_size, device=device))
     finally:
         for module, training in modes:

@@ -1,0 +1,148 @@
+"""Does Winograd's filtering pay? The 3 × 3 convolutions of RT-DETR's encoder: ours, ncnn, OpenVINO, ONNX Runtime, PyTorch.
+
+    python benchmarks/winograd.py [--image-size 640] [--repeats 15] [--write]
+
+35 of the reference model's 71 GFLOP at 640 px are 3 × 3 convolutions of stride 1, 256 to 256 channels, at the strides 8, 16
+and 32. Ours (``layers/winograd.py``) and ncnn compute them by Winograd's minimal filtering (arXiv 1509.09308), the others
+directly. Each convolution alone, float32, batch 1, two threads, in turn; ncnn, if it is installed (``pip install ncnn``),
+with Winograd and without; and one training step, forward and backward, at batch 4 and half the size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import struct
+import tempfile
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import torch
+
+from nextdetr.inference.onnx import start_session
+from nextdetr.inference.openvino import compile_on_cpu
+from nextdetr.layers.winograd import from_points, to_points, winograd_conv, winograd_kernel
+from nextdetr.memory import keep_freed_memory
+from results import machine, take_turns, write_result
+
+THREADS, CHANNELS = 2, 256
+Run = Callable[[], Any]
+
+
+def in_ncnn(conv: torch.nn.Conv2d, x: torch.Tensor, folder: Path, winograd: bool) -> Run:
+    """The convolution as a network of ncnn's own format: text for the layers, then the weights behind a tag of zeros."""
+    import ncnn
+
+    weight = conv.weight.detach().numpy()
+    assert conv.bias is not None
+    layers = f"Convolution c 1 1 x y 0={CHANNELS} 1=3 4=1 5=1 6={weight.size}"
+    (folder / "c.param").write_text(f"7767517\n2 2\nInput x 0 1 x\n{layers}\n", encoding="utf-8")
+    raw = struct.pack("<I", 0) + weight.tobytes() + conv.bias.detach().numpy().tobytes()
+    (folder / "c.bin").write_bytes(raw)
+    net = ncnn.Net()
+    net.opt.num_threads = THREADS
+    net.opt.use_winograd_convolution = winograd
+    net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = net.opt.use_fp16_packed = net.opt.use_bf16_storage = False
+    net.load_param(str(folder / "c.param"))
+    net.load_model(str(folder / "c.bin"))
+    picture = ncnn.Mat(x[0].numpy())
+
+    def run() -> Any:
+        extractor = net.create_extractor()
+        extractor.input("x", picture)
+        return np.array(extractor.extract("y")[1])
+
+    with torch.no_grad():
+        expected = conv(x)[0].numpy()
+    error = float(np.abs(run() - expected).max() / np.abs(expected).max())
+    if error > 1e-3:
+        raise SystemExit(f"ncnn computes something else: relative difference {error:.1e}")
+    return run
+
+
+def candidates(side: int, folder: Path) -> dict[str, Run]:
+    """What takes turns on a map of ``side`` by ``side``."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1).eval().requires_grad_(False)
+    x = torch.rand(1, CHANNELS, side, side)
+    file = str(folder / "c.onnx")
+    torch.onnx.export(conv, (x,), file, dynamo=False, opset_version=17, input_names=["x"], output_names=["y"])
+    session = start_session(file, THREADS)
+    request = compile_on_cpu(openvino.Core(), file, THREADS).create_infer_request()
+    feed = {"x": x.numpy()}
+    conv, x = conv.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    points = winograd_kernel(conv.weight)
+    runs: dict[str, Run] = {
+        "ours, Winograd": lambda: from_points(torch.bmm(to_points(x), points), x.shape) + conv.bias[:, None, None],
+        "PyTorch": lambda: conv(x),
+        "OpenVINO": lambda: request.infer(feed),
+        "ONNX Runtime": lambda: session.run(None, feed),
+    }
+    if find_spec("ncnn") is not None:
+        plain = x.contiguous()
+        for name, winograd in (("ncnn, Winograd", True), ("ncnn, direct", False)):
+            runs[name] = in_ncnn(conv, plain, folder, winograd)
+    return runs
+
+
+def training(side: int) -> dict[str, Run]:
+    """One step forward and backward, four images."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False).to(memory_format=torch.channels_last)
+    x = torch.rand(4, CHANNELS, side, side).to(memory_format=torch.channels_last).requires_grad_()
+    gradient = torch.rand_like(x)
+
+    def step(convolve: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        conv.weight.grad = x.grad = None
+        convolve(x).backward(gradient)
+
+    return {
+        "ours, Winograd, training": lambda: step(lambda given: winograd_conv(given, conv.weight)),
+        "PyTorch, training": lambda: step(conv),
+    }
+
+
+def table(label: str, seconds: dict[str, list[float]], pixels: int) -> list[str]:
+    """Rows of medians, beside the best that computes the direct sum."""
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    best = min(value for name, value in median.items() if "Winograd" not in name)
+    gflop = 2 * 9 * CHANNELS**2 * pixels / 1e9
+    return [
+        f"| {label} | {name} | {1000 * value:.2f} | {gflop / value:.0f} | {value / best:.2f} |"
+        for name, value in median.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image-size", type=int, default=640)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--write", action="store_true", help="write the dated result file")
+    options = parser.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(THREADS)
+    rows = []
+    for stride in (8, 16, 32):
+        side = options.image_size // stride
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+            rows += table(f"{side} x {side}", take_turns(candidates(side, Path(folder)), options.repeats), side**2)
+        half = side // 2
+        rows += table(f"4 x {half} x {half}", take_turns(training(half), options.repeats), 3 * 4 * half**2)
+    lines = [
+        f"# 3 x 3 convolutions with and without Winograd, {CHANNELS} to {CHANNELS} channels",
+        "",
+        f"`python benchmarks/winograd.py`: {THREADS} threads, median of {options.repeats}, in turn. {machine()}",
+        "",
+        "| map | | ms | GFLOP/s of the direct sum | ratio to the best direct one |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]
+    write_result("winograd", lines, write=options.write)
+
+
+if __name__ == "__main__":
+    main()
