@@ -32,11 +32,13 @@ def machine() -> str:
 def take_turns(runs: Mapping[K, Callable[[], Any]], repeats: int) -> dict[K, list[float]]:
     """Seconds of each run, ``repeats`` times one after the other, after two rounds for warming up.
 
-    They take turns, so that a drift of the machine's speed meets all of them.
+    They take turns, so that a drift of the machine's speed meets all of them; each turn is two calls, of which the second
+    is timed, as another runtime's threads go on spinning for a while in wait of work, and caches are cold.
     """
     seconds: dict[K, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 2):
         for name, run in runs.items():
+            run()
             started = time.perf_counter()
             run()
             if repeat >= 2:

@@ -111,6 +111,15 @@ def test_a_short_budget_is_not_spent_on_large_images():
     assert choose(FACES, minutes=40.0, model="nextdetr-tiny").config.image_size == 320
 
 
+def test_many_classes_want_a_gentler_rate():
+    many = replace(CELLS, classes=tuple(f"c{number}" for number in range(80)), boxes_by_class=(35,) * 80)
+    recipe = choose(many, model="nextdetr-atto")
+    assert recipe.config.learning_rate == 2e-4
+    assert "--learning-rate 0.0002: 80 classes want a gentler rate" in recipe.text
+    assert choose(many, GPU, model="nextdetr-atto", batch_size=32).config.learning_rate == 4e-4
+    assert choose(model="nextdetr-atto").config.learning_rate == 8e-4
+
+
 def test_few_images_get_small_batches_and_many_epochs():
     few = choose(replace(CELLS, images=20, extents=((640, 480),) * 20)).config
     assert (few.batch_size, few.epochs) == (4, 300)
