@@ -1,0 +1,122 @@
+"""What stands around the model: preparing a picture, reading its boxes out, and whole videos beside the bare model.
+
+    python benchmarks/pipeline.py VIDEO [--model nextdetr-atto] [--image-size 640] [--repeats 15] [--write]
+
+A decoded picture of 1920 × 1080 pixels is brought to the model's input, and the outputs of 300 queries and 80 classes
+become boxes, by ours and by transformers' image processor (torch and Pillow as it likes), in turn. Then VIDEO goes through
+``predict`` (decoding, drawing and encoding included), in PyTorch and exported to the fastest runtime, and the images a
+second are held against the same model alone, fed with the same tensor over and over. Two threads, random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from nextdetr import Detector
+from nextdetr.config import PredictConfig
+from nextdetr.postprocess import postprocess
+from nextdetr.preprocess import resize_to_tensor
+from nextdetr.structures import DetectorOutput
+from results import machine, take_turns, write_result
+
+THREADS = 2
+SIZES = [(1080, 1920)]
+
+
+def around_the_model(size: int, repeats: int) -> dict[str, float]:
+    """Median milliseconds of preparing a picture and of reading its boxes out, ours and transformers'."""
+    from transformers import RTDetrImageProcessor
+    from transformers.models.rt_detr.modeling_rt_detr import RTDetrObjectDetectionOutput
+
+    generator = np.random.default_rng(0)
+    small = Image.fromarray(generator.integers(0, 255, (54, 96, 3), np.uint8))
+    picture = small.resize((1920, 1080), Image.Resampling.BICUBIC)
+    logits, boxes = torch.randn(1, 300, 80) - 4, torch.rand(1, 300, 4)
+    processor = RTDetrImageProcessor(size={"height": size, "width": size})
+    theirs = RTDetrObjectDetectionOutput(logits=logits, pred_boxes=boxes)
+    runs = {
+        "ours, preprocess": lambda: resize_to_tensor(picture, size),
+        "transformers, preprocess": lambda: processor(images=picture, return_tensors="pt"),
+        "ours, postprocess": lambda: postprocess(DetectorOutput(logits, boxes), SIZES),
+        "transformers, postprocess": lambda: processor.post_process_object_detection(theirs, 0.0, target_sizes=SIZES),
+    }
+    return {name: 1000 * statistics.median(values) for name, values in take_turns(runs, repeats).items()}
+
+
+def bare_rate(detector: Detector, size: int, seconds: float) -> float:
+    """Images a second of the model alone, batch 1."""
+    model: Any = detector.opened.model.eval()
+    images = torch.rand(1, 3, size, size)
+    taken: list[float] = []
+    with torch.inference_mode():
+        model(images)
+        while sum(taken) < seconds:
+            started = time.perf_counter()
+            model(images)
+            taken.append(time.perf_counter() - started)
+    return 1 / statistics.median(taken)
+
+
+def video_rate(detector: Detector, video: str, folder: Path) -> tuple[int, float]:
+    """Frames, and images a second from the first detection to the last frame written."""
+    config = PredictConfig(output=folder, batch_size=1, save=("images", "json"))
+    started, frames = 0.0, 0
+    for _ in detector.stream(video, config):
+        started = started or time.perf_counter()
+        frames += 1
+    return frames, (frames - 1) / (time.perf_counter() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("video")
+    parser.add_argument("--model", default="nextdetr-atto")
+    parser.add_argument("--image-size", type=int, default=640)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--write", action="store_true", help="write the dated result file")
+    options = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    size = options.image_size
+    around = around_the_model(size, options.repeats)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Detector(options.model)
+        file = plain.export("onnx", image_size=size, images=1, quiet=True, output=Path(folder) / "onnx").file
+        for name, detector in (("PyTorch", plain), ("exported, fastest runtime", Detector(file))):
+            before = bare_rate(detector, size, 10)
+            frames, rate = video_rate(detector, options.video, Path(folder) / name[:3])
+            bare = (before + bare_rate(detector, size, 10)) / 2  # around the video, as the machine's speed drifts
+            rows.append(f"| {name} | {frames} | {bare:.2f} | {rate:.2f} | {rate / bare:.0%} |")
+    lines = [
+        f"# Around the model, {options.model} at {size} px",
+        "",
+        f"`python benchmarks/pipeline.py VIDEO --image-size {size}`: {THREADS} threads, medians. {machine()}",
+        "",
+        f"A picture of 1920 x 1080, decoded, to {size} px; 300 queries, 80 classes; in turn, {options.repeats} times:",
+        "",
+        "| | ms |",
+        "|---|---|",
+        *(f"| {name} | {value:.1f} |" for name, value in around.items()),
+        f"| ours, both | {around['ours, preprocess'] + around['ours, postprocess']:.1f} |",
+        "",
+        f"The whole of `predict {Path(options.video).name}`, pictures drawn and encoded, beside the bare model, batch 1:",
+        "",
+        "| | frames | bare, images/s | video, images/s | share |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]
+    write_result("pipeline", lines, write=options.write)
+
+
+if __name__ == "__main__":
+    main()
