@@ -150,7 +150,7 @@ def is_exported(source: str | Path) -> bool:
 def choose_runtime(path: Path, wanted: Runtime = "auto") -> str:
     """Return what opens an exported file: the fastest runtime that is installed, or the one that was asked for.
 
-    OpenVINO opens ONNX files too. On x86 processors it is the faster of the two (``benchmarks/runtimes.py``), elsewhere
+    OpenVINO opens ONNX files too. On x86 processors it is the faster of the two (docs/experiments.md), elsewhere
     neither was measured, and an ONNX file stays with ONNX Runtime.
 
     Args:
