@@ -47,9 +47,8 @@ def stream_on_ray(paths: Iterable[str], opens: Mapping[str, Any], config: Predic
         )
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    absolute = {
-        name: str(Path(value).resolve()) if isinstance(value, str | Path) else value for name, value in opens.items()
-    }
+    paths_of = {name: opens.get(name) for name in ("model", "weights", "backbone_weights")}
+    absolute = {**opens, **{name: str(Path(path).resolve()) for name, path in paths_of.items() if path is not None}}
     return _collect(ray, list(paths), absolute, config)
 
 
