@@ -51,6 +51,11 @@ def _kronecker(matrix: tuple[tuple[float, ...], ...], dtype: torch.dtype, device
         return torch.kron(side, side).to(device, dtype)
 
 
+def _tiles(height: int, width: int) -> tuple[int, int]:
+    """How many tiles a map has, down and across."""
+    return -(-height // STEP), -(-width // STEP)
+
+
 def winograd_kernel(weight: Tensor) -> Tensor:
     """Return a kernel [O, C, 3, 3] at the 36 points, [36, C, O]."""
     flat = weight.flatten(2).permute(2, 1, 0).reshape(9, -1)  # [9, C * O]
@@ -60,7 +65,7 @@ def winograd_kernel(weight: Tensor) -> Tensor:
 def to_points(x: Tensor) -> Tensor:
     """Return the tiles of a map [B, C, H, W], padded by one pixel, at the 36 points: [36, T, C]."""
     channels, height, width = x.shape[1:]
-    rows, columns = -(-height // STEP), -(-width // STEP)
+    rows, columns = _tiles(height, width)
     x = x.permute(0, 2, 3, 1)
     x = functional.pad(x, (0, 0, 1, STEP * columns + 1 - width, 1, STEP * rows + 1 - height))
     ends = [(k, k + STEP * (rows - 1) + 1, k + STEP * (columns - 1) + 1) for k in range(TILE)]
@@ -71,7 +76,7 @@ def to_points(x: Tensor) -> Tensor:
 def from_points(sums: Tensor, shape: torch.Size) -> Tensor:
     """Return the map [B, O, H, W] of products at the points [36, T, O]; ``shape`` is [B, C, H, W]."""
     batch, _, height, width = shape
-    rows, columns = -(-height // STEP), -(-width // STEP)
+    rows, columns = _tiles(height, width)
     found = (_squared(A_T, sums) @ sums.view(POINTS, -1)).view(STEP, STEP, batch, rows, columns, -1)
     found = found.permute(2, 3, 0, 4, 1, 5).reshape(batch, STEP * rows, STEP * columns, -1)
     return found[:, :height, :width].permute(0, 3, 1, 2)
@@ -80,7 +85,7 @@ def from_points(sums: Tensor, shape: torch.Size) -> Tensor:
 def _gradient_at_points(gradient: Tensor) -> Tensor:
     """The transpose of ``from_points``: [B, O, H, W] to [36, T, O]."""
     batch, channels, height, width = gradient.shape
-    rows, columns = -(-height // STEP), -(-width // STEP)
+    rows, columns = _tiles(height, width)
     x = functional.pad(gradient.permute(0, 2, 3, 1), (0, 0, 0, STEP * columns - width, 0, STEP * rows - height))
     x = x.reshape(batch, rows, STEP, columns, STEP, channels).permute(2, 4, 0, 1, 3, 5).reshape(STEP * STEP, -1)
     return (_squared(A_T, x).T @ x).view(POINTS, -1, channels)
