@@ -1,13 +1,14 @@
 """Does pre-training on the same images without labels pay? Detectors from random weights and after FCMAE, for few labels.
 
-    python benchmarks/fcmae_study.py DATA [--fractions 0.25 1] [--seeds 0 1] [--pretrain-minutes 12] [--minutes 6]
-        [--settings random FCMAE] [--test] [--write]
+    python benchmarks/fcmae_study.py DATA [--fractions 0.25 1] [--seeds 0 1] [--pretrain-minutes 12]
+        [--minutes 6 | --steps 300] [--settings random FCMAE] [--test] [--write]
 
 DATA is a Pascal VOC folder with the splits train, val and test. The backbone is pre-trained once, on the images of
 ``train``. Then, for each fraction of its labels, each seed and each setting of SETTINGS, a detector is trained for the same
-minutes and scored on ``val``. The labelled images of a fraction are the first ones of one shuffle, so that a larger one
-holds a smaller. ``--test`` scores the best weights of each run on ``test``, once. A run whose folder is complete is not
-repeated, so the script can be stopped and started again.
+minutes, or the same steps, which do not depend on what else the machine does, and scored on ``val``. The labelled images of
+a fraction are the first ones of one shuffle, so that a larger one holds a smaller. ``--test`` scores the best weights of
+each run on ``test``, once. A run whose folder is complete is not repeated, so the script can be stopped and started again,
+and further seeds added.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import random
 import statistics
 from pathlib import Path
@@ -70,6 +72,13 @@ def pretrained(options: argparse.Namespace, folder: Path) -> Path:
     return weights
 
 
+def budget(options: argparse.Namespace, images: int) -> dict[str, float]:
+    """Minutes, or the whole epochs nearest to the steps: a last batch is filled, so that each has all its images."""
+    if options.steps is None:
+        return {"minutes": options.minutes}
+    return {"epochs": max(1, round(options.steps / math.ceil(images / FIXED["batch_size"])))}
+
+
 def fine_tune(options: argparse.Namespace, data: Path, weights: Path | None, changes: dict[str, Any], run: Path) -> float:
     """Train unless it has been done; return the best AP on val."""
     done = run / "done.json"
@@ -77,7 +86,6 @@ def fine_tune(options: argparse.Namespace, data: Path, weights: Path | None, cha
         detector = Detector(options.model) if weights is None else Detector(options.model, backbone_weights=weights)
         result = detector.train(
             data=data,
-            minutes=options.minutes,
             image_size=options.image_size,
             output=run,
             val_every=None,
@@ -112,6 +120,7 @@ def main() -> None:
     parser.add_argument("--pretrain-minutes", type=float, default=12)
     parser.add_argument("--pretrain-rate", type=float, default=None, help="peak rate (default: pretrain's own)")
     parser.add_argument("--minutes", type=float, default=6)
+    parser.add_argument("--steps", type=int, default=None, help="fine-tune for so many steps in place of minutes")
     parser.add_argument("--image-size", type=int, default=320)
     parser.add_argument("--output", default="runs/benchmark-fcmae")
     parser.add_argument("--test", action="store_true", help="score the best weights of each run on test, once")
@@ -129,7 +138,7 @@ def main() -> None:
                 changes = SETTINGS[name]
                 run = folder / f"{100 * fraction:g}-{list(SETTINGS).index(name)}-seed{seed}"
                 start = None if changes is None else weights
-                score = fine_tune(options, data, start, {**(changes or {}), "seed": seed}, run)
+                score = fine_tune(options, data, start, {**(changes or {}), **budget(options, count), "seed": seed}, run)
                 tested = score_test(data, run) if options.test else None
                 scores[name].setdefault(100 * fraction, []).append(score if tested is None else tested)
                 shown = "-" if tested is None else f"{tested:.4f}"
@@ -146,7 +155,8 @@ def main() -> None:
         f"# FCMAE and few labels, {options.model}",
         "",
         f"`python benchmarks/fcmae_study.py DATA --pretrain-minutes {options.pretrain_minutes:g} "
-        f"--minutes {options.minutes:g} --image-size {options.image_size}`; pre-training rate "
+        f"{f'--steps {options.steps}' if options.steps else f'--minutes {options.minutes:g}'} "
+        f"--image-size {options.image_size}`; pre-training rate "
         f"{options.pretrain_rate or 'by default'}. {machine()}",
         "",
         "AP on `val` is the best of the run, which therefore flatters all settings alike"
