@@ -1,8 +1,8 @@
 """What stands around the model: preparing a picture, reading its boxes out, and whole videos beside the bare model.
 
-    python benchmarks/pipeline.py VIDEO [--model nextdetr-atto] [--image-size 640] [--repeats 15] [--write]
+    python benchmarks/pipeline.py VIDEO [--model nextdetr-atto] [--image-sizes 640 320] [--repeats 15] [--write]
 
-A decoded picture of 1920 × 1080 pixels is brought to the model's input, and the outputs of 300 queries and 80 classes
+A decoded picture of 1920 × 1080 pixels is brought to the first size, and the outputs of 300 queries and 80 classes
 become boxes, by ours and by transformers' image processor (torch and Pillow as it likes), in turn. Then VIDEO goes through
 ``predict`` (decoding, drawing and encoding included), in PyTorch and exported to the fastest runtime, and the images a
 second are held against the same model alone, fed with the same tensor over and over. Two threads, random weights.
@@ -66,9 +66,9 @@ def bare_rate(detector: Detector, size: int, seconds: float) -> float:
     return 1 / statistics.median(taken)
 
 
-def video_rate(detector: Detector, video: str, folder: Path) -> tuple[int, float]:
+def video_rate(detector: Detector, video: str, size: int, folder: Path) -> tuple[int, float]:
     """Frames, and images a second from the first detection to the last frame written."""
-    config = PredictConfig(output=folder, batch_size=1, save=("images", "json"))
+    config = PredictConfig(output=folder, batch_size=1, save=("images", "json"), image_size=size)
     started, frames = 0.0, 0
     for _ in detector.stream(video, config):
         started = started or time.perf_counter()
@@ -76,33 +76,40 @@ def video_rate(detector: Detector, video: str, folder: Path) -> tuple[int, float
     return frames, (frames - 1) / (time.perf_counter() - started)
 
 
+def video_rows(model: str, video: str, size: int) -> list[str]:
+    """Rows of the table for one image size."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Detector(model)
+        file = plain.export("onnx", image_size=size, images=1, quiet=True, output=Path(folder) / "onnx").file
+        for name, detector in (("PyTorch", plain), ("exported, fastest runtime", Detector(file))):
+            before = bare_rate(detector, size, 10)
+            frames, rate = video_rate(detector, video, size, Path(folder) / name[:3])
+            bare = (before + bare_rate(detector, size, 10)) / 2  # around the video, as the machine's speed drifts
+            rows.append(f"| {size} | {name} | {frames} | {bare:.2f} | {rate:.2f} | {rate / bare:.0%} |")
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("video")
     parser.add_argument("--model", default="nextdetr-atto")
-    parser.add_argument("--image-size", type=int, default=640)
+    parser.add_argument("--image-sizes", type=int, nargs="+", default=[640, 320])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
-    size = options.image_size
-    around = around_the_model(size, options.repeats)
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Detector(options.model)
-        file = plain.export("onnx", image_size=size, images=1, quiet=True, output=Path(folder) / "onnx").file
-        for name, detector in (("PyTorch", plain), ("exported, fastest runtime", Detector(file))):
-            before = bare_rate(detector, size, 10)
-            frames, rate = video_rate(detector, options.video, Path(folder) / name[:3])
-            bare = (before + bare_rate(detector, size, 10)) / 2  # around the video, as the machine's speed drifts
-            rows.append(f"| {name} | {frames} | {bare:.2f} | {rate:.2f} | {rate / bare:.0%} |")
+    around = around_the_model(options.image_sizes[0], options.repeats)
+    rows = [row for size in options.image_sizes for row in video_rows(options.model, options.video, size)]
+    shown = " ".join(str(size) for size in options.image_sizes)
     lines = [
-        f"# Around the model, {options.model} at {size} px",
+        f"# Around the model, {options.model}",
         "",
-        f"`python benchmarks/pipeline.py VIDEO --image-size {size}`: {THREADS} threads, medians. {machine()}",
+        f"`python benchmarks/pipeline.py VIDEO --image-sizes {shown}`: {THREADS} threads, medians. {machine()}",
         "",
-        f"A picture of 1920 x 1080, decoded, to {size} px; 300 queries, 80 classes; in turn, {options.repeats} times:",
+        f"A picture of 1920 x 1080, decoded, to {options.image_sizes[0]} px; 300 queries, 80 classes; in turn, "
+        f"{options.repeats} times:",
         "",
         "| | ms |",
         "|---|---|",
@@ -111,8 +118,8 @@ def main() -> None:
         "",
         f"The whole of `predict {Path(options.video).name}`, pictures drawn and encoded, beside the bare model, batch 1:",
         "",
-        "| | frames | bare, images/s | video, images/s | share |",
-        "|---|---|---|---|---|",
+        "| px | | frames | bare, images/s | video, images/s | share |",
+        "|---|---|---|---|---|---|",
         *rows,
     ]
     write_result("pipeline", lines, write=options.write)

@@ -140,5 +140,6 @@ class DetectionModel(nn.Module):
 
     def _normalized(self, images: Tensor) -> Tensor:
         """Return [B, 3, H, W] as the backbone takes it."""
-        x = images.contiguous(memory_format=torch.channels_last)  # convolutions are fastest so, also on CPUs
-        return (x - self.mean) / self.std if self.normalize == "imagenet" else x
+        # In this order: a mean of a whole plane is subtracted twice as fast as one that changes with each number.
+        x = (images - self.mean) / self.std if self.normalize == "imagenet" else images
+        return x.contiguous(memory_format=torch.channels_last)  # convolutions are fastest so, also on CPUs
