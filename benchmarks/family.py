@@ -3,17 +3,21 @@
     python benchmarks/family.py [--sizes atto femto pico nano tiny] [--image-size 640] [--repeats 9] [--write]
 
 Eager PyTorch, float32, one image, two threads, as built and with BatchNorm, RepConv and GRN's shift folded. Models take
-turns, so that a drift of the machine's speed meets all of them; medians, and each as a ratio to the reference's.
+turns, so that a drift of the machine's speed meets all of them; medians, and each as a ratio to the reference's. The
+reference stands there a second time, with its 3 × 3 convolutions summed directly, as PyTorch computes them elsewhere.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 
+from nextdetr.layers.winograd import direct_sums
 from nextdetr.memory import keep_freed_memory
 from nextdetr.models.fuse import fuse
 from nextdetr.models.graph import build_model
@@ -21,6 +25,12 @@ from nextdetr.models.summary import count_gflop
 from results import machine, take_turns, write_result
 
 REFERENCE = "rtdetr-l-convnextv2-atto"
+DIRECT = f"{REFERENCE}, direct sums"
+
+
+def directly(run: Callable[[], Any]) -> Any:
+    with direct_sums():
+        return run()
 
 
 def main() -> None:
@@ -39,12 +49,14 @@ def main() -> None:
     runs = {
         (name, fold): partial(folded[name] if fold else models[name], images) for name in names for fold in (False, True)
     }
+    runs |= {(DIRECT, fold): partial(directly, runs[REFERENCE, fold]) for fold in (False, True)}
     with torch.inference_mode():
         seconds = take_turns(runs, options.repeats)
     median = {key: statistics.median(values) for key, values in seconds.items()}
     ratio = {(name, fold): value / median[REFERENCE, fold] for (name, fold), value in median.items()}
     rows = []
-    for name, model in models.items():
+    for name in (REFERENCE, DIRECT, *names[1:]):
+        model = models[REFERENCE if name == DIRECT else name]
         parameters = sum(parameter.numel() for parameter in model.parameters())
         times = " | ".join(f"{1000 * median[name, fold]:.0f} | {ratio[name, fold]:.2f}" for fold in (False, True))
         gflop = count_gflop(model, options.image_size)
