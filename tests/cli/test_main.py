@@ -56,6 +56,17 @@ def test_predict_json_and_files(trained, tmp_path, capsys):
     assert written == {".jpg", ".json", ".txt"}
 
 
+def test_an_unreadable_image_is_told_once(trained, tmp_path, capsys):
+    model, data = trained
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    arguments = ["predict", str(model), str(data / "images" / "val"), str(broken), "--save", "json"]
+    assert run([*arguments, "--output", str(tmp_path / "out")]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "broken.png" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("nextdetr: skipped: ")
+
+
 def test_predict_class_filter(trained, tmp_path, capsys):
     model, data = trained
     source = str(data / "images" / "val" / "1.png")

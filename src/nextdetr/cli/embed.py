@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -40,8 +39,6 @@ def embed(
         opened.model, list(sources), image_size=merged.image_size or opened.image_size, row=merged.row,
         batch_size=merged.batch_size, device=merged.device, name=model,
     )  # fmt: skip
-    for problem in result.problems.values():
-        sys.stderr.write(f"nextdetr: skipped: {problem}\n")
     if merged.output is None:
         print_json({"command": "embed", **result.to_json()})
         return

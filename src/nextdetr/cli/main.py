@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
@@ -50,8 +51,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(run(tokens))
 
 
+class _Warnings(logging.Handler):
+    """Warnings of the library, such as an image that could not be read, in the style of the command's own lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"nextdetr: {record.getMessage()}\n")
+
+
 def run(tokens: list[str]) -> int:
     """Run the command line and return its exit code."""
+    logger, warnings = logging.getLogger("nextdetr"), _Warnings(logging.WARNING)
+    logger.addHandler(warnings)
+    try:
+        return _run(tokens)
+    finally:
+        logger.removeHandler(warnings)
+
+
+def _run(tokens: list[str]) -> int:
     try:
         result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:

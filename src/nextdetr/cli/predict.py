@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -48,9 +47,7 @@ def predict(
         looked_at, skipped = looked_at + 1, skipped + (item.problem is not None)
         if json and not table:
             results.append(item.to_json())
-        if item.problem is not None:
-            sys.stderr.write(f"nextdetr: skipped: {item.problem}\n")
-        elif not json and _is_said(item, looked_at, table):
+        if item.problem is None and not json and _is_said(item, looked_at, table):
             say(_line(item))
     if json:
         written = {"table": str(output), "looked_at": looked_at, "unreadable": skipped} if table else {}
