@@ -17,12 +17,9 @@ import numpy as np
 from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError, DataError, missing_extra
 from nextdetr.inference._supervision import sv
-from nextdetr.inference.predictor import Prediction, Predictor
-from nextdetr.inference.sources import none_readable
+from nextdetr.inference.predictor import Prediction, Predictor, tell_unreadable
 
 __all__ = ["stream_on_ray"]
-
-logger = logging.getLogger(__name__)
 
 
 def stream_on_ray(paths: Iterable[str], opens: Mapping[str, Any], config: PredictConfig) -> Iterator[Prediction]:
@@ -63,18 +60,7 @@ def _collect(ray: Any, paths: list[str], opens: dict[str, Any], config: PredictC
         _Worker, fn_constructor_args=(opens, config.model_dump()), batch_size=config.batch_size,
         concurrency=min(config.workers, len(paths)),
     )  # fmt: skip
-    failed: list[str] = []
-    readable = 0
-    for row in rows.iter_rows():
-        prediction = _prediction(json.loads(row["row"]), absolute)
-        if prediction.problem is None:
-            readable += 1
-        else:
-            failed.append(prediction.problem)
-            logger.warning("skipped: %s", prediction.problem)
-        yield prediction
-    if failed and not readable:
-        raise none_readable(failed)
+    yield from tell_unreadable(_prediction(json.loads(row["row"]), absolute) for row in rows.iter_rows())
 
 
 def _blocks(images: int, config: PredictConfig) -> int:

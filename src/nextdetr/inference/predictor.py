@@ -21,7 +21,7 @@ from nextdetr.memory import keep_freed_memory
 from nextdetr.postprocess import Detected, postprocess
 from nextdetr.preprocess import choose_device, resize_to_tensor
 
-__all__ = ["Prediction", "Predictor", "select_classes"]
+__all__ = ["Prediction", "Predictor", "select_classes", "tell_unreadable"]
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class Predictor:
                 raise ConfigError(f"{name} is at least 1, not {value}.")
         chosen = None if classes is None else select_classes(self.classes, classes)
         items = find_images(sources, videos=True)
-        return self._stream(items, confidence, chosen, max_detections, queries, batch_size)
+        return tell_unreadable(self._stream(items, confidence, chosen, max_detections, queries, batch_size))
 
     def _stream(
         self,
@@ -173,17 +173,11 @@ class Predictor:
         queries: int | None,
         batch_size: int,
     ) -> Iterator[Prediction]:
-        failed: list[str] = []
-        readable = 0
         for batch in self._batches(items, batch_size):
-            results = self._run([read for read in batch if read.problem is None], max_detections, classes, queries)
-            readable += len(results)
-            found = iter(results)
+            found = iter(self._run([read for read in batch if read.problem is None], max_detections, classes, queries))
             while batch:  # taken off the list one by one, so that an image lives no longer than its user wants it
                 read = batch.pop(0)
                 if read.problem is not None or read.image is None:
-                    failed.append(str(read.problem))
-                    logger.warning("skipped: %s", read.problem)
                     item = read.item
                     yield Prediction(item.path, 0, 0, self.nothing(), None, read.problem, item.frame, item.seconds)
                     continue
@@ -192,8 +186,6 @@ class Predictor:
                 yield Prediction(
                     read.item.path, width, height, detections, read.image, None, read.item.frame, read.item.seconds
                 )
-        if failed and not readable:
-            raise none_readable(failed)
 
     def _batches(self, items: Iterable[SourceItem], batch_size: int) -> Iterator[list[_Read]]:
         """Images read and resized, in lists of ``batch_size``."""
@@ -239,6 +231,26 @@ class Predictor:
             kept = scores >= confidence
             boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
         return sv.Detections(xyxy=boxes, confidence=scores, class_id=labels, data={"class_name": self._names[labels]})
+
+
+def tell_unreadable(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+    """Pass predictions on, with a warning in the log for each image that could not be read.
+
+    Raises:
+        DataError: at the end, not one of the images could be read.
+    """
+    failed: list[str] = []
+    readable = 0
+    for prediction in predictions:
+        if prediction.problem is None:
+            readable += 1
+        else:
+            failed.append(prediction.problem)
+            logger.warning("skipped: %s", prediction.problem)
+        yield prediction
+        del prediction  # its image need not outlive its user
+    if failed and not readable:
+        raise none_readable(failed)
 
 
 def select_classes(classes: Sequence[str], wanted: Sequence[str | int]) -> list[int]:

@@ -8,7 +8,6 @@ with its other half. Nothing else is suppressed: a small object inside a large o
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,12 +18,11 @@ from torchvision.ops import batched_nms
 
 from nextdetr.errors import ConfigError
 from nextdetr.inference._supervision import rows, sv
-from nextdetr.inference.predictor import Prediction, Predictor
-from nextdetr.inference.sources import SourceItem, Sources, find_images, none_readable, unfold
+from nextdetr.inference.predictor import Prediction, Predictor, tell_unreadable
+from nextdetr.inference.sources import SourceItem, Sources, find_images, unfold
 
 __all__ = ["merge_tiles", "stream_tiles", "tile_windows"]
 
-logger = logging.getLogger(__name__)
 
 EQUAL = 0.5  # IoU from which two boxes of a class are one object
 COVERED = 0.6  # share of a cut box that another one must cover
@@ -64,22 +62,18 @@ def stream_tiles(
         raise ConfigError(f"--tile is at least 32 pixels, not {tile}.")
     if not 0 <= overlap <= 0.9:
         raise ConfigError(f"--overlap is a share of the tile, 0 to 0.9, not {overlap}.")
-    return _stream(predictor, find_images(sources, videos=True), tile, overlap, max_detections, settings)
+    items = find_images(sources, videos=True)
+    return tell_unreadable(_stream(predictor, items, tile, overlap, max_detections, settings))
 
 
 def _stream(
     predictor: Predictor, items: Iterable[SourceItem], tile: int, overlap: float, most: int, settings: dict[str, Any]
 ) -> Iterator[Prediction]:
-    readable = 0
-    problems: list[str] = []
     for item in unfold(items):
         image, problem = item.open()
         if image is None:
-            problems.append(str(problem))
-            logger.warning("skipped: %s", problem)
             yield Prediction(item.path, 0, 0, predictor.nothing(), None, problem, item.frame, item.seconds)
             continue
-        readable += 1
         windows = tile_windows(*image.size, tile, overlap)
         crops = [image.crop(window) for window in windows]
         if len(windows) > 1:
@@ -88,8 +82,6 @@ def _stream(
         merged = merge_tiles(found, windows, image.size)
         merged = rows(merged, np.arange(len(merged))[:most])
         yield Prediction(item.path, *image.size, merged, image, None, item.frame, item.seconds)
-    if problems and not readable:
-        raise none_readable(problems)
 
 
 def merge_tiles(found: Sequence[sv.Detections], windows: Sequence[Window], size: tuple[int, int]) -> sv.Detections:
