@@ -1,14 +1,17 @@
 """Does pre-training on the same images without labels pay? Detectors from random weights and after FCMAE, for few labels.
 
-    python benchmarks/fcmae_study.py DATA [--fractions 0.25 1] [--seeds 0 1] [--pretrain-minutes 12]
-        [--minutes 6 | --steps 300] [--settings random FCMAE] [--test] [--write]
+    python benchmarks/fcmae_study.py DATA [--pretrain-minutes 10] [--steps 240 | --minutes 6] [--whole-minutes 24]
+        [--fractions 0.1 0.25 0.5 1] [--second-seed 0.25 0.5] [--settings random FCMAE] [--test] [--write]
 
 DATA is a Pascal VOC folder with the splits train, val and test. The backbone is pre-trained once, on the images of
-``train``. Then, for each fraction of its labels, each seed and each setting of SETTINGS, a detector is trained for the same
-minutes, or the same steps, which do not depend on what else the machine does, and scored on ``val``. The labelled images of
-a fraction are the first ones of one shuffle, so that a larger one holds a smaller. ``--test`` scores the best weights of
-each run on ``test``, once. A run whose folder is complete is not repeated, so the script can be stopped and started again,
-and further seeds added.
+``train``. Then, for each fraction of its labels and each setting of SETTINGS, a detector is trained for the same steps,
+which do not depend on what else the machine does, or the same minutes, and scored on ``val``; where chance could decide, a
+second time with another seed. The labelled images of a fraction are the first ones of one shuffle, so that a larger one
+holds a smaller. At last, all labels once more after FCMAE, for what is left of ``--whole-minutes`` after the pre-training,
+to hold against the same minutes of labelled training alone (``benchmarks/peers.py``). That is 13 runs.
+
+``--test`` scores the best weights of each run on ``test``, once. A run whose folder is complete is not repeated and one that
+was stopped goes on, so the script can be stopped and started again; a folder with runs of other settings is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import json
 import math
 import random
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,21 +64,38 @@ def subset(data: Path, fraction: float, folder: Path) -> tuple[Path, int]:
     return path, len(kept)
 
 
+def claim(options: argparse.Namespace, folder: Path) -> None:
+    """Note what the runs of this folder have in common; refuse a folder of others."""
+    names = ("model", "image_size", "pretrain_minutes", "pretrain_rate", "steps", "minutes", "whole_minutes")
+    common = {name: getattr(options, name) for name in names}
+    common["data"] = str(Path(options.data).resolve())
+    noted = folder / "settings.json"
+    if noted.is_file():
+        earlier = json.loads(noted.read_text(encoding="utf-8"))
+        if earlier != common:
+            other = ", ".join(name for name in common if earlier.get(name) != common[name])
+            raise SystemExit(f"{folder} holds runs with another {other}; choose another --output.")
+    noted.write_text(json.dumps(common), encoding="utf-8")
+
+
 def pretrained(options: argparse.Namespace, folder: Path) -> Path:
     """Pre-train unless it has been done; return the backbone's weights."""
     run = folder / f"pretrain-{options.pretrain_minutes:g}"
     weights = run / "backbone.safetensors"
     if not (run / "done.json").is_file():
-        result = nextdetr.pretrain(
-            options.data, minutes=options.pretrain_minutes, learning_rate=options.pretrain_rate, output=run
-        )
+        if (run / "last.ckpt").is_file():
+            result = nextdetr.pretrain(resume=run)
+        else:
+            result = nextdetr.pretrain(
+                options.data, minutes=options.pretrain_minutes, learning_rate=options.pretrain_rate, output=run
+            )
         (run / "done.json").write_text(json.dumps(result.to_json()), encoding="utf-8")
     return weights
 
 
 def budget(options: argparse.Namespace, images: int) -> dict[str, float]:
     """Minutes, or the whole epochs nearest to the steps: a last batch is filled, so that each has all its images."""
-    if options.steps is None:
+    if options.minutes is not None:
         return {"minutes": options.minutes}
     return {"epochs": max(1, round(options.steps / math.ceil(images / FIXED["batch_size"])))}
 
@@ -84,13 +105,11 @@ def fine_tune(options: argparse.Namespace, data: Path, weights: Path | None, cha
     done = run / "done.json"
     if not done.is_file():
         detector = Detector(options.model) if weights is None else Detector(options.model, backbone_weights=weights)
-        result = detector.train(
-            data=data,
-            image_size=options.image_size,
-            output=run,
-            val_every=None,
-            **{**FIXED, **changes},
-        )
+        if (run / "last.ckpt").is_file():
+            result = detector.train(resume=run)
+        else:
+            given = {**FIXED, **changes, "image_size": options.image_size}
+            result = detector.train(data=data, output=run, val_every=None, **given)
         done.write_text(json.dumps(result.to_json()), encoding="utf-8")
     best: float = json.loads(done.read_text(encoding="utf-8"))["best"]["metrics"]["AP"]
     return best
@@ -110,17 +129,55 @@ def epochs(run: Path) -> int:
         return len(list(csv.DictReader(file)))
 
 
+def plan(options: argparse.Namespace) -> Iterator[tuple[float, int, str]]:
+    """Fraction of the labels, seed and setting of each run, the first seeds first."""
+    for seed, fractions in ((0, options.fractions), (1, options.second_seed)):
+        for fraction in fractions:
+            for name in options.settings:
+                yield fraction, seed, name
+
+
+def study(options: argparse.Namespace, folder: Path) -> tuple[list[str], dict[str, dict[float, list[float]]]]:
+    """Rows of the table, and the scores by setting and percentage of the labels."""
+    weights = None if options.settings == ["random"] else pretrained(options, folder)
+    rows: list[str] = []
+    scores: dict[str, dict[float, list[float]]] = {name: {} for name in options.settings}
+
+    def one(run: Path, fraction: float, seed: int, name: str, length: dict[str, float], shown: str) -> float:
+        data, count = subset(Path(options.data), fraction, folder)
+        changes = SETTINGS[name]
+        length = length or budget(options, count)
+        start = None if changes is None else weights
+        val = fine_tune(options, data, start, {**(changes or {}), **length, "seed": seed}, run)
+        test = score_test(data, run) if options.test else None
+        last = "-" if test is None else f"{test:.4f}"
+        rows.append(f"| {100 * fraction:g} % ({count}) | {seed} | {name}{shown} | {epochs(run)} | {val:.4f} | {last} |")
+        print(rows[-1], flush=True)
+        return val if test is None else test
+
+    for fraction, seed, name in plan(options):
+        run = folder / f"{100 * fraction:g}-{list(SETTINGS).index(name)}-seed{seed}"
+        scores[name].setdefault(100 * fraction, []).append(one(run, fraction, seed, name, {}, ""))
+    left = options.whole_minutes - options.pretrain_minutes
+    if "FCMAE" in options.settings and left > 0:
+        one(folder / "whole", 1.0, 0, "FCMAE", {"minutes": left}, f", {left:g} minutes")
+    return rows, scores
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--model", default="nextdetr-atto")
-    parser.add_argument("--fractions", type=float, nargs="+", default=[0.25])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
-    parser.add_argument("--pretrain-minutes", type=float, default=12)
+    parser.add_argument("--fractions", type=float, nargs="*", default=[0.1, 0.25, 0.5, 1])
+    parser.add_argument("--second-seed", type=float, nargs="*", default=[0.25, 0.5], help="fractions that get one")
+    parser.add_argument("--settings", nargs="+", default=["random", "FCMAE"], choices=list(SETTINGS))
+    parser.add_argument("--pretrain-minutes", type=float, default=10)
     parser.add_argument("--pretrain-rate", type=float, default=None, help="peak rate (default: pretrain's own)")
-    parser.add_argument("--minutes", type=float, default=6)
-    parser.add_argument("--steps", type=int, default=None, help="fine-tune for so many steps in place of minutes")
+    parser.add_argument("--steps", type=int, default=240, help="length of the fine-tuning")
+    parser.add_argument("--minutes", type=float, default=None, help="its length in minutes, in place of steps")
+    parser.add_argument(
+        "--whole-minutes", type=float, default=24, help="pre-training and fine-tuning of the last run; 0: none"
+    )
     parser.add_argument("--image-size", type=int, default=320)
     parser.add_argument("--output", default="runs/benchmark-fcmae")
     parser.add_argument("--test", action="store_true", help="score the best weights of each run on test, once")
@@ -128,35 +185,21 @@ def main() -> None:
     options = parser.parse_args()
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = None if options.settings == ["random"] else pretrained(options, folder)
-    rows = []
-    scores: dict[str, dict[float, list[float]]] = {name: {} for name in options.settings}
-    for fraction in options.fractions:
-        data, count = subset(Path(options.data), fraction, folder)
-        for seed in options.seeds:
-            for name in options.settings:
-                changes = SETTINGS[name]
-                run = folder / f"{100 * fraction:g}-{list(SETTINGS).index(name)}-seed{seed}"
-                start = None if changes is None else weights
-                score = fine_tune(options, data, start, {**(changes or {}), **budget(options, count), "seed": seed}, run)
-                tested = score_test(data, run) if options.test else None
-                scores[name].setdefault(100 * fraction, []).append(score if tested is None else tested)
-                shown = "-" if tested is None else f"{tested:.4f}"
-                rows.append(f"| {100 * fraction:g} % ({count}) | {seed} | {name} | {epochs(run)} | {score:.4f} | {shown} |")
-                print(rows[-1], flush=True)
+    claim(options, folder)
+    rows, scores = study(options, folder)
     split = "test" if options.test else "val"
     curves = {
-        name: [(percent, statistics.mean(values)) for percent, values in of_name.items()]
+        name: [(percent, statistics.mean(values)) for percent, values in sorted(of_name.items())]
         for name, of_name in scores.items()
     }
     labels = ("labels of the training images, %", f"AP on {split}, mean of the seeds")
     picture = plot_curves("fcmae-study", curves, write=options.write, labels=labels)
+    length = f"--steps {options.steps}" if options.minutes is None else f"--minutes {options.minutes:g}"
     lines = [
         f"# FCMAE and few labels, {options.model}",
         "",
-        f"`python benchmarks/fcmae_study.py DATA --pretrain-minutes {options.pretrain_minutes:g} "
-        f"{f'--steps {options.steps}' if options.steps else f'--minutes {options.minutes:g}'} "
-        f"--image-size {options.image_size}`; pre-training rate "
+        f"`python benchmarks/fcmae_study.py DATA --pretrain-minutes {options.pretrain_minutes:g} {length} "
+        f"--image-size {options.image_size} --settings {' '.join(options.settings)}`; pre-training rate "
         f"{options.pretrain_rate or 'by default'}. {machine()}",
         "",
         "AP on `val` is the best of the run, which therefore flatters all settings alike"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -47,6 +48,10 @@ def test_a_folder_with_its_own_split(tmp_path):
     assert (len(data.train), len(data.held_out)) == (6, 4)
     _images(tmp_path / "val" / "c", 1, 2)
     with pytest.raises(DataError, match="no class c"):
+        read_class_folders(tmp_path)
+    shutil.rmtree(tmp_path / "val")
+    (tmp_path / "val").mkdir()
+    with pytest.raises(DataError, match="nothing to score on"):
         read_class_folders(tmp_path)
 
 

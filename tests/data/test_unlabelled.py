@@ -82,3 +82,25 @@ def test_flip_and_crop_show_the_image():
     torch.testing.assert_close(mirrored, crop.flip(2))
     exact = [random_crop(image, 64, np.random.default_rng(n), crop_min=1.0, flip=0.0) for n in range(20)]
     assert min(float((picture - whole).abs().max()) for picture in exact) < 0.5
+
+
+def test_a_described_folder_is_not_taken_for_a_heap_of_images(tmp_path):
+    folder = squares(tmp_path / "squares", images=2)
+    (folder / "data.yaml").write_text("train: [\n")
+    with pytest.raises(DataError, match=r"data\.yaml"):  # its mistake is told, and validation images are not learnt from
+        find_unlabelled([folder])
+    heap = tmp_path / "heap"
+    _picture(heap / "train" / "1.png")
+    _picture(heap / "val" / "2.png")
+    (tmp_path / "heap.yaml").write_text("path: heap\ntrain: train\nval: val\nnames: [thing]\n")
+    with pytest.raises(DataError, match=r"heap\.yaml describes this folder"):
+        find_unlabelled([heap])
+    assert [record.path.name for record in find_unlabelled([heap / "train"]).records] == ["1.png"]
+
+
+def test_large_images_are_shrunk_as_far_as_the_smallest_crop_allows(tmp_path):
+    data = find_unlabelled([_picture(tmp_path / "large.png", (400, 300))])
+    dataset = UnlabelledDataset(data, shrink_to=100, cache_bytes=2**20)
+    pixels, _, _ = dataset[SampleKey(0, 0, 64)]
+    assert pixels.shape == (3, 64, 64)
+    assert dataset.read(0).size == (133, 100)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 
 import nextdetr
 from nextdetr.config import PretrainConfig, TrainConfig
+from nextdetr.data.unlabelled import UnlabelledDataset
 from nextdetr.engine.pretrain import Pretrainer, run_pretraining
 from nextdetr.engine.pretrain_setup import build_pretraining_optimizer, default_batch
 from nextdetr.engine.train import train
@@ -118,6 +120,40 @@ def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypa
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     states = [torch.load(folder / "last.ckpt", weights_only=True)["model"] for folder in (whole, settings["output"])]
     torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+
+
+def test_other_images_are_told_and_an_image_that_goes_costs_nothing(settings, tmp_path, monkeypatch, capsys):
+    own = tmp_path / "own"
+    shutil.copytree(settings["images"], own)
+    sample = UnlabelledDataset.__getitem__
+
+    def unplugged(self, key):
+        if (key.epoch, key.index) == (1, 3):
+            raise DataError("3.png cannot be read")
+        return sample(self, key)
+
+    monkeypatch.setattr(UnlabelledDataset, "__getitem__", unplugged)
+    with pytest.raises(DataError, match=r"3\.png"):
+        nextdetr.pretrain(**settings | {"images": str(own)}, quiet=True)
+    monkeypatch.undo()
+    assert torch.load(settings["output"] / "last.ckpt", weights_only=True)["cursor"]["step"] >= 3
+    (own / "3.png").unlink()
+    nextdetr.pretrain(resume=settings["output"])
+    assert "not as it would have gone on" in " ".join(capsys.readouterr().err.split())
+    assert len(rows(settings["output"])) == 2
+
+
+def test_a_resumed_run_needs_no_initial_weights(settings, tmp_path):
+    first = nextdetr.pretrain(**settings | {"epochs": 1}, quiet=True)
+    start, second = tmp_path / "start.safetensors", tmp_path / "second"
+    shutil.copy(first.weights, start)
+    nextdetr.pretrain(**settings | {"epochs": 1, "weights": start, "output": second}, quiet=True)
+    start.unlink()
+    nextdetr.pretrain(resume=second, epochs=2, quiet=True)
+    with safe_open(second / "backbone.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["source_weights"].endswith("start.safetensors")
+    assert (metadata["weights_licence"], metadata["pretraining"]) == ("none", "fcmae")
 
 
 def test_averaged_weights_are_kept_when_asked_for(settings):

@@ -25,9 +25,9 @@ GPU = Machine("cuda", threads=8, cores=16, memory=64 * 2**30, device_memory=24 *
 MODELS = available_models()
 
 
-def choose(data=CELLS, machine=LAPTOP, backbone=None, pretrained_here=False, **settings):
+def choose(data=CELLS, machine=LAPTOP, backbone=None, without_labels=False, **settings):
     config = TrainConfig(data="cells", **settings)
-    return choose_recipe(config, data, machine, models=MODELS, backbone=backbone, pretrained_here=pretrained_here)
+    return choose_recipe(config, data, machine, models=MODELS, backbone=backbone, without_labels=without_labels)
 
 
 def test_cells_on_a_laptop():
@@ -155,7 +155,7 @@ def test_pre_trained_backbones_change_the_recipe():
     assert config.drop_path == 0.1
     atto = choose(backbone_weights="b.safetensors", backbone="atto").config
     assert (atto.model, atto.drop_path) == ("nextdetr-atto", 0.0)
-    own = choose(backbone_weights="b.safetensors", backbone="atto", pretrained_here=True).config
+    own = choose(backbone_weights="b.safetensors", backbone="atto", without_labels=True).config
     assert (own.backbone_rate_factor, own.layer_decay, own.freeze_backbone_epochs) == (1.0, 1.0, 0)
 
 

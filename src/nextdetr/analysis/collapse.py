@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nextdetr.data.check import summarize_problems
 from nextdetr.data.unlabelled import find_unlabelled
 from nextdetr.files import atomic_write
 from nextdetr.models.convnextv2 import Block, ConvNeXtV2
@@ -103,12 +104,16 @@ def analyze_collapse(
         DataError: there is no image that can be used.
         WeightsError: a file cannot be read or has no ConvNeXt backbone.
     """
-    records = find_unlabelled([images] if isinstance(images, str | Path) else images).records
-    count = min(limit, len(records))
+    data = find_unlabelled([images] if isinstance(images, str | Path) else images)
+    if data.problems:
+        tell(summarize_problems(data.problems))
+    records = data.records
+    count = min(max(1, limit), len(records))
     paths = [records[index * len(records) // count].path for index in range(count)]
     folder, layers, grids = Path(output), {}, {}
-    for number, source in enumerate(weights):
+    for number, source in enumerate(dict.fromkeys(weights)):
         tell(f"{source}: {count} images")
+        torch.manual_seed(0)  # random weights are the same each time
         encoder = open_encoder(source).eval()
         inputs = (_input(path, image_size) for path in paths)
         layers[str(source)], maps = measure_layers(encoder, inputs)

@@ -57,6 +57,8 @@ def read_class_folders(folder: str | Path, *, held_out: float = 0.25, seed: int 
             raise DataError(f"{other / unknown[0]}: there is no class {unknown[0]} in {root / 'train'}.")
         classes = sorted(first)
         _check(root / "train", classes)
+        if not second:
+            raise DataError(f"{other}: there is nothing to score on; expected is a subfolder of images for each class.")
         return ClassFolders(classes, _labelled(first, classes), _labelled(second, classes), skipped)
     images = _by_class(root, skipped)
     classes = sorted(images)

@@ -22,7 +22,7 @@ from nextdetr.data.voc import read_voc, voc_splits
 from nextdetr.data.yolo import find_yolo_images, read_yolo, yolo_entries, yolo_names, yolo_root
 from nextdetr.errors import DataError
 
-__all__ = ["available_splits", "load_data"]
+__all__ = ["available_splits", "is_data_set", "load_data"]
 
 # Reads a split; the argument is the model's classes, or None for the data set's own.
 _Reader: TypeAlias = Callable[[Sequence[str] | None], RawSplit]
@@ -88,6 +88,21 @@ def available_splits(path: str | Path) -> list[str]:
     plain = [_plain(name) for name in names]
     shown = [short if plain.count(short) == 1 else name for name, short in zip(names, plain, strict=True)]
     return sorted(shown, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
+
+
+def is_data_set(path: str | Path) -> bool:
+    """Whether ``load_data`` knows what a folder or file is.
+
+    Raises:
+        DataError: it says so itself, by a ``data.yaml``, but that has a mistake.
+    """
+    path = Path(path).expanduser()
+    try:
+        return bool(available_splits(path))
+    except DataError:
+        if any((path / name).is_file() for name in _YAML_NAMES):
+            raise
+        return False
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:

@@ -16,7 +16,7 @@ from torch import Tensor
 from nextdetr.data.check import inspect_images
 from nextdetr.data.dataset import DetectionDataset, Sample, SampleKey, sample_seed
 from nextdetr.data.records import DetectionData, ImageRecord, Problem
-from nextdetr.data.sources import available_splits, load_data
+from nextdetr.data.sources import is_data_set, load_data
 from nextdetr.errors import DataError
 from nextdetr.preprocess import IMAGE_SUFFIXES, resize_to_tensor
 from nextdetr.structures import Target
@@ -31,7 +31,7 @@ def find_unlabelled(sources: Sequence[str | Path]) -> DetectionData:
 
     A data set (a YAML, or a folder that is recognised as one) gives the images of its split ``train`` and no others, so
     that nothing is learnt from those that scores are taken on. Any other folder gives all images in it and its subfolders,
-    hidden ones left out. An image file gives itself.
+    hidden ones left out, unless a dataset YAML beside it bears its name. An image file gives itself.
 
     Args:
         sources: folders, data sets and image files.
@@ -40,7 +40,8 @@ def find_unlabelled(sources: Sequence[str | Path]) -> DetectionData:
         Records without boxes; what could not be read is in ``problems``.
 
     Raises:
-        DataError: a source does not exist, holds no image, or none of its images can be read.
+        DataError: a source does not exist, holds no image, or none of its images can be read; or a folder is a data set by
+            its own ``data.yaml``, which has a mistake, or by a YAML beside it, which is to be named in its place.
     """
     if not sources:
         raise DataError("there is nothing to pre-train on: give a folder of images.")
@@ -64,12 +65,20 @@ class UnlabelledDataset(DetectionDataset):
         crop_min: smallest share of the area that a crop takes, 0 to 1; the largest is 1.
         flip: probability of mirroring left to right.
         cache_bytes: memory for decoded images, used if all of them fit.
+        shrink_to: shorter side, in pixels, to which larger images are shrunk as soon as they are decoded.
     """
 
     def __init__(
-        self, data: DetectionData, seed: int = 0, *, crop_min: float = 0.2, flip: float = 0.5, cache_bytes: int = 0
+        self,
+        data: DetectionData,
+        seed: int = 0,
+        *,
+        crop_min: float = 0.2,
+        flip: float = 0.5,
+        cache_bytes: int = 0,
+        shrink_to: int | None = None,
     ) -> None:
-        super().__init__(data, None, seed, cache_bytes=cache_bytes)
+        super().__init__(data, None, seed, cache_bytes=cache_bytes, shrink_to=shrink_to)
         self.crop_min, self.flip = crop_min, flip
 
     def __getitem__(self, key: SampleKey) -> Sample:
@@ -128,16 +137,15 @@ def _find(path: Path) -> DetectionData:
         raise DataError(f"{path}: there is no such file or folder to pre-train on.")
     if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
         return _read_files(path, [path])
-    if path.is_file() or _is_data_set(path):
+    if path.is_file() or is_data_set(path):
         return load_data(path, "train")
+    beside = path.with_name(f"{path.resolve().name}.yaml")
+    if beside.is_file() and is_data_set(beside):
+        raise DataError(
+            f"{path}: {beside} describes this folder as a data set; name that file, so that only its training images are "
+            "learnt from, or a folder inside this one to take all images there."
+        )
     return _read_files(path, _images_below(path))
-
-
-def _is_data_set(path: Path) -> bool:
-    try:
-        return bool(available_splits(path))
-    except DataError:
-        return False
 
 
 def _images_below(folder: Path) -> list[Path]:

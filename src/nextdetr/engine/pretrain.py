@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,13 +35,15 @@ from nextdetr.engine.pretrain_setup import (
     prepare_pretraining,
     resolve_pretrain,
     run_folder,
+    sufficient_side,
 )
 from nextdetr.engine.state import step_seed, write_state
 from nextdetr.engine.stopping import stop_on_signal
-from nextdetr.errors import Interrupted, TrainingError
+from nextdetr.errors import DataError, Interrupted, TrainingError
 from nextdetr.memory import keep_freed_memory
 from nextdetr.structures import Batch
 from nextdetr.weights.convert import save_backbone
+from nextdetr.weights.layouts import FCMAE
 
 __all__ = ["PretrainResult", "Pretrainer", "pretrain", "run_pretraining"]
 
@@ -135,7 +138,7 @@ class Pretrainer:
         )  # fmt: skip
         self.dataset = UnlabelledDataset(
             run.data, config.seed, crop_min=config.crop_min, flip=config.flip,
-            cache_bytes=int(config.cache_gigabytes * 2**30),
+            cache_bytes=int(config.cache_gigabytes * 2**30), shrink_to=sufficient_side(config),
         )  # fmt: skip
         self.loader = build_loader(self.dataset, self.sampler, workers=config.workers)
         optimizer = build_pretraining_optimizer(run.model, config.learning_rate, config.weight_decay)
@@ -152,6 +155,11 @@ class Pretrainer:
     def _restore(self) -> None:
         state = self.run_.state
         if state:
+            if state["progress"].get("given", self._given()) != self._given():
+                self.display.line(
+                    "The images, or how many are a step, are not those of the run so far: it goes on with them, but not as "
+                    "it would have gone on."
+                )
             self.run_.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.loss = state["progress"]["loss"]
@@ -161,6 +169,12 @@ class Pretrainer:
             scaler = scaler_of(self.fabric)
             if scaler is not None and state["scaler"]:
                 scaler.load_state_dict(state["scaler"])
+
+    def _given(self) -> str:
+        """What an exact resume needs to be the same."""
+        names = "\n".join(str(record.path.absolute()) for record in self.run_.data.records)
+        digest = zlib.crc32(names.encode("utf-8", "surrogateescape"))
+        return f"images {digest:08x}, {self.batch_size * self.fabric.world_size} a step"
 
     # The whole run
 
@@ -196,13 +210,20 @@ class Pretrainer:
     def _epoch(self) -> None:
         cursor, budget = self.cursor, self.budget
         started, images = budget.seconds, cursor.images
-        for batch in self.loader.epoch(cursor.epoch, start_batch=cursor.batch):
-            progress, stop = self._progress()
-            if stop:
-                self._stop()
-            if progress >= 1.0 and cursor.step:
-                break
-            self._step(batch.to(self.fabric.device), progress)
+        try:
+            for batch in self.loader.epoch(cursor.epoch, start_batch=cursor.batch):
+                progress, stop = self._progress()
+                if stop:
+                    self._stop()
+                if progress >= 1.0 and cursor.step:
+                    break
+                self._step(batch.to(self.fabric.device), progress)
+                inside = cursor.batch < len(self.sampler)
+                if inside and budget.seconds - self.saved_at >= SAVE_EVERY:  # an epoch may take hours
+                    self._save()
+        except DataError:  # an image that is gone or damaged since the start must not cost what was learnt
+            self._save()
+            raise
         self._end_epoch((cursor.images - images) / max(1e-9, budget.seconds - started))
 
     def _step(self, batch: Batch, progress: float) -> None:
@@ -211,7 +232,7 @@ class Pretrainer:
         self.model.train()
         loss = self.model(batch.images, self._noise(len(batch.indices)))
         self.fabric.backward(loss)
-        value = float(loss.detach())
+        value = self._mean(loss.detach())  # the same on all processes, so that they stop together
         if not math.isfinite(value):
             raise self._non_finite(batch)
         if config.clip_norm > 0:
@@ -256,7 +277,7 @@ class Pretrainer:
             return
         number = cursor.epoch + 1
         epochs = max(number, budget.estimated_epochs(cursor.epoch, cursor.batch))
-        self.loss = self._mean_loss()
+        self.loss = cursor.sums["loss"] / cursor.counted
         row: dict[str, Any] = {
             "epoch": number, "step": cursor.step, "seconds": budget.seconds, "learning_rate": cursor.rate,
             "loss": self.loss,
@@ -270,14 +291,16 @@ class Pretrainer:
         left = budget.remaining_seconds(cursor.epoch, cursor.batch)
         self.display.line(epoch_line(number, epochs, row, pace, left))
         cursor.epoch, cursor.batch, cursor.sums, cursor.counted = number, 0, {}, 0
-        if self._picture_due(number):
-            self._picture()
         if budget.seconds - self.saved_at >= SAVE_EVERY:
             self._save()
+        if self._picture_due(number):
+            self._picture()
 
-    def _mean_loss(self) -> float:
-        mean = torch.tensor(self.cursor.sums["loss"] / self.cursor.counted, dtype=torch.float64, device=self.fabric.device)
-        agreed = self.fabric.all_reduce(mean, reduce_op="mean")
+    def _mean(self, loss: Tensor) -> float:
+        """The loss of the images of all processes, each of which has as many."""
+        if self.fabric.world_size == 1:
+            return float(loss)
+        agreed = self.fabric.all_reduce(loss.double(), reduce_op="mean")
         assert isinstance(agreed, Tensor)
         return float(agreed)
 
@@ -301,7 +324,8 @@ class Pretrainer:
                 self.directory / "last.ckpt", self.cursor, model=self.run_.model.state_dict(),
                 optimizer=self.optimizer.state_dict(), ema={} if self.ema is None else self.ema.state_dict(),
                 scaler={} if scaler is None else scaler.state_dict(),
-                progress={"loss": self.loss, "drawn_at": self.drawn_at},
+                progress={"loss": self.loss, "drawn_at": self.drawn_at, "given": self._given()},
+                started_from=dict(zip(("licence", "file"), self.run_.started_from, strict=True)),
             )  # fmt: skip
             self._write_backbone()
 
@@ -310,13 +334,14 @@ class Pretrainer:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
         licence, source = self.run_.started_from
         return save_backbone(
-            self.directory / "backbone.safetensors", state, weights_licence=licence, source_weights=source
+            self.directory / "backbone.safetensors", state, weights_licence=licence, source_weights=source,
+            pretraining=FCMAE,
         )  # fmt: skip
 
     def _finish(self) -> PretrainResult:
         cursor = self.cursor
-        self._picture()
         self._save()
+        self._picture()
         self.fabric.barrier()
         self.loader.close()
         seconds, weights = self.budget.seconds, self.directory / "backbone.safetensors"

@@ -35,7 +35,14 @@ from nextdetr.models.fcmae import FCMAE
 from nextdetr.weights.layouts import backbone_tensors
 from nextdetr.weights.load import open_weights
 
-__all__ = ["Pretraining", "build_pretraining_optimizer", "prepare_pretraining", "resolve_pretrain", "run_folder"]
+__all__ = [
+    "Pretraining",
+    "build_pretraining_optimizer",
+    "prepare_pretraining",
+    "resolve_pretrain",
+    "run_folder",
+    "sufficient_side",
+]
 
 EPOCHS, LEAST_STEPS = 800, 5000
 SMALLEST_BATCH, LARGEST_BATCH_CPU, LARGEST_BATCH = 8, 64, 256
@@ -114,8 +121,9 @@ def prepare_pretraining(
     if data.problems:
         tell(summarize_problems(data.problems))
     encoder = convnextv2(config.model.removeprefix(PREFIX), grn=config.grn)
-    started_from = ("none", "none")
-    if config.weights is not None:
+    earlier = state.get("started_from", {"licence": "none", "file": str(config.weights or "none")})
+    started_from = (str(earlier["licence"]), str(earlier["file"]))
+    if config.weights is not None and "started_from" not in state:  # a resumed run has long left them behind
         started_from = (_load_encoder(encoder, config.weights), str(config.weights))
     model = FCMAE(
         encoder, mask_ratio=config.mask_ratio, patch_size=config.patch_size, decoder_depth=config.decoder_depth,
@@ -123,12 +131,15 @@ def prepare_pretraining(
     )  # fmt: skip
     if config.resume is None:
         config = _filled(config, len(data.records), cpu=cpu, world=world)
-        write_text_atomic(directory / "config.yaml", dump_config(config.model_copy(update={"output": directory})))
+        # Whole paths, since a resume may be called from elsewhere.
+        images = tuple(str(Path(source).expanduser().absolute()) for source in config.images)
+        stored = config.model_copy(update={"output": directory, "images": images})
+        write_text_atomic(directory / "config.yaml", dump_config(stored))
     return Pretraining(config, directory, data, model, cursor, state, started_from)
 
 
 def _filled(config: PretrainConfig, images: int, *, cpu: bool, world: int) -> PretrainConfig:
-    batch = config.batch_size or default_batch(images, cpu=cpu)
+    batch = config.batch_size or default_batch(images, cpu=cpu, world=world)
     rate = config.learning_rate or PEAK_RATE * math.sqrt(batch * world / PUBLISHED_BATCH)
     epochs = config.epochs
     if epochs is None and config.minutes is None:
@@ -136,10 +147,15 @@ def _filled(config: PretrainConfig, images: int, *, cpu: bool, world: int) -> Pr
     return config.model_copy(update={"batch_size": batch, "learning_rate": rate, "epochs": epochs})
 
 
-def default_batch(images: int, *, cpu: bool) -> int:
+def default_batch(images: int, *, cpu: bool, world: int = 1) -> int:
     """Return images a step and process for a set of so many images."""
-    wanted = 1 << round(math.log2(max(1.0, images / 8)))
-    return min(max(wanted, SMALLEST_BATCH), LARGEST_BATCH_CPU if cpu else LARGEST_BATCH)
+    wanted = max(1 << round(math.log2(max(1.0, images / 8))), SMALLEST_BATCH)
+    return min(max(1, wanted // world), LARGEST_BATCH_CPU if cpu else LARGEST_BATCH)
+
+
+def sufficient_side(config: PretrainConfig) -> int:
+    """Return the shorter side, in pixels, of which the smallest and narrowest crop still has the input's size."""
+    return math.ceil(config.image_size / math.sqrt(config.crop_min * 3 / 4))
 
 
 def build_pretraining_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:

@@ -83,7 +83,7 @@ def choose_recipe(
     *,
     models: Sequence[str],
     backbone: str | None = None,
-    pretrained_here: bool = False,
+    without_labels: bool = False,
 ) -> Recipe:
     """Fill in what the user left open.
 
@@ -93,7 +93,7 @@ def choose_recipe(
         machine: where it is to run.
         models: names of the shipped models.
         backbone: size of the backbone weights (``atto`` …), where they have one.
-        pretrained_here: whether the backbone weights are from ``nextdetr pretrain``, so have seen no labels.
+        without_labels: whether the backbone weights have seen no labels (FCMAE, our own or the published).
 
     Returns:
         The settings and why.
@@ -103,7 +103,7 @@ def choose_recipe(
     _image_size(plan)
     _batch(plan)
     _length(plan)
-    _rates(plan, pretrained_here)
+    _rates(plan, without_labels)
     _augmentation(plan)
     _loading(plan)
     _warnings(plan)
@@ -239,7 +239,7 @@ def _seconds_an_image(plan: _Plan, image_size: int) -> float | None:
     return SECONDS_AN_IMAGE * cost * area * 2 / plan.machine.threads
 
 
-def _rates(plan: _Plan, pretrained_here: bool) -> None:
+def _rates(plan: _Plan, without_labels: bool) -> None:
     scale = math.sqrt(max(1.0, plan.together / RATE_BATCH))
     if plan.trained:
         reason = "a quarter of the usual rate: the weights are trained already"
@@ -254,8 +254,8 @@ def _rates(plan: _Plan, pretrained_here: bool) -> None:
     if plan.config.backbone_weights is None:
         plan.choose("", backbone_rate_factor=1.0)
         return
-    factor = backbone_factor(pretrained_here)
-    if pretrained_here:
+    factor = backbone_factor(without_labels)
+    if without_labels:
         plan.choose("pre-trained without labels: the backbone has yet to learn the task", backbone_rate_factor=factor)
     else:
         plan.choose("the backbone has learnt from labels: a gentle hand", backbone_rate_factor=factor)
@@ -264,13 +264,13 @@ def _rates(plan: _Plan, pretrained_here: bool) -> None:
         plan.choose("a large pre-trained backbone on little data", drop_path=0.1)
 
 
-def backbone_factor(pretrained_here: bool) -> float:
+def backbone_factor(without_labels: bool) -> float:
     """Return the rate of a backbone that starts from weights, as a factor of the head's.
 
     Weights that learnt from labels need a gentle hand. What ``nextdetr pretrain`` made is only a start: to slow its early
     layers lost most of the gain (docs/experiments.md).
     """
-    return 1.0 if pretrained_here else 0.1
+    return 1.0 if without_labels else 0.1
 
 
 def _augmentation(plan: _Plan) -> None:

@@ -22,7 +22,6 @@ from nextdetr.files import new_directory, write_text_atomic
 from nextdetr.models.checkpoint import read_detector_metadata
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.modelfile import available_models
-from nextdetr.weights.layouts import Identity
 from nextdetr.weights.load import open_weights
 from nextdetr.weights.start import start_model
 
@@ -151,11 +150,6 @@ def load_splits(config: TrainConfig, tell: Callable[[str], None]) -> tuple[Detec
     return train_data, val_data
 
 
-def pretrained_here(identity: Identity) -> bool:
-    """Whether the weights are what ``nextdetr pretrain`` made, which carry no licence but the user's."""
-    return identity.kind == "nextdetr-backbone" and identity.licence == "none"
-
-
 def prepare_model(
     config: TrainConfig, classes: list[str], tell: Callable[[str], None]
 ) -> tuple[DetectionModel, TrainConfig, tuple[str, str]]:
@@ -172,7 +166,7 @@ def prepare_model(
         tell(report.text())
     factor = config.backbone_rate_factor
     if factor is None:
-        factor = backbone_factor(all(pretrained_here(report.identity) for report in started.reports))
+        factor = backbone_factor(all(report.identity.without_labels for report in started.reports))
     filled = {"image_size": config.image_size or started.image_size, "backbone_rate_factor": factor}
     return started.model, config.model_copy(update=filled), (started.weights_licence, started.source_weights)
 
@@ -183,7 +177,7 @@ def fill_in(config: TrainConfig, data: DetectionData, machine: Machine, tell: Ca
     recipe = choose_recipe(
         config, describe_data(data), machine, models=available_models(),
         backbone=None if backbone is None else backbone.size,
-        pretrained_here=backbone is not None and pretrained_here(backbone),
+        without_labels=backbone is not None and backbone.without_labels,
     )  # fmt: skip
     if recipe.text:
         tell(recipe.text)

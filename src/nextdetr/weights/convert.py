@@ -20,7 +20,7 @@ from nextdetr.models.checkpoint import save_detector
 from nextdetr.models.graph import build_model, build_skeleton, load_model_file, parse_model_text, skip_backbone
 from nextdetr.weights.backbones import to_original, to_timm, to_transformers
 from nextdetr.weights.detectors_transformers import transformers_backbone
-from nextdetr.weights.layouts import Identity, backbone_tensors
+from nextdetr.weights.layouts import FCMAE, Identity, backbone_tensors
 from nextdetr.weights.load import load_into, open_weights, plan_load
 from nextdetr.weights.reader import WeightsFile
 from nextdetr.weights.sizes import backbone_size, known_size
@@ -54,6 +54,7 @@ def convert(path: str | Path, to: Format, output: str | Path | None = None) -> t
         return _detector(file, identity, target), identity
     state = backbone_state(file, identity)
     metadata = {"weights_licence": identity.licence, "source_weights": file.metadata.get("source_weights", Path(path).name)}
+    metadata["pretraining"] = FCMAE if identity.without_labels else "unknown"
     if to == "nextdetr":
         save_backbone(target, state, **metadata)
     elif to == "timm":
@@ -67,7 +68,9 @@ def convert(path: str | Path, to: Format, output: str | Path | None = None) -> t
     return target, identity
 
 
-def save_backbone(path: str | Path, state: dict[str, Tensor], *, weights_licence: str, source_weights: str) -> Path:
+def save_backbone(
+    path: str | Path, state: dict[str, Tensor], *, weights_licence: str, source_weights: str, pretraining: str = "unknown"
+) -> Path:
     """Write a backbone file of ours: the backbone's own names, and ``kind: backbone`` in the metadata.
 
     Args:
@@ -75,6 +78,7 @@ def save_backbone(path: str | Path, state: dict[str, Tensor], *, weights_licence
         state: tensors under our names.
         weights_licence: licence of the weights; ``none`` for weights of one's own images.
         source_weights: file that they come from, or ``none``.
+        pretraining: how they were trained last: ``fcmae``, or ``unknown``.
     """
     from nextdetr import __version__
 
@@ -82,6 +86,7 @@ def save_backbone(path: str | Path, state: dict[str, Tensor], *, weights_licence
     metadata = {
         "kind": "backbone", "format_version": "1", "backbone": "" if size is None else f"convnextv2-{size}",
         "weights_licence": weights_licence, "source_weights": source_weights, "nextdetr_version": __version__,
+        "pretraining": pretraining,
     }  # fmt: skip
     _write(Path(path), state, metadata)
     return Path(path)

@@ -33,6 +33,7 @@ from nextdetr.weights.sizes import backbone_size, known_size, size_name
 __all__ = ["BACKBONE_KINDS", "DETECTOR_KINDS", "V1_NOTE", "Identity", "backbone_tensors", "identify"]
 
 CC_BY_NC = "CC-BY-NC-4.0"
+FCMAE = "fcmae"  # in a file's metadata: what it learnt last, it learnt without labels
 V1_NOTE = "ConvNeXt V1: LayerScale is folded into the second pointwise layer, and GRN starts at zero."
 
 
@@ -92,6 +93,7 @@ class Identity:
         depths, dims: blocks and channels of a ConvNeXt's stages; empty for others.
         prefix: what stands before every name.
         model_text: the model YAML, if the file holds it.
+        without_labels: whether a backbone has learnt from images alone so far (FCMAE).
     """
 
     kind: str
@@ -104,6 +106,7 @@ class Identity:
     dims: tuple[int, ...] = ()
     prefix: str = ""
     model_text: str | None = None
+    without_labels: bool = False
 
     @property
     def is_backbone(self) -> bool:
@@ -180,9 +183,12 @@ def _backbone(file: WeightsFile, kind: str, prefix: str, state: Mapping[str, Ten
     if kind.startswith("convnext-v1"):
         notes.append(V1_NOTE)
     licence, remark = _backbone_licence(file, kind, classes)
+    # The published sparse files are FCMAE's own; files of ours say it, but for the first ones, known by having no licence.
+    alone = kind == "convnextv2-fcmae-sparse" or file.metadata.get("pretraining") == FCMAE
+    alone = alone or (kind == "nextdetr-backbone" and licence == "none")
     return Identity(
         kind, None if size is None else f"convnextv2-{size}", licence=licence, num_classes=classes,
-        depths=depths, dims=dims, notes=(*notes, *remark), prefix=prefix,
+        depths=depths, dims=dims, notes=(*notes, *remark), prefix=prefix, without_labels=alone,
     )  # fmt: skip
 
 
