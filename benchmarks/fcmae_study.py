@@ -10,8 +10,8 @@ second time with another seed. The labelled images of a fraction are the first o
 holds a smaller. At last, all labels once more after FCMAE, for what is left of ``--whole-minutes`` after the pre-training,
 to hold against the same minutes of labelled training alone (``benchmarks/peers.py``). That is 13 runs.
 
-``--test`` scores the best weights of each run on ``test``, once. A run whose folder is complete is not repeated and one that
-was stopped goes on, so the script can be stopped and started again; a folder with runs of other settings is refused.
+``--test`` scores the best weights of each run on ``test``, once. A run whose folder is complete is not repeated, and one
+that was stopped goes on, so the script can be stopped and started again; a folder with runs of other settings is refused.
 """
 
 from __future__ import annotations
