@@ -245,7 +245,7 @@ class EmbedConfig(CommandConfig):
 class ProbeConfig(CommandConfig):
     """Settings of ``nextdetr probe``."""
 
-    image_size: int = Field(224, ge=32, description="Side of the square input, pixels.")
+    image_size: int = Field(224, ge=32, multiple_of=32, description="Side of the square input, pixels.")
     batch_size: int = Field(32, ge=1, description="Images a step.")
     held_out: float = Field(0.25, gt=0, lt=1, description="Share of each class to score, without a split of the folder's.")
     fine_tune: bool = Field(True, description="Also train the whole backbone.")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from nextdetr.data.check import summarize_problems
 from nextdetr.data.unlabelled import find_unlabelled
+from nextdetr.errors import ConfigError
 from nextdetr.files import atomic_write
 from nextdetr.models.convnextv2 import Block, ConvNeXtV2
 from nextdetr.preprocess import load_image, resize_to_tensor
@@ -101,14 +102,19 @@ def analyze_collapse(
         tell: takes a line for the user.
 
     Raises:
+        ConfigError: a size or a limit that cannot be.
         DataError: there is no image that can be used.
         WeightsError: a file cannot be read or has no ConvNeXt backbone.
     """
+    if image_size < 32 or image_size % 32:
+        raise ConfigError(f"--image-size must be a multiple of 32, at least 32 (given: {image_size}).")
+    if limit < 1:
+        raise ConfigError(f"--limit must be at least 1 (given: {limit}).")
     data = find_unlabelled([images] if isinstance(images, str | Path) else images)
     if data.problems:
         tell(summarize_problems(data.problems))
     records = data.records
-    count = min(max(1, limit), len(records))
+    count = min(limit, len(records))
     paths = [records[index * len(records) // count].path for index in range(count)]
     folder, layers, grids = Path(output), {}, {}
     for number, source in enumerate(dict.fromkeys(weights)):

@@ -33,12 +33,6 @@ def collapse(
 
     Example: `nextdetr analyze collapse v1.safetensors v2.safetensors convnextv2-atto --images photos`.
     """
-    from nextdetr.errors import ConfigError
-
-    if image_size < 32 or image_size % 32:
-        raise ConfigError(f"--image-size must be a multiple of 32, at least 32 (given: {image_size}).")
-    if limit < 1:
-        raise ConfigError(f"--limit must be at least 1 (given: {limit}).")
     from nextdetr.analysis.collapse import analyze_collapse
 
     report = analyze_collapse(
