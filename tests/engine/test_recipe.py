@@ -10,10 +10,10 @@ import torch
 
 from nextdetr.config import TrainConfig, build_config, read_config_file
 from nextdetr.data.records import DetectionData, ImageRecord
-from nextdetr.engine.recipe import COST, GIGABYTES, choose_recipe
+from nextdetr.engine.recipe import COST, GIGABYTES, QUERIES, QUERIES_ELSEWHERE, choose_recipe
 from nextdetr.engine.statistics import DataStats, Machine, describe_data, describe_machine
 from nextdetr.engine.train import train
-from nextdetr.models.modelfile import available_models
+from nextdetr.models.modelfile import available_models, load_model_file
 from tests.helpers import squares, tiny_model
 
 CELLS = DataStats(
@@ -227,3 +227,21 @@ def test_a_run_writes_all_of_it_and_resumes_with_it(tmp_path, capsys):
     train(TrainConfig(resume=tmp_path / "run", epochs=2))
     assert "Chosen" not in capsys.readouterr().err
     assert build_config(TrainConfig, stored).batch_size == 4
+
+
+@pytest.mark.parametrize("name", [name for name in COST if name.startswith("nextdetr-")])
+def test_queries_are_the_model_files(name):
+    decoder = load_model_file(name).rows[-1]
+    assert decoder.arguments[2] == QUERIES.get(name, QUERIES_ELSEWHERE)
+
+
+def test_more_boxes_than_queries_are_told():
+    assert "250 boxes, and the model 200 queries" in choose(replace(CELLS, most_boxes=250)).text
+    assert "queries" not in choose(replace(CELLS, most_boxes=200)).text
+
+
+def test_a_short_run_trains_the_backbone_throughout():
+    start = {"backbone_weights": "b.safetensors", "backbone": "atto"}
+    assert choose(**start, epochs=4).config.freeze_backbone_epochs == 0
+    assert choose(**start, minutes=1.0).config.freeze_backbone_epochs == 0
+    assert choose(**start, epochs=40).config.freeze_backbone_epochs == 1

@@ -98,10 +98,15 @@ def build_optimizer(
     weight_decay: float,
     backbone_factor: float,
     layer_decay: float = 1.0,
+    fused: bool = True,
 ) -> torch.optim.Optimizer:
-    """AdamW over :func:`parameter_groups`, one fused kernel per group."""
+    """AdamW over :func:`parameter_groups`, one fused kernel per group.
+
+    With float16's loss scaler it must not be ``fused``: such an optimiser scales the gradients back by itself, in its step,
+    and Fabric refuses to clip them before that.
+    """
     groups = parameter_groups(model, learning_rate, weight_decay, backbone_factor, layer_decay)
-    return AdamW(groups, lr=learning_rate, betas=(0.9, 0.999), weight_decay=weight_decay, fused=True)
+    return AdamW(groups, lr=learning_rate, betas=(0.9, 0.999), weight_decay=weight_decay, fused=fused)
 
 
 def rate_factor(progress: float, step: int, *, warmup: float, flat: float) -> float:

@@ -141,7 +141,9 @@ class Pretrainer:
             cache_bytes=int(config.cache_gigabytes * 2**30), shrink_to=sufficient_side(config),
         )  # fmt: skip
         self.loader = build_loader(self.dataset, self.sampler, workers=config.workers)
-        optimizer = build_pretraining_optimizer(run.model, config.learning_rate, config.weight_decay)
+        optimizer = build_pretraining_optimizer(
+            run.model, config.learning_rate, config.weight_decay, fused=scaler_of(fabric) is None
+        )
         self.ema = ModelEMA(run.model.encoder.to(fabric.device), config.ema_decay) if config.ema_decay > 0 else None
         self.model, self.optimizer = fabric.setup(run.model, optimizer)
         self.budget = Budget.of(config.epochs, config.minutes, len(self.sampler), self.cursor.seconds)

@@ -158,15 +158,20 @@ def sufficient_side(config: PretrainConfig) -> int:
     return math.ceil(config.image_size / math.sqrt(config.crop_min * 3 / 4))
 
 
-def build_pretraining_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW with the betas of the masked autoencoders (0.9, 0.95); norms, GRN, biases and the mask token do not decay."""
+def build_pretraining_optimizer(
+    model: nn.Module, learning_rate: float, weight_decay: float, *, fused: bool = True
+) -> torch.optim.Optimizer:
+    """AdamW with the betas of the masked autoencoders (0.9, 0.95); norms, GRN, biases and the mask token do not decay.
+
+    ``fused`` as for :func:`nextdetr.engine.optim.build_optimizer`.
+    """
     spared = undecayed(model)
     groups: list[dict[str, Any]] = []
     for exempt in (False, True):
         parameters = [p for p in model.parameters() if (id(p) in spared) is exempt]
         decay = 0.0 if exempt else weight_decay
         groups.append({"params": parameters, "lr": learning_rate, "peak_rate": learning_rate, "weight_decay": decay})
-    return AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
+    return AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=fused)
 
 
 def _load_encoder(encoder: ConvNeXtV2, path: Path) -> str:

@@ -47,6 +47,8 @@ RATE, RATE_BATCH, RATE_MOST = 4e-4, 8, 1e-3  # measured at batch 8; above, by th
 # 80 images the same model learnt nothing at 8e-4, and quickly at 2e-4.
 RATE_OF = {"nextdetr-atto": 8e-4, "nextdetr-atto-p2": 8e-4}
 FEW_CLASSES, RATE_MANY = 10, 2e-4
+QUERIES, QUERIES_ELSEWHERE = {"nextdetr-atto": 200, "nextdetr-femto": 200}, 300
+LEAST_TO_FREEZE = 5  # epochs of a run that can spare one of them for the head alone
 SPARSE = 8  # boxes an image below which small batches and samples of several pictures pay; measured at 4.6 only
 FULL_FROM = 5000  # images for RT-DETR's own augmentation
 CACHE_MOST = 8.0  # gigabytes
@@ -239,6 +241,16 @@ def _seconds_an_image(plan: _Plan, image_size: int) -> float | None:
     return SECONDS_AN_IMAGE * cost * area * 2 / plan.machine.threads
 
 
+def _expected_epochs(plan: _Plan) -> float:
+    """Epochs of the run, by --minutes as far as an image's time is known."""
+    if plan.get("epochs") is not None:
+        return float(plan.get("epochs"))
+    seconds = _seconds_an_image(plan, int(plan.get("image_size") or SIZES[1]))
+    if plan.get("minutes") is None or seconds is None:
+        return math.inf
+    return float(60 * plan.get("minutes") / (seconds * max(1, plan.data.images)))
+
+
 def _rates(plan: _Plan, without_labels: bool) -> None:
     scale = math.sqrt(max(1.0, plan.together / RATE_BATCH))
     if plan.trained:
@@ -248,7 +260,7 @@ def _rates(plan: _Plan, without_labels: bool) -> None:
     few = len(plan.data.classes) <= FEW_CLASSES
     base = RATE_OF.get(plan.get("model"), RATE) if few else RATE_MANY
     rate = min(RATE_MOST, base * scale)
-    measured = "measured for this model" if few else f"{len(plan.data.classes)} classes want a gentler rate"
+    measured = "what this model was trained with here" if few else f"{len(plan.data.classes)} classes want a gentler rate"
     why = measured if rate == base else f"by the root of {plan.together} images a step"
     plan.choose("" if rate == RATE else why, learning_rate=round(rate, 7))
     if plan.config.backbone_weights is None:
@@ -259,7 +271,8 @@ def _rates(plan: _Plan, without_labels: bool) -> None:
         plan.choose("pre-trained without labels: the backbone has yet to learn the task", backbone_rate_factor=factor)
     else:
         plan.choose("the backbone has learnt from labels: a gentle hand", backbone_rate_factor=factor)
-        plan.choose("the new head settles before the backbone follows it", freeze_backbone_epochs=1)
+        if _expected_epochs(plan) >= LEAST_TO_FREEZE:
+            plan.choose("the new head settles before the backbone follows it", freeze_backbone_epochs=1)
     if COST.get(plan.get("model"), 1.0) >= COST["nextdetr-tiny"]:
         plan.choose("a large pre-trained backbone on little data", drop_path=0.1)
 
@@ -318,5 +331,8 @@ def _warnings(plan: _Plan) -> None:
         number, name = min(rare)
         more = f" and {len(rare) - 1} more" if len(rare) > 1 else ""
         plan.reasons.append(f"note: few boxes of {name!r} ({number:,} of {plan.data.boxes:,}){more}; expect less of it")
-    if plan.data.most_boxes > 250:
-        plan.reasons.append(f"note: an image has {plan.data.most_boxes} boxes; the model needs more queries than that")
+    queries = QUERIES.get(plan.get("model"), QUERIES_ELSEWHERE)
+    if plan.data.most_boxes > queries:
+        plan.reasons.append(
+            f"note: an image has {plan.data.most_boxes} boxes, and the model {queries} queries: it finds no more than these"
+        )

@@ -225,6 +225,7 @@ def prepare(config: TrainConfig, fabric: Fabric, tell: Callable[[str], None]) ->
         model, config, started_from = resumed_model(config, train_data.classes, written)
     else:
         model, config, started_from = prepare_model(config, train_data.classes, tell)
-    if config.resume is None and fabric.global_rank == 0:
-        write_text_atomic(directory / "config.yaml", dump_config(config.model_copy(update={"output": directory})))
+    if fabric.global_rank == 0:  # of a resumed run too, whose length may be another now
+        stored = config.model_copy(update={"output": directory, "resume": None})
+        write_text_atomic(directory / "config.yaml", dump_config(stored))
     return Run(config, directory, train_data, val_data, model, cursor, state, started_from)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from nextdetr.config import TrainConfig
 from nextdetr.engine.budget import Budget
@@ -36,7 +36,7 @@ from nextdetr.losses.criterion import Criterion
 from nextdetr.losses.matcher import HungarianMatcher
 from nextdetr.memory import keep_freed_memory
 from nextdetr.models.checkpoint import save_detector
-from nextdetr.structures import Batch
+from nextdetr.structures import Batch, UncastTargets
 
 __all__ = ["TrainResult", "train"]
 
@@ -108,6 +108,7 @@ class Trainer:
         optimizer = build_optimizer(
             run.model, learning_rate=config.learning_rate, weight_decay=config.weight_decay,
             backbone_factor=config.backbone_rate_factor, layer_decay=config.layer_decay,
+            fused=scaler_of(fabric) is None,
         )  # fmt: skip
         if fabric.world_size > 1:
             synchronize_norms(run.model)
@@ -176,8 +177,7 @@ class Trainer:
         progress = self._shared(budget.progress(cursor.epoch, 0 if budget.minutes is None else cursor.batch))
         strong = progress < self.config.strong_until
         if self.fabric.world_size == 1:  # saves the gradient; DDP has decided already which ones it waits for
-            for row in list(self.run_.model.rows)[: self.run_.model.backbone_rows]:
-                row.requires_grad_(not self._frozen)
+            self._backbone.requires_grad_(not self._frozen)
         started, images = budget.seconds, cursor.images
         for batch in self.profile.batches(self.loader.epoch(cursor.epoch, start_batch=cursor.batch, strong=strong)):
             self._step(batch.to(self.fabric.device))
@@ -199,11 +199,10 @@ class Trainer:
         last = self._at_boundary(cursor.batch + 1)
         self.model.train()
         if self._frozen:  # nor may its BatchNorms follow the batches
-            for row in list(self.run_.model.rows)[: self.run_.model.backbone_rows]:
-                row.eval()
+            self._backbone.eval()
         with self.fabric.no_backward_sync(self.model, enabled=not last):
             with part("forward"):
-                output = self.model(batch.images, batch.targets)
+                output = self.model(batch.images, UncastTargets(batch.targets))
             with part("losses"):
                 terms = self.criterion(output, batch.targets)
                 loss = torch.stack(list(terms.values())).sum()
@@ -215,6 +214,9 @@ class Trainer:
             raise non_finite(self.run_.model, terms, names, cursor, self.directory)
         if last:
             with part("optimiser"):
+                if self._frozen:  # with several processes DDP has made gradients of the backbone all the same
+                    for parameter in self._backbone.parameters():
+                        parameter.grad = None
                 if config.clip_norm > 0:
                     self.fabric.clip_gradients(
                         self.model, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
@@ -225,6 +227,10 @@ class Trainer:
                 self.ema.update(self.run_.model)
             cursor.step += 1
         self._count(values, len(batch.indices) * self.fabric.world_size)
+
+    @property
+    def _backbone(self) -> nn.ModuleList:
+        return self.run_.model.rows[: self.run_.model.backbone_rows]
 
     @property
     def _frozen(self) -> bool:
