@@ -1,14 +1,14 @@
 """Does pre-training on the same images without labels pay? Detectors from random weights and after FCMAE, for few labels.
 
-    python benchmarks/fcmae_study.py DATA [--pretrain-minutes 10] [--steps 240 | --minutes 6] [--whole-minutes 24]
+    python benchmarks/fcmae_study.py DATA [--pretrain-minutes 10] [--steps 160 | --minutes 4] [--whole-minutes 24]
         [--fractions 0.1 0.25 0.5 1] [--second-seed 0.25 0.5] [--settings random FCMAE] [--test] [--write]
 
 DATA is a Pascal VOC folder with the splits train, val and test. The backbone is pre-trained once, on the images of
 ``train``. Then, for each fraction of its labels and each setting of SETTINGS, a detector is trained for the same steps,
 which do not depend on what else the machine does, or the same minutes, and scored on ``val``; where chance could decide, a
 second time with another seed. The labelled images of a fraction are the first ones of one shuffle, so that a larger one
-holds a smaller. At last, all labels once more after FCMAE, for what is left of ``--whole-minutes`` after the pre-training,
-to hold against the same minutes of labelled training alone (``benchmarks/peers.py``). That is 13 runs.
+holds a smaller. At last, all labels once more for ``--whole-minutes`` in all, the pre-training's own minutes included, from
+random weights and after FCMAE. That is 14 runs with the pre-training not counted.
 
 ``--test`` scores the best weights of each run on ``test``, once. A run whose folder is complete is not repeated, and one
 that was stopped goes on, so the script can be stopped and started again; a folder with runs of other settings is refused.
@@ -67,6 +67,7 @@ def subset(data: Path, fraction: float, folder: Path) -> tuple[Path, int]:
 def claim(options: argparse.Namespace, folder: Path) -> None:
     """Note what the runs of this folder have in common; refuse a folder of others."""
     names = ("model", "image_size", "pretrain_minutes", "pretrain_rate", "steps", "minutes", "whole_minutes")
+    names += ("whole_image_size",)
     common = {name: getattr(options, name) for name in names}
     common["data"] = str(Path(options.data).resolve())
     noted = folder / "settings.json"
@@ -108,7 +109,7 @@ def fine_tune(options: argparse.Namespace, data: Path, weights: Path | None, cha
         if (run / "last.ckpt").is_file():
             result = detector.train(resume=run)
         else:
-            given = {**FIXED, **changes, "image_size": options.image_size}
+            given = {**FIXED, "image_size": options.image_size, **changes}
             result = detector.train(data=data, output=run, val_every=None, **given)
         done.write_text(json.dumps(result.to_json()), encoding="utf-8")
     best: float = json.loads(done.read_text(encoding="utf-8"))["best"]["metrics"]["AP"]
@@ -143,12 +144,12 @@ def study(options: argparse.Namespace, folder: Path) -> tuple[list[str], dict[st
     rows: list[str] = []
     scores: dict[str, dict[float, list[float]]] = {name: {} for name in options.settings}
 
-    def one(run: Path, fraction: float, seed: int, name: str, length: dict[str, float], shown: str) -> float:
+    def one(run: Path, fraction: float, seed: int, name: str, given: dict[str, float], shown: str) -> float:
         data, count = subset(Path(options.data), fraction, folder)
         changes = SETTINGS[name]
-        length = length or budget(options, count)
+        given = given or budget(options, count)
         start = None if changes is None else weights
-        val = fine_tune(options, data, start, {**(changes or {}), **length, "seed": seed}, run)
+        val = fine_tune(options, data, start, {**(changes or {}), **given, "seed": seed}, run)
         test = score_test(data, run) if options.test else None
         last = "-" if test is None else f"{test:.4f}"
         rows.append(f"| {100 * fraction:g} % ({count}) | {seed} | {name}{shown} | {epochs(run)} | {val:.4f} | {last} |")
@@ -158,9 +159,11 @@ def study(options: argparse.Namespace, folder: Path) -> tuple[list[str], dict[st
     for fraction, seed, name in plan(options):
         run = folder / f"{100 * fraction:g}-{list(SETTINGS).index(name)}-seed{seed}"
         scores[name].setdefault(100 * fraction, []).append(one(run, fraction, seed, name, {}, ""))
-    left = options.whole_minutes - options.pretrain_minutes
-    if "FCMAE" in options.settings and left > 0:
-        one(folder / "whole", 1.0, 0, "FCMAE", {"minutes": left}, f", {left:g} minutes")
+    size = options.whole_image_size or options.image_size
+    for name in options.settings if options.whole_minutes else ():
+        left = options.whole_minutes - (0 if SETTINGS[name] is None else options.pretrain_minutes)
+        run = folder / f"whole-{list(SETTINGS).index(name)}"
+        one(run, 1.0, 0, name, {"minutes": left, "image_size": size}, f", {left:g} minutes at {size} px")
     return rows, scores
 
 
@@ -173,12 +176,13 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", default=["random", "FCMAE"], choices=list(SETTINGS))
     parser.add_argument("--pretrain-minutes", type=float, default=10)
     parser.add_argument("--pretrain-rate", type=float, default=None, help="peak rate (default: pretrain's own)")
-    parser.add_argument("--steps", type=int, default=240, help="length of the fine-tuning")
+    parser.add_argument("--steps", type=int, default=160, help="length of the fine-tuning")
     parser.add_argument("--minutes", type=float, default=None, help="its length in minutes, in place of steps")
     parser.add_argument(
         "--whole-minutes", type=float, default=24, help="pre-training and fine-tuning of the last run; 0: none"
     )
-    parser.add_argument("--image-size", type=int, default=320)
+    parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--whole-image-size", type=int, default=320, help="of the last runs; 0: as of the others")
     parser.add_argument("--output", default="runs/benchmark-fcmae")
     parser.add_argument("--test", action="store_true", help="score the best weights of each run on test, once")
     parser.add_argument("--write", action="store_true", help="write the dated result file")

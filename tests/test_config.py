@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nextdetr.config import PredictConfig, TrainConfig, build_config, dump_config, read_config_file
+from nextdetr.config import PredictConfig, TrainConfig, build_config
+from nextdetr.config_file import dump_config, read_config_file
 from nextdetr.errors import ConfigError
 
 

@@ -26,9 +26,7 @@ __all__ = [
     "TrainConfig",
     "ValConfig",
     "build_config",
-    "dump_config",
     "explain",
-    "read_config_file",
 ]
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -267,6 +265,9 @@ class ExportConfig(CommandConfig):
     dynamic: bool = Field(False, description="Any batch and image size (multiples of 32) in place of a fixed one.")
     raw: bool = Field(False, description="Outputs are logits and boxes (centre, size, fractions), without postprocessing.")
     portable: bool = Field(False, description="No GridSample and no TopK, for accelerators that lack them; --raw as well.")
+    winograd: bool | None = Field(
+        None, description="Wide 3x3 convolutions by Winograd's filtering, for processors (default: where it can be)."
+    )
     queries: int | None = Field(None, ge=1, description="Object queries, fewer or more than the model was trained with.")
     decoder_layers: int | None = Field(None, ge=1, description="Stop after so many decoder layers.")
     image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the checkpoint's).")
@@ -294,7 +295,14 @@ class ExportConfig(CommandConfig):
             raise ValueError(f"--image-size must be a multiple of 32 (given: {self.image_size})")
         if self.portable and self.dynamic:
             raise ValueError("--portable has a fixed size, which its gathers are made for: leave --dynamic out")
+        if self.winograd and not self.can_winograd:
+            raise ValueError("--winograd is for float32 ONNX and OpenVINO files of a fixed size that are not --portable")
         return self
+
+    @property
+    def can_winograd(self) -> bool:
+        """Whether Winograd's filtering is offered: elsewhere it loses digits, or what runs the file knows better."""
+        return self.format != "pt2" and self.precision == "float32" and not (self.dynamic or self.portable)
 
     @property
     def precision(self) -> Literal["float32", "half", "int8"]:
@@ -368,32 +376,3 @@ def explain(error: ValidationError) -> str:
         given = "" if not name else f" (given: {item['input']!r})"
         parts.append(f"{name} {message[:1].lower() + message[1:] if name else message}{given}".strip())
     return "; ".join(parts) + "."
-
-
-def read_config_file(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping of settings, ``-`` and ``_`` alike in the names.
-
-    Raises:
-        ConfigError: the file is missing, is not YAML, or is not a mapping.
-    """
-    import yaml
-
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: the configuration cannot be read ({error}).") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must be a mapping of settings (name: value), not a {type(content).__name__}.")
-    return {str(key).replace("-", "_"): value for key, value in content.items()}
-
-
-def dump_config(config: CommandConfig) -> str:
-    """Return the configuration as YAML, every setting included."""
-    import yaml
-
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

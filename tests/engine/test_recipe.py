@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from nextdetr.config import TrainConfig, build_config, read_config_file
+from nextdetr.config import TrainConfig, build_config
+from nextdetr.config_file import read_config_file
 from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.engine.recipe import COST, GIGABYTES, QUERIES, QUERIES_ELSEWHERE, choose_recipe
 from nextdetr.engine.statistics import DataStats, Machine, describe_data, describe_machine

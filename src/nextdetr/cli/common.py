@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
-from nextdetr.config import CommandConfig, build_config, read_config_file
+from nextdetr.config import CommandConfig, build_config
+from nextdetr.config_file import read_config_file
 
 __all__ = ["Json", "Runtime", "Verbose", "Weights", "is_first_process", "print_json", "say", "settings"]
 

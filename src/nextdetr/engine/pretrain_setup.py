@@ -21,7 +21,8 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from nextdetr.config import PretrainConfig, dump_config
+from nextdetr.config import PretrainConfig
+from nextdetr.config_file import dump_config
 from nextdetr.data.check import summarize_problems
 from nextdetr.data.records import DetectionData
 from nextdetr.data.unlabelled import find_unlabelled

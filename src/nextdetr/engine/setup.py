@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import torch
 from lightning_fabric import Fabric
 
-from nextdetr.config import CommandConfig, TrainConfig, build_config, dump_config, read_config_file
+from nextdetr.config import CommandConfig, TrainConfig, build_config
+from nextdetr.config_file import dump_config, read_config_file
 from nextdetr.data.check import summarize_problems
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import load_data

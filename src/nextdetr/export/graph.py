@@ -16,6 +16,7 @@ from torch.export import Dim, ExportedProgram
 
 from nextdetr.export.half import halve
 from nextdetr.export.portable import make_portable
+from nextdetr.export.winograd import map_sizes, use_winograd
 from nextdetr.inference.contract import Contract
 from nextdetr.layers.attention import AIFI
 from nextdetr.models.decoder import RTDETRDecoder, anchors_and_validity
@@ -97,7 +98,10 @@ def build_graph(model: DetectionModel, contract: Contract) -> ExportGraph:
             parts = getattr(owner, name)
             if isinstance(parts, nn.ModuleList):
                 setattr(owner, name, nn.ModuleList([*parts][: decoder.eval_layer + 1]))
-    tokens = _fix_constants(folded, contract)
+    with map_sizes(folded) as sizes:
+        tokens = _fix_constants(folded, contract)
+    if contract.winograd:
+        use_winograd(folded, sizes)
     if contract.portable:
         make_portable(folded)
     if contract.precision == "half":

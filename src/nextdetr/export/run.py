@@ -218,6 +218,7 @@ def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:
     return Contract(
         list(opened.classes), size, queries, input_type=config.input_type, layout=config.layout,
         raw=config.raw or config.portable, dynamic=config.dynamic, portable=config.portable, precision=config.precision,
+        winograd=config.can_winograd if config.winograd is None else config.winograd,
         max_detections=min(300, queries * classes), details=details,
     )  # fmt: skip
 

@@ -35,6 +35,7 @@ class Contract:
         dynamic: batch and image size are free; otherwise the batch is 1.
         portable: without GridSample and TopK; raw then.
         precision: arithmetic of the weights.
+        winograd: wide 3 × 3 convolutions stand as Winograd's filtering; a hint for whoever takes the file elsewhere.
         max_detections: most detections an image (K), if not raw.
         details: further entries of the metadata: licence, source, version, how it was made.
     """
@@ -48,6 +49,7 @@ class Contract:
     dynamic: bool = False
     portable: bool = False
     precision: Precision = "float32"
+    winograd: bool = False
     max_detections: int = 300
     details: dict[str, str] = field(default_factory=dict)
 
@@ -75,6 +77,7 @@ class Contract:
             "dynamic": "yes" if self.dynamic else "no",
             "portable": "yes" if self.portable else "no",
             "precision": self.precision,
+            "winograd": "yes" if self.winograd else "no",
             "max_detections": str(self.max_detections),
         }
 
@@ -98,7 +101,8 @@ class Contract:
             input_type, layout = INPUT_TYPES[metadata["input_type"]], LAYOUTS[metadata["layout"]]
             precision = PRECISIONS[metadata["precision"]]
             raw, dynamic = metadata["outputs"] == "raw", metadata["dynamic"] == "yes"
-            portable = metadata.get("portable") == "yes"  # earlier exports do not say
+            # Earlier exports do not say.
+            portable, winograd = (metadata.get(name) == "yes" for name in ("portable", "winograd"))
         except (KeyError, ValueError) as error:
             raise ModelFileError(f"{source}: its metadata is damaged ({error}); export the model again.") from error
         if not isinstance(classes, list) or min(numbers.values()) < 1:
@@ -107,5 +111,5 @@ class Contract:
         details = {name: value for name, value in metadata.items() if name not in known}
         return cls(
             [str(name) for name in classes], **numbers, input_type=input_type, layout=layout, raw=raw, dynamic=dynamic,
-            portable=portable, precision=precision, details=details,
+            portable=portable, precision=precision, winograd=winograd, details=details,
         )  # fmt: skip

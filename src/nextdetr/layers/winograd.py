@@ -20,7 +20,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Conv3x3", "direct_sums", "winograd_conv", "winograd_kernel"]
+__all__ = [
+    "POINTS",
+    "STEP",
+    "TILE",
+    "Conv3x3",
+    "direct_sums",
+    "squared_matrices",
+    "tile_counts",
+    "winograd_conv",
+    "winograd_kernel",
+]
 
 LEAST_CHANNELS, LEAST_PIXELS = 256, 1600  # below which the direct sum is as fast (benchmarks/winograd.py)
 TILE, STEP, POINTS = 6, 4, 36
@@ -51,7 +61,12 @@ def _kronecker(matrix: tuple[tuple[float, ...], ...], dtype: torch.dtype, device
         return torch.kron(side, side).to(device, dtype)
 
 
-def _tiles(height: int, width: int) -> tuple[int, int]:
+def squared_matrices(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The matrices that take tiles to the points [36, 36], a kernel there [36, 9], and sums back to the map [16, 36]."""
+    return _squared(B_T, like), _squared(G, like), _squared(A_T, like)
+
+
+def tile_counts(height: int, width: int) -> tuple[int, int]:
     """How many tiles a map has, down and across."""
     return -(-height // STEP), -(-width // STEP)
 
@@ -65,7 +80,7 @@ def winograd_kernel(weight: Tensor) -> Tensor:
 def to_points(x: Tensor) -> Tensor:
     """Return the tiles of a map [B, C, H, W], padded by one pixel, at the 36 points: [36, T, C]."""
     channels, height, width = x.shape[1:]
-    rows, columns = _tiles(height, width)
+    rows, columns = tile_counts(height, width)
     x = x.permute(0, 2, 3, 1)
     x = functional.pad(x, (0, 0, 1, STEP * columns + 1 - width, 1, STEP * rows + 1 - height))
     ends = [(k, k + STEP * (rows - 1) + 1, k + STEP * (columns - 1) + 1) for k in range(TILE)]
@@ -76,7 +91,7 @@ def to_points(x: Tensor) -> Tensor:
 def from_points(sums: Tensor, shape: torch.Size) -> Tensor:
     """Return the map [B, O, H, W] of products at the points [36, T, O]; ``shape`` is [B, C, H, W]."""
     batch, _, height, width = shape
-    rows, columns = _tiles(height, width)
+    rows, columns = tile_counts(height, width)
     found = (_squared(A_T, sums) @ sums.view(POINTS, -1)).view(STEP, STEP, batch, rows, columns, -1)
     found = found.permute(2, 3, 0, 4, 1, 5).reshape(batch, STEP * rows, STEP * columns, -1)
     return found[:, :height, :width].permute(0, 3, 1, 2)
@@ -85,7 +100,7 @@ def from_points(sums: Tensor, shape: torch.Size) -> Tensor:
 def _gradient_at_points(gradient: Tensor) -> Tensor:
     """The transpose of ``from_points``: [B, O, H, W] to [36, T, O]."""
     batch, channels, height, width = gradient.shape
-    rows, columns = _tiles(height, width)
+    rows, columns = tile_counts(height, width)
     x = functional.pad(gradient.permute(0, 2, 3, 1), (0, 0, 0, STEP * columns - width, 0, STEP * rows - height))
     x = x.reshape(batch, rows, STEP, columns, STEP, channels).permute(2, 4, 0, 1, 3, 5).reshape(STEP * STEP, -1)
     return (_squared(A_T, x).T @ x).view(POINTS, -1, channels)
