@@ -55,7 +55,8 @@ def test_what_is_measured_is_what_the_second_linear_layer_reads(grn):
     assert not block.pwconv2._forward_pre_hooks
 
 
-def test_command_compares_several_weights(tmp_path, capsys):
+@pytest.mark.parametrize("spelling", [["--images"], []], ids=["named", "last"])
+def test_command_compares_several_weights(spelling, tmp_path, capsys):
     (tmp_path / "images").mkdir()
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 256, (50, 60, 3), dtype=np.uint8)
@@ -63,7 +64,7 @@ def test_command_compares_several_weights(tmp_path, capsys):
     plain = convnextv2("atto", grn=False)
     file = save_backbone(tmp_path / "v1.safetensors", plain.state_dict(), weights_licence="none", source_weights="none")
     code = run(
-        ["analyze", "collapse", str(file), "convnextv2-atto", "--images", str(tmp_path / "images"), "--image-size", "64",
+        ["analyze", "collapse", str(file), "convnextv2-atto", *spelling, str(tmp_path / "images"), "--image-size", "64",
          "--limit", "2", "--output", str(tmp_path / "out"), "--json"]
     )  # fmt: skip
     found = json.loads(capsys.readouterr().out)
@@ -75,6 +76,11 @@ def test_command_compares_several_weights(tmp_path, capsys):
         assert all(0 <= layer["distance"] <= 1 for layer in entry["layers"])
         assert Image.open(entry["grid"]).width > 100
     assert Image.open(found["curve"]).width > 100
+
+
+def test_command_asks_for_images(capsys):
+    assert run(["analyze", "collapse", "convnextv2-atto", "--json"]) == 2
+    assert "--images FOLDER" in json.loads(capsys.readouterr().out)["error"]["message"]
 
 
 def test_encoders_open_from_any_file(tmp_path):

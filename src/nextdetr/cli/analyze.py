@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from nextdetr.cli.common import Json, Verbose, print_json, say
+from nextdetr.errors import ConfigError
 
 __all__ = ["app"]
 
@@ -18,11 +19,15 @@ app = App(name="analyze", help="Look into backbones.")
 @app.command
 def collapse(
     weights: Annotated[
-        list[str], Parameter(help="WEIGHTS: files of any known layout, or convnextv2-atto and the like for random weights.")
+        list[str],
+        Parameter(
+            help="WEIGHTS: files of any known layout, or convnextv2-atto and the like for random weights; "
+            "without --images, then a folder of images."
+        ),
     ],
     /,
     *,
-    images: Annotated[list[str], Parameter(help="Folders of images or data sets, as for pretrain.")],
+    images: Annotated[list[str] | None, Parameter(help="Folders of images or data sets, as for pretrain.")] = None,
     image_size: Annotated[int, Parameter(help="Side of the square input, pixels.")] = 224,
     limit: Annotated[int, Parameter(help="Most images to look at.")] = 200,
     output: Annotated[Path, Parameter(help="Folder for the pictures.")] = Path("runs/collapse"),
@@ -35,6 +40,11 @@ def collapse(
     """
     from nextdetr.analysis.collapse import analyze_collapse
 
+    if images is None:
+        *weights, last = weights
+        if not weights:
+            raise ConfigError(f"give weights and images: nextdetr analyze collapse {last} --images FOLDER.")
+        images = [last]
     report = analyze_collapse(
         weights, images, image_size=image_size, limit=limit, output=output,
         tell=_tell,
