@@ -18,9 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from nextdetr.layers.winograd import POINTS, STEP, TILE, Conv3x3, squared_matrices, tile_counts
+from nextdetr.layers.winograd import POINTS, Conv3x3, from_points, squared_matrices, tile_cells, to_points
 
 __all__ = ["WinogradConv", "map_sizes", "use_winograd"]
 
@@ -39,40 +38,26 @@ class WinogradConv(nn.Module):
     kernel: Tensor
     bias: Tensor
     cells: Tensor
-    to_points: Tensor
-    from_points: Tensor
+    forth: Tensor
     of_kernel: Tensor
+    back: Tensor
 
     def __init__(self, conv: Conv3x3, height: int, width: int) -> None:
         super().__init__()
         assert conv.bias is not None
-        self.height, self.width = height, width
-        self.rows, self.columns = tile_counts(height, width)
         weight = conv.weight.detach()
+        self.shape = torch.Size((1, weight.shape[1], height, width))
         self.register_buffer("kernel", weight.flatten(2).permute(2, 1, 0).reshape(9, -1).contiguous())  # [9, C * O]
         self.register_buffer("bias", conv.bias.detach().clone())
-        self.channels = (weight.shape[1], weight.shape[0])
-        for name, matrix in zip(("to_points", "of_kernel", "from_points"), squared_matrices(weight), strict=True):
+        self.register_buffer("cells", tile_cells(1, height, width).clone())
+        for name, matrix in zip(("forth", "of_kernel", "back"), squared_matrices(weight), strict=True):
             self.register_buffer(name, matrix.clone())
-        # Cell of the padded map that is at each place of each tile, [36 * T]: places first, as the products want them.
-        place = torch.arange(TILE)
-        down = place[:, None] + STEP * torch.arange(self.rows)  # [6, rows]
-        across = place[:, None] + STEP * torch.arange(self.columns)  # [6, columns]
-        cells = down[:, None, :, None] * (STEP * self.columns + 2) + across[None, :, None, :]
-        self.register_buffer("cells", cells.flatten())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [1, C, H, W] to [1, O, H, W]."""
-        inside, outside = self.channels
-        bottom, right = STEP * self.rows + 1 - self.height, STEP * self.columns + 1 - self.width
-        padded = functional.pad(x.permute(0, 2, 3, 1), (0, 0, 1, right, 1, bottom))
-        tiles = padded.reshape(-1, inside).index_select(0, self.cells)  # [36 * T, C]
-        points = (self.to_points @ tiles.view(POINTS, -1)).view(POINTS, -1, inside)
-        kernel = (self.of_kernel @ self.kernel).view(POINTS, inside, outside)
-        sums = torch.bmm(points, kernel)  # [36, T, O]
-        found = (self.from_points @ sums.view(POINTS, -1)).view(STEP, STEP, self.rows, self.columns, outside)
-        found = found.permute(2, 0, 3, 1, 4).reshape(1, STEP * self.rows, STEP * self.columns, outside)
-        return (found[:, : self.height, : self.width] + self.bias).permute(0, 3, 1, 2)
+        kernel = (self.of_kernel @ self.kernel).view(POINTS, self.shape[1], -1)
+        sums = torch.bmm(to_points(x, self.forth, self.cells), kernel)  # [36, T, O]
+        return from_points(sums, self.shape, self.back) + self.bias[:, None, None]
 
 
 @contextmanager

@@ -22,12 +22,12 @@ from torch.nn import functional
 
 __all__ = [
     "POINTS",
-    "STEP",
-    "TILE",
     "Conv3x3",
     "direct_sums",
+    "from_points",
     "squared_matrices",
-    "tile_counts",
+    "tile_cells",
+    "to_points",
     "winograd_conv",
     "winograd_kernel",
 ]
@@ -77,22 +77,44 @@ def winograd_kernel(weight: Tensor) -> Tensor:
     return (_squared(G, weight) @ flat).view(POINTS, weight.shape[1], weight.shape[0])
 
 
-def to_points(x: Tensor) -> Tensor:
-    """Return the tiles of a map [B, C, H, W], padded by one pixel, at the 36 points: [36, T, C]."""
-    channels, height, width = x.shape[1:]
+@lru_cache(maxsize=64)
+def tile_cells(batch: int, height: int, width: int) -> Tensor:
+    """Cell of the padded maps, as [B · rows · columns], at each place of each tile: [36 · T] int64, places first."""
+    rows, columns = tile_counts(height, width)
+    down, across = STEP * rows + 2, STEP * columns + 2
+    with torch.inference_mode(False):
+        image = torch.arange(batch)[:, None, None] * down
+        place, row, column = torch.arange(TILE), STEP * torch.arange(rows), STEP * torch.arange(columns)
+        down_there = image + row[:, None]  # [B, rows, 1]
+        lines = place[:, None, None, None, None] + down_there  # [6, 1, B, rows, 1]
+        found = lines * across + place[:, None, None, None] + column  # [6, 6, B, rows, columns]
+    return found.flatten()
+
+
+def to_points(x: Tensor, matrix: Tensor | None = None, cells: Tensor | None = None) -> Tensor:
+    """Return the tiles of a map [B, C, H, W], padded by one pixel, at the 36 points: [36, T, C].
+
+    A graph to export brings its constants, the first of ``squared_matrices`` and ``tile_cells``.
+    """
+    batch, channels, height, width = x.shape
     rows, columns = tile_counts(height, width)
     x = x.permute(0, 2, 3, 1)
     x = functional.pad(x, (0, 0, 1, STEP * columns + 1 - width, 1, STEP * rows + 1 - height))
-    ends = [(k, k + STEP * (rows - 1) + 1, k + STEP * (columns - 1) + 1) for k in range(TILE)]
-    tiles = torch.stack([x[:, i:bottom:STEP, j:right:STEP] for i, bottom, _ in ends for j, _, right in ends])
-    return (_squared(B_T, x) @ tiles.view(POINTS, -1)).view(POINTS, -1, channels)
+    cells = tile_cells(batch, height, width).to(x.device) if cells is None else cells
+    tiles = x.reshape(-1, channels).index_select(0, cells)  # whole rows of channels
+    matrix = _squared(B_T, x) if matrix is None else matrix
+    return (matrix @ tiles.view(POINTS, -1)).view(POINTS, -1, channels)
 
 
-def from_points(sums: Tensor, shape: torch.Size) -> Tensor:
-    """Return the map [B, O, H, W] of products at the points [36, T, O]; ``shape`` is [B, C, H, W]."""
+def from_points(sums: Tensor, shape: torch.Size, matrix: Tensor | None = None) -> Tensor:
+    """Return the map [B, O, H, W] of products at the points [36, T, O]; ``shape`` is [B, C, H, W].
+
+    A graph to export brings its constant, the last of ``squared_matrices``.
+    """
     batch, _, height, width = shape
     rows, columns = tile_counts(height, width)
-    found = (_squared(A_T, sums) @ sums.view(POINTS, -1)).view(STEP, STEP, batch, rows, columns, -1)
+    matrix = _squared(A_T, sums) if matrix is None else matrix
+    found = (matrix @ sums.view(POINTS, -1)).view(STEP, STEP, batch, rows, columns, -1)
     found = found.permute(2, 3, 0, 4, 1, 5).reshape(batch, STEP * rows, STEP * columns, -1)
     return found[:, :height, :width].permute(0, 3, 1, 2)
 
