@@ -1,6 +1,6 @@
 """Does pre-training on the same images without labels pay? Detectors from random weights and after FCMAE, for few labels.
 
-    python benchmarks/fcmae_study.py DATA [--pretrain-minutes 10] [--steps 160 | --minutes 4] [--whole-minutes 24]
+    python benchmarks/fcmae_study.py DATA [--pretrain-minutes 10] [--steps 120 | --minutes 4] [--whole-minutes 24]
         [--fractions 0.1 0.25 0.5 1] [--second-seed 0.25 0.5] [--settings random FCMAE] [--test] [--write]
 
 DATA is a Pascal VOC folder with the splits train, val and test. The backbone is pre-trained once, on the images of
@@ -67,7 +67,7 @@ def subset(data: Path, fraction: float, folder: Path) -> tuple[Path, int]:
 def claim(options: argparse.Namespace, folder: Path) -> None:
     """Note what the runs of this folder have in common; refuse a folder of others."""
     names = ("model", "image_size", "pretrain_minutes", "pretrain_rate", "steps", "minutes", "whole_minutes")
-    names += ("whole_image_size",)
+    names += ("whole_image_size", "pretrain_batch")
     common = {name: getattr(options, name) for name in names}
     common["data"] = str(Path(options.data).resolve())
     noted = folder / "settings.json"
@@ -88,8 +88,9 @@ def pretrained(options: argparse.Namespace, folder: Path) -> Path:
             result = nextdetr.pretrain(resume=run)
         else:
             result = nextdetr.pretrain(
-                options.data, minutes=options.pretrain_minutes, learning_rate=options.pretrain_rate, output=run
-            )
+                options.data, minutes=options.pretrain_minutes, learning_rate=options.pretrain_rate,
+                batch_size=options.pretrain_batch, output=run,
+            )  # fmt: skip
         (run / "done.json").write_text(json.dumps(result.to_json()), encoding="utf-8")
     return weights
 
@@ -172,11 +173,12 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--model", default="nextdetr-atto")
     parser.add_argument("--fractions", type=float, nargs="*", default=[0.1, 0.25, 0.5, 1])
-    parser.add_argument("--second-seed", type=float, nargs="*", default=[0.25, 0.5], help="fractions that get one")
+    parser.add_argument("--second-seed", type=float, nargs="*", default=[0.25], help="fractions that get one")
     parser.add_argument("--settings", nargs="+", default=["random", "FCMAE"], choices=list(SETTINGS))
     parser.add_argument("--pretrain-minutes", type=float, default=10)
     parser.add_argument("--pretrain-rate", type=float, default=None, help="peak rate (default: pretrain's own)")
-    parser.add_argument("--steps", type=int, default=160, help="length of the fine-tuning")
+    parser.add_argument("--pretrain-batch", type=int, default=None, help="its batch (default: pretrain's own)")
+    parser.add_argument("--steps", type=int, default=120, help="length of the fine-tuning")
     parser.add_argument("--minutes", type=float, default=None, help="its length in minutes, in place of steps")
     parser.add_argument(
         "--whole-minutes", type=float, default=24, help="pre-training and fine-tuning of the last run; 0: none"
@@ -204,7 +206,7 @@ def main() -> None:
         "",
         f"`python benchmarks/fcmae_study.py DATA --pretrain-minutes {options.pretrain_minutes:g} {length} "
         f"--image-size {options.image_size} --settings {' '.join(options.settings)}`; pre-training rate "
-        f"{options.pretrain_rate or 'by default'}. {machine()}",
+        f"{options.pretrain_rate or 'by default'}, batch {options.pretrain_batch or 'by default'}. {machine()}",
         "",
         "AP on `val` is the best of the run, which therefore flatters all settings alike"
         + ("; `test` was scored once, with those weights." if options.test else "; `test` is not scored."),
