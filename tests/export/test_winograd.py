@@ -29,10 +29,11 @@ def test_it_is_the_convolution(size):
 
 def test_wide_convolutions_are_replaced_where_they_stand(monkeypatch):
     monkeypatch.setattr(winograd, "LEAST_CHANNELS", 4)
+    monkeypatch.setattr(winograd, "LEAST_PIXELS", 54)
     model = torch.nn.Sequential(
         Conv3x3(3, 4), torch.nn.Sequential(Conv3x3(4, 6), torch.nn.ReLU()), Conv3x3(6, 4, bias=False)
     )
-    x = torch.randn(1, 3, 9, 6)
+    x = torch.randn(1, 3, 9, 6)  # 54 pixels
     with torch.no_grad(), map_sizes(model) as sizes:
         expected = model(x)
     assert sizes == {"0": (9, 6), "1.0": (9, 6), "2": (9, 6)}
@@ -41,6 +42,7 @@ def test_wide_convolutions_are_replaced_where_they_stand(monkeypatch):
     with torch.no_grad():
         assert (model(x) - expected).abs().max() <= 2e-5 * expected.abs().max()
     assert not any(module._forward_pre_hooks for module in model.modules())
+    assert use_winograd(torch.nn.Sequential(Conv3x3(4, 6)), {"0": (9, 5)}) == 0
 
 
 def wide_kernels(file):
@@ -63,8 +65,9 @@ def wide_kernels(file):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
-def test_an_export_has_them_unless_it_is_told_otherwise(kind, tmp_path):
+def test_an_export_has_them_unless_it_is_told_otherwise(kind, tmp_path, monkeypatch):
     needs_runtimes()
+    monkeypatch.setattr(winograd, "LEAST_PIXELS", 16)  # of maps of 16 x 16, 8 x 8 and 4 x 4
     source = checkpoint(tmp_path, NAME, SIZE)
     original, images = Detector(source), pictures()
     files = {}

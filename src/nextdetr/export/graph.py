@@ -7,7 +7,7 @@ without training (RT-DETR, arXiv 2304.08069, section 4.4: each decoder layer is 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -89,7 +89,8 @@ class Traced:
 def build_graph(model: DetectionModel, contract: Contract) -> ExportGraph:
     """Fold a copy of ``model`` and make it a graph; ``model`` stays as it is.
 
-    Decoder layers behind the one that the decoder evaluates are dropped with their weights.
+    Decoder layers behind the one that the decoder evaluates are dropped with their weights. The graph's own contract says
+    whether any convolution was wide enough for Winograd's filtering.
     """
     folded = fuse(model)
     decoder = folded.rows[-1]
@@ -101,7 +102,7 @@ def build_graph(model: DetectionModel, contract: Contract) -> ExportGraph:
     with map_sizes(folded) as sizes:
         tokens = _fix_constants(folded, contract)
     if contract.winograd:
-        use_winograd(folded, sizes)
+        contract = replace(contract, winograd=use_winograd(folded, sizes) > 0)
     if contract.portable:
         make_portable(folded)
     if contract.precision == "half":

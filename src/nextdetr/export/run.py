@@ -119,7 +119,8 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
     contract = _contract(reference, config)
     folder = config.output or _folder(opened.source, config)
     path = folder / NAMES[config.format]
-    traced = trace_graph(build_graph(reference.model, contract))
+    graph = build_graph(reference.model, contract)
+    contract, traced = graph.contract, trace_graph(graph)
     _write(traced, contract, path, config, len(reference.model.rows) - 1, score)
     exported = _reopen(path, contract)
     images, origin = _images(config, contract.image_size)

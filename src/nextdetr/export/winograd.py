@@ -6,8 +6,8 @@ constants go to the 36 points and back, and a batch of 36 products in between mi
 multiplications. ONNX Runtime and OpenVINO sum 3 × 3 convolutions directly, at the processor's own rate of products, so that
 nothing but fewer multiplications makes them faster.
 
-The file holds the 3 × 3 kernel, not its 36 points, which are four times as large; the runtime's own folding of constants
-moves it there when it opens the file.
+An ONNX file holds the 3 × 3 kernel, not its 36 points, which are four times as large; the runtime's own folding of
+constants moves it there when it opens the file. OpenVINO's conversion folds it at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nextdetr.layers.winograd import POINTS, Conv3x3, from_points, squared_matri
 
 __all__ = ["WinogradConv", "map_sizes", "use_winograd"]
 
-LEAST_CHANNELS = 192  # below which the direct sum is as fast (benchmarks/winograd.py)
+LEAST_CHANNELS, LEAST_PIXELS = 256, 400  # below which the direct sum is as fast (benchmarks/winograd.py)
 
 
 class WinogradConv(nn.Module):
@@ -96,7 +96,8 @@ def use_winograd(model: nn.Module, sizes: dict[str, tuple[int, int]]) -> int:
     replaced = 0
     for name, (height, width) in sizes.items():
         conv = model.get_submodule(name)
-        if isinstance(conv, Conv3x3) and conv.bias is not None and min(conv.weight.shape[:2]) >= LEAST_CHANNELS:
+        wide = min(conv.in_channels, conv.out_channels) >= LEAST_CHANNELS if isinstance(conv, Conv3x3) else False
+        if isinstance(conv, Conv3x3) and conv.bias is not None and wide and height * width >= LEAST_PIXELS:
             owner, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(owner), attribute, WinogradConv(conv, height, width))
             replaced += 1
