@@ -96,8 +96,9 @@ def use_winograd(model: nn.Module, sizes: dict[str, tuple[int, int]]) -> int:
     replaced = 0
     for name, (height, width) in sizes.items():
         conv = model.get_submodule(name)
-        wide = min(conv.in_channels, conv.out_channels) >= LEAST_CHANNELS if isinstance(conv, Conv3x3) else False
-        if isinstance(conv, Conv3x3) and conv.bias is not None and wide and height * width >= LEAST_PIXELS:
+        if not isinstance(conv, Conv3x3) or conv.bias is None:
+            continue
+        if min(conv.in_channels, conv.out_channels) >= LEAST_CHANNELS and height * width >= LEAST_PIXELS:
             owner, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(owner), attribute, WinogradConv(conv, height, width))
             replaced += 1
