@@ -67,7 +67,7 @@ def subset(data: Path, fraction: float, folder: Path) -> tuple[Path, int]:
 def claim(options: argparse.Namespace, folder: Path) -> None:
     """Note what the runs of this folder have in common; refuse a folder of others."""
     names = ("model", "image_size", "pretrain_minutes", "pretrain_rate", "steps", "minutes", "whole_minutes")
-    names += ("whole_image_size", "pretrain_batch")
+    names = (*names, "whole_image_size", "pretrain_batch")
     common = {name: getattr(options, name) for name in names}
     common["data"] = str(Path(options.data).resolve())
     noted = folder / "settings.json"

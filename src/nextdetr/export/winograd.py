@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nextdetr.layers.winograd import POINTS, Conv3x3, from_points, squared_matrices, tile_cells, to_points
+from nextdetr.layers.winograd import POINTS, Conv3x3, flat_kernel, from_points, squared_matrices, tile_cells, to_points
 
 __all__ = ["WinogradConv", "map_sizes", "use_winograd"]
 
@@ -47,7 +47,7 @@ class WinogradConv(nn.Module):
         assert conv.bias is not None
         weight = conv.weight.detach()
         self.shape = torch.Size((1, weight.shape[1], height, width))
-        self.register_buffer("kernel", weight.flatten(2).permute(2, 1, 0).reshape(9, -1).contiguous())  # [9, C * O]
+        self.register_buffer("kernel", flat_kernel(weight).contiguous())  # [9, C * O]
         self.register_buffer("bias", conv.bias.detach().clone())
         self.register_buffer("cells", tile_cells(1, height, width).clone())
         for name, matrix in zip(("forth", "of_kernel", "back"), squared_matrices(weight), strict=True):

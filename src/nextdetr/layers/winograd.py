@@ -24,6 +24,7 @@ __all__ = [
     "POINTS",
     "Conv3x3",
     "direct_sums",
+    "flat_kernel",
     "from_points",
     "squared_matrices",
     "tile_cells",
@@ -71,10 +72,14 @@ def tile_counts(height: int, width: int) -> tuple[int, int]:
     return -(-height // STEP), -(-width // STEP)
 
 
+def flat_kernel(weight: Tensor) -> Tensor:
+    """Return a kernel [O, C, 3, 3] with its places first, [9, C * O]."""
+    return weight.flatten(2).permute(2, 1, 0).reshape(9, -1)
+
+
 def winograd_kernel(weight: Tensor) -> Tensor:
     """Return a kernel [O, C, 3, 3] at the 36 points, [36, C, O]."""
-    flat = weight.flatten(2).permute(2, 1, 0).reshape(9, -1)  # [9, C * O]
-    return (_squared(G, weight) @ flat).view(POINTS, weight.shape[1], weight.shape[0])
+    return (_squared(G, weight) @ flat_kernel(weight)).view(POINTS, weight.shape[1], weight.shape[0])
 
 
 @lru_cache(maxsize=64)
