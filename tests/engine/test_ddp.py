@@ -20,6 +20,14 @@ build = RTDETRDecoder.__init__
 RTDETRDecoder.__init__ = lambda self, *arguments, **options: build(self, *arguments, **options, nd=0)
 """
 
+# Adam divides a gradient by its own size: one that is zero but for rounding moves its weight by a whole rate, either way. A larger
+# epsilon leaves such weights where they are, and shows besides whether gradients are averaged or added up.
+WITHOUT_ROUNDING = """
+from functools import partial
+from nextdetr.engine import optim
+optim.AdamW = partial(optim.AdamW, eps=1e-5)
+"""
+
 
 def run(data, model, output, *options, before=""):
     script = output.parent / f"{output.name}.py"
@@ -48,14 +56,14 @@ def test_two_processes_train_and_score(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_doubled_batch(tmp_path):
-    """After eight steps, four with a frozen backbone, losses agree to 1e-4, weights to 1e-5 (they moved by some 1e-3).
+    """After eight steps, four with a frozen backbone, losses agree to 1e-4, weights to 2e-6 (they moved by some 1e-3).
 
     They are not equal to the last bit, since sums are taken in another order. One of the images has no box.
     """
     data, model = squares(tmp_path / "data", images=8), tiny_model(tmp_path)
     options = ("--epochs", "2", "--freeze-backbone-epochs", "1")
     for name, own in (("one", ("--batch-size", "2")), ("two", ("--batch-size", "1", "--devices", "2"))):
-        run(data, model, tmp_path / name, *own, *options, before=WITHOUT_DENOISING)
+        run(data, model, tmp_path / name, *own, *options, before=WITHOUT_DENOISING + WITHOUT_ROUNDING)
     rows = []
     for name in ("one", "two"):
         with (tmp_path / name / "metrics.csv").open(newline="") as file:
@@ -66,4 +74,4 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path):
             assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-4, abs=1e-6), name
     one, two = (torch.load(tmp_path / name / "last.ckpt", weights_only=True)["model"] for name in ("one", "two"))
     for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(two[name], value, rtol=1e-5, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
