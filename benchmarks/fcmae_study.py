@@ -1,7 +1,8 @@
 """Does pre-training on the same images without labels pay? Detectors from random weights and after FCMAE, for few labels.
 
-    python benchmarks/fcmae_study.py DATA [--pretrain-minutes 10] [--steps 120 | --minutes 4] [--whole-minutes 24]
-        [--fractions 0.1 0.25 0.5 1] [--second-seed 0.25 0.5] [--settings random FCMAE] [--test] [--write]
+    python benchmarks/fcmae_study.py DATA [--pretrain-minutes 10 | --pretrain-epochs 58] [--steps 120 | --minutes 4]
+        [--learning-rate 4e-4] [--whole-minutes 24] [--fractions 0.1 0.25 0.5 1] [--second-seed 0.25 0.5]
+        [--settings random FCMAE] [--test] [--write]
 
 DATA is a Pascal VOC folder with the splits train, val and test. The backbone is pre-trained once, on the images of
 ``train``. Then, for each fraction of its labels and each setting of SETTINGS, a detector is trained for the same steps,
@@ -67,29 +68,32 @@ def subset(data: Path, fraction: float, folder: Path) -> tuple[Path, int]:
 def claim(options: argparse.Namespace, folder: Path) -> None:
     """Note what the runs of this folder have in common; refuse a folder of others."""
     names = ("model", "image_size", "pretrain_minutes", "pretrain_rate", "steps", "minutes", "whole_minutes")
-    names = (*names, "whole_image_size", "pretrain_batch")
+    names = (*names, "whole_image_size", "pretrain_batch", "pretrain_epochs", "learning_rate")
     common = {name: getattr(options, name) for name in names}
     common["data"] = str(Path(options.data).resolve())
     noted = folder / "settings.json"
     if noted.is_file():
         earlier = json.loads(noted.read_text(encoding="utf-8"))
-        if earlier != common:
-            other = ", ".join(name for name in common if earlier.get(name) != common[name])
+        other = ", ".join(name for name in common if earlier.get(name) != common[name])
+        if other:
             raise SystemExit(f"{folder} holds runs with another {other}; choose another --output.")
     noted.write_text(json.dumps(common), encoding="utf-8")
 
 
 def pretrained(options: argparse.Namespace, folder: Path) -> Path:
     """Pre-train unless it has been done; return the backbone's weights."""
+    length: dict[str, Any] = {"minutes": options.pretrain_minutes}
     run = folder / f"pretrain-{options.pretrain_minutes:g}"
+    if options.pretrain_epochs is not None:
+        length, run = {"epochs": options.pretrain_epochs}, folder / f"pretrain-{options.pretrain_epochs}-epochs"
     weights = run / "backbone.safetensors"
     if not (run / "done.json").is_file():
         if (run / "last.ckpt").is_file():
             result = nextdetr.pretrain(resume=run)
         else:
             result = nextdetr.pretrain(
-                options.data, minutes=options.pretrain_minutes, learning_rate=options.pretrain_rate,
-                batch_size=options.pretrain_batch, output=run,
+                options.data, learning_rate=options.pretrain_rate, batch_size=options.pretrain_batch, output=run,
+                **length,
             )  # fmt: skip
         (run / "done.json").write_text(json.dumps(result.to_json()), encoding="utf-8")
     return weights
@@ -110,7 +114,7 @@ def fine_tune(options: argparse.Namespace, data: Path, weights: Path | None, cha
         if (run / "last.ckpt").is_file():
             result = detector.train(resume=run)
         else:
-            given = {**FIXED, "image_size": options.image_size, **changes}
+            given = {**FIXED, "image_size": options.image_size, "learning_rate": options.learning_rate, **changes}
             result = detector.train(data=data, output=run, val_every=None, **given)
         done.write_text(json.dumps(result.to_json()), encoding="utf-8")
     best: float = json.loads(done.read_text(encoding="utf-8"))["best"]["metrics"]["AP"]
@@ -176,10 +180,14 @@ def main() -> None:
     parser.add_argument("--second-seed", type=float, nargs="*", default=[0.25], help="fractions that get one")
     parser.add_argument("--settings", nargs="+", default=["random", "FCMAE"], choices=list(SETTINGS))
     parser.add_argument("--pretrain-minutes", type=float, default=10)
+    parser.add_argument(
+        "--pretrain-epochs", type=int, help="in place of minutes: does not depend on what else the machine does"
+    )
     parser.add_argument("--pretrain-rate", type=float, default=None, help="peak rate (default: pretrain's own)")
     parser.add_argument("--pretrain-batch", type=int, default=None, help="its batch (default: pretrain's own)")
     parser.add_argument("--steps", type=int, default=120, help="length of the fine-tuning")
     parser.add_argument("--minutes", type=float, default=None, help="its length in minutes, in place of steps")
+    parser.add_argument("--learning-rate", type=float, default=None, help="its rate (default: the recipe's)")
     parser.add_argument(
         "--whole-minutes", type=float, default=24, help="pre-training and fine-tuning of the last run; 0: none"
     )
@@ -189,6 +197,8 @@ def main() -> None:
     parser.add_argument("--test", action="store_true", help="score the best weights of each run on test, once")
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     options = parser.parse_args()
+    if options.pretrain_epochs is not None and options.whole_minutes:
+        parser.error("--whole-minutes counts the minutes of pre-training; give --pretrain-minutes, or --whole-minutes 0")
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
     claim(options, folder)
@@ -201,12 +211,16 @@ def main() -> None:
     labels = ("labels of the training images, %", f"AP on {split}, mean of the seeds")
     picture = plot_curves("fcmae-study", curves, write=options.write, labels=labels)
     length = f"--steps {options.steps}" if options.minutes is None else f"--minutes {options.minutes:g}"
+    before = f"--pretrain-minutes {options.pretrain_minutes:g}"
+    if options.pretrain_epochs is not None:
+        before = f"--pretrain-epochs {options.pretrain_epochs}"
     lines = [
         f"# FCMAE and few labels, {options.model}",
         "",
-        f"`python benchmarks/fcmae_study.py DATA --pretrain-minutes {options.pretrain_minutes:g} {length} "
+        f"`python benchmarks/fcmae_study.py DATA {before} {length} "
         f"--image-size {options.image_size} --settings {' '.join(options.settings)}`; pre-training rate "
-        f"{options.pretrain_rate or 'by default'}, batch {options.pretrain_batch or 'by default'}. {machine()}",
+        f"{options.pretrain_rate or 'by default'}, batch {options.pretrain_batch or 'by default'}; fine-tuning rate "
+        f"{options.learning_rate or 'of the recipe'}. {machine()}",
         "",
         "AP on `val` is the best of the run, which therefore flatters all settings alike"
         + ("; `test` was scored once, with those weights." if options.test else "; `test` is not scored."),
