@@ -114,7 +114,8 @@ def fine_tune(options: argparse.Namespace, data: Path, weights: Path | None, cha
         if (run / "last.ckpt").is_file():
             result = detector.train(resume=run)
         else:
-            given = {**FIXED, "image_size": options.image_size, "learning_rate": options.learning_rate, **changes}
+            rate = {} if options.learning_rate is None else {"learning_rate": options.learning_rate}
+            given = {**FIXED, "image_size": options.image_size, **rate, **changes}
             result = detector.train(data=data, output=run, val_every=None, **given)
         done.write_text(json.dumps(result.to_json()), encoding="utf-8")
     best: float = json.loads(done.read_text(encoding="utf-8"))["best"]["metrics"]["AP"]
