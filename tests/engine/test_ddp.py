@@ -20,8 +20,8 @@ build = RTDETRDecoder.__init__
 RTDETRDecoder.__init__ = lambda self, *arguments, **options: build(self, *arguments, **options, nd=0)
 """
 
-# Adam divides a gradient by its own size: one that is zero but for rounding moves its weight by a whole rate, either way. A larger
-# epsilon leaves such weights where they are, and shows besides whether gradients are averaged or added up.
+# Adam divides a gradient by its own size: one that is zero but for rounding moves its weight by a whole rate, either way.
+# A larger epsilon leaves such weights where they are.
 WITHOUT_ROUNDING = """
 from functools import partial
 from nextdetr.engine import optim

@@ -32,4 +32,6 @@ def train(
     if json:
         print_json(result.to_json())
     else:
-        say(f"{result.checkpoint}  best epoch {result.best['epoch']}  AP {result.best['metrics'].get('AP')}")
+        score = result.best["metrics"].get("AP")
+        shown = "not scored" if score is None else f"{score:.4f}"
+        say(f"{result.checkpoint}  best epoch {result.best['epoch']}  AP {shown}")
