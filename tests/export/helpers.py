@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def checkpoint(folder, name, size, classes=CLASSES):
         for mlp in (decoder.enc_bbox_head, *decoder.dec_bbox_head):
             torch.nn.init.normal_(mlp.layers[-1].weight, std=0.05)
     file = load_model_file(name)
-    path = folder / f"{name}.safetensors"
+    path = folder / f"{Path(name).stem}.safetensors"
     save_detector(path, model.state_dict(), model_text=file.text, classes=classes, image_size=size, weights_licence="MIT")
     return path
 

@@ -12,7 +12,7 @@ from nextdetr.errors import ModelFileError
 from nextdetr.inference.exported import open_export
 from nextdetr.postprocess import postprocess
 from tests.export.helpers import CLASSES, ORIGINAL_SIZES, assert_same_detections, checkpoint, needs_runtimes
-from tests.helpers import squares
+from tests.helpers import squares, tiny_model
 
 needs_runtimes()
 pytestmark = pytest.mark.slow
@@ -181,12 +181,13 @@ def test_int8_quantises_backbone_and_encoder_and_leaves_the_decoder_float(kind, 
 
 
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
-def test_what_costs_accuracy_goes_back_to_float(small, kind, tmp_path):
+def test_what_costs_accuracy_goes_back_to_float(kind, tmp_path):
+    """On a model of few layers: NNCF tries each one for every layer that it gives back, and opens the model for it."""
     pytest.importorskip("nncf", reason="the extra export is not installed")
     from nextdetr.export.operators import float_operators
     from nextdetr.export.quantize import Search, quantize
 
-    original = Detector(small)
+    original = Detector(checkpoint(tmp_path, tiny_model(tmp_path), SIZE))
     source = original.export("onnx", output=tmp_path, images=1, raw=True, quiet=True).file
     contract = Detector(source).opened.model.contract
     images = pictures(count=3)
