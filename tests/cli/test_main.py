@@ -24,6 +24,16 @@ def result_of(capsys):
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.parametrize(("score", "shown"), [(0.0332893337383052, "0.0333"), (None, "undefined")])
+def test_trains_last_line_rounds_the_score(score, shown, monkeypatch, capsys):
+    from nextdetr.engine import train
+
+    best = {"epoch": 2, "metrics": {"AP": score}}
+    monkeypatch.setattr(train, "train", lambda _: train.TrainResult("r", 2, 1.0, 1.0, best, "r/best.safetensors"))
+    assert run(["train", "--data", "photos"]) == 0
+    assert capsys.readouterr().out == f"r/best.safetensors  best epoch 2  AP {shown}\n"
+
+
 def test_val_json(trained, capsys):
     model, data = trained
     capsys.readouterr()

@@ -24,6 +24,7 @@ def train(
     Example: `nextdetr train --data photos --minutes 30`. Ctrl-C stops it; `--resume DIR` goes on exactly there.
     """
     merged = settings(TrainConfig, options, config)
+    from nextdetr.engine.log import shown_score
     from nextdetr.engine.train import train as run
 
     result = run(merged)
@@ -32,6 +33,5 @@ def train(
     if json:
         print_json(result.to_json())
     else:
-        score = result.best["metrics"].get("AP")
-        shown = "not scored" if score is None else f"{score:.4f}"
-        say(f"{result.checkpoint}  best epoch {result.best['epoch']}  AP {shown}")
+        score = shown_score(result.best["metrics"].get("AP"))
+        say(f"{result.checkpoint}  best epoch {result.best['epoch']}  AP {score}")

@@ -18,7 +18,7 @@ from nextdetr.files import write_text_atomic
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["METRIC_NAMES", "Display", "MetricsTable", "TensorBoard", "clock"]
+__all__ = ["METRIC_NAMES", "Display", "MetricsTable", "TensorBoard", "clock", "epoch_line", "shown_score"]
 
 METRIC_NAMES = (
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
@@ -135,6 +135,11 @@ class Display:
         """Move the bar; ``done`` is a share, 0 to 1."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=description, completed=done, note=note)
+
+
+def shown_score(score: float | None) -> str:
+    """Return AP as people read it; it is undefined where the validation part has no box."""
+    return "undefined" if score is None else f"{score:.4f}"
 
 
 def epoch_line(epoch: int, epochs: int, row: Mapping[str, Any], pace: float, left: float | None) -> str:

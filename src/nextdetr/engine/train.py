@@ -22,7 +22,7 @@ from nextdetr.engine.diagnosis import non_finite
 from nextdetr.engine.ema import ModelEMA
 from nextdetr.engine.launch import largest, launch, scaler_of
 from nextdetr.engine.loading import build_training_loader
-from nextdetr.engine.log import Display, MetricsTable, TensorBoard, clock, epoch_line
+from nextdetr.engine.log import Display, MetricsTable, TensorBoard, clock, epoch_line, shown_score
 from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
 from nextdetr.engine.profile import StepProfile
 from nextdetr.engine.setup import Run, data_name, prepare, resolve_config
@@ -362,9 +362,8 @@ class Trainer:
                 self.tensorboard.close()
         best = {"epoch": cursor.best_epoch, "metrics": cursor.best_metrics}
         checkpoint = self.directory / "best.safetensors"
-        score = cursor.best_metrics.get("AP")
         self.display.line(
-            f"Done in {clock(seconds)}: best AP {'undefined' if score is None else f'{score:.4f}'} in epoch "
+            f"Done in {clock(seconds)}: best AP {shown_score(cursor.best_metrics.get('AP'))} in epoch "
             f"{cursor.best_epoch}; weights in {checkpoint}"
         )
         if self.profile.enabled:
