@@ -68,7 +68,7 @@ def subset(data: Path, fraction: float, folder: Path) -> tuple[Path, int]:
 def claim(options: argparse.Namespace, folder: Path) -> None:
     """Note what the runs of this folder have in common; refuse a folder of others."""
     names = ("model", "image_size", "pretrain_minutes", "pretrain_rate", "steps", "minutes", "whole_minutes")
-    names = (*names, "whole_image_size", "pretrain_batch", "pretrain_epochs", "learning_rate")
+    names += ("whole_image_size", "pretrain_batch", "pretrain_epochs", "learning_rate")
     common = {name: getattr(options, name) for name in names}
     common["data"] = str(Path(options.data).resolve())
     noted = folder / "settings.json"
@@ -80,12 +80,18 @@ def claim(options: argparse.Namespace, folder: Path) -> None:
     noted.write_text(json.dumps(common), encoding="utf-8")
 
 
+def pretraining(options: argparse.Namespace) -> tuple[str, float]:
+    """Unit and number of the pre-training's length."""
+    if options.pretrain_epochs is not None:
+        return "epochs", options.pretrain_epochs
+    return "minutes", options.pretrain_minutes
+
+
 def pretrained(options: argparse.Namespace, folder: Path) -> Path:
     """Pre-train unless it has been done; return the backbone's weights."""
-    length: dict[str, Any] = {"minutes": options.pretrain_minutes}
-    run = folder / f"pretrain-{options.pretrain_minutes:g}"
-    if options.pretrain_epochs is not None:
-        length, run = {"epochs": options.pretrain_epochs}, folder / f"pretrain-{options.pretrain_epochs}-epochs"
+    unit, number = pretraining(options)
+    length: dict[str, Any] = {unit: number}
+    run = folder / (f"pretrain-{number:g}" + ("-epochs" if unit == "epochs" else ""))
     weights = run / "backbone.safetensors"
     if not (run / "done.json").is_file():
         if (run / "last.ckpt").is_file():
@@ -173,7 +179,7 @@ def study(options: argparse.Namespace, folder: Path) -> tuple[list[str], dict[st
     return rows, scores
 
 
-def main() -> None:
+def options_given() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--model", default="nextdetr-atto")
@@ -197,9 +203,15 @@ def main() -> None:
     parser.add_argument("--output", default="runs/benchmark-fcmae")
     parser.add_argument("--test", action="store_true", help="score the best weights of each run on test, once")
     parser.add_argument("--write", action="store_true", help="write the dated result file")
+    parser.add_argument("--result", default="fcmae-study", help="its name")
     options = parser.parse_args()
     if options.pretrain_epochs is not None and options.whole_minutes:
         parser.error("--whole-minutes counts the minutes of pre-training; give --pretrain-minutes, or --whole-minutes 0")
+    return options
+
+
+def main() -> None:
+    options = options_given()
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
     claim(options, folder)
@@ -210,15 +222,14 @@ def main() -> None:
         for name, of_name in scores.items()
     }
     labels = ("labels of the training images, %", f"AP on {split}, mean of the seeds")
-    picture = plot_curves("fcmae-study", curves, write=options.write, labels=labels)
+    several = len(options.fractions) > 1  # one point is no curve
+    picture = plot_curves(options.result, curves, write=options.write and several, labels=labels)
     length = f"--steps {options.steps}" if options.minutes is None else f"--minutes {options.minutes:g}"
-    before = f"--pretrain-minutes {options.pretrain_minutes:g}"
-    if options.pretrain_epochs is not None:
-        before = f"--pretrain-epochs {options.pretrain_epochs}"
+    unit, number = pretraining(options)
     lines = [
         f"# FCMAE and few labels, {options.model}",
         "",
-        f"`python benchmarks/fcmae_study.py DATA {before} {length} "
+        f"`python benchmarks/fcmae_study.py DATA --pretrain-{unit} {number:g} {length} "
         f"--image-size {options.image_size} --settings {' '.join(options.settings)}`; pre-training rate "
         f"{options.pretrain_rate or 'by default'}, batch {options.pretrain_batch or 'by default'}; fine-tuning rate "
         f"{options.learning_rate or 'of the recipe'}. {machine()}",
@@ -231,7 +242,7 @@ def main() -> None:
         *rows,
         *(["", f"![AP on {split} over the share of labels]({picture.name})"] if picture else []),
     ]
-    write_result("fcmae-study", lines, write=options.write)
+    write_result(options.result, lines, write=options.write)
 
 
 if __name__ == "__main__":
