@@ -9,10 +9,11 @@ BIN := $(VENV)/bin
 quickstart: $(VENV)/.quickstart
 	$(BIN)/nextdetr quickstart
 
-# The exports run apart: with their runtimes and all other tests in one process, the interpreter crashed once of three times.
+# The exports run apart: with their runtimes and all other tests in one process, the interpreter crashed once of three times. An
+# export is Python on one core, so that two at a time halve the time.
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --ignore=tests/export
-	$(BIN)/python -m pytest tests/export
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/export
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --no-cache .

@@ -5,8 +5,9 @@
 RT-DETR-l's encoder and decoder on ConvNeXt V2 atto, 80 classes, random weights, batch 1, two threads. Ours goes
 through ``nextdetr export`` and gives finished detections; theirs is exported by torch and gives logits and boxes, which is
 a little less work. All sessions are open at once and take turns, so that a drift of the machine's speed meets all of them;
-medians, and each as a ratio to the better of theirs. With ``--int8-data`` and ``--checkpoint`` a trained detector is
-quantised too.
+medians, and each as a ratio to the better of theirs. "Direct" files have no Winograd filtering. With ``--int8-data`` the
+model is quantised too, on 32 of that data's training images; all of its convolutions and matrix products that can be, so
+that the accuracy of a trained detector says whether they may (``nextdetr export --int8``).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import torch
 
 from in_transformers import reference_model
 from nextdetr import Detector
+from nextdetr.config import ExportConfig, build_config
+from nextdetr.export.run import export
 from nextdetr.inference.onnx import open_onnx, start_session
 from nextdetr.inference.openvino import compile_on_cpu, open_openvino
 from nextdetr.memory import keep_freed_memory
@@ -64,14 +67,17 @@ def candidates(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Run
     detector = Detector(options.checkpoint or REFERENCE)
     runs: dict[str, Run] = {}
     sizes: dict[str, int] = {}
-    settings: dict[str, Any] = {"image_size": size, "images": 1, "quiet": True}
-    for precision in ("float32", "int8") if options.int8_data else ("float32",):
-        extra = {"int8": True, "data": options.int8_data} if precision == "int8" else {}
+    variants: dict[str, dict[str, Any]] = {"float32": {}}
+    if options.int8_data:
+        variants["float32, direct"] = {"winograd": False}
+        variants["int8"] = {"int8": True, "data": options.int8_data, "calibration_images": 32}
+    for variant, given in variants.items():
         for kind, opener in (("onnx", open_onnx), ("openvino", open_openvino)):
-            made = detector.export(kind, output=folder / f"{kind}-{precision}", **settings, **extra)
+            terms = {"format": kind, "output": folder / f"{kind}, {variant}", "image_size": size, "images": 1, **given}
+            made = export(detector.opened, build_config(ExportConfig, terms))
             session = opener(Path(made.file), threads=THREADS)[0]
             feed = {**image, "sizes": np.array([[size, size]], np.int64)}
-            name = f"ours, {'ONNX Runtime' if kind == 'onnx' else 'OpenVINO'}, {precision}"
+            name = f"ours, {'ONNX Runtime' if kind == 'onnx' else 'OpenVINO'}, {variant}"
             runs[name] = partial(session.run, feed)
             sizes[name] = made.bytes
     folded, peer = fuse(detector.opened.model), reference_model().eval()  # type: ignore[type-var]
@@ -102,19 +108,20 @@ def main() -> None:
             seconds = take_turns(runs, options.repeats)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     best = min(value for name, value in median.items() if name.startswith("transformers, O"))
-    rows = [
-        f"| {name} | {1000 * value:.0f} | {value / best:.2f} | {sizes[name] / 1e6:.1f} |"
-        if name in sizes
-        else f"| {name} | {1000 * value:.0f} | {value / best:.2f} | |"
-        for name, value in median.items()
-    ]
+    rows = []
+    for name, value in median.items():
+        same = f"{name.rsplit(',', 1)[0]}, float32" if name.endswith("int8") else ""  # the same runtime's float file
+        against = f"{value / median[same]:.2f}" if same else ""
+        smaller = f" ({sizes[name] / sizes[f'{same}, direct']:.2f} of direct)" if same else ""
+        file = f"{sizes[name] / 1e6:.1f}{smaller}" if name in sizes else ""
+        rows.append(f"| {name} | {1000 * value:.0f} | {value / best:.2f} | {against} | {file} |")
     lines = [
         f"# Runtimes, {options.checkpoint or REFERENCE} at {options.image_size} px",
         "",
         f"`python benchmarks/runtimes.py`: batch 1, {THREADS} threads, median of {options.repeats}, in turn. {machine()}",
         "",
-        "| | ms | ratio to the better of transformers' files | file, MB |",
-        "|---|---|---|---|",
+        "| | ms | ratio to the better of transformers' files | to the same runtime's float32 | file, MB |",
+        "|---|---|---|---|---|",
         *rows,
     ]
     write_result("runtimes", lines, write=options.write)

@@ -3,15 +3,18 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from nextdetr.models.checkpoint import save_detector
 from nextdetr.models.graph import build_model, load_model_file
+from nextdetr.postprocess import postprocess
 from tests.models.test_fuse import stir
 
 CLASSES = ["Katze", "dog", "bird"]
 ORIGINAL_SIZES = [(70, 110), (480, 640)]
+SIZE = 128
 
 
 def checkpoint(folder, name, size, classes=CLASSES):
@@ -27,6 +30,17 @@ def checkpoint(folder, name, size, classes=CLASSES):
     path = folder / f"{Path(name).stem}.safetensors"
     save_detector(path, model.state_dict(), model_text=file.text, classes=classes, image_size=size, weights_licence="MIT")
     return path
+
+
+def pictures(size=SIZE, count=2):
+    generator = torch.Generator().manual_seed(int(np.random.default_rng().integers(1 << 31)))
+    coarse = torch.rand(count, 3, size // 8, size // 8, generator=generator)
+    return (torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear") * 255).round() / 255
+
+
+@torch.inference_mode()
+def detections(detector, images):
+    return postprocess(detector.opened.model(images), ORIGINAL_SIZES)
 
 
 def assert_same_detections(expected, got, tolerance=1e-3):

@@ -10,10 +10,7 @@ from nextdetr.export import winograd
 from nextdetr.export.winograd import WinogradConv, map_sizes, use_winograd
 from nextdetr.inference.contract import Contract
 from nextdetr.layers.winograd import Conv3x3
-from tests.export.helpers import assert_same_detections, checkpoint, needs_runtimes
-from tests.export.test_export import SIZE, detections, pictures
-
-NAME = "rtdetr-l-convnextv2-atto"  # its fusion blocks are 256 wide
+from tests.export.helpers import assert_same_detections, detections, needs_runtimes, pictures
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 13), (1, 2), (20, 5)])
@@ -46,7 +43,7 @@ def test_wide_convolutions_are_replaced_where_they_stand(monkeypatch):
 
 
 def wide_kernels(file):
-    """Kernels of 3 x 3 over 256 channels and more that the ONNX file's own convolutions have, of stride 1."""
+    """Kernels of 3 x 3 over 64 channels and more that the ONNX file's own convolutions have, of stride 1."""
     import onnx
 
     graph = onnx.load(str(file)).graph
@@ -59,17 +56,17 @@ def wide_kernels(file):
     return [
         name
         for name, stride in strides.items()
-        if stride == [1, 1] and shapes[name][2:] == [3, 3] and shapes[name][0] >= 256
+        if stride == [1, 1] and shapes[name][2:] == [3, 3] and shapes[name][0] >= 64
     ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
-def test_an_export_has_them_unless_it_is_told_otherwise(kind, tmp_path, monkeypatch):
+def test_an_export_has_them_unless_it_is_told_otherwise(compact, kind, tmp_path, monkeypatch):
     needs_runtimes()
-    monkeypatch.setattr(winograd, "LEAST_PIXELS", 16)  # of maps of 16 x 16, 8 x 8 and 4 x 4
-    source = checkpoint(tmp_path, NAME, SIZE)
-    original, images = Detector(source), pictures()
+    monkeypatch.setattr(winograd, "LEAST_PIXELS", 16)  # of maps of 8 x 8 and 4 x 4
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", 64)
+    original, images = Detector(compact["RTDETRDecoder"]), pictures()
     files = {}
     for choice in (None, False):
         given = {} if choice is None else {"winograd": choice}
@@ -81,7 +78,7 @@ def test_an_export_has_them_unless_it_is_told_otherwise(kind, tmp_path, monkeypa
         files[choice] = result
     if kind == "onnx":
         assert not wide_kernels(files[None].file)
-        assert len(wide_kernels(files[False].file)) == 12
+        assert len(wide_kernels(files[False].file)) == 3
         # The file holds 3 x 3 kernels, not their 36 points: it is no larger for the change.
         assert files[None].bytes < 1.05 * files[False].bytes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -162,9 +163,10 @@ def _write(traced: Traced, contract: Contract, path: Path, config: ExportConfig,
         return
     from nextdetr.export.onnx import write_onnx
 
-    target = path.with_suffix(".onnx")
-    write_onnx(traced, replace(contract, precision="float32") if config.int8 else contract, target)
-    try:
+    # Not in the user's folder, whose name may have commas: OpenVINO's converter parts a path there.
+    with tempfile.TemporaryDirectory() as folder:
+        target = path if config.format == "onnx" and not config.int8 else Path(folder) / "model.onnx"
+        write_onnx(traced, replace(contract, precision="float32") if config.int8 else contract, target)
         if config.int8:
             from nextdetr.export.quantize import quantize
 
@@ -174,9 +176,6 @@ def _write(traced: Traced, contract: Contract, path: Path, config: ExportConfig,
             from nextdetr.export.openvino import convert_onnx, save_openvino
 
             save_openvino(convert_onnx(target), contract, path)
-    finally:
-        if config.format == "openvino":
-            target.unlink(missing_ok=True)
 
 
 def _reopen(path: Path, contract: Contract) -> OpenedExport | _Program:
