@@ -132,6 +132,27 @@ def test_early_exit_needs_no_training(small, kind, tmp_path):
             Detector(result.file).predict(np.zeros((9, 9, 3), np.uint8), queries=50)
 
 
+def check_stored_weights(file):
+    """Weights of float products are stored in 8 bits and opened as float32, the same numbers; anchors are float."""
+    import openvino
+
+    from nextdetr.inference.openvino import OpenVinoSession, _unpack_weights, compile_on_cpu
+
+    core = openvino.Core()
+    models = [core.read_model(file) for _ in range(2)]
+    _unpack_weights(models[1])
+    constants = [[node for node in model.get_ops() if node.get_type_name() == "Constant"] for model in models]
+    unsigned = [[node for node in nodes if node.get_element_type() == openvino.Type.u8] for nodes in constants]
+    users = {target.get_node().get_type_name() for node in unsigned[0] for target in node.output(0).get_target_inputs()}
+    assert users == {"Convert"}
+    assert len(unsigned[0]) - len(unsigned[1]) >= 2 * 3 * 8  # with the zero points of as many products
+    shapes = [list(node.get_output_shape(0)) for node in unsigned[0]]
+    assert not [shape for shape in shapes if len(shape) == 2 and shape[1] == 4 and shape[0] == 8 * 8 + 4 * 4]
+    inputs = {"images": pictures(count=1).numpy(), "sizes": np.array(ORIGINAL_SIZES[:1], np.int64)}
+    first, second = (OpenVinoSession(compile_on_cpu(core, model)).run(inputs) for model in models)
+    assert np.abs(first["scores"] - second["scores"]).max() < 1e-4
+
+
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_int8_quantises_backbone_and_encoder_and_leaves_the_decoder_float(kind, small, tmp_path):
     pytest.importorskip("nncf", reason="the extra export is not installed")
@@ -147,6 +168,8 @@ def test_int8_quantises_backbone_and_encoder_and_leaves_the_decoder_float(kind, 
     assert result.float_operators["matrix product"] >= 3 * 8
     exported = Detector(result.file)
     assert exported.opened.metadata["precision"] == "int8"
+    if kind == "openvino":
+        check_stored_weights(result.file)
     assert len(exported.predict(np.zeros((50, 60, 3), np.uint8), confidence=0.0)[0]) == 2 * 50
 
 

@@ -47,6 +47,15 @@ def test_equals_the_equation(sample):
     torch.testing.assert_close(sample(value, SHAPES, locations, weights), _by_loop(value, locations, weights))
 
 
+@pytest.mark.parametrize("project", [True, False])
+def test_values_with_channels_first_are_the_same(project):
+    layer = MSDeformableAttention(12, len(SHAPES), 3, 2, project=project).double()
+    query, boxes, value = (torch.rand(2, rows, width).double() for rows, width in ((5, 12), (5, 4), (CELLS, 12)))
+    expected = layer(query, boxes, value, SHAPES)
+    layer.channels_first = True
+    torch.testing.assert_close(layer(query, boxes, value, SHAPES), expected)
+
+
 @pytest.mark.parametrize("mkl", [True, False])
 def test_rows_and_grid_agree_with_their_gradients(monkeypatch, mkl):
     if not mkl:  # the other way to the mixing weights' gradient

@@ -19,6 +19,7 @@ from nextdetr.export.portable import make_portable
 from nextdetr.export.winograd import map_sizes, use_winograd
 from nextdetr.inference.contract import Contract
 from nextdetr.layers.attention import AIFI
+from nextdetr.layers.deformable import MSDeformableAttention
 from nextdetr.models.decoder import RTDETRDecoder, anchors_and_validity
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.fuse import fuse
@@ -105,6 +106,10 @@ def build_graph(model: DetectionModel, contract: Contract) -> ExportGraph:
         contract = replace(contract, winograd=use_winograd(folded, sizes) > 0)
     if contract.portable:
         make_portable(folded)
+    else:
+        for module in folded.modules():
+            if isinstance(module, MSDeformableAttention):
+                module.channels_first = True
     if contract.precision == "half":
         folded = halve(folded)
     return ExportGraph(folded, contract, tokens).eval()

@@ -98,7 +98,9 @@ def quantize(
         store_weights_as_int8(quantized)
         return save_checked(quantized, contract, target)
     with quiet():
-        stored = nncf.compress_weights(quantized, mode=nncf.CompressWeightsMode.INT8_ASYM)
+        # Anchors are gathered as if they were an embedding's weights, but 8 bits would move them by pixels.
+        scope = nncf.IgnoredScope(types=["Gather"], validate=False)
+        stored = nncf.compress_weights(quantized, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=scope)
     return save_openvino(stored, contract, target)
 
 

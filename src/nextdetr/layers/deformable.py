@@ -54,6 +54,7 @@ class MSDeformableAttention(nn.Module):
     """
 
     steps: Tensor
+    channels_first = False  # values as ``grid_sample`` reads them; an export sets it on its copy of the model
 
     def __init__(
         self,
@@ -108,8 +109,7 @@ class MSDeformableAttention(nn.Module):
             [B, Q, D].
         """
         batch, queries, _ = query.shape
-        value = value if self.value_proj is None else self.value_proj(value)
-        value = value.unflatten(-1, (self.heads, -1))  # [B, S, heads, d]
+        value = self._values(value)  # [B, S, heads, d]
         places = (batch, queries, self.heads, sum(self.points))
         # Positions need more digits than half precision has: a step of bfloat16 near 1 is 3 pixels of 640.
         offsets = at_least_float32(self.sampling_offsets(query)).view(*places, 2)
@@ -122,6 +122,16 @@ class MSDeformableAttention(nn.Module):
         sampled = self.sample(value, shapes, locations, weights, self.points)  # [B, Q, D]
         sampled = sampled.to(query.dtype)
         return sampled if self.output_proj is None else self.output_proj(sampled)
+
+    def _values(self, value: Tensor) -> Tensor:
+        batch, cells, _ = value.shape
+        if self.value_proj is None:
+            return value.view(batch, cells, self.heads, -1)
+        if self.channels_first:  # the product comes out as grid_sample reads it; the map is turned once for all layers
+            turned = self.value_proj.weight @ value.transpose(1, 2) + self.value_proj.bias.unsqueeze(1)  # [B, D, S]
+            return turned.view(batch, self.heads, -1, cells).permute(0, 3, 1, 2)
+        projected: Tensor = self.value_proj(value)
+        return projected.view(batch, cells, self.heads, -1)
 
     def sample(
         self, value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, points: Sequence[int] | None = None
