@@ -68,7 +68,7 @@ def subset(data: Path, fraction: float, folder: Path) -> tuple[Path, int]:
 def claim(options: argparse.Namespace, folder: Path) -> None:
     """Note what the runs of this folder have in common; refuse a folder of others."""
     names = ("model", "image_size", "pretrain_minutes", "pretrain_rate", "steps", "minutes", "whole_minutes")
-    names += ("whole_image_size", "pretrain_batch", "pretrain_epochs", "learning_rate")
+    names += ("whole_image_size", "pretrain_batch", "pretrain_epochs", "pretrain_decoder_width", "learning_rate")
     common = {name: getattr(options, name) for name in names}
     common["data"] = str(Path(options.data).resolve())
     noted = folder / "settings.json"
@@ -97,10 +97,11 @@ def pretrained(options: argparse.Namespace, folder: Path) -> Path:
         if (run / "last.ckpt").is_file():
             result = nextdetr.pretrain(resume=run)
         else:
+            width = options.pretrain_decoder_width
+            given = length if width is None else {**length, "decoder_width": width}
             result = nextdetr.pretrain(
-                options.data, learning_rate=options.pretrain_rate, batch_size=options.pretrain_batch, output=run,
-                **length,
-            )  # fmt: skip
+                options.data, learning_rate=options.pretrain_rate, batch_size=options.pretrain_batch, output=run, **given
+            )
         (run / "done.json").write_text(json.dumps(result.to_json()), encoding="utf-8")
     return weights
 
@@ -192,6 +193,7 @@ def options_given() -> argparse.Namespace:
     )
     parser.add_argument("--pretrain-rate", type=float, default=None, help="peak rate (default: pretrain's own)")
     parser.add_argument("--pretrain-batch", type=int, default=None, help="its batch (default: pretrain's own)")
+    parser.add_argument("--pretrain-decoder-width", type=int, default=None, help="its decoder's (default: pretrain's own)")
     parser.add_argument("--steps", type=int, default=120, help="length of the fine-tuning")
     parser.add_argument("--minutes", type=float, default=None, help="its length in minutes, in place of steps")
     parser.add_argument("--learning-rate", type=float, default=None, help="its rate (default: the recipe's)")
@@ -231,7 +233,8 @@ def main() -> None:
         "",
         f"`python benchmarks/fcmae_study.py DATA --pretrain-{unit} {number:g} {length} "
         f"--image-size {options.image_size} --settings {' '.join(options.settings)}`; pre-training rate "
-        f"{options.pretrain_rate or 'by default'}, batch {options.pretrain_batch or 'by default'}; fine-tuning rate "
+        f"{options.pretrain_rate or 'by default'}, batch {options.pretrain_batch or 'by default'}, decoder's width "
+        f"{options.pretrain_decoder_width or 'by default'}; fine-tuning rate "
         f"{options.learning_rate or 'of the recipe'}. {machine()}",
         "",
         "AP on `val` is the best of the run, which therefore flatters all settings alike"
