@@ -173,6 +173,33 @@ def test_int8_quantises_backbone_and_encoder_and_leaves_the_decoder_float(kind, 
     assert len(exported.predict(np.zeros((50, 60, 3), np.uint8), confidence=0.0)[0]) == 2 * 50
 
 
+def test_weights_on_either_side_are_stored_in_8_bits():
+    import onnx
+    import onnxruntime
+
+    from nextdetr.export.quantize import store_weights_as_int8
+
+    generator = np.random.default_rng()
+    left, right = (generator.normal(size=size).astype(np.float32) for size in ((24, 16), (9, 10)))
+    left[3] *= 100  # a scale of its own
+    right[:, 3] *= 100
+    nodes = [onnx.helper.make_node("MatMul", ["l", "x"], ["m"]), onnx.helper.make_node("MatMul", ["m", "r"], ["y"])]
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, size)
+        for name, size in (("x", [16, 9]), ("y", [24, 10]))
+    ]
+    weights = [onnx.numpy_helper.from_array(left, "l"), onnx.numpy_helper.from_array(right, "r")]
+    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], weights)
+    model = onnx.helper.make_model(graph, ir_version=9, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    store_weights_as_int8(model)
+    assert sorted(tensor.name for tensor in model.graph.initializer) == ["l_int8", "l_scale", "r_int8", "r_scale"]
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = generator.normal(size=(16, 9)).astype(np.float32)
+    expected, got = left @ x @ right, session.run(None, {"x": x})[0]
+    assert np.abs(got - expected)[np.arange(24) != 3][:, np.arange(10) != 3].max() < 0.5
+    assert (np.abs(got - expected) < 0.05 * np.abs(expected).max()).all()
+
+
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_what_costs_accuracy_goes_back_to_float(kind, tmp_path):
     """On seven layers: wherever a step back makes it worse, NNCF opens the model once more for every layer that is left."""

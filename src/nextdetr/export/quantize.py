@@ -82,6 +82,7 @@ def quantize(
         "ignored_scope": nncf.IgnoredScope(patterns=[rf"^rows\.{decoder}[./].*", r"^graph/.*"], validate=False),
     }  # fmt: skip
     calibration = nncf.Dataset(list(images), feed)
+    own = (nncf.ValidationError, nncf.InternalError, nncf.UnsupportedModelError)
     try:
         with quiet():
             if search is None:
@@ -92,7 +93,7 @@ def quantize(
                     model, calibration, nncf.Dataset(numbers), _validation(search, contract, str(target)),
                     max_drop=search.accuracy_drop, **settings,
                 )  # fmt: skip
-    except (RuntimeError, ValueError, nncf.ValidationError, nncf.InternalError, nncf.UnsupportedModelError) as error:
+    except (RuntimeError, ValueError, LookupError, *own) as error:
         raise ExportError(f"NNCF cannot quantise the graph: {' '.join(str(error).split())}") from error
     if target.suffix == ".onnx":
         store_weights_as_int8(quantized)
@@ -129,7 +130,7 @@ def _validation(search: Search, contract: Contract, name: str) -> Callable[[Any,
 
 
 def store_weights_as_int8(model: Any) -> None:
-    """Store what stayed float as 8-bit weights of float arithmetic, a scale for each column; in place.
+    """Store what stayed float as 8-bit weights of float arithmetic, a scale for each output; in place.
 
     NNCF's own function for it does not know weights that a graph slices (attention's joint projection).
 
@@ -146,18 +147,18 @@ def store_weights_as_int8(model: Any) -> None:
     added = []
     for weight in list(graph.initializer):
         products = users.get(weight.name, [])
-        right = all(node.op_type == "MatMul" and node.input[1] == weight.name for node in products)
-        if weight.data_type != 1 or len(weight.dims) != 2 or not products or not right or min(weight.dims) < 8:
+        sides = {list(node.input).index(weight.name) if node.op_type == "MatMul" else None for node in products}
+        if weight.data_type != 1 or len(weight.dims) != 2 or sides not in ({0}, {1}) or min(weight.dims) < 8:
             continue
+        axis = int(sides == {1})  # of the outputs: the rows of a left factor, the columns of a right one
         values = numpy_helper.to_array(weight)
-        scale = np.maximum(np.abs(values).max(axis=0), 1e-12) / np.float32(127)  # [columns]
-        stored = np.rint(values / scale).clip(-127, 127).astype(np.int8)
+        scale = np.maximum(np.abs(values).max(axis=1 - axis), 1e-12) / np.float32(127)
+        stored = np.rint(values / np.expand_dims(scale, 1 - axis)).clip(-127, 127).astype(np.int8)
         name = weight.name
         graph.initializer.remove(weight)
         graph.initializer.append(numpy_helper.from_array(stored, f"{name}_int8"))
         graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}_scale"))
-        added.append(
-            helper.make_node("DequantizeLinear", [f"{name}_int8", f"{name}_scale"], [name], axis=1, name=f"weights/{name}")
-        )
+        parts = [f"{name}_int8", f"{name}_scale"]
+        added.append(helper.make_node("DequantizeLinear", parts, [name], axis=axis, name=f"weights/{name}"))
     for node in added:
         graph.node.insert(0, node)

@@ -128,8 +128,10 @@ class MSDeformableAttention(nn.Module):
         if self.value_proj is None:
             return value.view(batch, cells, self.heads, -1)
         if self.channels_first:  # the product comes out as grid_sample reads it; the map is turned once for all layers
-            turned = self.value_proj.weight @ value.transpose(1, 2) + self.value_proj.bias.unsqueeze(1)  # [B, D, S]
-            return turned.view(batch, self.heads, -1, cells).permute(0, 3, 1, 2)
+            turned = (self.value_proj.weight @ value.transpose(1, 2)).view(batch, self.heads, -1, cells)
+            # After the reshape: NNCF takes a sum right behind a product for a bias, and looks for the values on its left.
+            turned = turned + self.value_proj.bias.view(self.heads, -1, 1)
+            return turned.permute(0, 3, 1, 2)
         projected: Tensor = self.value_proj(value)
         return projected.view(batch, cells, self.heads, -1)
 
