@@ -115,10 +115,11 @@ def main() -> None:
         smaller = f" ({sizes[name] / sizes[f'{same}, direct']:.2f} of direct)" if same else ""
         file = f"{sizes[name] / 1e6:.1f}{smaller}" if name in sizes else ""
         rows.append(f"| {name} | {1000 * value:.0f} | {value / best:.2f} | {against} | {file} |")
+    given = " --int8-data DATA" if options.int8_data else ""
     lines = [
         f"# Runtimes, {options.checkpoint or REFERENCE} at {options.image_size} px",
         "",
-        f"`python benchmarks/runtimes.py`: batch 1, {THREADS} threads, median of {options.repeats}, in turn. {machine()}",
+        f"`python benchmarks/runtimes.py{given}`: batch 1, {THREADS} threads, median of {options.repeats}, in turn. {machine()}",
         "",
         "| | ms | ratio to the better of transformers' files | to the same runtime's float32 | file, MB |",
         "|---|---|---|---|---|",

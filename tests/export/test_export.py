@@ -68,7 +68,7 @@ def test_the_outputs_inside_the_graph_are_detections_in_pixels(small, tmp_path):
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_a_dynamic_raw_export_takes_any_batch_and_size(small, kind, tmp_path):
     original = Detector(small)
-    folder = tmp_path / "of today, dynamic"  # as the converter does with a path that has a comma
+    folder = tmp_path / "of today, dynamic"  # OpenVINO's converter parts a path at its commas
     exported = Detector(original.export(kind, output=folder, images=1, dynamic=True, raw=True, quiet=True).file)
     for size in (160, 448):  # above 400 px some anchors are invalid
         images = pictures(size)
@@ -250,10 +250,10 @@ def test_half_keeps_what_overflows_in_float32_and_a_gate_that_is_not_met_exits_w
     assert result["comparison"]["finite"]
     assert json.loads((tmp_path / "report.json").read_text())["failures"] == result["failures"]
     file = tmp_path / "model.onnx"  # nothing is deleted
-    weights = sum(4 * weight.numel() for weight in Detector(small).opened.model.parameters())
     assert result["bytes"] == file.stat().st_size
-    assert result["bytes"] < 0.75 * weights
     graph = onnx.shape_inference.infer_shapes(onnx.load(file)).graph
+    stored = sum(len(weight.raw_data) for weight in graph.initializer)  # without the nodes, many bytes of so small a model
+    assert stored < 0.6 * sum(4 * weight.numel() for weight in Detector(small).opened.model.parameters())
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
     for node in graph.node:
         if node.op_type in ("Softmax", "LayerNormalization", "ReduceL2", "GridSample"):

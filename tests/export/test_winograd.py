@@ -10,6 +10,8 @@ from nextdetr.export import winograd
 from nextdetr.export.winograd import WinogradConv, map_sizes, use_winograd
 from nextdetr.inference.contract import Contract
 from nextdetr.layers.winograd import Conv3x3
+from nextdetr.models.fuse import fuse
+from nextdetr.models.graph import build_model
 from tests.export.helpers import assert_same_detections, detections, needs_runtimes, pictures
 
 
@@ -40,6 +42,13 @@ def test_wide_convolutions_are_replaced_where_they_stand(monkeypatch):
         assert (model(x) - expected).abs().max() <= 2e-5 * expected.abs().max()
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert use_winograd(torch.nn.Sequential(Conv3x3(4, 6)), {"0": (9, 5)}) == 0
+
+
+def test_the_reference_has_them_where_they_pay():
+    model = fuse(build_model("rtdetr-l-convnextv2-atto", num_classes=3))
+    with torch.inference_mode(), map_sizes(model) as sizes:
+        model(torch.rand(1, 3, 320, 320))
+    assert use_winograd(model, sizes) == 9  # three fusion blocks on 40 x 40 and 20 x 20, three each; 10 x 10 is too small
 
 
 def wide_kernels(file):
