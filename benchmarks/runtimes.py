@@ -119,7 +119,8 @@ def main() -> None:
     lines = [
         f"# Runtimes, {options.checkpoint or REFERENCE} at {options.image_size} px",
         "",
-        f"`python benchmarks/runtimes.py{given}`: batch 1, {THREADS} threads, median of {options.repeats}, in turn. {machine()}",
+        f"`python benchmarks/runtimes.py{given}`: batch 1, {THREADS} threads, median of {options.repeats}, in turn. "
+        f"{machine()}",
         "",
         "| | ms | ratio to the better of transformers' files | to the same runtime's float32 | file, MB |",
         "|---|---|---|---|---|",

@@ -50,6 +50,8 @@ def test_equals_the_equation(sample):
 @pytest.mark.parametrize("project", [True, False])
 def test_values_with_channels_first_are_the_same(project):
     layer = MSDeformableAttention(12, len(SHAPES), 3, 2, project=project).double()
+    for parameter in layer.parameters():  # biases and weights start as zeros
+        torch.nn.init.normal_(parameter)
     query, boxes, value = (torch.rand(2, rows, width).double() for rows, width in ((5, 12), (5, 4), (CELLS, 12)))
     expected = layer(query, boxes, value, SHAPES)
     layer.channels_first = True
