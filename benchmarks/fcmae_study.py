@@ -2,7 +2,7 @@
 
     python benchmarks/fcmae_study.py DATA [--pretrain-minutes 10 | --pretrain-epochs 58] [--steps 120 | --minutes 4]
         [--learning-rate 4e-4] [--whole-minutes 24] [--fractions 0.1 0.25 0.5 1] [--second-seed 0.25 0.5]
-        [--settings random FCMAE] [--test] [--write]
+        [--settings random FCMAE] [--weights FILE] [--reset-grn] [--test] [--write]
 
 DATA is a Pascal VOC folder with the splits train, val and test. The backbone is pre-trained once, on the images of
 ``train``. Then, for each fraction of its labels and each setting of SETTINGS, a detector is trained for the same steps,
@@ -10,6 +10,10 @@ which do not depend on what else the machine does, or the same minutes, and scor
 second time with another seed. The labelled images of a fraction are the first ones of one shuffle, so that a larger one
 holds a smaller. At last, all labels once more for ``--whole-minutes`` in all, the pre-training's own minutes included, from
 random weights and after FCMAE. That is 14 runs with the pre-training not counted.
+
+``--weights`` takes a backbone's or a detector's file in the place of the pre-training: that of a detector which trained
+with all labels shows how much any pre-training could bring in these steps. ``--reset-grn`` sets GRN to zero, as in random
+weights, before the fine-tuning.
 
 ``--test`` scores the best weights of each run on ``test``, once. A run whose folder is complete is not repeated, and one
 that was stopped goes on, so the script can be stopped and started again; a folder with runs of other settings is refused.
@@ -22,10 +26,16 @@ import csv
 import json
 import math
 import random
+import shlex
 import statistics
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import nextdetr
 from nextdetr import Detector
@@ -69,12 +79,13 @@ def claim(options: argparse.Namespace, folder: Path) -> None:
     """Note what the runs of this folder have in common; refuse a folder of others."""
     names = ("model", "image_size", "pretrain_minutes", "pretrain_rate", "steps", "minutes", "whole_minutes")
     names += ("whole_image_size", "pretrain_batch", "pretrain_epochs", "pretrain_decoder_width", "learning_rate")
+    names += ("pretrain_crop_min", "weights", "reset_grn")
     common = {name: getattr(options, name) for name in names}
     common["data"] = str(Path(options.data).resolve())
     noted = folder / "settings.json"
     if noted.is_file():
         earlier = json.loads(noted.read_text(encoding="utf-8"))
-        other = ", ".join(name for name in common if earlier.get(name) != common[name])
+        other = ", ".join(name for name in common if (earlier.get(name) or None) != (common[name] or None))
         if other:
             raise SystemExit(f"{folder} holds runs with another {other}; choose another --output.")
     noted.write_text(json.dumps(common), encoding="utf-8")
@@ -88,7 +99,9 @@ def pretraining(options: argparse.Namespace) -> tuple[str, float]:
 
 
 def pretrained(options: argparse.Namespace, folder: Path) -> Path:
-    """Pre-train unless it has been done; return the backbone's weights."""
+    """Pre-train unless it has been done or weights are given; return the backbone's weights."""
+    if options.weights is not None:
+        return Path(options.weights)
     unit, number = pretraining(options)
     length: dict[str, Any] = {unit: number}
     run = folder / (f"pretrain-{number:g}" + ("-epochs" if unit == "epochs" else ""))
@@ -97,13 +110,24 @@ def pretrained(options: argparse.Namespace, folder: Path) -> Path:
         if (run / "last.ckpt").is_file():
             result = nextdetr.pretrain(resume=run)
         else:
-            width = options.pretrain_decoder_width
-            given = length if width is None else {**length, "decoder_width": width}
+            given = {"decoder_width": options.pretrain_decoder_width, "crop_min": options.pretrain_crop_min}
+            length.update({name: value for name, value in given.items() if value is not None})
             result = nextdetr.pretrain(
-                options.data, learning_rate=options.pretrain_rate, batch_size=options.pretrain_batch, output=run, **given
+                options.data, learning_rate=options.pretrain_rate, batch_size=options.pretrain_batch, output=run, **length
             )
         (run / "done.json").write_text(json.dumps(result.to_json()), encoding="utf-8")
     return weights
+
+
+def without_grn(weights: Path, folder: Path) -> Path:
+    """Write a copy of a backbone's weights with GRN at zero, its start; return it."""
+    path = folder / "backbone-grn-zero.safetensors"
+    with safe_open(weights, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+        metadata = file.metadata()
+    reset = {name: torch.zeros_like(tensor) if ".grn." in name else tensor for name, tensor in tensors.items()}
+    save_file(reset, path, metadata)
+    return path
 
 
 def budget(options: argparse.Namespace, images: int) -> dict[str, float]:
@@ -154,6 +178,8 @@ def plan(options: argparse.Namespace) -> Iterator[tuple[float, int, str]]:
 def study(options: argparse.Namespace, folder: Path) -> tuple[list[str], dict[str, dict[float, list[float]]]]:
     """Rows of the table, and the scores by setting and percentage of the labels."""
     weights = None if options.settings == ["random"] else pretrained(options, folder)
+    if options.reset_grn and weights is not None:
+        weights = without_grn(weights, folder)
     rows: list[str] = []
     scores: dict[str, dict[float, list[float]]] = {name: {} for name in options.settings}
 
@@ -194,6 +220,9 @@ def options_given() -> argparse.Namespace:
     parser.add_argument("--pretrain-rate", type=float, default=None, help="peak rate (default: pretrain's own)")
     parser.add_argument("--pretrain-batch", type=int, default=None, help="its batch (default: pretrain's own)")
     parser.add_argument("--pretrain-decoder-width", type=int, default=None, help="its decoder's (default: pretrain's own)")
+    parser.add_argument("--pretrain-crop-min", type=float, default=None, help="its smallest crop (default: pretrain's own)")
+    parser.add_argument("--weights", default=None, help="start from this file in the place of pre-training")
+    parser.add_argument("--reset-grn", action="store_true", help="fine-tune with GRN at zero")
     parser.add_argument("--steps", type=int, default=120, help="length of the fine-tuning")
     parser.add_argument("--minutes", type=float, default=None, help="its length in minutes, in place of steps")
     parser.add_argument("--learning-rate", type=float, default=None, help="its rate (default: the recipe's)")
@@ -226,16 +255,10 @@ def main() -> None:
     labels = ("labels of the training images, %", f"AP on {split}, mean of the seeds")
     several = len(options.fractions) > 1  # one point is no curve
     picture = plot_curves(options.result, curves, write=options.write and several, labels=labels)
-    length = f"--steps {options.steps}" if options.minutes is None else f"--minutes {options.minutes:g}"
-    unit, number = pretraining(options)
     lines = [
         f"# FCMAE and few labels, {options.model}",
         "",
-        f"`python benchmarks/fcmae_study.py DATA --pretrain-{unit} {number:g} {length} "
-        f"--image-size {options.image_size} --settings {' '.join(options.settings)}`; pre-training rate "
-        f"{options.pretrain_rate or 'by default'}, batch {options.pretrain_batch or 'by default'}, decoder's width "
-        f"{options.pretrain_decoder_width or 'by default'}; fine-tuning rate "
-        f"{options.learning_rate or 'of the recipe'}. {machine()}",
+        f"`python benchmarks/fcmae_study.py {shlex.join(sys.argv[1:])}`. {machine()}",
         "",
         "AP on `val` is the best of the run, which therefore flatters all settings alike"
         + ("; `test` was scored once, with those weights." if options.test else "; `test` is not scored."),
