@@ -51,6 +51,9 @@ SETTINGS: dict[str, dict[str, Any] | None] = {
 #: What the recipe would choose otherwise, and must be the same in all of them.
 FIXED: dict[str, Any] = {"backbone_rate_factor": 1.0, "layer_decay": 1.0, "freeze_backbone_epochs": 0, "batch_size": 8}
 
+#: Options in which the runs of one folder may differ.
+VARIED = ("fractions", "second_seed", "settings", "output", "test", "write", "result")
+
 
 def subset(data: Path, fraction: float, folder: Path) -> tuple[Path, int]:
     """Write a data set YAML whose training split has a fraction of the labelled images; return it and their number."""
@@ -77,10 +80,7 @@ def subset(data: Path, fraction: float, folder: Path) -> tuple[Path, int]:
 
 def claim(options: argparse.Namespace, folder: Path) -> None:
     """Note what the runs of this folder have in common; refuse a folder of others."""
-    names = ("model", "image_size", "pretrain_minutes", "pretrain_rate", "steps", "minutes", "whole_minutes")
-    names += ("whole_image_size", "pretrain_batch", "pretrain_epochs", "pretrain_decoder_width", "learning_rate")
-    names += ("pretrain_crop_min", "weights", "reset_grn")
-    common = {name: getattr(options, name) for name in names}
+    common = {name: value for name, value in vars(options).items() if name not in VARIED}
     common["data"] = str(Path(options.data).resolve())
     noted = folder / "settings.json"
     if noted.is_file():
