@@ -35,7 +35,27 @@ def test_scatter_and_gather(side):
     torch.testing.assert_close(visible.gather(full, side), x, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("side", [1, 2, 4])
+@pytest.mark.parametrize(("side", "margin"), [(2, 1), (2, 2), (8, 3)])
+def test_patches_with_their_margin(side, margin):
+    visible = _patches(3, (4, 5), 7)
+    x = torch.randn(3, 7, side * side, 6)
+    full = functional.pad(_naive(x, visible, side), (margin,) * 4)
+    expected = [
+        full[image, :, row * side : (row + 1) * side + 2 * margin, column * side : (column + 1) * side + 2 * margin]
+        for image in range(3)
+        for row, column in (divmod(int(n), 5) for n in visible.ids[image])
+    ]
+    torch.testing.assert_close(visible.with_margin(x, side, margin), torch.stack(expected), rtol=0, atol=0)
+
+
+def test_margins_are_for_large_patches_of_which_many_are_hidden():
+    visible = _patches(1, (7, 7), 19)
+    assert visible.margin_pays(8, 3)
+    assert not visible.margin_pays(4, 3)
+    assert not _patches(1, (7, 7), 40).margin_pays(8, 3)
+
+
+@pytest.mark.parametrize("side", [1, 2, 4, 8])  # at 8 with margins
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # the hand-written gradient, and autograd's
 def test_depthwise_equals_a_masked_dense_convolution(side, dtype):
     visible = _patches(2, (3, 4), 5)

@@ -81,14 +81,19 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def depthwise_weight_gradient(x: Tensor, grad: Tensor, kernel_size: int) -> Tensor:
-    """Correlate the input with the output's gradient, both [B, C, H, W], into [C, 1, K, K]."""
+    """Correlate the input with the output's gradient [B, C, h, w] into [C, 1, K, K].
+
+    The input is [B, C, H, W], of the same size, or larger by K - 1 where the convolution was not padded.
+    """
     batch, channels, height, width = x.shape
+    inner = grad.shape[-2:]
+    padding = (inner[0] + kernel_size - 1 - height) // 2
     images = max(1, min(batch, _CHUNK // (channels * height * width)))
     total = x.new_zeros(channels, kernel_size, kernel_size)
     for maps, kernels in zip(torch.split(x, images), torch.split(grad, images), strict=True):
         count = maps.shape[0] * channels
         # Images stand side by side as channels, in channels-last memory.
         merged = maps.permute(2, 3, 0, 1).reshape(1, height, width, count).permute(0, 3, 1, 2)
-        found = F.conv2d(merged, kernels.reshape(count, 1, height, width), padding=kernel_size // 2, groups=count)
+        found = F.conv2d(merged, kernels.reshape(count, 1, *inner), padding=padding, groups=count)
         total += found.view(-1, channels, kernel_size, kernel_size).sum(dim=0)
     return total.unsqueeze(1)

@@ -6,8 +6,9 @@ a mask multiplied in. Where we differ from both:
 
 - Each image keeps the same number of patches, so the visible positions are a plain tensor [B, V, P * P, C] (V patches of
   P x P positions). Pointwise layers, norms and GRN run on it as they are: no index tables, no masked position computed.
-- Only the depthwise convolution looks beyond a patch. It alone lays the patches out on an empty map, convolves that, and
-  picks the patches up again; the map lives no longer than the call, and the gradient keeps the patches instead of it.
+- Only the depthwise convolution looks beyond a patch. It alone lays the patches out on an empty map, and picks them up
+  again: where patches are large beside the kernel with the margin that the kernel reads, so that hidden positions are not
+  computed; else after convolving the whole map. The map lives no longer than the call, and the gradient keeps the patches.
 - Statistics of GRN are per image, as at fine-tuning; the published sparse code takes them over the whole batch.
 """
 
@@ -70,6 +71,42 @@ class VisiblePatches:
         flat = x.permute(0, 2, 3, 1).reshape(-1, side * channels)  # a view of channels-last memory
         return flat.index_select(0, rows).view(batch, -1, side * side, channels)
 
+    def with_margin(self, x: Tensor, side: int, margin: int) -> Tensor:
+        """Pick the patches [B, V, side * side, C] up again with the positions around them, zero where nothing is visible.
+
+        Args:
+            x: the patches.
+            side: positions along a patch, at least ``margin``.
+            margin: positions on each of its sides.
+
+        Returns:
+            [B * V, C, side + 2 * margin, side + 2 * margin] in channels-last memory.
+        """
+        batch, channels = x.shape[0], x.shape[-1]
+        grid_rows, columns = self.grid
+        # Each row of the map ends in a patch of zeros, which is the margin on its right and on the next row's left; images
+        # lie below each other with ``margin`` rows of zeros between them; and one patch of zeros precedes all of it.
+        image = torch.arange(batch, device=x.device)[:, None] * (grid_rows * side + margin)
+        top = image + torch.div(self.ids, columns, rounding_mode="floor") * side  # the margin's first row, [B, V]
+        column = (1 + self.ids % columns)[..., None]  # in patches, as is the width of the map
+        large, wide = side + 2 * margin, columns + 1
+        rows = (top[..., None] + margin + torch.arange(side, device=x.device)) * wide + column
+        flat = x.new_zeros((1 + (batch * (grid_rows * side + margin) + margin) * wide) * side, channels)
+        flat.view(-1, side * channels).index_copy_(0, rows.flatten(), x.reshape(-1, side * channels))
+        starts = ((top[..., None] + torch.arange(large, device=x.device)) * wide + column) * side - margin
+        windows = flat.as_strided((flat.shape[0] - large + 1, large * channels), (channels, 1))
+        return windows.index_select(0, starts.flatten()).view(-1, large, large, channels).permute(0, 3, 1, 2)
+
+    def margin_pays(self, side: int, margin: int) -> bool:
+        """Whether patches with their margins are so few positions, beside the map's, that convolving them is faster.
+
+        With margin 3 and 19 of 49 patches visible it is at 8 positions a side (a step of atto takes 5 % less), and at 4 it
+        makes no difference; with 34 of 49 visible there is none at 8 either.
+        """
+        grid_rows, columns = self.grid
+        positions = self.ids.shape[1] * (side + 2 * margin) ** 2
+        return side > 2 * margin and positions <= 2 * grid_rows * columns * side**2
+
 
 def sparse_depthwise(x: Tensor, weight: Tensor, bias: Tensor, visible: VisiblePatches, rows: Tensor) -> Tensor:
     """Depthwise convolution in which masked positions count as zero and have no output.
@@ -97,21 +134,39 @@ class _SparseDepthwiseFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, visible: VisiblePatches, rows: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight, rows)
         ctx.visible = visible
-        side = _side(x)
+        side, margin = _side(x), weight.shape[-1] // 2
+        if visible.margin_pays(side, margin):
+            return _of_windows(visible.with_margin(x, side, margin), weight, bias).view(x.shape)
         return visible.gather(depthwise(visible.scatter(x, side, rows), weight, bias), side, rows)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, rows = ctx.saved_tensors
-        visible, side = ctx.visible, _side(x)
+        visible, side, size = ctx.visible, _side(x), weight.shape[-1]
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        full = visible.scatter(grad, side, rows)
-        grad_x = visible.gather(depthwise(full, weight.flip(2, 3), None), side, rows) if need_x else None
-        grad_weight = None
-        if need_weight:
-            grad_weight = depthwise_weight_gradient(visible.scatter(x, side, rows), full, weight.shape[-1])
+        grad_x = grad_weight = None
+        turned = weight.flip(2, 3)
+        if visible.margin_pays(side, size // 2):
+            windows = visible.with_margin(grad, side, size // 2)
+            if need_x:
+                grad_x = _of_windows(windows, turned, None).view(x.shape)
+            if need_weight:  # of x around the gradient, or, turned, of the gradient around x
+                patches = x.reshape(-1, side, side, x.shape[-1]).permute(0, 3, 1, 2)
+                grad_weight = depthwise_weight_gradient(windows, patches, size).flip(2, 3)
+        else:
+            full = visible.scatter(grad, side, rows)
+            if need_x:
+                grad_x = visible.gather(depthwise(full, turned, None), side, rows)
+            if need_weight:
+                grad_weight = depthwise_weight_gradient(visible.scatter(x, side, rows), full, size)
         return grad_x, grad_weight, grad.sum(dim=(0, 1, 2)) if need_bias else None, None, None
+
+
+def _of_windows(windows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve each window [N, C, H, W] by itself; returns its inner part, [N, h, w, C]."""
+    out: Tensor = F.conv2d(windows, weight, bias, groups=weight.shape[0]).permute(0, 2, 3, 1)
+    return out.contiguous()
 
 
 def downsample_patches(x: Tensor, weight: Tensor, bias: Tensor | None, side: int) -> Tensor:
