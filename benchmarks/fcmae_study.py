@@ -191,7 +191,8 @@ def study(options: argparse.Namespace, folder: Path) -> tuple[list[str], dict[st
         val = fine_tune(options, data, start, {**(changes or {}), **given, "seed": seed}, run)
         test = score_test(data, run) if options.test else None
         last = "-" if test is None else f"{test:.4f}"
-        rows.append(f"| {100 * fraction:g} % ({count}) | {seed} | {name}{shown} | {epochs(run)} | {val:.4f} | {last} |")
+        start_of = name if options.weights is None else name.replace("FCMAE", "the given weights")
+        rows.append(f"| {100 * fraction:g} % ({count}) | {seed} | {start_of}{shown} | {epochs(run)} | {val:.4f} | {last} |")
         print(rows[-1], flush=True)
         return val if test is None else test
 
