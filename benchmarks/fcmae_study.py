@@ -162,9 +162,29 @@ def score_test(data: Path, run: Path) -> float:
     return float(json.loads(kept.read_text(encoding="utf-8"))["AP"])
 
 
-def epochs(run: Path) -> int:
+def history(run: Path) -> list[dict[str, str]]:
+    """Rows of the run's epochs."""
     with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        return len(list(csv.DictReader(file)))
+        return list(csv.DictReader(file))
+
+
+def learning_curves(options: argparse.Namespace, folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """AP on val over the steps of each run of the first fraction."""
+    return {
+        f"{start_of(options, name)}, seed {seed}": [
+            (float(row["step"]), float(row["AP"])) for row in history(run_of(folder, fraction, seed, name)) if row["AP"]
+        ]
+        for fraction, seed, name in plan(options)
+        if fraction == options.fractions[0]
+    }
+
+
+def run_of(folder: Path, fraction: float, seed: int, name: str) -> Path:
+    return folder / f"{100 * fraction:g}-{list(SETTINGS).index(name)}-seed{seed}"
+
+
+def start_of(options: argparse.Namespace, name: str) -> str:
+    return name if options.weights is None else name.replace("FCMAE", "the given weights")
 
 
 def plan(options: argparse.Namespace) -> Iterator[tuple[float, int, str]]:
@@ -187,17 +207,18 @@ def study(options: argparse.Namespace, folder: Path) -> tuple[list[str], dict[st
         data, count = subset(Path(options.data), fraction, folder)
         changes = SETTINGS[name]
         given = given or budget(options, count)
-        start = None if changes is None else weights
-        val = fine_tune(options, data, start, {**(changes or {}), **given, "seed": seed}, run)
+        val = fine_tune(
+            options, data, None if changes is None else weights, {**(changes or {}), **given, "seed": seed}, run
+        )
         test = score_test(data, run) if options.test else None
         last = "-" if test is None else f"{test:.4f}"
-        start_of = name if options.weights is None else name.replace("FCMAE", "the given weights")
-        rows.append(f"| {100 * fraction:g} % ({count}) | {seed} | {start_of}{shown} | {epochs(run)} | {val:.4f} | {last} |")
+        start = f"{start_of(options, name)}{shown}"
+        rows.append(f"| {100 * fraction:g} % ({count}) | {seed} | {start} | {len(history(run))} | {val:.4f} | {last} |")
         print(rows[-1], flush=True)
         return val if test is None else test
 
     for fraction, seed, name in plan(options):
-        run = folder / f"{100 * fraction:g}-{list(SETTINGS).index(name)}-seed{seed}"
+        run = run_of(folder, fraction, seed, name)
         scores[name].setdefault(100 * fraction, []).append(one(run, fraction, seed, name, {}, ""))
     size = options.whole_image_size or options.image_size
     for name in options.settings if options.whole_minutes else ():
@@ -248,14 +269,16 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     claim(options, folder)
     rows, scores = study(options, folder)
-    split = "test" if options.test else "val"
-    curves = {
-        name: [(percent, statistics.mean(values)) for percent, values in sorted(of_name.items())]
-        for name, of_name in scores.items()
-    }
-    labels = ("labels of the training images, %", f"AP on {split}, mean of the seeds")
-    several = len(options.fractions) > 1  # one point is no curve
-    picture = plot_curves(options.result, curves, write=options.write and several, labels=labels)
+    if len(options.fractions) > 1:
+        split = "test" if options.test else "val"
+        labels = ("labels of the training images, %", f"AP on {split}, mean of the seeds")
+        curves = {
+            name: [(percent, statistics.mean(values)) for percent, values in sorted(of_name.items())]
+            for name, of_name in scores.items()
+        }
+    else:
+        labels, curves = ("steps of fine-tuning", "AP on val"), learning_curves(options, folder)
+    picture = plot_curves(options.result, curves, labels=labels, write=options.write)
     lines = [
         f"# FCMAE and few labels, {options.model}",
         "",
@@ -267,7 +290,7 @@ def main() -> None:
         "| labels (images) | seed | start and fine-tuning | epochs | val AP | test AP |",
         "|---|---|---|---|---|---|",
         *rows,
-        *(["", f"![AP on {split} over the share of labels]({picture.name})"] if picture else []),
+        *(["", f"![{labels[1]} over {labels[0]}]({picture.name})"] if picture else []),
     ]
     write_result(options.result, lines, write=options.write)
 
