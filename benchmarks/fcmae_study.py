@@ -169,13 +169,12 @@ def history(run: Path) -> list[dict[str, str]]:
 
 
 def learning_curves(options: argparse.Namespace, folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """AP on val over the steps of each run of the first fraction."""
+    """AP on val over the steps of each run."""
     return {
-        f"{start_of(options, name)}, seed {seed}": [
+        f"{start_of(options, name)}, {100 * fraction:g} % of the labels, seed {seed}": [
             (float(row["step"]), float(row["AP"])) for row in history(run_of(folder, fraction, seed, name)) if row["AP"]
         ]
         for fraction, seed, name in plan(options)
-        if fraction == options.fractions[0]
     }
 
 
@@ -184,7 +183,9 @@ def run_of(folder: Path, fraction: float, seed: int, name: str) -> Path:
 
 
 def start_of(options: argparse.Namespace, name: str) -> str:
-    return name if options.weights is None else name.replace("FCMAE", "the given weights")
+    """What the table and the curves call a setting."""
+    weights = "FCMAE" if options.weights is None else "the given weights"
+    return name.replace("FCMAE", weights + (", GRN at zero" if options.reset_grn else ""))
 
 
 def plan(options: argparse.Namespace) -> Iterator[tuple[float, int, str]]:
@@ -278,7 +279,7 @@ def main() -> None:
         }
     else:
         labels, curves = ("steps of fine-tuning", "AP on val"), learning_curves(options, folder)
-    picture = plot_curves(options.result, curves, labels=labels, write=options.write)
+    picture = plot_curves(options.result, curves, labels=labels, write=options.write and bool(curves))
     lines = [
         f"# FCMAE and few labels, {options.model}",
         "",
