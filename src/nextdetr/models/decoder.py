@@ -168,6 +168,16 @@ class RTDETRDecoder(nn.Module):
         if self.query_embed is not None:
             nn.init.xavier_uniform_(self.query_embed.weight)
 
+    def class_parameters(self) -> list[str]:
+        """Names of the tensors whose first dimension is the class: score heads, denoising embedding, dense head."""
+        heads = ["enc_score_head", *(f"dec_score_head.{i}" for i in range(len(self.dec_score_head)))]
+        names = [f"{head}.{kind}" for head in heads for kind in ("weight", "bias")]
+        if self.denoising_class_embed is not None:
+            names.append("denoising_class_embed.weight")
+        if self.dense_head is not None:
+            names += [f"dense_head.{name}" for name in self.dense_head.class_parameters()]
+        return names
+
     def forward(
         self, features: Sequence[Tensor], targets: Sequence[Target] | None = None, *, queries: int | None = None
     ) -> DetectorOutput:

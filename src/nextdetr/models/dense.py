@@ -41,6 +41,10 @@ class DenseHead(nn.Module):
         nn.init.constant_(self.score.bias, -math.log((1 - prior) / prior))
         self.box.zero_last()
 
+    def class_parameters(self) -> list[str]:
+        """Names of the tensors whose first dimension is the class."""
+        return ["score.weight", "score.bias"]
+
     def forward(self, memory: Tensor, shapes: Shapes) -> DenseOutput:
         """Predict from tokens [B, S, D], the maps flattened and joined, and the (height, width) of each map."""
         cells = make_cells(shapes, memory.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nextdetr.models.names import row_name
 from nextdetr.structures import DetectorOutput, Target
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "DetectionModel", "RowInfo"]
@@ -92,6 +93,18 @@ class DetectionModel(nn.Module):
     def backbone(self) -> nn.Module:
         """The first row: the whole backbone, where ``backbone_rows`` is 1."""
         return self.rows[0]
+
+    def class_parameters(self) -> list[str]:
+        """Names in the state dict of the tensors whose first dimension is the class, in the order of the rows.
+
+        Each row that has any says so itself, by a method of this name. Whoever carries classes from one model to another
+        moves the rows of these tensors, and of no others.
+        """
+        names = []
+        for number, row in enumerate(self.rows):
+            of_row: Callable[[], list[str]] | None = getattr(row, "class_parameters", None)
+            names += [row_name(number, name) for name in (of_row() if of_row is not None else [])]
+        return names
 
     def forward(
         self, images: Tensor, targets: Sequence[Target] | None = None, *, queries: int | None = None
