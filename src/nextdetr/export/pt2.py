@@ -13,7 +13,7 @@ import torch
 from nextdetr.export.graph import Traced
 from nextdetr.files import atomic_write
 from nextdetr.inference.contract import Contract
-from nextdetr.inference.exported import Arrays
+from nextdetr.inference.session import Arrays
 
 __all__ = ["ProgramModel", "write_program"]
 

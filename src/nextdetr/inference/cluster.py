@@ -17,6 +17,7 @@ import numpy as np
 from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError, DataError, missing_extra
 from nextdetr.inference._supervision import sv
+from nextdetr.inference.look import look, settings_of
 from nextdetr.inference.predictor import Prediction, Predictor, tell_unreadable
 
 __all__ = ["stream_on_ray"]
@@ -80,8 +81,6 @@ class _Worker:
         self.predictor = Predictor(opened.model, opened.classes, size, device=self.config.device)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
-        from nextdetr.inference.pipeline import look, settings_of
-
         paths = [str(path) for path in batch["path"]]
         rows: list[str] = []
         try:

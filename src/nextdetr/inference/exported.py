@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nextdetr.boxes import xyxy_to_cxcywh
 from nextdetr.errors import ConfigError, ModelFileError
 from nextdetr.inference.contract import Contract
+from nextdetr.inference.session import Session
 from nextdetr.models.checkpoint import OpenedModel
 from nextdetr.structures import DetectorOutput
 from nextdetr.weights.report import LoadReport
@@ -26,7 +27,6 @@ __all__ = [
     "ExportedModel",
     "OpenedExport",
     "Runtime",
-    "Session",
     "as_input",
     "choose_runtime",
     "is_exported",
@@ -34,19 +34,8 @@ __all__ = [
     "open_export",
 ]
 
-Arrays = dict[str, NDArray[Any]]
 Runtime = Literal["auto", "onnxruntime", "openvino"]
 FILES = ("model.onnx", "model.xml")
-
-
-class Session(Protocol):
-    """A file opened in its runtime."""
-
-    name: str
-
-    def run(self, inputs: Arrays) -> Arrays:
-        """Map inputs to outputs, by their names."""
-        ...
 
 
 class ExportedModel(nn.Module):

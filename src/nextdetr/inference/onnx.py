@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nextdetr.errors import ModelFileError, missing_extra
-from nextdetr.inference.exported import Arrays
+from nextdetr.inference.session import Arrays
 
 __all__ = ["OnnxSession", "open_onnx", "session_of", "start_session"]
 

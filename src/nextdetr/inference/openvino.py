@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nextdetr.errors import ModelFileError, missing_extra
-from nextdetr.inference.exported import Arrays
+from nextdetr.inference.session import Arrays
 
 __all__ = ["SECTION", "OpenVinoSession", "compile_on_cpu", "open_openvino"]
 

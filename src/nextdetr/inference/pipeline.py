@@ -8,11 +8,12 @@ from typing import Any
 
 from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError, DataError
+from nextdetr.inference.look import look, settings_of
 from nextdetr.inference.outputs import save_predictions
 from nextdetr.inference.predictor import Prediction, Predictor
 from nextdetr.inference.sources import Sources, find_images
 
-__all__ = ["file_identity", "look", "predict_stream", "settings_of"]
+__all__ = ["file_identity", "predict_stream"]
 
 
 def predict_stream(
@@ -96,20 +97,3 @@ def _to_table(
         table.finish()
 
     return run()
-
-
-def settings_of(config: PredictConfig) -> dict[str, Any]:
-    """Return the settings of ``Predictor.stream``."""
-    return {
-        "confidence": config.confidence, "classes": config.classes, "max_detections": config.max_detections,
-        "queries": config.queries, "batch_size": config.batch_size,
-    }  # fmt: skip
-
-
-def look(predictor: Predictor, sources: Sources, config: PredictConfig, settings: dict[str, Any]) -> Iterator[Prediction]:
-    """Yield a prediction for each image or frame, whole or in tiles, with these settings of ``Predictor.stream``."""
-    if config.tile is None:
-        return predictor.stream(sources, **settings)
-    from nextdetr.inference.tiles import stream_tiles
-
-    return stream_tiles(predictor, sources, tile=config.tile, overlap=config.overlap, **settings)

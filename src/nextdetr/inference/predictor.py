@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference._supervision import sv
-from nextdetr.inference.sources import SourceItem, Sources, find_images, none_readable, read_ahead, reading_threads, unfold
+from nextdetr.inference.frames import unfold
+from nextdetr.inference.sources import SourceItem, Sources, find_images, none_readable, read_ahead, reading_threads
 from nextdetr.memory import keep_freed_memory
 from nextdetr.postprocess import Detected, postprocess
 from nextdetr.preprocess import choose_device, resize_to_tensor

@@ -29,7 +29,6 @@ __all__ = [
     "none_readable",
     "read_ahead",
     "reading_threads",
-    "unfold",
 ]
 
 Sources: TypeAlias = ImageSource | Iterable[ImageSource]
@@ -163,24 +162,6 @@ def none_readable(problems: Sequence[str]) -> DataError:
     """Return the error of a run that could read none of its images, given the reason for each."""
     more = f"none of the {len(problems)} images could be read; the first: " if len(problems) > 1 else ""
     return DataError(more + problems[0])
-
-
-def unfold(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
-    """Put the frames of each video in its place, decoded as they are asked for."""
-    for item in items:
-        if not isinstance(item.image, Video):
-            yield item
-            continue
-        from nextdetr.inference.video import read_frames
-
-        frames = read_frames(item.image)
-        try:
-            for frame in frames:
-                yield SourceItem(item.path, frame.pixels, frame.index, frame.seconds, item.image.live)
-        except DataError as error:
-            yield SourceItem(item.path, item.image, problem=str(error))
-        finally:
-            frames.close()
 
 
 def read_ahead(items: Iterable[T], read: Callable[[T], R], *, ahead: int, threads: int) -> Iterator[R]:

@@ -18,8 +18,9 @@ from torchvision.ops import batched_nms
 
 from nextdetr.errors import ConfigError
 from nextdetr.inference._supervision import rows, sv
+from nextdetr.inference.frames import unfold
 from nextdetr.inference.predictor import Prediction, Predictor, tell_unreadable
-from nextdetr.inference.sources import SourceItem, Sources, find_images, unfold
+from nextdetr.inference.sources import SourceItem, Sources, find_images
 
 __all__ = ["merge_tiles", "stream_tiles", "tile_windows"]
 
