@@ -51,7 +51,7 @@ LOADS = {
     ),
     "nextdetr, published .pt of a backbone": (
         "tiny.pt",
-        "from nextdetr.models.convnextv2 import convnextv2\nfrom nextdetr.weights.backbone_model import open_features",
+        "from nextdetr.models.convnextv2 import convnextv2\nfrom nextdetr.weights.backbone import open_features",
         "open_features(path)",
     ),
     "timm with torch.load, the same file": (
@@ -68,7 +68,7 @@ def write_files(folder: Path) -> None:
     from nextdetr.models.checkpoint import save_detector
     from nextdetr.models.convnextv2 import convnextv2
     from nextdetr.models.graph import build_model
-    from nextdetr.weights.backbones import to_original
+    from nextdetr.weights.layouts.convnext import to_original
 
     model = build_model("rtdetr-l-convnextv2-atto")
     save_detector(

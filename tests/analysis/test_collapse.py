@@ -10,8 +10,8 @@ from PIL import Image
 from nextdetr.analysis.collapse import channel_statistics, measure_layers
 from nextdetr.cli.main import run
 from nextdetr.models.convnextv2 import ConvNeXtV2, convnextv2
+from nextdetr.weights.backbone import open_encoder
 from nextdetr.weights.convert import save_backbone
-from nextdetr.weights.encoder import open_encoder
 
 
 def test_distance_is_the_papers():

@@ -14,7 +14,7 @@ from nextdetr.errors import ConfigError, DataError, WeightsError
 from nextdetr.inference import embed as module
 from nextdetr.inference.embed import embed_images, write_embeddings
 from nextdetr.models.convnextv2 import convnextv2
-from nextdetr.weights.backbone_model import open_features
+from nextdetr.weights.backbone import open_features
 from nextdetr.weights.convert import save_backbone
 from tests.helpers import tiny_model
 

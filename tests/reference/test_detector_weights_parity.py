@@ -19,7 +19,7 @@ from transformers import (
 
 from nextdetr.models.graph import build_model
 from nextdetr.models.modelfile import load_model_file, parse_model_text
-from nextdetr.weights.detectors import detector_kind, detector_notes, detector_to_ours, shipped_model_for
+from nextdetr.weights.layouts.detectors import detector_kind, detector_notes, detector_to_ours, shipped_model_for
 
 CLASSES, QUERIES, SIDE = 3, 40, 128
 STAGES = ["stage2", "stage3", "stage4"]

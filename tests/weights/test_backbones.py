@@ -9,7 +9,7 @@ from transformers import ConvNextV2Config, ConvNextV2ForImageClassification
 
 from nextdetr.errors import WeightsError
 from nextdetr.models.convnextv2 import SIZES, convnextv2
-from nextdetr.weights.backbones import (
+from nextdetr.weights.layouts.convnext import (
     fold_v1,
     from_original,
     from_sparse,

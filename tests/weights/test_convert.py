@@ -15,7 +15,7 @@ from nextdetr.models.checkpoint import open_model, save_detector
 from nextdetr.models.convnextv2 import SIZES
 from nextdetr.models.graph import build_model, parse_model_text
 from nextdetr.weights.convert import FORMATS, convert, save_backbone
-from nextdetr.weights.layouts import backbone_tensors
+from nextdetr.weights.layouts.table import backbone_tensors
 from nextdetr.weights.load import open_weights
 from tests.helpers import TINY_MODEL
 from tests.weights.layouts_of_original import one_stage, original

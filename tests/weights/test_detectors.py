@@ -13,7 +13,7 @@ import torch
 from nextdetr.errors import WeightsError
 from nextdetr.models.graph import build_model
 from nextdetr.models.modelfile import available_models, load_model_file
-from nextdetr.weights.detectors import detector_classes, detector_kind, detector_to_ours, shipped_model_for
+from nextdetr.weights.layouts.detectors import detector_classes, detector_kind, detector_to_ours, shipped_model_for
 from nextdetr.weights.start import start_model
 
 CLASSES = 3

@@ -25,7 +25,7 @@ from nextdetr.errors import ConfigError
 from nextdetr.files import atomic_write
 from nextdetr.models.convnextv2 import Block, ConvNeXtV2
 from nextdetr.preprocess import load_image, resize_to_tensor
-from nextdetr.weights.encoder import open_encoder
+from nextdetr.weights.backbone import open_encoder
 
 __all__ = ["CollapseReport", "LayerCollapse", "analyze_collapse", "channel_statistics", "measure_layers"]
 

@@ -28,7 +28,7 @@ from nextdetr.data.unlabelled import random_crop
 from nextdetr.engine.optim import rate_factor, set_rate, undecayed
 from nextdetr.models.convnextv2 import ConvNeXtV2
 from nextdetr.preprocess import choose_device, load_image, resize_to_tensor
-from nextdetr.weights.encoder import open_encoder
+from nextdetr.weights.backbone import open_encoder
 
 __all__ = ["ProbeResult", "Score", "confusion", "fit_linear", "probe"]
 

@@ -26,7 +26,7 @@ def embed(
     merged = settings(EmbedConfig, options)
     from nextdetr.errors import ConfigError
     from nextdetr.inference.embed import check_output, embed_images, write_embeddings
-    from nextdetr.weights.backbone_model import open_features
+    from nextdetr.weights.backbone import open_features
 
     if not sources:
         raise ConfigError("embedding needs images: name files, folders or a glob pattern after the model.")

@@ -43,7 +43,7 @@ from nextdetr.errors import DataError, Interrupted, TrainingError
 from nextdetr.memory import keep_freed_memory
 from nextdetr.structures import Batch
 from nextdetr.weights.convert import save_backbone
-from nextdetr.weights.layouts import FCMAE
+from nextdetr.weights.layouts.table import FCMAE
 
 __all__ = ["PretrainResult", "Pretrainer", "pretrain", "run_pretraining"]
 

@@ -35,7 +35,7 @@ from nextdetr.errors import ConfigError, DataError, WeightsError
 from nextdetr.files import write_text_atomic
 from nextdetr.models.convnextv2 import SIZES, ConvNeXtV2, convnextv2
 from nextdetr.models.fcmae import FCMAE
-from nextdetr.weights.layouts import backbone_tensors
+from nextdetr.weights.layouts.table import backbone_tensors
 from nextdetr.weights.load import open_weights
 
 __all__ = [

@@ -18,12 +18,12 @@ from nextdetr.errors import ConfigError, WeightsError
 from nextdetr.files import atomic_write, write_text_atomic
 from nextdetr.models.checkpoint import save_detector
 from nextdetr.models.graph import build_model, build_skeleton, load_model_file, parse_model_text, skip_backbone
-from nextdetr.weights.backbones import to_original, to_timm, to_transformers
-from nextdetr.weights.detectors_transformers import transformers_backbone
-from nextdetr.weights.layouts import FCMAE, Identity, backbone_tensors
+from nextdetr.weights.layouts.convnext import to_original, to_timm, to_transformers
+from nextdetr.weights.layouts.rtdetr_transformers import transformers_backbone
+from nextdetr.weights.layouts.sizes import backbone_size, known_size
+from nextdetr.weights.layouts.table import FCMAE, Identity, backbone_tensors
 from nextdetr.weights.load import load_into, open_weights, plan_load
 from nextdetr.weights.reader import WeightsFile
-from nextdetr.weights.sizes import backbone_size, known_size
 
 __all__ = ["FORMATS", "Format", "backbone_state", "convert", "save_backbone"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from nextdetr.errors import WeightsError
 from nextdetr.models.graph import build_skeleton
-from nextdetr.weights.layouts import Identity
+from nextdetr.weights.layouts.table import Identity
 from nextdetr.weights.load import open_weights, plan_load
 from nextdetr.weights.reader import WeightsFile, check_finite
 

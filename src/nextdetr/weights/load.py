@@ -18,10 +18,10 @@ from nextdetr.errors import WeightsError
 from nextdetr.models.checkpoint import check_tensor
 from nextdetr.models.detection import DetectionModel
 from nextdetr.weights.classes import match_classes
-from nextdetr.weights.layouts import Identity, identify
-from nextdetr.weights.mapping import to_model
+from nextdetr.weights.layouts.table import Identity, identify
 from nextdetr.weights.reader import WeightsFile, read_tensors
 from nextdetr.weights.report import LoadReport
+from nextdetr.weights.rows import to_model
 
 __all__ = ["LoadReport", "Part", "load_into", "open_weights", "plan_load"]
 

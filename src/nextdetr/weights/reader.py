@@ -19,10 +19,10 @@ from torch import Tensor
 
 from nextdetr.errors import WeightsError
 from nextdetr.models.checkpoint import is_finite
-from nextdetr.weights.archive import map_file
-from nextdetr.weights.statedict import Found, find_weights, plain
-from nextdetr.weights.stubs import Stub
-from nextdetr.weights.torchfile import TorchFile, is_legacy, open_legacy, open_zip
+from nextdetr.weights.pickle.archive import map_file
+from nextdetr.weights.pickle.statedict import Found, find_weights, plain
+from nextdetr.weights.pickle.stubs import Stub
+from nextdetr.weights.pickle.torchfile import TorchFile, is_legacy, open_legacy, open_zip
 
 __all__ = ["WeightsFile", "check_finite", "read_tensors"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nextdetr.errors import WeightsError
-from nextdetr.weights.layouts import Identity
+from nextdetr.weights.layouts.table import Identity
 
 __all__ = ["OUTCOMES", "LoadReport"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
-from nextdetr.weights.detectors_rows import official_to_rows, renamed, rules
+from nextdetr.weights.layouts.rtdetr_head import official_to_rows, renamed, rules
 
 __all__ = ["from_official"]
 

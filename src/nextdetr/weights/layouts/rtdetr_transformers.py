@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nextdetr.weights.backbones import from_transformers
-from nextdetr.weights.detectors_rows import renamed, rules
+from nextdetr.weights.layouts.convnext import from_transformers
+from nextdetr.weights.layouts.rtdetr_head import renamed, rules
 
 __all__ = ["OFFSET_SCALE", "to_official", "transformers_backbone"]
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from nextdetr.weights.stubs import StorageRecord, StorageType, Stub, StubClass, TensorRecord
+from nextdetr.weights.pickle.stubs import StorageRecord, StorageType, Stub, StubClass, TensorRecord
 
 __all__ = ["KNOWN", "Caller", "is_count", "safe_key"]
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import available_models, build_skeleton
-from nextdetr.weights.detectors_official import from_official
-from nextdetr.weights.detectors_transformers import to_official
-from nextdetr.weights.detectors_ultralytics import DECODER, from_ultralytics
-from nextdetr.weights.sizes import backbone_size, known_size
+from nextdetr.weights.layouts.rtdetr_official import from_official
+from nextdetr.weights.layouts.rtdetr_transformers import to_official
+from nextdetr.weights.layouts.rtdetr_ultralytics import DECODER, from_ultralytics
+from nextdetr.weights.layouts.sizes import backbone_size, known_size
 
 __all__ = ["KINDS", "detector_classes", "detector_kind", "detector_notes", "detector_to_ours", "shipped_model_for"]
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from nextdetr.errors import WeightsError
-from nextdetr.weights.archive import Region, zip_directory
-from nextdetr.weights.stubs import StorageRecord, TensorRecord
-from nextdetr.weights.unpickle import MAX_PICKLE, Machine
+from nextdetr.weights.pickle.archive import Region, zip_directory
+from nextdetr.weights.pickle.machine import MAX_PICKLE, Machine
+from nextdetr.weights.pickle.stubs import StorageRecord, TensorRecord
 
 __all__ = ["TorchFile", "is_legacy", "open_legacy", "open_zip"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
-from nextdetr.weights.detectors_rows import renamed, rules
+from nextdetr.weights.layouts.rtdetr_head import renamed, rules
 
 __all__ = ["DECODER", "from_ultralytics"]
 

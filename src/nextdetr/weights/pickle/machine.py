@@ -12,8 +12,17 @@ from collections.abc import Callable
 from typing import IO, Any, NoReturn
 
 from nextdetr.errors import WeightsError
-from nextdetr.weights.calls import KNOWN, is_count, safe_key
-from nextdetr.weights.stubs import DTYPES, STORAGES, StorageRecord, StorageType, Stub, StubClass, TensorRecord, runs_code
+from nextdetr.weights.pickle.calls import KNOWN, is_count, safe_key
+from nextdetr.weights.pickle.stubs import (
+    DTYPES,
+    STORAGES,
+    StorageRecord,
+    StorageType,
+    Stub,
+    StubClass,
+    TensorRecord,
+    runs_code,
+)
 
 __all__ = ["MAX_PICKLE", "MAX_WORK", "Machine"]
 

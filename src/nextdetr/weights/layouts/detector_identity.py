@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nextdetr.weights.classes import published_classes
-from nextdetr.weights.detectors import detector_classes, detector_kind, shipped_model_for
+from nextdetr.weights.layouts.detectors import detector_classes, detector_kind, shipped_model_for
 from nextdetr.weights.reader import WeightsFile
 
 __all__ = ["config_of", "describe_detector"]

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from nextdetr.errors import WeightsError
 from nextdetr.models.modelfile import shipped_name
-from nextdetr.weights.backbones import (
+from nextdetr.weights.classes import IMAGENET_HEADS
+from nextdetr.weights.layouts.convnext import (
     check_stem,
     fold_v1,
     from_original,
@@ -25,10 +26,9 @@ from nextdetr.weights.backbones import (
     from_torchvision,
     from_transformers,
 )
-from nextdetr.weights.classes import IMAGENET_HEADS
-from nextdetr.weights.detector_identity import describe_detector
+from nextdetr.weights.layouts.detector_identity import describe_detector
+from nextdetr.weights.layouts.sizes import backbone_size, known_size, size_name
 from nextdetr.weights.reader import WeightsFile
-from nextdetr.weights.sizes import backbone_size, known_size, size_name
 
 __all__ = ["BACKBONE_KINDS", "DETECTOR_KINDS", "V1_NOTE", "Identity", "backbone_tensors", "identify"]
 

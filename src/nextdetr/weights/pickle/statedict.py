@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nextdetr.errors import WeightsError
-from nextdetr.weights.stubs import Stub, StubClass, TensorRecord
+from nextdetr.weights.pickle.stubs import Stub, StubClass, TensorRecord
 
 __all__ = ["Found", "find_weights", "plain"]
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from nextdetr.errors import ModelFileError, WeightsError
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import build_skeleton, load_model_file, parse_model_text
-from nextdetr.weights.detector_identity import config_of
-from nextdetr.weights.detectors import detector_notes, detector_to_ours
-from nextdetr.weights.layouts import V1_NOTE, Identity, backbone_tensors
+from nextdetr.weights.layouts.detector_identity import config_of
+from nextdetr.weights.layouts.detectors import detector_notes, detector_to_ours
+from nextdetr.weights.layouts.sizes import backbone_size, size_name
+from nextdetr.weights.layouts.table import V1_NOTE, Identity, backbone_tensors
 from nextdetr.weights.reader import WeightsFile
-from nextdetr.weights.sizes import backbone_size, size_name
 
 __all__ = ["Mapped", "to_model"]
 
