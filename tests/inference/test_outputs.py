@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nextdetr.errors import ConfigError
+from nextdetr.errors import ConfigError, WriteError
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.outputs import coco_results, save_predictions, yolo_text
 from nextdetr.inference.predictor import Prediction
@@ -128,6 +128,6 @@ def test_a_failed_write_leaves_nothing_half_done(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(OSError, match="space"):
+    with pytest.raises(WriteError, match="space"):
         run([prediction()], tmp_path, "images")
     assert names(tmp_path / "images") == []

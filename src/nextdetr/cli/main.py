@@ -14,7 +14,7 @@ from nextdetr import __version__
 from nextdetr.cli import analyze, benchmark, embed, export, info, predict, pretrain, probe, quickstart, train, val, weights
 from nextdetr.cli.common import print_json
 from nextdetr.config import explain
-from nextdetr.errors import NextDETRError
+from nextdetr.errors import NextDETRError, out_of_memory
 
 __all__ = ["app", "main"]
 
@@ -80,9 +80,11 @@ def _run(tokens: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
-    except MemoryError:
-        return _fail(tokens, "MemoryError", "out of memory; lower --batch-size or --image-size.", 1)
-    except OSError as error:
+    except (MemoryError, RuntimeError, OSError) as error:
+        if out_of_memory(error):
+            return _fail(tokens, "MemoryError", "out of memory; lower --batch-size or --image-size.", 1)
+        if not isinstance(error, OSError):
+            raise
         where = f"{error.filename}: " if error.filename else ""
         return _fail(tokens, "OSError", f"{where}{error.strerror or error}.", 1)
     return result if isinstance(result, int) else 0  # a command whose check was not met says so by its number
