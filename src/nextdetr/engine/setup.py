@@ -20,9 +20,9 @@ from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import new_directory, write_text_atomic
-from nextdetr.models.checkpoint import read_detector_metadata
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.modelfile import available_models
+from nextdetr.weights.checkpoint import read_detector_metadata
 from nextdetr.weights.load import open_weights
 from nextdetr.weights.start import start_model
 
