@@ -28,6 +28,7 @@ __all__ = [
     "make_directory",
     "new_directory",
     "optional_file",
+    "path_text",
     "remove_leftovers",
     "write_bytes_atomic",
     "write_text_atomic",
@@ -160,6 +161,20 @@ def exclusive(target: str | Path, *, wait: float = 0.0) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def path_text(path: str | Path) -> str:
+    r"""Return a path as text that every file, table and terminal in UTF-8 takes.
+
+    Bytes that are no UTF-8, as names from old archives have them, become ``\xfc``: Python carries them as surrogates,
+    which no encoder accepts. Other names stay as they are.
+    """
+    return re.sub("[\ud800-\udfff]", _escaped, str(path))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
 def remove_leftovers(folder: str | Path) -> None:

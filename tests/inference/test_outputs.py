@@ -108,14 +108,17 @@ def test_unreadable_images_leave_no_file_but_keep_their_place(tmp_path):
     assert {row["image_id"] for row in json.loads((tmp_path / "predictions.json").read_text())} == {2}
 
 
-def test_a_run_broken_off_keeps_its_results(tmp_path):
+def test_a_run_broken_off_keeps_its_results_as_a_part(tmp_path):
     def broken():
         yield prediction()
         raise RuntimeError("out of power")
 
     with pytest.raises(RuntimeError, match="power"):
         run(broken(), tmp_path, "json", "images")
-    assert len(json.loads((tmp_path / "predictions.json").read_text())) == 2
+    assert len(json.loads((tmp_path / "predictions.part.json").read_text())) == 2
+    assert names(tmp_path) == ["images", "predictions.part.json"]
+    run([prediction()], tmp_path, "json")
+    assert names(tmp_path) == ["images", "predictions.json"]
 
 
 def test_unknown_kinds_are_refused_at_once(tmp_path):
