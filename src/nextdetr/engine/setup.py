@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 
 from nextdetr.config import CommandConfig, TrainConfig, build_config
 from nextdetr.config_file import dump_config, read_config_file
-from nextdetr.data.check import summarize_problems
+from nextdetr.data.check import require_boxes, summarize_problems
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import load_data
 from nextdetr.engine.recipe import backbone_factor, choose_recipe
@@ -148,6 +148,7 @@ def load_splits(config: TrainConfig, tell: Callable[[str], None]) -> tuple[Detec
             tell(summarize_problems(data.problems))
     if not train_data.classes:
         raise DataError(f"{config.data}: no class is defined, so there is nothing to learn.")
+    require_boxes(train_data)
     return train_data, val_data
 
 
