@@ -19,7 +19,7 @@ def test_unknown_setting_names_the_closest():
     [
         ({"epochs": 0}, "--epochs .*greater than or equal to 1.*given: 0"),
         ({"epochs": 3, "minutes": 2}, "--epochs and --minutes"),
-        ({"image_size": 300}, "multiple of 32; the nearest to 300 is 288"),
+        ({"image_size": 0}, "--image-size .*given: 0"),
         ({"precision": "8"}, "--precision"),
         ({"batch_size": "many"}, "--batch-size .*given: 'many'"),
     ],

@@ -48,7 +48,7 @@ class TrainConfig(CommandConfig):
     allow_partial: bool = Field(False, description="Accept weights of which under half fit, or of another backbone.")
     epochs: int | None = Field(None, ge=1, description="Passes over the training images (default: the recipe's).")
     minutes: float | None = Field(None, gt=0, description="Wall-clock budget that the whole schedule fits itself to.")
-    image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the recipe's).")
+    image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the recipe's).")
     batch_size: int = Field(8, ge=1, description="Images a step and process.")
     accumulate: int = Field(1, ge=1, description="Steps whose gradients are summed before the optimiser moves.")
     seed: int = Field(0, ge=0, description="Seed of initialisation, order and augmentation.")
@@ -82,7 +82,10 @@ class TrainConfig(CommandConfig):
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises, at most 2,000 steps.")
     flat: float = Field(0.5, ge=0, le=1, description="Share of the run after which the rate falls as a cosine.")
     strong_until: float = Field(0.85, ge=0, le=1, description="Share of the run with strong augmentation and varying size.")
-    multi_scale: bool = Field(True, description="Vary the input size from 0.75 to 1.25 of --image-size, by steps of 32.")
+    multi_scale: bool = Field(
+        True,
+        description="Vary the input size from 0.75 to 1.25 of --image-size, by steps of 32 (the model's largest stride).",
+    )
     augmentation: Literal["mild", "full"] = Field("mild", description="Zoom-out, crops, colours: mild, or RT-DETR's own.")
     mosaic: float = Field(0.0, ge=0, le=1, description="Share of the strong samples that show four pictures in a grid.")
     mixup: float = Field(0.0, ge=0, le=1, description="Share of the strong samples that are blended with another picture.")
@@ -103,9 +106,6 @@ class TrainConfig(CommandConfig):
     def _consistent(self) -> Self:
         if self.epochs is not None and self.minutes is not None:
             raise ValueError("--epochs and --minutes both set the length of the run; give one of them")
-        if self.image_size is not None and self.image_size % 32:
-            nearest = max(32, round(self.image_size / 32) * 32)
-            raise ValueError(f"--image-size must be a multiple of 32; the nearest to {self.image_size} is {nearest}")
         return self
 
 
@@ -121,7 +121,7 @@ class PretrainConfig(CommandConfig):
     minutes: float | None = Field(None, gt=0, description="Wall-clock budget that the whole schedule fits itself to.")
     mask_ratio: float = Field(0.6, gt=0, lt=1, description="Share of the patches that is hidden.")
     patch_size: int = Field(32, ge=32, description="Side of a patch in pixels, a multiple of 32.")
-    image_size: int = Field(224, ge=64, description="Side of the square crops in pixels, a multiple of the patch size.")
+    image_size: int = Field(224, ge=1, description="Side of the square crops in pixels, a multiple of the patch size.")
     batch_size: int | None = Field(None, ge=1, description="Images a step and process (default: by the number of images).")
     seed: int = Field(0, ge=0, description="Seed of initialisation, order, crops and masks.")
     output: Path | None = Field(None, description="Folder of the run (default: runs/pretrain-<model>).")
@@ -158,12 +158,6 @@ class PretrainConfig(CommandConfig):
             raise ValueError(
                 f"--patch-size must be a multiple of 32, the stride at which the mask is drawn (given: {self.patch_size})"
             )
-        if self.image_size % self.patch_size or self.image_size == self.patch_size:
-            nearest = max(2, round(self.image_size / self.patch_size)) * self.patch_size
-            raise ValueError(
-                f"--image-size must be a multiple of the patch size {self.patch_size}, and more than one; the nearest to "
-                f"{self.image_size} is {nearest}"
-            )
         return self
 
     @field_validator("images", mode="before")
@@ -177,7 +171,7 @@ class ValConfig(CommandConfig):
 
     data: str | None = Field(None, description="Data set: a VOC or COCO folder, a YOLO data.yaml, or a dataset YAML.")
     split: str = Field("val", description="Which part of the data set to score.")
-    image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the checkpoint's).")
+    image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
     batch_size: int = Field(8, ge=1, description="Images a step.")
     queries: int | None = Field(None, ge=1, description="Object queries (default: the model file says).")
     on_bad_data: Literal["warn", "error"] = Field("warn", description="Drop unusable boxes and images, or refuse to start.")
@@ -191,7 +185,7 @@ class PredictConfig(CommandConfig):
     classes: tuple[str, ...] | None = Field(None, description="Only these classes, by name.")
     max_detections: int = Field(300, ge=1, description="Most detections an image.")
     queries: int | None = Field(None, ge=1, description="Object queries, fewer or more than the model was trained with.")
-    image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the checkpoint's).")
+    image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
     batch_size: int = Field(8, ge=1, description="Images a step.")
     tile: int | None = Field(None, ge=32, description="Look at large images in tiles of this side, pixels, and as a whole.")
     overlap: float = Field(0.2, ge=0, le=0.9, description="Share of a tile that its neighbour covers too.")
@@ -234,7 +228,7 @@ class EmbedConfig(CommandConfig):
     """Settings of ``nextdetr embed``."""
 
     row: int | None = Field(None, ge=0, description="Row whose map is averaged (default: the last one of the backbone).")
-    image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the checkpoint's).")
+    image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
     batch_size: int = Field(8, ge=1, description="Images a step.")
     output: Path | None = Field(None, description="File for the vectors, .npz or .csv.")
     device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
@@ -262,7 +256,9 @@ class ExportConfig(CommandConfig):
     format: Literal["onnx", "openvino", "pt2"] = Field("onnx", description="Format of the file.")
     half: bool = Field(False, description="Float16 weights; what overflows or loses digits stays float32.")
     int8: bool = Field(False, description="8-bit backbone and encoder, calibrated on the images of --data.")
-    dynamic: bool = Field(False, description="Any batch and image size (multiples of 32) in place of a fixed one.")
+    dynamic: bool = Field(
+        False, description="Any batch and image size (multiples of the model's stride) in place of a fixed one."
+    )
     raw: bool = Field(False, description="Outputs are logits and boxes (centre, size, fractions), without postprocessing.")
     portable: bool = Field(False, description="No GridSample and no TopK, for accelerators that lack them; --raw as well.")
     winograd: bool | None = Field(
@@ -270,7 +266,7 @@ class ExportConfig(CommandConfig):
     )
     queries: int | None = Field(None, ge=1, description="Object queries, fewer or more than the model was trained with.")
     decoder_layers: int | None = Field(None, ge=1, description="Stop after so many decoder layers.")
-    image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the checkpoint's).")
+    image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
     input_type: Literal["float32", "uint8"] = Field("float32", description="Pixels as fractions, 0 to 1, or as 0 to 255.")
     layout: Literal["nchw", "nhwc"] = Field("nchw", description="Order of the input's axes.")
     data: str | None = Field(None, description="Data set to score before and after, and to calibrate on.")
@@ -291,8 +287,6 @@ class ExportConfig(CommandConfig):
             raise ValueError("--int8 is for --format onnx and openvino")
         if self.int8 and self.data is None:
             raise ValueError("--int8 is calibrated on your images: give --data")
-        if self.image_size is not None and self.image_size % 32:
-            raise ValueError(f"--image-size must be a multiple of 32 (given: {self.image_size})")
         if self.portable and self.dynamic:
             raise ValueError("--portable has a fixed size, which its gathers are made for: leave --dynamic out")
         if self.winograd and not self.can_winograd:
@@ -320,7 +314,7 @@ class BenchmarkConfig(CommandConfig):
     )
     threads: tuple[PositiveInt, ...] = Field((2,), description="Numbers of processor threads.")
     batch: tuple[PositiveInt, ...] = Field((1,), description="Numbers of images a step.")
-    image_size: int | None = Field(None, ge=32, description="Side of the square input, pixels (default: the checkpoint's).")
+    image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
     seconds: float = Field(10.0, gt=0, description="How long to measure each row.")
     peers: tuple[Path, ...] = Field((), description="ONNX files of other programs, for rows beside ours.")
     output: Path | None = Field(None, description="Folder for exports and results (default: runs/benchmark).")

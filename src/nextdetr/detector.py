@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from nextdetr.inference.embed import Embeddings
     from nextdetr.inference.exported import OpenedExport, Runtime
     from nextdetr.inference.predictor import Prediction
+    from nextdetr.models.checkpoint import OpenedModel
     from nextdetr.models.summary import Summary
-    from nextdetr.weights.checkpoint import OpenedModel
     from nextdetr.weights.report import LoadReport
 
     Source = str | Path | Image.Image | np.ndarray
@@ -87,7 +88,7 @@ class Detector:
 
     def _network(self, purpose: str) -> OpenedModel:
         """The network as a module of torch, which an exported file no longer is."""
-        from nextdetr.weights.checkpoint import OpenedModel
+        from nextdetr.models.checkpoint import OpenedModel
 
         opened = self.opened
         if not isinstance(opened, OpenedModel):
@@ -207,7 +208,7 @@ class Detector:
         """Return the table of rows, with parameters and GFLOP (2 per multiply-add) at ``image_size`` pixels.
 
         Args:
-            image_size: a multiple of 32.
+            image_size: a multiple of the model's largest stride, 32 for all shipped ones.
             profile: also measure time and operations of each row (``rows[k].profile``).
         """
         from nextdetr.models.summary import summarize
@@ -243,11 +244,17 @@ class Detector:
         Raises:
             ConfigError: the name does not end in ``.safetensors``.
         """
-        from nextdetr.weights.checkpoint import save_opened
+        from nextdetr.models.checkpoint import save_detector
 
         if Path(path).suffix != ".safetensors":
             raise ConfigError(f"{path}: a detector is saved as safetensors; end the name in .safetensors.")
-        return save_opened(path, self._network("be saved as a checkpoint"))
+        opened = self._network("be saved as a checkpoint")
+        return save_detector(
+            path, opened.model.state_dict(), model_text=opened.model.text, classes=opened.classes,
+            image_size=opened.image_size, metrics=json.loads(opened.metadata.get("metrics", "{}")),
+            weights_licence=opened.metadata.get("weights_licence", "none"),
+            source_weights=opened.metadata.get("source_weights", "none"), data=opened.metadata.get("data", "none"),
+        )  # fmt: skip
 
     @classmethod
     def from_pretrained(

@@ -53,7 +53,7 @@ def test_command_and_resume(folders, tmp_path, capsys):
     [
         ([], "DataError", "folder of images"),
         (["nowhere"], "DataError", "nowhere"),
-        (["--image-size", "100"], "ConfigError", "nearest to 100 is 96"),
+        (["--image-size", "100"], "ConfigError", "the nearest are 96 and 128"),
         (["--mask-ratio", "1.5"], "ConfigError", "--mask-ratio"),
         (["--patch-size", "40"], "ConfigError", "--patch-size"),
         (["x", "--model", "nextdetr-atto"], "ConfigError", "convnextv2-atto"),

@@ -11,6 +11,8 @@ import torch
 from nextdetr.config import TrainConfig, build_config
 from nextdetr.config_file import read_config_file
 from nextdetr.data.records import DetectionData, ImageRecord
+from nextdetr.data.sources import load_data
+from nextdetr.engine.loading import build_training_loader
 from nextdetr.engine.recipe import COST, GIGABYTES, QUERIES, QUERIES_ELSEWHERE, choose_recipe
 from nextdetr.engine.statistics import DataStats, Machine, describe_data, describe_machine
 from nextdetr.engine.train import train
@@ -24,6 +26,7 @@ CELLS = DataStats(
 LAPTOP = Machine("cpu", threads=2, cores=2, memory=16 * 2**30)
 GPU = Machine("cuda", threads=8, cores=16, memory=64 * 2**30, device_memory=24 * 2**30)
 MODELS = available_models()
+DEEPER = "[-1, 1, Conv, [32, 3, 2]]"  # a map of stride 64
 
 
 def choose(data=CELLS, machine=LAPTOP, backbone=None, without_labels=False, **settings):
@@ -43,6 +46,36 @@ def test_cells_on_a_laptop():
     for words in ("--model nextdetr-atto", "--image-size 320", "--batch-size 8", "--epochs 73", "--cache full"):
         assert words in recipe.text
     assert recipe == choose()
+
+
+@pytest.mark.parametrize("stride", [16, 32, 48, 64, 128])
+@pytest.mark.parametrize("side", [0.146, 0.04, 0.027, 0.001])
+def test_sizes_are_multiples_of_the_models_stride(stride, side):
+    data = replace(CELLS, small_side=side)
+    recipe = choose_recipe(TrainConfig(data="cells", model="own.yaml"), data, LAPTOP, models=MODELS, stride=stride)
+    assert recipe.config.image_size % stride == 0
+    assert 320 - stride < recipe.config.image_size <= 640
+
+
+def test_a_run_draws_its_sizes_from_the_models_strides(tmp_path):
+    text = tiny_model(tmp_path).read_text().replace("[3, 1, Conv, [32, 1, 1]]", DEEPER).replace("[6, 5]", "[5, 6]")
+    (tmp_path / "own.yaml").write_text(text)
+    run = train(
+        TrainConfig(
+            data=str(squares(tmp_path / "data")),
+            model=str(tmp_path / "own.yaml"),
+            image_size=128,
+            epochs=2,
+            batch_size=2,
+            workers=0,
+            output=tmp_path / "run",
+        ),
+        quiet=True,
+    )
+    assert run.epochs == 2
+    data = load_data(str(tmp_path / "data"), "train")
+    loader = build_training_loader(TrainConfig(data="", image_size=256), data, stride=64, rank=0, world=1)
+    assert loader.sampler.multi_scale == (192, 256, 320)
 
 
 @pytest.mark.parametrize("machine", [LAPTOP, GPU])

@@ -182,11 +182,11 @@ def test_reconstruction_keeps_what_is_visible():
 @pytest.mark.parametrize(
     ("options", "size", "message"),
     [
-        ({}, (90, 96), "nearest to 90 is 96"),
+        ({}, (90, 96), "a multiple of 32, the patch size, not 90; the nearest are 64 and 96"),
         ({}, (32, 32), "single patch"),
         ({"patch_size": 16}, (96, 96), "--patch-size must be a multiple of 32"),
         ({"patch_size": 48}, (96, 96), "--patch-size must be a multiple of 32"),
-        ({"patch_size": 64}, (96, 96), "multiple of the patch size 64"),
+        ({"patch_size": 64}, (96, 96), "a multiple of 64, the patch size, not 96"),
         ({"mask_ratio": 1.0}, (96, 96), "--mask-ratio"),
         ({"decoder_depth": 0}, (96, 96), "--decoder-depth"),
     ],

@@ -9,6 +9,7 @@ from torch import nn
 
 from nextdetr import Detector
 from nextdetr.cli.main import run
+from nextdetr.errors import ConfigError
 from nextdetr.models.graph import build_model, parse_model_text
 from nextdetr.models.profile import RowProfile, profile_rows
 from nextdetr.models.summary import count_gflop, summarize
@@ -66,7 +67,7 @@ def test_profiling_has_no_side_effect(tiny):
 
 
 def test_hooks_go_after_a_failure(tiny):
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ConfigError, match="multiple of 32"):
         profile_rows(tiny, 2)
     assert not any(row._forward_hooks or row._forward_pre_hooks for row in tiny.rows)
 

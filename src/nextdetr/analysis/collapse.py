@@ -106,8 +106,6 @@ def analyze_collapse(
         DataError: there is no image that can be used.
         WeightsError: a file cannot be read or has no ConvNeXt backbone.
     """
-    if image_size < 32 or image_size % 32:
-        raise ConfigError(f"--image-size must be a multiple of 32, at least 32 (given: {image_size}).")
     if limit < 1:
         raise ConfigError(f"--limit must be at least 1 (given: {limit}).")
     data = find_unlabelled([images] if isinstance(images, str | Path) else images)
@@ -121,6 +119,7 @@ def analyze_collapse(
         tell(f"{source}: {count} images")
         torch.manual_seed(0)  # random weights are the same each time
         encoder = open_encoder(source).eval()
+        encoder.check_size(image_size)
         inputs = (_input(path, image_size) for path in paths)
         layers[str(source)], maps = measure_layers(encoder, inputs)
         target = folder / f"maps-{number}-{Path(source).stem}.png"

@@ -27,13 +27,8 @@ def info(
 
     Example: `nextdetr info rtdetr-l-convnextv2-atto --profile`.
     """
-    from nextdetr.weights.start import open_detector
-
-    if image_size < 32 or image_size % 32:
-        from nextdetr.errors import ConfigError
-
-        raise ConfigError(f"--image-size must be a multiple of 32, at least 32 (given: {image_size}).")
     from nextdetr.models.summary import summarize
+    from nextdetr.weights.start import open_detector
 
     opened = open_detector(model, weights=weights)[0]
     origin: dict[str, Any] = {

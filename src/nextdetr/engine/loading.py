@@ -26,19 +26,23 @@ def shrink_limit(image_size: int) -> int:
     return SHRINK_FACTOR * image_size
 
 
-def build_training_loader(config: TrainConfig, data: DetectionData, *, rank: int, world: int) -> TrainLoader:
+def build_training_loader(
+    config: TrainConfig, data: DetectionData, *, stride: int = 32, rank: int, world: int
+) -> TrainLoader:
     """Build one process's loader.
 
     Args:
         config: with ``image_size`` filled in.
         data: the training split.
+        stride: the model's; sizes of ``multi_scale`` are its multiples.
         rank: this process, 0 to ``world`` - 1.
         world: number of processes.
     """
     assert config.image_size is not None
+    sizes = multi_scale_sizes(config.image_size, step=stride) if config.multi_scale else None
     sampler = EpochSampler(
         len(data.records), config.batch_size, seed=config.seed, base_size=config.image_size,
-        multi_scale=multi_scale_sizes(config.image_size) if config.multi_scale else None, rank=rank, world=world,
+        multi_scale=sizes, rank=rank, world=world,
         weights=repeat_factors(data.records, len(data.classes)) if config.balance else None,
     )  # fmt: skip
     transform = TrainTransform(

@@ -34,7 +34,7 @@ from nextdetr.engine.state import Cursor, read_state
 from nextdetr.errors import ConfigError, DataError, WeightsError
 from nextdetr.files import write_text_atomic
 from nextdetr.models.convnextv2 import SIZES, ConvNeXtV2, convnextv2
-from nextdetr.models.fcmae import FCMAE
+from nextdetr.models.fcmae import FCMAE, check_image_size
 from nextdetr.weights.layouts.table import backbone_tensors
 from nextdetr.weights.load import open_weights
 
@@ -85,6 +85,7 @@ def resolve_pretrain(config: PretrainConfig) -> PretrainConfig:
     """
     if config.resume is not None:
         return merge_resumed(config, config.resume)
+    check_image_size(config.image_size, None, config.patch_size)
     if not config.images:
         raise DataError("there is nothing to pre-train on: give a folder of images.")
     if config.model.removeprefix(PREFIX) not in SIZES or not config.model.startswith(PREFIX):

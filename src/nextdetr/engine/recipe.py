@@ -86,6 +86,7 @@ def choose_recipe(
     models: Sequence[str],
     backbone: str | None = None,
     without_labels: bool = False,
+    stride: int = 32,
 ) -> Recipe:
     """Fill in what the user left open.
 
@@ -96,11 +97,12 @@ def choose_recipe(
         models: names of the shipped models.
         backbone: size of the backbone weights (``atto`` …), where they have one.
         without_labels: whether the backbone weights have seen no labels (FCMAE, our own or the published).
+        stride: the model's; an image size that is chosen is a multiple of it.
 
     Returns:
         The settings and why.
     """
-    plan = _Plan(config, data, machine)
+    plan = _Plan(config, data, machine, stride)
     _model(plan, models, backbone)
     _image_size(plan)
     _batch(plan)
@@ -116,8 +118,8 @@ def choose_recipe(
 class _Plan:
     """A recipe in the making: looks like the settings, the chosen ones included."""
 
-    def __init__(self, config: TrainConfig, data: DataStats, machine: Machine) -> None:
-        self.config, self.data, self.machine = config, data, machine
+    def __init__(self, config: TrainConfig, data: DataStats, machine: Machine, stride: int) -> None:
+        self.config, self.data, self.machine, self.stride = config, data, machine, stride
         self.given = {name for name in config.model_fields_set if getattr(config, name) not in (None, "auto")}
         self.chosen: dict[str, Any] = {}
         self.reasons: list[str] = []
@@ -178,10 +180,11 @@ def _image_size(plan: _Plan) -> None:
     if plan.trained or not plan.data.boxes:  # the weights know their size, and the model file's will do without boxes
         return
     size = min(max(_needed(plan), SIZES[0]), SIZES[1], max(ENLARGE * plan.data.longest_side, SIZES[0]))
-    size = min(SIZES[1], 32 * math.ceil(size / 32))
+    size = min(SIZES[1], plan.stride * math.ceil(size / plan.stride))
     affordable = _affordable_size(plan)
     limit = f"; {plan.get('minutes'):g} minutes show too few images of a larger size" if affordable < size else ""
     size = min(size, affordable)
+    size = max(1, size // plan.stride) * plan.stride
     plan.choose(f"nine boxes in ten are {plan.data.small_side * size:.0f} px or larger there{limit}", image_size=size)
 
 

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 
 from nextdetr.config import CommandConfig, TrainConfig, build_config
 from nextdetr.config_file import dump_config, read_config_file
-from nextdetr.data.check import require_boxes, summarize_problems
+from nextdetr.data.check import summarize_problems
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import load_data
 from nextdetr.engine.recipe import backbone_factor, choose_recipe
@@ -20,9 +20,10 @@ from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import new_directory, write_text_atomic
+from nextdetr.models.checkpoint import read_detector_metadata
 from nextdetr.models.detection import DetectionModel
-from nextdetr.models.modelfile import available_models
-from nextdetr.weights.checkpoint import read_detector_metadata
+from nextdetr.models.graph import available_models, build_skeleton, parse_model_text
+from nextdetr.models.sizes import check_sides
 from nextdetr.weights.load import open_weights
 from nextdetr.weights.start import start_model
 
@@ -76,8 +77,18 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
     if config.resume is None:
         if config.data is None:
             raise ConfigError("training needs a data set: give --data with a folder or a YAML.")
+        if config.image_size is not None:
+            check_sides(config.image_size, None, _stride(config.model))
         return config
     return merge_resumed(config, config.resume)
+
+
+def _stride(model: str) -> int:
+    """Return the largest stride of the model that a run names, without building more than a model file asks for."""
+    if model in available_models():
+        return 32
+    file = parse_model_text(read_detector_metadata(model)["model"], model) if model.endswith(".safetensors") else model
+    return build_skeleton(file).stride
 
 
 def merge_resumed(config: C, folder: Path) -> C:
@@ -148,7 +159,6 @@ def load_splits(config: TrainConfig, tell: Callable[[str], None]) -> tuple[Detec
             tell(summarize_problems(data.problems))
     if not train_data.classes:
         raise DataError(f"{config.data}: no class is defined, so there is nothing to learn.")
-    require_boxes(train_data)
     return train_data, val_data
 
 
@@ -169,7 +179,9 @@ def prepare_model(
     factor = config.backbone_rate_factor
     if factor is None:
         factor = backbone_factor(all(report.identity.without_labels for report in started.reports))
-    filled = {"image_size": config.image_size or started.image_size, "backbone_rate_factor": factor}
+    size = config.image_size or started.image_size
+    started.model.check_size(size)
+    filled = {"image_size": size, "backbone_rate_factor": factor}
     return started.model, config.model_copy(update=filled), (started.weights_licence, started.source_weights)
 
 
@@ -179,7 +191,7 @@ def fill_in(config: TrainConfig, data: DetectionData, machine: Machine, tell: Ca
     recipe = choose_recipe(
         config, describe_data(data), machine, models=available_models(),
         backbone=None if backbone is None else backbone.size,
-        without_labels=backbone is not None and backbone.without_labels,
+        without_labels=backbone is not None and backbone.without_labels, stride=_stride(config.model),
     )  # fmt: skip
     if recipe.text:
         tell(recipe.text)

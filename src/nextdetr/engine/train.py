@@ -35,8 +35,8 @@ from nextdetr.layers.syncnorm import synchronize_norms
 from nextdetr.losses.criterion import Criterion
 from nextdetr.losses.matcher import HungarianMatcher
 from nextdetr.memory import keep_freed_memory
+from nextdetr.models.checkpoint import save_detector
 from nextdetr.structures import Batch, UncastTargets
-from nextdetr.weights.checkpoint import save_detector
 
 __all__ = ["TrainResult", "train"]
 
@@ -102,7 +102,9 @@ class Trainer:
         config = self.config
         assert config.image_size is not None
         self.image_size = config.image_size
-        self.loader = build_training_loader(config, run.train_data, rank=fabric.global_rank, world=fabric.world_size)
+        self.loader = build_training_loader(
+            config, run.train_data, stride=run.model.stride, rank=fabric.global_rank, world=fabric.world_size
+        )
         self.sampler = self.loader.sampler
         assert config.backbone_rate_factor is not None
         optimizer = build_optimizer(

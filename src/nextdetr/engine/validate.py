@@ -18,8 +18,8 @@ from nextdetr.engine.evaluate import EvalResult, evaluate
 from nextdetr.engine.log import Display
 from nextdetr.errors import ConfigError
 from nextdetr.inference.exported import OpenedExport
+from nextdetr.models.checkpoint import OpenedModel
 from nextdetr.preprocess import choose_device
-from nextdetr.weights.checkpoint import OpenedModel
 
 __all__ = ["ValResult", "score_detector", "validate"]
 
@@ -89,11 +89,12 @@ def score_detector(
     """
     if config.data is None:
         raise ConfigError("scoring needs a data set: give --data with a folder or a YAML.")
+    size = config.image_size or opened.image_size
+    opened.model.check_size(size)
     if data is None:
         classes = opened.classes if opened.trained else None
         data = load_data(config.data, config.split, classes=classes, on_bad_data=config.on_bad_data)
     device = choose_device(config.device)
-    size = config.image_size or opened.image_size
     with Display(enabled=not quiet) as display:
         if data.problems:
             display.line(summarize_problems(data.problems))

@@ -13,8 +13,8 @@ from nextdetr.export.measure import Ceilings, Kind, Task, ceilings, file_bytes, 
 from nextdetr.export.run import Score, export, is_installed
 from nextdetr.files import atomic_write, new_directory, write_text_atomic
 from nextdetr.inference.exported import OpenedExport, open_any
+from nextdetr.models.checkpoint import OpenedModel
 from nextdetr.models.summary import count_gflop
-from nextdetr.weights.checkpoint import OpenedModel
 
 __all__ = ["BenchmarkResult", "Row", "benchmark"]
 
@@ -108,6 +108,7 @@ def benchmark(
     """
     opened = open_any(model)[0]
     size = config.image_size or opened.image_size
+    opened.model.check_size(size)
     output = new_directory(config.output or Path("runs") / "benchmark")
     gflop = count_gflop(opened.model, size) if isinstance(opened, OpenedModel) else None
     found = list(_candidates(model, opened, config, size, output, score, tell))

@@ -27,8 +27,7 @@ from nextdetr.postprocess import best_detections
 
 __all__ = ["ExportGraph", "Traced", "build_graph", "trace_graph"]
 
-STRIDE = 32
-LARGEST_SIDE = 64  # times the stride: the largest side that a graph of any size is checked for
+LARGEST_SIDE = 64  # times the model's stride: the largest side that a graph of any size is checked for
 
 
 class ExportGraph(nn.Module):
@@ -135,7 +134,8 @@ def trace_graph(graph: ExportGraph) -> Traced:
             Dim("columns", min=_least(graph), max=LARGEST_SIDE),
         )
         count = Dim("batch", min=1, max=1024)
-        shapes = {"images": {0: count, first: STRIDE * rows, first + 1: STRIDE * columns}}
+        stride = graph.model.stride
+        shapes = {"images": {0: count, first: stride * rows, first + 1: stride * columns}}
         dynamic = {"images": {0: "batch", first: "height", first + 1: "width"}}
         if not contract.raw:
             shapes["sizes"] = {0: count}
@@ -146,7 +146,7 @@ def trace_graph(graph: ExportGraph) -> Traced:
 
 def _least(graph: ExportGraph) -> int:
     """Least side, in strides, at which there are as many tokens as queries."""
-    cells = (graph.contract.image_size // STRIDE) ** 2
+    cells = (graph.contract.image_size // graph.model.stride) ** 2
     return max(2, math.ceil(math.sqrt(graph.contract.queries * cells / graph.tokens)))
 
 

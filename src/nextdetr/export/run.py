@@ -26,9 +26,9 @@ from nextdetr.export.pt2 import ProgramModel, write_program
 from nextdetr.files import write_text_atomic
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.exported import ExportedModel, OpenedExport, open_export
+from nextdetr.models.checkpoint import OpenedModel
 from nextdetr.models.decoder import RTDETRDecoder
 from nextdetr.preprocess import load_image, resize_to_tensor
-from nextdetr.weights.checkpoint import OpenedModel
 
 if TYPE_CHECKING:
     from nextdetr.export.quantize import Search
@@ -186,6 +186,8 @@ def _reopen(path: Path, contract: Contract) -> OpenedExport | _Program:
 
 def _reference(opened: OpenedModel, config: ExportConfig) -> OpenedModel:
     """A copy of the detector on the processor, cut to the decoder layers that are asked for."""
+    size = config.image_size or opened.image_size
+    opened.model.check_size(size)
     model = copy.deepcopy(opened.model).cpu().float().eval()
     decoder = model.rows[-1]
     if config.decoder_layers is not None:
@@ -195,7 +197,7 @@ def _reference(opened: OpenedModel, config: ExportConfig) -> OpenedModel:
                 f"--decoder-layers must be from 1 to {present}, the model's own number (given: {config.decoder_layers})."
             )
         decoder.eval_layer = config.decoder_layers - 1
-    return replace(opened, model=model, image_size=config.image_size or opened.image_size)
+    return replace(opened, model=model, image_size=size)
 
 
 def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:

@@ -106,7 +106,7 @@ def embed_images(
         model: a detector; only the rows up to ``row`` need to be there. It is moved to ``device`` and put into evaluation
             mode.
         sources: see :func:`nextdetr.inference.sources.find_images`.
-        image_size: side of the square input in pixels, a multiple of 32.
+        image_size: side of the square input in pixels, a multiple of the model's ``stride``.
         row: whose map is averaged; by default the last row of the backbone. Of a row with several maps, the last one.
         batch_size: images a step.
         device: where to run; by default the best there is.
@@ -116,8 +116,7 @@ def embed_images(
         DataError: a path does not exist, nothing was found, or not one image could be read.
         ConfigError: a setting is out of its range.
     """
-    if image_size < 32 or image_size % 32:
-        raise ConfigError(f"--image-size must be a multiple of 32, at least 32 (given: {image_size}).")
+    model.check_size(image_size)
     if batch_size < 1:
         raise ConfigError(f"--batch-size is at least 1, not {batch_size}.")
     number = check_row(model, row)

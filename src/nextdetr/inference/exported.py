@@ -18,8 +18,8 @@ from nextdetr.boxes import xyxy_to_cxcywh
 from nextdetr.errors import ConfigError, ModelFileError
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.session import Session
+from nextdetr.models.checkpoint import OpenedModel
 from nextdetr.structures import DetectorOutput
-from nextdetr.weights.checkpoint import OpenedModel
 from nextdetr.weights.report import LoadReport
 from nextdetr.weights.start import open_detector
 
@@ -52,6 +52,19 @@ class ExportedModel(nn.Module):
         self.session, self.contract, self.source = session, contract, source
         self.num_classes = len(contract.classes)
 
+    def check_size(self, height: int, width: int | None = None) -> None:
+        """Check that the file takes images of this size: ``--image-size``, or height and width, in pixels.
+
+        Raises:
+            ConfigError: it was exported for another one.
+        """
+        fixed = self.contract.image_size
+        if not self.contract.dynamic and {height, height if width is None else width} != {fixed}:
+            raise ConfigError(
+                f"{self.source}: its image size is fixed, {fixed} px, not {height if width is None else width}: leave "
+                "--image-size out, or export with --dynamic."
+            )
+
     def forward(self, images: Tensor, targets: None = None, *, queries: int | None = None) -> DetectorOutput:
         """Detect.
 
@@ -73,12 +86,7 @@ class ExportedModel(nn.Module):
                 f"{self.source}: the number of queries, {contract.queries}, is fixed in an exported file: export the "
                 f"checkpoint with --queries {queries}."
             )
-        height, width = images.shape[-2:]
-        if not contract.dynamic and (height, width) != (contract.image_size, contract.image_size):
-            raise ConfigError(
-                f"{self.source}: its image size is fixed, {contract.image_size} px, not {width}: leave --image-size out, "
-                "or export with --dynamic."
-            )
+        self.check_size(*images.shape[-2:])
         pixels = as_input(images, contract)
         parts = [pixels] if contract.dynamic else [pixels[i : i + 1] for i in range(len(pixels))]
         results = [self._detect(part) for part in parts]

@@ -26,6 +26,7 @@ from nextdetr.errors import ConfigError
 from nextdetr.layers.depthwise import DepthwiseConv2d
 from nextdetr.layers.norm import GRN, LayerNorm2d
 from nextdetr.layers.response import by_rows, grn_mlp
+from nextdetr.models.sizes import check_sides
 
 __all__ = ["SIZES", "Block", "ConvNeXtV2", "SizeSpec", "convnextv2"]
 
@@ -165,6 +166,14 @@ class ConvNeXtV2(nn.Module):
         self.norm = nn.Identity() if num_classes is None else nn.LayerNorm(dims[-1], eps=EPS)
         self.head = nn.Identity() if num_classes is None else nn.Linear(dims[-1], num_classes)
         self.apply(_initialise)
+
+    def check_size(self, height: int, width: int | None = None) -> None:
+        """Check that images of this size fill the coarsest map: ``--image-size``, or height and width, in pixels.
+
+        Raises:
+            ConfigError: a side is no multiple of the last stage's stride.
+        """
+        check_sides(height, width, 4 * 2 ** (len(self.stages) - 1), "the backbone's largest stride")
 
     def forward(self, x: Tensor) -> list[Tensor] | Tensor:
         """Run the stages.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nextdetr.layers.deformable import is_traced
 from nextdetr.models.names import row_name
+from nextdetr.models.sizes import check_sides
 from nextdetr.structures import DetectorOutput, Target
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "DetectionModel", "RowInfo"]
@@ -30,6 +33,7 @@ class RowInfo:
         arguments: with the input's channels inserted.
         reads: indices of the maps it reads; -1 is the image.
         writes: indices of the maps it yields; empty for the decoder.
+        strides: pixels of the image that a cell of each of these maps covers, along a side.
     """
 
     name: str
@@ -38,6 +42,7 @@ class RowInfo:
     arguments: list[Any]
     reads: tuple[int, ...]
     writes: tuple[int, ...]
+    strides: tuple[int, ...] = ()
 
 
 class DetectionModel(nn.Module):
@@ -53,6 +58,10 @@ class DetectionModel(nn.Module):
         normalize: ``imagenet`` subtracts ImageNet's mean and divides by its deviation inside the model; ``none`` does not.
         backbone_weights: file that the file's backbone row names.
         licence: what the file says of its licence.
+
+    Attributes:
+        stride: the largest stride of its maps (their least common multiple, where one does not divide another): both sides
+            of an image must be multiples of it.
     """
 
     mean: Tensor
@@ -81,6 +90,7 @@ class DetectionModel(nn.Module):
         self.normalize = normalize
         self.backbone_weights = backbone_weights
         self.licence = licence
+        self.stride = math.lcm(*(stride for info in infos for stride in info.strides))
         # Not in the state dict: they follow from the model file.
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
@@ -93,6 +103,14 @@ class DetectionModel(nn.Module):
     def backbone(self) -> nn.Module:
         """The first row: the whole backbone, where ``backbone_rows`` is 1."""
         return self.rows[0]
+
+    def check_size(self, height: int, width: int | None = None) -> None:
+        """Check that the model takes images of this size: ``--image-size``, or height and width, in pixels.
+
+        Raises:
+            ConfigError: a side is no multiple of ``stride``; the message has the nearest that are.
+        """
+        check_sides(height, width, self.stride)
 
     def class_parameters(self) -> list[str]:
         """Names in the state dict of the tensors whose first dimension is the class, in the order of the rows.
@@ -112,12 +130,15 @@ class DetectionModel(nn.Module):
         """Detect.
 
         Args:
-            images: [B, 3, H, W] float RGB, 0 to 1; H and W multiples of 32.
+            images: [B, 3, H, W] float RGB, 0 to 1; H and W multiples of ``stride``.
             targets: one per image, in training.
             queries: number of object queries, where it is not the model's own.
 
         Returns:
             Logits [B, Q, C] and boxes [B, Q, 4] cxcywh, 0 to 1; with all that is supervised, in training mode with targets.
+
+        Raises:
+            ConfigError: the images have another size, or ``queries`` is below 1.
         """
         maps = self._maps(images, len(self.rows) - 1)
         decoder, info = self.rows[-1], self.row_infos[-1]
@@ -140,6 +161,8 @@ class DetectionModel(nn.Module):
 
     def _maps(self, images: Tensor, count: int, kept: Sequence[int] = ()) -> dict[int, Tensor]:
         """Run the first ``count`` rows; return the maps that later rows read, and those of ``kept``."""
+        if not is_traced():  # a recorded graph is made for sizes that were checked before
+            self.check_size(images.shape[2], images.shape[3])
         maps = {-1: self._normalized(images)}
         for row, info, drops in list(zip(self.rows, self.row_infos, self._drops, strict=True))[:count]:
             inputs = [maps[index] for index in info.reads]

@@ -25,8 +25,9 @@ from nextdetr.errors import ConfigError
 from nextdetr.layers.norm import LayerNorm2d
 from nextdetr.layers.sparse import VisiblePatches, downsample_patches, sparse_depthwise
 from nextdetr.models.convnextv2 import Block, ConvNeXtV2
+from nextdetr.models.sizes import check_sides
 
-__all__ = ["DECODER_WIDTH", "FCMAE", "Masking", "check_geometry", "encode_visible"]
+__all__ = ["DECODER_WIDTH", "FCMAE", "Masking", "check_image_size", "encode_visible"]
 
 DECODER_WIDTH = 512
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -94,7 +95,7 @@ class FCMAE(nn.Module):
         if decoder_depth < 1:
             raise ConfigError(f"--decoder-depth is at least 1; it got {decoder_depth}.")
         self.stride = encoder.strides[-1]
-        check_geometry(patch_size, patch_size, self.stride)
+        _check_patch(patch_size, self.stride)
         self.mask_ratio, self.patch_size, self.normalise_target = mask_ratio, patch_size, normalise_target
         width = decoder_width or min(DECODER_WIDTH, encoder.channels[-1] // 2)
         self.encoder = encoder
@@ -122,15 +123,19 @@ class FCMAE(nn.Module):
         predicted = self.predict(images, masking)
         return nn.functional.mse_loss(predicted.float(), self.target(images, masking.hidden))
 
+    def check_size(self, height: int, width: int | None = None) -> None:
+        """Check that images of this size have patches to hide: ``--image-size``, or height and width, in pixels.
+
+        Raises:
+            ConfigError: a side is no multiple of the patch size, or the image is a single patch.
+        """
+        check_image_size(height, width, self.patch_size)
+
     def draw_mask(self, images: Tensor, noise: Tensor | None = None) -> Masking:
         """Draw which patches of ``images`` [B, 3, H, W] are hidden; see ``forward``."""
         height, width = images.shape[2:]
-        grid = check_geometry(height, self.patch_size, self.stride), check_geometry(width, self.patch_size, self.stride)
-        if grid[0] * grid[1] < 2:
-            raise ConfigError(
-                f"an image of {height} x {width} pixels is a single patch of {self.patch_size}, so that nothing would stay "
-                "visible: choose a larger --image-size."
-            )
+        self.check_size(height, width)
+        grid = height // self.patch_size, width // self.patch_size
         if noise is None:
             noise = torch.rand(images.shape[0], grid[0] * grid[1], device=images.device)
         return Masking.draw(noise, grid, self.mask_ratio)
@@ -230,23 +235,23 @@ def encode_visible(encoder: ConvNeXtV2, images: Tensor, visible: VisiblePatches)
     return x
 
 
-def check_geometry(size: int, patch_size: int, stride: int) -> int:
-    """Return how many patches lie along ``size`` pixels.
+def check_image_size(height: int, width: int | None, patch_size: int) -> None:
+    """See ``FCMAE.check_size``."""
+    check_sides(height, width, patch_size, "the patch size")
+    if {height, height if width is None else width} == {patch_size}:
+        raise ConfigError(
+            f"an image of {height} x {height} pixels is a single patch of {patch_size}, so that nothing would stay "
+            f"visible: choose a larger --image-size, {2 * patch_size} at least."
+        )
 
-    Raises:
-        ConfigError: the patch is no multiple of the last stage's stride, or the image none of the patch.
-    """
+
+def _check_patch(patch_size: int, stride: int) -> None:
+    """Raise ConfigError unless the patch is a multiple of the last stage's stride."""
     if patch_size < stride or patch_size % stride:
         raise ConfigError(
             f"--patch-size must be a multiple of {stride}, the stride of the backbone's last stage, at which the mask is "
             f"drawn; it got {patch_size}."
         )
-    if size < patch_size or size % patch_size:
-        nearest = max(1, round(size / patch_size)) * patch_size
-        raise ConfigError(
-            f"--image-size must be a multiple of the patch size {patch_size}; the nearest to {size} is {nearest}."
-        )
-    return size // patch_size
 
 
 def _stem(pixels: Tensor, convolution: nn.Conv2d, visible: VisiblePatches) -> Tensor:

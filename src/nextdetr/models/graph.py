@@ -17,6 +17,7 @@ from nextdetr.layers.conv import BATCH_NORM_EPS
 from nextdetr.models.detection import DetectionModel, RowInfo
 from nextdetr.models.modelfile import ModelFile, Row, available_models, load_model_file, parse_model_text
 from nextdetr.models.rows import DECODERS, LAYERS, Built, RowContext, RowError
+from nextdetr.models.sizes import nearest_size, size_problem
 
 __all__ = [
     "BackboneLoader", "available_models", "build_model", "build_skeleton", "load_model_file", "parse_model_text",
@@ -79,7 +80,9 @@ class _Builder:
             raise file.error(f"this layer cannot be repeated; write 1 in place of {row.repeats}.", row)
         writes = self._publish(row, built)
         origin = row.sources[0] if len(row.sources) == 1 else list(row.sources)
-        return built.module, RowInfo(layer.title or row.name, origin, repeats, built.arguments, reads, writes)
+        return built.module, RowInfo(
+            layer.title or row.name, origin, repeats, built.arguments, reads, writes, tuple(built.strides)
+        )  # fmt: skip
 
     def _resolve(self, row: Row, source: int) -> int:
         """Turn ``from`` into the index of a map that exists."""
@@ -141,9 +144,10 @@ def build_model(
     licence = file.mapping.get("licence")
     detector = DetectionModel(
         [module for module, _ in rows], [info for _, info in rows], num_classes=classes,
-        backbone_rows=len(file.mapping["backbone"]), text=file.text, image_size=_image_size(file), normalize=normalize,
+        backbone_rows=len(file.mapping["backbone"]), text=file.text, normalize=normalize,
         backbone_weights=weights, licence=None if licence is None else str(licence),
     )  # fmt: skip
+    detector.image_size = _image_size(file, detector.stride)
     if weights is not None:
         named = bool(str(builder.weights).strip())  # no name at all would be the model file's own folder
         if load_backbone is not skip_backbone and not (named and weights.exists()):
@@ -211,10 +215,11 @@ def _integer(file: ModelFile, key: str, default: int, least: int, most: int) -> 
     return value
 
 
-def _image_size(file: ModelFile) -> int:
-    size = _integer(file, "image_size", 640, 32, 1 << 14)
-    if size % 32:
-        raise file.error(f"image_size must be a multiple of 32, the coarsest map's stride, not {size}.")
+def _image_size(file: ModelFile, stride: int) -> int:
+    size = _integer(file, "image_size", nearest_size(640, stride), 1, 1 << 14)
+    problem = size_problem(size, stride)
+    if problem is not None:
+        raise file.error(f"image_size {problem}.")
     return size
 
 

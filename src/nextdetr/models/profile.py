@@ -46,7 +46,7 @@ def profile_rows(model: DetectionModel, image_size: int, *, runs: int = RUNS, wa
 
     Args:
         model: any detector, on the device that is to be measured.
-        image_size: side of the square input, pixels, a multiple of 32.
+        image_size: side of the square input, pixels, a multiple of the model's ``stride``.
         runs: timed forward passes, at least 1.
         warm_up: passes before.
 

@@ -60,9 +60,13 @@ def summarize(model: DetectionModel, image_size: int = 640, *, profile: bool = F
 
     Args:
         model: any detector; it is left in the mode in which it came.
-        image_size: side of the square input, pixels, that GFLOP is counted for; a multiple of 32.
+        image_size: side of the square input, pixels, that GFLOP is counted for; a multiple of the model's ``stride``.
         profile: also measure time and count operations of each row.
+
+    Raises:
+        ConfigError: the model takes no images of this size.
     """
+    model.check_size(image_size)
     measured = profile_rows(model, image_size) if profile else [None] * len(model.rows)
     rows = [
         RowSummary(

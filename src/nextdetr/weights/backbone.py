@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from nextdetr.errors import WeightsError
+from nextdetr.models.checkpoint import OpenedModel
 from nextdetr.models.convnextv2 import SIZES, ConvNeXtV2, convnextv2
 from nextdetr.models.detection import DetectionModel, RowInfo
-from nextdetr.weights.checkpoint import OpenedModel
 from nextdetr.weights.convert import backbone_state
 from nextdetr.weights.layouts.sizes import backbone_size
 from nextdetr.weights.load import load_into, open_weights
 from nextdetr.weights.start import open_detector
-from nextdetr.weights.tensorfile import read_metadata
 
 __all__ = ["open_encoder", "open_features"]
 
@@ -75,9 +76,10 @@ def open_features(model: str | Path) -> OpenedModel:
             "a detector of another program is opened with its model file: Detector(MODEL, weights=FILE)."
         )
     name = f"convnextv2_{size}"
-    row = RowInfo(name, -1, 1, [], (-1,), (1, 2, 3, 4))
+    backbone = convnextv2(size)
+    row = RowInfo(name, -1, 1, [], (-1,), (1, 2, 3, 4), tuple(backbone.strides))
     built = DetectionModel(
-        [convnextv2(size)], [row], num_classes=1, text=f"backbone:\n  - [-1, 1, {name}, []]\nhead: []\n",
+        [backbone], [row], num_classes=1, text=f"backbone:\n  - [-1, 1, {name}, []]\nhead: []\n",
         image_size=BACKBONE_IMAGE_SIZE, normalize="imagenet",
     )  # fmt: skip
     report = load_into(built, (file, identity), part="backbone")
@@ -94,6 +96,7 @@ def _is_detector(path: Path) -> bool:
     if path.suffix != ".safetensors":
         return False
     try:
-        return "model" in read_metadata(path)
-    except WeightsError:
+        with safe_open(path, framework="pt") as file:
+            return "model" in (file.metadata() or {})
+    except (SafetensorError, OSError):
         return False

@@ -1,1 +1,0 @@
-"""What predictions are written to: one protocol, one file a format."""
