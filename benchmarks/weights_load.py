@@ -65,9 +65,9 @@ LOADS = {
 
 
 def write_files(folder: Path) -> None:
-    from nextdetr.models.checkpoint import save_detector
     from nextdetr.models.convnextv2 import convnextv2
     from nextdetr.models.graph import build_model
+    from nextdetr.weights.checkpoint import save_detector
     from nextdetr.weights.layouts.convnext import to_original
 
     model = build_model("rtdetr-l-convnextv2-atto")

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from nextdetr import Detector
 from nextdetr.errors import ConfigError, WeightsError
 from nextdetr.hub_card import CardFacts, card_licence, model_card
-from nextdetr.models.checkpoint import read_detector_metadata, save_detector
 from nextdetr.models.graph import build_model, parse_model_text
+from nextdetr.weights.checkpoint import read_detector_metadata, save_detector
 from tests.helpers import TINY_MODEL
 
 CLASSES = ["a|b <b>", "Katze\n# x", "yes"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
     from nextdetr.inference.embed import Embeddings
     from nextdetr.inference.exported import OpenedExport, Runtime
     from nextdetr.inference.predictor import Prediction
-    from nextdetr.models.checkpoint import OpenedModel
     from nextdetr.models.summary import Summary
+    from nextdetr.weights.checkpoint import OpenedModel
     from nextdetr.weights.report import LoadReport
 
     Source = str | Path | Image.Image | np.ndarray
@@ -88,7 +87,7 @@ class Detector:
 
     def _network(self, purpose: str) -> OpenedModel:
         """The network as a module of torch, which an exported file no longer is."""
-        from nextdetr.models.checkpoint import OpenedModel
+        from nextdetr.weights.checkpoint import OpenedModel
 
         opened = self.opened
         if not isinstance(opened, OpenedModel):
@@ -244,17 +243,11 @@ class Detector:
         Raises:
             ConfigError: the name does not end in ``.safetensors``.
         """
-        from nextdetr.models.checkpoint import save_detector
+        from nextdetr.weights.checkpoint import save_opened
 
         if Path(path).suffix != ".safetensors":
             raise ConfigError(f"{path}: a detector is saved as safetensors; end the name in .safetensors.")
-        opened = self._network("be saved as a checkpoint")
-        return save_detector(
-            path, opened.model.state_dict(), model_text=opened.model.text, classes=opened.classes,
-            image_size=opened.image_size, metrics=json.loads(opened.metadata.get("metrics", "{}")),
-            weights_licence=opened.metadata.get("weights_licence", "none"),
-            source_weights=opened.metadata.get("source_weights", "none"), data=opened.metadata.get("data", "none"),
-        )  # fmt: skip
+        return save_opened(path, self._network("be saved as a checkpoint"))
 
     @classmethod
     def from_pretrained(

@@ -6,6 +6,8 @@ what to do about it.
 
 from __future__ import annotations
 
+import errno
+
 __all__ = [
     "ConfigError",
     "DataError",
@@ -15,8 +17,16 @@ __all__ = [
     "NextDETRError",
     "TrainingError",
     "WeightsError",
+    "WriteError",
     "missing_extra",
+    "out_of_memory",
 ]
+
+# What torch, ONNX Runtime and OpenVINO say in a RuntimeError of theirs.
+_NO_MEMORY = (
+    "out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "failed to allocate memory",
+    "bad_alloc", "status_alloc_failed", "can't start new thread",
+)  # fmt: skip
 
 
 class NextDETRError(Exception):
@@ -51,6 +61,12 @@ class TrainingError(NextDETRError):
     exit_code = 1
 
 
+class WriteError(NextDETRError):
+    """A file or a folder cannot be written: the disk is full, a limit is reached, or writing is not allowed there."""
+
+    exit_code = 1
+
+
 def missing_extra(package: str, extra: str, purpose: str) -> ConfigError:
     """Return the error to raise when an optional package is not installed.
 
@@ -60,6 +76,15 @@ def missing_extra(package: str, extra: str, purpose: str) -> ConfigError:
         purpose: what the user wanted, as a noun phrase ("the quickstart's photographs").
     """
     return ConfigError(f"{purpose} needs the package {package}, which is not installed: pip install 'nextdetr[{extra}]'.")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, the system's, or one of the libraries', a GPU's included."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
 
 
 class Interrupted(NextDETRError):  # noqa: N818 - being asked to stop is no error

@@ -1,88 +1,291 @@
 """Whole files or none: everything that the program writes goes through here.
 
 A write goes to a temporary file beside the target, is flushed to the disk, and takes the target's name in one step, so that
-a kill or a full disk leaves the old file or the new one, never half of one.
+a kill or a full disk leaves the old file or the new one, never half of one. A killed process leaves its temporary file
+behind; the next one that writes into the folder removes it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
+import hashlib
+import logging
 import os
-import tempfile
+import platform
+import re
+import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["append_line", "atomic_write", "new_directory", "write_bytes_atomic", "write_text_atomic"]
+from nextdetr.errors import ConfigError, NextDETRError, WriteError, out_of_memory
+
+__all__ = [
+    "atomic_write",
+    "exclusive",
+    "make_directory",
+    "new_directory",
+    "optional_file",
+    "path_text",
+    "remove_leftovers",
+    "write_bytes_atomic",
+    "write_text_atomic",
+]
+
+_log = logging.getLogger(__name__)
+
+# .<start of the name>.<machine>-<process>-<random>.partial<suffix>
+_TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial(\.[^.]*)?")
+_FOREIGN_AGE = 3600.0  # seconds without a change after which another machine's temporary file counts as left behind
+_NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM}
+_swept: set[Path] = set()
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it replaces ``path``, on any error it is removed.
 
-    The temporary name keeps the suffix of ``path``, as writers choose their format by it.
+    The temporary name keeps the suffix of ``path``, as writers choose their format by it. The folder is made where it is
+    missing.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written; ``path`` is then as it was.
+        WriteError: the disk is full, a limit is reached, or the folder cannot be written; ``path`` is then as it was.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem[:80]}.", suffix=target.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    make_directory(target.parent)
+    remove_leftovers(target.parent)
+    temporary = target.with_name(_temporary_name(target))
     try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
         yield temporary
         _flush(temporary)
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
-        _flush(target.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    except Exception as error:
+        cause = _cause(error, temporary)
+        if cause is None:
+            raise
+        raise WriteError(f"{target}: cannot be written ({cause}); an earlier file of that name is untouched.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    _flush_folder(target.parent)
+
+
+@contextlib.contextmanager
+def optional_file() -> Iterator[None]:
+    """Around the writing of what a run can do without, such as a plot: a failure is a warning, and no error."""
+    try:
+        yield
+    except WriteError as error:
+        _log.warning("%s The run goes on without it.", error)
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
+    """Write ``text`` as UTF-8, whole or not at all; see :func:`atomic_write`."""
     write_bytes_atomic(path, text.encode())
 
 
 def write_bytes_atomic(path: str | Path, content: bytes) -> None:
-    """Write ``content``, whole or not at all."""
+    """Write ``content``, whole or not at all; see :func:`atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
-def append_line(path: str | Path, line: str) -> None:
-    """Append one line to a log and flush it, so that a kill loses at most the line under way."""
-    with Path(path).open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-        file.flush()
+def make_directory(path: str | Path) -> Path:
+    """Make a folder and those above it, where they are missing, and return it.
+
+    Raises:
+        WriteError: it cannot be made; the message says why.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"{path}: the folder cannot be made ({_obstacle(path) or error.strerror or error}).") from error
+    return path
 
 
 def new_directory(wanted: str | Path) -> Path:
-    """Create and return ``wanted``, or ``wanted-2``, ``wanted-3``, … when it exists already."""
+    """Create and return ``wanted``, or ``wanted-2``, ``wanted-3``, … when it exists already.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
     wanted = Path(wanted)
+    make_directory(wanted.parent)
     candidate, number = wanted, 1
     while True:
         try:
-            candidate.mkdir(parents=True)
+            candidate.mkdir()
         except FileExistsError:
             number += 1
             candidate = wanted.with_name(f"{wanted.name}-{number}")
+        except OSError as error:
+            raise WriteError(f"{candidate}: the folder cannot be made ({error.strerror or error}).") from error
         else:
             return candidate
 
 
-def _flush(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():  # Windows has no handle on a folder to flush
+@contextlib.contextmanager
+def exclusive(target: str | Path, *, wait: float = 0.0) -> Iterator[None]:
+    """Keep a folder, or a file, for this process while it is written over a longer time.
+
+    The lock is the system's own and ends with its process, however that ends. The empty lock file stays: ``.lock`` in a
+    folder, ``.<name>.lock`` beside a file.
+
+    Args:
+        target: a folder that exists, or a file that is to be.
+        wait: seconds to wait for another process to end.
+
+    Raises:
+        ConfigError: another process keeps it, or another thread of this one.
+        WriteError: the lock file cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    target = Path(target)
+    file = target / ".lock" if target.is_dir() else target.with_name(f".{target.name}.lock")
+    make_directory(file.parent)
+    lock = FileLock(file, timeout=wait)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigError(
+            f"{target}: another process is writing there; wait until it has ended, or choose another --output."
+        ) from error
+    except OSError as error:
+        raise WriteError(f"{file}: cannot be written ({error.strerror or error}).") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def path_text(path: str | Path) -> str:
+    r"""Return a path as text that every file, table and terminal in UTF-8 takes.
+
+    Bytes that are no UTF-8, as names from old archives have them, become ``\xfc``: Python carries them as surrogates,
+    which no encoder accepts. Other names stay as they are.
+    """
+    return re.sub("[\ud800-\udfff]", _escaped, str(path))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the temporary files of processes that were killed while they wrote; once in each folder.
+
+    Those of living processes stay, and those of other machines, on shared disks, unless they have not changed for an hour.
+    """
+    folder = Path(folder).absolute()
+    if folder in _swept:
         return
-    handle = os.open(path, os.O_RDONLY)
+    _swept.add(folder)
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            match = _TEMPORARY.fullmatch(entry.name)
+            if match is None:
+                continue
+            with contextlib.suppress(OSError):
+                if match[1] == _machine():
+                    dead = not _alive(int(match[2]))
+                else:
+                    dead = time.time() - entry.stat(follow_symlinks=False).st_mtime > _FOREIGN_AGE
+                if dead:
+                    Path(entry.path).unlink(missing_ok=True)
+
+
+def _temporary_name(target: Path) -> str:
+    # Names have at most 255 bytes.
+    start = os.fsencode(target.stem)[:80].decode(errors="ignore")
+    suffix = target.suffix if len(os.fsencode(target.suffix)) <= 64 else ""
+    return f".{start}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.partial{suffix}"
+
+
+@functools.cache
+def _machine() -> str:
+    """Eight digits for the machine, or the container, in which a process number means something."""
+    space = ""
+    with contextlib.suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - it is no path
+    return hashlib.blake2b(f"{platform.node()} {space}".encode(errors="surrogateescape"), digest_size=4).hexdigest()
+
+
+def _alive(process: int) -> bool:
+    if os.name == "nt":
+        import ctypes
+
+        kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
+        handle = kernel.OpenProcess(0x1000, False, process)  # PROCESS_QUERY_LIMITED_INFORMATION
+        if not handle:
+            return bool(kernel.GetLastError() == 5)  # it lives, and is another user's
+        code = ctypes.c_ulong()
+        known = kernel.GetExitCodeProcess(handle, ctypes.byref(code))
+        kernel.CloseHandle(handle)
+        return not known or code.value == 259  # STILL_ACTIVE
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _cause(error: Exception, temporary: Path) -> str | None:
+    """Return why a write failed, in a few words; None for an error that has nothing to do with writing.
+
+    torch and OpenVINO do not say what the system said ("unexpected pos 576 vs 534"), so that it is asked once more.
+    """
+    if isinstance(error, NextDETRError) or out_of_memory(error):
+        return None
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    if not isinstance(error, OSError | RuntimeError) and type(error).__name__ != "SafetensorError":
+        return None
+    try:
+        with temporary.open("ab") as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as again:
+        return os.strerror(again.errno) if again.errno else str(again)
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _obstacle(path: Path) -> str | None:
+    """Return what stands where a folder is to be made."""
+    for part in (*reversed(path.parents), path):
+        if part.is_symlink() and not part.exists():
+            return f"{part} is a link to {os.readlink(part)}, which does not exist"  # noqa: PTH115
+        if part.exists() and not part.is_dir():
+            return f"{part} is a file"
+    return None
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR)  # Windows flushes only what is opened for writing
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _flush_folder(path: Path) -> None:
+    """Flush the new name; the file has it already, so that a file system that cannot do this is no reason to fail."""
+    if os.name == "nt":  # Windows has no handle on a folder
+        return
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise WriteError(f"{path}: cannot be flushed to the disk ({error.strerror or error}).") from error

@@ -17,8 +17,8 @@ from typing import Any
 from nextdetr.errors import ConfigError, WeightsError
 from nextdetr.files import write_text_atomic
 from nextdetr.hub_card import CARD_MARK, CardFacts, model_card, read_metrics
-from nextdetr.models.checkpoint import OpenedModel, read_detector_metadata, save_detector
 from nextdetr.models.modelfile import available_models, load_model_file
+from nextdetr.weights.checkpoint import OpenedModel, read_detector_metadata, save_opened
 
 __all__ = ["CONFIG_FILE", "MODEL_FILE", "fetch_pretrained", "save_folder", "upload_folder"]
 
@@ -100,11 +100,7 @@ def save_folder(
         repo_id=repo_id or "OWNER/NAME",
     )  # fmt: skip
     text = model_card(facts)  # first, as it may refuse the licence
-    save_detector(
-        target / MODEL_FILE, opened.model.state_dict(), model_text=opened.model.text, classes=opened.classes,
-        image_size=opened.image_size, metrics=facts.metrics, weights_licence=facts.weights_licence,
-        source_weights=facts.source_weights, data=facts.data,
-    )  # fmt: skip
+    save_opened(target / MODEL_FILE, opened, metrics=facts.metrics, source_weights=facts.source_weights, data=facts.data)
     config = {
         "library_name": "nextdetr", "model": facts.model, "image_size": facts.image_size, "classes": facts.classes,
         "weights_licence": facts.weights_licence,

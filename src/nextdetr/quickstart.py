@@ -53,7 +53,7 @@ def quickstart(config: QuickstartConfig, *, quiet: bool = False) -> QuickstartRe
     from nextdetr.data.coins import make_coins
     from nextdetr.engine.train import train
     from nextdetr.engine.validate import score_detector
-    from nextdetr.models.checkpoint import open_model
+    from nextdetr.weights.checkpoint import open_model
 
     output = new_directory(Path("runs") / "quickstart") if config.output is None else config.output
     data = make_coins(output / "data", image_size=IMAGE_SIZE, seed=config.seed)

@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 from torch.nn.functional import cross_entropy
 
+from nextdetr.analysis import probe as probe_module
 from nextdetr.analysis.probe import _solve, confusion, fit_linear
 from nextdetr.cli.main import run
+from nextdetr.config import ProbeConfig
 from nextdetr.data.classes import read_class_folders
 from nextdetr.errors import DataError
 
@@ -86,6 +88,24 @@ def test_linear_fit_learns_and_survives_constant_features():
 def test_confusion_counts_true_rows_and_predicted_columns():
     predicted, truth = torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 1, 0])
     assert confusion(predicted, truth, 3) == [[1, 1, 1], [0, 1, 0], [0, 0, 0]]
+
+
+def test_the_rate_of_fine_tuning_rises_over_a_tenth_and_falls(tmp_path, monkeypatch):
+    _images(tmp_path / "red", 3, 0)
+    _images(tmp_path / "green", 3, 1)
+    factors, set_rate = [], probe_module.set_rate
+
+    def watched(optimizer, factor):
+        factors.append(factor)
+        return set_rate(optimizer, factor)
+
+    monkeypatch.setattr(probe_module, "set_rate", watched)
+    config = ProbeConfig(image_size=32, epochs=20, batch_size=4, device="cpu")
+    probe_module.probe("convnextv2-atto", tmp_path, config)
+    assert factors[:2] == pytest.approx([0.25, 0.75])
+    assert factors[2] == max(factors)
+    assert factors[2:] == sorted(factors[2:], reverse=True)
+    assert factors[-1] < 0.02
 
 
 def test_command(tmp_path, capsys):

@@ -33,7 +33,7 @@ def test_polygon_becomes_its_bounding_box(tmp_path):
     ("line", "kind"),
     [
         ("0 0.5 0.5 0.2", "malformed label line"),
-        ("0 0.5 0.5 0.2 0.2 0.9", "malformed label line"),
+        ("0 0.5 0.5 0.2 0.2 1.9", "malformed label line"),
         ("0 0.5 0.5 0.2 0.2 0.9 0.1 0.4", "malformed label line"),
         ("cat 0.5 0.5 0.2 0.2", "malformed label line"),
         ("0 0,5 0.5 0.2 0.2", "malformed label line"),

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from nextdetr.models.checkpoint import save_detector
 from nextdetr.models.graph import build_model, load_model_file
 from nextdetr.postprocess import postprocess
+from nextdetr.weights.checkpoint import save_detector
 from tests.models.test_fuse import stir
 
 CLASSES = ["Katze", "dog", "bird"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nextdetr.errors import ConfigError
+from nextdetr.errors import ConfigError, WriteError
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.outputs import coco_results, save_predictions, yolo_text
 from nextdetr.inference.predictor import Prediction
@@ -108,14 +108,17 @@ def test_unreadable_images_leave_no_file_but_keep_their_place(tmp_path):
     assert {row["image_id"] for row in json.loads((tmp_path / "predictions.json").read_text())} == {2}
 
 
-def test_a_run_broken_off_keeps_its_results(tmp_path):
+def test_a_run_broken_off_keeps_its_results_as_a_part(tmp_path):
     def broken():
         yield prediction()
         raise RuntimeError("out of power")
 
     with pytest.raises(RuntimeError, match="power"):
         run(broken(), tmp_path, "json", "images")
-    assert len(json.loads((tmp_path / "predictions.json").read_text())) == 2
+    assert len(json.loads((tmp_path / "predictions.part.json").read_text())) == 2
+    assert names(tmp_path) == ["images", "predictions.part.json"]
+    run([prediction()], tmp_path, "json")
+    assert names(tmp_path) == ["images", "predictions.json"]
 
 
 def test_unknown_kinds_are_refused_at_once(tmp_path):
@@ -128,6 +131,6 @@ def test_a_failed_write_leaves_nothing_half_done(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(OSError, match="space"):
+    with pytest.raises(WriteError, match="space"):
         run([prediction()], tmp_path, "images")
     assert names(tmp_path / "images") == []

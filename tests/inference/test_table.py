@@ -9,7 +9,7 @@ from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference.pipeline import predict_stream
 from nextdetr.inference.predictor import Predictor
-from nextdetr.inference.table import PredictionTable
+from nextdetr.inference.writers.table import PredictionTable
 from tests.inference.conftest import CLASSES
 
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -45,7 +45,7 @@ def test_a_row_an_image(model, photos, tmp_path):
 
 def test_a_run_that_was_broken_off_goes_on(model, photos, tmp_path, monkeypatch):
     output = tmp_path / "all.parquet"
-    monkeypatch.setattr("nextdetr.inference.table.PART_ROWS", 2)
+    monkeypatch.setattr("nextdetr.inference.writers.table.PART_ROWS", 2)
     stream = run(model, photos, output)
     for _ in range(4):
         next(stream)

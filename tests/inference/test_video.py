@@ -15,7 +15,8 @@ from nextdetr.inference import video
 from nextdetr.inference.pipeline import predict_stream
 from nextdetr.inference.predictor import Predictor
 from nextdetr.inference.sources import Video, as_video, find_images
-from nextdetr.inference.video import VideoWriter, read_frames
+from nextdetr.inference.video import read_frames
+from nextdetr.inference.writers.video import VideoWriter
 from tests.inference.conftest import CLASSES
 
 FRAMES = 12
@@ -54,7 +55,7 @@ def test_a_killed_writer_leaves_a_video_to_play(tmp_path):
     part = tmp_path / "x.part.mp4"  # never closed, as after a kill
     assert not (tmp_path / "x.mp4").exists()
     assert len(list(read_frames(Video("x", str(part))))) >= 40
-    writer.close()
+    writer.commit()
     assert len(list(read_frames(Video("x", str(tmp_path / "x.mp4"))))) == 120
 
 
@@ -99,8 +100,9 @@ def test_a_run_that_is_left_keeps_what_it_has(model, clip, tmp_path):
     for _ in range(5):
         next(stream)
     stream.close()  # as Ctrl-C does
-    assert len((tmp_path / "out" / "videos" / "clip.jsonl").read_text().splitlines()) == 5
-    assert len(list(read_frames(Video("out", str(tmp_path / "out" / "videos" / "clip.mp4"))))) == 5
+    assert sorted(path.name for path in (tmp_path / "out" / "videos").iterdir()) == ["clip.part.jsonl", "clip.part.mp4"]
+    assert len((tmp_path / "out" / "videos" / "clip.part.jsonl").read_text().splitlines()) == 5
+    assert len(list(read_frames(Video("out", str(tmp_path / "out" / "videos" / "clip.part.mp4"))))) == 5
     assert not [thread for thread in threading.enumerate() if thread.name == "nextdetr-decode"]
 
 

@@ -13,7 +13,7 @@ from transformers import ConvNextV2Config, RTDetrV2Config, RTDetrV2ForObjectDete
 
 from nextdetr.models.graph import build_model, parse_model_text
 from nextdetr.models.modelfile import load_model_file
-from nextdetr.weights.classes import COCO, match_classes
+from nextdetr.weights.layouts.classes import COCO, match_classes
 from nextdetr.weights.load import load_into, open_weights
 from nextdetr.weights.start import start_model
 from tests.helpers import TINY_MODEL

@@ -16,9 +16,9 @@ from torchvision.models import convnext_tiny
 from transformers import ConvNextV2Config, ConvNextV2Model
 
 from nextdetr.cli.main import run
-from nextdetr.models.checkpoint import open_model, save_detector
 from nextdetr.models.convnextv2 import SIZES
 from nextdetr.models.graph import build_model, parse_model_text
+from nextdetr.weights.checkpoint import open_model, save_detector
 from nextdetr.weights.convert import FORMATS
 from nextdetr.weights.reader import read_tensors
 from tests.helpers import TINY_MODEL, squares, tiny_model

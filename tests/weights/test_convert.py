@@ -11,9 +11,9 @@ from transformers import ConvNextV2Config, RTDetrConfig, RTDetrForObjectDetectio
 
 from nextdetr.cli.main import run
 from nextdetr.errors import ConfigError, WeightsError
-from nextdetr.models.checkpoint import open_model, save_detector
 from nextdetr.models.convnextv2 import SIZES
 from nextdetr.models.graph import build_model, parse_model_text
+from nextdetr.weights.checkpoint import open_model, save_detector
 from nextdetr.weights.convert import FORMATS, convert, save_backbone
 from nextdetr.weights.layouts.table import backbone_tensors
 from nextdetr.weights.load import open_weights

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from nextdetr import Detector
 from nextdetr.cli.main import run
 from nextdetr.errors import ModelFileError, WeightsError
-from nextdetr.models.checkpoint import save_detector
 from nextdetr.models.convnextv2 import SIZES
 from nextdetr.models.graph import build_model, parse_model_text
+from nextdetr.weights.checkpoint import save_detector
 from nextdetr.weights.convert import save_backbone
 from nextdetr.weights.load import load_into, open_weights
 from nextdetr.weights.start import open_detector, start_model

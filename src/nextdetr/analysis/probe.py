@@ -199,8 +199,8 @@ def _fine_tune(
         for first in range(0, len(order), config.batch_size):
             chosen = order[first : first + config.batch_size]
             images, labels = _augmented(data, chosen, config, epoch)
-            # Steps are few: the rise is a share of the run, and never the thousands of steps that a detector's may have.
-            set_rate(optimizer, rate_factor(step / total, 10**6, warmup=0.1, flat=0.0))
+            # The middle of the step, so that the first one moves, and the only one of a short run is at half of the fall.
+            set_rate(optimizer, rate_factor((step + 0.5) / total, step, warmup=0.1, flat=0.0))
             loss = cross_entropy(model(images.to(device)), labels.to(device), label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -1,14 +1,13 @@
-"""What all commands share: printing a result, building settings, turning an error into a sentence and an exit code."""
+"""What all commands share: options that several of them have, building settings, printing a result."""
 
 from __future__ import annotations
 
-import json as json_module
-import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from cyclopts import Parameter
 
+from nextdetr.cli.output import print_json, say
 from nextdetr.config import CommandConfig, build_config
 from nextdetr.config_file import read_config_file
 
@@ -34,17 +33,6 @@ def is_first_process() -> bool:
     from lightning_fabric.utilities.rank_zero import rank_zero_only
 
     return int(getattr(rank_zero_only, "rank", None) or 0) == 0
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """Print one JSON object on standard output."""
-    sys.stdout.write(json_module.dumps(value, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
-
-
-def say(text: str = "") -> None:
-    """Print a line of the result on standard output."""
-    sys.stdout.write(text + "\n")
 
 
 def settings(kind: type[C], given: C | None, file: str | None = None) -> C:

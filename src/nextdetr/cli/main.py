@@ -1,105 +1,145 @@
-"""The ``nextdetr`` command."""
+"""The ``nextdetr`` command: whatever happens inside, an exit code, one sentence, and with ``--json`` one object leave it.
+
+Only what Python itself brings is imported before the guard stands, so that Ctrl-C while the libraries load is told as well.
+"""
 
 from __future__ import annotations
 
+import io
 import logging
+import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 
-from cyclopts import App, CycloptsError, Parameter, ValidationError
-from pydantic import ValidationError as SettingsError
-
-from nextdetr import __version__
-from nextdetr.cli import analyze, benchmark, embed, export, info, predict, pretrain, probe, quickstart, train, val, weights
-from nextdetr.cli.common import print_json
-from nextdetr.config import explain
+from nextdetr.cli.failures import OutputClosed, describe
+from nextdetr.cli.output import drop_output, only_the_result, print_json, replace_letters
 from nextdetr.errors import NextDETRError
 
-__all__ = ["app", "main"]
-
-HELP = """Train a real-time detector on your own photographs, score it, and draw what it finds.
-
-New here? Start with `nextdetr quickstart`, which needs no data, then `nextdetr train --data FOLDER`.
-"""
-
-app = App(
-    name="nextdetr",
-    help=HELP,
-    version=__version__,
-    version_flags=["--version"],
-    help_format="markdown",
-    default_parameter=Parameter(consume_multiple=True),  # --save images json yolo
-)
-app.command(quickstart.quickstart, name="quickstart")
-app.command(pretrain.pretrain, name="pretrain")
-app.command(train.train, name="train")
-app.command(val.val, name="val")
-app.command(predict.predict, name="predict")
-app.command(export.export, name="export")
-app.command(benchmark.benchmark, name="benchmark")
-app.command(info.info, name="info")
-app.command(embed.embed, name="embed")
-app.command(probe.probe, name="probe")
-app.command(weights.app)
-app.command(analyze.app)
+__all__ = ["main", "run"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage or input, 3 a gate not met, 130 interrupted."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
+    _end_like_an_interruption()
     sys.exit(run(tokens))
+
+
+def run(tokens: list[str]) -> int:
+    """Run the command line and return its exit code."""
+    replace_letters()
+    logger, warnings = logging.getLogger("nextdetr"), _Warnings(logging.WARNING)
+    logger.addHandler(warnings)
+    try:
+        if "--json" not in tokens:
+            return _guarded(tokens)
+        with only_the_result():
+            return _guarded(tokens)
+    except KeyboardInterrupt:  # a second one, while the first is being told
+        return 130
+    finally:
+        logger.removeHandler(warnings)
 
 
 class _Warnings(logging.Handler):
     """Warnings of the library, such as an image that could not be read, in the style of the command's own lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(f"nextdetr: {record.getMessage()}\n")
+        _tell(f"nextdetr: {record.getMessage()}\n")
 
 
-def run(tokens: list[str]) -> int:
-    """Run the command line and return its exit code."""
-    logger, warnings = logging.getLogger("nextdetr"), _Warnings(logging.WARNING)
-    logger.addHandler(warnings)
+_asked_to_stop = threading.Event()  # a library may turn the interruption of its import into an error of its own
+
+
+def _end_like_an_interruption() -> None:
+    """Let a request to terminate (``timeout``, Slurm, systemd) end a command as Ctrl-C does, with what it writes then.
+
+    A process forked from this one, such as a worker that loads images, is ended by it as ever.
+    """
+    own = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == own:
+            _asked_to_stop.set()
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    if threading.current_thread() is threading.main_thread():
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(kind) is not signal.SIG_IGN:  # ignored: nohup, or a shell's background job
+                signal.signal(kind, handle)
+
+
+def _guarded(tokens: list[str]) -> int:
     try:
-        return _run(tokens)
-    finally:
-        logger.removeHandler(warnings)
+        code = _run(tokens)
+        sys.stdout.flush()
+    except BaseException as error:  # noqa: BLE001 - the border: nothing gets past it as a traceback
+        return _fail(tokens, error)
+    return code
 
 
 def _run(tokens: list[str]) -> int:
-    try:
-        result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
-    except CycloptsError as error:
-        return _fail(tokens, "ConfigError", _usage_message(error), 2)
-    except NextDETRError as error:
-        return _fail(tokens, type(error).__name__, str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _fail(tokens, "Interrupted", "interrupted.", 130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
-    except MemoryError:
-        return _fail(tokens, "MemoryError", "out of memory; lower --batch-size or --image-size.", 1)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(tokens, "OSError", f"{where}{error.strerror or error}.", 1)
+    from nextdetr.cli.commands import app
+
+    console, shown = None, io.StringIO()
+    if "--json" in tokens:
+        from rich.console import Console
+
+        console = Console(file=shown, width=120)  # of help and version
+    result = app(tokens, console=console, exit_on_error=False, print_error=False, result_action="return_value")
+    if shown.getvalue():
+        print_json({"text": shown.getvalue()})
     return result if isinstance(result, int) else 0  # a command whose check was not met says so by its number
 
 
-def _usage_message(error: CycloptsError) -> str:
-    cause = error.__cause__
-    if isinstance(error, ValidationError) and isinstance(cause, SettingsError):
-        return explain(cause)
-    return f"{' '.join(str(error).split())} See nextdetr --help."
+def _fail(tokens: list[str], error: BaseException) -> int:
+    """Say what a command ended with, and return its exit code."""
+    if _asked_to_stop.is_set() and not isinstance(error, NextDETRError):
+        error = KeyboardInterrupt()
+    elif _is_of_a_closed_pipe(error):
+        error = OutputClosed()
+    verbose = "--verbose" in tokens
+    failure = describe(error, verbose=verbose)
+    if isinstance(error, OutputClosed):
+        drop_output()
+        return failure.code
+    try:
+        if verbose:
+            _tell("".join(traceback.format_exception(error)))
+        if failure.message and "--json" in tokens:
+            print_json({"error": {"type": failure.kind, "message": failure.message}})
+        elif failure.message:
+            _tell(f"nextdetr: {failure.message}\n")
+        sys.stdout.flush()
+    except (OSError, ValueError, OutputClosed):  # standard output is full or closed; the exit code still says it
+        if "--json" in tokens:
+            _tell(f"nextdetr: {failure.message}\n")
+        drop_output()
+    return failure.code
 
 
-def _fail(tokens: list[str], kind: str, message: str, code: int) -> int:
-    if "--verbose" in tokens:
-        traceback.print_exc()
-    if "--json" in tokens:
-        print_json({"error": {"type": kind, "message": message}})
-    else:
-        sys.stderr.write(f"nextdetr: {message}\n")
-    return code
+def _is_of_a_closed_pipe(error: BaseException) -> bool:
+    """Whether nobody reads standard output any more, and not some other pipe; rich turns that into an exit."""
+    if isinstance(error, SystemExit):
+        return isinstance(error.__context__, BrokenPipeError)
+    if not isinstance(error, BrokenPipeError):
+        return False
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        return True
+    return False
+
+
+def _tell(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):  # nobody listens
+        pass

@@ -14,7 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,13 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from nextdetr.data.listing import FileFinder
 from nextdetr.data.raw import RawImage, RawSplit, plural
 from nextdetr.data.records import DetectionData, ImageRecord, Problem
 from nextdetr.errors import DataError
 from nextdetr.preprocess import image_size, load_image
 
-__all__ = ["ImageReport", "finish", "inspect_images", "summarize_problems"]
+__all__ = ["ImageReport", "finish", "inspect_images", "require_boxes", "summarize_problems"]
 
+_MISSING = "missing image"
 _ROUNDING = 1.0  # pixels
 _DECODE_ALL = 5000  # images; above, only those are decoded whose end is not as it should be
 
@@ -65,7 +67,7 @@ def finish(
     """
     if not raw.images and not raw.problems:
         raise DataError(f"{raw.source}: the split {split} is empty; it lists no image.")
-    reports = inspect_images([image.path for image in raw.images], decode=check_images)
+    reports = _look(raw, decode=check_images)
     count = np.bincount(raw.box_image, minlength=len(raw.images))
     problems = list(raw.problems)
     for image, report, boxes in zip(raw.images, reports, count.tolist(), strict=True):
@@ -81,7 +83,42 @@ def finish(
             f"{raw.source}, split {split}: {plural(len(problems), 'problem')}: {_clauses(problems, 5)}. Mend the data, or "
             "go on without what is bad with --on-bad-data warn."
         )
-    return DetectionData(name, split, raw.classes, raw.category_ids, records, problems)
+    return DetectionData(name, split, raw.classes, raw.category_ids, records, problems, raw.own_ids)
+
+
+def require_boxes(data: DetectionData) -> None:
+    """See that there is something to learn from.
+
+    Raises:
+        DataError: the split has no box but crowds, which training leaves out; the message says what became of the others.
+    """
+    crowds = sum(int(np.count_nonzero(record.crowd)) for record in data.records)
+    if sum(len(record.labels) for record in data.records) > crowds:
+        return
+    if crowds:
+        cause = f": all {crowds:,} are crowds (iscrowd: 1), which training leaves out. Write iscrowd: 0 for single objects."
+    elif data.problems:
+        kinds = Counter(problem.kind for problem in data.problems).most_common()
+        told = ", ".join(f"{kind} ({count:,})" for kind, count in kinds)
+        cause = f"; dropped were {told}, such as {_describe(data.problems[0])}."
+    else:
+        cause = ": every image is background. Are the annotations where they are expected?"
+    raise DataError(f"{data.name}: the split {data.split} has no box to learn from{cause}")
+
+
+def _look(raw: RawSplit, *, decode: bool) -> list[ImageReport]:
+    """Inspect the images of a split; one that is not there may be spelt another way (``a.JPG`` for ``a.jpg``)."""
+    reports = inspect_images([image.path for image in raw.images], decode=decode)
+    missing = [position for position, report in enumerate(reports) if report.kind == _MISSING]
+    if not missing:
+        return reports
+    finder, taken = FileFinder(), {image.path for image in raw.images}
+    found = {position: finder.find(raw.images[position].path) for position in missing}
+    found = {position: path for position, path in found.items() if path not in taken}
+    for (position, path), report in zip(found.items(), inspect_images(list(found.values()), decode=decode), strict=True):
+        raw.images[position] = replace(raw.images[position], path=path)
+        reports[position] = report
+    return reports
 
 
 def summarize_problems(problems: Sequence[Problem], limit: int = 10) -> str:
@@ -123,7 +160,7 @@ def inspect_images(paths: Sequence[Path], *, decode: bool = True) -> list[ImageR
 
 def _inspect(path: Path, *, decode: bool, quick: bool) -> ImageReport:
     if not _exists(path):
-        return ImageReport(0, 0, "missing image", "there is no such image file")
+        return ImageReport(0, 0, _MISSING, "there is no such image file")
     try:
         width, height = image_size(path)
     except DataError as error:
@@ -223,6 +260,13 @@ def _build_records(raw: RawSplit, reports: Sequence[ImageReport]) -> tuple[list[
         size = f"{limits[row, 0]:.0f}x{limits[row, 1]:.0f}"
         problems.append(Problem(file, where, clause.format(box=f"({corners})", size=size), kind))
         keep[row] = verdicts[row] == _CLIPPED
+    first = _first_equal(raw)
+    for row in np.flatnonzero(keep & (first != np.arange(len(first)))).tolist():
+        (file, where), (other, place) = raw.where(row), raw.where(int(first[row]))
+        place = place if other == file else f"{other}, {place}"
+        message = f"the same box of the same class stands at {place} already; counted once"
+        problems.append(Problem(file, where, message, "box given twice"))
+        keep[row] = False
     order = np.flatnonzero(keep)
     order = order[np.argsort(raw.box_image[order], kind="stable")]  # by image, in file order within it
     kept = clipped[order].astype(np.float32)
@@ -262,6 +306,22 @@ def _judge_boxes(boxes: NDArray[np.float64], limits: NDArray[np.float64]) -> tup
     verdicts[_without_area(single)] = 2
     verdicts[~np.isfinite(boxes).all(axis=1)] = 1
     return clipped, verdicts
+
+
+def _first_equal(raw: RawSplit) -> NDArray[np.int64]:
+    """Return for each box the number of the first that is its exact double: image, class, crowd and corners; [M]."""
+    table = np.column_stack((raw.boxes, raw.box_image, raw.labels, raw.crowd)).astype(np.float64) + 0.0  # no minus zero
+    key = np.zeros(len(table), dtype=np.uint64)
+    for column in np.ascontiguousarray(table.T).view(np.uint64):
+        key = (key ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        key ^= key >> np.uint64(29)
+    order = np.argsort(key, kind="stable")
+    equal = np.zeros(len(table), dtype=bool)
+    equal[1:] = (key[order[1:]] == key[order[:-1]]) & (table[order[1:]] == table[order[:-1]]).all(axis=1)
+    start = np.maximum.accumulate(np.where(equal, 0, np.arange(len(table))))
+    first = np.arange(len(table))
+    first[order] = order[start]
+    return first
 
 
 def _without_area(boxes: NDArray[np.float32]) -> NDArray[np.bool_]:

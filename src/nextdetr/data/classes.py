@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from nextdetr.data.check import inspect_images
+from nextdetr.data.listing import list_images
 from nextdetr.errors import DataError
-from nextdetr.preprocess import IMAGE_SUFFIXES
 
 __all__ = ["ClassFolders", "read_class_folders"]
 
@@ -86,9 +86,11 @@ def _by_class(root: Path, skipped: list[str]) -> dict[str, list[Path]]:
     """Readable images by subfolder; a subfolder without any image file is no class."""
     found = {}
     for sub in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        files = sorted(
-            path for path in sub.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-        )
+        try:
+            files, problems = list_images(sub)
+        except OSError as error:
+            raise DataError(f"{error.filename or sub} cannot be read: {error.strerror or error}.") from error
+        skipped += [f"{problem.file}: {problem.message}" for problem in problems]
         if not files:
             continue
         reports = inspect_images(files)

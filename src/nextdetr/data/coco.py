@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nextdetr.data.raw import NameList, RawImage, RawSplit, map_classes
+from nextdetr.data.listing import NameIndex
+from nextdetr.data.raw import NameList, RawImage, RawSplit, choose, map_classes
 from nextdetr.data.records import Problem
 from nextdetr.errors import DataError
 
@@ -73,12 +74,18 @@ def read_coco(
     file = str(annotation_file)
     problems: list[Problem] = list(include.problems) if include else []
     own, category_index = _categories(content["categories"], file, problems)
-    mapped, to_label = map_classes(own, classes, file)
-    images, image_index, names = _images(content["images"], file, folders, problems)
+    own = _without_parents(own, category_index, content, classes or ())
+    (names, ids), to_label = map_classes(own, classes, file)
+    written = {category_index[key]: key for key in reversed(category_index)}  # the first spelling is the file's: "7" or 7
+    spelt: dict[int | str, int | str] = {own_id: key for own_id, key in written.items() if isinstance(key, str)}
+    mapped = names, [spelt.get(own_id, own_id) for own_id in ids]
+    images, image_index, file_names = _images(content["images"], file, folders, problems)
     if include is not None:
-        images, image_index = _select(images, image_index, names, include, problems)
+        images, image_index = _select(images, image_index, file_names, include, problems)
     labels = {key: to_label[own_id] for key, own_id in category_index.items() if own_id in to_label}
-    return _annotations(content["annotations"], file, (images, image_index), (mapped, labels), problems)
+    raw = _annotations(content["annotations"], file, (images, image_index), (mapped, labels), problems)
+    raw.own_classes, raw.own_ids = list(dict.fromkeys(own.values())), True
+    return raw
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
@@ -130,7 +137,7 @@ def _categories(entries: list[Any], file: str, problems: list[Problem]) -> tuple
             continue
         number = _integer(entry["id"])
         own_id = position if number is None else number
-        name = str(entry.get("name") or entry["id"])
+        name = str(entry.get("name") or entry["id"]).strip()
         if own_id in own or entry["id"] in index:
             message = f"the id {entry['id']} of {name} is taken by {own.get(own_id)}; {name} is dropped"
             problems.append(Problem(file, where, message, "duplicated category"))
@@ -147,10 +154,29 @@ def _categories(entries: list[Any], file: str, problems: list[Problem]) -> tuple
     return own, index
 
 
+def _without_parents(
+    own: dict[int, str], index: dict[Any, int], content: dict[str, list[Any]], wanted: Sequence[str]
+) -> dict[int, str]:
+    """Leave out categories that only name a group of others, as Roboflow's exports have one, unless they are ``wanted``.
+
+    Such a category is the ``supercategory`` of another one and has no box in the file.
+    """
+    parents = {
+        str(entry.get("supercategory")).strip()
+        for entry in content["categories"]
+        if isinstance(entry, dict) and str(entry.get("name")).strip() != str(entry.get("supercategory")).strip()
+    }
+    if parents.isdisjoint(own.values()):
+        return own
+    ids = (row.get("category_id") for row in content["annotations"] if isinstance(row, dict))
+    used = set(_lookup(index, ids).tolist())
+    return {key: name for key, name in own.items() if name not in parents or name in wanted or key in used}
+
+
 def _images(
     entries: list[Any], file: str, folders: Sequence[Path], problems: list[Problem]
-) -> tuple[list[RawImage], dict[Any, int], dict[str, int]]:
-    """Return the images, and their positions by any spelling of an id and by file name."""
+) -> tuple[list[RawImage], dict[Any, int], list[str]]:
+    """Return the images, their positions by any spelling of an id, and their names in the file."""
     sound = []
     for position, entry in enumerate(entries):
         if (
@@ -166,7 +192,8 @@ def _images(
     folder = _choose_folder(folders, [entry["file_name"] for entry in sound[:50]])
     images: list[RawImage] = []
     index: dict[Any, int] = {}
-    names: dict[str, int] = {}
+    names: list[str] = []
+    positions: dict[Path, int] = {}
     dropped: list[int | str] = []
     for entry in sound:
         name, image_id = entry["file_name"], entry["id"]
@@ -175,15 +202,16 @@ def _images(
             message = f"the id {image_id} of {name} is taken by {images[index[_keys(image_id)[0]]].path.name}; dropped"
             problems.append(Problem(file, where, message, "duplicated image id"))
             continue
-        if name in names:
-            message = f"{name} is listed twice (first as image {images[names[name]].image_id}); dropped with its boxes"
+        path = _image_path(folder, name)
+        if path in positions:
+            message = f"{name} is listed twice (first as image {images[positions[path]].image_id}); dropped with its boxes"
             problems.append(Problem(file, where, message, "image listed twice"))
             dropped.append(image_id)
             continue
-        names[name] = len(images)
+        positions[path] = len(images)
+        names.append(name)
         index.update(dict.fromkeys(_keys(image_id), len(images)))
         number = _integer(image_id)
-        path = _image_path(folder, name)
         images.append(
             RawImage(path, image_id if number is None or isinstance(image_id, str) else number, file, where, _size(entry))
         )
@@ -211,21 +239,11 @@ def _choose_folder(folders: Sequence[Path], names: Sequence[str]) -> Path:
 
 
 def _select(
-    images: list[RawImage], index: dict[Any, int], names: dict[str, int], include: NameList, problems: list[Problem]
+    images: list[RawImage], index: dict[Any, int], names: Sequence[str], include: NameList, problems: list[Problem]
 ) -> tuple[list[RawImage], dict[Any, int]]:
-    """Keep the images that the list names: by file name as in the JSON, else without folders, else without suffix."""
-    spellings = dict(names)
-    for part in ("name", "stem"):
-        for name, position in names.items():
-            spellings.setdefault(getattr(Path(name), part), position)
-    chosen: set[int] = set()
-    for where, name in include.entries:
-        found = spellings.get(name, spellings.get(Path(name).name))
-        if found is None:
-            message = f"{name} is not among the images of the annotation file; passed over"
-            problems.append(Problem(include.file, where, message, "listed image without annotations"))
-        else:
-            chosen.add(found)
+    """Keep the images that the list names, by as much of their path as it gives, with or without the ending."""
+    missing = "{name} is not among the images of the annotation file; passed over"
+    chosen = choose(NameIndex(names), include, missing, "listed image without annotations", problems)
     renumbered = {old: new for new, old in enumerate(sorted(chosen))}
     # images of other splits are known, but not wanted: their boxes are not at fault
     return [images[old] for old in renumbered], {key: renumbered.get(old, _UNWANTED) for key, old in index.items()}
@@ -279,7 +297,7 @@ def _annotations(
     entries: list[Any],
     file: str,
     images: tuple[list[RawImage], dict[Any, int]],
-    classes: tuple[tuple[list[str], list[int]], dict[Any, int]],
+    classes: tuple[tuple[list[str], list[int | str]], dict[Any, int]],
     problems: list[Problem],
 ) -> RawSplit:
     """Turn the annotations into a table, column by column: there may be a million of them."""

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from nextdetr.data.listing import NameIndex
 from nextdetr.data.records import Problem
 from nextdetr.errors import DataError
 
@@ -19,6 +20,7 @@ __all__ = [
     "NameList",
     "RawImage",
     "RawSplit",
+    "choose",
     "map_classes",
     "parse_yaml",
     "plural",
@@ -62,10 +64,12 @@ class RawSplit:
         problems: what was found while parsing.
         fractions: whether ``boxes`` are fractions of the image's size.
         source: the file or folder to name when nothing in it can be used.
+        own_classes: names of the data set's own classes, whichever were asked for.
+        own_ids: as in ``DetectionData``.
     """
 
     classes: list[str]
-    category_ids: list[int]
+    category_ids: list[int | str]
     images: list[RawImage]
     box_image: NDArray[np.int64]
     boxes: NDArray[np.float64]
@@ -76,6 +80,8 @@ class RawSplit:
     problems: list[Problem]
     fractions: bool = False
     source: str = ""
+    own_classes: Sequence[str] = ()
+    own_ids: bool = False
 
 
 @dataclass(slots=True)
@@ -96,11 +102,12 @@ class BoxTable:
 
     def split(
         self,
-        classes: tuple[list[str], list[int]],
+        classes: tuple[list[str], list[int | str]],
         images: list[RawImage],
         problems: list[Problem],
         *,
         source: str,
+        own_classes: Sequence[str] = (),
         fractions: bool = False,
     ) -> RawSplit:
         """Return everything as a ``RawSplit`` without crowds; ``classes`` are (names, category ids)."""
@@ -118,6 +125,7 @@ class BoxTable:
             problems,
             fractions,
             source,
+            own_classes,
         )
 
 
@@ -147,6 +155,32 @@ class NameList:
             else:
                 first[name] = where
         return cls(file, [(where, name) for name, where in first.items()], problems)
+
+
+def choose(index: NameIndex, include: NameList, missing: str, kind: str, problems: list[Problem]) -> list[int]:
+    """Return the positions of the images that a list names, in its order and each once, and report what is not clear.
+
+    Args:
+        index: the images.
+        include: the list.
+        missing: clause that says that there is no image called {name}.
+        kind: the kind of that problem.
+        problems: takes what is wrong.
+    """
+    chosen: dict[int, str] = {}
+    for where, name in include.entries:
+        found = index.find(name)
+        if not found:
+            problems.append(Problem(include.file, where, missing.format(name=name), kind))
+        elif len(found) > 1:
+            message = f"{name} may be any of {index.describe(found)}, so none is taken; write the folder too"
+            problems.append(Problem(include.file, where, message, "ambiguous name"))
+        elif found[0] in chosen:
+            message = f"{name} is listed twice (first as {chosen[found[0]]}); counted once"
+            problems.append(Problem(include.file, where, message, "image listed twice"))
+        else:
+            chosen[found[0]] = name
+    return list(chosen)
 
 
 def read_name_list(path: Path) -> NameList:
@@ -196,7 +230,7 @@ def parse_yaml(path: Path) -> dict[str, Any]:
 
 def map_classes(
     own: Mapping[int, str], wanted: Sequence[str] | None, source: str
-) -> tuple[tuple[list[str], list[int]], dict[int, int]]:
+) -> tuple[tuple[list[str], list[int | str]], dict[int, int]]:
     """Give every class of a data set its index in the model.
 
     Args:
@@ -220,7 +254,7 @@ def map_classes(
     first: dict[str, int] = {}
     for own_id, name in own.items():
         first.setdefault(name, own_id)
-    ids = [first.get(name, -1) for name in names]
+    ids: list[int | str] = [first.get(name, -1) for name in names]
     return (names, ids), {own_id: index[name] for own_id, name in own.items() if name in index}
 
 

@@ -62,14 +62,16 @@ class DetectionData:
         name: what the data set is called, for headings and reports.
         split: train, val, test, or whatever the data set calls it.
         classes: names of the classes; the position is the model's index.
-        category_ids: the files' own id of each class, in the order of ``classes``.
+        category_ids: the files' own id of each class, in the order of ``classes``; -1 for a class that they do not have.
         records: the images that can be used.
         problems: everything that was dropped, changed or doubtful.
+        own_ids: whether ``image_id`` is an id that the files give, as COCO's do, and not a name.
     """
 
     name: str
     split: str
     classes: list[str]
-    category_ids: list[int]
+    category_ids: list[int | str]
     records: list[ImageRecord]
     problems: list[Problem]
+    own_ids: bool = False

@@ -20,6 +20,7 @@ from nextdetr.data.raw import NameList, RawSplit, parse_yaml, read_name_list
 from nextdetr.data.records import DetectionData, Problem
 from nextdetr.data.voc import read_voc, voc_splits
 from nextdetr.data.yolo import find_yolo_images, read_yolo, yolo_entries, yolo_names, yolo_root
+from nextdetr.data.yolo_labels import keypoint_values
 from nextdetr.errors import DataError
 
 __all__ = ["available_splits", "is_data_set", "load_data"]
@@ -35,6 +36,7 @@ _YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _YOLO_SPLITS = ("train", "val", "valid", "validation", "test", "minival")
 _ORDER = ("train", "val", "test")
 _SPLIT_KEYS = ("images", "annotations", "include")
+_KEYS = ("format", "root", "classes", "kpt_shape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ def load_data(
     split: str,
     *,
     classes: Sequence[str] | None = None,
+    same_classes: bool = False,
     on_bad_data: Literal["warn", "error"] = "warn",
     check_images: bool = True,
 ) -> DetectionData:
@@ -58,12 +61,13 @@ def load_data(
         split: ``train``, ``val``, ``test`` or what else the data set has; ``val`` also finds ``valid`` and ``val2017``.
         classes: names in the order of a model's indices; the data set's own are mapped to them by name, and objects of
             other classes are dropped and reported. None takes the data set's classes in its order.
+        same_classes: refuse a data set whose own classes are not exactly ``classes``, in whichever order.
         on_bad_data: "warn" drops what is unusable and lists it in ``problems``; "error" refuses the data set.
         check_images: decode every image; otherwise only its header is read, for the size.
 
     Raises:
         DataError: there is no such data set or split, a file that all depends on cannot be read, no image can be used, none
-            of ``classes`` is there, or ``on_bad_data`` is "error" and something is wrong.
+            of ``classes`` is there, ``same_classes`` and they differ, or ``on_bad_data`` is "error" and a thing is wrong.
     """
     path = Path(path).expanduser()
     try:
@@ -71,6 +75,8 @@ def load_data(
         raw = _find_split(source, split, path)(classes)
     except OSError as error:
         raise _unreadable(path, error) from error
+    if same_classes and classes is not None:
+        _check_classes(raw, classes, path)
     return finish(raw, name=source.name, split=split, on_bad_data=on_bad_data, check_images=check_images)
 
 
@@ -103,6 +109,18 @@ def is_data_set(path: str | Path) -> bool:
         if any((path / name).is_file() for name in _YAML_NAMES):
             raise
         return False
+
+
+def _check_classes(raw: RawSplit, classes: Sequence[str], path: Path) -> None:
+    gone = [name for name in classes if name not in raw.own_classes]
+    new = [name for name in raw.own_classes if name not in classes]
+    parts = [f"{word} {', '.join(names)}" for word, names in (("without", gone), ("with the new", new)) if names]
+    if parts:
+        raise DataError(
+            f"{path}: its classes are no longer those that the detector was trained on ({', '.join(classes)}): it is now "
+            f"{' and '.join(parts)}. Give the classes back their names, or train anew; train --weights keeps what the "
+            "detector has learnt of the classes that stay."
+        )
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
@@ -209,7 +227,8 @@ def _read_yolo_yaml(
     content: Mapping[str, Any], split: str, root: Path, path: Path, names: Mapping[int, str], classes: Sequence[str] | None
 ) -> RawSplit:
     found = find_yolo_images(yolo_entries(content, split, root, path), root)
-    raw = read_yolo(found, names, root=root, source=path, classes=classes)
+    keypoints = keypoint_values(content, path)
+    raw = read_yolo(found, names, root=root, source=path, classes=classes, keypoints=keypoints)
     count = content.get("nc")
     if count and count != str(len(names)):
         message = f"nc is {count}, but there are {len(names)} names; the names count"
@@ -229,11 +248,12 @@ def _dataset_readers(content: Mapping[str, Any], path: Path) -> dict[str, _Reade
         raise DataError(f"{path}: classes must be a list of names.")
     if classes is not None and len(set(classes)) < len(classes):
         raise DataError(f"{path}: classes names the same class twice.")
-    splits = {key: value for key, value in content.items() if key not in {"format", "root", "classes"} and value}
+    splits = {key: value for key, value in content.items() if key not in _KEYS and value}
+    keypoints = keypoint_values(content, path)
     for split, entry in splits.items():
         _check_split(split, entry, path)
     readers: dict[str, _Reader] = {
-        split: partial(_read_dataset_split, content["format"], root, split, entry, classes, path)
+        split: partial(_read_dataset_split, content["format"], root, split, entry, classes, path, keypoints)
         for split, entry in splits.items()
     }
     if not readers and content["format"] != "yolo":
@@ -244,12 +264,19 @@ def _dataset_readers(content: Mapping[str, Any], path: Path) -> dict[str, _Reade
 
 
 def _with_default(reader: _Reader, default: Sequence[str] | None, classes: Sequence[str] | None) -> RawSplit:
-    return reader(default if classes is None else classes)
+    return _declare(reader(default if classes is None else classes), default)
+
+
+def _declare(raw: RawSplit, own: Sequence[str] | None) -> RawSplit:
+    """Put the classes that a dataset YAML lists in the place of the annotations' own."""
+    if own is not None:
+        raw.own_classes = own
+    return raw
 
 
 def _check_split(split: str, entry: Any, path: Path) -> None:
     if not isinstance(entry, dict):
-        close = difflib.get_close_matches(split, ("format", "root", "classes", *_ORDER), n=1)
+        close = difflib.get_close_matches(split, (*_KEYS, *_ORDER), n=1)
         guess = f" Did you mean {close[0]}?" if close and close[0] != split else ""
         raise DataError(f"{path}: {split} must be a mapping with {', '.join(_SPLIT_KEYS)}.{guess}")
     for key, value in entry.items():
@@ -266,6 +293,7 @@ def _read_dataset_split(
     entry: Mapping[str, Any],
     own: Sequence[str] | None,
     path: Path,
+    keypoints: int,
     classes: Sequence[str] | None,
 ) -> RawSplit:
     include = _include(entry.get("include"), root, split, path)
@@ -273,19 +301,21 @@ def _read_dataset_split(
     annotations = root / entry["annotations"] if entry.get("annotations") else None
     if kind == "voc":
         images = root / (entry.get("images") or "JPEGImages")
-        return read_voc(annotations or root / "Annotations", images, include=include, classes=wanted)
+        return _declare(read_voc(annotations or root / "Annotations", images, include=include, classes=wanted), own)
     images = root / (entry.get("images") or ".")
     if not images.exists():
         raise DataError(f"{path}: images of {split} is {images}, which does not exist.")
     if kind == "coco":
         if annotations is None:
             raise DataError(f"{path}: {split} needs annotations, the COCO file.")
-        return read_coco(annotations, [images], include=include, classes=wanted)
+        return _declare(read_coco(annotations, [images], include=include, classes=wanted), own)
     if own is None:
         raise DataError(f"{path}: format yolo needs classes, as label files hold only their numbers.")
     found = find_yolo_images([images], root)
     names = dict(enumerate(own))
-    return read_yolo(found, names, root=root, source=path, labels=annotations, include=include, classes=classes)
+    return read_yolo(
+        found, names, root=root, source=path, labels=annotations, include=include, classes=classes, keypoints=keypoints
+    )
 
 
 def _include(value: Any, root: Path, split: str, path: Path) -> NameList | None:

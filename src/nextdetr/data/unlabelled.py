@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from nextdetr.data.check import inspect_images
 from nextdetr.data.dataset import DetectionDataset, Sample, SampleKey, sample_seed
+from nextdetr.data.listing import list_images
 from nextdetr.data.records import DetectionData, ImageRecord, Problem
 from nextdetr.data.sources import is_data_set, load_data
 from nextdetr.errors import DataError
@@ -145,25 +145,17 @@ def _find(path: Path) -> DetectionData:
             f"{path}: {beside} describes this folder as a data set; name that file, so that only its training images are "
             "learnt from, or a folder inside this one to take all images there."
         )
-    return _read_files(path, _images_below(path))
+    try:
+        listing = list_images(path)
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from error
+    if not listing.files:
+        raise DataError(f"{path}: there is no image in this folder or below it.")
+    return _read_files(path, listing.files, listing.problems)
 
 
-def _images_below(folder: Path) -> list[Path]:
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(parent, name)
-            for name in sorted(names)
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
-        ]
-    if not found:
-        raise DataError(f"{folder}: there is no image in this folder or below it.")
-    return found
-
-
-def _read_files(source: Path, paths: list[Path]) -> DetectionData:
-    records, problems = [], []
+def _read_files(source: Path, paths: list[Path], problems: Sequence[Problem] = ()) -> DetectionData:
+    records, problems = [], list(problems)
     for path, report in zip(paths, inspect_images(paths), strict=True):
         if report.width < 1:
             problems.append(Problem(str(path), "", report.message, report.kind))

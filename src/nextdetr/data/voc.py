@@ -14,11 +14,12 @@ Choices:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from xml.parsers import expat
 
+from nextdetr.data.listing import NameIndex, list_files, list_images
 from nextdetr.data.raw import BoxTable, NameList, RawImage, RawSplit, map_classes, read_lines
 from nextdetr.data.records import Problem
 from nextdetr.errors import DataError
@@ -60,7 +61,8 @@ def read_voc(
     for folder in (annotations, image_folder):
         if not folder.is_dir():
             raise DataError(f"{folder}: there is no such folder.")
-    files = {path.stem: path for path in sorted(annotations.glob("*.xml"))}
+    listing = list_files(annotations, {".xml"})
+    files = {_key(annotations, path): path for path in listing.files}
     parsed = {name: _parse(path) for name, path in files.items()}
     own = list(dict.fromkeys(item.name for file in parsed.values() for item in file.objects if item.name))
     mapped, to_label = map_classes(dict(enumerate(own)), classes, str(annotations))
@@ -68,10 +70,11 @@ def read_voc(
     if include is None:
         include = NameList(str(annotations), [("", name) for name in files], [])
     finder = _ImageFinder(image_folder)
-    problems, images, table = list(include.problems), [], BoxTable()
+    problems, images, table = [*include.problems, *listing.problems, *finder.problems], [], BoxTable()
+    index = NameIndex(list(files))
     seen: set[str] = set()
     for where, line in include.entries:
-        name = _stem(line, files)
+        name = _spelling(line, files, index)
         if name in seen:
             problems.append(Problem(include.file, where, f"{name} is listed twice; counted once", "image listed twice"))
             continue
@@ -85,14 +88,22 @@ def read_voc(
         else:
             images.append(RawImage(finder.find(name, file.image_name), name, str(files[name]), "", file.size))
             _add_boxes(file, str(files[name]), label_of, len(images) - 1, table, problems)
-    return table.split(mapped, images, problems, source=include.file)
+    return table.split(mapped, images, problems, source=include.file, own_classes=own)
 
 
-def _stem(line: str, files: dict[str, Path]) -> str:
-    """Turn a line of a list, with or without a suffix, into the name of an XML file."""
+def _key(folder: Path, path: Path) -> str:
+    """Return the name that an annotation file goes by: its path in the folder, with ``/`` and without the ending."""
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def _spelling(line: str, files: Container[str], index: NameIndex) -> str:
+    """Turn a line of a list, with or without folders and suffix, into the name of an XML file, if one is meant."""
     if line in files:
         return line
-    return Path(line).stem if Path(line).suffix.lower() in IMAGE_SUFFIXES | {".xml"} else line
+    path = PurePosixPath(line.replace("\\", "/"))
+    name = str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES | {".xml"} else str(path)
+    found = [] if name in files else index.find(name)
+    return index.names[found[0]] if len(found) == 1 else name
 
 
 class _ImageFinder:
@@ -100,16 +111,28 @@ class _ImageFinder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.by_stem: dict[str, list[str]] = {}
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                self.by_stem.setdefault(path.stem, []).append(path.name)
+        self.by_key: dict[str, list[Path]] = {}
+        self.by_stem: dict[str, list[Path]] = {}
+        listing = list_images(folder)
+        self.problems = listing.problems
+        for path in listing.files:
+            self.by_key.setdefault(_key(folder, path), []).append(path)
+            self.by_stem.setdefault(path.stem, []).append(path)
 
-    def find(self, stem: str, image_name: str) -> Path:
-        candidates = self.by_stem.get(stem, [])
-        if image_name in candidates or (not candidates and image_name and (self.folder / image_name).is_file()):
-            return self.folder / image_name
-        return self.folder / (candidates[0] if candidates else image_name or f"{stem}.jpg")
+    def find(self, key: str, image_name: str) -> Path:
+        """Return the image that belongs to an XML file, or where it would be.
+
+        Args:
+            key: the XML's path in its folder, without the ending.
+            image_name: file name that stands in the XML; may be empty.
+        """
+        place = self.folder / key
+        alone = self.by_stem.get(place.name, [])
+        candidates = self.by_key.get(key) or (alone if len({path.parent for path in alone}) == 1 else [])
+        named = place.with_name(image_name) if image_name else place
+        if named in candidates or (not candidates and image_name and named.is_file()):
+            return named
+        return candidates[0] if candidates else place.with_name(image_name or f"{place.name}.jpg")
 
 
 @dataclass(slots=True)

@@ -1,26 +1,24 @@
-"""YOLO label files: a text file an image, a line an object: class index, centre x, centre y, width, height as fractions.
+"""YOLO data sets: a ``data.yaml``, images in folders or lists, and a label file an image (see ``yolo_labels.py``).
 
-A line with a class index and three or more points (x y, fractions) is a segmentation polygon; its bounding box is used. An
-image without a label file is background. The label file of ``…/images/a/b.jpg`` is ``…/labels/a/b.txt`` (the last folder
-called ``images`` changes its name), and ``b.txt`` beside the image where no folder is called so.
+An image without a label file is background. The label file of ``…/images/a/b.jpg`` is ``…/labels/a/b.txt`` (the last folder
+called ``images`` changes its name), or ``b.txt`` beside the image where that is not there.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nextdetr.data.raw import BoxTable, NameList, RawImage, RawSplit, map_classes, plural, read_lines, read_name_list
+from nextdetr.data.listing import NameIndex, list_files, list_images
+from nextdetr.data.raw import BoxTable, NameList, RawImage, RawSplit, choose, map_classes, plural, read_name_list
 from nextdetr.data.records import Problem
+from nextdetr.data.yolo_labels import LabelFiles, check_indices, label_path, read_labels
 from nextdetr.errors import DataError
-from nextdetr.preprocess import IMAGE_SUFFIXES
 
-__all__ = ["YoloImages", "find_yolo_images", "label_path", "read_yolo", "yolo_entries", "yolo_names", "yolo_root"]
-
-_Box = tuple[float, float, float, float]
+__all__ = ["YoloImages", "find_yolo_images", "read_yolo", "yolo_entries", "yolo_names", "yolo_root"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +44,10 @@ def yolo_names(content: Mapping[str, Any], source: Path) -> dict[int, str]:
     """
     names = content.get("names")
     if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
-        return dict(enumerate(names))
+        return {index: name.strip() for index, name in enumerate(names)}
     if isinstance(names, dict) and names and all(isinstance(name, str) for name in names.values()):
         try:
-            return dict(sorted((int(index), name) for index, name in names.items()))
+            return dict(sorted((int(index), name.strip()) for index, name in names.items()))
         except (ValueError, TypeError):
             pass
     raise DataError(f"{source}: names must be a list of class names, or a mapping from index (0, 1, …) to name.")
@@ -108,9 +106,10 @@ def find_yolo_images(entries: Sequence[Path], root: Path) -> YoloImages:
         before = len(images)
         if entry.is_dir():
             folders.append(entry)
-            for path in sorted(entry.rglob("*")):
-                if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-                    images.setdefault(path, (path, "", ""))
+            listing = list_images(entry)
+            problems += listing.problems
+            for path in listing.files:
+                images.setdefault(path, (path, "", ""))
         else:
             names = read_name_list(entry)
             problems += names.problems
@@ -132,16 +131,6 @@ def _listed_path(name: str, folder: Path, root: Path) -> Path:
     return next((path for path in tried if path.exists()), tried[0])
 
 
-def label_path(image: Path) -> Path:
-    """Return where the labels of an image are expected."""
-    folders = list(image.parent.parts)
-    for position in range(len(folders) - 1, -1, -1):
-        if folders[position] == "images":
-            folders[position] = "labels"
-            break
-    return Path(*folders) / f"{image.stem}.txt"
-
-
 def read_yolo(
     found: YoloImages,
     names: Mapping[int, str],
@@ -151,6 +140,7 @@ def read_yolo(
     labels: Path | None = None,
     include: NameList | None = None,
     classes: Sequence[str] | None = None,
+    keypoints: int = 0,
 ) -> RawSplit:
     """Read the label files of a split.
 
@@ -159,40 +149,62 @@ def read_yolo(
         names: class index in the files -> name.
         root: image ids are paths relative to it.
         source: the YAML, for messages.
-        labels: folder of the label files, by the images' names; None follows the rule of ``label_path``.
+        labels: folder of the label files, with the images' subfolders; None follows the rule of ``label_path``.
         include: file names of the images to use; None uses all.
         classes: names in the model's order; None takes ``names``.
+        keypoints: how many values of key points follow the box in each row.
 
     Raises:
-        DataError: not one image has a label file.
+        DataError: not one image has a label file, a label file may be any of several images', or the class indices are all
+            off by the same number.
     """
     problems = list(found.problems)
     mapped, to_label = map_classes(names, classes, str(source))
     images, table = [], BoxTable()
-    label_files: set[Path] = set()
-    chosen = found.images if include is None else _select(found.images, include, problems)
+    used: dict[Path, Path] = {}  # label file -> image
+    counts: Counter[int] = Counter()
+    unnamed = ""
+    chosen = found.images if include is None else _select(found.images, include, root, problems)
+    files = LabelFiles([path for path, _, _ in chosen], labels, found.folders)
     for path, file, where in chosen:
         images.append(RawImage(path, _image_id(path, root), file, where))
-        label_file = label_path(path) if labels is None else labels / f"{path.stem}.txt"
-        if label_file.is_file():
-            label_files.add(label_file)
-            for line, index, box in _read_labels(label_file, problems):
-                if index not in to_label:
-                    name = names.get(index)
-                    what = f"the class index {index}" + (f" ({name})" if name is not None else "")
-                    message = f"{what} is not among the classes of {source}; dropped"
-                    problems.append(Problem(str(label_file), line, message, "unknown class"))
-                    continue
+        label_file = files.find(path)
+        if label_file is None:
+            continue
+        if label_file in used:
+            message = (
+                f"it holds the labels of {used[label_file].name} and of {path.name}, which have one name; used for both"
+            )
+            problems.append(Problem(str(label_file), "", message, "label file of two images"))
+        used.setdefault(label_file, path)
+        for line, index, box in read_labels(label_file, keypoints, problems):
+            counts[index] += 1
+            if index in to_label:
                 table.add(len(images) - 1, box, to_label[index], (str(label_file), line))
-    if images and not label_files:
-        expected = label_path(images[0].path) if labels is None else labels / f"{images[0].path.stem}.txt"
-        raise DataError(
-            f"{source}: none of {plural(len(images), 'image')} has a label file; that of {images[0].path} is looked for at "
-            f"{expected}."
-        )
+                continue
+            unnamed = unnamed or (f"{label_file}, {line}" if index not in names else "")
+            what = f"the class index {index}" + (f" ({names[index]})" if index in names else "")
+            message = f"{what} is not among the classes of {source}; dropped"
+            problems.append(Problem(str(label_file), line, message, "unknown class"))
+    check_indices(counts, names, str(source), unnamed)
+    if images and not used:
+        raise _no_labels(images, files, source)
     if labels is None and include is None:
-        problems += _orphans(found, label_files)
-    return table.split(mapped, images, problems, source=str(source), fractions=True)
+        problems += _orphans(found, set(used))
+    own = list(dict.fromkeys(names.values()))
+    return table.split(mapped, images, problems, source=str(source), own_classes=own, fractions=True)
+
+
+def _no_labels(images: Sequence[RawImage], files: LabelFiles, source: Path) -> DataError:
+    first, count = images[0], plural(len(images), "image")
+    if not any(image.path.exists() for image in images):
+        named = f" (named in {first.file}, {first.where})" if first.file else ""
+        return DataError(
+            f"{source}: none of {count} exists, the first being {first.path}{named}; are these paths of another computer? "
+            "Write them relative to the data set."
+        )
+    places = " or ".join(str(path) for path in files.candidates(first.path))
+    return DataError(f"{source}: none of {count} has a label file; that of {first.path} is looked for at {places}.")
 
 
 def _image_id(path: Path, root: Path) -> str:
@@ -200,22 +212,13 @@ def _image_id(path: Path, root: Path) -> str:
 
 
 def _select(
-    images: Sequence[tuple[Path, str, str]], include: NameList, problems: list[Problem]
+    images: Sequence[tuple[Path, str, str]], include: NameList, root: Path, problems: list[Problem]
 ) -> list[tuple[Path, str, str]]:
-    """Keep the images that the list names, by file name or by stem."""
-    by_name: dict[str, tuple[Path, str, str]] = {}
-    for image in images:
-        by_name.setdefault(image[0].name, image)
-        by_name.setdefault(image[0].stem, image)
-    chosen = {}
-    for where, name in include.entries:
-        found = by_name.get(Path(name).name)
-        if found is None:
-            problems.append(Problem(include.file, where, f"there is no image {name}; passed over", "missing image"))
-        else:
-            chosen[found[0]] = found
+    """Keep the images that the list names, by as much of their path as it gives."""
+    index = NameIndex([_image_id(path, root) for path, _, _ in images])
+    chosen = choose(index, include, "there is no image {name}; passed over", "missing image", problems)
     problems += include.problems
-    return list(chosen.values())
+    return [images[position] for position in chosen]
 
 
 def _orphans(found: YoloImages, used: set[Path]) -> list[Problem]:
@@ -225,56 +228,11 @@ def _orphans(found: YoloImages, used: set[Path]) -> list[Problem]:
         mirror = label_path(folder / "any").parent
         if mirror == folder or not mirror.is_dir():
             continue
+        listed = [path for path in list_files(mirror, {".txt"}).files if path not in used]
+        real = {path.resolve() for path in used} if listed else set()  # links may lead there under several names
         problems += [
             Problem(str(path), "", f"the label file has no image in {folder}; passed over", "missing image")
-            for path in sorted(mirror.rglob("*.txt"))
-            if path not in used and path.name != "classes.txt"  # some annotation tools leave their list of classes there
+            for path in listed
+            if path.name != "classes.txt" and path.resolve() not in real  # some tools leave their list of classes there
         ]
     return problems
-
-
-def _read_labels(path: Path, problems: list[Problem]) -> Iterator[tuple[str, int, _Box]]:
-    """Yield (line, class index, xyxy in fractions) of every line that can be read, and report the others."""
-    file = str(path)
-    try:
-        lines = read_lines(path)
-    except DataError as error:
-        problems.append(Problem(file, "", f"{error}".removeprefix(file).strip(" :."), "unreadable label file"))
-        return
-    for number, line in enumerate(lines, start=1):
-        fields = line.split()
-        if not fields:
-            continue
-        where = f"line {number}"
-        try:
-            values = [float(value) for value in fields]
-        except ValueError:
-            message = f"{_excerpt(line)} is not made of numbers; dropped"
-            problems.append(Problem(file, where, message, "malformed label line"))
-            continue
-        if len(fields) != 5 and (len(fields) < 7 or len(fields) % 2 == 0):
-            message = (
-                f"{plural(len(fields), 'value')} where 5 belong (class, centre x, centre y, width, height), or a class and "
-                "three or more points; dropped"
-            )
-            problems.append(Problem(file, where, message, "malformed label line"))
-            continue
-        if not values[0].is_integer():
-            problems.append(Problem(file, where, f"the class index {fields[0]} is not whole; dropped", "unknown class"))
-            continue
-        yield where, int(values[0]), _corners(values[1:])
-
-
-def _excerpt(line: str) -> str:
-    text = line.strip().encode("utf-8", "replace").decode()
-    return repr(text if len(text) <= 60 else f"{text[:60]}…")
-
-
-def _corners(values: list[float]) -> _Box:
-    if len(values) == 4:
-        x, y, width, height = values
-        return x - width / 2, y - height / 2, x + width / 2, y + height / 2
-    xs, ys = values[0::2], values[1::2]
-    if any(math.isnan(value) for value in values):  # which min and max may pass over
-        return (math.nan,) * 4
-    return min(xs), min(ys), max(xs), max(ys)

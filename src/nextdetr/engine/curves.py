@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nextdetr.files import atomic_write
+from nextdetr.files import atomic_write, optional_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,8 +23,7 @@ def draw_curves(table: Path, target: Path) -> None:
     """
     from matplotlib.figure import Figure  # no pyplot: nothing global, no window
 
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = _rows(table)
     if not rows:
         return
     figure = Figure(figsize=(12, 4), layout="constrained")
@@ -35,7 +34,8 @@ def draw_curves(table: Path, target: Path) -> None:
     for name in (name for name in rows[0] if name.startswith("loss_") and name.count("_") == 1):
         terms.plot(*_series(rows, name), label=name.removeprefix("loss_"))
     terms.set(title="Last decoder layer's terms (weighted)", xlabel="epoch", ylim=(0, None))
-    terms.legend()
+    if terms.lines:
+        terms.legend()
 
     for name in ("AP", "AP50", "AP75"):
         epochs, values = _series(rows, name)
@@ -46,7 +46,7 @@ def draw_curves(table: Path, target: Path) -> None:
         score.legend(loc="lower right")
     for axis in (loss, terms, score):
         axis.grid(alpha=0.3)
-    with atomic_write(target) as temporary:
+    with optional_file(), atomic_write(target) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
@@ -60,8 +60,7 @@ def draw_loss(table: Path, target: Path, title: str) -> None:
     """
     from matplotlib.figure import Figure
 
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = _rows(table)
     if not rows:
         return
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -69,8 +68,15 @@ def draw_loss(table: Path, target: Path, title: str) -> None:
     _draw_loss(axis, rows)
     axis.set_title(title)
     axis.grid(alpha=0.3)
-    with atomic_write(target) as temporary:
+    with optional_file(), atomic_write(target) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    if not table.is_file():  # it could not be written, which was told then
+        return []
+    with table.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _draw_loss(axis: Axes, rows: list[dict[str, str]]) -> None:

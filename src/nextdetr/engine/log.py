@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
+import os
+import platform
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from nextdetr.files import write_text_atomic
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from nextdetr.files import optional_file, write_text_atomic
 
 __all__ = ["METRIC_NAMES", "Display", "MetricsTable", "TensorBoard", "clock", "epoch_line", "shown_score"]
+
+_log = logging.getLogger(__name__)
 
 METRIC_NAMES = (
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
@@ -56,13 +60,14 @@ class MetricsTable:
                 self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= resume_epoch]
 
     def add(self, row: Mapping[str, float | int | None]) -> None:
-        """Append a row and write the table, whole or not at all."""
+        """Append a row and write the table, whole or not at all; what a full disk kept out comes with a later row."""
         self.rows.append({name: _cell(row.get(name)) for name in self.columns})
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, self.columns, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(self.rows)
-        write_text_atomic(self.path, buffer.getvalue())
+        with optional_file():
+            write_text_atomic(self.path, buffer.getvalue())
 
 
 def _cell(value: float | int | None) -> str:
@@ -72,32 +77,87 @@ def _cell(value: float | int | None) -> str:
 
 
 class TensorBoard:
-    """TensorBoard events, when the package is there; otherwise nothing, and ``available`` is False."""
+    """TensorBoard events, when the package is there; otherwise nothing, and ``available`` is False.
+
+    They are written here and now, without the thread of torch's ``SummaryWriter``, which ends in a traceback when the disk
+    is full; then the run goes on without events.
+    """
 
     def __init__(self, directory: Path) -> None:
-        self._writer: SummaryWriter | None = None
+        self.available = False
+        self._writer: Any = None
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            from tensorboard.compat.proto.event_pb2 import Event
+            from tensorboard.summary.writer.record_writer import RecordWriter
         except ImportError:
             return
-        self._writer = SummaryWriter(str(directory))
-
-    @property
-    def available(self) -> bool:
-        """Whether events are written."""
-        return self._writer is not None
+        self.available = True
+        self._event = Event
+        name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{os.getpid()}.{time.perf_counter_ns()}"
+        with self._told():
+            self._writer = RecordWriter((directory / name).open("xb", buffering=0))
+            self._write(file_version="brain.Event:2")
 
     def add(self, values: Mapping[str, float | int | None], step: int) -> None:
         """Write scalars of one step."""
-        if self._writer is not None:
-            for name, value in values.items():
-                if value is not None:
-                    self._writer.add_scalar(name, value, step)
+        found = [{"tag": name, "simple_value": value} for name, value in values.items() if value is not None]
+        with self._told():
+            self._write(step=step, summary={"value": found})
 
     def close(self) -> None:
         """Flush and close."""
         if self._writer is not None:
-            self._writer.close()
+            with self._told():
+                self._writer.close()
+
+    def _write(self, **fields: Any) -> None:
+        if self._writer is not None:
+            self._writer.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+            self._writer.flush()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            _log.warning(
+                "TensorBoard events cannot be written (%s); the run goes on without them.", error.strerror or error
+            )
+
+
+class _Tolerant:
+    """A text stream that fails never: a run must not end because its terminal is gone or has no such letter."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self.encoding = getattr(stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise OSError("no stream")
+        return self._stream.fileno()
+
+    def write(self, text: str) -> int:
+        if self._stream is not None:
+            try:
+                try:
+                    self._stream.write(text)
+                except UnicodeEncodeError:
+                    self._stream.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
+            except (OSError, ValueError):  # a closed pipe or stream
+                self._stream = None
+        return len(text)
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            try:
+                self._stream.flush()
+            except (OSError, ValueError):
+                self._stream = None
 
 
 class Display:
@@ -108,7 +168,7 @@ class Display:
     """
 
     def __init__(self, enabled: bool = True) -> None:
-        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True, quiet=not enabled)
+        self.console = Console(file=cast(TextIO, _Tolerant(sys.stderr)), highlight=False, soft_wrap=True, quiet=not enabled)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         if enabled and self.console.is_terminal:

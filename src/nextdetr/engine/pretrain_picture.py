@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nextdetr.data.dataset import SampleKey
 from nextdetr.data.unlabelled import UnlabelledDataset
-from nextdetr.files import atomic_write
+from nextdetr.files import atomic_write, optional_file
 from nextdetr.models.fcmae import FCMAE
 
 __all__ = ["Reconstructions", "draw_rows"]
@@ -46,7 +46,7 @@ class Reconstructions:
         masked, painted = model.reconstruct(images.to(device), noise.to(device))
         model.train(training)
         path = self.folder / f"reconstruction_{epoch:05d}.png"
-        with atomic_write(path) as temporary:
+        with optional_file(), atomic_write(path) as temporary:
             draw_rows([images, masked.cpu(), painted.cpu()], COLUMNS).save(temporary)
         return path
 

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 
 from nextdetr.config import CommandConfig, TrainConfig, build_config
 from nextdetr.config_file import dump_config, read_config_file
-from nextdetr.data.check import summarize_problems
+from nextdetr.data.check import require_boxes, summarize_problems
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import load_data
 from nextdetr.engine.recipe import backbone_factor, choose_recipe
@@ -20,10 +20,10 @@ from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import new_directory, write_text_atomic
-from nextdetr.models.checkpoint import read_detector_metadata
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import available_models, build_skeleton, parse_model_text
 from nextdetr.models.sizes import check_sides
+from nextdetr.weights.checkpoint import read_detector_metadata
 from nextdetr.weights.load import open_weights
 from nextdetr.weights.start import start_model
 
@@ -159,6 +159,7 @@ def load_splits(config: TrainConfig, tell: Callable[[str], None]) -> tuple[Detec
             tell(summarize_problems(data.problems))
     if not train_data.classes:
         raise DataError(f"{config.data}: no class is defined, so there is nothing to learn.")
+    require_boxes(train_data)
     return train_data, val_data
 
 

@@ -35,8 +35,8 @@ from nextdetr.layers.syncnorm import synchronize_norms
 from nextdetr.losses.criterion import Criterion
 from nextdetr.losses.matcher import HungarianMatcher
 from nextdetr.memory import keep_freed_memory
-from nextdetr.models.checkpoint import save_detector
 from nextdetr.structures import Batch, UncastTargets
+from nextdetr.weights.checkpoint import save_detector
 
 __all__ = ["TrainResult", "train"]
 

@@ -18,8 +18,8 @@ from nextdetr.engine.evaluate import EvalResult, evaluate
 from nextdetr.engine.log import Display
 from nextdetr.errors import ConfigError
 from nextdetr.inference.exported import OpenedExport
-from nextdetr.models.checkpoint import OpenedModel
 from nextdetr.preprocess import choose_device
+from nextdetr.weights.checkpoint import OpenedModel
 
 __all__ = ["ValResult", "score_detector", "validate"]
 

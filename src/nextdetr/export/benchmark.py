@@ -13,8 +13,8 @@ from nextdetr.export.measure import Ceilings, Kind, Task, ceilings, file_bytes, 
 from nextdetr.export.run import Score, export, is_installed
 from nextdetr.files import atomic_write, new_directory, write_text_atomic
 from nextdetr.inference.exported import OpenedExport, open_any
-from nextdetr.models.checkpoint import OpenedModel
 from nextdetr.models.summary import count_gflop
+from nextdetr.weights.checkpoint import OpenedModel
 
 __all__ = ["BenchmarkResult", "Row", "benchmark"]
 

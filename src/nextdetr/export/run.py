@@ -26,9 +26,9 @@ from nextdetr.export.pt2 import ProgramModel, write_program
 from nextdetr.files import write_text_atomic
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.exported import ExportedModel, OpenedExport, open_export
-from nextdetr.models.checkpoint import OpenedModel
 from nextdetr.models.decoder import RTDETRDecoder
 from nextdetr.preprocess import load_image, resize_to_tensor
+from nextdetr.weights.checkpoint import OpenedModel
 
 if TYPE_CHECKING:
     from nextdetr.export.quantize import Search

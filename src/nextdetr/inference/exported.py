@@ -18,8 +18,8 @@ from nextdetr.boxes import xyxy_to_cxcywh
 from nextdetr.errors import ConfigError, ModelFileError
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.session import Session
-from nextdetr.models.checkpoint import OpenedModel
 from nextdetr.structures import DetectorOutput
+from nextdetr.weights.checkpoint import OpenedModel
 from nextdetr.weights.report import LoadReport
 from nextdetr.weights.start import open_detector
 

@@ -21,7 +21,7 @@ def unfold(items: Iterable[SourceItem]) -> Iterator[SourceItem]:
         frames = read_frames(item.image)
         try:
             for frame in frames:
-                yield SourceItem(item.path, frame.pixels, frame.index, frame.seconds, item.image.live)
+                yield SourceItem(item.path, frame.pixels, frame.index, frame.seconds, item.image.live, tags=frame.tags)
         except DataError as error:
             yield SourceItem(item.path, item.image, problem=str(error))
         finally:

@@ -67,7 +67,7 @@ def file_identity(source: str) -> str:
 def _to_table(
     predictor: Predictor, sources: Sources, config: PredictConfig, model: str, opens: Mapping[str, Any] | None
 ) -> Iterator[Prediction]:
-    from nextdetr.inference.table import PredictionTable
+    from nextdetr.inference.writers.table import PredictionTable
 
     if config.track or config.line or config.zone:
         raise ConfigError("a Parquet table is of images: --track, --line and --zone are for videos.")

@@ -15,9 +15,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from nextdetr.errors import ConfigError, DataError
+from nextdetr.files import path_text
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.frames import unfold
 from nextdetr.inference.sources import SourceItem, Sources, find_images, none_readable, read_ahead, reading_threads
+from nextdetr.inference.tags import VideoTags
 from nextdetr.memory import keep_freed_memory
 from nextdetr.postprocess import Detected, postprocess
 from nextdetr.preprocess import choose_device, resize_to_tensor
@@ -42,6 +44,7 @@ class Prediction:
         frame: number of the frame, where the image is one of a video; ``path`` is the video's then.
         seconds: its time from the video's start.
         counted: ``lines``, crossings so far, each ``{"in", "out"}``, and ``zones``, objects in each now; where asked for.
+        tags: how the frame is shown, where the image is one of a video.
     """
 
     path: str
@@ -53,6 +56,7 @@ class Prediction:
     frame: int | None = None
     seconds: float | None = None
     counted: dict[str, Any] | None = None
+    tags: VideoTags | None = None
 
     def begins_video(self, path: str | None) -> bool:
         """Whether this is a frame of another video than the frame before, which was of ``path``."""
@@ -63,7 +67,10 @@ class Prediction:
         return dict(Counter(self._names()).most_common())
 
     def to_json(self) -> dict[str, Any]:
-        """Return the image's part of the JSON result; ``problem`` stands in it only where there is one."""
+        """Return the image's part of the JSON result; ``problem`` stands in it only where there is one.
+
+        A path that is not UTF-8 is written as ``path_text`` has it.
+        """
         found = self.detections
         confidences = [] if found.confidence is None else found.confidence.tolist()
         labels = [] if found.class_id is None else found.class_id.tolist()
@@ -75,13 +82,13 @@ class Prediction:
         if found.tracker_id is not None:
             for row, track in zip(detections, found.tracker_id.tolist(), strict=True):
                 row["track_id"] = None if track < 0 else track
-        result: dict[str, Any] = {"path": self.path, "width": self.width, "height": self.height}
+        result: dict[str, Any] = {"path": path_text(self.path), "width": self.width, "height": self.height}
         if self.frame is not None:
             result |= {"frame": self.frame, "seconds": self.seconds}
         result["detections"] = detections
         if self.counted is not None:
             result["counted"] = self.counted
-        return result if self.problem is None else {**result, "problem": self.problem}
+        return result if self.problem is None else {**result, "problem": path_text(self.problem)}
 
     def _names(self) -> list[str]:
         return [str(name) for name in self.detections.data.get("class_name", ())]
@@ -188,8 +195,9 @@ class Predictor:
                 width, height = read.image.size
                 detections = self._detections(next(found), confidence)
                 yield Prediction(
-                    read.item.path, width, height, detections, read.image, None, read.item.frame, read.item.seconds
-                )
+                    read.item.path, width, height, detections, read.image, None, read.item.frame, read.item.seconds,
+                    tags=read.item.tags,
+                )  # fmt: skip
 
     def _batches(self, items: Iterable[SourceItem], batch_size: int) -> Iterator[list[_Read]]:
         """Images read and resized, in lists of ``batch_size``."""

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from nextdetr.errors import DataError
+from nextdetr.inference.tags import VideoTags
 from nextdetr.preprocess import IMAGE_SUFFIXES, ImageSource, as_image
 
 __all__ = [
@@ -38,10 +39,44 @@ R = TypeVar("R")
 
 
 VIDEO_SUFFIXES = frozenset(
-    (".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv")
+    (
+        *(
+            ".3g2",
+            ".3gp",
+            ".264",
+            ".265",
+            ".asf",
+            ".avi",
+            ".divx",
+            ".dv",
+            ".f4v",
+            ".flv",
+            ".h264",
+            ".h265",
+            ".hevc",
+            ".ivf",
+        ),
+        *(
+            ".m2ts",
+            ".m2v",
+            ".m4v",
+            ".mjpeg",
+            ".mjpg",
+            ".mkv",
+            ".mov",
+            ".mp4",
+            ".mpe",
+            ".mpeg",
+            ".mpg",
+            ".mts",
+            ".mxf",
+            ".ogv",
+        ),
+        *(".qt", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
+    )
 )
 LIVE_SCHEMES = frozenset(("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt"))
-WEB_SUFFIXES = VIDEO_SUFFIXES | {".m3u8", ".mpd", ".mjpg", ".mjpeg"}
+WEB_SUFFIXES = VIDEO_SUFFIXES | {".m3u8", ".mpd"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +108,7 @@ class SourceItem:
         seconds: its time from the video's start.
         live: whether it came from a source that does not wait.
         problem: why a video could not be opened; it has no frame then.
+        tags: how a frame of a video is shown.
     """
 
     path: str
@@ -81,6 +117,7 @@ class SourceItem:
     seconds: float | None = None
     live: bool = False
     problem: str | None = None
+    tags: VideoTags | None = None
 
     @property
     def in_memory(self) -> bool:

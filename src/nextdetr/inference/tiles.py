@@ -82,7 +82,7 @@ def _stream(
         found = predictor.predict(crops, **settings)
         merged = merge_tiles(found, windows, image.size)
         merged = rows(merged, np.arange(len(merged))[:most])
-        yield Prediction(item.path, *image.size, merged, image, None, item.frame, item.seconds)
+        yield Prediction(item.path, *image.size, merged, image, None, item.frame, item.seconds, tags=item.tags)
 
 
 def merge_tiles(found: Sequence[sv.Detections], windows: Sequence[Window], size: tuple[int, int]) -> sv.Detections:

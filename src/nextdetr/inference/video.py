@@ -1,8 +1,8 @@
-"""Videos, cameras and network streams, frame by frame; and annotated videos.
+"""Videos, cameras and network streams, frame by frame, as a player shows them: upright, in the colours that are meant.
 
-PyAV (FFmpeg's libraries) reads and writes: it comes with supervision, opens what FFmpeg opens, and gives each frame its
-time. A thread of its own decodes ahead, so that the model does not wait for it. Of a live source only the newest frames are
-kept: a detector slower than the camera skips frames instead of falling behind.
+PyAV (FFmpeg's libraries) reads: it comes with supervision, opens what FFmpeg opens, and gives each frame its time. A thread
+of its own decodes ahead, so that the model does not wait for it. Of a live source only the newest frames are kept: a
+detector slower than the camera skips frames instead of falling behind.
 """
 
 from __future__ import annotations
@@ -11,34 +11,36 @@ import logging
 import threading
 from collections.abc import Generator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from queue import Empty, Full, Queue
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import av
 import numpy as np
 from av.error import FFmpegError, InvalidDataError
+from av.sidedata.sidedata import Type
+from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 from nextdetr.errors import DataError
 from nextdetr.inference.sources import Video
+from nextdetr.inference.tags import VideoTags
 
-__all__ = ["Frame", "VideoWriter", "read_frames"]
+__all__ = ["Frame", "read_frames"]
 
 logger = logging.getLogger(__name__)
 
 AHEAD, AHEAD_LIVE = 8, 2  # frames that wait to be looked at
 TIMEOUT = 10.0  # seconds without a sign of life, after which a source is given up
-FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
-# Without latency the encoder holds no frame back that a kill would lose.
-CODECS = {
-    "libx264": {"preset": "veryfast", "tune": "zerolatency", "crf": "23", "g": "50"},
-    "mpeg4": {"qscale": "3"},
-}
-CLOCK = 90_000  # ticks a second of written videos, MPEG's own
+RESTART = 1.0  # seconds: a clock that goes back further than this has begun anew
+# FFmpeg's names of the matrices that ``VideoTags.matrix_for`` returns.
+COLORSPACES = {
+    1: Colorspace.ITU709, 4: Colorspace.FCC, 5: Colorspace.ITU601, 6: Colorspace.ITU601, 7: Colorspace.SMPTE240M,
+    9: Colorspace.BT2020,
+}  # fmt: skip
+USUAL_RATE = 25.0  # frames a second where a video does not say
 
 Pixels = NDArray[np.uint8]
 
@@ -49,13 +51,15 @@ class Frame:
 
     Attributes:
         index: number of the frame, from 0, as it was decoded (a live source skips some).
-        seconds: its time from the start.
-        pixels: [H, W, 3] uint8 RGB.
+        seconds: its time from the start; it always rises, also where the stream's own clock begins anew.
+        pixels: [H, W, 3] uint8 RGB, turned and mirrored as the video's display matrix says.
+        tags: how the frame is shown.
     """
 
     index: int
     seconds: float
     pixels: Pixels
+    tags: VideoTags
 
 
 def read_frames(video: Video) -> Generator[Frame]:
@@ -93,7 +97,10 @@ def read_frames(video: Video) -> Generator[Frame]:
 def _open(video: Video) -> Any:
     options = {"rtsp_transport": "tcp"} if video.source.lower().startswith("rtsp") else {}
     try:
-        container: Any = av.open(video.source, format=video.format, options=options, timeout=(TIMEOUT, TIMEOUT))
+        source: Any = video.source
+        if not source.isprintable() and Path(source).is_file():
+            source = Path(source).open("rb")  # noqa: SIM115 - FFmpeg takes names in UTF-8 only; closed with its container
+        container: Any = av.open(source, format=video.format, options=options, timeout=(TIMEOUT, TIMEOUT))
     except (FFmpegError, OSError, ValueError) as error:
         raise DataError(f"{video.name} cannot be opened as a video: {_reason(error)}.") from error
     if not container.streams.video:
@@ -108,7 +115,9 @@ def _decode(container: Any, video: Video, waiting: Queue[Frame | Exception | Non
     stream = container.streams.video[0]
     end: Exception | None = None
     index, damaged, broken = 0, 0, None
-    began = float(stream.start_time * stream.time_base) if stream.start_time and not video.live else 0.0
+    rate = float(stream.guessed_rate or stream.average_rate or 0)
+    known = stream.start_time is not None and not video.live
+    clock = _Clock(1 / (rate or USUAL_RATE), float(stream.start_time * stream.time_base) if known else None)
     try:
         packets = container.demux(stream)
         while not stop.is_set():
@@ -124,8 +133,8 @@ def _decode(container: Any, video: Video, waiting: Queue[Frame | Exception | Non
             if packet is None:
                 break
             for picture in frames:
-                seconds = index / float(stream.average_rate or 25) if picture.time is None else picture.time - began
-                _put(waiting, Frame(index, seconds, picture.to_ndarray(format="rgb24")), stop, newest=video.live)
+                frame = Frame(index, clock.at(picture.time), *_shown(picture, stream.sample_aspect_ratio, rate))
+                _put(waiting, frame, stop, newest=video.live)
                 index += 1
     except Exception as error:  # noqa: BLE001 - handed on to the thread that asked
         end = error
@@ -136,6 +145,67 @@ def _decode(container: Any, video: Video, waiting: Queue[Frame | Exception | Non
     elif not video.live and 0 < index < stream.frames:
         logger.warning("%s: %d of its %d frames could be decoded", video.name, index, stream.frames)
     _put(waiting, end, stop)
+
+
+class _Clock:
+    """Times from the start of the video that always rise.
+
+    Args:
+        step: usual time from frame to frame, seconds.
+        began: what the stream's clock shows at the start; None takes the first frame's time.
+    """
+
+    def __init__(self, step: float, began: float | None) -> None:
+        self.step, self.began = step, began
+        self.last: float | None = None
+
+    def at(self, time: float | None) -> float:
+        """Return the time of the next frame; ``time`` is that of the stream's clock, None where it has none."""
+        if time is None:
+            now = 0.0 if self.last is None else self.last + self.step
+        else:
+            if self.began is None or (self.last is None and time < self.began):
+                self.began = time
+            now = time - self.began
+            if self.last is not None and now <= self.last:
+                restarts = self.last - now > RESTART
+                now = self.last + (self.step if restarts else self.step / 1000)
+                if restarts:
+                    self.began = time - now
+        self.last = now
+        return now
+
+
+def _shown(picture: Any, aspect: Fraction | None, rate: float) -> tuple[Pixels, VideoTags]:
+    """Return a decoded picture as it is to be shown, RGB."""
+    full = picture.color_range == ColorRange.JPEG or picture.format.name.startswith("yuvj")
+    tags = VideoTags(
+        rate, aspect or Fraction(1), int(picture.colorspace), full, int(picture.color_primaries), int(picture.color_trc)
+    )
+    settings: dict[str, Any] = {}
+    matrix = tags.matrix_for(picture.width, picture.height)
+    if not picture.format.is_rgb and matrix != tags.matrix:
+        settings["src_colorspace"] = COLORSPACES[matrix]
+    pixels = picture.to_ndarray(format="rgb24", **settings)
+    shown = picture.side_data.get(Type.DISPLAYMATRIX)
+    if shown is None:
+        return pixels, tags
+    upright, turned = _upright(pixels, np.frombuffer(bytes(shown), np.int32).reshape(3, 3))
+    return upright, replace(tags, aspect=1 / tags.aspect) if turned else tags
+
+
+def _upright(pixels: Pixels, matrix: NDArray[np.int32]) -> tuple[Pixels, bool]:
+    """Turn and mirror a picture by the multiple of 90 degrees that is nearest to its display matrix.
+
+    Returns:
+        The picture, and whether its sides have changed places. The matrix maps a point (x, y), a row, to where it is shown:
+        x' = a·x + c·y, y' = b·x + d·y with the rows (a, b) and (c, d). https://ffmpeg.org/doxygen/trunk/group__lavu__video__display.html
+    """
+    (a, b), (c, d) = matrix[:2, :2].tolist()
+    turned = abs(b) + abs(c) > abs(a) + abs(d)
+    across, down = (c, b) if turned else (a, d)
+    shown = pixels.swapaxes(0, 1) if turned else pixels
+    return np.ascontiguousarray(shown[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]), turned
 
 
 def _put(
@@ -155,53 +225,3 @@ def _put(
 
 def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error).rstrip(".").lower() or type(error).__name__
-
-
-class VideoWriter:
-    """Writes an H.264 video of frames with times of their own.
-
-    The file is fragmented: what has been written can be played even if the program is killed. Until ``close`` it is called
-    ``<stem>.part.mp4``.
-
-    Args:
-        path: of the video, ``.mp4``.
-        width: of the frames, pixels; an odd one loses a column.
-        height: likewise.
-        rate: frames a second, about; players show it.
-    """
-
-    def __init__(self, path: Path, width: int, height: int, rate: float = 25.0) -> None:
-        self.path, self.part = path, path.with_name(f"{path.stem}.part{path.suffix}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._size = (max(2, width - width % 2), max(2, height - height % 2))
-        self._container: Any = av.open(str(self.part), "w", format="mp4", options=FRAGMENTED)
-        codec = next(name for name in CODECS if name in av.codecs_available)
-        rounded = Fraction(rate).limit_denominator(1001)
-        stream: Any = self._container.add_stream(codec, rate=rounded, options=CODECS[codec])
-        stream.width, stream.height = self._size
-        stream.pix_fmt = "yuv420p"
-        stream.time_base = stream.codec_context.time_base = Fraction(1, CLOCK)
-        self._stream = stream
-        self._last = -1
-
-    def write(self, pixels: Pixels, seconds: float) -> None:
-        """Append a frame [H, W, 3] uint8 RGB; a time that does not rise is moved up by the least step."""
-        width, height = self._size
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:height, :width]), format="rgb24")
-        self._last = max(self._last + 1, round(seconds * CLOCK))
-        frame.pts, frame.time_base = self._last, Fraction(1, CLOCK)
-        for packet in self._stream.encode(frame):
-            self._container.mux(packet)
-
-    def close(self) -> None:
-        """Finish the file and give it its name."""
-        for packet in self._stream.encode():
-            self._container.mux(packet)
-        self._container.close()
-        self.part.replace(self.path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from nextdetr.errors import WeightsError
-from nextdetr.models.checkpoint import OpenedModel
 from nextdetr.models.convnextv2 import SIZES, ConvNeXtV2, convnextv2
 from nextdetr.models.detection import DetectionModel, RowInfo
+from nextdetr.weights.checkpoint import OpenedModel
 from nextdetr.weights.convert import backbone_state
 from nextdetr.weights.layouts.sizes import backbone_size
 from nextdetr.weights.load import load_into, open_weights
 from nextdetr.weights.start import open_detector
+from nextdetr.weights.tensorfile import read_metadata
 
 __all__ = ["open_encoder", "open_features"]
 
@@ -96,7 +95,6 @@ def _is_detector(path: Path) -> bool:
     if path.suffix != ".safetensors":
         return False
     try:
-        with safe_open(path, framework="pt") as file:
-            return "model" in (file.metadata() or {})
-    except (SafetensorError, OSError):
+        return "model" in read_metadata(path)
+    except WeightsError:
         return False

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from nextdetr.errors import ConfigError, WeightsError
 from nextdetr.files import atomic_write, write_text_atomic
-from nextdetr.models.checkpoint import save_detector
 from nextdetr.models.graph import build_model, build_skeleton, load_model_file, parse_model_text, skip_backbone
+from nextdetr.weights.checkpoint import extra_metadata, read_metrics, save_detector
 from nextdetr.weights.layouts.convnext import to_original, to_timm, to_transformers
 from nextdetr.weights.layouts.rtdetr_transformers import transformers_backbone
 from nextdetr.weights.layouts.sizes import backbone_size, known_size
 from nextdetr.weights.layouts.table import FCMAE, Identity, backbone_tensors
 from nextdetr.weights.load import load_into, open_weights, plan_load
 from nextdetr.weights.reader import WeightsFile
+from nextdetr.weights.tensorfile import write_tensors
 
 __all__ = ["FORMATS", "Format", "backbone_state", "convert", "save_backbone"]
 
@@ -58,7 +58,7 @@ def convert(path: str | Path, to: Format, output: str | Path | None = None) -> t
     if to == "nextdetr":
         save_backbone(target, state, **metadata)
     elif to == "timm":
-        _write(target, to_timm(state), {"format": "pt", **metadata})
+        write_tensors(target, to_timm(state), {"format": "pt", **metadata})
     elif to == "transformers":
         _transformers(target, state, metadata)
     else:
@@ -88,8 +88,7 @@ def save_backbone(
         "weights_licence": weights_licence, "source_weights": source_weights, "nextdetr_version": __version__,
         "pretraining": pretraining,
     }  # fmt: skip
-    _write(Path(path), state, metadata)
-    return Path(path)
+    return write_tensors(path, state, metadata)
 
 
 def _target(path: Path, to: Format, output: str | Path | None) -> Path:
@@ -159,24 +158,16 @@ def _detector(file: WeightsFile, identity: Identity, target: Path) -> Path:
     size = file.metadata.get("image_size", "")
     return save_detector(
         target, model.state_dict(), model_text=model.text, classes=classes,
-        image_size=int(size) if size.isdecimal() else model.image_size, metrics=_metrics(file),
+        image_size=int(size) if size.isdecimal() else model.image_size, metrics=read_metrics(file.metadata),
         weights_licence=identity.licence, source_weights=file.metadata.get("source_weights", Path(file.path).name),
-        data=file.metadata.get("data", "none"),
+        data=file.metadata.get("data", "none"), extra=extra_metadata(file.metadata) if identity.model_text else None,
     )  # fmt: skip
-
-
-def _metrics(file: WeightsFile) -> dict[str, Any]:
-    try:
-        metrics = json.loads(file.metadata.get("metrics", "{}"))
-    except ValueError:
-        return {}
-    return metrics if isinstance(metrics, dict) else {}
 
 
 def _transformers(target: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
     tensors = to_transformers(state)
     if target.suffix == ".safetensors":
-        _write(target, tensors, {"format": "pt", **metadata})
+        write_tensors(target, tensors, {"format": "pt", **metadata})
         return
     head = state.get("head.weight")
     depths, dims = backbone_size(state)
@@ -191,11 +182,5 @@ def _transformers(target: Path, state: dict[str, Tensor], metadata: dict[str, st
     target.mkdir(parents=True, exist_ok=True)
     if head is None:  # the base model has no prefix in its own state
         tensors = {name.removeprefix("convnextv2."): tensor for name, tensor in tensors.items()}
-    _write(target / "model.safetensors", tensors, {"format": "pt", **metadata})
+    write_tensors(target / "model.safetensors", tensors, {"format": "pt", **metadata})
     write_text_atomic(target / "config.json", json.dumps(config, indent=2) + "\n")
-
-
-def _write(target: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_write(target) as temporary:
-        save_file(contiguous, temporary, metadata=metadata)

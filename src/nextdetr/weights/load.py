@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from nextdetr.errors import WeightsError
-from nextdetr.models.checkpoint import check_tensor
 from nextdetr.models.detection import DetectionModel
-from nextdetr.weights.classes import match_classes
+from nextdetr.weights.checkpoint import check_tensor
+from nextdetr.weights.layouts.classes import match_classes
 from nextdetr.weights.layouts.table import Identity, identify
 from nextdetr.weights.reader import WeightsFile, read_tensors
 from nextdetr.weights.report import LoadReport

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nextdetr.models.checkpoint import OpenedModel, open_model, read_detector_metadata
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import build_model, load_model_file, parse_model_text, skip_backbone
+from nextdetr.weights.checkpoint import OpenedModel, open_model, read_detector_metadata
 from nextdetr.weights.load import Part, load_into, open_weights
 from nextdetr.weights.report import LoadReport
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from nextdetr.weights.classes import published_classes
+from nextdetr.weights.layouts.classes import published_classes
 from nextdetr.weights.layouts.detectors import detector_classes, detector_kind, shipped_model_for
 from nextdetr.weights.reader import WeightsFile
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nextdetr.errors import WeightsError
 from nextdetr.models.modelfile import shipped_name
-from nextdetr.weights.classes import IMAGENET_HEADS
+from nextdetr.weights.layouts.classes import IMAGENET_HEADS
 from nextdetr.weights.layouts.convnext import (
     check_stem,
     fold_v1,

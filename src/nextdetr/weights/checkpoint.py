@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from nextdetr.errors import ModelFileError, WeightsError
-from nextdetr.files import atomic_write
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import (
     BackboneLoader,
@@ -27,18 +24,28 @@ from nextdetr.models.graph import (
     parse_model_text,
     skip_backbone,
 )
+from nextdetr.weights.tensorfile import open_tensors, read_metadata, write_tensors
 
 __all__ = [
     "FORMAT_VERSION",
     "OpenedModel",
     "check_tensor",
+    "extra_metadata",
     "is_finite",
     "open_model",
     "read_detector_metadata",
+    "read_metrics",
     "save_detector",
+    "save_opened",
 ]
 
 FORMAT_VERSION = "1"
+_FIXED = frozenset(
+    (
+        "format_version", "model", "classes", "image_size", "metrics", "weights_licence", "source_weights", "data",
+        "nextdetr_version",
+    )
+)  # fmt: skip
 _AT_ONCE = 8 << 20  # bytes that are read before the file's memory is given back
 
 
@@ -77,8 +84,9 @@ def save_detector(
     weights_licence: str = "none",
     source_weights: str = "none",
     data: str = "none",
+    extra: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a detector file, whole or not at all.
+    """Write a detector file, whole or not at all; the same weights and metadata give the same bytes.
 
     Args:
         path: target, ``*.safetensors``.
@@ -90,6 +98,11 @@ def save_detector(
         weights_licence: licence of the weights that training started from.
         source_weights: file that training started from.
         data: name of the data set that it was trained on.
+        extra: further metadata, all strings, which come back in ``OpenedModel.metadata`` and travel with the detector
+            (``extra_metadata``).
+
+    Raises:
+        ValueError: ``extra`` names a key of the fixed ones.
     """
     from nextdetr import __version__
 
@@ -104,10 +117,40 @@ def save_detector(
         "data": data,
         "nextdetr_version": __version__,
     }
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in state.items()}
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
-    return Path(path)
+    if taken := metadata.keys() & (extra or {}).keys():
+        raise ValueError(f"extra metadata may not replace {', '.join(sorted(taken))}")
+    return write_tensors(path, state, {**metadata, **(extra or {})})
+
+
+def save_opened(path: str | Path, opened: OpenedModel, **changes: Any) -> Path:
+    """Write an opened detector with all that is known of it.
+
+    Args:
+        path: target, ``*.safetensors``.
+        opened: the detector.
+        changes: arguments of ``save_detector`` in place of what the metadata say.
+    """
+    metadata = opened.metadata
+    known: dict[str, Any] = {
+        "model_text": opened.model.text, "classes": opened.classes, "image_size": opened.image_size,
+        "metrics": read_metrics(metadata), "extra": extra_metadata(metadata),
+        **{key: metadata[key] for key in ("weights_licence", "source_weights", "data") if key in metadata},
+    }  # fmt: skip
+    return save_detector(path, opened.model.state_dict(), **(known | changes))
+
+
+def extra_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return what a detector's metadata have besides the fixed fields, for ``save_detector``'s ``extra``."""
+    return {key: value for key, value in metadata.items() if key not in _FIXED}
+
+
+def read_metrics(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return the metrics that a detector's metadata state; none where they are unreadable."""
+    try:
+        metrics = json.loads(metadata.get("metrics", "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return metrics if isinstance(metrics, dict) else {}
 
 
 def read_detector_metadata(path: str | Path) -> dict[str, str]:
@@ -119,11 +162,7 @@ def read_detector_metadata(path: str | Path) -> dict[str, str]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; give a checkpoint (*.safetensors) that nextdetr train wrote.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error}); is it complete?") from error
+    metadata = read_metadata(path)
     missing = [key for key in ("format_version", "model", "classes", "image_size") if key not in metadata]
     if missing:
         raise WeightsError(f"{path}: not a NextDETR detector: its metadata has no {', '.join(missing)}.")
@@ -181,19 +220,16 @@ def _load(model: DetectionModel, names: Sequence[str], path: Path) -> None:
     """
     own = model.state_dict()
     remaining = list(reversed(names))
-    try:
-        while remaining:
-            size = 0
-            with safe_open(path, framework="pt") as file, torch.no_grad():
-                while remaining and size < _AT_ONCE:
-                    name = remaining.pop()
-                    tensor = file.get_tensor(name)
-                    check_tensor(str(path), name, tensor, own[name])
-                    own[name].copy_(tensor)
-                    size += tensor.nbytes
-            del tensor  # it holds the map of the file
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error}); is it complete?") from error
+    while remaining:
+        size = 0
+        with open_tensors(path) as file, torch.no_grad():
+            while remaining and size < _AT_ONCE:
+                name = remaining.pop()
+                tensor = file.get_tensor(name)
+                check_tensor(str(path), name, tensor, own[name])
+                own[name].copy_(tensor)
+                size += tensor.nbytes
+        del tensor  # it holds the map of the file
 
 
 def check_tensor(source: str, name: str, tensor: Tensor, target: Tensor) -> None:
@@ -238,11 +274,8 @@ def _check_names(own: Mapping[str, Tensor], path: Path) -> list[str]:
     Raises:
         WeightsError: a tensor is missing, is unexpected, or has another shape; or the file is damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error}); is it complete?") from error
+    with open_tensors(path) as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a mapping
     missing = [name for name in own if name not in shapes]
     unexpected = [name for name in shapes if name not in own]
     reshaped = [name for name, shape in shapes.items() if name in own and tuple(own[name].shape) != shape]

@@ -1,0 +1,37 @@
+"""All commands under one name."""
+
+from __future__ import annotations
+
+from cyclopts import App, Parameter
+
+from nextdetr import __version__
+from nextdetr.cli import analyze, benchmark, embed, export, info, predict, pretrain, probe, quickstart, train, val, weights
+
+__all__ = ["app"]
+
+HELP = """Train a real-time detector on your own photographs, score it, and draw what it finds.
+
+New here? Start with `nextdetr quickstart`, which needs no data, then `nextdetr train --data FOLDER`.
+"""
+
+app = App(
+    name="nextdetr",
+    help=HELP,
+    version=__version__,
+    version_flags=["--version"],
+    help_format="markdown",
+    suppress_keyboard_interrupt=False,  # Cyclopts would exit with 130 and not a word
+    default_parameter=Parameter(consume_multiple=True),  # --save images json yolo
+)
+app.command(quickstart.quickstart, name="quickstart")
+app.command(pretrain.pretrain, name="pretrain")
+app.command(train.train, name="train")
+app.command(val.val, name="val")
+app.command(predict.predict, name="predict")
+app.command(export.export, name="export")
+app.command(benchmark.benchmark, name="benchmark")
+app.command(info.info, name="info")
+app.command(embed.embed, name="embed")
+app.command(probe.probe, name="probe")
+app.command(weights.app)
+app.command(analyze.app)

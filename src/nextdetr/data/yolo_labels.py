@@ -1,0 +1,195 @@
+"""YOLO label files: where that of an image is, and what its rows say.
+
+A row is a class index and, all as fractions of the image's sides, one of these:
+
+- centre x, centre y, width, height;
+- the same and a confidence, 0 to 1, as predictions are written; it is passed over;
+- the same and key points, where the data set's ``kpt_shape`` says how many values they have; they are passed over;
+- three or more points x y, a polygon, without ``kpt_shape``; its bounding box is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nextdetr.data.listing import FileFinder
+from nextdetr.data.raw import plural, read_lines
+from nextdetr.data.records import Problem
+from nextdetr.errors import DataError
+
+__all__ = ["LabelFiles", "check_indices", "keypoint_values", "label_path", "read_labels"]
+
+_Box = tuple[float, float, float, float]
+
+
+def label_path(image: Path) -> Path:
+    """Return where the labels of an image are expected: the last folder called ``images`` becomes ``labels``."""
+    folders = list(image.parent.parts)
+    for position in range(len(folders) - 1, -1, -1):
+        if folders[position] == "images":
+            folders[position] = "labels"
+            break
+    return Path(*folders) / f"{image.stem}.txt"
+
+
+class LabelFiles:
+    """Finds the label file of each image of a split.
+
+    Args:
+        images: all images of the split.
+        labels: folder of the label files; None follows the rule of ``label_path``, and looks beside the image where that
+            finds none, as a set may lie in a folder that happens to be called ``images``.
+        folders: the folders that the images were listed from; below ``labels`` the same subfolders are expected.
+    """
+
+    def __init__(self, images: Sequence[Path], labels: Path | None, folders: Sequence[Path]) -> None:
+        self.labels, self.folders = labels, folders
+        self._finder = FileFinder()
+        self._stems = Counter(image.stem for image in images)
+
+    def candidates(self, image: Path) -> list[Path]:
+        """Return the places to look at, the likeliest first."""
+        if self.labels is None:
+            return list(dict.fromkeys((label_path(image), image.with_name(f"{image.stem}.txt"))))
+        below = [
+            self.labels / image.relative_to(folder).with_name(f"{image.stem}.txt")
+            for folder in self.folders
+            if image.is_relative_to(folder)
+        ]
+        return list(dict.fromkeys((*below, self.labels / f"{image.stem}.txt")))
+
+    def find(self, image: Path) -> Path | None:
+        """Return the label file, or None where the image has none.
+
+        Raises:
+            DataError: the file may belong to several images, which have one name in different folders.
+        """
+        candidates = self.candidates(image)
+        for position, path in enumerate(candidates):
+            found = self._finder.find(path)
+            if not found.is_file():
+                continue
+            if self.labels is not None and position == len(candidates) - 1 > 0 and self._stems[image.stem] > 1:
+                raise DataError(
+                    f"{found}: {self._stems[image.stem]} images of the split are called {image.stem}, and nothing says "
+                    f"whose labels these are; give {self.labels} the same subfolders as the images have."
+                )
+            return found
+        return None
+
+
+def keypoint_values(content: Mapping[str, Any], source: Path) -> int:
+    """Return how many values the key points of an object have, by ``kpt_shape`` (points, values of each); 0 without it.
+
+    Raises:
+        DataError: it is not a pair of numbers, or a point has neither two nor three values.
+    """
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return 0
+    try:
+        points, values = (int(number) for number in shape)
+    except (TypeError, ValueError):
+        points = values = 0
+    if points < 1 or values not in (2, 3):
+        raise DataError(
+            f"{source}: kpt_shape is {shape}; it must be two numbers, how many key points an object has and how many "
+            "values each of them has: 2 (x, y) or 3 (x, y, visible)."
+        )
+    return points * values
+
+
+def read_labels(path: Path, keypoints: int, problems: list[Problem]) -> Iterator[tuple[str, int, _Box]]:
+    """Yield (line, class index, xyxy in fractions) of every row that can be read, and report the others.
+
+    Args:
+        path: the label file.
+        keypoints: as from ``keypoint_values``.
+        problems: takes what is wrong.
+    """
+    file = str(path)
+    try:
+        lines = read_lines(path)
+    except DataError as error:
+        problems.append(Problem(file, "", f"{error}".removeprefix(file).strip(" :."), "unreadable label file"))
+        return
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        where = f"line {number}"
+        try:
+            values = [float(value) for value in fields]
+        except ValueError:
+            message = f"{_excerpt(line)} is not made of numbers; dropped"
+            problems.append(Problem(file, where, message, "malformed label line"))
+            continue
+        fault = _fault(values, keypoints)
+        if fault:
+            problems.append(Problem(file, where, f"{fault}; dropped", "malformed label line"))
+        elif not values[0].is_integer():
+            problems.append(Problem(file, where, f"the class index {fields[0]} is not whole; dropped", "unknown class"))
+        else:
+            yield where, int(values[0]), _corners(values[1:] if not keypoints else values[1:5])
+
+
+def _fault(values: Sequence[float], keypoints: int) -> str:
+    """Say what is wrong with the form of a row; "" if nothing is."""
+    count = len(values)
+    if count == 5 or (keypoints and count == 5 + keypoints):
+        return ""
+    five = "5 belong (class, centre x, centre y, width, height)"
+    if count == 6:
+        if 0 <= values[5] <= 1:
+            return ""
+        return f"the sixth value, {values[5]:g}, is no confidence, which is 0 to 1"
+    if keypoints:
+        return f"{plural(count, 'value')} where {five}, or {5 + keypoints} with the key points that kpt_shape announces"
+    if count < 7 or count % 2 == 0:
+        return f"{plural(count, 'value')} where {five}, or a class and three or more points"
+    return ""
+
+
+def check_indices(counts: Mapping[int, int], names: Mapping[int, str], source: str, example: str) -> None:
+    """Refuse labels whose class indices are all off by the same number: every name would be another's.
+
+    Args:
+        counts: how often each index occurs in the label files.
+        names: class index -> name.
+        source: the file that holds the names.
+        example: file and line of an index that has no name.
+
+    Raises:
+        DataError: an index has no name, and another count from the start would give every index a name.
+    """
+    if all(index in names for index in counts):
+        return
+    low, high = min(counts), max(counts)
+    shifts = range(low - max(names), high - min(names) + 1)
+    if len(shifts) > 10_000 or not any(shift and all(i - shift in names for i in counts) for shift in shifts):
+        return
+    shown = ", ".join(f"{index} ({counts[index]:,} times)" for index in sorted(counts)[:10])
+    named = ", ".join(f"{index} {name}" for index, name in list(names.items())[:10])
+    raise DataError(
+        f"{source}: the class indices of the label files do not fit the names: {shown} occur (such as {example}), "
+        f"and named are {named}. Indices count from 0: write the labels anew, or give each index its name."
+    )
+
+
+def _excerpt(line: str) -> str:
+    text = line.strip().encode("utf-8", "replace").decode()
+    return repr(text if len(text) <= 60 else f"{text[:60]}…")
+
+
+def _corners(values: Sequence[float]) -> _Box:
+    if len(values) in (4, 5):
+        x, y, width, height = values[:4]
+        return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    xs, ys = values[0::2], values[1::2]
+    if any(math.isnan(value) for value in values):  # which min and max may pass over
+        return (math.nan,) * 4
+    return min(xs), min(ys), max(xs), max(ys)

@@ -1,0 +1,109 @@
+"""The ids that a data set's own files give to classes and images, on their way from training to the results of prediction.
+
+COCO's tools compare results with annotations by these numbers alone. A model counts its classes from 0 and knows nothing of
+images, so the ids travel in the metadata of checkpoints and exported files: ``category_ids`` (a JSON list in the order of
+the classes) and ``image_ids`` (a JSON map from file to id, only where an id is not the number that the file's name is).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+__all__ = ["LONGEST_MAP", "Identity", "is_number_in_name"]
+
+#: Characters of JSON that the map of image ids may take in a file's metadata; a longer one is not stored.
+LONGEST_MAP = 1 << 20
+
+_AMBIGUOUS = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a data set calls its classes and images.
+
+    Attributes:
+        category_ids: id of each class, in the order of the model's indices; empty where none is known, -1 for a class that
+            the data set does not have.
+        image_ids: file -> id. Files are paths relative to the data set, with ``/``.
+    """
+
+    category_ids: tuple[int | str, ...] = ()
+    image_ids: Mapping[str, int | str] = field(default_factory=dict)
+
+    def category_id(self, label: int) -> int | str:
+        """Return the id of the class with index ``label``: the data set's where it is known, else the index."""
+        return self.category_ids[label] if label < len(self.category_ids) else label
+
+    def images(self, paths: Sequence[str]) -> list[int | str]:
+        """Return an id for each image of a run.
+
+        An image is recognised by as many folders above it as are needed to tell it from others. Where at least one image is
+        known, the others get their path as id, which no data set uses, so that none is taken for an image that it is not.
+        Where none is known: the numbers that the names consist of, as in COCO's own images, if all do and differ; else the
+        positions, from 1.
+        """
+        tails = self._tails()
+        known = [_look_up(tails, path) for path in paths] if tails else []
+        if any(found is not None for found in known):
+            return [path if found is None else found for path, found in zip(paths, known, strict=True)]
+        stems = [Path(path).stem for path in paths]
+        if all(stem.isascii() and stem.isdecimal() for stem in stems) and len({int(s) for s in stems}) == len(stems):
+            return [int(stem) for stem in stems]
+        return list(range(1, len(paths) + 1))
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the entries for a file's metadata; a map of more than ``LONGEST_MAP`` characters is left out."""
+        entries = {}
+        if self.category_ids:
+            entries["category_ids"] = json.dumps(list(self.category_ids), ensure_ascii=False)
+        # surrogates stand for bytes of a name that are no UTF-8; escaped, they can be written anywhere
+        text = json.dumps(dict(self.image_ids), ensure_ascii=True, separators=(",", ":"))
+        if self.image_ids and len(text) <= LONGEST_MAP:
+            entries["image_ids"] = text
+        return entries
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Identity:
+        """Read what ``to_metadata`` wrote; nothing where there is nothing, or nothing usable."""
+        try:
+            categories = json.loads(metadata.get("category_ids", "[]"))
+            images = json.loads(metadata.get("image_ids", "{}"))
+        except (ValueError, RecursionError):
+            return cls()
+        if not (isinstance(categories, list) and isinstance(images, dict)):
+            return cls()
+        if not all(_is_id(value) for value in (*categories, *images.values())):
+            return cls()
+        return cls(tuple(categories), images)
+
+    def _tails(self) -> dict[str, object]:
+        """Every ending of every file's path -> its id, or a mark where files with different ids share it."""
+        tails: dict[str, object] = {}
+        for name, value in self.image_ids.items():
+            parts = PurePosixPath(name).parts
+            for start in range(len(parts)):
+                tail = "/".join(parts[start:])
+                tails[tail] = value if tails.get(tail, value) == value else _AMBIGUOUS
+        return tails
+
+
+def is_number_in_name(path: Path, image_id: int | str) -> bool:
+    """Whether an image's id is the number that its file's name consists of, so that nobody needs to be told it."""
+    stem = path.stem
+    return isinstance(image_id, int) and stem.isascii() and stem.isdecimal() and int(stem) == image_id
+
+
+def _look_up(tails: Mapping[str, object], path: str) -> int | str | None:
+    parts = Path(path).absolute().parts
+    for start in range(1, len(parts)):
+        found = tails.get("/".join(parts[start:]))
+        if found is not None:
+            return found if isinstance(found, int | str) else None
+    return None
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool)

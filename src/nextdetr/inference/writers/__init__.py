@@ -1,0 +1,1 @@
+"""What predictions are written to: one protocol, one file a format."""

@@ -1,0 +1,42 @@
+"""Names of the files that are written of an image or a video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nextdetr.files import path_text
+from nextdetr.inference.predictor import Prediction
+
+__all__ = ["Stems", "free_stem"]
+
+
+def free_stem(path: str, taken: set[str]) -> str:
+    """Return a stem that no image of this run has taken; names that differ in case alone are the same on many disks."""
+    wanted = path_text(Path(path).stem) or "image"
+    stem, number = wanted, 1
+    while stem.casefold() in taken:
+        number += 1
+        stem = f"{wanted}-{number}"
+    taken.add(stem.casefold())
+    return stem
+
+
+class Stems:
+    """One stem for all that is written of an image or a video, whoever asks first."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._latest: Prediction | None = None
+        self._video: str | None = None
+        self._stem = ""
+
+    def of(self, prediction: Prediction) -> str:
+        """Return the stem of the image or video that this prediction is of; predictions come in their order."""
+        if prediction is self._latest:
+            return self._stem
+        same_video = prediction.frame is not None and not prediction.begins_video(self._video)
+        if not same_video:
+            self._stem = free_stem(prediction.path, self._taken)
+        self._video = None if prediction.frame is None else prediction.path
+        self._latest = prediction
+        return self._stem

@@ -1,0 +1,94 @@
+"""What a run tells must not cost the run: a terminal of another encoding or none, a full disk, a table that is gone."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+
+import pytest
+
+from nextdetr import files
+from nextdetr.engine import log
+from nextdetr.engine.curves import draw_curves, draw_loss
+from nextdetr.engine.log import Display, MetricsTable, TensorBoard
+
+LINE = "Класс 猫 é"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_a_terminal_without_the_letters_shows_escapes(monkeypatch, encoding):
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding, errors="strict", write_through=True)
+    stream.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    with Display() as display:
+        display.update(f"epoch {LINE}", 0.3, "… left")
+        display.line(LINE)
+    written = raw.getvalue().decode(encoding)
+    assert (LINE if encoding == "utf-8" else "\\u732b") in written
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(errno.EIO, "terminal"), ValueError("closed file")])
+def test_a_terminal_that_is_gone_ends_nothing(monkeypatch, error):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise error
+
+    monkeypatch.setattr("sys.stderr", Gone())
+    with Display() as display:
+        display.line("a")
+        display.line("b")
+    monkeypatch.setattr("sys.stderr", None)
+    with Display() as display:
+        display.line("c")
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_row_that_a_full_disk_kept_out_comes_later(tmp_path, monkeypatch, caplog):
+    table = MetricsTable(tmp_path / "metrics.csv", [])
+    with monkeypatch.context() as disk:
+        disk.setattr(files, "_flush", full)
+        table.add({"epoch": 1, "step": 1})
+        draw_loss(tmp_path / "metrics.csv", tmp_path / "curves.png", "t")
+    assert "No space left" in caplog.text
+    assert not list(tmp_path.iterdir())
+    table.add({"epoch": 2, "step": 2, "loss": 1.5, "learning_rate": 0.1})
+    assert [line.split(",")[0] for line in (tmp_path / "metrics.csv").read_text().splitlines()] == ["epoch", "1", "2"]
+    with monkeypatch.context() as disk:
+        disk.setattr(files, "_flush", full)
+        draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
+    assert os.listdir(tmp_path) == ["metrics.csv"]  # noqa: PTH208
+
+
+def test_events_are_what_tensorboard_reads(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = TensorBoard(tmp_path)
+    assert board.available
+    board.add({"loss": 2.5, "AP": None}, 3)
+    board.add({"loss": 1.5, "AP": 0.25}, 4)
+    board.close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(3, 2.5), (4, 1.5)]
+    assert [(event.step, event.value) for event in events.Scalars("AP")] == [(4, 0.25)]
+
+
+def test_events_stop_and_the_run_does_not_when_the_disk_is_full(tmp_path, caplog, capfd):
+    pytest.importorskip("tensorboard")
+    board = TensorBoard(tmp_path)
+    board._writer._writer.close()
+    board._writer._writer = type("Full", (), {"write": full, "flush": full, "close": full})()
+    board.add({"loss": 2.5}, 3)
+    board.add({"loss": 2.5}, 4)
+    board.close()
+    assert caplog.text.count("No space left") == 1
+    TensorBoard(tmp_path / "gone").add({"loss": 1.0}, 1)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_clock_says_hours_only_when_there_are_some():
+    assert [log.clock(seconds) for seconds in (None, 61, 3661)] == ["-:--", "1:01", "1:01:01"]
