@@ -27,7 +27,8 @@ def photos(scene, tmp_path):
 
 def run(model, photos, output, **settings):
     predictor = Predictor(model, CLASSES, 200, device="cpu")
-    return predict_stream(predictor, str(photos), PredictConfig(output=output, batch_size=2, **settings), model="m")
+    sources = photos if isinstance(photos, list) else str(photos)
+    return predict_stream(predictor, sources, PredictConfig(output=output, batch_size=2, **settings), model="m")
 
 
 def test_a_row_an_image(model, photos, tmp_path):
@@ -95,8 +96,43 @@ def test_refusals(model, photos, scene, tmp_path):
 def test_parts_are_bounded(model, photos, tmp_path):
     table = PredictionTable(tmp_path / "t.parquet", {}, part_rows=2)
     predictor = Predictor(model, CLASSES, 200, device="cpu")
-    list(table.add(predictor.stream(str(photos))))
-    parts = sorted((tmp_path / "t.parquet.parts").glob("part-*.parquet"))
-    assert [parquet.read_metadata(part).num_rows for part in parts] == [2, 2, 2, 1]
-    table.finish()
+    with table.kept():
+        for prediction in predictor.stream(str(photos)):
+            table.add(prediction)
+        table.abort()
+        parts = sorted((tmp_path / "t.parquet.parts").glob("part-*.parquet"))
+        assert [parquet.read_metadata(part).num_rows for part in parts] == [2, 2, 2, 1]
+        table.commit()
     assert parquet.read_metadata(tmp_path / "t.parquet").num_rows == 7
+    assert not (tmp_path / "t.parquet.parts").exists()
+
+
+def test_a_second_process_is_refused(model, photos, tmp_path):
+    output = tmp_path / "all.parquet"
+    first = run(model, photos, output)
+    next(first)
+    second = run(model, photos, output)  # begun before the first has ended
+    with pytest.raises(ConfigError, match="another process is writing there"):
+        next(second)
+    assert len(list(first)) == 6
+    third = run(model, [photos, photos / "1.png"], tmp_path / "b.parquet")
+    late = run(model, photos, tmp_path / "b.parquet")
+    assert len(list(third)) == 7
+    with pytest.raises(ConfigError, match="exists already"):
+        next(late)
+    for name in ("all", "b"):
+        paths = parquet.read_table(tmp_path / f"{name}.parquet").column("path").to_pylist()
+        assert sorted(paths) == sorted(str(photos / f"{n}.png") for n in range(7)), "a row is lost or doubled"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.parquet", "b.parquet", "photos"]
+
+
+def test_a_damaged_part_is_named(model, photos, tmp_path):
+    stream = run(model, photos, tmp_path / "all.parquet")
+    next(stream)
+    stream.close()
+    part = next((tmp_path / "all.parquet.parts").glob("part-*"))
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"part-00000000\.parquet is damaged.*remove it"):
+        next(run(model, photos, tmp_path / "all.parquet"))
+    part.unlink()
+    assert len(list(run(model, photos, tmp_path / "all.parquet"))) == 7

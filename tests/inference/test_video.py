@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 
@@ -10,12 +12,14 @@ import pytest
 from PIL import Image
 
 from nextdetr.config import PredictConfig
-from nextdetr.errors import DataError
+from nextdetr.errors import DataError, WriteError
 from nextdetr.inference import video
+from nextdetr.inference.outputs import save_predictions
 from nextdetr.inference.pipeline import predict_stream
-from nextdetr.inference.predictor import Predictor
+from nextdetr.inference.predictor import Prediction, Predictor
 from nextdetr.inference.sources import Video, as_video, find_images
 from nextdetr.inference.video import read_frames
+from nextdetr.inference.writers.part import PartFile
 from nextdetr.inference.writers.video import VideoWriter
 from tests.inference.conftest import CLASSES
 
@@ -180,10 +184,62 @@ def test_a_stream_that_does_not_answer_is_given_up(model, monkeypatch):
     assert time.monotonic() - started < 20
 
 
-def test_a_full_disk_ends_the_run(model, clip, tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+@pytest.fixture
+def small_disk():
+    """Files of more than 20,000 bytes cannot be written."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    monkeypatch.setattr(VideoWriter, "write", full)
-    with pytest.raises(OSError, match="No space left"):
-        list(run(model, str(clip), output=tmp_path / "out", batch_size=1))
+
+def noise(count: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, 255, (100, 200, 3), dtype=np.uint8) for _ in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["images", "json"])
+def test_a_full_disk_ends_the_run(model, tmp_path, small_disk, kind):
+    pictures = [Image.fromarray(pixels) for pixels in noise(12)]
+    frames = [
+        Prediction("a.mp4", 200, 100, Predictor(model, CLASSES, 200).nothing(), image, None, n, n / 10)
+        for n, image in enumerate(pictures * (1 if kind == "images" else 40))
+    ]
+    with pytest.raises(WriteError, match=r"a\.(mp4|jsonl): cannot be written \(File too large\)"):
+        list(save_predictions(frames, tmp_path, [kind]))
+    assert [path.name for path in (tmp_path / "videos").iterdir()] in (["a.part.mp4"], ["a.part.jsonl"])
+
+
+def test_what_the_disk_has_not_kept_gets_no_name(tmp_path, monkeypatch):
+    def forgetful(self, data):
+        return len(data) if self.tell() > 20_000 else write(self, data)
+
+    write = PartFile.write
+    monkeypatch.setattr(PartFile, "write", forgetful)
+    writer = VideoWriter(tmp_path / "x.mp4", 200, 100)
+    for number, pixels in enumerate(noise(12)):
+        writer.write(pixels, number / 10)
+    with pytest.raises(WriteError, match="of 12 frames"):
+        writer.commit()
+    assert [path.name for path in tmp_path.iterdir()] == ["x.part.mp4"]
+
+
+def test_two_processes_never_write_one_video(tmp_path):
+    with VideoWriter(tmp_path / "x.mp4", 64, 48) as writer:
+        writer.write(np.zeros((48, 64, 3), np.uint8), 0.0)
+        size = (tmp_path / "x.part.mp4").stat().st_size
+        code = (
+            "import sys; from pathlib import Path; from nextdetr.inference.writers.part import PartFile\n"
+            "try: PartFile(Path(sys.argv[1]))\n"
+            "except Exception as error: print(type(error).__name__, error)"
+        )
+        said = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "x.mp4")], capture_output=True, text=True, check=True
+        )
+        assert said.stdout.startswith("ConfigError")
+        assert "another process is writing it" in said.stdout
+        assert (tmp_path / "x.part.mp4").stat().st_size >= size
+    assert [path.name for path in tmp_path.iterdir()] == ["x.mp4"]
+    PartFile(tmp_path / "x.mp4").abort(keep=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.mp4"]

@@ -52,8 +52,8 @@ def save_predictions(
         draw: makes the picture of a video's frame; by default its detections are drawn.
 
     Raises:
-        ConfigError: ``save`` names something else.
-        OSError: something cannot be written; what was whole before stays.
+        ConfigError: ``save`` names something else, or another process is writing the same results.
+        WriteError: something cannot be written; what was whole before stays.
     """
     unknown = [kind for kind in save if kind not in SAVE_KINDS]
     if unknown:

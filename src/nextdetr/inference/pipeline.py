@@ -67,6 +67,7 @@ def file_identity(source: str) -> str:
 def _to_table(
     predictor: Predictor, sources: Sources, config: PredictConfig, model: str, opens: Mapping[str, Any] | None
 ) -> Iterator[Prediction]:
+    from nextdetr.inference.writers.protocol import written
     from nextdetr.inference.writers.table import PredictionTable
 
     if config.track or config.line or config.zone:
@@ -88,12 +89,15 @@ def _to_table(
         assert opens is not None
         return stream_on_ray(paths, opens, config)
 
-    def run() -> Iterator[Prediction]:
+    def rest() -> Iterator[Prediction]:
         try:
-            yield from table.add(found(table.remaining(item.path for item in items)))
+            yield from found(table.remaining(item.path for item in items))
         except DataError:  # none of the images that were left could be read
             if not table.resumed:
                 raise
-        table.finish()
+
+    def run() -> Iterator[Prediction]:
+        with table.kept():
+            yield from written(rest(), [table])
 
     return run()

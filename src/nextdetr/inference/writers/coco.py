@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
-from nextdetr.files import path_text, write_text_atomic
+from nextdetr.errors import WriteError
+from nextdetr.files import path_text
 from nextdetr.inference.predictor import Prediction
-from nextdetr.inference.writers.protocol import part_of
+from nextdetr.inference.writers.part import PartFile
 
 __all__ = ["CocoFile", "coco_results"]
 
@@ -26,31 +28,49 @@ class CocoFile:
     def __init__(
         self, path: Path, category_ids: Sequence[int] | None = None, image_ids: Mapping[str, int] | None = None
     ) -> None:
-        self._path, self._category_ids, self._image_ids = path, category_ids, image_ids
+        self._category_ids, self._image_ids = category_ids, image_ids
+        self._path = path
+        self._file: PartFile | None = None
         self._seen: list[tuple[str, dict[str, Any]]] = []
         self._of_videos = False  # frames have lines of their own
 
     def add(self, prediction: Prediction) -> None:
         """Keep what was found in an image."""
         if prediction.frame is None:
+            self._open()
             self._seen.append((prediction.path, prediction.to_json()))
         else:
             self._of_videos = True
 
     def commit(self) -> None:
-        """Write the file, and remove what an earlier run has left unfinished."""
-        if self._seen or not self._of_videos:
-            self._write(self._path)
-        part_of(self._path).unlink(missing_ok=True)
+        """Write the file."""
+        if not self._seen and self._of_videos:
+            return
+        file = self._open()
+        try:
+            file.write(self._text())
+            file.commit()
+        except BaseException:
+            file.abort()
+            raise
 
     def abort(self) -> None:
         """Write what there is by now under the name of a part."""
-        if any(result["detections"] for _, result in self._seen):
-            self._write(part_of(self._path))
+        if self._file is None:
+            return
+        kept = any(result["detections"] for _, result in self._seen)
+        with suppress(WriteError):
+            if kept:
+                self._file.write(self._text())
+        self._file.abort(keep=kept)
 
-    def _write(self, path: Path) -> None:
-        results = _results(self._seen, self._category_ids, self._image_ids)
-        write_text_atomic(path, json.dumps(results, ensure_ascii=False))
+    def _open(self) -> PartFile:
+        if self._file is None:
+            self._file = PartFile(self._path)
+        return self._file
+
+    def _text(self) -> bytes:
+        return json.dumps(_results(self._seen, self._category_ids, self._image_ids), ensure_ascii=False).encode()
 
 
 def coco_results(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from nextdetr.inference.predictor import Prediction
-from nextdetr.inference.writers.protocol import part_of
+from nextdetr.inference.writers.part import PartFile
 
 __all__ = ["JsonLines"]
 
@@ -20,23 +19,16 @@ class JsonLines:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._part = path, part_of(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._part.open("w", encoding="utf-8")
+        self._file = PartFile(path)
 
     def add(self, prediction: Prediction) -> None:
         """Write the line of a frame."""
-        self._file.write(json.dumps(prediction.to_json(), ensure_ascii=False) + "\n")
-        self._file.flush()
+        self._file.write((json.dumps(prediction.to_json(), ensure_ascii=False) + "\n").encode())
 
     def commit(self) -> None:
         """Give the file its name."""
-        try:
-            os.fsync(self._file.fileno())
-        finally:
-            self._file.close()
-        self._part.replace(self._path)
+        self._file.commit()
 
     def abort(self) -> None:
-        """Leave the part; each of its lines but the last is whole."""
-        self._file.close()
+        """Leave the part; each of its lines is whole, but for the last one on a full disk."""
+        self._file.abort()

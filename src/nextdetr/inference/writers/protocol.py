@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Protocol
 
 from nextdetr.inference.predictor import Prediction
 
-__all__ = ["Writer", "part_of", "written"]
+__all__ = ["Writer", "written"]
 
 
 class Writer(Protocol):
@@ -24,7 +23,8 @@ class Writer(Protocol):
         """Write a prediction, or keep it until the end.
 
         Raises:
-            OSError: the disk is full, or something else went wrong with this prediction or those before.
+            WriteError: the disk is full, or something else went wrong with this prediction or those before.
+            ConfigError: another process is writing the same file.
         """
         ...
 
@@ -37,16 +37,11 @@ class Writer(Protocol):
         ...
 
 
-def part_of(path: Path) -> Path:
-    """Return the name of a file that is not finished: ``<stem>.part<suffix>``."""
-    return path.with_name(f"{path.stem}.part{path.suffix}")
-
-
 def written(predictions: Iterable[Prediction], writers: Sequence[Writer]) -> Iterator[Prediction]:
     """Pass predictions on and write each; commit at their end, abort if there is none.
 
     Raises:
-        OSError: something could not be written.
+        WriteError: something could not be written.
     """
     try:
         for prediction in predictions:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
@@ -18,15 +16,15 @@ from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from nextdetr.errors import WriteError
+from nextdetr.files import path_text
 from nextdetr.inference.drawing import draw_detections
 from nextdetr.inference.predictor import Prediction
 from nextdetr.inference.tags import VideoTags
 from nextdetr.inference.video import COLORSPACES, USUAL_RATE
-from nextdetr.inference.writers.protocol import part_of
+from nextdetr.inference.writers.part import PartFile
 
 __all__ = ["AnnotatedVideo", "Draw", "VideoWriter"]
-
-logger = logging.getLogger(__name__)
 
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 # Without latency the encoder holds no frame back that a kill would lose.
@@ -57,13 +55,12 @@ class VideoWriter:
         self, path: Path, width: int, height: int, rate: float = USUAL_RATE, tags: VideoTags | None = None
     ) -> None:
         tags = tags or VideoTags()
-        self.path, self.part = path, part_of(path)
         self.frames = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._given = (width, height)
         self._size = (max(2, width - width % 2), max(2, height - height % 2))
-        self._sink = _Sink(self.part)
-        self._container: Any = av.open(self._sink, "w", format="mp4", options=FRAGMENTED)
+        # FFmpeg's own output says nothing of a disk that has run full until it is too late.
+        self._file = PartFile(path)
+        self._container: Any = av.open(self._file, "w", format="mp4", options=FRAGMENTED)
         codec = next(name for name in CODECS if name in av.codecs_available)
         stream: Any = self._container.add_stream(
             codec, rate=Fraction(rate or USUAL_RATE).limit_denominator(1001), options=CODECS[codec]
@@ -74,12 +71,13 @@ class VideoWriter:
         self._colours = _set_colours(stream.codec_context, tags, *self._size)
         self._stream = stream
         self._last = -1
+        self._finished = False
 
     def write(self, pixels: NDArray[np.uint8], seconds: float) -> None:
         """Append a frame [H, W, 3] uint8 RGB; a time that does not rise is moved up by the least step.
 
         Raises:
-            OSError: the disk is full, or the file cannot be written for another reason.
+            WriteError: the disk is full, or the file cannot be written for another reason.
         """
         if pixels.shape[1::-1] != self._given or min(self._given) < 2:
             pixels = np.asarray(ImageOps.pad(Image.fromarray(pixels), self._size))
@@ -95,39 +93,40 @@ class VideoWriter:
         """Finish the file, open it again, count its frames, and give it its name.
 
         Raises:
-            OSError: the file is not whole.
+            WriteError: the file is not whole.
         """
         try:
             self._finish()
-            _check(self.part, self.frames)
+            self._file.finish()
+            _check(self._file.part, self.frames)
+            self._file.commit()
         except BaseException:
             self.abort()
             raise
-        self.part.replace(self.path)
 
     def abort(self) -> None:
         """Leave the part, if it has a frame."""
         with suppress(Exception):
             self._finish()
-        self._sink.close()
-        if self.frames == 0:
-            self.part.unlink(missing_ok=True)
+        self._file.abort(keep=self.frames > 0)
 
     def _finish(self) -> None:
-        if self._sink.closed:
-            return
-        self._mux(None)
-        self._container.close()
-        self._sink.finish()
+        if not self._finished:
+            self._finished = True
+            self._mux(None)
+            self._container.close()
 
     def _mux(self, frame: Any) -> None:
         try:
             for packet in self._stream.encode(frame):
                 self._container.mux(packet)
-        except FFmpegError:
-            self._sink.check()  # what went wrong with the file says more
-            raise
-        self._sink.check()
+        except FFmpegError as error:
+            self._file.check()  # what went wrong with the file says more
+            size = " x ".join(map(str, self._size))
+            raise WriteError(
+                f"{path_text(self._file.path)}: a video of {size} pixels cannot be encoded ({error.strerror or error})."
+            ) from error
+        self._file.check()
 
     def __enter__(self) -> Self:
         return self
@@ -137,50 +136,6 @@ class VideoWriter:
             self.commit()
         else:
             self.abort()
-
-
-class _Sink:
-    """The file that FFmpeg writes to: its own output says nothing of a disk that has run full until it is too late."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb", buffering=0)
-        self._problem: OSError | None = None
-        self.name = str(path)
-
-    @property
-    def closed(self) -> bool:
-        return self._file.closed
-
-    def write(self, data: Any) -> int:
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            error.filename = error.filename or self.name
-            self._problem = self._problem or error
-            raise
-        return len(data)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def check(self) -> None:
-        if self._problem is not None:
-            raise self._problem
-
-    def finish(self) -> None:
-        """Write through to the disk."""
-        self.check()
-        os.fsync(self._file.fileno())
-        self._file.close()
-
-    def close(self) -> None:
-        with suppress(OSError):
-            self._file.close()
 
 
 class AnnotatedVideo:
@@ -230,15 +185,15 @@ def _set_colours(context: Any, tags: VideoTags, width: int, height: int) -> dict
 
 
 def _check(path: Path, frames: int) -> None:
-    """Raise OSError unless the video has so many frames, and its first one can be decoded."""
+    """Raise WriteError unless the video has so many frames, and its first one can be decoded."""
     try:
         with path.open("rb") as file, av.open(file, "r") as container:
             packets = 0
             for packet in container.demux(video=0):
                 if packets == 0:
                     packet.decode()
-                packets += packet.size > 0
+                packets += packet.size > 0 and not packet.is_corrupt
     except FFmpegError as error:
-        raise OSError(f"{path} cannot be read again: {error.strerror or error}") from error
+        raise WriteError(f"{path_text(path)} cannot be read again ({error.strerror or error}).") from error
     if packets != frames:
-        raise OSError(f"{path} has {packets} of {frames} frames: the disk has not kept what was written")
+        raise WriteError(f"{path_text(path)} has {packets} of {frames} frames: the disk has not kept what was written.")
