@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from nextdetr.errors import ConfigError, WriteError
+from nextdetr.identity import Identity
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.outputs import coco_results, save_predictions, yolo_text
 from nextdetr.inference.predictor import Prediction
@@ -61,10 +62,15 @@ def test_yolo_lines():
 
 
 def test_coco_results(tmp_path):
-    run([prediction("a/x.png", found=False), prediction("a/y.png")], tmp_path, "json", category_ids=[1, 18, 90])
+    run(
+        [prediction("a/x.png", found=False), prediction("a/y.png")],
+        tmp_path,
+        "json",
+        identity=Identity((1, 18, 90), {"a/y.png": 77}),
+    )
     results = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
     assert results[0] == {
-        "image_id": 2,
+        "image_id": 77,
         "file_name": "a/y.png",
         "category_id": 18,
         "bbox": [20, 10, 60, 40],

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from nextdetr.cli.main import run
+from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.predictor import Prediction
 from nextdetr.inference.tracking import Follower, parse_points
 
 pytest.importorskip("trackers")
+
+POINTS = "-10,120,400,-5"
 
 
 def frame(number, boxes, scores, path="a.mp4"):
@@ -97,3 +103,26 @@ def test_counts_begin_anew_with_each_video():
     assert [results[n].counted["lines"] for n in (29, 30, 59, 60, 89)] == [
         [{"in": 1, "out": 1}], [{"in": 0, "out": 0}], [{"in": 1, "out": 1}], [{"in": 0, "out": 0}], [{"in": 1, "out": 1}],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "given", [["--line", "-10,120,400,-5"], ["--line=-10,120,400,-5"], ["--line", "-10,120,400,-5", "0,0,9,9"]]
+)
+def test_a_line_may_begin_outside_the_frame(given, monkeypatch):
+    seen = []
+
+    class Stub:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def stream(self, sources: list[str], config: PredictConfig):
+            seen.append((sources, config))
+            return iter(())
+
+    monkeypatch.setattr("nextdetr.detector.Detector", Stub)
+    assert run(["predict", "m", "a.mp4", "--track", *given, "--output", "out", "--json"]) == 0
+    ((sources, config),) = seen
+    assert sources == ["a.mp4"]
+    assert config.output == Path("out")
+    assert parse_points(config.line[0], "line", 2, 2) == [(-10, 120), (400, -5)]
+    assert len(config.line) == len([value for value in given if "," in value])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -92,10 +93,21 @@ def _run(tokens: list[str]) -> int:
         from rich.console import Console
 
         console = Console(file=shown, width=120)  # of help and version
-    result = app(tokens, console=console, exit_on_error=False, print_error=False, result_action="return_value")
+    result = app(
+        [_as_value(token) for token in tokens],
+        console=console,
+        exit_on_error=False,
+        print_error=False,
+        result_action="return_value",
+    )
     if shown.getvalue():
         print_json({"text": shown.getvalue()})
     return result if isinstance(result, int) else 0  # a command whose check was not met says so by its number
+
+
+def _as_value(token: str) -> str:
+    """Return an argument as it is, but numbers in a row (``--line -10,120,400,120``) so that they are no option."""
+    return f" {token}" if re.fullmatch(r"-[\d.]+(,-?[\d.]+)+", token) else token
 
 
 def _fail(tokens: list[str], error: BaseException) -> int:

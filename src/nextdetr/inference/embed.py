@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nextdetr.errors import ConfigError
-from nextdetr.files import atomic_write
+from nextdetr.files import atomic_write, path_text
 from nextdetr.inference.sources import SourceItem, Sources, find_images, none_readable, read_ahead, reading_threads
 from nextdetr.models.detection import DetectionModel
 from nextdetr.preprocess import choose_device, resize_to_tensor
@@ -61,8 +61,8 @@ class Embeddings:
         images: list[dict[str, Any]] = []
         for position, (path, vector) in enumerate(zip(self.paths, self.embeddings, strict=True)):
             problem = self.problems.get(position)
-            entry: dict[str, Any] = {"path": path, "embedding": None if problem else vector.tolist()}
-            images.append(entry if problem is None else entry | {"problem": problem})
+            entry: dict[str, Any] = {"path": path_text(path), "embedding": None if problem else vector.tolist()}
+            images.append(entry if problem is None else entry | {"problem": path_text(problem)})
         return {"model": self.model, "row": self.row, "images": images}
 
 
@@ -176,6 +176,7 @@ def write_embeddings(result: Embeddings, path: str | Path) -> Path:
 
     ``.npz`` holds ``embeddings`` [N, C] float32, ``paths`` [N], ``model`` and ``row``, and opens with
     ``numpy.load(allow_pickle=False)``. ``.csv`` has the columns ``path, 0, 1, …``; cells of an unreadable image are empty.
+    A path that is not UTF-8 is written as ``path_text`` has it.
 
     Raises:
         ConfigError: the name ends in something else.
@@ -184,7 +185,7 @@ def write_embeddings(result: Embeddings, path: str | Path) -> Path:
     check_output(path)
     with atomic_write(path) as temporary:
         if path.suffix.lower() == ".npz":
-            names = np.array(result.paths, dtype=np.str_)
+            names = np.array([path_text(name) for name in result.paths], dtype=np.str_)
             with temporary.open("wb") as file:  # by its name, savez would add a second suffix to .NPZ
                 np.savez(file, embeddings=result.embeddings, paths=names, model=result.model, row=result.row)
             return path
@@ -193,5 +194,7 @@ def write_embeddings(result: Embeddings, path: str | Path) -> Path:
             writer.writerow(["path", *range(result.embeddings.shape[1])])
             for position, (name, vector) in enumerate(zip(result.paths, result.embeddings, strict=True)):
                 # Nine digits bring a float32 back to the bit.
-                writer.writerow([name, *("" if position in result.problems else f"{value:.9g}" for value in vector)])
+                writer.writerow(
+                    [path_text(name), *("" if position in result.problems else f"{value:.9g}" for value in vector)]
+                )
     return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from nextdetr.inference.writers.protocol import Writer, written
 from nextdetr.inference.writers.yolo import LabelFiles, yolo_text
 
 if TYPE_CHECKING:
+    from nextdetr.identity import Identity
     from nextdetr.inference.writers.video import Draw
 
 __all__ = ["SAVE_KINDS", "coco_results", "free_stem", "save_predictions", "yolo_text"]
@@ -29,8 +30,7 @@ def save_predictions(
     output: str | Path,
     save: Collection[str],
     *,
-    category_ids: Sequence[int] | None = None,
-    image_ids: Mapping[str, int] | None = None,
+    identity: Identity | None = None,
     draw: Draw | None = None,
 ) -> Iterator[Prediction]:
     """Write each prediction as it comes, and pass it on.
@@ -47,8 +47,7 @@ def save_predictions(
         predictions: the results, from ``Predictor.stream``.
         output: folder, made if need be.
         save: any of ``images``, ``json``, ``yolo``.
-        category_ids: the data set's own id of each class, for the COCO results; by default the class indices.
-        image_ids: the data set's own id of each image by its file name, likewise; see ``coco_results``.
+        identity: what the data set calls its classes and images, for the COCO results; see ``coco_results``.
         draw: makes the picture of a video's frame; by default its detections are drawn.
 
     Raises:
@@ -65,7 +64,7 @@ def save_predictions(
     if "yolo" in save:
         writers.append(LabelFiles(output / "labels", stems))
     if "json" in save:
-        writers.append(CocoFile(output / "predictions.json", category_ids, image_ids))
+        writers.append(CocoFile(output / "predictions.json", identity))
     if "images" in save or "json" in save:
         writers.append(VideoFiles(output / "videos", stems, pictures="images" in save, lines="json" in save, draw=draw))
     return written(predictions, writers)

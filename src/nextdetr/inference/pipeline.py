@@ -8,6 +8,7 @@ from typing import Any
 
 from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError, DataError
+from nextdetr.identity import Identity
 from nextdetr.inference.look import look, settings_of
 from nextdetr.inference.outputs import save_predictions
 from nextdetr.inference.predictor import Prediction, Predictor
@@ -23,6 +24,7 @@ def predict_stream(
     *,
     model: str = "",
     opens: Mapping[str, Any] | None = None,
+    identity: Identity | None = None,
 ) -> Iterator[Prediction]:
     """Yield a prediction for each image or frame; with ``config.output``, write what ``config.save`` names.
 
@@ -32,6 +34,7 @@ def predict_stream(
         config: the settings; an ``output`` that ends in ``.parquet`` is a table of all predictions.
         model: what tells the model from others; a table that was begun goes on only with the same one.
         opens: how another process opens the same model: the arguments of ``open_any``; for the engine ``ray``.
+        identity: what the data set calls its classes and images, for COCO results.
 
     Raises:
         ConfigError: a setting is out of its range, or a package is missing.
@@ -52,7 +55,8 @@ def predict_stream(
         predictions = follower.follow(predictions)
     if config.output is None:
         return predictions
-    return save_predictions(predictions, config.output, config.save, draw=None if follower is None else follower.draw)
+    draw = None if follower is None else follower.draw
+    return save_predictions(predictions, config.output, config.save, identity=identity, draw=draw)
 
 
 def file_identity(source: str) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from nextdetr.errors import WriteError
 from nextdetr.files import path_text
+from nextdetr.identity import Identity
 from nextdetr.inference.predictor import Prediction
 from nextdetr.inference.writers.part import PartFile
+from nextdetr.json_text import json_text
 
 __all__ = ["CocoFile", "coco_results"]
 
@@ -21,15 +22,11 @@ class CocoFile:
 
     Args:
         path: of the file.
-        category_ids: see :func:`coco_results`.
-        image_ids: likewise.
+        identity: see :func:`coco_results`.
     """
 
-    def __init__(
-        self, path: Path, category_ids: Sequence[int] | None = None, image_ids: Mapping[str, int] | None = None
-    ) -> None:
-        self._category_ids, self._image_ids = category_ids, image_ids
-        self._path = path
+    def __init__(self, path: Path, identity: Identity | None = None) -> None:
+        self._path, self._identity = path, identity or Identity()
         self._file: PartFile | None = None
         self._seen: list[tuple[str, dict[str, Any]]] = []
         self._of_videos = False  # frames have lines of their own
@@ -70,64 +67,34 @@ class CocoFile:
         return self._file
 
     def _text(self) -> bytes:
-        return json.dumps(_results(self._seen, self._category_ids, self._image_ids), ensure_ascii=False).encode()
+        return json_text(_results(self._seen, self._identity)).encode()
 
 
-def coco_results(
-    predictions: Iterable[Prediction],
-    *,
-    category_ids: Sequence[int] | None = None,
-    image_ids: Mapping[str, int] | None = None,
-) -> list[dict[str, Any]]:
+def coco_results(predictions: Iterable[Prediction], *, identity: Identity | None = None) -> list[dict[str, Any]]:
     """Return detections as COCO results, boxes (x, y, width, height) in pixels.
 
-    ``image_id`` is the data set's own where ``image_ids`` has all images; else the number that the file names consist of,
-    as in COCO's own images, where all of them do and differ; else the position of the image, from 1. ``file_name`` is
-    added, so that no result is ever in doubt.
+    ``category_id`` and ``image_id`` are the data set's own where they are known (see ``Identity``); ``file_name`` is added,
+    so that no result is ever in doubt.
 
     Args:
         predictions: the results.
-        category_ids: the data set's own id of each class; by default the class indices.
-        image_ids: the data set's own id of each image, by its file name; of a path, also the last parts of it name the
-            image.
+        identity: what the data set calls its classes and images.
     """
-    return _results([(prediction.path, prediction.to_json()) for prediction in predictions], category_ids, image_ids)
+    return _results([(prediction.path, prediction.to_json()) for prediction in predictions], identity or Identity())
 
 
-def _results(
-    seen: Sequence[tuple[str, dict[str, Any]]], category_ids: Sequence[int] | None, image_ids: Mapping[str, int] | None
-) -> list[dict[str, Any]]:
-    numbers = _image_numbers([path for path, _ in seen], image_ids)
+def _results(seen: Sequence[tuple[str, dict[str, Any]]], identity: Identity) -> list[dict[str, Any]]:
     results = []
-    for number, (path, result) in zip(numbers, seen, strict=True):
+    for image_id, (path, result) in zip(identity.images([path for path, _ in seen]), seen, strict=True):
         for row in result["detections"]:
             x1, y1, x2, y2 = row["box"]
-            label = row["class_id"]
             results.append(
                 {
-                    "image_id": number,
+                    "image_id": path_text(image_id) if isinstance(image_id, str) else image_id,
                     "file_name": path_text(path),
-                    "category_id": label if category_ids is None else category_ids[label],
+                    "category_id": identity.category_id(row["class_id"]),
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                     "score": row["confidence"],
                 }
             )
     return results
-
-
-def _image_numbers(paths: Sequence[str], known: Mapping[str, int] | None) -> Sequence[int]:
-    """Number the images: by the data set's own ids, by their names, or by their places; never in two of these ways."""
-    own = [_known_number(path, known) for path in paths] if known else []
-    found = [number for number in own if number is not None]
-    if own and len(found) == len(own) and len(set(found)) == len(found):
-        return found
-    stems = [PurePath(path).stem for path in paths]
-    if all(stem.isdecimal() for stem in stems) and len({int(stem) for stem in stems}) == len(stems):
-        return [int(stem) for stem in stems]
-    return range(1, len(paths) + 1)
-
-
-def _known_number(path: str, known: Mapping[str, int]) -> int | None:
-    """Return the id of the image whose name the path ends in, the longest such name first."""
-    parts = PurePath(path).parts
-    return next((known[name] for k in range(len(parts)) if (name := "/".join(parts[k:])) in known), None)

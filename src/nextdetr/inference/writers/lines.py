@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from nextdetr.inference.predictor import Prediction
 from nextdetr.inference.writers.part import PartFile
+from nextdetr.json_text import json_text
 
 __all__ = ["JsonLines"]
 
@@ -23,7 +23,7 @@ class JsonLines:
 
     def add(self, prediction: Prediction) -> None:
         """Write the line of a frame."""
-        self._file.write((json.dumps(prediction.to_json(), ensure_ascii=False) + "\n").encode())
+        self._file.write((json_text(prediction.to_json()) + "\n").encode())
 
     def commit(self) -> None:
         """Give the file its name."""
