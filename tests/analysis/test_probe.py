@@ -100,12 +100,12 @@ def test_the_rate_of_fine_tuning_rises_over_a_tenth_and_falls(tmp_path, monkeypa
         return set_rate(optimizer, factor)
 
     monkeypatch.setattr(probe_module, "set_rate", watched)
-    config = ProbeConfig(image_size=32, epochs=20, batch_size=4, device="cpu")
+    config = ProbeConfig(image_size=32, epochs=10, batch_size=4, device="cpu")
     probe_module.probe("convnextv2-atto", tmp_path, config)
-    assert factors[:2] == pytest.approx([0.25, 0.75])
-    assert factors[2] == max(factors)
-    assert factors[2:] == sorted(factors[2:], reverse=True)
-    assert factors[-1] < 0.02
+    assert factors[0] == pytest.approx(0.5)
+    assert factors[1] == max(factors) > 0.9
+    assert factors[1:] == sorted(factors[1:], reverse=True)
+    assert factors[-1] < 0.05
 
 
 def test_command(tmp_path, capsys):

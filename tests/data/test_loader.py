@@ -1,9 +1,12 @@
-"""Order, sizes, ranks and resuming; the same batches from any number of workers; errors and Ctrl-C in workers."""
+"""Order, sizes, ranks and resuming; the same batches from any number of workers; errors and signals in workers."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,11 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from nextdetr.data import loader as loader_module
+from nextdetr.data import workers as workers_module
 from nextdetr.data.dataset import DetectionDataset
-from nextdetr.data.loader import EpochSampler, build_eval_loader, build_loader, collate
+from nextdetr.data.loader import EpochSampler, build_eval_loader, build_loader
 from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.data.transforms import TrainTransform
+from nextdetr.data.workers import collate
 from nextdetr.errors import ConfigError, DataError, TrainingError
 from nextdetr.structures import Target
 
@@ -196,15 +200,66 @@ def test_an_unreadable_image_is_named_without_a_workers_traceback(data, tmp_path
     loader.close()
 
 
-def test_workers_ignore_interrupts_and_a_killed_one_is_reported(make_loader):
+def test_workers_ignore_signals_to_the_group_and_a_killed_one_is_reported(make_loader):
+    """Ctrl-C, ``timeout``, Slurm and systemd signal all processes of a group: the main one answers."""
     loader = make_loader(1)
     expected = fingerprint(loader.epoch(0))
     (worker,) = children()
-    os.kill(worker, signal.SIGINT)
+    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+        os.kill(worker, kind)
     assert_same(fingerprint(loader.epoch(0)), expected)
+    assert children() == [worker]
     os.kill(worker, signal.SIGKILL)
     with pytest.raises(TrainingError, match="memory"):
         fingerprint(loader.epoch(1))
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="POSIX only")
+def test_signals_wait_while_workers_start(make_loader, monkeypatch):
+    seen = []
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    start = multiprocessing.process.BaseProcess.start
+    monkeypatch.setattr(
+        multiprocessing.process.BaseProcess, "start",
+        lambda process: (seen.append(signal.pthread_sigmask(signal.SIG_BLOCK, [])), start(process))[1],
+    )  # fmt: skip
+    list(make_loader(2).epoch(0))
+    assert len(seen) == 2
+    assert all({signal.SIGINT, signal.SIGTERM} <= mask for mask in seen)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+
+
+STUCK = """
+import signal, sys, time
+import numpy as np
+from nextdetr.data import workers
+
+class Stuck:  # as an image on a network disk that does not answer
+    def __len__(self): return 4
+    def __getitem__(self, key): time.sleep(1000)
+
+if __name__ == "__main__":
+    import torch.utils.data._utils as parts
+    import torch.utils.data.dataloader
+    parts.MP_STATUS_CHECK_INTERVAL = 0.2
+    stream = workers.BatchStream(Stuck(), workers=1)
+    signal.setitimer(signal.ITIMER_REAL, 1)
+    def alarm(*_):
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGALRM, alarm)
+    try:
+        next(stream.run([[0]]))
+    except KeyboardInterrupt:
+        print("ends", flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="POSIX only")
+def test_a_worker_that_hangs_keeps_nobody(tmp_path):
+    script = tmp_path / "stuck.py"
+    script.write_text(STUCK)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "ends\n"), done.stderr
 
 
 def test_close_ends_the_workers(make_loader):
@@ -220,7 +275,7 @@ def test_close_ends_the_workers(make_loader):
 
 def test_too_little_shared_memory_loads_in_the_main_process(data, monkeypatch, caplog):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(loader_module.shutil, "disk_usage", lambda _path: usage)
+    monkeypatch.setattr(workers_module.shutil, "disk_usage", lambda _path: usage)
     if not Path("/dev/shm").is_dir():
         pytest.skip("no /dev/shm")
     loader = build_eval_loader(DetectionDataset(data), 64, workers=2)

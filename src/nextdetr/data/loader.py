@@ -1,39 +1,23 @@
-"""Which samples make up which batch, and the processes that prepare them.
+"""Which samples make up which batch.
 
 The order of an epoch, the size of each batch and the augmentation of each sample are functions of the seed, the epoch and
-the position alone. Workers hold no state: a key says all. Hence any number of workers gives the same batches, a run resumed
-in mid-epoch gets exactly the batches that were left, and ranks agree without speaking to each other.
-
-Processes: on Linux workers are forked, which takes milliseconds and shares the image cache, where spawning would import
-torch anew (seconds) and copy the data set. Forking a process that has run OpenMP is safe here because a worker runs torch
-on a single thread, which is set before anything else; it then never waits for pool threads that the fork left behind.
-Elsewhere the platform's default (spawn) is used. Workers ignore Ctrl-C, which is the main process's to handle.
+the position alone. A key says all. Hence any number of workers gives the same batches, a run resumed in mid-epoch gets
+exactly the batches that were left, and ranks agree without speaking to each other.
 """
 
 from __future__ import annotations
 
-import logging
-import multiprocessing
-import shutil
-import signal
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
-from nextdetr.data.dataset import DetectionDataset, Sample, SampleKey
-from nextdetr.errors import ConfigError, DataError, NextDETRError, TrainingError
-from nextdetr.structures import Batch, Target
+from nextdetr.data.dataset import DetectionDataset, SampleKey
+from nextdetr.data.workers import BatchStream, affordable_workers
+from nextdetr.errors import ConfigError, DataError
+from nextdetr.structures import Batch
 
-__all__ = ["BatchStream", "EpochSampler", "EvalLoader", "TrainLoader", "build_eval_loader", "build_loader", "collate"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["EpochSampler", "EvalLoader", "TrainLoader", "build_eval_loader", "build_loader"]
 
 _ORDER, _SIZE = 1, 2  # tell apart the two uses of one (seed, epoch)
 
@@ -146,68 +130,6 @@ class EpochSampler:
         return order[mixed], copies[mixed]
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples of one size; at least one."""
-    images, targets, indices = zip(*samples, strict=True)
-    return Batch(torch.stack(images), list(targets), list(indices))
-
-
-class BatchStream:
-    """Turns batches of keys into batches, in this process or in worker processes that live until ``close``.
-
-    Args:
-        dataset: the samples.
-        workers: number of processes; 0 prepares each batch in this process when it is asked for.
-        prefetch: batches that each worker prepares ahead.
-    """
-
-    def __init__(self, dataset: DetectionDataset, workers: int = 0, prefetch: int = 2) -> None:
-        self._dataset = dataset
-        self._keys = _CurrentKeys()
-        self._loader: DataLoader[Any] | None = None
-        if workers > 0:
-            self._loader = DataLoader(
-                _Guarded(dataset),
-                batch_sampler=self._keys,
-                num_workers=workers,
-                collate_fn=_pack,
-                prefetch_factor=prefetch,
-                persistent_workers=True,
-                worker_init_fn=_start_worker,
-                multiprocessing_context=multiprocessing.get_context("fork" if sys.platform == "linux" else None),
-                generator=torch.Generator(),  # or it would draw from the global one, once an epoch
-            )
-
-    def run(self, keys: Iterable[list[SampleKey]]) -> Iterator[Batch]:
-        """Yield one batch for each list of keys, in order; to call it again ends the earlier run.
-
-        Raises:
-            DataError: an image cannot be read; the message names it.
-            TrainingError: a worker process was killed.
-        """
-        if self._loader is None:
-            for batch in keys:
-                yield collate([self._dataset[key] for key in batch])
-            return
-        self._keys.current = keys
-        try:
-            for packed in self._loader:
-                if isinstance(packed, NextDETRError):
-                    raise packed
-                yield _unpack(packed)
-        except RuntimeError as error:
-            if not any(words in str(error) for words in ("exited unexpectedly", "is killed by signal")):
-                raise
-            raise TrainingError(
-                "a process that loads images was killed, most often because memory ran out: use fewer --workers, a smaller "
-                "--batch-size, or less --cache-gigabytes."
-            ) from error
-
-    def close(self) -> None:
-        """End the worker processes."""
-        self._loader = None
-
-
 class TrainLoader:
     """A sampler's batches; see ``build_loader``."""
 
@@ -259,7 +181,7 @@ def build_loader(dataset: DetectionDataset, sampler: EpochSampler, workers: int 
         workers: processes that prepare batches; 0 for none.
         prefetch: batches that each of them prepares ahead.
     """
-    workers = _affordable_workers(workers, prefetch, sampler.batch_size, sampler.largest_size)
+    workers = affordable_workers(workers, prefetch, sampler.batch_size, sampler.largest_size)
     return TrainLoader(BatchStream(dataset, workers, prefetch), sampler)
 
 
@@ -286,89 +208,5 @@ def build_eval_loader(
     """
     keys = [SampleKey(0, index, size, strong=False) for index in range(rank, len(dataset), world)]
     batches = [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)]
-    workers = _affordable_workers(workers, prefetch, batch_size, size)
+    workers = affordable_workers(workers, prefetch, batch_size, size)
     return EvalLoader(BatchStream(dataset, workers, prefetch), batches)
-
-
-class _CurrentKeys(Sampler[list[SampleKey]]):
-    """The batch sampler of a DataLoader that lives over many epochs: what it yields is set from outside."""
-
-    def __init__(self) -> None:
-        self.current: Iterable[list[SampleKey]] = ()
-
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        return iter(self.current)
-
-
-class _Packed(NamedTuple):
-    """A batch on its way between processes: numpy travels by value, where each torch tensor would take a file handle."""
-
-    images: Tensor
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    counts: list[int]
-    indices: list[int]
-
-
-_Fetched: TypeAlias = "list[Sample] | NextDETRError"
-
-
-class _Guarded(Dataset[Sample]):
-    """Hands a user's error over as a value: a DataLoader would bury its message in the worker's traceback."""
-
-    def __init__(self, dataset: DetectionDataset) -> None:
-        self._dataset = dataset
-
-    def __getitem__(self, key: SampleKey) -> Sample:
-        return self._dataset[key]
-
-    def __getitems__(self, keys: list[SampleKey]) -> _Fetched:
-        try:
-            return [self._dataset[key] for key in keys]
-        except NextDETRError as error:
-            return error
-
-
-def _pack(samples: _Fetched) -> _Packed | NextDETRError:
-    if isinstance(samples, NextDETRError):
-        return samples
-    batch = collate(samples)
-    return _Packed(
-        images=batch.images,
-        boxes=torch.cat([target.boxes for target in batch.targets]).numpy(),
-        labels=torch.cat([target.labels for target in batch.targets]).numpy(),
-        counts=[len(target) for target in batch.targets],
-        indices=batch.indices,
-    )
-
-
-def _unpack(packed: _Packed) -> Batch:
-    boxes = torch.split(torch.from_numpy(packed.boxes), packed.counts)
-    labels = torch.split(torch.from_numpy(packed.labels), packed.counts)
-    return Batch(packed.images, [Target(b, c) for b, c in zip(boxes, labels, strict=True)], packed.indices)
-
-
-def _start_worker(worker: int) -> None:
-    del worker
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _affordable_workers(workers: int, prefetch: int, batch_size: int, size: int) -> int:
-    """Return ``workers``, or 0 where the batches under way would not fit into the memory that processes share.
-
-    Containers often have 64 MB of it, and a worker that runs out of it is killed without a word.
-    """
-    shared = Path("/dev/shm")
-    if workers == 0 or not shared.is_dir():
-        return workers
-    needed = (workers * prefetch + 2) * batch_size * 3 * size * size * 4
-    free = shutil.disk_usage(shared).free
-    if needed <= free:
-        return workers
-    _log.warning(
-        "Images are loaded in the main process: %d workers need %d MB of shared memory and %s has %d MB left "
-        "(docker: --shm-size=1g; or fewer workers, a smaller batch).",
-        workers, needed // 2**20, shared, free // 2**20,
-    )  # fmt: skip
-    return 0

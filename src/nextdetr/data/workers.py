@@ -1,0 +1,261 @@
+"""The processes that prepare batches.
+
+Workers hold no state: a key says all, see ``data/loader.py``. On Linux workers are forked, which takes milliseconds and
+shares the image cache, where spawning would import torch anew (seconds) and copy the data set. Forking a process that has
+run OpenMP is safe here because a worker runs torch on a single thread, which is set before anything else; it then never
+waits for pool threads that the fork left behind. Elsewhere the platform's default (spawn) is used.
+
+Workers ignore Ctrl-C and requests to terminate, which reach a whole process group: the main process answers them, and then
+ends its workers. When it dies they notice within five seconds.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import multiprocessing
+import shutil
+import signal
+import sys
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from nextdetr.data.dataset import DetectionDataset, Sample, SampleKey
+from nextdetr.errors import NextDETRError, TrainingError
+from nextdetr.structures import Batch, Target
+
+__all__ = ["BatchStream", "affordable_workers", "collate"]
+
+_log = logging.getLogger(__name__)
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples of one size; at least one."""
+    images, targets, indices = zip(*samples, strict=True)
+    return Batch(torch.stack(images), list(targets), list(indices))
+
+
+class BatchStream:
+    """Turns batches of keys into batches, in this process or in worker processes that live until ``close``.
+
+    Args:
+        dataset: the samples.
+        workers: number of processes; 0 prepares each batch in this process when it is asked for.
+        prefetch: batches that each worker prepares ahead.
+    """
+
+    def __init__(self, dataset: DetectionDataset, workers: int = 0, prefetch: int = 2) -> None:
+        self._dataset = dataset
+        self._keys = _CurrentKeys()
+        self._loader: DataLoader[Any] | None = None
+        if workers > 0:
+            self._loader = DataLoader(
+                _Guarded(dataset),
+                batch_sampler=self._keys,
+                num_workers=workers,
+                collate_fn=_pack,
+                prefetch_factor=prefetch,
+                persistent_workers=True,
+                worker_init_fn=_start_worker,
+                multiprocessing_context=multiprocessing.get_context("fork" if sys.platform == "linux" else None),
+                generator=torch.Generator(),  # or it would draw from the global one, once an epoch
+            )
+            if not _open_streams:
+                atexit.register(_close_all)  # before multiprocessing's own, which would wait for a worker that hangs
+            _open_streams.add(self)
+
+    def run(self, keys: Iterable[list[SampleKey]]) -> Iterator[Batch]:
+        """Yield one batch for each list of keys, in order; to call it again ends the earlier run.
+
+        Raises:
+            DataError: an image cannot be read; the message names it.
+            TrainingError: a worker process was killed.
+        """
+        if self._loader is None:
+            for batch in keys:
+                yield collate([self._dataset[key] for key in batch])
+            return
+        self._keys.current = keys
+        try:
+            for packed in _watched(self._loader):
+                if isinstance(packed, NextDETRError):
+                    raise packed
+                yield _unpack(packed)
+        except RuntimeError as error:
+            if not any(words in str(error) for words in ("exited unexpectedly", "is killed by signal")):
+                raise
+            raise TrainingError(
+                "a process that loads images was killed, most often because memory ran out: use fewer --workers, a smaller "
+                "--batch-size, or less --cache-gigabytes."
+            ) from error
+
+    def close(self) -> None:
+        """End the worker processes; one that does not end when asked is killed."""
+        loader, self._loader = self._loader, None
+        iterator: Any = getattr(loader, "_iterator", None)
+        if iterator is not None:
+            iterator._shutdown_workers()
+            for worker in iterator._workers:
+                if worker.is_alive():
+                    worker.kill()
+
+
+_open_streams: weakref.WeakSet[BatchStream] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for stream in list(_open_streams):
+        stream.close()
+
+
+class _CurrentKeys(Sampler[list[SampleKey]]):
+    """The batch sampler of a DataLoader that lives over many epochs: what it yields is set from outside."""
+
+    def __init__(self) -> None:
+        self.current: Iterable[list[SampleKey]] = ()
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        return iter(self.current)
+
+
+class _Packed(NamedTuple):
+    """A batch on its way between processes: numpy travels by value, where each torch tensor would take a file handle."""
+
+    images: Tensor
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    counts: list[int]
+    indices: list[int]
+
+
+_Fetched: TypeAlias = "list[Sample] | NextDETRError"
+
+
+class _Guarded(Dataset[Sample]):
+    """Hands a user's error over as a value: a DataLoader would bury its message in the worker's traceback."""
+
+    def __init__(self, dataset: DetectionDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        return self._dataset[key]
+
+    def __getitems__(self, keys: list[SampleKey]) -> _Fetched:
+        try:
+            return [self._dataset[key] for key in keys]
+        except NextDETRError as error:
+            return error
+
+
+def _pack(samples: _Fetched) -> _Packed | NextDETRError:
+    if isinstance(samples, NextDETRError):
+        return samples
+    batch = collate(samples)
+    return _Packed(
+        images=batch.images,
+        boxes=torch.cat([target.boxes for target in batch.targets]).numpy(),
+        labels=torch.cat([target.labels for target in batch.targets]).numpy(),
+        counts=[len(target) for target in batch.targets],
+        indices=batch.indices,
+    )
+
+
+def _unpack(packed: _Packed) -> Batch:
+    boxes = torch.split(torch.from_numpy(packed.boxes), packed.counts)
+    labels = torch.split(torch.from_numpy(packed.labels), packed.counts)
+    return Batch(packed.images, [Target(b, c) for b, c in zip(boxes, labels, strict=True)], packed.indices)
+
+
+_of_torch: list[Any] = []  # its handler of SIGCHLD, which it sets once in a process
+
+
+def _watched(loader: DataLoader[Any]) -> Iterator[_Packed | NextDETRError]:
+    """Yield what the workers prepare.
+
+    torch's handler of SIGCHLD raises when a worker was killed, wherever this process is then, in the middle of a step for
+    one. Here it acts while a batch is waited for, and nowhere else.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield from loader
+        return
+    if getattr(loader, "_iterator", None) is None:
+        before = signal.getsignal(signal.SIGCHLD)
+        with _signals_held():
+            batches = iter(loader)
+        if signal.getsignal(signal.SIGCHLD) is not before:
+            _of_torch.append(signal.signal(signal.SIGCHLD, before or signal.SIG_DFL))
+    else:
+        with _told_of_children():
+            batches = iter(loader)
+    while True:
+        with _told_of_children():
+            packed = next(batches, None)
+        if packed is None:
+            return
+        yield packed
+
+
+@contextlib.contextmanager
+def _told_of_children() -> Iterator[None]:
+    before = [signal.signal(signal.SIGCHLD, handler) for handler in _of_torch]
+    try:
+        for handler in _of_torch:
+            handler(signal.SIGCHLD, None)  # for what happened in between
+        yield
+    finally:
+        for previous in before:
+            signal.signal(signal.SIGCHLD, previous or signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold signals back while workers start: they inherit that, and have none come in before they ignore them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where only Ctrl-C is sent to a group
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(worker: int) -> None:
+    del worker
+    torch.set_num_threads(1)
+    for kind in _STOPPING:
+        signal.signal(kind, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+
+
+def affordable_workers(workers: int, prefetch: int, batch_size: int, size: int) -> int:
+    """Return ``workers``, or 0 where the batches under way would not fit into the memory that processes share.
+
+    Containers often have 64 MB of it, and a worker that runs out of it is killed without a word.
+    """
+    shared = Path("/dev/shm")
+    if workers == 0 or not shared.is_dir():
+        return workers
+    needed = (workers * prefetch + 2) * batch_size * 3 * size * size * 4
+    free = shutil.disk_usage(shared).free
+    if needed <= free:
+        return workers
+    _log.warning(
+        "Images are loaded in the main process: %d workers need %d MB of shared memory and %s has %d MB left "
+        "(docker: --shm-size=1g; or fewer workers, a smaller batch).",
+        workers, needed // 2**20, shared, free // 2**20,
+    )  # fmt: skip
+    return 0
