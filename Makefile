@@ -3,16 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint install install-dev clean
+.PHONY: quickstart test test-core test-export lint install install-dev clean
 
 # Train on real coins and find them in the untouched photograph (about ten minutes with the installation's downloads apart).
 quickstart: $(VENV)/.quickstart
 	$(BIN)/nextdetr quickstart
 
-# The exports run apart: with their runtimes and all other tests in one process, the interpreter crashed once of three times. An
-# export is Python on one core, so that two at a time halve the time.
-test: $(VENV)/.dev
+# The whole suite. The exports run apart: with their runtimes and all other tests in one process, the interpreter crashed once of
+# three times. An export is Python on one core, so that two at a time halve the time.
+test: test-core test-export
+
+test-core: $(VENV)/.dev
 	$(BIN)/python -m pytest --ignore=tests/export
+
+test-export: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/export
 
 lint: $(VENV)/.dev
