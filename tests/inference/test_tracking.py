@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from nextdetr.cli.main import run
 from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError
 from nextdetr.inference._supervision import sv
+from nextdetr.inference.crossing import CrossingLine
 from nextdetr.inference.predictor import Prediction
+from nextdetr.inference.tags import VideoTags
 from nextdetr.inference.tracking import Follower, parse_points
 
 pytest.importorskip("trackers")
@@ -126,3 +129,100 @@ def test_a_line_may_begin_outside_the_frame(given, monkeypatch):
     assert config.output == Path("out")
     assert parse_points(config.line[0], "line", 2, 2) == [(-10, 120), (400, -5)]
     assert len(config.line) == len([value for value in given if "," in value])
+
+
+def numbers_of(results):
+    return [None if len(r.detections) == 0 else int(r.detections.tracker_id[0]) for r in results]
+
+
+@pytest.mark.parametrize("rate", [5, 60])
+def test_a_lost_object_keeps_its_number_for_a_second_whatever_the_rate(rate):
+    def gap(seconds):
+        """Seen for half a second, gone for so long, seen again."""
+        half = rate // 2 + 1
+        away = round(seconds * rate)
+        for n in range(2 * half + away):
+            here = n < half or n >= half + away
+            yield replace(
+                frame(n, [[100, 50, 160, 110]] * here, [0.9] * here), seconds=n / rate, tags=VideoTags(rate=float(rate))
+            )
+
+    kept = numbers_of(Follower(confidence=0.3, track=True).follow(gap(0.8)))
+    assert kept[-1] == kept[rate // 2] == 0
+    lost = numbers_of(Follower(confidence=0.3, track=True).follow(gap(1.5)))
+    assert lost[-1] == 1
+
+
+def test_a_live_source_that_drops_frames_keeps_its_numbers():
+    """A car at 3 pixels a frame; after half a second one frame in 25 arrives, in which it has left its place."""
+    seen = [n for n in range(300) if n < 30 or n % 25 == 0]
+    frames = [
+        replace(frame(n, [[3 * n, 20, 3 * n + 60, 60]], [0.9]), seconds=n / 60, tags=VideoTags(rate=60.0)) for n in seen
+    ]
+    assert set(numbers_of(Follower(confidence=0.3, track=True).follow(frames))[1:]) == {0}
+
+
+def test_what_crosses_before_it_has_a_number_is_counted():
+    """On the left in its first frame, on the line in its second, in which it gets its number."""
+    boxes = [[139, 20, 199, 60], [170, 20, 230, 60], [201, 20, 261, 60], [232, 20, 292, 60]]
+    follower = Follower(confidence=0.3, track=True, lines=["200,0,200,200"])
+    results = list(follower.follow(frame(n, [box], [0.9]) for n, box in enumerate(boxes)))
+    assert numbers_of(results) == [-1, 0, 0, 0]
+    assert [sum(r.counted["lines"][0].values()) for r in results] == [0, 0, 1, 1]
+
+
+def test_what_crosses_while_it_is_hidden_is_counted():
+    boxes = [[100 + 8 * n, 20, 160 + 8 * n, 60] for n in range(20)]
+    hidden = range(5, 13)  # 160 is on the left then, 264 on the right
+    follower = Follower(confidence=0.3, track=True, lines=["210,0,210,200"])
+    frames = (frame(n, [] if n in hidden else [box], [] if n in hidden else [0.9]) for n, box in enumerate(boxes))
+    results = list(follower.follow(frames))
+    assert numbers_of(results)[-1] == 0
+    assert sum(results[-1].counted["lines"][0].values()) == 1
+
+
+def test_lines_count_as_supervision_does():
+    """Objects that wander at random, each seen in every frame."""
+    generator = np.random.default_rng(0)
+    corners = generator.uniform(0, 400, (30, 2)) + np.cumsum(generator.normal(0, 25, (60, 30, 2)), axis=0)
+    ours, theirs = CrossingLine((320, 60), (90, 350)), sv.LineZone(sv.Point(320, 60), sv.Point(90, 350))
+    for places in corners:
+        boxes = np.hstack((places, places + 12)).astype(np.float32)
+        theirs.trigger(sv.Detections(xyxy=boxes, class_id=np.zeros(30, int), tracker_id=np.arange(30)))
+        for number, box in enumerate(boxes):
+            ours.see(number, box)
+    assert (ours.entered, ours.left) == (theirs.in_count, theirs.out_count)
+    assert ours.entered > 10
+    ours.keep({1, 2})
+    ours.see(3, [0, 0, 5, 5])
+    assert ours.entered + ours.left == theirs.in_count + theirs.out_count
+
+
+def test_frames_that_change_their_size_are_the_same_picture():
+    """From frame 10 on at half the size: numbers go on, and the line stays where it was."""
+
+    def shrunk(prediction):
+        found = replace(prediction.detections, xyxy=prediction.detections.xyxy / 2)
+        return replace(prediction, width=200, height=100, detections=found, image=Image.new("RGB", (200, 100)))
+
+    frames = [shrunk(f) if n >= 10 else f for n, f in enumerate(two_cars())]
+    settings = {"lines": ["200,0,200,200"], "zones": ["0,100,400,100,400,200,0,200"]}
+    follower, plain = (Follower(confidence=0.3, track=True, **settings) for _ in range(2))
+    results, expected = list(follower.follow(frames)), list(plain.follow(two_cars()))
+    assert [r.counted for r in results] == [r.counted for r in expected]
+    for result, other in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(result.detections.tracker_id, other.detections.tracker_id)
+    np.testing.assert_allclose(results[-1].detections.xyxy * 2, expected[-1].detections.xyxy, atol=1e-3)
+    picture = np.asarray(follower.draw(results[-1].image, results[-1]))
+    assert picture[50, 100].min() > 200, "the line is not drawn in the middle"
+
+
+def test_a_line_of_no_length():
+    with pytest.raises(ConfigError, match="two points that differ"):
+        Follower(confidence=0.3, track=True, lines=["5,5,5,5"])
+
+
+def test_a_zone_may_reach_beyond_the_frame():
+    follower = Follower(confidence=0.3, track=False, zones=["-50,-50,300,-50,300,300,-50,300"])
+    (result,) = follower.follow([frame(0, [[5, 5, 50, 50], [310, 5, 390, 50]], [0.9, 0.9])])
+    assert result.counted == {"zones": [1]}

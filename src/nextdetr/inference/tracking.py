@@ -1,7 +1,8 @@
 """Objects followed through a video, and counted at lines and in zones.
 
 ByteTrack (arXiv 2110.06864), as the ``trackers`` package has it: sure detections are matched first, unsure ones then carry
-on tracks that would be lost. Lines and zones are supervision's.
+on tracks that would be lost. It is given each frame's time, so that a lost object keeps its number for a second, whatever
+the rate and however many frames a live source has dropped. Zones are supervision's.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from nextdetr.errors import ConfigError
 from nextdetr.inference._supervision import rows, sv
+from nextdetr.inference.crossing import CrossingLine
 from nextdetr.inference.drawing import draw_detections
 from nextdetr.inference.predictor import Prediction
 
 __all__ = ["UNSURE", "Follower", "parse_points"]
 
 UNSURE = 0.1  # least score of a detection that may carry on a track
+USUAL_RATE = 30.0  # frames a second where a video does not say
 COLOUR, STROKE = "#ffffff", 3
 
 
@@ -52,17 +56,22 @@ class Follower:
 
     Raises:
         ConfigError: a line or zone is malformed, a line is given without tracking, or the package is missing.
+
+    Lines and zones are in pixels of the video's first frame; where frames change their size on the way, they are taken for
+    the same picture at another scale.
     """
 
     def __init__(self, *, confidence: float, track: bool, lines: Sequence[str] = (), zones: Sequence[str] = ()) -> None:
         self.confidence, self.track = confidence, track
         self.lines = [parse_points(line, "line", 2, 2) for line in lines]
         self.zones = [parse_points(zone, "zone", 3) for zone in zones]
+        if any(start == end for start, end in self.lines):
+            raise ConfigError("--line needs two points that differ.")
         if lines and not track:
             raise ConfigError("--line counts tracked objects: add --track.")
         if track:
             _tracker_class()
-        self._reset()
+        self._sizes: dict[str, tuple[int, int]] = {}  # of each video's first frame
 
     def follow(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
         """Give the detections of each frame their track's number (-1: none yet) and the frame its counts."""
@@ -74,7 +83,7 @@ class Follower:
                 yield replace(prediction, detections=rows(prediction.detections, sure >= self.confidence))
                 continue
             if prediction.begins_video(path):
-                self._reset()
+                self._reset(prediction)
                 path = prediction.path
             yield self._frame(prediction)
 
@@ -92,7 +101,9 @@ class Follower:
             return picture
         pen = ImageDraw.Draw(picture)
         counts = prediction.counted or {}
-        for line, count in zip(self.lines, counts.get("lines", ()), strict=True):
+        across, down = self._scale(prediction)
+        lines, zones = ([[(x / across, y / down) for x, y in shape] for shape in s] for s in (self.lines, self.zones))
+        for line, count in zip(lines, counts.get("lines", ()), strict=True):
             pen.line(line, fill=COLOUR, width=STROKE)
             pen.text(
                 _beside(line[0]),
@@ -101,38 +112,52 @@ class Follower:
                 stroke_width=2,
                 stroke_fill="#000000",
             )
-        for zone, number in zip(self.zones, counts.get("zones", ()), strict=True):
+        for zone, number in zip(zones, counts.get("zones", ()), strict=True):
             pen.line([*zone, zone[0]], fill=COLOUR, width=STROKE)
             pen.text(_beside(zone[0]), str(number), fill=COLOUR, stroke_width=2, stroke_fill="#000000")
         return picture
 
-    def _reset(self) -> None:
+    def _reset(self, first: Prediction) -> None:
+        """Begin anew with the first frame of a video."""
+        self._sizes[first.path] = (first.width, first.height)
         self._tracker: Any = None
         if self.track:
+            rate = first.tags.rate if first.tags is not None else 0
             self._tracker = _tracker_class()(
-                track_activation_threshold=self.confidence, high_conf_det_threshold=self.confidence
-            )
-        self._lines = [sv.LineZone(start=sv.Point(*a), end=sv.Point(*b)) for a, b in self.lines]
+                track_activation_threshold=self.confidence, high_conf_det_threshold=self.confidence,
+                frame_rate=rate or USUAL_RATE,
+            )  # fmt: skip
+        self._lines = [CrossingLine(*line) for line in self.lines]
         self._zones = [sv.PolygonZone(polygon=np.array(zone)) for zone in self.zones]
 
+    def _scale(self, prediction: Prediction) -> tuple[float, float]:
+        """Return what brings a place in this frame into the pixels of the video's first one."""
+        width, height = self._sizes.get(prediction.path, (prediction.width, prediction.height))
+        return width / prediction.width, height / prediction.height
+
     def _frame(self, prediction: Prediction) -> Prediction:
+        scale = np.tile(np.array(self._scale(prediction), np.float32), 2)
         found = prediction.detections
+        if (scale != 1).any():
+            found = replace(found, xyxy=found.xyxy * scale)
         if self._tracker is not None:
-            found = self._tracked(found)
+            found = self._tracked(found, prediction.seconds)
         counted: dict[str, Any] = {}
         if self.lines:
-            known = found if found.tracker_id is None else rows(found, found.tracker_id >= 0)
-            for line in self._lines:
-                line.trigger(known)
-            counted["lines"] = [{"in": line.in_count, "out": line.out_count} for line in self._lines]
+            counted["lines"] = [{"in": line.entered, "out": line.left} for line in self._lines]
         if self.zones:
             counted["zones"] = [int(zone.trigger(found).sum()) for zone in self._zones]
+        if (scale != 1).any():
+            found = replace(found, xyxy=found.xyxy / scale)
         return replace(prediction, detections=found, counted=counted or None)
 
-    def _tracked(self, found: sv.Detections) -> sv.Detections:
+    def _tracked(self, found: sv.Detections, seconds: float | None) -> sv.Detections:
         """Detections that belong to a track or are sure by themselves."""
         fields = found
-        found = self._tracker.update(found)
+        # Tracks have no number before their second detection. What crosses a line between the two counts all the same.
+        new = [(track, track.get_state_bbox()) for track in self._tracker.tracks if track.tracker_id < 0]
+        found = self._tracker.update(found, timestamp=seconds)
+        self._cross([(track.tracker_id, box) for track, box in new if track.tracker_id >= 0], found)
         if len(found) == 0:
             fields.tracker_id = np.zeros(len(fields), np.int64)
             return rows(fields, np.zeros(len(fields), bool))
@@ -142,8 +167,17 @@ class Follower:
         kept = (found.tracker_id >= 0) | (found.confidence >= self.confidence)
         return rows(found, order[kept[order]])
 
+    def _cross(self, earlier: Sequence[tuple[int, NDArray[Any]]], found: sv.Detections) -> None:
+        """Let the lines see where tracks were that have a number only now, and where all are now."""
+        numbers = [] if found.tracker_id is None else found.tracker_id.tolist()
+        for line in self._lines:
+            for number, box in (*earlier, *zip(numbers, found.xyxy, strict=True)):
+                if number >= 0:
+                    line.see(number, box)
+            line.keep({track.tracker_id for track in self._tracker.tracks})
 
-def _beside(point: tuple[int, int]) -> tuple[int, int]:
+
+def _beside(point: tuple[float, float]) -> tuple[float, float]:
     """Return where a text begins that the stroke through the point must not cross."""
     return point[0] + 2 * STROKE, point[1] + STROKE
 
