@@ -75,7 +75,7 @@ def candidates(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Run
         for kind, opener in (("onnx", open_onnx), ("openvino", open_openvino)):
             terms = {"format": kind, "output": folder / f"{kind}, {variant}", "image_size": size, "images": 1, **given}
             made = export(detector.opened, build_config(ExportConfig, terms))
-            session = opener(Path(made.file), threads=THREADS)[0]
+            session = opener(Path(made.file), threads=THREADS)
             feed = {**image, "sizes": np.array([[size, size]], np.int64)}
             name = f"ours, {'ONNX Runtime' if kind == 'onnx' else 'OpenVINO'}, {variant}"
             runs[name] = partial(session.run, feed)

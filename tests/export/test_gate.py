@@ -10,7 +10,7 @@ from nextdetr import ConfigError, Detector
 from nextdetr.cli.main import run
 from nextdetr.export.gate import compare, drawn_images
 from nextdetr.inference.contract import Contract
-from nextdetr.inference.exported import choose_runtime
+from nextdetr.inference.runtimes import choose_runtime
 from nextdetr.structures import DetectorOutput
 from tests.helpers import tiny_model
 
@@ -38,6 +38,20 @@ def test_the_gate_measures_the_differences():
     assert found.matched == pytest.approx(39 / 40)
     moved[0, 6] = torch.nan
     assert not compare(fixed(logits, boxes), fixed(logits, moved), [torch.zeros(3, 8, 8)], 1e-3).finite
+
+
+def test_an_object_that_is_missing_or_added_counts_with_its_score():
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.2]).logit().reshape(1, 4, 1)
+    boxes = torch.tensor([[[0.1 + 0.2 * i, 0.5, 0.1, 0.1] for i in range(4)]])
+    some, none = scores.clone(), torch.full_like(scores, -torch.inf)
+    some[0, 1] = -torch.inf
+    image = [torch.zeros(3, 8, 8)]
+    missing = compare(fixed(scores, boxes), fixed(some, boxes), image, 1e-3)
+    added = compare(fixed(some, boxes), fixed(scores, boxes), image, 1e-3)
+    assert missing.score == added.score == pytest.approx(0.8)
+    assert missing.matched == added.matched == pytest.approx(6 / 7)
+    assert (missing.detections, added.detections) == (4, 3)
+    assert compare(fixed(scores, boxes), fixed(none, boxes), image, None).score == pytest.approx(0.9)
 
 
 def test_the_gate_sees_a_wrong_class():
@@ -93,9 +107,12 @@ def test_a_missing_runtime_is_named_with_its_installation(name, package, tmp_pat
 )
 def test_an_onnx_file_goes_to_the_fastest_runtime_that_is_installed(machine, installed, chosen, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: machine)
-    monkeypatch.setattr("nextdetr.inference.exported.find_spec", lambda name: object() if installed else None)
-    assert choose_runtime(Path("model.onnx")) == chosen
-    assert choose_runtime(Path("model.onnx"), "onnxruntime") == "onnxruntime"
+    monkeypatch.setattr("nextdetr.inference.runtimes.find_spec", lambda name: object() if installed else None)
+    both = ["onnxruntime", "openvino"]
+    assert choose_runtime(Path("model.onnx"), passed=both) == chosen
+    assert choose_runtime(Path("model.onnx"), "onnxruntime", both) == "onnxruntime"
+    for passed in (None, ["onnxruntime"], []):  # no runtime is chosen that the file did not pass in
+        assert choose_runtime(Path("model.onnx"), passed=passed) == "onnxruntime"
     assert choose_runtime(Path("model.xml")) == "openvino"
 
 

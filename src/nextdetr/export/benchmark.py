@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,6 +109,7 @@ def benchmark(
     opened = open_any(model)[0]
     size = config.image_size or opened.image_size
     opened.model.check_size(size)
+    opened = replace(opened, image_size=size)  # scored, exported and measured at one size
     output = new_directory(config.output or Path("runs") / "benchmark")
     gflop = count_gflop(opened.model, size) if isinstance(opened, OpenedModel) else None
     found = list(_candidates(model, opened, config, size, output, score, tell))

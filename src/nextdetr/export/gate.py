@@ -53,9 +53,9 @@ class Comparison:
     Attributes:
         images: number of images.
         detections: number of detections of the first model that were compared.
-        matched: share of them with a counterpart within the tolerance (1 where none was detected).
+        matched: share of both models' detections with a counterpart within the tolerance (1 where none was detected).
         box: largest difference of a coordinate among those, as a fraction of the image.
-        score: largest difference of a score among those.
+        score: largest difference of a score, where a detection without a counterpart counts with all of its score.
         finite: whether all of the second model's outputs are finite.
     """
 
@@ -75,7 +75,7 @@ class Comparison:
 def compare(
     first: Callable[[Tensor], Any], second: Callable[[Tensor], Any], images: Sequence[Tensor], tolerance: float | None
 ) -> Comparison:
-    """Compare two models' detections, each of the first with the nearest of the second that has its class.
+    """Compare two models' detections, each with the nearest one of the other model that has its class.
 
     Args:
         first: maps [1, 3, S, S] to a ``DetectorOutput``.
@@ -83,26 +83,40 @@ def compare(
         images: [3, S, S] float RGB, 0 to 1.
         tolerance: see ``Limits``; None measures the differences to the nearest counterparts, whatever they are.
     """
-    total, matched, box, score, finite = 0, 0, 0.0, 0.0, True
+    compared, total, matched, box, score, finite = 0, 0, 0, 0.0, 0.0, True
     for image in images:
         a, b = (_detect(model, image) for model in (first, second))
         finite = finite and bool(torch.isfinite(b.boxes).all() and torch.isfinite(b.scores).all())
-        kept = (a.scores >= LOW_SCORE) | (torch.arange(len(a)) < LEAST)
-        count = min(int(kept.sum()), MOST)  # scores descend
-        total += count
-        if not count or not len(b):
-            continue
-        boxes = (a.boxes[:count, None] - b.boxes[None]).abs().amax(dim=-1)  # [count, len(b)]
-        scores = (a.scores[:count, None] - b.scores[None]).abs()
-        other = a.labels[:count, None] != b.labels[None]
-        nearest = torch.maximum(boxes, scores).masked_fill(other, torch.inf).min(dim=1)
-        near = torch.isfinite(nearest.values) if tolerance is None else nearest.values <= tolerance
-        matched += int(near.sum())
-        if near.any():
-            rows = torch.arange(count)[near]
-            box = max(box, float(boxes[rows, nearest.indices[near]].max()))
-            score = max(score, float(scores[rows, nearest.indices[near]].max()))
-    return Comparison(len(images), total, matched / total if total else 1.0, box, score, finite)
+        compared += _count(a)
+        for one, other in ((a, b), (b, a)):
+            count, near, far, difference = _counterparts(one, other, tolerance)
+            total, matched = total + count, matched + near
+            box, score = max(box, far), max(score, difference)
+    return Comparison(len(images), compared, matched / total if total else 1.0, box, score, finite)
+
+
+def _count(found: Detected) -> int:
+    """How many of the best are compared."""
+    kept = (found.scores >= LOW_SCORE) | (torch.arange(len(found)) < LEAST)
+    return min(int(kept.sum()), MOST)  # scores descend
+
+
+def _counterparts(one: Detected, other: Detected, tolerance: float | None) -> tuple[int, int, float, float]:
+    """Detections of ``one``: how many, how many with a counterpart, and the largest differences of box and score."""
+    count = _count(one)
+    if not count:
+        return 0, 0, 0.0, 0.0
+    if not len(other):
+        return count, 0, 0.0, float(one.scores[:count].max())
+    boxes = (one.boxes[:count, None] - other.boxes[None]).abs().amax(dim=-1)  # [count, len(other)]
+    scores = (one.scores[:count, None] - other.scores[None]).abs()
+    strange = one.labels[:count, None] != other.labels[None]
+    nearest = torch.maximum(boxes, scores).masked_fill(strange, torch.inf).min(dim=1)
+    near = torch.isfinite(nearest.values) if tolerance is None else nearest.values <= tolerance
+    rows = torch.arange(count)
+    gaps = torch.where(near, scores[rows, nearest.indices], one.scores[:count]).nan_to_num(1.0)
+    far = boxes[rows, nearest.indices][near]
+    return count, int(near.sum()), float(far.max()) if len(far) else 0.0, float(gaps.max())
 
 
 def _detect(model: Callable[[Tensor], Any], image: Tensor) -> Detected:

@@ -36,14 +36,12 @@ class ExportGraph(nn.Module):
     Args:
         model: folded, in evaluation mode.
         contract: what goes in and what comes out.
-        tokens: how many the decoder chooses its queries from, at the contract's image size.
     """
 
-    def __init__(self, model: DetectionModel, contract: Contract, tokens: int) -> None:
+    def __init__(self, model: DetectionModel, contract: Contract) -> None:
         super().__init__()
         self.model = model
         self.contract = contract
-        self.tokens = tokens
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
         """Detect.
@@ -111,7 +109,10 @@ def build_graph(model: DetectionModel, contract: Contract) -> ExportGraph:
                 module.channels_first = True
     if contract.precision == "half":
         folded = halve(folded)
-    return ExportGraph(folded, contract, tokens).eval()
+    if contract.dynamic:
+        step = contract.step
+        contract = replace(contract, least_size=step * _least(contract, tokens), largest_size=step * LARGEST_SIDE)
+    return ExportGraph(folded, contract).eval()
 
 
 @torch.no_grad()
@@ -129,13 +130,12 @@ def trace_graph(graph: ExportGraph) -> Traced:
     names = contract.input_names
     if contract.dynamic:
         first = 1 if contract.layout == "nhwc" else 2
+        assert contract.least_size is not None
         rows, columns = (
-            Dim("rows", min=_least(graph), max=LARGEST_SIDE),
-            Dim("columns", min=_least(graph), max=LARGEST_SIDE),
+            Dim(name, min=contract.least_size // contract.step, max=LARGEST_SIDE) for name in ("rows", "columns")
         )
         count = Dim("batch", min=1, max=1024)
-        stride = graph.model.stride
-        shapes = {"images": {0: count, first: stride * rows, first + 1: stride * columns}}
+        shapes = {"images": {0: count, first: contract.step * rows, first + 1: contract.step * columns}}
         dynamic = {"images": {0: "batch", first: "height", first + 1: "width"}}
         if not contract.raw:
             shapes["sizes"] = {0: count}
@@ -144,10 +144,10 @@ def trace_graph(graph: ExportGraph) -> Traced:
     return Traced(program, names, contract.output_names, dynamic)
 
 
-def _least(graph: ExportGraph) -> int:
-    """Least side, in strides, at which there are as many tokens as queries."""
-    cells = (graph.contract.image_size // graph.model.stride) ** 2
-    return max(2, math.ceil(math.sqrt(graph.contract.queries * cells / graph.tokens)))
+def _least(contract: Contract, tokens: int) -> int:
+    """Least side, in steps, at which there are as many tokens as queries; there are ``tokens`` at the proposed size."""
+    cells = (contract.image_size // contract.step) ** 2
+    return max(2, math.ceil(math.sqrt(contract.queries * cells / tokens)))
 
 
 @torch.no_grad()

@@ -68,8 +68,14 @@ def save_checked(model: Any, contract: Contract, path: Path) -> Path:
     """
     import onnx
 
-    onnx.helper.set_model_props(model, contract.to_metadata())
-    model.producer_name = "nextdetr"
+    metadata, texts = contract.to_metadata(), contract.describe()
+    onnx.helper.set_model_props(model, metadata)
+    model.producer_name, model.producer_version = "nextdetr", metadata.get("nextdetr_version", "")
+    model.doc_string = (
+        f"An object detector by NextDETR. Classes, in the order of their indices: {', '.join(contract.classes)}."
+    )
+    for value in (*model.graph.input, *model.graph.output):
+        value.doc_string = texts.get(value.name, "")
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

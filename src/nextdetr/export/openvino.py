@@ -10,7 +10,7 @@ from typing import Any
 from nextdetr.errors import ExportError, missing_extra
 from nextdetr.files import atomic_write
 from nextdetr.inference.contract import Contract
-from nextdetr.inference.openvino import SECTION
+from nextdetr.inference.header import SECTION
 
 __all__ = ["convert_onnx", "save_openvino"]
 
@@ -42,6 +42,7 @@ def save_openvino(model: Any, contract: Contract, path: Path) -> Path:
     """
     import openvino
 
+    model.set_friendly_name("nextdetr")
     for name, value in contract.to_metadata().items():
         model.set_rt_info(value, [SECTION, name])
     path.parent.mkdir(parents=True, exist_ok=True)

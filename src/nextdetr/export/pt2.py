@@ -13,22 +13,21 @@ import torch
 from nextdetr.export.graph import Traced
 from nextdetr.files import atomic_write
 from nextdetr.inference.contract import Contract
-from nextdetr.inference.session import Arrays
+from nextdetr.inference.header import PROGRAM_METADATA
+from nextdetr.inference.session import Arrays, Session
 
 __all__ = ["ProgramModel", "write_program"]
-
-METADATA = "nextdetr.json"
 
 
 def write_program(traced: Traced, contract: Contract, path: Path) -> Path:
     """Write the program, whole or not at all, with its terms as the extra file ``nextdetr.json``."""
     terms = json.dumps(contract.to_metadata(), ensure_ascii=False)
     with atomic_write(path) as temporary:
-        torch.export.save(traced.program, temporary, extra_files={METADATA: terms})
+        torch.export.save(traced.program, temporary, extra_files={PROGRAM_METADATA: terms})
     return path
 
 
-class ProgramModel:
+class ProgramModel(Session):
     """A program that this process has just written, opened for the gate.
 
     Args:
@@ -39,11 +38,11 @@ class ProgramModel:
     name = "torch.export"
 
     def __init__(self, path: Path, contract: Contract) -> None:
+        self.source = str(path)
         self._module = torch.export.load(path).module()
         self._outputs = contract.output_names
 
-    def run(self, inputs: Arrays) -> Arrays:
-        """Map inputs to outputs, by their names."""
+    def _run(self, inputs: Arrays) -> Arrays:
         with torch.no_grad():
             results = self._module(*(torch.from_numpy(value) for value in inputs.values()))
         return {name: value.numpy() for name, value in zip(self._outputs, results, strict=True)}

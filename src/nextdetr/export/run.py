@@ -9,23 +9,25 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nextdetr.config import ExportConfig
-from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.errors import ConfigError, missing_extra
-from nextdetr.export.gate import LIMITS, Comparison, Limits, compare, drawn_images, latency
+from nextdetr.export.folders import NAMES, REPORT, export_folder
+from nextdetr.export.gate import LIMITS, Comparison, Limits, drawn_images, latency
 from nextdetr.export.graph import Traced, build_graph, trace_graph
+from nextdetr.export.judge import Score, Verdict, judge
 from nextdetr.export.measure import file_bytes
 from nextdetr.export.operators import count_operators, float_operators
-from nextdetr.export.pt2 import ProgramModel, write_program
+from nextdetr.export.pt2 import write_program
+from nextdetr.export.stamp import stamp_passed
 from nextdetr.files import write_text_atomic
 from nextdetr.inference.contract import Contract
-from nextdetr.inference.exported import ExportedModel, OpenedExport, open_export
+from nextdetr.inference.exported import OpenedExport
 from nextdetr.models.decoder import RTDETRDecoder
 from nextdetr.preprocess import load_image, resize_to_tensor
 from nextdetr.weights.checkpoint import OpenedModel
@@ -36,17 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["ExportResult", "Score", "export"]
 
 
-class Score(Protocol):
-    """Scores an opened detector with COCO's metrics; the caller brings it, as this package stands beside the engine."""
-
-    def __call__(
-        self, opened: OpenedModel | OpenedExport, queries: int | None, part: DetectionData | None = None
-    ) -> dict[str, float | None]:
-        """Metrics on the split to score, or on these images."""
-        ...
-
-
-NAMES = {"onnx": "model.onnx", "openvino": "model.xml", "pt2": "model.pt2"}
+NOT_CARRIED = ("model", "classes", "image_size", "format_version")  # of a checkpoint's metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +59,9 @@ class ExportResult:
         operators: how many of each kind the file has; empty for ``pt2``.
         float_operators: how many convolutions and matrix products compute in float, by kind; of an 8-bit export only.
         seconds_per_image: medians of ``pytorch`` and ``exported``, one image at a time.
-        failures: sentences, one for each limit that is not met.
+        failures: sentences, one for each limit that is not met in the format's own runtime.
+        runtimes: what was found in each installed runtime that can open the file, by name; the format's own is first.
+            ``auto`` picks from those that passed, which the file names in its metadata.
         weights_licence: of the weights that the detector started from; ``none`` where it started from none.
     """
 
@@ -88,16 +82,24 @@ class ExportResult:
     float_operators: dict[str, int]
     seconds_per_image: dict[str, float]
     failures: list[str]
+    runtimes: dict[str, Verdict]
     weights_licence: str
 
     @property
     def passed(self) -> bool:
-        """Whether all limits are met."""
+        """Whether all limits are met in the format's own runtime."""
         return not self.failures
+
+    @property
+    def passed_runtimes(self) -> list[str]:
+        """The runtimes in which all limits are met."""
+        return [name for name, verdict in self.runtimes.items() if verdict.passed]
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON result of the command."""
-        return {"command": "export", **asdict(self), "passed": self.passed}
+        return {
+            "command": "export", **asdict(self), "passed": self.passed, "passed_runtimes": self.passed_runtimes,
+        }  # fmt: skip
 
 
 def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = None) -> ExportResult:
@@ -117,43 +119,31 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
     """
     _check_packages(config)
     reference = _reference(opened, config)
-    contract = _contract(reference, config)
-    folder = config.output or _folder(opened.source, config)
+    graph = build_graph(reference.model, _contract(reference, config))
+    contract = graph.contract
+    folder = export_folder(opened.source, config, contract)
     path = folder / NAMES[config.format]
-    graph = build_graph(reference.model, contract)
-    contract, traced = graph.contract, trace_graph(graph)
+    traced = trace_graph(graph)
     _write(traced, contract, path, config, len(reference.model.rows) - 1, score)
-    exported = _reopen(path, contract)
     images, origin = _images(config, contract.image_size)
     limits = _limits(config, contract)
-    queries = config.queries
-
-    def first(batch: Tensor) -> Any:
-        return reference.model(batch, queries=queries)
-
-    found = compare(first, exported.model, images, limits.tolerance)
-    metrics: dict[str, dict[str, float | None]] = {}
-    if config.data is not None and score is not None:
-        after = score(exported, None) if isinstance(exported, OpenedExport) else {}
-        metrics = {"before": score(reference, queries), "after": after}
-    decoder = reference.model.rows[-1]
-    layers = decoder.eval_layer + 1 if isinstance(decoder, RTDETRDecoder) else 0
+    before = score(reference, config.queries) if config.data is not None and score is not None else {}
+    found = judge(
+        path, contract, lambda batch: reference.model(batch, queries=config.queries), images, limits, before,
+        None if config.data is None or score is None else lambda opened: score(opened, None),
+    )  # fmt: skip
+    own = next(iter(found.values()))
     result = ExportResult(
         opened.source, config.format, config.precision, str(folder), str(path), file_bytes(path), contract.image_size,
-        contract.queries, layers, origin, found, limits, metrics,
+        contract.queries, int(contract.details["decoder_layers"]), origin, own.comparison, limits,
+        {"before": before, "after": own.metrics} if before else {},
         {} if config.format == "pt2" else count_operators(path), float_operators(path) if config.int8 else {},
-        {"pytorch": latency(reference.model, images[0]), "exported": latency(exported.model, images[0])},
-        _failures(found, limits, metrics), opened.metadata.get("weights_licence", "none"),
+        {"pytorch": latency(reference.model, images[0]), "exported": own.seconds_per_image},
+        own.failures, found, opened.metadata.get("weights_licence", "none"),
     )  # fmt: skip
-    write_text_atomic(folder / "report.json", json.dumps(result.to_json(), ensure_ascii=False, indent=1) + "\n")
+    stamp_passed(path, result.passed_runtimes)
+    write_text_atomic(folder / REPORT, json.dumps(result.to_json(), ensure_ascii=False, indent=1) + "\n")
     return result
-
-
-@dataclass(frozen=True, slots=True)
-class _Program:
-    """A reopened ``torch.export`` program, which ``open_export`` refuses from strangers."""
-
-    model: nn.Module
 
 
 def _write(traced: Traced, contract: Contract, path: Path, config: ExportConfig, decoder: int, score: Score | None) -> None:
@@ -176,12 +166,6 @@ def _write(traced: Traced, contract: Contract, path: Path, config: ExportConfig,
             from nextdetr.export.openvino import convert_onnx, save_openvino
 
             save_openvino(convert_onnx(target), contract, path)
-
-
-def _reopen(path: Path, contract: Contract) -> OpenedExport | _Program:
-    if path.suffix == ".pt2":
-        return _Program(ExportedModel(ProgramModel(path, contract), contract, str(path)).eval())
-    return open_export(path, runtime="onnxruntime" if path.suffix == ".onnx" else "openvino")
 
 
 def _reference(opened: OpenedModel, config: ExportConfig) -> OpenedModel:
@@ -207,18 +191,23 @@ def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:
     with torch.inference_mode():
         probe = model(torch.zeros(1, 3, size, size), queries=config.queries)
     queries, classes = probe.logits.shape[1], probe.logits.shape[2]
+    decoder = model.rows[-1]
+    # Whatever the checkpoint knows travels along (licences, the data set's own ids, …), but for what the graph replaces.
+    known = {name: value for name, value in opened.metadata.items() if name not in NOT_CARRIED}
     details = {
+        "weights_licence": "none", "source_weights": "none", **known,
         "nextdetr_version": __version__,
         "licence": model.licence or "unknown",
-        "weights_licence": opened.metadata.get("weights_licence", "none"),
-        "source_weights": opened.metadata.get("source_weights", "none"),
         "source": Path(opened.source).name,
         "trained": "yes" if opened.trained else "no",
         "normalisation": f"{model.normalize} (inside the graph)",
+        "decoder_layers": str(decoder.eval_layer + 1 if isinstance(decoder, RTDETRDecoder) else 0),
         "task": "detect",
-    }
+    }  # fmt: skip
+    if config.int8 and config.data is not None:
+        details["calibrated_on"] = f"{config.calibration_images} images of {Path(config.data).name}"
     return Contract(
-        list(opened.classes), size, queries, input_type=config.input_type, layout=config.layout,
+        list(opened.classes), size, queries, input_type=config.input_type, layout=config.layout, step=model.stride,
         raw=config.raw or config.portable, dynamic=config.dynamic, portable=config.portable, precision=config.precision,
         winograd=config.can_winograd if config.winograd is None else config.winograd,
         max_detections=min(300, queries * classes), details=details,
@@ -268,28 +257,6 @@ def _limits(config: ExportConfig, contract: Contract) -> Limits:
         base.matched if config.tolerance is None else max(base.matched, 0.95),
         base.accuracy_drop if config.accuracy_drop is None else config.accuracy_drop,
     )
-
-
-def _failures(found: Comparison, limits: Limits, metrics: dict[str, dict[str, float | None]]) -> list[str]:
-    failures = []
-    if not found.finite:
-        failures.append("the exported model's outputs are not finite (NaN or infinity).")
-    if found.matched < limits.matched:
-        failures.append(
-            f"{found.matched:.1%} of {found.detections} detections have a counterpart within {limits.tolerance:g}; the "
-            f"limit is {limits.matched:.0%}."
-        )
-    before, after = (metrics.get(part, {}).get("AP") for part in ("before", "after"))
-    if before is not None and after is not None and before - after > limits.accuracy_drop:
-        failures.append(f"AP fell from {before:.4f} to {after:.4f}; the limit is a drop of {limits.accuracy_drop:g}.")
-    return failures
-
-
-def _folder(source: str, config: ExportConfig) -> Path:
-    suffix = config.format + ("" if config.precision == "float32" else f"_{config.precision}")
-    path = Path(source)
-    parent = path.parent if path.is_file() else Path("runs") / "export"
-    return parent / f"{path.stem}_{suffix}"
 
 
 def is_installed(package: str) -> bool:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +14,9 @@ from torch import Tensor, nn
 
 from nextdetr.boxes import xyxy_to_cxcywh
 from nextdetr.errors import ConfigError, ModelFileError
-from nextdetr.inference.contract import Contract
+from nextdetr.inference.contract import CHANGED, Contract
+from nextdetr.inference.header import is_exported
+from nextdetr.inference.runtimes import Runtime, choose_runtime, open_session
 from nextdetr.inference.session import Session
 from nextdetr.structures import DetectorOutput
 from nextdetr.weights.checkpoint import OpenedModel
@@ -33,9 +33,6 @@ __all__ = [
     "open_any",
     "open_export",
 ]
-
-Runtime = Literal["auto", "onnxruntime", "openvino"]
-FILES = ("model.onnx", "model.xml")
 
 
 class ExportedModel(nn.Module):
@@ -56,14 +53,9 @@ class ExportedModel(nn.Module):
         """Check that the file takes images of this size: ``--image-size``, or height and width, in pixels.
 
         Raises:
-            ConfigError: it was exported for another one.
+            ConfigError: it was exported for others; the message says for which.
         """
-        fixed = self.contract.image_size
-        if not self.contract.dynamic and {height, height if width is None else width} != {fixed}:
-            raise ConfigError(
-                f"{self.source}: its image size is fixed, {fixed} px, not {height if width is None else width}: leave "
-                "--image-size out, or export with --dynamic."
-            )
+        self.contract.check_size(height, height if width is None else width, self.source)
 
     def forward(self, images: Tensor, targets: None = None, *, queries: int | None = None) -> DetectorOutput:
         """Detect.
@@ -79,6 +71,7 @@ class ExportedModel(nn.Module):
 
         Raises:
             ConfigError: another number of queries or another image size than the file's.
+            ModelFileError: the runtime fails, or what it returns is no detection: not a number, or of no class.
         """
         contract = self.contract
         if queries is not None and queries != contract.queries:
@@ -101,6 +94,10 @@ class ExportedModel(nn.Module):
         unit = np.ones((len(pixels), 2), np.int64)
         found = self.session.run({"images": pixels, "sizes": unit})
         scores, labels = _tensor(found["scores"]), torch.from_numpy(np.asarray(found["labels"])).long()
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            raise ModelFileError(
+                f"{self.source}: it returned the class {int(labels.max())}, but names {self.num_classes}; {CHANGED}"
+            )
         logits = torch.full((*scores.shape, self.num_classes), -torch.inf)
         logits.scatter_(2, labels.unsqueeze(-1), scores.logit().unsqueeze(-1))
         return DetectorOutput(logits, xyxy_to_cxcywh(_tensor(found["boxes"])))
@@ -138,39 +135,8 @@ class OpenedExport:
         return self.metadata.get("trained", "yes") == "yes"
 
 
-def is_exported(source: str | Path) -> bool:
-    """Whether a name is that of an exported file, or of a folder that holds one."""
-    path = Path(source)
-    return path.suffix in (".onnx", ".xml", ".pt2") or any((path / name).is_file() for name in FILES)
-
-
-def choose_runtime(path: Path, wanted: Runtime = "auto") -> str:
-    """Return what opens an exported file: the fastest runtime that is installed, or the one that was asked for.
-
-    OpenVINO opens ONNX files too. On x86 processors it is the faster of the two (docs/experiments.md), elsewhere
-    neither was measured, and an ONNX file stays with ONNX Runtime.
-
-    Args:
-        path: ``*.onnx`` or ``*.xml``.
-        wanted: ``auto``, ``onnxruntime`` or ``openvino``.
-
-    Raises:
-        ConfigError: there is no such runtime, or it does not open such a file.
-    """
-    if wanted not in get_args(Runtime):
-        raise ConfigError(f"there is no runtime {wanted!r}; choose one of {', '.join(get_args(Runtime))}.")
-    if path.suffix == ".xml":
-        if wanted == "onnxruntime":
-            raise ConfigError(f"{path}: ONNX Runtime opens ONNX files only; leave --runtime out for OpenVINO.")
-        return "openvino"
-    if wanted != "auto":
-        return wanted
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return "openvino" if x86 and find_spec("openvino") is not None else "onnxruntime"
-
-
 def open_export(source: str | Path, *, threads: int | None = None, runtime: Runtime = "auto") -> OpenedExport:
-    """Open an ONNX file, an OpenVINO model, or the folder that holds one of them.
+    """Open an ONNX file, an OpenVINO model, or the folder that holds one of them, and check it against its terms.
 
     Args:
         source: ``*.onnx``, ``*.xml``, or a folder with ``model.onnx`` or ``model.xml``.
@@ -178,27 +144,11 @@ def open_export(source: str | Path, *, threads: int | None = None, runtime: Runt
         runtime: see ``choose_runtime``.
 
     Raises:
-        ModelFileError: there is no such file, it is damaged, or NextDETR did not export it.
+        ModelFileError: there is no such file, it is damaged, NextDETR did not export it, or its graph is not what its
+            metadata says.
         ConfigError: its runtime is not installed, or does not open such a file.
     """
-    path = _file(Path(source))
-    if path.suffix == ".pt2":
-        raise ModelFileError(
-            f"{source}: a torch.export program is not opened, since reading it can run code: use the checkpoint, or its "
-            "export to ONNX or OpenVINO."
-        )
-    if not path.is_file():
-        raise ModelFileError(f"{source}: there is no such exported file.")
-    session: Session
-    if choose_runtime(path, runtime) == "onnxruntime":
-        from nextdetr.inference.onnx import open_onnx
-
-        session, metadata = open_onnx(path, threads=threads)
-    else:
-        from nextdetr.inference.openvino import open_openvino
-
-        session, metadata = open_openvino(path, threads=threads)
-    contract = Contract.from_metadata(metadata, str(source))
+    session, contract, metadata = open_session(source, threads=threads, runtime=runtime)
     model = ExportedModel(session, contract, str(source)).eval()
     return OpenedExport(model, contract.classes, contract.image_size, str(source), metadata)
 
@@ -234,15 +184,6 @@ def open_any(
             f"{model}: an exported file has its weights inside; give --weights to the model it was made from."
         )
     return open_export(model, runtime=runtime), []
-
-
-def _file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    present = [path / name for name in FILES if (path / name).is_file()]
-    if not present:
-        raise ModelFileError(f"{path}: the folder holds no exported detector ({' or '.join(FILES)}).")
-    return present[0]
 
 
 def _tensor(values: Sequence[float] | NDArray[Any]) -> Tensor:

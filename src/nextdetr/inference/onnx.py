@@ -1,4 +1,4 @@
-"""ONNX files in ONNX Runtime."""
+"""ONNX files in ONNX Runtime; no torch."""
 
 from __future__ import annotations
 
@@ -6,27 +6,37 @@ from pathlib import Path
 from typing import Any
 
 from nextdetr.errors import ModelFileError, missing_extra
-from nextdetr.inference.session import Arrays
+from nextdetr.inference.session import Arrays, Port, Session, reason
 
 __all__ = ["OnnxSession", "open_onnx", "session_of", "start_session"]
 
+#: ONNX Runtime's names for what numpy calls otherwise.
+KINDS = {"float": "float32", "double": "float64"}
 
-class OnnxSession:
-    """An ONNX file, opened in ONNX Runtime on the processor."""
+
+class OnnxSession(Session):
+    """An ONNX file, opened in ONNX Runtime on the processor; its sessions may be run by several threads."""
 
     name = "onnxruntime"
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, source: str = "") -> None:
+        self.source = source
+        self.inputs = {entry.name: _port(entry) for entry in session.get_inputs()}
+        self.outputs = {entry.name: _port(entry) for entry in session.get_outputs()}
         self._session = session
-        self._outputs = [output.name for output in session.get_outputs()]
 
-    def run(self, inputs: Arrays) -> Arrays:
-        """Map inputs to outputs, by their names."""
-        return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
+    def _run(self, inputs: Arrays) -> Arrays:
+        names = list(self.outputs)
+        return dict(zip(names, self._session.run(names, inputs), strict=True))
 
 
-def open_onnx(path: Path, *, threads: int | None = None) -> tuple[OnnxSession, dict[str, str]]:
-    """Open an ONNX file; return it and its metadata.
+def _port(entry: Any) -> Port:
+    kind = entry.type.removeprefix("tensor(").removesuffix(")")
+    return Port(KINDS.get(kind, kind), tuple(side if isinstance(side, int) else None for side in entry.shape) or None)
+
+
+def open_onnx(path: Path, *, threads: int | None = None) -> OnnxSession:
+    """Open an ONNX file.
 
     Raises:
         ModelFileError: the file is damaged or needs what this ONNX Runtime does not have.
@@ -39,9 +49,8 @@ def open_onnx(path: Path, *, threads: int | None = None) -> tuple[OnnxSession, d
     try:
         session = start_session(str(path), threads)
     except Exception as error:  # the runtime's own exceptions have no base of their own
-        reason = " ".join(str(error).split())
-        raise ModelFileError(f"{path}: ONNX Runtime cannot open it ({reason}); is the file complete?") from error
-    return OnnxSession(session), dict(session.get_modelmeta().custom_metadata_map)
+        raise ModelFileError(f"{path}: ONNX Runtime cannot open it ({reason(error)}); is the file complete?") from error
+    return OnnxSession(session, str(path))
 
 
 def session_of(model: Any) -> OnnxSession:

@@ -1,39 +1,63 @@
-"""OpenVINO models (``model.xml`` beside ``model.bin``) and ONNX files in OpenVINO's runtime."""
+"""OpenVINO models (``model.xml`` beside ``model.bin``) and ONNX files in OpenVINO's runtime; no torch."""
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nextdetr.errors import ModelFileError, missing_extra
-from nextdetr.inference.session import Arrays
+from nextdetr.inference.session import Arrays, Port, Session, reason
 
-__all__ = ["SECTION", "OpenVinoSession", "compile_on_cpu", "open_openvino"]
+__all__ = ["OpenVinoSession", "compile_on_cpu", "open_openvino"]
 
-SECTION = "nextdetr"  # of the model's rt_info
-SECTION_ONNX = "framework"  # where OpenVINO keeps an ONNX file's metadata_props
+#: OpenVINO's names for what numpy calls otherwise.
+KINDS = {"f32": "float32", "f16": "float16", "u8": "uint8", "i64": "int64", "i32": "int32"}
 
 
-class OpenVinoSession:
-    """A model, compiled for the processor by OpenVINO."""
+class OpenVinoSession(Session):
+    """A model, compiled for the processor by OpenVINO.
+
+    A request serves one thread at a time, so that there are as many as threads that run at once.
+    """
 
     name = "openvino"
 
-    def __init__(self, compiled: Any) -> None:
-        self._request = compiled.create_infer_request()
-        self._outputs = [output.get_any_name() for output in compiled.outputs]
+    def __init__(self, compiled: Any, source: str = "") -> None:
+        self.source = source
+        self.inputs = {entry.get_any_name(): _port(entry) for entry in compiled.inputs}
+        self.outputs = {entry.get_any_name(): _port(entry) for entry in compiled.outputs}
+        self._compiled = compiled
+        self._idle = deque([compiled.create_infer_request()])
 
-    def run(self, inputs: Arrays) -> Arrays:
-        """Map inputs to outputs, by their names."""
-        self._request.infer(inputs)
-        # Copies: the request keeps its memory for the next image.
-        return {name: self._request.get_output_tensor(i).data.copy() for i, name in enumerate(self._outputs)}
+    def _run(self, inputs: Arrays) -> Arrays:
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        try:
+            request.infer(inputs)
+            # Copies: the request keeps its memory for the next image.
+            return {name: request.get_output_tensor(i).data.copy() for i, name in enumerate(self.outputs)}
+        finally:
+            self._idle.append(request)
 
 
-def open_openvino(path: Path, *, threads: int | None = None) -> tuple[OpenVinoSession, dict[str, str]]:
-    """Open an OpenVINO model or an ONNX file; return it and its metadata.
+def _port(entry: Any) -> Port:
+    kind, shape = entry.get_element_type().get_type_name(), entry.get_partial_shape()
+    sides = None if shape.rank.is_dynamic else tuple(None if side.is_dynamic else side.get_length() for side in shape)
+    return Port(KINDS.get(kind, kind), sides)
+
+
+def open_openvino(path: Path, *, threads: int | None = None, unpack: bool = False) -> OpenVinoSession:
+    """Open an OpenVINO model or an ONNX file.
+
+    Args:
+        path: ``*.xml`` or ``*.onnx``.
+        threads: processor threads; None leaves it to OpenVINO.
+        unpack: turn the 8-bit weights of float products into float32, for files of 8 bits.
 
     Raises:
         ModelFileError: the file is damaged, or ``model.bin`` is missing beside ``model.xml``.
@@ -43,23 +67,16 @@ def open_openvino(path: Path, *, threads: int | None = None) -> tuple[OpenVinoSe
         import openvino
     except ImportError as error:
         raise missing_extra("openvino", "export", f"opening {path}") from error
-    xml = path.suffix == ".xml"
-    if xml and not path.with_suffix(".bin").is_file():
+    if path.suffix == ".xml" and not path.with_suffix(".bin").is_file():
         raise ModelFileError(f"{path}: its weights, {path.with_suffix('.bin').name}, are not beside it.")
     try:
         core = openvino.Core()
         model = core.read_model(path)
-        metadata = {}
-        section = SECTION if xml else SECTION_ONNX
-        if model.has_rt_info(section):
-            metadata = {name: str(model.get_rt_info([section, name]).value) for name in model.get_rt_info(section).value}
-        if metadata.get("precision") == "int8":
+        if unpack:
             _unpack_weights(model)
-        compiled = compile_on_cpu(core, model, threads)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ModelFileError(f"{path}: OpenVINO cannot open it ({reason}); is the file complete?") from error
-    return OpenVinoSession(compiled), metadata
+        return OpenVinoSession(compile_on_cpu(core, model, threads), str(path))
+    except Exception as error:  # the binding raises RuntimeError, ValueError and its own
+        raise ModelFileError(f"{path}: OpenVINO cannot open it ({reason(error)}); is the file complete?") from error
 
 
 def compile_on_cpu(core: Any, model: Any, threads: int | None = None) -> Any:

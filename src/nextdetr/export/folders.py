@@ -1,0 +1,85 @@
+"""Where an export goes: two that differ in an option never share a folder."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+from nextdetr.config import ExportConfig
+from nextdetr.errors import ConfigError, ModelFileError
+from nextdetr.inference.contract import Contract
+from nextdetr.inference.header import read_metadata
+
+__all__ = ["NAMES", "REPORT", "export_folder"]
+
+NAMES = {"onnx": "model.onnx", "openvino": "model.xml", "pt2": "model.pt2"}
+REPORT = "report.json"
+
+#: Entries of the metadata that an option decides.
+OPTIONS = (
+    "source", "source_weights", "image_size", "queries", "decoder_layers", "input_type", "layout", "outputs", "dynamic",
+    "portable", "precision", "winograd", "calibrated_on",
+)  # fmt: skip
+
+
+def export_folder(source: str, config: ExportConfig, contract: Contract) -> Path:
+    """Return the folder of an export, free or held by an export of the same detector with the same options.
+
+    Args:
+        source: what the user named.
+        config: the settings; the name says which of them are not the usual ones.
+        contract: the terms of the graph.
+
+    Raises:
+        ConfigError: the folder that the user gave holds an export that differs.
+    """
+    if config.output is not None:
+        found = _difference(config.output, source, config, contract)
+        if found is not None:
+            raise ConfigError(f"{config.output}: it holds an export that differs: {found}. Give --output another folder.")
+        return config.output
+    path = Path(source)
+    parent = path.parent if path.is_file() else Path("runs") / "export"
+    name = "_".join((path.stem, *_tags(config)))
+    numbered = itertools.chain((name,), (f"{name}-{number}" for number in itertools.count(2)))
+    return next(parent / free for free in numbered if _difference(parent / free, source, config, contract) is None)
+
+
+def _tags(config: ExportConfig) -> list[str]:
+    """What the folder's name says: the format, and each option that is not the usual one."""
+    said = {
+        config.precision: config.precision != "float32", "dynamic": config.dynamic, "portable": config.portable,
+        "raw": config.raw and not config.portable, f"{config.image_size}px": config.image_size is not None,
+        f"{config.queries}queries": config.queries is not None,
+        f"{config.decoder_layers}layers": config.decoder_layers is not None,
+        config.input_type: config.input_type != "float32",
+        config.layout: config.layout != "nchw", "direct": config.winograd is False and config.can_winograd,
+    }  # fmt: skip
+    return [config.format, *(tag for tag, unusual in said.items() if unusual)]
+
+
+def _difference(folder: Path, source: str, config: ExportConfig, contract: Contract) -> str | None:
+    """How an export in ``folder`` differs, as part of a sentence; None where there is none, or one of the same terms."""
+    file = folder / NAMES[config.format]
+    if not file.exists():
+        return None
+    try:
+        old, new = read_metadata(file), contract.to_metadata()
+    except ModelFileError:
+        return f"{file.name} cannot be read"
+    for name in OPTIONS:  # what an earlier NextDETR did not write is not compared
+        if name in old and old[name] != new.get(name, ""):
+            return f"its {name} is {old[name]}, not {new.get(name, 'given')}"
+    model = _exported_from(folder / REPORT)
+    if model is not None and Path(model).resolve() != Path(source).resolve():
+        return f"it was made from {model}"
+    return None
+
+
+def _exported_from(report: Path) -> str | None:
+    try:
+        found = json.loads(report.read_text(encoding="utf-8"))
+        return str(found["model"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
