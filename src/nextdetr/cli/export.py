@@ -51,4 +51,8 @@ def export(
         say("  in float              " + ", ".join(f"{count} {kind}" for kind, count in result.float_operators.items()))
     for failure in result.failures:
         say(f"  NOT MET: {failure}")
+    for name, verdict in list(result.runtimes.items())[1:]:
+        say(f"  in {name:<19} {1000 * verdict.seconds_per_image:.1f} ms; {verdict.comparison.matched:.1%} matched")
+        for failure in verdict.failures:
+            say(f"  not met in {name}, which will not be chosen for this file: {failure}")
     return code
