@@ -197,6 +197,7 @@ class PredictConfig(CommandConfig):
     save: tuple[Literal["images", "json", "yolo"], ...] = Field(
         ("images",), description="What to write: annotated pictures, COCO results, YOLO label files."
     )
+    annotations: Path | None = Field(None, description="COCO file whose category and image ids --save json is to write.")
     features: Path | None = Field(None, description="Folder for pictures of each backbone stage and fusion level.")
     output: Path | None = Field(
         None, description="Folder for what is written (default: runs/predict), or a table NAME.parquet of all predictions."
@@ -209,9 +210,11 @@ class PredictConfig(CommandConfig):
         return self.output is not None and self.output.suffix.lower() == ".parquet"
 
     @model_validator(mode="after")
-    def _table_for_ray(self) -> Self:
+    def _consistent_output(self) -> Self:
         if self.engine == "ray" and not self.is_table:
             raise ValueError("--engine ray writes a table: give --output NAME.parquet")
+        if self.annotations is not None and "json" not in self.save:
+            raise ValueError("--annotations gives ids to the results that --save json writes: add that option")
         return self
 
     @field_validator("classes", "save", mode="before")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nextdetr.engine.train import TrainResult
     from nextdetr.engine.validate import ValResult
     from nextdetr.export.run import ExportResult, Score
+    from nextdetr.identity import Identity
     from nextdetr.inference.embed import Embeddings
     from nextdetr.inference.exported import OpenedExport, Runtime
     from nextdetr.inference.predictor import Prediction
@@ -166,12 +167,24 @@ class Detector:
         size = config.image_size or opened.image_size
         predictor = Predictor(opened.model, opened.classes, size, device=config.device)
         opens = {"model": self.source, "runtime": self.runtime, **self._start}
-        predictions = predict_stream(predictor, source, config, model=file_identity(self.source), opens=opens)
+        predictions = predict_stream(
+            predictor, source, config, model=file_identity(self.source), opens=opens, identity=self._identity(config)
+        )
         if config.features is None:
             return predictions
         from nextdetr.inference.features import save_features
 
         return save_features(predictions, self._network("show its maps").model, config.features)
+
+    def _identity(self, config: PredictConfig) -> Identity:
+        """Return the ids that results get: those of a COCO file, else those that the opened file carries."""
+        from nextdetr.identity import Identity
+
+        if config.annotations is None:
+            return Identity.from_metadata(self.opened.metadata)
+        from nextdetr.data.identity import coco_identity
+
+        return coco_identity(config.annotations, self.opened.classes)
 
     def embed(self, images: Source | Iterable[Source], row: int | None = None, **settings: Any) -> Embeddings:
         """Describe each image by one vector: the average of the map of a row.

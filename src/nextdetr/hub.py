@@ -18,7 +18,7 @@ from nextdetr.errors import ConfigError, WeightsError
 from nextdetr.files import write_text_atomic
 from nextdetr.hub_card import CARD_MARK, CardFacts, model_card, read_metrics
 from nextdetr.models.modelfile import available_models, load_model_file
-from nextdetr.weights.checkpoint import OpenedModel, read_detector_metadata, save_opened
+from nextdetr.weights.checkpoint import OpenedModel, extra_metadata, read_detector_metadata, save_opened
 
 __all__ = ["CONFIG_FILE", "MODEL_FILE", "fetch_pretrained", "save_folder", "upload_folder"]
 
@@ -100,7 +100,12 @@ def save_folder(
         repo_id=repo_id or "OWNER/NAME",
     )  # fmt: skip
     text = model_card(facts)  # first, as it may refuse the licence
-    save_opened(target / MODEL_FILE, opened, metrics=facts.metrics, source_weights=facts.source_weights, data=facts.data)
+    # the names of the photographs that it was trained on are nobody else's business
+    extra = {key: value for key, value in extra_metadata(metadata).items() if key != "image_ids"}
+    save_opened(
+        target / MODEL_FILE, opened, metrics=facts.metrics, source_weights=facts.source_weights, data=facts.data,
+        extra=extra,
+    )  # fmt: skip
     config = {
         "library_name": "nextdetr", "model": facts.model, "image_size": facts.image_size, "classes": facts.classes,
         "weights_licence": facts.weights_licence,

@@ -80,6 +80,21 @@ def load_data(
     return finish(raw, name=source.name, split=split, on_bad_data=on_bad_data, check_images=check_images)
 
 
+def other_images(path: str | Path, known: Sequence[str]) -> list[tuple[str, Callable[[], list[tuple[Path, int | str]]]]]:
+    """Return, for each split that is not ``known``, its name and what reads (path, id) of its images; none is opened.
+
+    Raises:
+        DataError: there is no such data set; what reads raises it too, where a file of the split cannot be read.
+    """
+    source, plain = _open(Path(path).expanduser()), {_plain(split) for split in known}
+
+    def images(reader: _Reader) -> list[tuple[Path, int | str]]:
+        return [(image.path, image.image_id) for image in reader(None).images]
+
+    others = {split: reader for split, reader in source.readers.items() if _plain(split) not in plain}
+    return [(split, partial(images, reader)) for split, reader in others.items()]
+
+
 def available_splits(path: str | Path) -> list[str]:
     """Return the names of the splits that ``load_data`` finds in a data set: train, val and test first.
 

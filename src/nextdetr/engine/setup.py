@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from nextdetr.config import CommandConfig, TrainConfig, build_config
 from nextdetr.config_file import dump_config, read_config_file
 from nextdetr.data.check import require_boxes, summarize_problems
+from nextdetr.data.identity import describe_identity
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import load_data
 from nextdetr.engine.recipe import backbone_factor, choose_recipe
@@ -20,6 +21,7 @@ from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import new_directory, write_text_atomic
+from nextdetr.identity import Identity
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import available_models, build_skeleton, parse_model_text
 from nextdetr.models.sizes import check_sides
@@ -56,6 +58,8 @@ class Run:
         model: the detector, with its initial weights.
         cursor: where to begin.
         state: state dicts to continue from, empty for a new run.
+        started_from: (licence, file) of the initial weights.
+        identity: what the data set calls its classes and images.
     """
 
     config: TrainConfig
@@ -66,6 +70,7 @@ class Run:
     cursor: Cursor
     state: dict[str, Any]
     started_from: tuple[str, str]
+    identity: Identity = field(default_factory=Identity)
 
 
 def resolve_config(config: TrainConfig) -> TrainConfig:
@@ -243,4 +248,5 @@ def prepare(config: TrainConfig, fabric: Fabric, tell: Callable[[str], None]) ->
     if fabric.global_rank == 0:  # of a resumed run too, whose length may be another now
         stored = config.model_copy(update={"output": directory, "resume": None})
         write_text_atomic(directory / "config.yaml", dump_config(stored))
-    return Run(config, directory, train_data, val_data, model, cursor, state, started_from)
+    identity = describe_identity(str(config.data), [train_data, val_data], tell)
+    return Run(config, directory, train_data, val_data, model, cursor, state, started_from, identity)

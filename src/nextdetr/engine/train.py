@@ -333,6 +333,7 @@ class Trainer:
             self.directory / name, self.ema.module.state_dict(), model_text=self.run_.model.text,
             classes=self.run_.train_data.classes, image_size=self.image_size, metrics=metrics,
             weights_licence=licence, source_weights=source, data=data_name(self.run_.config),
+            extra=self.run_.identity.to_metadata(),
         )  # fmt: skip
 
     def _save(self) -> None:

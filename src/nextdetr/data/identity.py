@@ -1,0 +1,65 @@
+"""The ids of a data set's classes and images, for those who write results: see ``nextdetr.identity``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from nextdetr.data.coco import read_coco
+from nextdetr.data.records import DetectionData
+from nextdetr.data.sources import other_images
+from nextdetr.errors import DataError
+from nextdetr.identity import LONGEST_MAP, Identity, is_number_in_name
+
+__all__ = ["coco_identity", "describe_identity"]
+
+
+def describe_identity(
+    path: str | Path, splits: Sequence[DetectionData], tell: Callable[[str], None] = lambda _: None
+) -> Identity:
+    """Return what a data set's own files call its classes and images.
+
+    The images of all its splits are named, also of those that are not in ``splits``, if the files give ids at all (COCO)
+    and any image's id is not the number that its name consists of.
+
+    Args:
+        path: the data set, as for ``load_data``.
+        splits: what was read of it, the training split first.
+        tell: is told what cannot be carried.
+    """
+    root = Path(path).expanduser()
+    root = root if root.is_dir() else root.parent
+    found = [(record.path, record.image_id) for data in splits if data.own_ids for record in data.records]
+    if all(is_number_in_name(file, image_id) for file, image_id in found):
+        return Identity(tuple(splits[0].category_ids))
+    for split, read in other_images(path, [data.split for data in splits]):
+        try:
+            found += read()
+        except DataError as error:
+            tell(f"the image ids of the split {split} are not known: {error}")
+    identity = Identity(tuple(splits[0].category_ids), _names(found, root))
+    if "image_ids" not in identity.to_metadata():
+        tell(
+            f"the ids of the {len(identity.image_ids):,} images would take more than {LONGEST_MAP >> 20} MiB, so the "
+            "checkpoint does not carry them; predict --save json --annotations FILE takes them from the COCO file."
+        )
+    return identity
+
+
+def coco_identity(annotation_file: Path, classes: Sequence[str]) -> Identity:
+    """Return the ids that a COCO file gives to a detector's classes, found by name, and to its images.
+
+    Raises:
+        DataError: the file cannot be read, or has none of the classes.
+    """
+    raw = read_coco(annotation_file, [annotation_file.parent], classes=classes)
+    return Identity(tuple(raw.category_ids), _names(((i.path, i.image_id) for i in raw.images), annotation_file.parent))
+
+
+def _names(images: Iterable[tuple[Path, int | str]], root: Path) -> dict[str, int | str]:
+    """Name images relative to the data set; of one that lies elsewhere, only the last folder, as the rest is private."""
+    names = {}
+    for path, image_id in images:
+        inside = path.relative_to(root) if path.is_relative_to(root) else Path(*path.parts[-2:])
+        names[inside.as_posix()] = image_id
+    return names
