@@ -115,3 +115,37 @@ def test_mask():
         expected[start : start + 2, start : start + 2] = True
     expected[:, 6:] = True
     assert torch.equal(mask, expected)
+
+
+def test_negatives_are_mirrored_on_request_only():
+    """D-FINE's code takes the absolute value of sides that have passed each other; RT-DETR's leaves the least size."""
+    made = {}
+    for mirror in (False, True):
+        torch.manual_seed(5)
+        made[mirror] = contrastive_denoising([_target(10)], 5, _labels, mirror=mirror)
+    clamped, mirrored = (made[mirror].box_logits.sigmoid()[0] for mirror in (False, True))
+    negative = torch.arange(len(clamped)) // 10 % 2 == 1
+    tiny = (clamped[:, 2:] < 2e-5).any(dim=1)
+    assert 0.3 < float(tiny[negative].float().mean()) < 0.6
+    assert not tiny[~negative].any()
+    assert float(mirrored[:, 2:].min()) >= 1e-5
+    assert float((mirrored[:, 2:] < 2e-5).any(dim=1).float().mean()) < 0.01
+    torch.testing.assert_close(mirrored[~tiny], clamped[~tiny], rtol=0, atol=0)  # all others are the same
+    torch.testing.assert_close(mirrored[:, :2], clamped[:, :2], rtol=0, atol=0)
+
+
+def test_mirrored_negatives_are_as_in_the_authors_code():
+    target = _target(6)
+    torch.manual_seed(5)
+    made = contrastive_denoising([target], 5, _labels, label_noise=0.0, num_denoising=12, mirror=True)
+    torch.manual_seed(5)
+    boxes = target.boxes.repeat(4, 1)[None]  # two groups of positives and negatives
+    negative = (torch.arange(24) // 6 % 2)[None, :, None]
+    sign = torch.randint_like(boxes, 0, 2) * 2.0 - 1.0
+    part = torch.rand_like(boxes)
+    part = (part + 1.0) * negative + part * (1 - negative)
+    known = cxcywh_to_xyxy(boxes) + sign * part * (boxes[..., 2:] * 0.5).repeat(1, 1, 2)
+    known = torch.clip(known, min=0.0, max=1.0)
+    known = torch.cat(((known[..., :2] + known[..., 2:]) / 2, known[..., 2:] - known[..., :2]), -1)
+    known[known < 0] *= -1
+    torch.testing.assert_close(made.box_logits.sigmoid(), known.clamp(1e-5, 1 - 1e-5), atol=1e-6, rtol=1e-4)

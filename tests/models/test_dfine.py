@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from nextdetr.errors import ConfigError, ModelFileError
+from nextdetr.models import decoder as dfine_denoising
 from nextdetr.models.dfine import DFINEDecoder
 from nextdetr.models.edges import expected_offsets, offsets_of_bins, offsets_to_boxes
 from nextdetr.models.graph import build_model, build_skeleton, parse_model_text
@@ -148,3 +149,30 @@ def test_a_skeleton_needs_no_memory():
     assert {name: tensor.shape for name, tensor in skeleton.state_dict().items()} == {
         name: tensor.shape for name, tensor in model.state_dict().items()
     }
+
+
+@pytest.mark.parametrize("xavier", [False, True])
+def test_start_of_the_feed_forward_networks(xavier):
+    decoder = DFINEDecoder(3, [8], 128, 5, 1, 4, 2, 512, bins=8, xavier=xavier)
+    for layer in decoder.decoder.layers:
+        for linear, fan_in in ((layer.linear1, 128), (layer.linear2, 512)):
+            bound = (6 / 640) ** 0.5 if xavier else fan_in**-0.5
+            assert 0.98 * bound < linear.weight.abs().max() <= bound
+    if xavier:  # the rest is drawn as without
+        torch.manual_seed(0)
+        with_it = DFINEDecoder(3, [8], 32, 5, 1, 4, 1, 64, bins=8, xavier=True).state_dict()
+        torch.manual_seed(0)
+        without = DFINEDecoder(3, [8], 32, 5, 1, 4, 1, 64, bins=8).state_dict()
+        changed = {name for name in without if not torch.equal(with_it[name], without[name])}
+        assert changed == {"decoder.layers.0.linear1.weight", "decoder.layers.0.linear2.weight"}
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_negatives_of_the_decoder(mirror, monkeypatch):
+    seen = []
+    made = dfine_denoising.contrastive_denoising
+    monkeypatch.setattr(
+        dfine_denoising, "contrastive_denoising", lambda *args, **kw: seen.append(kw["mirror"]) or made(*args, **kw)
+    )
+    _decoder(mirror=mirror).train()(_features(), _targets((2, 1)))
+    assert seen == [mirror]

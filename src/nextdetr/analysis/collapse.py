@@ -23,6 +23,7 @@ from nextdetr.data.check import summarize_problems
 from nextdetr.data.unlabelled import find_unlabelled
 from nextdetr.errors import ConfigError
 from nextdetr.files import atomic_write
+from nextdetr.layers.normalize import imagenet_statistics
 from nextdetr.models.convnextv2 import Block, ConvNeXtV2
 from nextdetr.preprocess import load_image, resize_to_tensor
 from nextdetr.weights.backbone import open_encoder
@@ -30,7 +31,6 @@ from nextdetr.weights.backbone import open_encoder
 __all__ = ["CollapseReport", "LayerCollapse", "analyze_collapse", "channel_statistics", "measure_layers"]
 
 DEAD, SATURATED = 0.01, 0.1
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TILES = 8  # along a side of a grid of maps
 
 
@@ -192,7 +192,8 @@ def _lengths(encoder: ConvNeXtV2) -> list[int]:
 
 def _input(path: Path, size: int) -> Tensor:
     image = resize_to_tensor(load_image(path), size)[None]
-    return (image - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+    mean, std = imagenet_statistics()
+    return (image - mean) / std
 
 
 def _draw_curves(layers: dict[str, list[LayerCollapse]], target: Path) -> None:

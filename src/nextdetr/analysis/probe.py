@@ -26,13 +26,13 @@ from nextdetr.config import ProbeConfig
 from nextdetr.data.classes import ClassFolders, read_class_folders
 from nextdetr.data.unlabelled import random_crop
 from nextdetr.engine.optim import rate_factor, set_rate, undecayed
+from nextdetr.layers.normalize import imagenet_statistics
 from nextdetr.models.convnextv2 import ConvNeXtV2
 from nextdetr.preprocess import choose_device, load_image, resize_to_tensor
 from nextdetr.weights.backbone import open_encoder
 
 __all__ = ["ProbeResult", "Score", "confusion", "fit_linear", "probe"]
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 BACKBONE_FACTOR = 0.25  # of the head's rate; the head starts from nothing, the backbone does not
 
@@ -169,7 +169,8 @@ def _score(logits: Tensor, truth: Tensor) -> Score:
 
 
 def _normalised(images: Tensor) -> Tensor:
-    return (images - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+    mean, std = imagenet_statistics()
+    return (images - mean) / std
 
 
 def _batches(part: Sequence[tuple[Path, int]], config: ProbeConfig) -> Any:

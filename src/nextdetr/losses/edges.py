@@ -91,11 +91,13 @@ def distillation_loss(
     known = (teacher.detach().float() / TEMPERATURE).log_softmax(dim=-1)
     guess = (bins.float() / TEMPERATURE).log_softmax(dim=-1)
     divergence = (known.exp() * (known - guess)).sum(dim=(-2, -1))  # [L, B, Q], the four edges' sum
-    weight = confidence.detach().expand(len(bins), -1, -1).clone()
-    weight[:, places[0], places[1]] = quality.to(weight.dtype)
-    weighted = divergence * weight * TEMPERATURE**2
-    matched = weighted[:, places[0], places[1]].sum(dim=1)
+    divergence = divergence * TEMPERATURE**2
+    matched = (divergence[:, places[0], places[1]] * quality.to(divergence.dtype)).sum(dim=1)
+    # Apart from the matched ones, not as a difference: where every query is matched its size is 0, and so must the sum be.
+    weight = confidence.detach().clone()
+    weight[places] = 0.0
+    unmatched = (divergence * weight).flatten(1).sum(dim=1)
     # A group's mean over its edges, times the root of its size. The number of edges, 4 a query, stands in both.
     some, none = (4 * count.clamp(min=1e-12) for count in counts)
-    total = matched / some.sqrt() + (weighted.flatten(1).sum(dim=1) - matched) / none.sqrt()
+    total = matched / some.sqrt() + unmatched / none.sqrt()
     return total / (some.sqrt() + none.sqrt())

@@ -97,6 +97,7 @@ class RTDETRDecoder(nn.Module):
         momentum: of the projections' BatchNorm.
         dense: let a head over all tokens train along (RT-DETRv3, arXiv 2409.08475); see ``DenseHead``. It never runs
             without targets.
+        mirror: see ``contrastive_denoising``.
         layer: makes a decoder layer from width, heads, feed-forward width, number of maps, points, dropout and activation.
         box_outputs: numbers that the box head of a layer yields.
 
@@ -129,6 +130,7 @@ class RTDETRDecoder(nn.Module):
         eps: float = 1e-3,
         momentum: float = 0.03,
         dense: bool = False,
+        mirror: bool = False,
         layer: Callable[..., nn.Module] = TransformerDecoderLayer,
         box_outputs: int = 4,
     ) -> None:
@@ -137,6 +139,7 @@ class RTDETRDecoder(nn.Module):
         self.num_classes, self.channels, self.hidden, self.num_queries = nc, list(ch), hd, nq
         self.eval_layer = eval_idx % ndl
         self.num_denoising, self.label_noise, self.box_noise = nd, label_noise_ratio, box_noise_scale
+        self.mirror = mirror
         self._anchors: dict[tuple[Shapes, torch.device], tuple[Tensor, Tensor | None]] = {}
 
         self.input_proj = nn.ModuleList(_projection(channels, hd, eps, momentum) for channels in ch)
@@ -281,6 +284,7 @@ class RTDETRDecoder(nn.Module):
             num_denoising=self.num_denoising,
             label_noise=self.label_noise,
             box_noise=self.box_noise,
+            mirror=self.mirror,
         )
 
     def _queries(

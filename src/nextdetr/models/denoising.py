@@ -48,6 +48,7 @@ def contrastive_denoising(
     num_denoising: int = 100,
     label_noise: float = 0.5,
     box_noise: float = 1.0,
+    mirror: bool = False,
 ) -> DenoisingQueries | None:
     """Build the denoising queries of a batch; all randomness is torch's global generator.
 
@@ -58,6 +59,8 @@ def contrastive_denoising(
         num_denoising: positives aimed at per image. There are max(1, num_denoising // M) groups of 2·M queries.
         label_noise: half of this is the probability that a label is drawn anew (it may come out the same).
         box_noise: 1.0 moves each side of a positive by up to half the box's size, of a negative by half to the whole size.
+        mirror: a negative whose sides have passed each other, so that its width or height is below 0, has its absolute
+            value, as in D-FINE's code; otherwise the least there is, 1e-5, as in RT-DETR's.
 
     Returns:
         The queries; None if ``num_denoising`` is 0 or no image has a target.
@@ -79,6 +82,7 @@ def contrastive_denoising(
     if box_noise > 0:
         negative = torch.arange(labels.shape[1], device=device) // most % 2  # 0 in the positive half of each group  [D]
         boxes = _noisy(boxes, negative[None, :, None], box_noise)
+        boxes = boxes.abs() if mirror else boxes
 
     slots = filled.to(device).repeat(1, repeats)
     content = class_embedding(labels) * slots[..., None]
@@ -110,7 +114,7 @@ def _noisy(boxes: Tensor, negative: Tensor, scale: float) -> Tensor:
     half = (boxes[..., 2:] * (0.5 * scale)).repeat(1, 1, 2)
     sign = torch.randint(0, 2, boxes.shape, device=boxes.device) * 2 - 1
     amount = torch.rand(boxes.shape, device=boxes.device) + negative
-    # A side may pass its opposite; the width is then negative and the inverse sigmoid clamps it, as in RT-DETR.
+    # A side may pass its opposite; the width is then negative and, unless mirrored, the inverse sigmoid clamps it.
     return xyxy_to_cxcywh((cxcywh_to_xyxy(boxes) + sign * amount * half).clamp(0.0, 1.0))
 
 

@@ -12,14 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from nextdetr.layers.deformable import is_traced
+from nextdetr.layers.normalize import imagenet_statistics
 from nextdetr.models.names import row_name
 from nextdetr.models.sizes import check_sides
 from nextdetr.structures import DetectorOutput, Target
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "DetectionModel", "RowInfo"]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+__all__ = ["DetectionModel", "RowInfo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +90,9 @@ class DetectionModel(nn.Module):
         self.licence = licence
         self.stride = math.lcm(*(stride for info in infos for stride in info.strides))
         # Not in the state dict: they follow from the model file.
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        mean, std = imagenet_statistics()
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
         # A map goes after its last reader, or at once where it has none (stride 4, the largest of all, in RT-DETR).
         last_use = {index: number for number, info in enumerate(infos) for index in info.writes}
         last_use |= {index: number for number, info in enumerate(infos) for index in info.reads}

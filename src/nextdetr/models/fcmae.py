@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from nextdetr.errors import ConfigError
 from nextdetr.layers.norm import LayerNorm2d
+from nextdetr.layers.normalize import imagenet_statistics
 from nextdetr.layers.sparse import VisiblePatches, downsample_patches, sparse_depthwise
 from nextdetr.models.convnextv2 import Block, ConvNeXtV2
 from nextdetr.models.sizes import check_sides
@@ -30,7 +31,6 @@ from nextdetr.models.sizes import check_sides
 __all__ = ["DECODER_WIDTH", "FCMAE", "Masking", "check_image_size", "encode_visible"]
 
 DECODER_WIDTH = 512
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,9 @@ class FCMAE(nn.Module):
         self.pred = nn.Linear(width, 3 * self.stride**2)
         for module in (self.decoder, self.proj, self.pred):
             module.apply(_initialise)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        mean, std = imagenet_statistics()
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
 
     def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return the mean squared error on the hidden patches, a scalar.
