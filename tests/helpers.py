@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +51,18 @@ def squares(folder: Path, images: int = 6, *, size: int = 96, empty: bool = True
         (folder / "annotations").mkdir(exist_ok=True)
         (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     return folder
+
+
+def stop_after(monkeypatch, task, steps: int) -> None:
+    """Ask a ``Trainer`` or ``Pretrainer`` to stop, as Ctrl-C does, after so many of its steps."""
+    step, count = task.step, 0
+
+    def interrupted(self, *arguments):
+        nonlocal count
+        values = step(self, *arguments)
+        count += 1
+        if count == steps:
+            signal.raise_signal(signal.SIGINT)
+        return values
+
+    monkeypatch.setattr(task, "step", interrupted)

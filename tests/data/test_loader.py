@@ -151,8 +151,29 @@ def test_workers_change_nothing(make_loader):
 def test_resume_in_mid_epoch(make_loader, workers):
     loader = make_loader(workers)
     whole = fingerprint(loader.epoch(3))
-    assert_same(fingerprint(loader.epoch(3, start_batch=1)), whole[1:])
-    assert list(loader.epoch(3, start_batch=len(loader))) == []
+    assert_same(fingerprint(loader.epoch(3, start=4)), whole[1:])
+    assert list(loader.epoch(3, start=12)) == []
+
+
+def test_an_epoch_goes_on_with_other_batches_and_processes():
+    """After eight of 23 images, of two processes with batches of two: what is left comes once, whoever takes it."""
+    first = [EpochSampler(23, 2, seed=3, base_size=64, rank=rank, world=2) for rank in range(2)]
+    had = [key.index for sampler in first for batch in list(sampler.epoch(1))[:2] for key in batch]
+    for batch_size, world in ((2, 1), (3, 2), (5, 3)):
+        ranks = [EpochSampler(23, batch_size, seed=3, base_size=64, rank=rank, world=world) for rank in range(world)]
+        batches = [list(sampler.epoch(1, start=8)) for sampler in ranks]
+        assert {len(found) for found in batches} == {-(-15 // (batch_size * world))}
+        left = [key for at_once in zip(*batches, strict=True) for batch in at_once for key in batch][:15]
+        assert sorted(had + [key.index for key in left]) == list(range(23))
+
+
+def test_strong_augmentation_may_end_inside_an_epoch():
+    sampler = EpochSampler(20, 2, seed=0, base_size=64, multi_scale=(32, 96), world=2)
+    strong = [batch[0].strong for batch in sampler.epoch(0, strong=lambda place: place < 12)]
+    assert strong == [True, True, True, False, False]
+    assert {key.size for batch in list(sampler.epoch(0, start=12, strong=lambda place: place < 12)) for key in batch} == {
+        64
+    }
 
 
 def test_an_epoch_may_be_left_early(make_loader):

@@ -14,7 +14,7 @@ def clock(monkeypatch):
 
 
 def test_epochs(clock):
-    budget = Budget(10, None, steps_per_epoch=5, started=clock[0])
+    budget = Budget(10, None, places=5, started=clock[0])
     assert budget.progress(0, 0) == 0
     assert budget.progress(4, 2) == pytest.approx(0.44)
     assert not budget.over(9, 4)
@@ -24,7 +24,7 @@ def test_epochs(clock):
 
 
 def test_minutes_count_earlier_sessions_and_keep_a_reserve(clock):
-    budget = Budget(None, 2.0, steps_per_epoch=5, spent=30.0, reserve=20.0, started=clock[0])
+    budget = Budget(None, 2.0, places=5, spent=30.0, reserve=20.0, started=clock[0])
     assert budget.progress(0, 0) == pytest.approx(0.3)
     clock[0] += 69.9
     assert not budget.over(3, 0)
@@ -34,7 +34,7 @@ def test_minutes_count_earlier_sessions_and_keep_a_reserve(clock):
 
 
 def test_minutes_estimate_the_epochs(clock):
-    budget = Budget(None, 1.0, steps_per_epoch=4, started=clock[0])
+    budget = Budget(None, 1.0, places=4, started=clock[0])
     clock[0] += 15
     assert budget.estimated_epochs(2, 2) == 10
 
@@ -42,3 +42,36 @@ def test_minutes_estimate_the_epochs(clock):
 def test_default_length():
     assert Budget.of(None, None, 3).epochs == DEFAULT_EPOCHS
     assert Budget.of(None, 5.0, 3).epochs is None
+
+
+def test_progress_never_jumps(clock):
+    """A reserve that becomes known, or a resume, changes the pace and not the value; the run still ends in time."""
+    budget = Budget(None, 2.0, places=5, started=clock[0])
+    clock[0] += 30
+    assert budget.progress(0, 0) == pytest.approx(0.25)
+    budget.keep_back(30)
+    assert budget.progress(0, 0) == pytest.approx(0.25)
+    clock[0] += 30
+    assert budget.progress(0, 0) == pytest.approx(0.25 + 0.75 * 30 / 60)
+    again = Budget(None, 2.0, places=5, spent=budget.seconds, started=clock[0])
+    clock[0] += 10  # what a resume takes to look at the data
+    again.go_on(budget.passed + 0.375, budget.reserve)
+    assert again.progress(0, 0) == pytest.approx(0.625)
+    clock[0] += 19.9
+    assert not again.over(0, 0)
+    clock[0] += 0.2
+    assert again.over(0, 0)
+
+
+def test_validation_may_not_take_all_of_the_time(clock):
+    budget = Budget(None, 1.0, places=5, started=clock[0])
+    budget.keep_back(500)
+    assert budget.reserve == 30
+    clock[0] += 29
+    assert not budget.over(0, 0)
+
+
+def test_the_time_before_the_loop_counts(clock):
+    began = clock[0]
+    clock[0] += 15
+    assert Budget.of(None, 1.0, 5, started=began).progress(0, 0) == pytest.approx(0.25)

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -25,7 +24,7 @@ from nextdetr.errors import ConfigError, DataError, Interrupted, TrainingError, 
 from nextdetr.models.convnextv2 import convnextv2
 from nextdetr.models.fcmae import FCMAE
 from nextdetr.weights.start import start_model
-from tests.helpers import squares, tiny_model
+from tests.helpers import squares, stop_after, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -95,22 +94,12 @@ def test_the_loss_falls(settings):
     assert sum(losses[-4:]) / 4 < 0.96 * losses[0]
 
 
-@pytest.mark.parametrize(("stop_after", "ema"), [(2, 0.0), (3, 0.9), (5, 0.0)])
-def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypatch, stop_after, ema):
+@pytest.mark.parametrize(("steps", "ema"), [(2, 0.0), (3, 0.9), (5, 0.0)])
+def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypatch, steps, ema):
     whole = tmp_path / "whole"
     settings["ema_decay"] = ema
     nextdetr.pretrain(**settings | {"output": whole}, quiet=True)
-    count = 0
-    step = Pretrainer._step
-
-    def interrupted(self, batch, progress):
-        nonlocal count
-        step(self, batch, progress)
-        count += 1
-        if count == stop_after:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(Pretrainer, "_step", interrupted)
+    stop_after(monkeypatch, Pretrainer, steps)
     with pytest.raises(Interrupted, match="pretrain --resume"):
         nextdetr.pretrain(**settings, quiet=True)
     monkeypatch.undo()
@@ -199,13 +188,7 @@ def test_no_time_at_all_is_one_step(settings):
 
 
 def test_a_run_stopped_in_its_first_epoch_can_be_ended_at_once(settings, monkeypatch):
-    step = Pretrainer._step
-
-    def interrupted(self, batch, progress):
-        step(self, batch, progress)
-        signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(Pretrainer, "_step", interrupted)
+    stop_after(monkeypatch, Pretrainer, 1)
     with pytest.raises(Interrupted):
         nextdetr.pretrain(**settings, quiet=True)
     monkeypatch.undo()

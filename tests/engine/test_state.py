@@ -5,12 +5,15 @@ import pickle
 import pytest
 import torch
 
+from nextdetr.engine.best import Best
 from nextdetr.engine.state import Cursor, read_state, step_seed, write_state
 from nextdetr.errors import WeightsError
 
 
 def test_round_trip(tmp_path):
-    cursor = Cursor(epoch=3, batch=2, step=17, seconds=4.5, sums={"loss": 1.5}, best_metrics={"AP": 0.25, "AP_small": None})
+    cursor = Cursor(
+        epoch=3, place=2, step=17, seconds=4.5, sums={"loss": 1.5}, best=Best(2, {"AP": 0.25, "AP_small": None})
+    )
     write_state(tmp_path / "last.ckpt", cursor, model={"w": torch.ones(2)})
     again, parts = read_state(tmp_path / "last.ckpt")
     assert again == cursor

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from nextdetr.engine.train import Trainer, train
 from nextdetr.errors import ConfigError, DataError, Interrupted, TrainingError
 from nextdetr.models.graph import build_model
 from nextdetr.weights.convert import save_backbone
-from tests.helpers import squares, tiny_model
+from tests.helpers import squares, stop_after, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -70,23 +69,13 @@ def test_the_detector_file_says_what_it_is(settings):
     torch.load(settings["output"] / "last.ckpt", weights_only=True)
 
 
-@pytest.mark.parametrize("stop_after", [2, 3, 4])
-def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypatch, stop_after):
+@pytest.mark.parametrize("steps", [2, 3, 4])
+def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypatch, steps):
     """Stopped inside and between epochs (three batches each); the losses of every epoch are equal to the last bit."""
     whole = tmp_path / "whole"
     train(TrainConfig(**settings | {"output": whole}), quiet=True)
 
-    count = 0
-    step = Trainer._step
-
-    def interrupted(self, batch):
-        nonlocal count
-        step(self, batch)
-        count += 1
-        if count == stop_after:
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr(Trainer, "_step", interrupted)
+    stop_after(monkeypatch, Trainer, steps)
     with pytest.raises(Interrupted, match="--resume"):
         train(TrainConfig(**settings), quiet=True)
     monkeypatch.undo()
@@ -100,8 +89,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypa
 def test_a_run_goes_on_when_what_it_started_from_is_gone(settings, tmp_path, monkeypatch):
     backbone = build_model(settings["model"]).backbone
     weights = save_backbone(tmp_path / "b.safetensors", backbone.state_dict(), weights_licence="MIT", source_weights="x")
-    step = Trainer._step
-    monkeypatch.setattr(Trainer, "_step", lambda self, batch: (step(self, batch), signal.raise_signal(signal.SIGINT)))
+    stop_after(monkeypatch, Trainer, 1)
     with pytest.raises(Interrupted, match="--resume"):
         train(TrainConfig(**settings | {"backbone_weights": weights}), quiet=True)
     monkeypatch.undo()
@@ -141,15 +129,15 @@ def test_minutes_end_the_run_in_time(settings):
 
 def test_a_frozen_backbone_stays_as_it_was_and_then_learns(settings, monkeypatch):
     seen = []
-    original = Trainer._end_epoch
+    original = Trainer.score
 
-    def watch(self, pace):
+    def watch(self, number):
         state = self.run_.model.state_dict()
         assert self.run_.model.rows[0].training == (self.cursor.epoch == 2)
         seen.append({name: state[name].clone() for name in ("rows.0.stages.0.0.pwconv1.weight", "rows.1.conv.weight")})
-        original(self, pace)
+        return original(self, number)
 
-    monkeypatch.setattr(Trainer, "_end_epoch", watch)
+    monkeypatch.setattr(Trainer, "score", watch)
     train(TrainConfig(**settings | {"epochs": 3, "freeze_backbone_epochs": 2}), quiet=True)
     (backbone, head), (backbone_2, head_2), (backbone_3, _) = (epoch.values() for epoch in seen)
     assert torch.equal(backbone, backbone_2)

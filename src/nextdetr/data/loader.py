@@ -7,7 +7,8 @@ exactly the batches that were left, and ranks agree without speaking to each oth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from nextdetr.errors import ConfigError, DataError
 from nextdetr.structures import Batch
 
 __all__ = ["EpochSampler", "EvalLoader", "TrainLoader", "build_eval_loader", "build_loader"]
+
+Strong: TypeAlias = "bool | Callable[[int], bool]"
 
 _ORDER, _SIZE = 1, 2  # tell apart the two uses of one (seed, epoch)
 
@@ -42,6 +45,10 @@ class EpochSampler:
         shuffle: draw a new order in each epoch.
         weights: how often each image is drawn beside the others, above 0; an epoch stays ``length`` images long. An image
             comes its share of times in each epoch, rounded up or down.
+
+    Attributes:
+        places: images of one batch of all ranks.
+        end: image at which an epoch ends; without ``drop_last`` the number of images.
 
     Raises:
         DataError: there is no image.
@@ -72,11 +79,12 @@ class EpochSampler:
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.base_size, self.multi_scale = base_size, tuple(multi_scale or ())
         self.rank, self.world, self.shuffle, self.weights = rank, world, shuffle, weights
-        self._batches = length // places if drop_last else -(-length // places)
+        self.places = places
+        self.end = length // places * places if drop_last else length
 
     def __len__(self) -> int:
         """Batches an epoch, the same on every rank."""
-        return self._batches
+        return (self.end + self.places - 1) // self.places
 
     @property
     def largest_size(self) -> int:
@@ -91,23 +99,25 @@ class EpochSampler:
             self.multi_scale[np.random.default_rng((self.seed, epoch, _SIZE, batch)).integers(len(self.multi_scale))]
         )
 
-    def epoch(self, epoch: int, *, start_batch: int = 0, strong: bool = True) -> Iterator[list[SampleKey]]:
+    def epoch(self, epoch: int, *, start: int = 0, strong: Strong = True) -> Iterator[list[SampleKey]]:
         """Yield this rank's batches of an epoch.
 
         Args:
             epoch: number of the epoch, 0 or above.
-            start_batch: number of batches to leave out because an interrupted run has had them.
-            strong: whether the strong part of the augmentation, and with it multi-scale, is on.
+            start: number of images, of all ranks, to leave out because an interrupted run has had them. It need not be a
+                multiple of this run's batches, which may be others than those of the run so far.
+            strong: whether the strong part of the augmentation, and with it multi-scale, is on; or a function that says so
+                for the batch that begins at an image, asked when the batch is made up.
         """
         order, copies = self._order(epoch)
         again = int(copies.max()) + 1
-        for batch in range(start_batch, self._batches):
-            first = (batch * self.world + self.rank) * self.batch_size
-            size = self.size(epoch, batch, strong)
-            places = range(first, first + self.batch_size)
+        for begin in range(start, self.end, self.places):
+            on = strong(begin) if callable(strong) else strong
+            size = self.size(epoch, begin // self.places, on)
+            first = begin + self.rank * self.batch_size
             yield [
-                SampleKey(epoch, int(order[i]), size, strong, copy=int(copies[i]) + again * wraps)
-                for wraps, i in (divmod(place, self.length) for place in places)
+                SampleKey(epoch, int(order[i]), size, on, copy=int(copies[i]) + again * wraps)
+                for wraps, i in (divmod(place, self.length) for place in range(first, first + self.batch_size))
             ]
 
     def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -141,13 +151,13 @@ class TrainLoader:
         """Batches an epoch."""
         return len(self.sampler)
 
-    def epoch(self, epoch: int, start_batch: int = 0, strong: bool = True) -> Iterator[Batch]:
-        """Yield the batches of an epoch from ``start_batch`` on; arguments as in ``EpochSampler.epoch``.
+    def epoch(self, epoch: int, start: int = 0, strong: Strong = True) -> Iterator[Batch]:
+        """Yield the batches of an epoch from image ``start`` on; arguments as in ``EpochSampler.epoch``.
 
         Raises:
             DataError: an image cannot be read; the message names it.
         """
-        return self._stream.run(self.sampler.epoch(epoch, start_batch=start_batch, strong=strong))
+        return self._stream.run(self.sampler.epoch(epoch, start=start, strong=strong))
 
     def close(self) -> None:
         """End the worker processes."""

@@ -9,63 +9,89 @@ from dataclasses import dataclass, field
 __all__ = ["DEFAULT_EPOCHS", "Budget"]
 
 DEFAULT_EPOCHS = 72
+LARGEST_RESERVE = 0.5  # of the minutes; a run that is all validation would learn nothing
 
 
 @dataclass(slots=True)
 class Budget:
     """Progress of a run, 0 to 1.
 
+    With minutes, progress goes on evenly from where it stands to 1 at the end of the time. What changes the time that is
+    left (a new reserve, a resume) changes the pace of it from then on, and never its value.
+
     Attributes:
         epochs: length in epochs, or None.
-        minutes: length in minutes of wall-clock, or None; exactly one of the two is set. Everything counts: loading,
-            training, validation and writing.
-        steps_per_epoch: batches an epoch.
+        minutes: length in minutes of wall-clock, or None; exactly one of the two is set. Everything counts: checking the
+            data, loading, training, validation and writing.
+        places: images an epoch, the filling of the last batch included.
         spent: seconds that earlier sessions of a resumed run have used.
-        reserve: seconds kept back for the last validation.
+        reserve: seconds kept back for the last validation; see ``keep_back``.
+        started: when this session began, as ``time.perf_counter`` has it.
+        since, passed: progress was ``passed`` at ``since`` seconds and goes on from there.
     """
 
     epochs: int | None
     minutes: float | None
-    steps_per_epoch: int
+    places: int
     spent: float = 0.0
     reserve: float = 0.0
     started: float = field(default_factory=time.perf_counter)
+    since: float = 0.0
+    passed: float = 0.0
 
     @classmethod
-    def of(cls, epochs: int | None, minutes: float | None, steps_per_epoch: int, spent: float = 0.0) -> Budget:
+    def of(
+        cls, epochs: int | None, minutes: float | None, places: int, *, spent: float = 0.0, started: float | None = None
+    ) -> Budget:
         """Apply the default length when neither is given."""
         if minutes is None and epochs is None:
             epochs = DEFAULT_EPOCHS
-        return cls(epochs if minutes is None else None, minutes, max(1, steps_per_epoch), spent)
+        started = time.perf_counter() if started is None else started
+        return cls(epochs if minutes is None else None, minutes, max(1, places), spent, started=started)
 
     @property
     def seconds(self) -> float:
         """Wall-clock of the run so far, all sessions of it."""
         return self.spent + time.perf_counter() - self.started
 
-    def progress(self, epoch: int, batch: int) -> float:
-        """Share of the run that is over before batch ``batch`` of epoch ``epoch`` (both from 0)."""
+    def keep_back(self, seconds: float) -> None:
+        """Keep so much time for the last validation, half of the minutes at most."""
+        passed = self.progress(0, 0)
         if self.minutes is not None:
-            return min(1.0, self.seconds / max(1e-9, self.minutes * 60 - self.reserve))
-        return min(1.0, (epoch + batch / self.steps_per_epoch) / self._epochs)
+            seconds = min(seconds, LARGEST_RESERVE * self.minutes * 60)
+            self.since, self.passed = self.seconds, passed
+        self.reserve = seconds
 
-    def over(self, epoch: int, batch: int) -> bool:
-        """Whether training ends before this batch."""
-        return self.progress(epoch, batch) >= 1.0
+    def go_on(self, progress: float, reserve: float) -> None:
+        """Continue the progress of an earlier session, whose end kept ``reserve`` seconds back."""
+        self.since, self.passed, self.reserve = self.seconds, progress, reserve
 
-    def estimated_epochs(self, epoch: int, batch: int) -> int:
+    def progress(self, epoch: int, place: int) -> float:
+        """Share of the run that is over before image ``place`` of epoch ``epoch`` (both from 0)."""
+        if self.minutes is None:
+            return min(1.0, (epoch + min(1.0, place / self.places)) / self._epochs)
+        left = self.minutes * 60 - self.reserve - self.since
+        if left <= 0:
+            return 1.0
+        return min(1.0, self.passed + (1 - self.passed) * (self.seconds - self.since) / left)
+
+    def over(self, epoch: int, place: int) -> bool:
+        """Whether training ends before this image."""
+        return self.progress(epoch, place) >= 1.0
+
+    def estimated_epochs(self, epoch: int, place: int) -> int:
         """Epochs that the whole run will have, by the pace so far."""
         if self.minutes is None:
             return self._epochs
-        done = epoch + batch / self.steps_per_epoch
-        progress = self.progress(epoch, batch)
+        done = epoch + place / self.places
+        progress = self.progress(epoch, place)
         return max(1, math.ceil(done / progress)) if progress > 0 and done > 0 else 1
 
-    def remaining_seconds(self, epoch: int, batch: int) -> float | None:
+    def remaining_seconds(self, epoch: int, place: int) -> float | None:
         """Time left by the pace so far; None at the very start."""
         if self.minutes is not None:
             return max(0.0, self.minutes * 60 - self.seconds)
-        progress = self.progress(epoch, batch)
+        progress = self.progress(epoch, place)
         return self.seconds / progress * (1 - progress) if progress > 0.002 else None
 
     @property

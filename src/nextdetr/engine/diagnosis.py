@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ __all__ = ["non_finite"]
 
 
 def non_finite(
-    model: nn.Module, terms: Mapping[str, Tensor], images: Sequence[str], cursor: Cursor, directory: Path
+    model: nn.Module, terms: Mapping[str, Tensor], images: Sequence[str], cursor: Cursor, advice: str
 ) -> TrainingError:
     """Return the error of a loss that is not finite, after its backward pass.
 
@@ -24,7 +23,7 @@ def non_finite(
         terms: the loss of this process by term.
         images: names of the files in this process's batch.
         cursor: where the run stands.
-        directory: of the run.
+        advice: what to do about it.
     """
     bad = [name for name, value in terms.items() if not math.isfinite(float(value.detach()))] or ["of another process"]
     norms = {
@@ -35,5 +34,5 @@ def non_finite(
     return TrainingError(
         f"the loss is not finite in epoch {cursor.epoch + 1}, step {cursor.step + 1} "
         f"(terms {', '.join(bad)}; images {', '.join(images)}; largest gradients {gradients}). "
-        f"Lower --learning-rate, or train with --precision 32-true; {directory / 'last.ckpt'} is as it was."
+        f"{advice}"
     )

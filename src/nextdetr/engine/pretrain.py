@@ -1,4 +1,4 @@
-"""Masked pre-training of a backbone: the loop, what it keeps, and how it stops.
+"""Masked pre-training of a backbone: its step and what it keeps; the loop is ``engine/loop.py``'s.
 
 "ConvNeXt V2", arXiv 2301.00808, section 3 and appendix A; the model is in ``models/fcmae.py``, the settings' defaults are
 reasoned in ``engine/pretrain_setup.py``. Every length is a share of the run, which is as long as ``epochs`` or ``minutes``
@@ -8,9 +8,8 @@ say. Masks are drawn for the whole batch of all processes, so that they do not d
 from __future__ import annotations
 
 import math
-import threading
-import zlib
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,9 @@ from nextdetr.data.unlabelled import UnlabelledDataset
 from nextdetr.engine.budget import Budget
 from nextdetr.engine.curves import draw_loss
 from nextdetr.engine.ema import ModelEMA
-from nextdetr.engine.launch import largest, launch, scaler_of
-from nextdetr.engine.log import Display, MetricsTable, TensorBoard, clock, epoch_line
+from nextdetr.engine.launch import launch, scaler_of
+from nextdetr.engine.log import Display, clock
+from nextdetr.engine.loop import Loop
 from nextdetr.engine.optim import rate_factor, set_rate
 from nextdetr.engine.pretrain_picture import Reconstructions
 from nextdetr.engine.pretrain_setup import (
@@ -37,17 +37,13 @@ from nextdetr.engine.pretrain_setup import (
     run_folder,
     sufficient_side,
 )
-from nextdetr.engine.state import step_seed, write_state
-from nextdetr.engine.stopping import stop_on_signal
-from nextdetr.errors import DataError, Interrupted, TrainingError
+from nextdetr.errors import TrainingError
 from nextdetr.memory import keep_freed_memory
 from nextdetr.structures import Batch
 from nextdetr.weights.convert import save_backbone
 from nextdetr.weights.layouts.table import FCMAE
 
 __all__ = ["PretrainResult", "Pretrainer", "pretrain", "run_pretraining"]
-
-SAVE_EVERY = 60.0  # seconds between writes of last.ckpt
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +103,10 @@ def run_pretraining(config: PretrainConfig, *, quiet: bool = False) -> PretrainR
         ConfigError: settings that contradict each other or this machine.
         DataError: there is no image that can be used.
         WeightsError: initial weights or a resumed state that cannot be read.
-        TrainingError: the loss is not finite.
+        TrainingError: the loss or the weights are not finite.
         Interrupted: Ctrl-C or a request to terminate, after a checkpoint was written.
     """
+    started = time.perf_counter()
     config = resolve_pretrain(config)
     keep_freed_memory()
     fabric = launch(config.accelerator, config.devices, config.precision)
@@ -117,125 +114,74 @@ def run_pretraining(config: PretrainConfig, *, quiet: bool = False) -> PretrainR
         directory = Path(fabric.broadcast(str(run_folder(config)) if fabric.global_rank == 0 else ""))
         torch.manual_seed(config.seed)
         run = prepare_pretraining(
-            config, directory, display.line, cpu=fabric.device.type == "cpu", world=fabric.world_size
+            config, directory, display.line, cpu=fabric.device.type == "cpu", world=fabric.world_size,
+            first=fabric.global_rank == 0,
         )  # fmt: skip
-        return Pretrainer(run, fabric, display).run()
+        return Pretrainer(run, fabric, display, started).run()
 
 
-class Pretrainer:
+class Pretrainer(Loop):
     """One run of pre-training; see :func:`run_pretraining`."""
 
-    def __init__(self, run: Pretraining, fabric: Fabric, display: Display) -> None:
-        self.run_, self.config, self.fabric, self.display = run, run.config, fabric, display
-        self.cursor, self.directory = run.cursor, run.directory
-        config = self.config
+    command, score_names = "pretrain", ()
+
+    def __init__(self, run: Pretraining, fabric: Fabric, display: Display, started: float | None = None) -> None:
+        self.run_, self.config = run, run.config
+        config, cursor = self.config, run.cursor
         assert config.batch_size is not None
         assert config.learning_rate is not None
-        self.batch_size = config.batch_size
-        self.sampler = EpochSampler(
+        sampler = EpochSampler(
             len(run.data.records), config.batch_size, seed=config.seed, base_size=config.image_size,
             rank=fabric.global_rank, world=fabric.world_size,
         )  # fmt: skip
-        self.dataset = UnlabelledDataset(
+        dataset = UnlabelledDataset(
             run.data, config.seed, crop_min=config.crop_min, flip=config.flip,
             cache_bytes=int(config.cache_gigabytes * 2**30), shrink_to=sufficient_side(config),
         )  # fmt: skip
-        self.loader = build_loader(self.dataset, self.sampler, workers=config.workers)
         optimizer = build_pretraining_optimizer(
             run.model, config.learning_rate, config.weight_decay, fused=scaler_of(fabric) is None
         )
-        self.ema = ModelEMA(run.model.encoder.to(fabric.device), config.ema_decay) if config.ema_decay > 0 else None
-        self.model, self.optimizer = fabric.setup(run.model, optimizer)
-        self.budget = Budget.of(config.epochs, config.minutes, len(self.sampler), self.cursor.seconds)
-        self.pictures = Reconstructions(self.dataset, config.image_size, config.patch_size, self.directory / "pictures")
-        self.drawn_at = self.budget.progress(self.cursor.epoch, 0) if self.cursor.step else -1.0
-        self.stop_requested = threading.Event()
-        self.saved_at = 0.0
+        super().__init__(
+            fabric=fabric, display=display, directory=run.directory, cursor=cursor,
+            budget=Budget.of(
+                config.epochs, config.minutes, len(sampler) * sampler.places, spent=cursor.seconds, started=started
+            ),
+            loader=build_loader(dataset, sampler, workers=config.workers), model=run.model, optimizer=optimizer,
+            ema=ModelEMA(run.model.encoder.to(fabric.device), config.ema_decay) if config.ema_decay > 0 else None,
+            contract=run.contract,
+        )  # fmt: skip
+        self.pictures = Reconstructions(dataset, config.image_size, config.patch_size, self.directory / "pictures")
+        self.drawn_at = -1.0
         self.loss = math.nan
-        self._restore()
+        self.restore(run.state)
 
-    def _restore(self) -> None:
-        state = self.run_.state
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from the parts of a ``last.ckpt``."""
+        super().restore(state)
         if state:
-            if state["progress"].get("given", self._given()) != self._given():
-                self.display.line(
-                    "The images, or how many are a step, are not those of the run so far: it goes on with them, but not as "
-                    "it would have gone on."
-                )
-            self.run_.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.loss = state["progress"]["loss"]
-            self.drawn_at = state["progress"]["drawn_at"]
-            if self.ema is not None:
-                self.ema.load_state_dict(state["ema"])
-            scaler = scaler_of(self.fabric)
-            if scaler is not None and state["scaler"]:
-                scaler.load_state_dict(state["scaler"])
-
-    def _given(self) -> str:
-        """What an exact resume needs to be the same."""
-        names = "\n".join(str(record.path.absolute()) for record in self.run_.data.records)
-        digest = zlib.crc32(names.encode("utf-8", "surrogateescape"))
-        return f"images {digest:08x}, {self.batch_size * self.fabric.world_size} a step"
-
-    # The whole run
+            self.loss, self.drawn_at = state["pretraining"]["loss"], state["pretraining"]["drawn_at"]
 
     def run(self) -> PretrainResult:
         """Train until the budget is spent, and return what came of it."""
         config = self.config
-        self.tensorboard = TensorBoard(self.directory) if self.main else None
-        self.table: MetricsTable | None = None
         length = f"{config.minutes:g} minutes" if config.minutes is not None else f"{config.epochs} epochs"
         self.display.line(
             f"Pre-training {config.model} at {config.image_size} px for {length}, {len(self.sampler)} steps an epoch, "
-            f"batch {self.batch_size * self.fabric.world_size}, rate {config.learning_rate:.2e}, on {self.fabric.device}; "
+            f"batch {self.sampler.places}, rate {config.learning_rate:.2e}, on {self.fabric.device}; "
             f"run folder {self.directory}"
         )
-        with stop_on_signal(self.stop_requested, self.display):
-            while self.cursor.step == 0 or self._progress()[0] < 1.0:
-                self._epoch()
-        if self.cursor.counted:  # resumed in mid-epoch, with no time left to end it
-            self._end_epoch(0.0)
+        self.run_epochs()
         return self._finish()
 
-    @property
-    def main(self) -> bool:
-        """Whether this is the process that writes."""
-        return bool(self.fabric.global_rank == 0)
-
-    def _progress(self) -> tuple[float, bool]:
-        """Share of the run that is over, and whether to stop; the same on all processes, whose clocks differ."""
-        progress = self.budget.progress(self.cursor.epoch, self.cursor.batch)
-        progress, stop = largest(self.fabric, progress, self.stop_requested.is_set())
-        return progress, bool(stop)
-
-    def _epoch(self) -> None:
-        cursor, budget = self.cursor, self.budget
-        started, images = budget.seconds, cursor.images
-        try:
-            for batch in self.loader.epoch(cursor.epoch, start_batch=cursor.batch):
-                progress, stop = self._progress()
-                if stop:
-                    self._stop()
-                if progress >= 1.0 and cursor.step:
-                    break
-                self._step(batch.to(self.fabric.device), progress)
-                inside = cursor.batch < len(self.sampler)
-                if inside and budget.seconds - self.saved_at >= SAVE_EVERY:  # an epoch may take hours
-                    self._save()
-        except DataError:  # an image that is gone or damaged since the start must not cost what was learnt
-            self._save()
-            raise
-        self._end_epoch((cursor.images - images) / max(1e-9, budget.seconds - started))
-
-    def _step(self, batch: Batch, progress: float) -> None:
+    def step(self, batch: Batch, progress: float, last: bool) -> dict[str, float]:
+        """Train on a batch, and return its loss."""
         cursor, config = self.cursor, self.config
         cursor.rate = set_rate(self.optimizer, rate_factor(progress, cursor.step, warmup=config.warmup, flat=0.0))
         self.model.train()
         loss = self.model(batch.images, self._noise(len(batch.indices)))
         self.fabric.backward(loss)
-        value = self._mean(loss.detach())  # the same on all processes, so that they stop together
-        if not math.isfinite(value):
+        values = self.mean({"loss": loss})
+        if not math.isfinite(values["loss"]):
             raise self._non_finite(batch)
         if config.clip_norm > 0:
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
@@ -243,73 +189,29 @@ class Pretrainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.run_.model.encoder)
-        cursor.step += 1
-        self._count(value, len(batch.indices) * self.fabric.world_size)
+        return values
 
     def _noise(self, images: int) -> Tensor:
         """What decides the masks of this step's images [B, patches]: a function of seed, step and place in the batch."""
         config, fabric = self.config, self.fabric
-        step = self.cursor.epoch * len(self.sampler) + self.cursor.batch
-        generator = torch.Generator().manual_seed(step_seed(config.seed, step, 0))
+        generator = torch.Generator().manual_seed(self.seed_of_step(config.seed, 0))
         patches = (config.image_size // config.patch_size) ** 2
         noise = torch.rand(images * fabric.world_size, patches, generator=generator)
         first = fabric.global_rank * images
         return noise[first : first + images].to(fabric.device)
 
-    def _count(self, loss: float, images: int) -> None:
-        cursor = self.cursor
-        cursor.sums["loss"] = cursor.sums.get("loss", 0.0) + loss
-        cursor.counted += 1
-        cursor.batch += 1
-        cursor.images += images
-        left = self.budget.remaining_seconds(cursor.epoch, cursor.batch)
-        epochs = self.budget.estimated_epochs(cursor.epoch, cursor.batch)
-        self.display.update(
-            f"epoch {cursor.epoch + 1}/{epochs}",
-            self.budget.progress(cursor.epoch, cursor.batch),
-            f"loss {loss:.4f}  step {cursor.step}  {cursor.images / max(1e-9, self.budget.seconds):.1f} images/s  "
-            f"left {clock(left)}",
-        )
-
     # What happens between epochs
 
-    def _end_epoch(self, pace: float) -> None:
-        cursor, budget = self.cursor, self.budget
-        if not cursor.counted:  # the time was up before the first step
-            return
-        number = cursor.epoch + 1
-        epochs = max(number, budget.estimated_epochs(cursor.epoch, cursor.batch))
-        self.loss = cursor.sums["loss"] / cursor.counted
-        row: dict[str, Any] = {
-            "epoch": number, "step": cursor.step, "seconds": budget.seconds, "learning_rate": cursor.rate,
-            "loss": self.loss,
-        }  # fmt: skip
-        if self.main:
-            self.table = self.table or MetricsTable(self.directory / "metrics.csv", [], cursor.epoch, metrics=())
-            self.table.add(row)
-            if self.tensorboard is not None:
-                values = {name: value for name, value in row.items() if name not in ("epoch", "step")}
-                self.tensorboard.add(values, cursor.step)
-        left = budget.remaining_seconds(cursor.epoch, cursor.batch)
-        self.display.line(epoch_line(number, epochs, row, pace, left))
-        cursor.epoch, cursor.batch, cursor.sums, cursor.counted = number, 0, {}, 0
-        if budget.seconds - self.saved_at >= SAVE_EVERY:
-            self._save()
-        if self._picture_due(number):
+    def score(self, number: int) -> Mapping[str, float | None]:
+        """Keep the epoch's loss; there is no other score."""
+        self.loss = self.cursor.sums["loss"] / self.cursor.counted
+        return {}
+
+    def after_epoch(self, number: int) -> None:
+        """Draw what it makes of a few images, ten times a run."""
+        every = self.config.picture_every
+        if number % every == 0 if every is not None else self.budget.progress(number, 0) >= self.drawn_at + 0.1:
             self._picture()
-
-    def _mean(self, loss: Tensor) -> float:
-        """The loss of the images of all processes, each of which has as many."""
-        if self.fabric.world_size == 1:
-            return float(loss)
-        agreed = self.fabric.all_reduce(loss.double(), reduce_op="mean")
-        assert isinstance(agreed, Tensor)
-        return float(agreed)
-
-    def _picture_due(self, number: int) -> bool:
-        if self.config.picture_every is not None:
-            return number % self.config.picture_every == 0
-        return self.budget.progress(number, 0) >= self.drawn_at + 0.1
 
     def _picture(self) -> None:
         self.drawn_at = self.budget.progress(self.cursor.epoch, 0)
@@ -318,31 +220,27 @@ class Pretrainer:
 
     # What is written
 
-    def _save(self) -> None:
-        self.cursor.seconds = self.saved_at = self.budget.seconds
-        if self.main:
-            scaler = scaler_of(self.fabric)
-            write_state(
-                self.directory / "last.ckpt", self.cursor, model=self.run_.model.state_dict(),
-                optimizer=self.optimizer.state_dict(), ema={} if self.ema is None else self.ema.state_dict(),
-                scaler={} if scaler is None else scaler.state_dict(),
-                progress={"loss": self.loss, "drawn_at": self.drawn_at, "given": self._given()},
-                started_from=dict(zip(("licence", "file"), self.run_.started_from, strict=True)),
-            )  # fmt: skip
-            self._write_backbone()
+    def extra_state(self) -> dict[str, Any]:
+        """Return the last epoch's loss, when the last picture was drawn, and where the weights came from."""
+        return {
+            "pretraining": {"loss": self.loss, "drawn_at": self.drawn_at},
+            "started_from": dict(zip(("licence", "file"), self.run_.started_from, strict=True)),
+        }
 
-    def _write_backbone(self) -> Path:
+    def write_files(self) -> None:
+        """Write the backbone's file."""
         encoder = self.run_.model.encoder if self.ema is None else self.ema.module
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
         licence, source = self.run_.started_from
-        return save_backbone(
+        save_backbone(
             self.directory / "backbone.safetensors", state, weights_licence=licence, source_weights=source,
             pretraining=FCMAE,
         )  # fmt: skip
 
     def _finish(self) -> PretrainResult:
         cursor = self.cursor
-        self._save()
+        if self.unsaved:
+            self.save()
         self._picture()
         self.fabric.barrier()
         self.loader.close()
@@ -358,19 +256,9 @@ class Pretrainer:
             self.loss, str(weights),
         )  # fmt: skip
 
-    # How it stops early
-
-    def _stop(self) -> None:
-        self._save()
-        raise Interrupted(
-            f"stopped in epoch {self.cursor.epoch + 1} after {self.cursor.step} steps; go on with: "
-            f"nextdetr pretrain --resume {self.directory}"
-        )
-
     def _non_finite(self, batch: Batch) -> TrainingError:
         images = [self.run_.data.records[index].path.name for index in batch.indices]
         return TrainingError(
             f"the loss is not finite in epoch {self.cursor.epoch + 1}, step {self.cursor.step + 1} (images "
-            f"{', '.join(images)}). Lower --learning-rate, or use --precision 32-true; {self.directory / 'last.ckpt'} is "
-            "as it was."
+            f"{', '.join(images)}). {self.advice()}"
         )

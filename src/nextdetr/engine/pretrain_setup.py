@@ -24,15 +24,14 @@ from torch import nn
 from torch.optim import AdamW
 
 from nextdetr.config import PretrainConfig
-from nextdetr.config_file import dump_config
 from nextdetr.data.check import summarize_problems
 from nextdetr.data.records import DetectionData
 from nextdetr.data.unlabelled import find_unlabelled
 from nextdetr.engine.optim import undecayed
-from nextdetr.engine.setup import merge_resumed, open_directory
+from nextdetr.engine.resume import Contract, merge_resumed, stored_contract, write_config
+from nextdetr.engine.setup import open_directory
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.errors import ConfigError, DataError, WeightsError
-from nextdetr.files import write_text_atomic
 from nextdetr.models.convnextv2 import SIZES, ConvNeXtV2, convnextv2
 from nextdetr.models.fcmae import FCMAE, check_image_size
 from nextdetr.weights.layouts.table import backbone_tensors
@@ -63,7 +62,8 @@ class Pretraining:
         data: the images.
         model: encoder and decoder with their initial weights.
         cursor: where to begin.
-        state: state dicts to continue from, empty for a new run.
+        state: what to continue from, empty for a new run.
+        contract: what a resumed run must find as it is now.
         started_from: (licence, file) of the initial weights.
     """
 
@@ -73,6 +73,7 @@ class Pretraining:
     model: FCMAE
     cursor: Cursor
     state: dict[str, Any]
+    contract: Contract
     started_from: tuple[str, str]
 
 
@@ -104,7 +105,7 @@ def run_folder(config: PretrainConfig) -> Path:
 
 
 def prepare_pretraining(
-    config: PretrainConfig, directory: Path, tell: Callable[[str], None], *, cpu: bool, world: int
+    config: PretrainConfig, directory: Path, tell: Callable[[str], None], *, cpu: bool, world: int, first: bool = True
 ) -> Pretraining:
     """Read images, model and initial weights, and fill in what the settings leave open.
 
@@ -114,6 +115,7 @@ def prepare_pretraining(
         tell: takes a line for the user.
         cpu: whether the run is on a CPU.
         world: number of processes.
+        first: whether this is the one that writes.
 
     Raises:
         DataError: no image can be used.
@@ -135,11 +137,15 @@ def prepare_pretraining(
     )  # fmt: skip
     if config.resume is None:
         config = _filled(config, len(data.records), cpu=cpu, world=world)
-        # Whole paths, since a resume may be called from elsewhere.
-        images = tuple(str(Path(source).expanduser().absolute()) for source in config.images)
-        stored = config.model_copy(update={"output": directory, "images": images})
-        write_text_atomic(directory / "config.yaml", dump_config(stored))
-    return Pretraining(config, directory, data, model, cursor, state, started_from)
+    assert config.batch_size is not None
+    contract = Contract([])
+    if first:
+        write_config(config, directory)
+        contract = Contract.of(data, together=config.batch_size * world)
+        earlier = stored_contract(state, directory / "last.ckpt") if state else contract
+        for line in earlier.differences(contract):
+            tell(line)
+    return Pretraining(config, directory, data, model, cursor, state, contract, started_from)
 
 
 def _filled(config: PretrainConfig, images: int, *, cpu: bool, world: int) -> PretrainConfig:

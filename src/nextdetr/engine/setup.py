@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
 
-from nextdetr.config import CommandConfig, TrainConfig, build_config
-from nextdetr.config_file import dump_config, read_config_file
+from nextdetr.config import TrainConfig
 from nextdetr.data.check import require_boxes, summarize_problems
 from nextdetr.data.identity import describe_identity
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import load_data
 from nextdetr.engine.recipe import backbone_factor, choose_recipe
+from nextdetr.engine.resume import Contract, check_classes, merge_resumed, stored_contract, write_config
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.errors import ConfigError, DataError
-from nextdetr.files import new_directory, write_text_atomic
+from nextdetr.files import new_directory
 from nextdetr.identity import Identity
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import available_models, build_skeleton, parse_model_text
@@ -32,7 +33,6 @@ from nextdetr.weights.start import start_model
 __all__ = [
     "Run",
     "default_output",
-    "merge_resumed",
     "open_directory",
     "prepare",
     "prepare_model",
@@ -40,11 +40,7 @@ __all__ = [
     "run_directory",
 ]
 
-C = TypeVar("C", bound=CommandConfig)
 T = TypeVar("T")
-
-# What a resumed run may be told anew; all else comes from the run's own config.yaml.
-RESUMABLE = {"resume", "epochs", "minutes", "devices", "accelerator", "workers", "cache_gigabytes"}
 
 
 @dataclass(slots=True)
@@ -57,7 +53,8 @@ class Run:
         train_data, val_data: the two splits; ``val_data`` shares the class list.
         model: the detector, with its initial weights.
         cursor: where to begin.
-        state: state dicts to continue from, empty for a new run.
+        state: what to continue from, empty for a new run.
+        contract: what a resumed run must find as it is now.
         started_from: (licence, file) of the initial weights.
         identity: what the data set calls its classes and images.
     """
@@ -69,6 +66,7 @@ class Run:
     model: DetectionModel
     cursor: Cursor
     state: dict[str, Any]
+    contract: Contract
     started_from: tuple[str, str]
     identity: Identity = field(default_factory=Identity)
 
@@ -94,29 +92,6 @@ def _stride(model: str) -> int:
         return 32
     file = parse_model_text(read_detector_metadata(model)["model"], model) if model.endswith(".safetensors") else model
     return build_skeleton(file).stride
-
-
-def merge_resumed(config: C, folder: Path) -> C:
-    """Return the settings of the run in ``folder`` with what may be given anew.
-
-    Raises:
-        ConfigError: a setting would change the run, or the folder has no ``config.yaml``.
-    """
-    given = config.model_fields_set
-    other = sorted(given - RESUMABLE)
-    if other:
-        names = ", ".join("--" + name.replace("_", "-") for name in other)
-        raise ConfigError(
-            f"--resume goes on with the settings of the run; leave out {names}, or start a new run without --resume."
-        )
-    stored = folder / "config.yaml"
-    if not stored.is_file():
-        raise ConfigError(f"{folder}: not the folder of a run (it has no config.yaml).")
-    values = read_config_file(stored)
-    if {"epochs", "minutes"} & given:
-        values["epochs"] = values["minutes"] = None
-    values |= {name: getattr(config, name) for name in given}
-    return build_config(type(config), values, source=str(stored))
 
 
 def default_output(config: TrainConfig) -> Path:
@@ -152,11 +127,26 @@ def open_directory(output: Path | None, default: Path) -> Path:
     return output
 
 
-def load_splits(config: TrainConfig, tell: Callable[[str], None]) -> tuple[DetectionData, DetectionData]:
-    """Read and check the training and the validation split, and tell what is wrong with them."""
+def load_splits(
+    config: TrainConfig, tell: Callable[[str], None], classes: Sequence[str] | None = None
+) -> tuple[DetectionData, DetectionData]:
+    """Read and check the training and the validation split, and tell what is wrong with them.
+
+    Args:
+        config: names the data set.
+        tell: takes a line for the user.
+        classes: those of a run to go on with.
+    """
     assert config.data is not None
-    train_data = load_data(config.data, "train", on_bad_data=config.on_bad_data)
-    val_data = load_data(config.data, "val", classes=train_data.classes, on_bad_data=config.on_bad_data)
+    read = partial(load_data, config.data, on_bad_data=config.on_bad_data)
+    if classes is not None and not Path(config.data).expanduser().exists():
+        raise DataError(
+            f"{config.data}: the data set of the run is not there any more; if it has moved, name it with --data."
+        )
+    train_data = read("train")
+    if classes is not None:
+        train_data = check_classes(train_data, classes, config.data, lambda: read("train", classes=classes))
+    val_data = read("val", classes=train_data.classes)
     for data in (train_data, val_data):
         boxes = sum(len(record.labels) for record in data.records)
         tell(f"{data.split}: {len(data.records)} images, {boxes} boxes, {len(data.classes)} classes")
@@ -234,7 +224,8 @@ def prepare(config: TrainConfig, fabric: Fabric, tell: Callable[[str], None]) ->
 
     directory = None if config.output is None and config.resume is None else folder()
     cursor, state = (Cursor(), {}) if config.resume is None else read_state(config.resume / "last.ckpt")
-    train_data, val_data = load_splits(config, tell)
+    earlier = stored_contract(state, directory / "last.ckpt") if directory is not None and state else None
+    train_data, val_data = load_splits(config, tell, None if earlier is None else earlier.classes)
     if config.resume is None:
         machine = describe_machine(fabric.device, fabric.world_size)
         config = shared(fill_in(config, train_data, machine, tell))
@@ -245,8 +236,12 @@ def prepare(config: TrainConfig, fabric: Fabric, tell: Callable[[str], None]) ->
         model, config, started_from = resumed_model(config, train_data.classes, written)
     else:
         model, config, started_from = prepare_model(config, train_data.classes, tell)
-    if fabric.global_rank == 0:  # of a resumed run too, whose length may be another now
-        stored = config.model_copy(update={"output": directory, "resume": None})
-        write_text_atomic(directory / "config.yaml", dump_config(stored))
+    together = config.batch_size * config.accumulate * fabric.world_size
+    contract = Contract(train_data.classes)
+    if fabric.global_rank == 0:  # the others only need the classes
+        write_config(config, directory)  # of a resumed run too, whose length may be another now
+        contract = Contract.of(train_data, val_data, together=together)
+        for line in earlier.differences(contract) if earlier is not None else ():
+            tell(line)
     identity = describe_identity(str(config.data), [train_data, val_data], tell)
-    return Run(config, directory, train_data, val_data, model, cursor, state, started_from, identity)
+    return Run(config, directory, train_data, val_data, model, cursor, state, contract, started_from, identity)

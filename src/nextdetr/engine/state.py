@@ -2,24 +2,27 @@
 
 The file holds tensors and plain containers only and opens with ``torch.load(weights_only=True)``, so that a checkpoint
 from a stranger runs no code. There is no generator state in it: the randomness of a sample is a function of (seed, epoch,
-index), that of a step of (seed, step), see :func:`step_seed`.
+index), that of a step of (seed, step), see :func:`step_seed`. What else must stay the same is in ``engine/resume.py``.
 """
 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from nextdetr.engine.best import Best
 from nextdetr.errors import WeightsError
 from nextdetr.files import atomic_write
 
-__all__ = ["Cursor", "read_state", "step_seed", "write_state"]
+__all__ = ["Cursor", "non_finite_tensor", "read_state", "step_seed", "write_state"]
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 @dataclass(slots=True)
@@ -27,30 +30,38 @@ class Cursor:
     """Where a run stands.
 
     Attributes:
-        epoch, batch: the next batch to train on (from 0).
+        epoch: the epoch under way (from 0).
+        place: images of it, of all processes, that were trained on.
         step: optimiser steps taken.
-        seconds: wall-clock used so far.
         images: images trained on so far.
         sums: running sums of the epoch's loss terms.
         counted: batches in those sums.
         rate: learning rate of the last step.
-        best_epoch, best_metrics: the best validation so far; ``best_epoch`` is -1 before the first.
-        stale: validations since the best one.
-        validated_at: wall-clock at the end of the last validation.
-        validation_seconds: what the last validation took.
+        seconds: wall-clock used so far.
+        reserve: seconds kept back for the last validation.
+        progress: share of the run that is over.
+        length: (epochs, minutes) that ``progress`` is a share of; one of them is None.
+        best: the best validation so far.
+        validated: number of epochs that were over at the last validation.
+        metrics: its COCO metrics.
+        validated_at: wall-clock at its end.
+        validation_seconds: what it took.
     """
 
     epoch: int = 0
-    batch: int = 0
+    place: int = 0
     step: int = 0
-    seconds: float = 0.0
     images: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     counted: int = 0
     rate: float = 0.0
-    best_epoch: int = -1
-    best_metrics: dict[str, float | None] = field(default_factory=dict)
-    stale: int = 0
+    seconds: float = 0.0
+    reserve: float = 0.0
+    progress: float = 0.0
+    length: tuple[int | None, float | None] = (None, None)
+    best: Best = field(default_factory=Best)
+    validated: int = 0
+    metrics: dict[str, float | None] = field(default_factory=dict)
     validated_at: float = 0.0
     validation_seconds: float = 0.0
 
@@ -60,8 +71,18 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     return (seed * 1_000_003 + step * 8_191 + rank) % (2**63)
 
 
+def non_finite_tensor(state: Mapping[str, Tensor]) -> str | None:
+    """Return the name of a tensor that holds NaN or infinity; None if there is none, which takes one look at the device."""
+    names = [name for name, tensor in state.items() if tensor.is_floating_point() and tensor.numel()]
+    if not names:
+        return None
+    largest = torch.stack([norm.float() for norm in torch._foreach_norm([state[name] for name in names], float("inf"))])
+    good = torch.isfinite(largest)
+    return None if bool(good.all()) else names[int(torch.argmin(good.int()))]
+
+
 def write_state(path: str | Path, cursor: Cursor, **parts: dict[str, Any]) -> None:
-    """Write the cursor and the state dicts of model, average, optimiser and scaler, whole or not at all."""
+    """Write the cursor and the other parts (state dicts, and what the run must keep), whole or not at all."""
     with atomic_write(path) as temporary:
         torch.save({"state_version": STATE_VERSION, "cursor": asdict(cursor), **parts}, temporary)
 
@@ -80,8 +101,19 @@ def read_state(path: str | Path) -> tuple[Cursor, dict[str, Any]]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(f"{path}: not a readable training state ({first}).") from error
-    if not isinstance(state, dict) or state.get("state_version") != STATE_VERSION:
-        raise WeightsError(f"{path}: not a training state of this version of NextDETR (expected version {STATE_VERSION}).")
-    cursor = Cursor(**state.pop("cursor"))
+    version = state.get("state_version") if isinstance(state, dict) else None
+    if version != STATE_VERSION:
+        earlier = isinstance(version, int) and version < STATE_VERSION
+        raise WeightsError(
+            f"{path}: written by an earlier NextDETR, whose runs this one cannot go on with; its weights are beside it: "
+            "start a new run from them."
+            if earlier
+            else f"{path}: not a training state of this version of NextDETR (expected version {STATE_VERSION})."
+        )
+    try:
+        cursor = Cursor(**state.pop("cursor"))
+        cursor.best, cursor.length = Best(**cursor.best), tuple(cursor.length)  # type: ignore[arg-type, assignment]
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: not a whole training state ({error}).") from error
     state.pop("state_version")
     return cursor, state

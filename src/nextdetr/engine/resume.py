@@ -1,0 +1,185 @@
+"""The contract of a resumed run: which settings may be given anew, and what must be as it was.
+
+A run goes on exactly where it stopped if images, boxes and images a step are what they were. Classes must be the same ones,
+since the head's rows are theirs; their order in the files does not matter, as the data are read in the run's. Other
+differences are told, and the run goes on with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nextdetr.config import CommandConfig, build_config
+from nextdetr.config_file import dump_config, read_config_file
+from nextdetr.data.records import DetectionData, ImageRecord
+from nextdetr.errors import ConfigError, DataError, WeightsError
+from nextdetr.files import write_text_atomic
+
+__all__ = ["Contract", "check_classes", "describe_images", "merge_resumed", "stored_contract", "write_config"]
+
+C = TypeVar("C", bound=CommandConfig)
+
+# What a resumed run may be told anew; all else comes from the run's own config.yaml.
+RESUMABLE = {
+    "resume", "epochs", "minutes", "devices", "accelerator", "workers", "cache_gigabytes", "data", "images", "on_bad_data",
+}  # fmt: skip
+PATHS = ("data", "images", "model", "weights", "backbone_weights", "output")  # settings that may name a file or folder
+TAIL = 4096  # bytes of an image file that are looked at
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What must stay the same.
+
+    Attributes:
+        classes: names, in the order of the model's indices; empty where there are none.
+        images: by split, a digest of the images in their order (see ``describe_images``).
+        boxes: by split, a digest of the boxes and their classes.
+        together: images of one move of the optimiser, over all processes.
+    """
+
+    classes: list[str]
+    images: dict[str, str] = field(default_factory=dict)
+    boxes: dict[str, str] = field(default_factory=dict)
+    together: int = 0
+
+    @classmethod
+    def of(cls, *splits: DetectionData, together: int) -> Contract:
+        """Describe the splits that a run works on; all have the same classes."""
+        return cls(
+            list(splits[0].classes),
+            {data.split: describe_images(data.records) for data in splits},
+            {data.split: _describe_boxes(data) for data in splits},
+            together,
+        )
+
+    def to_state(self) -> dict[str, Any]:
+        """Return plain values for ``last.ckpt``."""
+        return asdict(self)
+
+    def differences(self, now: Contract) -> list[str]:
+        """Return a sentence for each way in which a resumed run is no longer what it was."""
+        found = []
+        for split, digest in now.images.items():
+            if digest != self.images.get(split, digest):
+                found.append(f"the images of {split}")
+            elif now.boxes[split] != self.boxes.get(split, now.boxes[split]):
+                found.append(f"the boxes of {split}")
+        lines = [" and ".join(found).replace("t", "T", 1) + " are not those of the run so far"] if found else []
+        if now.together != self.together:
+            lines.append(f"A step now has {now.together} images, not {self.together}")
+        return [f"{line}: it goes on with them, but not as it would have gone on." for line in lines]
+
+
+def stored_contract(state: Mapping[str, Any], path: Path) -> Contract:
+    """Return the contract in the parts of a ``last.ckpt``.
+
+    Raises:
+        WeightsError: it is not there.
+    """
+    try:
+        return Contract(**state["contract"])
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: not a whole training state ({error}).") from error
+
+
+def merge_resumed(config: C, folder: Path) -> C:
+    """Return the settings of the run in ``folder`` with what may be given anew.
+
+    Raises:
+        ConfigError: a setting would change the run, or the folder has no ``config.yaml``.
+    """
+    given = config.model_fields_set
+    other = sorted(given - RESUMABLE)
+    if other:
+        names = ", ".join("--" + name.replace("_", "-") for name in other)
+        raise ConfigError(
+            f"--resume goes on with the settings of the run; leave out {names}, or start a new run without --resume."
+        )
+    stored = folder / "config.yaml"
+    if not stored.is_file():
+        raise ConfigError(f"{folder}: not the folder of a run (it has no config.yaml).")
+    values = read_config_file(stored)
+    if {"epochs", "minutes"} & given:
+        values["epochs"] = values["minutes"] = None
+    values |= {name: getattr(config, name) for name in given}
+    return build_config(type(config), values, source=str(stored))
+
+
+def write_config(config: CommandConfig, directory: Path) -> None:
+    """Write a run's ``config.yaml``, from which it can be resumed in any folder: its paths are whole."""
+    whole = {name: _whole(getattr(config, name)) for name in PATHS if name in type(config).model_fields}
+    if "model" in whole and not Path(whole["model"]).is_file():  # a shipped name, whatever folder may be called alike
+        del whole["model"]
+    stored = config.model_copy(update={**whole, "output": directory.absolute(), "resume": None})
+    write_text_atomic(directory / "config.yaml", dump_config(stored))
+
+
+def _whole(value: Any) -> Any:
+    """The absolute path where ``value`` names something on the disk, which a shipped model's name does not."""
+    if isinstance(value, tuple):
+        return tuple(_whole(item) for item in value)
+    if value is None or not Path(value).expanduser().exists():
+        return value
+    return type(value)(Path(value).expanduser().absolute())
+
+
+def check_classes(
+    data: DetectionData, classes: Sequence[str], source: str, reread: Callable[[], DetectionData]
+) -> DetectionData:
+    """Return a data set in the order of a run's classes.
+
+    Args:
+        data: read with its own classes.
+        source: what the user named.
+        classes: the run's, in the order of the model's indices.
+        reread: reads it again with the run's classes, which is done only where their order differs.
+
+    Raises:
+        DataError: a class is gone, new or renamed.
+    """
+    gone = [name for name in classes if name not in data.classes]
+    new = [name for name in data.classes if name not in classes]
+    if gone or new:
+        parts = [f"{word} {', '.join(names)}" for word, names in (("without", gone), ("with the new", new)) if names]
+        raise DataError(
+            f"{source}: its classes are no longer those of the run ({'; '.join(parts)}), and a run keeps its classes; "
+            "mend the data, or start a new run from the run's weights with --model RUN/best.safetensors."
+        )
+    return data if list(data.classes) == list(classes) else reread()
+
+
+def describe_images(records: Sequence[ImageRecord]) -> str:
+    """Return a digest of image files in their order, by content: the size of each file and its last 4,096 bytes.
+
+    So a set that was moved or copied is the same, and gigabytes are not read. Of two pictures of the same size the last
+    bytes differ in all formats that compress.
+    """
+    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1)) as pool:
+        parts = list(pool.map(_describe_file, (record.path for record in records)))
+    return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
+
+
+def _describe_file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL))
+            return hashlib.blake2b(b"%d:" % size + file.read(), digest_size=16).digest()
+    except OSError:  # gone since it was checked, which training will tell
+        return bytes(16)
+
+
+def _describe_boxes(data: DetectionData) -> str:
+    digest = hashlib.blake2b("\0".join(data.classes).encode("utf-8", "surrogateescape"), digest_size=16)
+    for record in data.records:
+        digest.update(b"%d:" % len(record.labels))
+        for values in (record.boxes, record.labels, record.crowd):
+            digest.update(values.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,239 @@
+"""The loop that training and pre-training share: when it saves, what it never saves, and how it stops."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from nextdetr.config import TrainConfig
+from nextdetr.data.dataset import DetectionDataset
+from nextdetr.engine import loop as loop_module
+from nextdetr.engine import train as train_module
+from nextdetr.engine.loop import Loop
+from nextdetr.engine.train import Trainer, train
+from nextdetr.errors import DataError, Interrupted, TrainingError
+from nextdetr.models.checkpoint import read_detector_metadata
+from tests.helpers import squares, stop_after, tiny_model
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return squares(tmp_path_factory.mktemp("squares"))
+
+
+@pytest.fixture
+def settings(data, tmp_path):
+    """Two epochs of three batches."""
+    return {
+        "data": str(data), "model": str(tiny_model(tmp_path)), "epochs": 2, "image_size": 64, "batch_size": 2, "workers": 0,
+        "val_every": 1, "output": tmp_path / "run",
+    }  # fmt: skip
+
+
+def state(folder):
+    return torch.load(Path(folder) / "last.ckpt", weights_only=True)
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def interrupt(settings, monkeypatch, steps):
+    with monkeypatch.context() as patch:
+        stop_after(patch, Trainer, steps)
+        with pytest.raises(Interrupted):
+            train(TrainConfig(**settings), quiet=True)
+
+
+class Killed(BaseException):
+    """What no handler may catch, as SIGKILL."""
+
+
+def test_it_saves_inside_epochs(settings, monkeypatch):
+    monkeypatch.setattr(loop_module, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(loop_module, "SAVE_SHARE", 1e9)
+    step, count = Trainer.step, 0
+
+    def killed(self, *arguments):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise Killed
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "step", killed)
+    with pytest.raises(Killed):
+        train(TrainConfig(**settings), quiet=True)
+    cursor = state(settings["output"])["cursor"]
+    assert (cursor["epoch"], cursor["place"], cursor["step"]) == (0, 4, 2)
+
+
+def test_saving_takes_a_share_of_the_time_at_most(settings):
+    class Stub:
+        saved_at, save_seconds = 100.0, 0.1
+
+    Stub.budget = type("Clock", (), {"seconds": 159.0})
+    assert not Loop._save_due(Stub)
+    Stub.budget.seconds = 161.0
+    assert Loop._save_due(Stub)
+    Stub.save_seconds = 6.0  # a large model: every two minutes
+    assert not Loop._save_due(Stub)
+
+
+@pytest.mark.parametrize(("accumulate", "place", "step"), [(1, 4, 2), (2, 0, 0)])
+def test_an_image_that_is_gone_leaves_a_checkpoint(settings, monkeypatch, accumulate, place, step):
+    """It is missing from the third batch of the second epoch; a pair of batches is repeated as a whole."""
+    sample = DetectionDataset.__getitem__
+    shown = []
+
+    def unplugged(self, key):
+        shown.append(key)
+        if key.epoch == 1 and len([k for k in shown if k.epoch == 1]) > (4 if accumulate == 1 else 2):
+            raise DataError("3.png cannot be read")
+        return sample(self, key)
+
+    whole = settings["output"].with_name("whole")
+    train(TrainConfig(**settings | {"accumulate": accumulate, "output": whole}), quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionDataset, "__getitem__", unplugged)
+        with pytest.raises(DataError, match=r"3\.png"):
+            train(TrainConfig(**settings | {"accumulate": accumulate}), quiet=True)
+    cursor = state(settings["output"])["cursor"]
+    before = 3 if accumulate == 1 else 2  # moves of the first epoch: a pair and a single one
+    assert (cursor["epoch"], cursor["place"], cursor["step"]) == (1, place, before + step)
+    train(TrainConfig(resume=settings["output"]), quiet=True)
+    assert [row["step"] for row in rows(settings["output"])] == [row["step"] for row in rows(whole)]
+    assert rows(settings["output"])[1]["learning_rate"] == rows(whole)[1]["learning_rate"]
+    if accumulate == 1:  # a repeated pair has moved BatchNorm's statistics twice
+        assert rows(settings["output"])[1]["loss"] == rows(whole)[1]["loss"]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_never_saved(settings, monkeypatch, bad):
+    """They become so in the last step of the second epoch, after a loss that was a number."""
+    step = Trainer.step
+
+    def poison(self, *arguments):
+        values = step(self, *arguments)
+        if (self.cursor.epoch, self.cursor.place) == (1, 4):
+            next(self.network.parameters()).data.view(-1)[3] = bad
+        return values
+
+    monkeypatch.setattr(loop_module, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(Trainer, "step", poison)
+    folder = settings["output"]
+    with pytest.raises(TrainingError, match=r"the weights rows\.\S+ are not finite\. Lower --learning-rate.*as it was"):
+        train(TrainConfig(**settings), quiet=True)
+    kept = state(folder)
+    assert (kept["cursor"]["epoch"], kept["cursor"]["place"]) in {(1, 0), (1, 2), (1, 4)}
+    assert all(bool(tensor.isfinite().all()) for part in (kept["model"], kept["ema"]["module"]) for tensor in part.values())
+    assert kept["cursor"]["best"]["epoch"] == 1
+    monkeypatch.undo()
+    assert train(TrainConfig(resume=folder), quiet=True).epochs == 2
+
+
+def test_a_run_stopped_at_its_very_last_step_is_validated_when_resumed(settings, monkeypatch):
+    interrupt(settings, monkeypatch, 6)
+    assert len(rows(settings["output"])) == 1
+    result = train(TrainConfig(resume=settings["output"]), quiet=True)
+    assert result.epochs == 2
+    assert [row["AP"] != "" for row in rows(settings["output"])] == [True, True]
+    assert state(settings["output"])["cursor"]["validated"] == 2
+
+
+def test_a_shorter_length_ends_a_run_with_a_validation(settings, monkeypatch):
+    settings |= {"epochs": 9, "val_every": 9}
+    interrupt(settings, monkeypatch, 4)
+    result = train(TrainConfig(resume=settings["output"], epochs=1), quiet=True)
+    assert result.best["epoch"] in {1, 2}
+    assert state(settings["output"])["cursor"]["validated"] == result.epochs
+
+
+def test_best_file_and_state_are_one(settings, monkeypatch):
+    """Killed after the state was written and before the best weights were; and with the best weights deleted."""
+    folder = settings["output"]
+    write = Trainer._write_detector
+
+    def killed(self, name, metrics):
+        if name == "best.safetensors" and self.cursor.best.epoch == 2:
+            raise Killed
+        write(self, name, metrics)
+
+    scores = iter([0.1, 0.2, 0.2, 0.2])
+    monkeypatch.setattr(Trainer, "_score", lambda self, data: {"AP": next(scores), "AP50": 0.0})
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_write_detector", killed)
+        with pytest.raises(Killed):
+            train(TrainConfig(**settings), quiet=True)
+    assert json.loads(read_detector_metadata(folder / "best.safetensors")["metrics"])["AP"] == 0.1
+    assert state(folder)["cursor"]["best"]["epoch"] == 2
+    result = train(TrainConfig(resume=folder, epochs=3), quiet=True)
+    assert result.best["epoch"] == 2
+    assert json.loads(read_detector_metadata(folder / "best.safetensors")["metrics"])["AP"] == 0.2
+    (folder / "best.safetensors").unlink()
+    result = train(TrainConfig(resume=folder, epochs=4), quiet=True)
+    assert result.best["epoch"] == 4
+    assert (folder / "best.safetensors").is_file()
+
+
+def test_the_rate_does_not_jump_when_a_run_with_minutes_goes_on(settings, monkeypatch):
+    """Looking at the data takes long and is within the minutes; progress goes on from where it was."""
+    del settings["epochs"]
+    settings["minutes"] = 60.0
+    seen = []
+    step = Trainer.step
+
+    def watch(self, batch, progress, last):
+        seen.append((progress, self.budget.seconds, self.budget.reserve))
+        return step(self, batch, progress, last)
+
+    monkeypatch.setattr(Trainer, "step", watch)
+    interrupt(settings, monkeypatch, 4)
+    kept = state(settings["output"])["cursor"]
+    assert kept["reserve"] > 0
+    assert seen[0][2] > 0  # before the first validation too
+    prepare = train_module.prepare
+    clock = train_module.time.perf_counter
+    late = [0.0]
+    monkeypatch.setattr("nextdetr.engine.budget.time.perf_counter", lambda: clock() + late[0])
+    monkeypatch.setattr(train_module, "prepare", lambda *a: (late.__setitem__(0, 600.0), prepare(*a))[1])
+    seen.clear()
+    interrupt({"resume": settings["output"]}, monkeypatch, 1)
+    progress, seconds, reserve = seen[0]
+    assert progress == pytest.approx(kept["progress"], abs=1e-3)
+    assert seconds > kept["seconds"] + 600
+    assert reserve == kept["reserve"]
+
+
+def test_strong_augmentation_ends_at_its_share_inside_an_epoch(settings, monkeypatch):
+    """0.75 of two epochs of three batches is in the middle of the second one; a resumed run does the same."""
+    settings |= {"strong_until": 0.75, "batch_size": 2}
+    keys = []
+    sample = DetectionDataset.__getitem__
+    monkeypatch.setattr(DetectionDataset, "__getitem__", lambda self, key: (keys.append(key), sample(self, key))[1])
+    train(TrainConfig(**settings), quiet=True)
+    whole = [(key.epoch, key.index, key.strong) for key in keys]
+    assert [strong for _, _, strong in whole] == [True] * 10 + [False] * 2
+    keys.clear()
+    interrupt(settings | {"output": settings["output"].with_name("again")}, monkeypatch, 5)
+    train(TrainConfig(resume=settings["output"].with_name("again")), quiet=True)
+    had = [(key.epoch, key.index, key.strong) for key in keys]
+    assert had[-2:] == whole[-2:]
+
+
+def test_patience_does_not_run_out_while_nothing_is_found(settings, monkeypatch):
+    scores = iter([0.0, None, 0.0, 0.1, 0.1, 0.1])
+    monkeypatch.setattr(Trainer, "_score", lambda self, data: {"AP": next(scores), "AP50": 0.0})
+    result = train(TrainConfig(**settings | {"epochs": 9, "patience": 2}), quiet=True)
+    assert result.epochs == 6
+    assert result.best["epoch"] == 4
+
+
+def test_the_last_weights_carry_no_others_metrics(settings, monkeypatch):
+    interrupt(settings, monkeypatch, 4)
+    assert json.loads(read_detector_metadata(settings["output"] / "last.safetensors")["metrics"]) == {}
