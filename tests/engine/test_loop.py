@@ -16,7 +16,7 @@ from nextdetr.engine import train as train_module
 from nextdetr.engine.loop import Loop
 from nextdetr.engine.train import Trainer, train
 from nextdetr.errors import DataError, Interrupted, TrainingError
-from nextdetr.models.checkpoint import read_detector_metadata
+from nextdetr.weights.checkpoint import read_detector_metadata
 from tests.helpers import squares, stop_after, tiny_model
 
 

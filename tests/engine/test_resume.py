@@ -17,7 +17,7 @@ from nextdetr.engine.pretrain import Pretrainer
 from nextdetr.engine.resume import Contract, describe_images
 from nextdetr.engine.train import Trainer, train
 from nextdetr.errors import DataError, Interrupted, WeightsError
-from nextdetr.models.checkpoint import read_detector_metadata
+from nextdetr.weights.checkpoint import read_detector_metadata
 from tests.helpers import squares, stop_after, tiny_model
 
 

@@ -167,7 +167,7 @@ class Loop(ABC):
             if self.summed == 0:  # the state can be written, and gone on from
                 if stop:
                     self._stop()
-                if due and batch is not None:
+                if due:
                     self.save()
                 if self.progress >= 1.0 and cursor.step:
                     break
@@ -212,7 +212,7 @@ class Loop(ABC):
         means = {name: value / cursor.counted for name, value in cursor.sums.items()}
         row: dict[str, Any] = {
             "epoch": number, "step": cursor.step, "seconds": budget.seconds, "learning_rate": cursor.rate,
-            **means, **self.score(number),
+            **means, **self._scores(number),
         }  # fmt: skip
         row["seconds"] = budget.seconds
         self._write_row(row, [name for name in means if name != "loss"])
@@ -222,6 +222,15 @@ class Loop(ABC):
         if due or self.must_save() or self.over:
             self.save()
         self.after_epoch(number)
+
+    def _scores(self, number: int) -> Mapping[str, float | None]:
+        try:
+            return self.score(number)
+        except TrainingError:  # weights that are not worth keeping
+            raise
+        except Exception:  # an image that is gone, for one; the resumed run scores this epoch
+            self.save()
+            raise
 
     def _write_row(self, row: dict[str, Any], terms: list[str]) -> None:
         if self.tensorboard is None:
