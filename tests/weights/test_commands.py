@@ -24,7 +24,7 @@ from nextdetr.weights.reader import read_tensors
 from tests.helpers import TINY_MODEL, squares, tiny_model
 from tests.weights.layouts_of_original import original, sparse, v1
 from tests.weights.test_detectors import _ultralytics
-from tests.weights.torch_files import Runs, state_dict, tensor, torch_zip
+from tests.weights.torch_files import Runs, spoil, state_dict, tensor, torch_zip
 
 ATTO = SIZES["atto"]
 BIG = TINY_MODEL.replace("  - [3, 1, Conv, [32, 1, 1]]", "  - [3, 1, Conv, [65000, 3]]\n  - [-1, 1, Conv, [65000, 31]]")
@@ -34,10 +34,9 @@ BIG = BIG.replace("[[6, 5]", "[[7, 5]")
 def detector(path, text=TINY_MODEL, change=None, **metadata):
     built = build_model(parse_model_text(text, "m.yaml"))
     state = dict(built.state_dict())
-    if change is not None:
-        name = "rows.0.stages.1.0.pwconv1.weight"
-        state[name] = change(state[name])
     save_detector(path, state, **{"model_text": text, "classes": ["square", "cat"], "image_size": 64} | metadata)
+    if change is not None:
+        spoil(path, "rows.0.stages.1.0.pwconv1.weight", change)
     return built
 
 

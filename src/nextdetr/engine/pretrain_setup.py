@@ -34,6 +34,7 @@ from nextdetr.engine.state import Cursor, read_state
 from nextdetr.errors import ConfigError, DataError, WeightsError
 from nextdetr.models.convnextv2 import SIZES, ConvNeXtV2, convnextv2
 from nextdetr.models.fcmae import FCMAE, check_image_size
+from nextdetr.weights.gate import fill
 from nextdetr.weights.layouts.table import backbone_tensors
 from nextdetr.weights.load import open_weights
 
@@ -197,5 +198,5 @@ def _load_encoder(encoder: ConvNeXtV2, path: Path) -> str:
             f"{path}: weights of size {identity.size} do not fit --model: {len(unfit)} tensors are missing or of another "
             f"shape, such as {unfit[0]}."
         )
-    encoder.load_state_dict({name: state[name] for name in own})
+    fill(own, {name: state[name] for name in own}, str(path))
     return identity.licence

@@ -181,6 +181,16 @@ class RTDETRDecoder(nn.Module):
             names += [f"dense_head.{name}" for name in self.dense_head.class_parameters()]
         return names
 
+    def level_parameters(self) -> dict[str, int | None]:
+        """Names of the tensors of one level of the pyramid, with its number; None for those of all levels in order."""
+        levels: dict[str, int | None] = {}
+        for name in self.state_dict():
+            if name.startswith("input_proj."):
+                levels[name] = int(name.split(".")[1])
+            elif ".cross_attn.sampling_offsets." in name or ".cross_attn.attention_weights." in name:
+                levels[name] = None
+        return levels
+
     def forward(
         self, features: Sequence[Tensor], targets: Sequence[Target] | None = None, *, queries: int | None = None
     ) -> DetectorOutput:

@@ -32,6 +32,7 @@ class RowInfo:
         reads: indices of the maps it reads; -1 is the image.
         writes: indices of the maps it yields; empty for the decoder.
         strides: pixels of the image that a cell of each of these maps covers, along a side.
+        strides_read: the same of the maps it reads.
     """
 
     name: str
@@ -41,6 +42,7 @@ class RowInfo:
     reads: tuple[int, ...]
     writes: tuple[int, ...]
     strides: tuple[int, ...] = ()
+    strides_read: tuple[int, ...] = ()
 
 
 class DetectionModel(nn.Module):

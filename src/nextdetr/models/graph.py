@@ -21,13 +21,19 @@ from nextdetr.models.sizes import nearest_size, size_problem
 
 __all__ = [
     "BackboneLoader", "available_models", "build_model", "build_skeleton", "load_model_file", "parse_model_text",
-    "skip_backbone",
+    "skip_backbone", "with_memory",
 ]  # fmt: skip
 
 IMAGE = -1  # index of the image among the maps
 # Generous limits that keep a slip of the pen from filling the memory.
 MOST_REPEATS = 1000
 MOST_SCALE = 100.0
+
+# A model takes some six calls of torch a tensor to build.
+MOST_CALLS, CALLS_A_TENSOR = 2000, 20
+RANDOM = frozenset(
+    ("normal_", "uniform_", "erfinv_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_")
+)
 
 #: Loads the file that a backbone row names. ``nextdetr.weights`` has it, and stands above this package.
 BackboneLoader = Callable[[DetectionModel, Path], object]
@@ -80,9 +86,8 @@ class _Builder:
             raise file.error(f"this layer cannot be repeated; write 1 in place of {row.repeats}.", row)
         writes = self._publish(row, built)
         origin = row.sources[0] if len(row.sources) == 1 else list(row.sources)
-        return built.module, RowInfo(
-            layer.title or row.name, origin, repeats, built.arguments, reads, writes, tuple(built.strides)
-        )  # fmt: skip
+        strides = tuple(built.strides), tuple(self.strides[index] for index in reads)
+        return built.module, RowInfo(layer.title or row.name, origin, repeats, built.arguments, reads, writes, *strides)
 
     def _resolve(self, row: Row, source: int) -> int:
         """Turn ``from`` into the index of a map that exists."""
@@ -161,30 +166,77 @@ def build_model(
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Keeps arithmetic away from tensors without memory: for the first of it torch imports its compiler, for a second."""
+    """Leaves random numbers out of new tensors, and keeps those without memory from arithmetic that is slow for them.
+
+    Args:
+        file: the model file, for messages.
+        tensors: how many the weights file has whose metadata state the model; None for a file of the user's own.
+    """
+
+    def __init__(self, file: ModelFile, tensors: int | None = None) -> None:
+        super().__init__()
+        self.file, self.tensors, self.calls = file, tensors, 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        self.calls += 1
+        if self.tensors is not None and self.calls > MOST_CALLS + CALLS_A_TENSOR * self.tensors:
+            raise self.file.error(f"it has far more layers than the weights file has tensors ({self.tensors:,}).")
         keywords = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name == "normal_":  # of a tensor, or of torch.nn.init
+        if name in RANDOM:  # of a tensor, or of torch.nn.init
             tensor = args[0] if args else keywords.get("tensor")
-            if isinstance(tensor, Tensor) and tensor.is_meta:
+            if isinstance(tensor, Tensor):
                 return tensor
-        elif name in ("arange", "linspace"):  # what is computed from them is small
-            keywords = {"device": "cpu"} | keywords
+        elif name in ("arange", "linspace", "tensor"):  # what is computed from them is small
+            keywords = {**keywords, "device": keywords.get("device") or "cpu"}
         return func(*args, **keywords)
 
 
-def build_skeleton(model: str | Path | ModelFile, *, num_classes: int | None = None) -> DetectionModel:
+def build_skeleton(
+    model: str | Path | ModelFile,
+    *,
+    num_classes: int | None = None,
+    tensors: int | None = None,
+    drop_path: float = 0.0,
+    load_backbone: BackboneLoader = skip_backbone,
+) -> DetectionModel:
     """Build a detector without memory for its weights (on the meta device), to look at names and shapes.
 
+    Args:
+        model: as for ``build_model``.
+        num_classes: as for ``build_model``.
+        tensors: number of tensors of the file whose metadata state the model; a file of few makes no model of many.
+        drop_path: as for ``build_model``.
+        load_backbone: is called with the file that a backbone row names.
+
     Raises:
-        ModelFileError: the file cannot be built.
+        ModelFileError: the file cannot be built, or it is of far more parts than ``tensors``.
     """
-    with torch.device("meta"), _NoInitialisation():
-        return build_model(model, num_classes=num_classes, load_backbone=skip_backbone)
+    file = load_model_file(model)
+    with torch.device("meta"), _NoInitialisation(file, tensors):
+        return build_model(file, num_classes=num_classes, drop_path=drop_path, load_backbone=load_backbone)
+
+
+def with_memory(skeleton: DetectionModel) -> DetectionModel:
+    """Give a skeleton memory for its weights, and return it; what is in it is to be loaded, every tensor.
+
+    This takes a fraction of the time of ``build_model``, most of which goes into random numbers.
+    """
+    given: dict[int, Tensor] = {}
+    for module in skeleton.modules():
+        for kind in (module._parameters, module._buffers):
+            for name, tensor in kind.items():
+                if tensor is None or not tensor.is_meta:
+                    continue
+                assert name not in module._non_persistent_buffers_set, f"{name} follows from the model file, on the CPU"
+                if id(tensor) not in given:
+                    empty = torch.empty_like(tensor, device="cpu")
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    given[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+                kind[name] = given[id(tensor)]  # type: ignore[assignment]
+    return skeleton
 
 
 def _scale(file: ModelFile) -> tuple[float, float, int]:

@@ -9,6 +9,7 @@ from nextdetr.models.convnextv2 import SIZES, ConvNeXtV2, convnextv2
 from nextdetr.models.detection import DetectionModel, RowInfo
 from nextdetr.weights.checkpoint import OpenedModel
 from nextdetr.weights.convert import backbone_state
+from nextdetr.weights.gate import fill
 from nextdetr.weights.layouts.sizes import backbone_size
 from nextdetr.weights.load import load_into, open_weights
 from nextdetr.weights.start import open_detector
@@ -50,7 +51,7 @@ def open_encoder(source: str | Path, *, drop_path: float = 0.0, num_classes: int
     unfit = [key for key in wanted if key not in state or state[key].shape != own[key].shape]
     if unfit:
         raise WeightsError(f"{source}: {len(unfit)} tensors of its backbone are missing or misshapen, such as {unfit[0]}.")
-    encoder.load_state_dict({key: state[key] for key in wanted}, strict=False)
+    fill(own, {key: state[key] for key in wanted}, str(source))
     return encoder
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nextdetr.errors import ModelFileError, WeightsError
@@ -22,16 +21,17 @@ from nextdetr.models.graph import (
     build_skeleton,
     load_model_file,
     parse_model_text,
-    skip_backbone,
+    with_memory,
 )
+from nextdetr.models.sizes import size_problem
+from nextdetr.weights.gate import fill
 from nextdetr.weights.tensorfile import open_tensors, read_metadata, write_tensors
 
 __all__ = [
     "FORMAT_VERSION",
     "OpenedModel",
-    "check_tensor",
     "extra_metadata",
-    "is_finite",
+    "image_size_of",
     "open_model",
     "read_detector_metadata",
     "read_metrics",
@@ -46,6 +46,7 @@ _FIXED = frozenset(
         "nextdetr_version",
     )
 )  # fmt: skip
+LARGEST_SIZE = 1 << 14  # pixels, of the side of the square input
 _AT_ONCE = 8 << 20  # bytes that are read before the file's memory is given back
 
 
@@ -197,18 +198,18 @@ def open_model(
 
 def _open_checkpoint(path: Path) -> OpenedModel:
     metadata = read_detector_metadata(path)
+    classes = _classes_of(metadata, path)
+    with open_tensors(path) as opened:
+        shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 - not a mapping
     try:
-        classes = [str(name) for name in json.loads(metadata["classes"])]
-        image_size = int(metadata["image_size"])
-        file = parse_model_text(metadata["model"], str(path))
+        file = parse_model_text(metadata["model"], "the file")
         # Compared first without memory: a file of a few bytes may state a model of any size.
-        names = _check_names(build_skeleton(file, num_classes=len(classes)).state_dict(), path)
-        model = build_model(file, num_classes=len(classes), load_backbone=skip_backbone)
-    except (ValueError, TypeError) as error:
-        raise WeightsError(f"{path}: its metadata is damaged ({error}).") from error
+        model = build_skeleton(file, num_classes=len(classes), tensors=len(shapes))
+        _check_shapes(model, shapes, path)
     except ModelFileError as error:
         raise WeightsError(f"{path}: the model file in its metadata cannot be built: {error}") from error
-    _load(model, names, path)
+    image_size = image_size_of(metadata, model, str(path))
+    _load(with_memory(model), list(shapes), path)
     return OpenedModel(model.eval(), classes, image_size, str(path), metadata)
 
 
@@ -222,63 +223,55 @@ def _load(model: DetectionModel, names: Sequence[str], path: Path) -> None:
     remaining = list(reversed(names))
     while remaining:
         size = 0
-        with open_tensors(path) as file, torch.no_grad():
+        with open_tensors(path) as file:
             while remaining and size < _AT_ONCE:
                 name = remaining.pop()
                 tensor = file.get_tensor(name)
-                check_tensor(str(path), name, tensor, own[name])
-                own[name].copy_(tensor)
+                fill({name: own[name]}, {name: tensor}, str(path))
                 size += tensor.nbytes
         del tensor  # it holds the map of the file
 
 
-def check_tensor(source: str, name: str, tensor: Tensor, target: Tensor) -> None:
-    """Refuse what would load but not work.
-
-    Args:
-        source: file, for the message.
-        name: name in the model.
-        tensor: what is to be copied.
-        target: where to.
-
-    Raises:
-        WeightsError: a tensor of weights is not of floating-point numbers, or not of finite ones.
-    """
-    if target.is_floating_point() != tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized:
-        kind, wanted = (str(value.dtype).removeprefix("torch.") for value in (tensor, target))
-        raise WeightsError(
-            f"{source}: the tensor for {name} is of type {kind}, but {wanted} is needed; the file is damaged."
-        )
-    if not tensor.is_floating_point() or tensor.is_meta:
-        return
-    if not is_finite(tensor):
-        raise WeightsError(
-            f"{source}: the tensor for {name} holds NaN or infinity, so no detector would come of it; "
-            "take an earlier checkpoint of the same training."
-        )
+def _classes_of(metadata: Mapping[str, str], path: Path) -> list[str]:
+    try:
+        names = json.loads(metadata["classes"])
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise WeightsError(f"{path}: its metadata is damaged: classes is no list of names.")
+    return names
 
 
-def is_finite(tensor: Tensor) -> bool:
-    """Whether a floating-point tensor has neither NaN nor infinity; its extremes show both, without a mask."""
-    for part in torch.split(tensor.flatten(), 1 << 20):
-        if part.numel():
-            low, high = torch.aminmax(part.float() if part.element_size() == 1 else part)
-            if not (torch.isfinite(low) and torch.isfinite(high)):
-                return False
-    return True
-
-
-def _check_names(own: Mapping[str, Tensor], path: Path) -> list[str]:
-    """Return the names in a file whose tensors are those of the model, by name and shape.
+def image_size_of(metadata: Mapping[str, str], model: DetectionModel, source: str) -> int:
+    """Return the side of the square input, in pixels, that a detector's metadata state.
 
     Raises:
-        WeightsError: a tensor is missing, is unexpected, or has another shape; or the file is damaged.
+        WeightsError: it is no size that the model takes.
     """
-    with open_tensors(path) as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    text = metadata.get("image_size", "")
+    size = int(text) if text.isdecimal() and len(text) < 6 else 0
+    problem = size_problem(size, model.stride)
+    if problem is not None or size > LARGEST_SIZE:
+        raise WeightsError(f"{source}: its metadata is damaged: image_size is {text[:40]!r}, which no such model takes.")
+    return size
+
+
+def _check_shapes(model: DetectionModel, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Check that a file's tensors are those of the model, by name and shape.
+
+    Raises:
+        WeightsError: a tensor is missing, is unexpected, or has another shape.
+    """
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     missing = [name for name in own if name not in shapes]
     unexpected = [name for name in shapes if name not in own]
-    reshaped = [name for name, shape in shapes.items() if name in own and tuple(own[name].shape) != shape]
+    reshaped = [name for name, shape in shapes.items() if name in own and own[name] != shape]
+    of_classes = set(model.class_parameters())
+    if reshaped and of_classes.issuperset(reshaped) and not missing and not unexpected:
+        has = " or ".join(sorted({str(shapes[name][0]) if shapes[name] else "none" for name in reshaped}))
+        raise WeightsError(
+            f"{path}: its metadata is damaged: it names {model.num_classes} classes, but its tensors are for {has}."
+        )
     if missing or unexpected or reshaped:
         found = [
             f"{len(names)} {kind} (such as {names[0]})"
@@ -286,4 +279,3 @@ def _check_names(own: Mapping[str, Tensor], path: Path) -> list[str]:
             if names
         ]
         raise WeightsError(f"{path}: its tensors do not fit the model: {', '.join(found)}.")
-    return list(shapes)

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from nextdetr.errors import ConfigError, WeightsError
 from nextdetr.files import atomic_write, write_text_atomic
-from nextdetr.models.graph import build_model, build_skeleton, load_model_file, parse_model_text, skip_backbone
-from nextdetr.weights.checkpoint import extra_metadata, read_metrics, save_detector
+from nextdetr.models.graph import build_skeleton, load_model_file, parse_model_text, with_memory
+from nextdetr.weights.checkpoint import extra_metadata, image_size_of, read_metrics, save_detector
+from nextdetr.weights.gate import check_tensors
 from nextdetr.weights.layouts.convnext import to_original, to_timm, to_transformers
 from nextdetr.weights.layouts.rtdetr_transformers import transformers_backbone
 from nextdetr.weights.layouts.sizes import backbone_size, known_size
 from nextdetr.weights.layouts.table import FCMAE, Identity, backbone_tensors
-from nextdetr.weights.load import load_into, open_weights, plan_load
+from nextdetr.weights.load import open_weights, plan_load
 from nextdetr.weights.reader import WeightsFile
 from nextdetr.weights.tensorfile import write_tensors
 
@@ -53,6 +54,7 @@ def convert(path: str | Path, to: Format, output: str | Path | None = None) -> t
     if to == "nextdetr" and not identity.is_backbone:
         return _detector(file, identity, target), identity
     state = backbone_state(file, identity)
+    check_tensors(str(file.path), state)
     metadata = {"weights_licence": identity.licence, "source_weights": file.metadata.get("source_weights", Path(path).name)}
     metadata["pretraining"] = FCMAE if identity.without_labels else "unknown"
     if to == "nextdetr":
@@ -145,20 +147,20 @@ def _detector(file: WeightsFile, identity: Identity, target: Path) -> Path:
         raise WeightsError(
             f"{file.path}: its model is not known; load it with a model file: --weights {file.path} --model M."
         )
-    # Planned first without memory: a file of a few bytes may state a model of any size.
-    report = plan_load(build_skeleton(source, num_classes=identity.num_classes), file, identity)
-    if report.missing:
+    skeleton = build_skeleton(source, num_classes=identity.num_classes, tensors=len(file.tensors))
+    plan = plan_load(skeleton, (file, identity))
+    if not plan.report.complete:
+        gaps = [*plan.report.missing, *plan.report.reshaped]
         raise WeightsError(
-            f"{file.path}: only a whole detector is converted, but {len(report.missing)} tensors are missing "
-            f"(such as {report.missing[0]})."
+            f"{file.path}: only a whole detector is converted, but {len(gaps)} tensors are missing (such as {gaps[0]})."
         )
-    model = build_model(source, num_classes=identity.num_classes, load_backbone=skip_backbone)
-    load_into(model, (file, identity))
+    model = with_memory(skeleton)
+    plan.apply(model)
     classes = identity.classes or [f"class_{index}" for index in range(model.num_classes)]
-    size = file.metadata.get("image_size", "")
+    stated = image_size_of(file.metadata, model, str(file.path)) if "image_size" in file.metadata else model.image_size
     return save_detector(
         target, model.state_dict(), model_text=model.text, classes=classes,
-        image_size=int(size) if size.isdecimal() else model.image_size, metrics=read_metrics(file.metadata),
+        image_size=stated, metrics=read_metrics(file.metadata),
         weights_licence=identity.licence, source_weights=file.metadata.get("source_weights", Path(file.path).name),
         data=file.metadata.get("data", "none"), extra=extra_metadata(file.metadata) if identity.model_text else None,
     )  # fmt: skip

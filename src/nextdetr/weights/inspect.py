@@ -55,8 +55,8 @@ def _fit(file: WeightsFile, identity: Identity, model: str) -> dict[str, Any]:
     answer: dict[str, Any] = {"model": model, "part": part, "fits": False, "reason": "", "report": None}
     try:
         report = plan_load(
-            built, file, identity, part="backbone" if identity.is_backbone else "detector", allow_partial=False
-        )
+            built, (file, identity), part="backbone" if identity.is_backbone else "detector", allow_partial=False
+        ).report
         report.check(allow_partial=False)
     except WeightsError as error:
         return answer | {"reason": str(error)}

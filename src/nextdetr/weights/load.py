@@ -5,7 +5,6 @@ A load is planned whole before the first tensor is copied: a file that is refuse
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,26 +15,45 @@ from torch import Tensor
 
 from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
-from nextdetr.weights.checkpoint import check_tensor
+from nextdetr.models.names import row_of
+from nextdetr.weights.gate import check_tensor
 from nextdetr.weights.layouts.classes import match_classes
 from nextdetr.weights.layouts.table import Identity, identify
 from nextdetr.weights.reader import WeightsFile, read_tensors
 from nextdetr.weights.report import LoadReport
 from nextdetr.weights.rows import to_model
 
-__all__ = ["LoadReport", "Part", "load_into", "open_weights", "plan_load"]
+__all__ = ["LoadReport", "Part", "Plan", "fills", "load_into", "open_weights", "plan_load"]
 
 Part = Literal["detector", "backbone", "head"]
-_PER_CLASS = ("enc_score_head.", "dec_score_head.", "denoising_class_embed.")
 
 
 @dataclass(slots=True)
-class _Plan:
-    """What will be copied: (name in the model, tensor), and (name, tensor, rows of the model, rows of the tensor)."""
+class Plan:
+    """A load that is checked and not yet carried out, on a model that may be on the meta device.
+
+    Attributes:
+        report: what will be loaded.
+        whole: (name in the model, tensor), copied as they are.
+        rows: (name in the model, tensor, rows of the model, rows of the tensor), copied class by class.
+        pages: of the file.
+    """
 
     report: LoadReport
+    pages: _Pages
     whole: list[tuple[str, Tensor]] = field(default_factory=list)
     rows: list[tuple[str, Tensor, list[int], list[int]]] = field(default_factory=list)
+
+    def apply(self, model: DetectionModel) -> LoadReport:
+        """Copy the tensors into a model like the one that the load was planned for."""
+        own = model.state_dict()
+        with torch.no_grad():
+            for name, tensor in self.whole:
+                own[name].copy_(tensor)
+                self.pages.read(tensor)
+            for name, tensor, new, old in self.rows:
+                own[name][new] = tensor[old].to(own[name])
+        return self.report
 
 
 def open_weights(path: str | Path) -> tuple[WeightsFile, Identity]:
@@ -48,6 +66,12 @@ def open_weights(path: str | Path) -> tuple[WeightsFile, Identity]:
         raise WeightsError(f"{path}: no such file.")
     file = read_tensors(Path(path))
     return file, identify(file)
+
+
+def fills(model: DetectionModel, plans: Sequence[Plan]) -> bool:
+    """Whether the plans fill every tensor of a skeleton that has no memory yet."""
+    given = {name for plan in plans for name, _ in plan.whole}
+    return given.issuperset(name for name, tensor in model.state_dict().items() if tensor.is_meta)
 
 
 def load_into(
@@ -65,10 +89,9 @@ def load_into(
         model: the detector; it is changed only if the load is not refused.
         path: a file of any known layout, or one that has been read; or what ``open_weights`` returned and nobody has
             written to, as its memory is given back on the way.
-        part: the whole detector, its backbone, or everything but the backbone.
-        classes_old: the file's classes, where it does not state them.
-        classes_new: the model's classes. Rows of the class heads and of the denoising embedding are carried over by name,
-            and rows of other classes stay as initialised; None takes the file's classes in their order.
+        part: see ``plan_load``.
+        classes_old: see ``plan_load``.
+        classes_new: see ``plan_load``.
         allow_partial: also accept a load of under half of the tensors, or another backbone beside a head that fits.
 
     Returns:
@@ -78,21 +101,11 @@ def load_into(
         WeightsError: the file cannot be read, is for another model or size, matches under half of the tensors, or has a
             tensor of a wrong type or that is not finite.
     """
-    if isinstance(path, WeightsFile):
-        file, identity, pages = path, identify(path), _Pages(None)
-    else:
-        file, identity = path if isinstance(path, tuple) else open_weights(path)
-        pages = _Pages(file)
-    plan = _plan(model, file, identity, part, classes_old, classes_new, allow_partial, pages)
+    plan = plan_load(
+        model, path, part=part, classes_old=classes_old, classes_new=classes_new, allow_partial=allow_partial
+    )  # fmt: skip
     plan.report.check(allow_partial=allow_partial)
-    own = model.state_dict()
-    with torch.no_grad():
-        for name, tensor in plan.whole:
-            own[name].copy_(tensor)
-            pages.read(tensor)
-        for name, tensor, new, old in plan.rows:
-            own[name][new] = tensor[old].to(own[name])
-    return plan.report
+    return plan.apply(model)
 
 
 class _Pages:
@@ -112,26 +125,33 @@ class _Pages:
 
 
 def plan_load(
-    model: DetectionModel, file: WeightsFile, identity: Identity, *, part: Part = "detector", allow_partial: bool = True
-) -> LoadReport:
-    """Return the report of a load that is not carried out; ``model`` may be on the meta device.
+    model: DetectionModel,
+    path: str | Path | WeightsFile | tuple[WeightsFile, Identity],
+    *,
+    part: Part = "detector",
+    classes_old: Sequence[str] | None = None,
+    classes_new: Sequence[str] | None = None,
+    allow_partial: bool = True,
+) -> Plan:
+    """Plan a load: say what is to be copied, every tensor of it checked.
+
+    Args:
+        model: the detector, or its skeleton.
+        path: see ``load_into``.
+        part: the whole detector, its backbone, or everything but the backbone.
+        classes_old: the file's classes, where it does not state them.
+        classes_new: the model's classes. Of tensors with a row a class (``DetectionModel.class_parameters``), rows are
+            carried over by name, those of other classes stay as initialised; None takes the file's classes in their order.
+        allow_partial: also accept another backbone beside a head that fits.
 
     Raises:
-        WeightsError: the file cannot be brought to the model's names at all.
+        WeightsError: the file cannot be read or brought to the model's names, or a tensor does not pass the gate.
     """
-    return _plan(model, file, identity, part, None, None, allow_partial, _Pages(None)).report
-
-
-def _plan(
-    model: DetectionModel,
-    file: WeightsFile,
-    identity: Identity,
-    part: Part,
-    classes_old: Sequence[str] | None,
-    classes_new: Sequence[str] | None,
-    allow_partial: bool,
-    pages: _Pages,
-) -> _Plan:
+    if isinstance(path, WeightsFile):
+        file, identity, pages = path, identify(path), _Pages(None)
+    else:
+        file, identity = path if isinstance(path, tuple) else open_weights(path)
+        pages = _Pages(file)
     if part != "backbone" and identity.is_backbone:
         raise WeightsError(
             f"{file.path}: a backbone alone ({identity.kind}), not a detector; give it as --backbone-weights."
@@ -141,11 +161,12 @@ def _plan(
     own = {name: tensor for name, tensor in model.state_dict().items() if _in_part(name, part, first_of_head)}
     given = {name: tensor for name, tensor in mapped.tensors.items() if _in_part(name, part, first_of_head)}
     report = LoadReport(
-        str(file.path), identity, part, modules={k: info.name for k, info in enumerate(model.row_infos)}, notes=mapped.notes
-    )
-    plan = _Plan(report)
+        str(file.path), identity, part, modules={k: info.name for k, info in enumerate(model.row_infos)},
+        modules_of_file=mapped.modules, notes=mapped.notes,
+    )  # fmt: skip
+    plan = Plan(report, pages)
     report.unexpected = [name for name in given if name not in own] + mapped.unplaced
-    classes = _Classes(classes_old or identity.classes, classes_new, report)
+    classes, of_classes = _Classes(classes_old or identity.classes, classes_new, report), set(model.class_parameters())
     for name, target in own.items():
         tensor = given.get(name)
         if tensor is None:
@@ -155,9 +176,9 @@ def _plan(
             continue
         if name.endswith(".num_batches_tracked") and tensor.is_floating_point():
             continue  # the counter, in a file whose every tensor was made half precision
-        check_tensor(str(file.path), name, tensor, target)
+        check_tensor(str(file.path), name, tensor, dtype=target.dtype)
         pages.read(tensor)
-        if any(part_ in name for part_ in _PER_CLASS):
+        if name in of_classes:
             classes.place(plan, name, tensor, target)
         elif tensor.shape == target.shape:
             plan.whole.append((name, tensor))
@@ -176,8 +197,8 @@ def _plan(
 def _in_part(name: str, part: Part, first_of_head: int) -> bool:
     if part == "detector":
         return True
-    row = re.match(r"rows\.(\d+)\.", name)
-    in_backbone = row is not None and int(row[1]) < first_of_head
+    row = row_of(name)
+    in_backbone = row is not None and row < first_of_head
     return in_backbone == (part == "backbone")
 
 
@@ -194,12 +215,12 @@ class _Classes:
         self.old, self.new, self.report = None if old is None else list(old), None if new is None else list(new), report
         self.told = False
 
-    def place(self, plan: _Plan, name: str, tensor: Tensor, target: Tensor) -> None:
+    def place(self, plan: Plan, name: str, tensor: Tensor, target: Tensor) -> None:
         """Plan the copy of one tensor whose first dimension is the class."""
-        count = len(self.old) if self.old is not None else tensor.shape[0]
-        if "denoising_class_embed" in name and tensor.shape[0] == count + 1:
+        count = len(self.old) if self.old is not None else len(tensor) if tensor.ndim else 0
+        if "denoising_class_embed" in name and tensor.ndim and len(tensor) == count + 1:
             tensor = tensor[:count]  # the last row is the padding of official files; ours pads with zeros
-        if tensor.shape[1:] != target.shape[1:]:
+        if tensor.ndim != target.ndim or tensor.shape[1:] != target.shape[1:]:
             self.report.missing.append(name)
             self.report.shapes[name] = (list(tensor.shape), list(target.shape))
         elif tensor.shape == target.shape and (self.new is None or self.old is None or self.old == self.new):
@@ -210,7 +231,7 @@ class _Classes:
         else:
             self._by_name(plan, name, tensor, target)
 
-    def _by_name(self, plan: _Plan, name: str, tensor: Tensor, target: Tensor) -> None:
+    def _by_name(self, plan: Plan, name: str, tensor: Tensor, target: Tensor) -> None:
         old, new = self.old or [], self.new or []
         usable = len(old) == tensor.shape[0] and len(new) == target.shape[0]
         both = match_classes(old, new) if usable else []

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nextdetr.errors import WeightsError
-from nextdetr.weights.checkpoint import is_finite
+from nextdetr.weights.gate import is_finite
 from nextdetr.weights.pickle.archive import map_file
 from nextdetr.weights.pickle.statedict import Found, find_weights, plain
 from nextdetr.weights.pickle.stubs import Stub

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from nextdetr.errors import WeightsError
+from nextdetr.models.names import row_of
 from nextdetr.weights.layouts.table import Identity
 
 __all__ = ["OUTCOMES", "LoadReport"]
@@ -30,6 +30,7 @@ class LoadReport:
         reshaped: names in the model, carried over class by class; rows of new classes stay as initialised.
         shapes: for the missing ones of another shape, the file's and the model's.
         modules: names of the model's rows, for the grouping.
+        modules_of_file: names of the rows that the file's unexpected tensors belong to, where they are not the model's.
         notes: sentences for the user.
     """
 
@@ -43,6 +44,7 @@ class LoadReport:
     reshaped: list[str] = field(default_factory=list)
     shapes: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
     modules: Mapping[int, str] = field(default_factory=dict)
+    modules_of_file: Mapping[int, str] | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -55,16 +57,18 @@ class LoadReport:
         table: dict[str, dict[str, int]] = {}
         for outcome in OUTCOMES:
             for name in getattr(self, outcome):
-                counts = table.setdefault(self._module(name), dict.fromkeys(OUTCOMES, 0))
+                counts = table.setdefault(self._module(name, outcome), dict.fromkeys(OUTCOMES, 0))
                 counts[outcome] += 1
         return table
 
-    def _module(self, name: str) -> str:
-        row = re.match(r"rows\.(\d+)\.", name)
+    def _module(self, name: str, outcome: str) -> str:
+        row = row_of(name)
         if row is None:
             return ".".join(name.split(".")[:2])
-        known = self.modules.get(int(row[1]))
-        return f"row {row[1]}" + ("" if known is None else f" {known}")
+        of_file = self.modules_of_file if outcome == "unexpected" else None
+        known = (self.modules if of_file is None else of_file).get(row)
+        whose = "" if of_file is None else "the file's "
+        return f"{whose}row {row}" + ("" if known is None else f" {known}")
 
     def text(self) -> str:
         """Return a line of totals, and one for each module that was not loaded whole."""
@@ -83,18 +87,22 @@ class LoadReport:
         return "\n".join(lines + [f"  {note}" for note in self.notes])
 
     def _examples(self, module: str) -> str:
-        names = [n for outcome in OUTCOMES[1:] for n in getattr(self, outcome) if self._module(n) == module]
+        names = [n for outcome in OUTCOMES[1:] for n in getattr(self, outcome) if self._module(n, outcome) == module]
         shown = []
         for name in names[:2]:
             shape = self.shapes.get(name)
             shown.append(name if shape is None else f"{name}: {shape[0]} in the file, {shape[1]} in the model")
         return ", ".join(shown) + (", …" if len(names) > 2 else "")
 
-    def check(self, *, allow_partial: bool) -> None:
-        """Refuse a load that matches under half of the tensors.
+    def check(self, *, allow_partial: bool, whole: bool = False) -> None:
+        """Refuse a load that matches under half of the tensors, or not all of them.
+
+        Args:
+            allow_partial: accept any load of at least one tensor.
+            whole: refuse gaps, which only training can close.
 
         Raises:
-            WeightsError: under half of the part's tensors were found, and ``allow_partial`` is not set; or none at all.
+            WeightsError: too few of the part's tensors were found, and ``allow_partial`` is not set; or none at all.
         """
         found = len(self.loaded) + len(self.reshaped)
         if self.total and not found:
@@ -103,6 +111,14 @@ class LoadReport:
             raise WeightsError(
                 f"{self.source}: only {found} of the {self.total} tensors of the model's {self.part} are in it; "
                 f"{self._cause()} To load them nevertheless, give --allow-partial."
+            )
+
+        if whole and not self.complete and not allow_partial:
+            gaps = [*self.missing, *self.reshaped]
+            raise WeightsError(
+                f"{self.source}: incomplete: {len(gaps)} of the {self.total} tensors of the model's {self.part} (such as "
+                f"{gaps[0]}) would stay as initialised, so that its results would mean nothing; {self._cause()} Training "
+                "takes such a file; to use it as it is, give --allow-partial."
             )
 
     def _cause(self) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import re
+import inspect
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from nextdetr.errors import ModelFileError, WeightsError
-from nextdetr.models.detection import DetectionModel
+from nextdetr.models.detection import DetectionModel, RowInfo
 from nextdetr.models.graph import build_skeleton, load_model_file, parse_model_text
+from nextdetr.models.names import inside_row, row_name, row_of
 from nextdetr.weights.layouts.detector_identity import config_of
 from nextdetr.weights.layouts.detectors import detector_notes, detector_to_ours
 from nextdetr.weights.layouts.sizes import backbone_size, size_name
@@ -20,6 +21,9 @@ from nextdetr.weights.layouts.table import V1_NOTE, Identity, backbone_tensors
 from nextdetr.weights.reader import WeightsFile
 
 __all__ = ["Mapped", "to_model"]
+
+# What a decoder's tensors mean beyond their shapes; classes, queries, layers and dropout may differ.
+_OF_DECODERS = frozenset(("hd", "ndp", "nh", "bins", "scale"))
 
 
 @dataclass(slots=True)
@@ -30,11 +34,13 @@ class Mapped:
         tensors: name in the model -> tensor.
         unplaced: names in the file for which the model has no place.
         notes: sentences for the user.
+        modules: names of the file's rows, where they are not the model's.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     unplaced: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    modules: dict[int, str] | None = None
 
 
 def to_model(model: DetectionModel, file: WeightsFile, identity: Identity, part: str, *, allow_partial: bool) -> Mapped:
@@ -91,7 +97,7 @@ def _backbone(model: DetectionModel, file: WeightsFile, identity: Identity) -> M
         )
     tensors = backbone_tensors(file, identity)
     notes = [note for note in identity.notes if note == V1_NOTE]
-    placed = {f"rows.0.{name}": tensor for name, tensor in tensors.items() if name in state}
+    placed = {row_name(0, name): tensor for name, tensor in tensors.items() if name in state}
     return Mapped(placed, [name for name in tensors if name not in state], notes)
 
 
@@ -99,7 +105,9 @@ def _own_source(model: DetectionModel, file: WeightsFile, identity: Identity) ->
     if identity.model_text is None or identity.model_text == model.text:
         return model
     try:
-        return build_skeleton(parse_model_text(identity.model_text, "its model"), num_classes=identity.num_classes)
+        return build_skeleton(
+            parse_model_text(identity.model_text, "its model"), num_classes=identity.num_classes, tensors=len(file.tensors)
+        )
     except ModelFileError as error:
         raise WeightsError(f"{file.path}: the model file in its metadata cannot be built: {error}") from error
 
@@ -112,13 +120,40 @@ def _foreign_source(model: DetectionModel, identity: Identity) -> DetectionModel
 
 
 def _signature(model: DetectionModel, *, backbone: bool) -> list[tuple[Any, ...]]:
-    """What must be equal for rows to compute the same: layer, repeats and arguments; a weights file is no such argument."""
+    """What must be equal for rows to compute the same on maps of the same scale: layer, repeats, strides and arguments.
+
+    A weights file is no such argument, nor are the channels that a row of the head reads: its tensors' shapes show them.
+    """
     count = model.backbone_rows
-    infos = model.row_infos[:count] if backbone else model.row_infos[count:]
+    rows = list(zip(model.row_infos, model.rows, strict=True))
     return [
-        (info.name, info.repeats, tuple(repr(value) for value in info.arguments if not isinstance(value, str)))
-        for info in infos
+        (
+            info.name,
+            info.repeats,
+            info.strides,
+            () if _has_levels(module) else info.strides_read,
+            tuple(repr(value) for value in _settings(info, module, backbone) if not isinstance(value, str)),
+        )
+        for info, module in (rows[:count] if backbone else rows[count:])
     ]
+
+
+def _settings(info: RowInfo, module: nn.Module, backbone: bool) -> list[Any]:
+    if backbone:
+        return info.arguments
+    if not _has_levels(module):
+        return info.arguments[1:]
+    # A decoder's arguments by their names, with the defaults: files write them out, or leave them out.
+    parameters = inspect.signature(type(module)).parameters
+    given = [value for value in info.arguments if not isinstance(value, dict)]
+    options = next((value for value in info.arguments if isinstance(value, dict)), {})
+    values = {name: parameter.default for name, parameter in parameters.items()}
+    values |= dict(zip(parameters, given, strict=False)) | options
+    return [(name, value) for name, value in sorted(values.items()) if name in _OF_DECODERS]
+
+
+def _has_levels(module: nn.Module) -> bool:
+    return hasattr(module, "level_parameters")
 
 
 def _backbone_name(model: DetectionModel) -> str:
@@ -138,25 +173,40 @@ def _other_backbone(model: DetectionModel, source: DetectionModel, file: Weights
 
 
 def _aligned(tensors: dict[str, Tensor], source: DetectionModel, model: DetectionModel, same_backbone: bool) -> Mapped:
-    """Renumber the rows of ``source`` as those of ``model``: a head's rows are matched in order by their layers' names."""
+    """Renumber the rows of ``source`` as those of ``model``: a head's rows are matched in order, by what they compute."""
     if source is model:
         return Mapped(tensors)
     theirs, ours = source.backbone_rows, model.backbone_rows
     rows = {row: row for row in range(theirs)} if same_backbone else {}
-    their_names = [info.name for info in source.row_infos[theirs:]]
-    our_names = [info.name for info in model.row_infos[ours:]]
-    for block in difflib.SequenceMatcher(a=their_names, b=our_names, autojunk=False).get_matching_blocks():
+    their_rows, our_rows = (_signature(one, backbone=False) for one in (source, model))
+    for block in difflib.SequenceMatcher(a=their_rows, b=our_rows, autojunk=False).get_matching_blocks():
         rows |= {theirs + block.a + k: ours + block.b + k for k in range(block.size)}
-    result = Mapped()
+    levels = {row: _levels(source, row, model, place) for row, place in rows.items() if _has_levels(source.rows[row])}
+    result = Mapped(modules={k: info.name for k, info in enumerate(source.row_infos)})
     for name, tensor in tensors.items():
-        match = re.match(r"rows\.(\d+)\.", name)
-        if match and int(match[1]) in rows:
-            result.tensors[f"rows.{rows[int(match[1])]}.{name[match.end() :]}"] = tensor
+        row = row_of(name)
+        inside = None if row is None or row not in rows else levels.get(row, {}).get(inside_row(name), inside_row(name))
+        if row is not None and inside is not None:
+            result.tensors[row_name(rows[row], inside)] = tensor
         else:
             result.unplaced.append(name)
     return result
 
 
+def _levels(source: DetectionModel, row: int, model: DetectionModel, place: int) -> dict[str, str | None]:
+    """Return how a decoder's tensors of single levels are called where its pyramid has other strides; None for nowhere."""
+    theirs, ours = source.row_infos[row].strides_read, model.row_infos[place].strides_read
+    parameters: dict[str, int | None] = source.rows[row].level_parameters()  # type: ignore[operator]
+    if theirs == ours:
+        return {}
+    return {
+        name: None
+        if level is None or theirs[level] not in ours
+        else name.replace(f".{level}.", f".{ours.index(theirs[level])}.", 1)
+        for name, level in parameters.items()
+    }
+
+
 def _is_row_below(name: str, limit: int) -> bool:
-    match = re.match(r"rows\.(\d+)\.", name)
-    return match is not None and int(match[1]) < limit
+    row = row_of(name)
+    return row is not None and row < limit

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
-from nextdetr.models.graph import build_model, load_model_file, parse_model_text, skip_backbone
-from nextdetr.weights.checkpoint import OpenedModel, open_model, read_detector_metadata
-from nextdetr.weights.load import Part, load_into, open_weights
+from nextdetr.models.graph import build_model, build_skeleton, load_model_file, parse_model_text, skip_backbone, with_memory
+from nextdetr.models.modelfile import available_models
+from nextdetr.weights.checkpoint import OpenedModel, image_size_of, open_model, read_detector_metadata
+from nextdetr.weights.layouts.table import Identity
+from nextdetr.weights.load import Part, Plan, fills, open_weights, plan_load
+from nextdetr.weights.reader import WeightsFile
 from nextdetr.weights.report import LoadReport
+from nextdetr.weights.tensorfile import read_metadata
 
-__all__ = ["Started", "open_detector", "start_model"]
+__all__ = ["Started", "open_detector", "resolve_model", "start_model"]
 
 
 @dataclass(slots=True)
@@ -52,53 +59,63 @@ def start_model(
     weights: str | Path | None = None,
     backbone_weights: str | Path | None = None,
     allow_partial: bool = False,
+    whole: bool = False,
     drop_path: float = 0.0,
 ) -> Started:
-    """Build a detector and load what it starts from.
+    """Build a detector and load what it starts from; a file that does not fit is refused before there is a detector.
 
     Args:
-        model: a shipped name, a model YAML, or a checkpoint, whose own weights are loaded unless others are given.
+        model: see ``resolve_model``. A checkpoint's own weights are loaded unless others are given.
         classes: the data's classes; None for those of the weights, or the model file's number.
         weights: a detector's weights, of any known layout. With ``backbone_weights`` beside them, or a model file whose
             backbone row names some, only the rest of them is loaded if their backbone is another one.
         backbone_weights: a backbone's weights, or a detector's whose backbone is taken.
         allow_partial: accept a load of under half of the tensors.
+        whole: refuse files that leave a gap, unless ``allow_partial``; training closes gaps, and nothing else does.
         drop_path: stochastic depth of the backbone's last block, 0 to 1.
 
     Raises:
         ModelFileError: the model cannot be built.
         WeightsError: a file cannot be read or does not fit.
     """
-    source = str(model)
+    source = str(resolve_model(model))
     checkpoint = source.endswith(".safetensors")
-    if checkpoint:
-        metadata = read_detector_metadata(source)
-        file, weights = parse_model_text(metadata["model"], source), weights or source
-    else:
-        file = load_model_file(model)
     opened = None if weights is None else open_weights(weights)
+    if checkpoint:
+        file = parse_model_text(read_detector_metadata(source)["model"], source)
+        opened = open_weights(source) if opened is None else opened
+    else:
+        file = load_model_file(source)
     known = classes if classes is not None or opened is None else opened[1].classes
     count = len(known) if known is not None else None if opened is None else opened[1].num_classes
-    reports: list[LoadReport] = []
+    plans: list[Plan] = []
 
-    def load_row(built: DetectionModel, path: Path) -> None:
-        reports.append(load_into(built, path, part="backbone", allow_partial=allow_partial))
+    def plan(built: DetectionModel, path: Path | tuple[WeightsFile, Identity], **choices: Any) -> None:
+        plans.append(plan_load(built, path, allow_partial=allow_partial, **choices))
+        plans[-1].report.check(allow_partial=allow_partial, whole=whole)
 
+    # Planned first without memory: a checkpoint of a few bytes may state a model of any size.
     ignore = checkpoint or backbone_weights is not None
-    detector = build_model(
-        file, num_classes=count, drop_path=drop_path, load_backbone=skip_backbone if ignore else load_row
-    )
-    names = list(known) if known is not None else [f"class_{index}" for index in range(detector.num_classes)]
-    started = Started(detector, names, detector.image_size, known is not None, reports)
+    skeleton = build_skeleton(
+        file, num_classes=count, drop_path=drop_path,
+        tensors=len(opened[0].tensors) if checkpoint and opened is not None else None,
+        load_backbone=skip_backbone if ignore else partial(plan, part="backbone"),
+    )  # fmt: skip
     if opened is not None:
-        part: Part = "head" if (backbone_weights is not None or reports) else "detector"
+        part: Part = "head" if (backbone_weights is not None or plans) else "detector"
         new = None if known is None or (opened[1].classes is None and classes is None) else known
-        reports.append(load_into(detector, opened, part=part, classes_new=new, allow_partial=allow_partial))
-        stated = opened[0].metadata.get("image_size", "")
-        if opened[1].kind == "nextdetr-detector" and stated.isdecimal() and int(stated) >= 32:
-            started.image_size = int(stated)
+        plan(skeleton, opened, part=part, classes_new=new)
     if backbone_weights is not None:
-        reports.append(load_into(detector, backbone_weights, part="backbone", allow_partial=allow_partial))
+        plan(skeleton, open_weights(backbone_weights), part="backbone")
+    if fills(skeleton, plans):
+        detector = with_memory(skeleton)
+    else:
+        detector = build_model(file, num_classes=count, drop_path=drop_path, load_backbone=skip_backbone)
+    names = list(known) if known is not None else [f"class_{index}" for index in range(detector.num_classes)]
+    reports = [each.apply(detector) for each in plans]
+    started = Started(detector, names, detector.image_size, known is not None, reports)
+    if opened is not None and opened[1].kind == "nextdetr-detector" and "image_size" in opened[0].metadata:
+        started.image_size = image_size_of(opened[0].metadata, detector, str(opened[0].path))
     return started
 
 
@@ -112,10 +129,10 @@ def open_detector(
     """Open a detector for use.
 
     Args:
-        model: a shipped name, a model YAML or a checkpoint.
+        model: see ``resolve_model``.
         weights: see ``start_model``.
         backbone_weights: see ``start_model``.
-        allow_partial: see ``start_model``.
+        allow_partial: accept weights that leave a part of the model as initialised, whose results mean nothing.
 
     Returns:
         The detector in evaluation mode, and the reports of what was loaded; none for a checkpoint, which loads whole or is
@@ -125,10 +142,11 @@ def open_detector(
         ModelFileError: the model cannot be built.
         WeightsError: a file cannot be read or does not fit.
     """
+    model = resolve_model(model)
     if str(model).endswith(".safetensors") and weights is None and backbone_weights is None:
         return open_model(model), []
     started = start_model(
-        model, weights=weights, backbone_weights=backbone_weights, allow_partial=allow_partial
+        model, weights=weights, backbone_weights=backbone_weights, allow_partial=allow_partial, whole=True
     )  # fmt: skip
     metadata = {}
     if started.reports:
@@ -140,6 +158,62 @@ def open_detector(
         }  # fmt: skip
     opened = OpenedModel(started.model.eval(), started.classes, started.image_size, str(model), metadata)
     return opened, started.reports
+
+
+def resolve_model(model: str | Path) -> str | Path:
+    """Return the shipped name, model YAML or checkpoint that a user means.
+
+    Args:
+        model: one of these; or the folder of a run, whose best weights are meant, or one that ``save_pretrained`` wrote.
+
+    Raises:
+        WeightsError: it is something else that training leaves or that holds weights; the message says what to name.
+    """
+    path = Path(model)
+    if str(model) in available_models() or not path.exists():
+        return model
+    if not path.is_dir():
+        _refuse_weights(path)
+        return model
+    for name in ("best.safetensors", "last.safetensors", "model.safetensors"):
+        file = path / name
+        if file.is_file():
+            if name != "model.safetensors" or "model" in read_metadata(file):
+                return file
+            raise WeightsError(f"{path}: weights of another program; {_as_weights(path)}")
+    if (path / "backbone.safetensors").is_file():
+        backbone = path / "backbone.safetensors"
+        raise WeightsError(f"{path}: a backbone's pre-training; name a model and give it --backbone-weights {backbone}.")
+    if (path / "last.ckpt").is_file():
+        raise WeightsError(f"{path}: a run that has no weights to use yet; go on with nextdetr train --resume {path}.")
+    raise WeightsError(f"{path}: a folder with neither best.safetensors (of a run) nor model.safetensors (of a detector).")
+
+
+def _refuse_weights(path: Path) -> None:
+    """Refuse files that hold weights but are no model, and say what is."""
+    if path.name == "last.ckpt":
+        found = next((name for name in ("best.safetensors", "last.safetensors") if (path.parent / name).is_file()), None)
+        instead = f"name {path.parent / found} to use the detector, or" if found is not None else "to go on,"
+        raise WeightsError(f"{path}: the state of a run; {instead} train with --resume {path.parent}.")
+    if path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl"):
+        raise WeightsError(f"{path}: weights without a model; {_as_weights(path)}")
+    if path.suffix == ".safetensors":
+        metadata = read_metadata(path)
+        if metadata.get("kind") == "backbone":
+            raise WeightsError(f"{path}: a backbone alone; name a model and give it --backbone-weights {path}.")
+        if "model" not in metadata and "format_version" not in metadata:
+            raise WeightsError(f"{path}: not a NextDETR detector: its metadata has no model; {_as_weights(path)}")
+
+
+def _as_weights(path: Path) -> str:
+    """Say which model takes a file's weights, and how."""
+    try:
+        identity = open_weights(path)[1]
+    except WeightsError:
+        return f"name a model and give it --weights {path}."
+    option = "--backbone-weights" if identity.is_backbone else "--weights"
+    name = "nextdetr-atto or another model" if identity.is_backbone or identity.model is None else identity.model
+    return f"name {name} as the model and give it {option} {path}."
 
 
 def _joined(values: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nextdetr.errors import WeightsError
 from nextdetr.files import atomic_write
+from nextdetr.weights.gate import check_tensor
 
 __all__ = ["DTYPES", "MAX_HEADER", "open_tensors", "read_metadata", "write_tensors"]
 
@@ -65,7 +66,12 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
         path: target.
         tensors: name -> tensor, of any device.
         metadata: for the header.
+
+    Raises:
+        WeightsError: a tensor is of a type that no weights have, or holds NaN or infinity; nothing is written then.
     """
+    for name, tensor in tensors.items():
+        check_tensor(str(path), name, tensor, dtype=tensor.dtype)
     # The order of safetensors itself: wide types first, so that every tensor is aligned to its elements.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
