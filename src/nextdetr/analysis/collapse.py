@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from nextdetr.data.check import summarize_problems
 from nextdetr.data.unlabelled import find_unlabelled
 from nextdetr.errors import ConfigError
 from nextdetr.files import atomic_write
+from nextdetr.inference.fonts import plot_fonts, plot_text
 from nextdetr.layers.normalize import imagenet_statistics
 from nextdetr.models.convnextv2 import Block, ConvNeXtV2
 from nextdetr.preprocess import load_image, resize_to_tensor
@@ -123,10 +125,12 @@ def analyze_collapse(
         inputs = (_input(path, image_size) for path in paths)
         layers[str(source)], maps = measure_layers(encoder, inputs)
         target = folder / f"maps-{number}-{Path(source).stem}.png"
-        _draw_grids(maps, str(source), target)
+        with mpl.rc_context(plot_fonts(str(source))):
+            _draw_grids(maps, str(source), target)
         grids[str(source)] = str(target)
     curve = folder / "collapse.png"
-    _draw_curves(layers, curve)
+    with mpl.rc_context(plot_fonts(*layers)):
+        _draw_curves(layers, curve)
     return CollapseReport(count, image_size, layers, str(curve), grids)
 
 
@@ -207,7 +211,7 @@ def _draw_curves(layers: dict[str, list[LayerCollapse]], target: Path) -> None:
     )  # fmt: skip
     for axis, (field, title, top) in zip(figure.subplots(1, 3), measures, strict=True):
         for weights, found in layers.items():
-            axis.plot([getattr(layer, field) for layer in found], marker=".", label=weights)
+            axis.plot([getattr(layer, field) for layer in found], marker=".", label=plot_text(weights))
         axis.set(title=title, xlabel="block (stage.number)", ylim=(-0.02 * top, top))
         axis.set_xticks(range(len(names)), names, rotation=90 if len(names) > 14 else 0)
         axis.grid(alpha=0.3)
@@ -221,7 +225,7 @@ def _draw_grids(maps: dict[str, Tensor], title: str, target: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(maps), 4.4), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(plot_text(title))
     axes = figure.subplots(1, len(maps), squeeze=False)[0]
     for axis, (name, channels) in zip(axes, maps.items(), strict=True):
         count = min(TILES * TILES, channels.shape[0])

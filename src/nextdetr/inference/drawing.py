@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from nextdetr.boxes import cxcywh_to_xyxy
 from nextdetr.inference._supervision import sv
+from nextdetr.inference.fonts import lay_out, legible
 from nextdetr.preprocess import ImageSource, as_image
 from nextdetr.structures import Target
 
@@ -39,7 +37,8 @@ Corners = tuple[float, float, float, float]
 def draw_detections(image: ImageSource, detections: sv.Detections, classes: Sequence[str] | None = None) -> Image.Image:
     """Draw boxes with class names and confidences on a copy of the image, in one colour per class.
 
-    Where boxes crowd, a label shrinks to its confidence or is left out; every box is drawn.
+    Where boxes crowd, a label shrinks to its confidence or is left out; every box is drawn. A class whose name no installed
+    font can draw is called by its number, with a warning.
 
     Args:
         image: what the detections are of; anything that ``as_image`` takes.
@@ -57,7 +56,8 @@ def draw_detections(image: ImageSource, detections: sv.Detections, classes: Sequ
     names = detections.data.get("class_name")
     if names is None:
         names = [classes[label] if classes is not None and label < len(classes) else str(label) for label in labels]
-    variants: list[tuple[str, ...]] = [(str(name),) for name in names]
+    names = [legible(str(name), f"class {label}") for name, label in zip(names, labels, strict=True)]
+    variants: list[tuple[str, ...]] = [(name,) for name in names]
     order = np.arange(number)
     if detections.confidence is not None:
         scores = detections.confidence
@@ -123,21 +123,21 @@ def _draw_labels(
 ) -> None:
     """Place labels in ``order``, each in the longest of its ``variants`` that finds room at its box."""
     size = _font_size(picture, boxes)
-    font, padding = _font(size), max(2, size // 5)
+    padding = max(2, size // 5)
     draw = ImageDraw.Draw(picture)
-    top, bottom = (font.getbbox("Ag|")[index] for index in (1, 3))
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2  # [N, 2]
     placed = np.zeros((0, 4))
     for index in order:
         colour = COLOURS[labels[index] % len(COLOURS)]
         others = np.delete(centres, index, axis=0)
         for text in variants[index]:
-            extent = (draw.textlength(text, font) + 2 * padding, float(bottom - top + padding))
+            line = lay_out(text, size)
+            extent = (line.width + 2 * padding, float(line.bottom - line.top + padding))
             spot = _free_spot(tuple(boxes[index]), extent, picture.size, placed, others)
             if spot is None:
                 continue
             draw.rectangle(spot, fill=colour)
-            draw.text((spot[0] + padding, spot[1] + padding / 2 - top), text, fill=_ink(colour), font=font)
+            line.draw(draw, spot[0] + padding, spot[1] + padding / 2 - line.top, _ink(colour))
             placed = np.vstack((placed, spot))
             break
 
@@ -172,12 +172,6 @@ def _font_size(picture: Image.Image, boxes: NDArray[np.float64]) -> int:
     """In proportion to the picture, smaller where the objects are small, never illegible."""
     height = float(np.median(boxes[:, 3] - boxes[:, 1]))
     return int(max(11, min(min(picture.size) * 0.026, height / 2)))
-
-
-@lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and covers Latin, Greek and Cyrillic."""
-    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
 def _ink(colour: str) -> str:
