@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from nextdetr.errors import ConfigError, DataError
-from nextdetr.preprocess import as_image, choose_device, image_size, load_image, resize_to_tensor, to_rgb
+from nextdetr.preprocess import Reading, as_image, choose_device, image_size, load_image, resize_to_tensor, to_rgb
 
 
 @pytest.fixture
@@ -162,10 +162,12 @@ class TestFiles:
             resize_to_tensor(as_image(image), 32)
 
     def test_decompression_bomb(self, tmp_path, photo, monkeypatch):
-        photo.save(tmp_path / "bomb.png")
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-        with pytest.raises(DataError, match=r"bomb\.png is too large"):
-            load_image(tmp_path / "bomb.png")
+        photo.save(tmp_path / "bomb.png")  # 53 x 37
+        assert load_image(tmp_path / "bomb.png", Reading(max_pixels=1961)).size == (53, 37)
+        with pytest.raises(DataError, match=r"bomb\.png is too large: 53 x 37 are 1,961 pixels, and the limit is 1,960"):
+            load_image(tmp_path / "bomb.png", Reading(max_pixels=1960))
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow's own guard has no say
+        assert load_image(tmp_path / "bomb.png").size == (53, 37)
 
     def test_postscript_is_never_run(self, tmp_path, monkeypatch):
         from PIL import EpsImagePlugin

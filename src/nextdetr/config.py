@@ -56,6 +56,7 @@ class TrainConfig(CommandConfig):
     resume: Path | None = Field(None, description="Folder of a run to go on with, exactly where it stopped.")
     devices: int = Field(1, ge=1, description="Processes, one device each.")
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device.")
+    device: str | None = Field(None, description="Where one process runs: cpu, cuda:1, … (default: by --accelerator).")
     precision: Precision = Field("32-true", description="Arithmetic of the model; losses are always 32-bit.")
     on_bad_data: Literal["warn", "error"] = Field("warn", description="Drop unusable boxes and images, or refuse to start.")
     workers: int = Field(1, ge=0, description="Processes that load and augment images; 0 loads in the main process.")
@@ -128,6 +129,7 @@ class PretrainConfig(CommandConfig):
     resume: Path | None = Field(None, description="Folder of a run to go on with, exactly where it stopped.")
     devices: int = Field(1, ge=1, description="Processes, one device each.")
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device.")
+    device: str | None = Field(None, description="Where one process runs: cpu, cuda:1, … (default: by --accelerator).")
     precision: Precision = Field("32-true", description="Arithmetic of the model; the loss is always 32-bit.")
     workers: int = Field(1, ge=0, description="Processes that load and crop images; 0 loads in the main process.")
     cache_gigabytes: float = Field(2.0, ge=0, description="Memory for decoded images, if all of them fit.")
@@ -175,6 +177,9 @@ class ValConfig(CommandConfig):
     batch_size: int = Field(8, ge=1, description="Images a step.")
     queries: int | None = Field(None, ge=1, description="Object queries (default: the model file says).")
     on_bad_data: Literal["warn", "error"] = Field("warn", description="Drop unusable boxes and images, or refuse to start.")
+    bits: int | None = Field(
+        None, ge=8, le=16, description="Significant bits of 16-bit grey pictures (default: as in training, else 16)."
+    )
     device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
 
 
@@ -188,6 +193,9 @@ class PredictConfig(CommandConfig):
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
     batch_size: int = Field(8, ge=1, description="Images a step.")
     tile: int | None = Field(None, ge=32, description="Look at large images in tiles of this side, pixels, and as a whole.")
+    max_pixels: int | None = Field(
+        None, ge=1, description="Most pixels of a picture (default: 178,956,970, with --tile four times as many)."
+    )
     overlap: float = Field(0.2, ge=0, le=0.9, description="Share of a tile that its neighbour covers too.")
     track: bool = Field(False, description="Follow objects through videos: each gets a number (pip install '.[track]').")
     line: tuple[str, ...] = Field((), description="Count tracks that cross this line: x1,y1,x2,y2 in pixels.")
@@ -201,6 +209,9 @@ class PredictConfig(CommandConfig):
     features: Path | None = Field(None, description="Folder for pictures of each backbone stage and fusion level.")
     output: Path | None = Field(
         None, description="Folder for what is written (default: runs/predict), or a table NAME.parquet of all predictions."
+    )
+    bits: int | None = Field(
+        None, ge=8, le=16, description="Significant bits of 16-bit grey pictures (default: as in training, else 16)."
     )
     device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
 
@@ -234,6 +245,9 @@ class EmbedConfig(CommandConfig):
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
     batch_size: int = Field(8, ge=1, description="Images a step.")
     output: Path | None = Field(None, description="File for the vectors, .npz or .csv.")
+    bits: int | None = Field(
+        None, ge=8, le=16, description="Significant bits of 16-bit grey pictures (default: as in training, else 16)."
+    )
     device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,14 +24,19 @@ if TYPE_CHECKING:
     from nextdetr.identity import Identity
     from nextdetr.inference.embed import Embeddings
     from nextdetr.inference.exported import OpenedExport, Runtime
+    from nextdetr.inference.opened import Settled
     from nextdetr.inference.predictor import Prediction
     from nextdetr.models.summary import Summary
     from nextdetr.weights.checkpoint import OpenedModel
     from nextdetr.weights.report import LoadReport
 
     Source = str | Path | Image.Image | np.ndarray
+    Runs = PredictConfig | EmbedConfig
 
 __all__ = ["Detector", "scorer"]
+
+logger = logging.getLogger(__name__)
+_OPENING = threading.RLock()  # not a detector's own, so that it can be pickled
 
 
 class Detector:
@@ -71,7 +79,8 @@ class Detector:
             "weights": weights, "backbone_weights": backbone_weights, "allow_partial": allow_partial,
         }  # fmt: skip
         self.load_reports: list[LoadReport] = []
-        self._opened: OpenedModel | OpenedExport | None = self._open()
+        self._opened: OpenedModel | OpenedExport | None = None
+        self._opened = self.opened
 
     def _open(self) -> OpenedModel | OpenedExport:
         from nextdetr.inference.exported import open_any
@@ -82,9 +91,18 @@ class Detector:
     @property
     def opened(self) -> OpenedModel | OpenedExport:
         """The network and what is known of it."""
-        if self._opened is None:
-            self._opened = self._open()
-        return self._opened
+        with _OPENING:  # several threads may ask for what nobody has opened yet
+            if self._opened is None:
+                self._opened = self._open()
+            return self._opened
+
+    def _settled(self, config: Runs, **more: Any) -> Settled:
+        """The network where, and at the size at which, it runs."""
+        from nextdetr.inference.opened import settle
+
+        return settle(
+            self.opened, device=config.device or self.device, image_size=config.image_size, bits=config.bits, **more
+        )  # fmt: skip
 
     def _network(self, purpose: str) -> OpenedModel:
         """The network as a module of torch, which an exported file no longer is."""
@@ -117,12 +135,16 @@ class Detector:
 
         values: dict[str, Any] = dict(settings)
         if settings.get("resume") is None:
+            self._network("be trained")
             start = {name: value for name, value in self._start.items() if value}
             values = {"model": self.source, **start, **settings}
         if data is not None:
             values["data"] = str(data)
+        if self.device is not None and not {"device", "accelerator", "devices"} & set(settings):
+            values["device"] = self.device
         result = train(build_config(TrainConfig, values), quiet=quiet)
-        self.source, self._opened, self._start = result.checkpoint, None, {}
+        with _OPENING:
+            self.source, self._opened, self._start, self.runtime = result.checkpoint, None, {}, "auto"
         return result
 
     def val(self, data: str | Path, split: str = "val", *, quiet: bool = False, **settings: Any) -> ValResult:
@@ -136,7 +158,8 @@ class Detector:
         """
         from nextdetr.engine.validate import score_detector
 
-        config = build_config(ValConfig, {"data": str(data), "split": split, "device": self.device, **settings})
+        config = build_config(ValConfig, {"data": str(data), "split": split, **settings})
+        config = config.model_copy(update={"device": config.device or self.device})
         return score_detector(self.opened, config, quiet=quiet)
 
     def predict(self, source: Source | Iterable[Source], **settings: Any) -> list[sv.Detections]:
@@ -152,29 +175,45 @@ class Detector:
         Raises:
             DataError: no image is found, or one cannot be read.
         """
-        config = build_config(PredictConfig, {"device": self.device, **settings})
+        config = build_config(PredictConfig, settings)
         return [item.detections for item in self.stream(source, config)]
 
-    def stream(self, source: Source | Iterable[Source], config: PredictConfig) -> Iterator[Prediction]:
+    def stream(
+        self, source: Source | Iterable[Source], config: PredictConfig, *, skipped: Counter[str] | None = None
+    ) -> Iterator[Prediction]:
         """Yield one prediction an image or frame, holding no more than a batch of them in memory.
 
         With ``output``, what ``save`` names is written there on the way.
-        """
-        from nextdetr.inference.pipeline import file_identity, predict_stream
-        from nextdetr.inference.predictor import Predictor
 
-        opened = self.opened
-        size = config.image_size or opened.image_size
-        predictor = Predictor(opened.model, opened.classes, size, device=config.device)
+        Args:
+            source: as for :meth:`predict`.
+            config: the settings; without a device of its own it runs on the detector's.
+            skipped: counts what is passed over, by kind: ``heic``, ``raw``, ``unreadable`` files, and ``frames``.
+        """
+        from nextdetr.inference.opened import has_random_weights
+        from nextdetr.inference.pipeline import file_identity, predict_stream
+
+        config = config.model_copy(update={"device": config.device or self.device})
+        settled = self._settled(config, max_pixels=config.max_pixels, tiled=config.tile is not None)
+        if has_random_weights(settled.opened, weights=self._start.get("weights") is not None):
+            logger.warning(
+                "%s: random weights, so what is found means nothing: train it first, or give it weights.", self.source
+            )
+        recorder = None
+        if config.features is not None:
+            from nextdetr.inference.features import FeatureRecorder, save_features
+
+            if config.engine == "ray":
+                raise ConfigError("--features draws what this process looks at: leave --engine ray out.")
+            recorder = FeatureRecorder(self._network("show its maps").model)
+        predictor = settled.predictor(recorder=recorder)
+        if skipped is not None:
+            predictor.skipped = skipped
         opens = {"model": self.source, "runtime": self.runtime, **self._start}
         predictions = predict_stream(
             predictor, source, config, model=file_identity(self.source), opens=opens, identity=self._identity(config)
         )
-        if config.features is None:
-            return predictions
-        from nextdetr.inference.features import save_features
-
-        return save_features(predictions, self._network("show its maps").model, config.features)
+        return predictions if config.features is None else save_features(predictions, config.features)
 
     def _identity(self, config: PredictConfig) -> Identity:
         """Return the ids that results get: those of a COCO file, else those that the opened file carries."""
@@ -204,13 +243,14 @@ class Detector:
         """
         from nextdetr.inference.embed import check_output, embed_images, write_embeddings
 
-        config = build_config(EmbedConfig, {"row": row, "device": self.device, **settings})
+        config = build_config(EmbedConfig, {"row": row, **settings})
         if config.output is not None:
             check_output(config.output)
-        opened = self._network("be read row by row")
+        network = self._network("be read row by row")
+        settled = self._settled(config)
         result = embed_images(
-            opened.model, images, image_size=config.image_size or opened.image_size, row=config.row,
-            batch_size=config.batch_size, device=config.device, name=self.source,
+            network.model, images, image_size=settled.image_size, row=config.row, batch_size=config.batch_size,
+            device=settled.device, name=self.source, reading=settled.reading,
         )  # fmt: skip
         if config.output is not None:
             write_embeddings(result, config.output)

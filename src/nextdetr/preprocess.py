@@ -4,13 +4,15 @@ Choices, the same everywhere:
 
 - A file is read as a viewer shows it: EXIF orientation applied, the first frame of an animation or of a multi-page file.
 - Transparent pixels are laid on white.
-- 16-bit grey is scaled by its format's range (65535 becomes 255), not stretched to the range of the one picture.
+- 16-bit grey is scaled by its format's range (65535 becomes 255), or by that of fewer bits where the user says so
+  (``Reading.bits``), not stretched to the range of the one picture.
 - The resize is square (RT-DETR, arXiv 2304.08069, keeps no aspect) with Pillow's antialiased bilinear filter; pixels become
   fractions, 0 to 1. A mean and standard deviation, where a model wants them, are applied inside the model.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,10 +23,13 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from nextdetr.errors import ConfigError, DataError
+from nextdetr.pictures import IMAGE_SUFFIXES, MAX_PIXELS, open_picture
 
 __all__ = [
+    "AS_EVER",
     "IMAGE_SUFFIXES",
     "ImageSource",
+    "Reading",
     "as_image",
     "choose_device",
     "image_size",
@@ -35,14 +40,22 @@ __all__ = [
 
 ImageSource: TypeAlias = str | Path | Image.Image | NDArray[np.generic]
 
-#: Endings, in lower case, by which a file in a folder is taken for an image; a file named outright may have any.
-IMAGE_SUFFIXES = frozenset(
-    f".{ending}"
-    for ending in (
-        *("avif", "bmp", "dib", "gif", "jfif", "jp2", "j2k", "jpe", "jpeg", "jpg", "mpo"),
-        *("pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp"),
-    )
-)
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is a choice when a picture file is read.
+
+    Attributes:
+        bits: significant bits of 16-bit grey pictures: the largest value is 2^bits - 1, and larger ones count as it.
+            Cameras and scanners store 10, 12 or 14 bits in files of 16.
+        max_pixels: most pixels of a picture; a larger one is refused.
+    """
+
+    bits: int = 16
+    max_pixels: int = MAX_PIXELS
+
+
+AS_EVER = Reading()
 
 _ORIENTATION = 0x0112
 _TRANSPOSE = {
@@ -56,20 +69,30 @@ _TRANSPOSE = {
 }
 
 
-def load_image(path: str | Path) -> Image.Image:
+def load_image(path: str | Path, reading: Reading = AS_EVER) -> Image.Image:
     """Read an image file as upright 8-bit RGB.
 
+    Args:
+        path: the file.
+        reading: bits and limits.
+
     Raises:
-        DataError: the file is missing, not an image, truncated, damaged, or so large that Pillow takes it for a
-            decompression bomb; the message names the file.
+        DataError: the file is missing, not an image, truncated, damaged, or too large; the message names the file.
     """
     path = Path(path)
     try:
-        with _open(path) as image:
+        with open_picture(path, reading.max_pixels) as image:
+            if reading.bits < 16 and image.mode == "RGB" and _has_16_bit_colours(image):
+                raise DataError(
+                    f"{path} has colours of 16 bits, of which the upper 8 are read: --bits is for grey pictures. Save it "
+                    "with 8 bits a colour."
+                )
             image.load()
             method = _TRANSPOSE.get(_orientation(image))
             upright = image if method is None else image.transpose(method)
-            return to_rgb(upright)
+            return to_rgb(upright, reading.bits)
+    except DataError:
+        raise
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
         raise _unreadable(path, error) from error
 
@@ -78,44 +101,51 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """Read (width, height) in pixels, EXIF orientation applied, from the file's header alone.
 
     Raises:
-        DataError: the file is missing or not an image; a file damaged further down is not noticed.
+        DataError: the file is missing, not an image or too large; a file damaged further down is not noticed.
     """
     path = Path(path)
     try:
-        with _open(path) as image:
+        with open_picture(path) as image:
             width, height = image.size
             return (height, width) if _orientation(image) >= 5 else (width, height)
+    except DataError:
+        raise
     except Exception as error:
         raise _unreadable(path, error) from error
 
 
-def as_image(source: ImageSource) -> Image.Image:
+def as_image(source: ImageSource, reading: Reading = AS_EVER) -> Image.Image:
     """Return any accepted source as 8-bit RGB.
 
     Args:
         source: a path (see ``load_image``); a PIL image, taken as its pixels lie (an EXIF orientation that the caller has
             not applied is not applied here, so that boxes fit the image in the caller's hands); or an array, [H, W, 3] RGB
             or [H, W] or [H, W, 1] grey, uint8 (0 to 255), uint16 (0 to 65535) or float (0 to 1).
+        reading: of files its limits, of 16-bit pixels its bits.
 
     Raises:
         DataError: the file cannot be read, or the array has another shape, type or range.
     """
     if isinstance(source, str | Path):
-        return load_image(source)
+        return load_image(source, reading)
     if isinstance(source, Image.Image):
         try:
             source.load()
-            return to_rgb(source)
+            return to_rgb(source, reading.bits)
         except OSError as error:  # a lazily opened file turns out to be truncated
             name = getattr(source, "filename", "") or "the given PIL image"
             raise DataError(f"{name} cannot be read: {_sentence(error)}.") from error
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _from_array(source, reading.bits)
     raise DataError(f"an image is a path, a PIL image or a numpy array, not {type(source).__name__}.")
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, bits: int = 16) -> Image.Image:
     """Convert a PIL image of any mode to 8-bit RGB; an RGB image comes back as it is, not copied.
+
+    Args:
+        image: of any mode.
+        bits: significant bits of 16-bit grey: 2^bits - 1 and more become 255.
 
     Raises:
         DataError: the mode has no meaning as RGB, or a floating-point image holds values outside 0 to 255.
@@ -123,8 +153,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.float32).clip(0, 65535)
-        return _grey(values / 257)
+        return _grey(_of_16_bits(np.asarray(image), bits))
     if image.mode == "F":
         return _grey(_float_grey(np.asarray(image)))
     try:
@@ -175,10 +204,8 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     return device
 
 
-def _open(path: Path) -> Image.Image:
-    """Open lazily, in any format that Pillow decodes itself; EPS it would hand to Ghostscript, which runs programs."""
-    Image.init()  # registers every format; does nothing the second time
-    return Image.open(path, formats=[name for name in Image.OPEN if name != "EPS"])
+def _has_16_bit_colours(image: Image.Image) -> bool:
+    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -195,6 +222,12 @@ def _grey(values: NDArray[np.floating]) -> Image.Image:
     return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
 
 
+def _of_16_bits(values: NDArray[np.generic], bits: int) -> NDArray[np.floating]:
+    """Bring values of so many bits to 0..255."""
+    largest = 2**bits - 1
+    return values.astype(np.float32).clip(0, largest) / np.float32(largest / 255)
+
+
 def _float_grey(values: NDArray[np.generic]) -> NDArray[np.floating]:
     """Bring a floating-point picture to 0..255: fractions are scaled, Pillow's own 0 to 255 is taken as it is."""
     floats = np.asarray(values, dtype=np.float32)
@@ -204,7 +237,7 @@ def _float_grey(values: NDArray[np.generic]) -> NDArray[np.floating]:
     return floats * 255 if high <= 1 else floats
 
 
-def _from_array(array: NDArray[np.generic]) -> Image.Image:
+def _from_array(array: NDArray[np.generic], bits: int) -> Image.Image:
     shape = tuple(array.shape)
     if array.ndim == 3 and shape[2] == 1:
         array = array[:, :, 0]
@@ -220,7 +253,7 @@ def _from_array(array: NDArray[np.generic]) -> Image.Image:
     if array.dtype == np.uint8:
         image = Image.fromarray(np.ascontiguousarray(array))
     elif array.dtype == np.uint16:
-        image = Image.fromarray(np.rint(array.astype(np.float32) / 257).astype(np.uint8))
+        image = Image.fromarray(np.rint(_of_16_bits(array, bits)).astype(np.uint8))
     elif np.issubdtype(array.dtype, np.floating):
         low, high = float(array.min()), float(array.max())
         if not (low >= 0 and high <= 1):
@@ -243,7 +276,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
         return DataError(f"{path} is not an image that can be read (unknown format, empty, or damaged at its start).")
     if isinstance(error, Image.DecompressionBombError):
         return DataError(
-            f"{path} is too large: {_sentence(error)}. Shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it."
+            f"{path} is too large for Pillow's reader of its format: {_sentence(error)}. Save it as PNG or TIFF."
         )
     return DataError(f"{path} cannot be read: {_sentence(error)}.")
 

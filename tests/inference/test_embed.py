@@ -151,7 +151,7 @@ def test_command(detector, images, tmp_path, capsys):
     for model in (checkpoint, tmp_path / "tiny.yaml"):
         assert run(["embed", str(model), str(images), "--row", "1", "--image-size", "64", "--json"]) == 0
         result = json.loads(capsys.readouterr().out)
-        assert set(result) == {"command", "model", "row", "images"}
+        assert set(result) == {"command", "model", "row", "images", "skipped"}
         assert (result["command"], result["row"], len(result["images"])) == ("embed", 1, 5)
         assert set(result["images"][0]) == {"path", "embedding"}
         assert len(result["images"][0]["embedding"]) == 32

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -24,14 +26,14 @@ def test_what_is_kept_is_what_the_rows_yield(detector):
     for number in (1, 2):
         model.rows[number].register_forward_hook(lambda m, i, o, number=number: seen.update({number: o}))
     with torch.no_grad():
-        with FeatureRecorder(model, most=5) as recorder:
+        with FeatureRecorder(model, most=5).watch() as maps:
             model(images)
             model(images.flip(0))
         model(images)  # no longer looked at
         stages = model.backbone(images)
     wanted = [*enumerate(stages, 1), (1, seen[2]), (2, seen[1])]
-    for image in range(3):
-        found = recorder.next_image()
+    assert len(maps) == 6
+    for image, found in enumerate(maps[:3]):
         assert [(m.kind, m.position) for m in found] == [("stage", n) for n in (1, 2, 3, 4)] + [
             ("level", n) for n in (1, 2)
         ]
@@ -43,10 +45,6 @@ def test_what_is_kept_is_what_the_rows_yield(detector):
             np.testing.assert_allclose(variance[entry.chosen], np.sort(variance)[::-1][:5], rtol=1e-3, atol=1e-7)
             np.testing.assert_allclose(entry.maps, values[entry.chosen], rtol=1e-4, atol=1e-5)
             np.testing.assert_allclose(entry.mean, values.mean(0), rtol=1e-4, atol=1e-5)
-    for _ in range(3):
-        recorder.next_image()
-    with pytest.raises(IndexError):
-        recorder.next_image()
     assert not model._forward_hooks
 
 
@@ -71,6 +69,46 @@ def test_pictures_of_each_image_in_batches_with_a_damaged_one(detector, tmp_path
         # The first cell is the image itself: its colour shows that no picture went to another image's folder.
         corner = np.asarray(Image.open(folder / f"{stem}.png"))[0, 0]
         assert np.abs(np.asarray(picture.convert("RGB"))[60, 20].astype(int) - corner).max() <= 1
+
+
+def test_in_tiles_each_image_has_the_maps_of_its_view_as_a_whole(detector, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 64, 150, 3), dtype=np.uint8)
+    for number in range(2):
+        Image.fromarray(pixels[number]).save(folder / f"{number}.png")
+    settings = {"confidence": 0, "image_size": 64}
+    detector.predict(folder, features=tmp_path / "whole", **settings)
+    detector.predict(folder, features=tmp_path / "tiled", tile=64, batch_size=2, **settings)
+    for number in range(2):
+        for name in MAPS:
+            whole, tiled = (
+                np.asarray(Image.open(tmp_path / kind / str(number) / f"{name}.png")) for kind in ("whole", "tiled")
+            )
+            np.testing.assert_array_equal(whole, tiled)
+    assert [path.name for path in sorted((tmp_path / "tiled").iterdir())] == ["0", "1"]
+
+
+def test_what_other_threads_look_at_is_not_recorded(detector):
+    model = detector.opened.model
+    images = torch.rand(3, 1, 3, 64, 64)
+
+    def other():
+        with torch.inference_mode():
+            model(images[2])
+
+    with torch.inference_mode(), FeatureRecorder(model).watch() as maps:
+        model(images[0])
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        model(images[1])
+    with torch.inference_mode(), FeatureRecorder(model).watch() as alone:
+        model(images[0])
+        model(images[1])
+    assert len(maps) == 2
+    for one, two in zip(maps, alone, strict=True):
+        np.testing.assert_array_equal(one[0].mean, two[0].mean)
 
 
 def grid(maps: np.ndarray) -> FeatureMap:
@@ -130,9 +168,9 @@ def test_a_backbone_of_several_rows_has_a_stage_for_each_stride(tmp_path):
     (tmp_path / "several.yaml").write_text(SEVERAL_ROWS)
     detector = Detector(tmp_path / "several.yaml", device="cpu")
     model = detector.opened.model
-    with torch.no_grad(), FeatureRecorder(model) as recorder:
+    with torch.no_grad(), FeatureRecorder(model).watch() as maps:
         model(torch.rand(1, 3, 64, 64))
-    found = [(m.kind, m.row, m.stride, m.channels) for m in recorder.next_image()]
+    found = [(m.kind, m.row, m.stride, m.channels) for m in maps[0]]
     # Row 2, which is not the last of stride 8, is drawn as a level, since the decoder reads it.
     assert found == [
         ("stage", 0, 2, 8), ("stage", 1, 4, 8), ("stage", 3, 8, 16), ("stage", 4, 16, 20),

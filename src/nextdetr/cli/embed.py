@@ -26,6 +26,8 @@ def embed(
     merged = settings(EmbedConfig, options)
     from nextdetr.errors import ConfigError
     from nextdetr.inference.embed import check_output, embed_images, write_embeddings
+    from nextdetr.inference.opened import settle
+    from nextdetr.inference.sources import SKIPPED
     from nextdetr.weights.backbone import open_features
 
     if not sources:
@@ -35,9 +37,10 @@ def embed(
     if merged.output is not None:
         check_output(merged.output)
     opened = open_features(model)
+    settled = settle(opened, device=merged.device, image_size=merged.image_size, bits=merged.bits)
     result = embed_images(
-        opened.model, list(sources), image_size=merged.image_size or opened.image_size, row=merged.row,
-        batch_size=merged.batch_size, device=merged.device, name=model,
+        opened.model, list(sources), image_size=settled.image_size, row=merged.row, batch_size=merged.batch_size,
+        device=settled.device, name=model, reading=settled.reading,
     )  # fmt: skip
     if merged.output is None:
         print_json({"command": "embed", **result.to_json()})
@@ -45,6 +48,9 @@ def embed(
     write_embeddings(result, merged.output)
     shape = list(result.embeddings.shape)
     if json:
-        print_json({"command": "embed", "model": model, "row": result.row, "output": str(merged.output), "shape": shape})
+        print_json({"command": "embed", "model": model, "row": result.row, "output": str(merged.output), "shape": shape,
+                    "skipped": result.skipped})  # fmt: skip
     else:
+        if result.skipped:
+            say(f"Skipped: {', '.join(f'{count} {SKIPPED[kind]}' for kind, count in result.skipped.items())}")
         say(f"{merged.output}  {shape[0]} images, {shape[1]} numbers each, from row {result.row}")

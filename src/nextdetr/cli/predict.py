@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,24 +36,26 @@ def predict(
     from nextdetr.detector import Detector
     from nextdetr.errors import ConfigError
     from nextdetr.files import new_directory
+    from nextdetr.inference.sources import SKIPPED
 
     if not sources:
         raise ConfigError("prediction needs images: name files, folders, a glob pattern or a video after the model.")
     output = merged.output or new_directory(Path("runs") / "predict")
     table = merged.is_table  # has any number of images, so that nothing of them is kept here
-    results, looked_at, skipped = [], 0, 0
-    for item in Detector(model, weights=weights, runtime=runtime).stream(
-        list(sources), merged.model_copy(update={"output": output})
-    ):
-        looked_at, skipped = looked_at + 1, skipped + (item.problem is not None)
+    results, looked_at, skipped = [], 0, Counter[str]()
+    detector = Detector(model, weights=weights, runtime=runtime, device=merged.device)
+    for item in detector.stream(list(sources), merged.model_copy(update={"output": output}), skipped=skipped):
+        looked_at += 1
         if json and not table:
             results.append(item.to_json())
         if item.problem is None and not json and _is_said(item, looked_at, table):
             say(_line(item))
     if json:
-        written = {"table": str(output), "looked_at": looked_at, "unreadable": skipped} if table else {}
-        print_json({"command": "predict", "images": results, **written})
+        written = {"table": str(output), "looked_at": looked_at, "unreadable": skipped["unreadable"]} if table else {}
+        print_json({"command": "predict", "images": results, "skipped": dict(+skipped), **written})
     else:
+        if skipped:
+            say(f"Skipped: {', '.join(f'{count} {SKIPPED[kind]}' for kind, count in skipped.items())}")
         say(f"Written to {output}" + ("" if merged.features is None else f", features to {merged.features}"))
 
 

@@ -132,7 +132,7 @@ class DetectionDataset(Dataset[Sample]):
         cached = self.cache.get(index) if self.cache else None
         if cached is not None:
             return Image.fromarray(cached)
-        image = shrink(load_image(self.data.records[index].path), self.shrink_to)
+        image = shrink(load_image(self.data.records[index].path, self.data.reading), self.shrink_to)
         if self.cache:
             self.cache.put(index, np.asarray(image))
         return image

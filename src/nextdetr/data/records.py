@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nextdetr.preprocess import AS_EVER, Reading
+
 __all__ = ["DetectionData", "ImageRecord", "Problem"]
 
 
@@ -66,6 +68,7 @@ class DetectionData:
         records: the images that can be used.
         problems: everything that was dropped, changed or doubtful.
         own_ids: whether ``image_id`` is an id that the files give, as COCO's do, and not a name.
+        reading: how its pictures are read.
     """
 
     name: str
@@ -75,3 +78,4 @@ class DetectionData:
     records: list[ImageRecord]
     problems: list[Problem]
     own_ids: bool = False
+    reading: Reading = AS_EVER

@@ -221,7 +221,7 @@ def _read(
 
     def read(index: int) -> tuple[Tensor, float]:
         started = time.perf_counter()
-        image = resize_to_tensor(load_image(data.records[index].path), image_size)  # [3, S, S]
+        image = resize_to_tensor(load_image(data.records[index].path, data.reading), image_size)  # [3, S, S]
         return image, time.perf_counter() - started
 
     images, positions = [], []

@@ -109,7 +109,7 @@ def run_pretraining(config: PretrainConfig, *, quiet: bool = False) -> PretrainR
     started = time.perf_counter()
     config = resolve_pretrain(config)
     keep_freed_memory()
-    fabric = launch(config.accelerator, config.devices, config.precision)
+    fabric = launch(config.accelerator, config.devices, config.precision, device=config.device)
     with Display(enabled=fabric.global_rank == 0 and not quiet) as display:
         directory = Path(fabric.broadcast(str(run_folder(config)) if fabric.global_rank == 0 else ""))
         torch.manual_seed(config.seed)

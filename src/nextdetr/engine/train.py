@@ -88,7 +88,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> TrainResult:
     started = time.perf_counter()  # --minutes are the user's: looking at the data belongs to them
     config = resolve_config(config)
     keep_freed_memory()
-    fabric = launch(config.accelerator, config.devices, config.precision)
+    fabric = launch(config.accelerator, config.devices, config.precision, device=config.device)
     with Display(enabled=fabric.global_rank == 0 and not quiet) as display:
         return Trainer(prepare(config, fabric, display.line), fabric, display, started).run()
 

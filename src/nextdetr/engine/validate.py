@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from nextdetr.engine.evaluate import EvalResult, evaluate
 from nextdetr.engine.log import Display
 from nextdetr.errors import ConfigError
 from nextdetr.inference.exported import OpenedExport
-from nextdetr.preprocess import choose_device
+from nextdetr.inference.opened import settle
 from nextdetr.weights.checkpoint import OpenedModel
 
 __all__ = ["ValResult", "score_detector", "validate"]
@@ -89,19 +89,18 @@ def score_detector(
     """
     if config.data is None:
         raise ConfigError("scoring needs a data set: give --data with a folder or a YAML.")
-    size = config.image_size or opened.image_size
-    opened.model.check_size(size)
+    settled = settle(opened, device=config.device, image_size=config.image_size, bits=config.bits)
     if data is None:
         classes = opened.classes if opened.trained else None
         data = load_data(config.data, config.split, classes=classes, on_bad_data=config.on_bad_data)
-    device = choose_device(config.device)
+    data = replace(data, reading=settled.reading)
     with Display(enabled=not quiet) as display:
         if data.problems:
             display.line(summarize_problems(data.problems))
         if not opened.trained:
             display.line(f"{opened.source}: random weights, so the scores mean nothing.")
         result = validate(
-            opened.model.to(device), data, image_size=size, batch_size=config.batch_size, device=device,
+            opened.model, data, image_size=settled.image_size, batch_size=config.batch_size, device=settled.device,
             queries=config.queries,
             progress=lambda done, total: display.update("scoring", done / max(1, total), f"{done}/{total} images"),
         )  # fmt: skip

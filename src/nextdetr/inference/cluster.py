@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,22 @@ from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError, DataError, missing_extra
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.look import look, settings_of
-from nextdetr.inference.predictor import Prediction, Predictor, tell_unreadable
+from nextdetr.inference.opened import settle
+from nextdetr.inference.predictor import Prediction, tell_unreadable
 
 __all__ = ["stream_on_ray"]
 
 
-def stream_on_ray(paths: Iterable[str], opens: Mapping[str, Any], config: PredictConfig) -> Iterator[Prediction]:
+def stream_on_ray(
+    paths: Iterable[str], opens: Mapping[str, Any], config: PredictConfig, skipped: Counter[str] | None = None
+) -> Iterator[Prediction]:
     """Yield a prediction for each image, as it is done, without the image itself.
 
     Args:
         paths: of the images.
         opens: how a worker opens the model: the arguments of ``open_any``; ``model`` is a file or folder.
         config: the settings; ``workers`` processes share the work, on the cluster that ``RAY_ADDRESS`` names, or here.
+        skipped: counts what cannot be read.
 
     Raises:
         ConfigError: ray is not installed, or the model is no file.
@@ -47,10 +52,12 @@ def stream_on_ray(paths: Iterable[str], opens: Mapping[str, Any], config: Predic
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     paths_of = {name: opens.get(name) for name in ("model", "weights", "backbone_weights")}
     absolute = {**opens, **{name: str(Path(path).resolve()) for name, path in paths_of.items() if path is not None}}
-    return _collect(ray, list(paths), absolute, config)
+    return _collect(ray, list(paths), absolute, config, skipped)
 
 
-def _collect(ray: Any, paths: list[str], opens: dict[str, Any], config: PredictConfig) -> Iterator[Prediction]:
+def _collect(
+    ray: Any, paths: list[str], opens: dict[str, Any], config: PredictConfig, skipped: Counter[str] | None
+) -> Iterator[Prediction]:
     if not paths:
         return
     context = ray.data.DataContext.get_current()
@@ -61,7 +68,8 @@ def _collect(ray: Any, paths: list[str], opens: dict[str, Any], config: PredictC
         _Worker, fn_constructor_args=(opens, config.model_dump()), batch_size=config.batch_size,
         concurrency=min(config.workers, len(paths)),
     )  # fmt: skip
-    yield from tell_unreadable(_prediction(json.loads(row["row"]), absolute) for row in rows.iter_rows())
+    found = (_prediction(json.loads(row["row"]), absolute) for row in rows.iter_rows())
+    yield from tell_unreadable(found, skipped)
 
 
 def _blocks(images: int, config: PredictConfig) -> int:
@@ -76,9 +84,11 @@ class _Worker:
         from nextdetr.inference.exported import open_any
 
         self.config = PredictConfig.model_validate(settings)
-        opened = open_any(**opens)[0]
-        size = self.config.image_size or opened.image_size
-        self.predictor = Predictor(opened.model, opened.classes, size, device=self.config.device)
+        config = self.config
+        self.predictor = settle(
+            open_any(**opens)[0], device=config.device, image_size=config.image_size, bits=config.bits,
+            max_pixels=config.max_pixels, tiled=config.tile is not None,
+        ).predictor()  # fmt: skip
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
         paths = [str(path) for path in batch["path"]]

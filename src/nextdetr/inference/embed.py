@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,8 @@ from nextdetr.errors import ConfigError
 from nextdetr.files import atomic_write, path_text
 from nextdetr.inference.sources import SourceItem, Sources, find_images, none_readable, read_ahead, reading_threads
 from nextdetr.models.detection import DetectionModel
-from nextdetr.preprocess import choose_device, resize_to_tensor
+from nextdetr.pictures import kind_of
+from nextdetr.preprocess import AS_EVER, Reading, choose_device, resize_to_tensor
 
 __all__ = ["Embeddings", "check_output", "check_row", "embed_images", "write_embeddings"]
 
@@ -40,6 +42,7 @@ class Embeddings:
         paths: N paths, or names of images that came from memory.
         embeddings: [N, C] float32, in the order of ``paths``; NaN for an image that could not be read.
         problems: why an image could not be read, a sentence by its position.
+        skipped: what was passed over, by kind; see ``Predictor.skipped``.
     """
 
     model: str
@@ -47,6 +50,7 @@ class Embeddings:
     paths: list[str]
     embeddings: NDArray[np.float32]
     problems: dict[int, str] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -63,7 +67,7 @@ class Embeddings:
             problem = self.problems.get(position)
             entry: dict[str, Any] = {"path": path_text(path), "embedding": None if problem else vector.tolist()}
             images.append(entry if problem is None else entry | {"problem": path_text(problem)})
-        return {"model": self.model, "row": self.row, "images": images}
+        return {"model": self.model, "row": self.row, "images": images, "skipped": self.skipped}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ def embed_images(
     batch_size: int = 8,
     device: str | torch.device | None = None,
     name: str = "",
+    reading: Reading = AS_EVER,
 ) -> Embeddings:
     """Describe each image by one vector.
 
@@ -111,6 +116,7 @@ def embed_images(
         batch_size: images a step.
         device: where to run; by default the best there is.
         name: what the user called the model.
+        reading: how files are read.
 
     Raises:
         DataError: a path does not exist, nothing was found, or not one image could be read.
@@ -125,11 +131,13 @@ def embed_images(
     paths: list[str] = []
     vectors: list[NDArray[np.float32] | None] = []
     problems: dict[int, str] = {}
-    for batch in _batches(find_images(sources), image_size, batch_size, target):
+    skipped: Counter[str] = Counter()
+    for batch in _batches(find_images(sources, skipped=skipped), image_size, batch_size, target, reading):
         found = iter(_vectors(model, [read.tensor for read in batch if read.tensor is not None], number, target))
         for read in batch:
             if read.problem is not None:
                 problems[len(paths)] = read.problem
+                skipped[kind_of(read.path) or "unreadable"] += 1
                 logger.warning("skipped: %s", read.problem)
             paths.append(read.path)
             vectors.append(None if read.problem is not None else next(found))
@@ -137,7 +145,7 @@ def embed_images(
     if known is None:
         raise none_readable(list(problems.values()) or ["there is no image to look at."])
     hole = np.full_like(known, np.nan)
-    return Embeddings(name, number, paths, np.stack([hole if v is None else v for v in vectors]), problems)
+    return Embeddings(name, number, paths, np.stack([hole if v is None else v for v in vectors]), problems, dict(skipped))
 
 
 @torch.inference_mode()
@@ -150,9 +158,11 @@ def _vectors(model: DetectionModel, tensors: list[Tensor], row: int, device: tor
     return result
 
 
-def _batches(items: Iterable[SourceItem], image_size: int, batch_size: int, device: torch.device) -> Iterator[list[_Read]]:
+def _batches(
+    items: Iterable[SourceItem], image_size: int, batch_size: int, device: torch.device, reading: Reading
+) -> Iterator[list[_Read]]:
     def read(item: SourceItem) -> _Read:
-        image, problem = item.open()
+        image, problem, _ = item.open(reading)
         return _Read(item.path, None if image is None else resize_to_tensor(image, image_size), problem)
 
     batch: list[_Read] = []

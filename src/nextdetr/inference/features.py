@@ -5,9 +5,9 @@ The maps come from the very forward pass that predicts: hooks look on, and keep 
 
 from __future__ import annotations
 
-from collections import deque
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from nextdetr.files import atomic_write
 from nextdetr.inference.outputs import free_stem
 from nextdetr.inference.predictor import Prediction
 from nextdetr.models.detection import DetectionModel
+
+_Latest = dict[int, tuple[int, Tensor]]  # index of a map -> row and map, of the pass under way
 
 __all__ = ["FeatureMap", "FeatureRecorder", "draw_features", "save_features"]
 
@@ -68,9 +70,10 @@ class FeatureMap:
 
 
 class FeatureRecorder:
-    """Looks on while a detector runs, and keeps what is to be drawn of each image, first in, first out.
+    """Looks on while a detector runs, and keeps what is to be drawn of each image.
 
-    Drawn are the last map of each stride of the backbone's rows, and the maps that the decoder reads.
+    Drawn are the last map of each stride of the backbone's rows, and the maps that the decoder reads. Other threads may use
+    the same detector meanwhile: only the thread that watches is looked at.
 
     Args:
         model: the detector.
@@ -80,57 +83,62 @@ class FeatureRecorder:
     def __init__(self, model: DetectionModel, most: int = MOST_CHANNELS) -> None:
         self.model = model
         self.most = most
-        self._queue: deque[list[FeatureMap]] = deque()
-        self._latest: dict[int, tuple[int, Tensor]] = {}  # index of a map -> row and map, of the pass under way
         self._rows_of_backbone = model.backbone_rows
         self._levels = model.row_infos[-1].reads
-        self._hooks = ExitStack()
 
-    def __enter__(self) -> FeatureRecorder:
-        for number, (row, info) in enumerate(zip(self.model.rows, self.model.row_infos, strict=True)):
-            if number < self._rows_of_backbone or set(info.writes) & set(self._levels):
-                self._hooks.callback(row.register_forward_hook(self._keeper(number)).remove)
-        self._hooks.callback(self.model.register_forward_hook(self._finish).remove)
-        return self
+    @contextmanager
+    def watch(self) -> Iterator[list[list[FeatureMap]]]:
+        """Look on at what the model does inside the ``with``, in this thread.
 
-    def __exit__(self, *_: object) -> None:
-        self._hooks.close()
-        self._latest.clear()
-
-    def next_image(self) -> list[FeatureMap]:
-        """Return the maps of the earliest image that has not been asked for: stages, then levels, the finest first.
-
-        Raises:
-            IndexError: the model has run on no more images.
+        Yields:
+            a list to which each forward pass adds an entry for each of its images: stages, then levels, the finest first.
         """
-        return self._queue.popleft()
+        images: list[list[FeatureMap]] = []
+        latest: _Latest = {}
+        thread = threading.get_ident()
+        with ExitStack() as hooks:
+            for number, (row, info) in enumerate(zip(self.model.rows, self.model.row_infos, strict=True)):
+                if number < self._rows_of_backbone or set(info.writes) & set(self._levels):
+                    hooks.callback(row.register_forward_hook(self._keeper(number, latest, thread)).remove)
+            hooks.callback(self.model.register_forward_hook(self._finisher(latest, images, thread)).remove)
+            yield images
 
-    def _keeper(self, number: int) -> Any:
+    def _keeper(self, number: int, latest: _Latest, thread: int) -> Any:
         writes = self.model.row_infos[number].writes
         stages = number < self._rows_of_backbone
 
         def keep(row: nn.Module, inputs: Any, result: Tensor | list[Tensor]) -> None:
+            if threading.get_ident() != thread:
+                return
             for index, features in zip(writes, result if isinstance(result, list) else [result], strict=True):
                 if stages:  # a later map of the same stride takes the place of an earlier one that no level needs
-                    same = [i for i, (_, f) in self._latest.items() if f.shape[2:] == features.shape[2:]]
+                    same = [i for i, (_, f) in latest.items() if f.shape[2:] == features.shape[2:]]
                     for earlier in set(same) - set(self._levels):
-                        del self._latest[earlier]
-                self._latest[index] = (number, features)
+                        del latest[earlier]
+                latest[index] = (number, features)
 
         return keep
 
-    def _finish(self, model: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-        size = inputs[0].shape[-1]
-        found = dict(self._latest)
-        self._latest.clear()
+    def _finisher(self, latest: _Latest, images: list[list[FeatureMap]], thread: int) -> Any:
+        def finish(model: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+            if threading.get_ident() == thread:
+                images.extend(self._of_images(inputs[0], latest))
+                latest.clear()
+
+        return finish
+
+    def _of_images(self, inputs: Tensor, latest: _Latest) -> list[list[FeatureMap]]:
+        size = inputs.shape[-1]
         finest: dict[int, int] = {}  # stride -> index of the backbone's last map of it
-        for index, (row, features) in found.items():
+        for index, (row, features) in latest.items():
             if row < self._rows_of_backbone:
                 finest[size // features.shape[-1]] = index
         shown = [("stage", number, finest[stride]) for number, stride in enumerate(sorted(finest), start=1)]
         shown += [("level", number, index) for number, index in enumerate(self._levels, start=1)]
-        for image in range(inputs[0].shape[0]):
-            self._queue.append([self._reduced(kind, number, *found[index], image, size) for kind, number, index in shown])
+        return [
+            [self._reduced(kind, number, *latest[index], image, size) for kind, number, index in shown]
+            for image in range(inputs.shape[0])
+        ]
 
     def _reduced(self, kind: str, position: int, row: int, features: Tensor, image: int, size: int) -> FeatureMap:
         values = features[image].detach().float()  # [C, H, W]
@@ -175,27 +183,25 @@ def draw_features(features: FeatureMap, image: Image.Image | None = None) -> Ima
     return picture
 
 
-def save_features(predictions: Iterable[Prediction], model: DetectionModel, output: str | Path) -> Iterator[Prediction]:
+def save_features(predictions: Iterable[Prediction], output: str | Path) -> Iterator[Prediction]:
     """Pass predictions on, and write the pictures of each image as it comes.
 
     Under ``output``: ``<stem>/stage-1-row-0.png``, … and ``<stem>/level-1-row-12.png``, …, a folder for each image. An
-    unreadable image leaves none.
+    unreadable image leaves none. Of an image in tiles, the maps of its view as a whole are drawn.
 
     Args:
-        predictions: from ``Predictor.stream`` of ``model``, not drawn from yet.
-        model: the detector that predicts.
+        predictions: from a ``Predictor`` with a recorder.
         output: folder, made if need be.
     """
     taken: set[str] = set()
-    with FeatureRecorder(model) as recorder:
-        for prediction in predictions:
-            if prediction.image is not None:
-                folder = Path(output) / free_stem(prediction.path, taken)
-                for features in recorder.next_image():
-                    name = f"{features.kind}-{features.position}-row-{features.row}.png"
-                    with atomic_write(folder / name) as temporary:
-                        draw_features(features, prediction.image).save(temporary, format="PNG")
-            yield prediction
+    for prediction in predictions:
+        if prediction.maps is not None:
+            folder = Path(output) / free_stem(prediction.path, taken)
+            for features in prediction.maps:
+                name = f"{features.kind}-{features.position}-row-{features.row}.png"
+                with atomic_write(folder / name) as temporary:
+                    draw_features(features, prediction.image).save(temporary, format="PNG")
+        yield prediction
 
 
 def _fitted(size: tuple[int, int]) -> tuple[int, int]:

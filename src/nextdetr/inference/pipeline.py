@@ -77,12 +77,13 @@ def _to_table(
     if config.track or config.line or config.zone:
         raise ConfigError("a Parquet table is of images: --track, --line and --zone are for videos.")
     assert config.output is not None
-    items = list(find_images(sources))
+    items = list(find_images(sources, skipped=predictor.skipped))
     memory = next((item.path for item in items if item.in_memory), None)
     if memory is not None:
         raise ConfigError(f"a Parquet table names its images by their files, and {memory} has none.")
     kept = {name: value for name, value in settings_of(config).items() if name != "batch_size"}
     kept |= {"tile": config.tile, "overlap": config.overlap, "image_size": predictor.image_size}
+    kept |= {} if predictor.reading.bits == 16 else {"bits": predictor.reading.bits}  # earlier tables do not say
     table = PredictionTable(config.output, {"model": model, "classes_of_model": predictor.classes, **kept})
 
     def found(paths: Iterator[str]) -> Iterator[Prediction]:
@@ -91,7 +92,7 @@ def _to_table(
         from nextdetr.inference.cluster import stream_on_ray
 
         assert opens is not None
-        return stream_on_ray(paths, opens, config)
+        return stream_on_ray(paths, opens, config, predictor.skipped)
 
     def rest() -> Iterator[Prediction]:
         try:

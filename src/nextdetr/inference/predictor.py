@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,8 +21,12 @@ from nextdetr.inference.frames import unfold
 from nextdetr.inference.sources import SourceItem, Sources, find_images, none_readable, read_ahead, reading_threads
 from nextdetr.inference.tags import VideoTags
 from nextdetr.memory import keep_freed_memory
+from nextdetr.pictures import kind_of
 from nextdetr.postprocess import Detected, postprocess
-from nextdetr.preprocess import choose_device, resize_to_tensor
+from nextdetr.preprocess import AS_EVER, Reading, choose_device, resize_to_tensor
+
+if TYPE_CHECKING:
+    from nextdetr.inference.features import FeatureMap, FeatureRecorder
 
 __all__ = ["Prediction", "Predictor", "select_classes", "tell_unreadable"]
 
@@ -45,6 +49,7 @@ class Prediction:
         seconds: its time from the video's start.
         counted: ``lines``, crossings so far, each ``{"in", "out"}``, and ``zones``, objects in each now; where asked for.
         tags: how the frame is shown, where the image is one of a video.
+        maps: what the network saw, where a recorder of features looked on; of an image in tiles, of its view as a whole.
     """
 
     path: str
@@ -57,6 +62,7 @@ class Prediction:
     seconds: float | None = None
     counted: dict[str, Any] | None = None
     tags: VideoTags | None = None
+    maps: list[FeatureMap] | None = None
 
     def begins_video(self, path: str | None) -> bool:
         """Whether this is a frame of another video than the frame before, which was of ``path``."""
@@ -102,6 +108,7 @@ class _Read:
     image: Image.Image | None = None
     tensor: Tensor | None = None
     problem: str | None = None
+    more_frames: int = 0
 
 
 class Predictor:
@@ -113,13 +120,26 @@ class Predictor:
         classes: class names, in the order of the model's indices.
         image_size: side of the square input in pixels (S).
         device: where to run; by default the best there is.
+        reading: how files are read.
+        recorder: looks on, so that each prediction has its ``maps``.
+
+    Attributes:
+        skipped: what was passed over, by kind: ``heic``, ``raw``, ``unreadable`` (files), ``frames`` (of animations, and
+            pages, after the first).
 
     Raises:
         ConfigError: there is no such device, or the model takes no images of this size.
     """
 
     def __init__(
-        self, model: nn.Module, classes: Sequence[str], image_size: int, *, device: str | torch.device | None = None
+        self,
+        model: nn.Module,
+        classes: Sequence[str],
+        image_size: int,
+        *,
+        device: str | torch.device | None = None,
+        reading: Reading = AS_EVER,
+        recorder: FeatureRecorder | None = None,
     ) -> None:
         check_size = getattr(model, "check_size", None)  # any callable will do as a model
         if check_size is not None:
@@ -130,6 +150,8 @@ class Predictor:
         self.model = model.to(self.device).eval()
         self.classes = list(classes)
         self.image_size = image_size
+        self.reading, self.recorder = reading, recorder
+        self.skipped: Counter[str] = Counter()
         self._names = np.array(self.classes, dtype=str)
 
     def predict(self, sources: Sources, **settings: Any) -> list[sv.Detections]:
@@ -172,8 +194,9 @@ class Predictor:
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is at least 1, not {value}.")
         chosen = None if classes is None else select_classes(self.classes, classes)
-        items = find_images(sources, videos=True)
-        return tell_unreadable(self._stream(items, confidence, chosen, max_detections, queries, batch_size))
+        items = find_images(sources, videos=True, skipped=self.skipped)
+        found = self._stream(items, confidence, chosen, max_detections, queries, batch_size)
+        return tell_unreadable(found, self.skipped)
 
     def _stream(
         self,
@@ -188,16 +211,17 @@ class Predictor:
             found = iter(self._run([read for read in batch if read.problem is None], max_detections, classes, queries))
             while batch:  # taken off the list one by one, so that an image lives no longer than its user wants it
                 read = batch.pop(0)
-                if read.problem is not None or read.image is None:
-                    item = read.item
+                item, image = read.item, read.image
+                if read.problem is not None or image is None:
                     yield Prediction(item.path, 0, 0, self.nothing(), None, read.problem, item.frame, item.seconds)
                     continue
-                width, height = read.image.size
-                detections = self._detections(next(found), confidence)
+                self.skipped.update({"frames": read.more_frames} if read.more_frames else {})
+                detected, maps = next(found)
+                detections = self._detections(detected, confidence)
                 yield Prediction(
-                    read.item.path, width, height, detections, read.image, None, read.item.frame, read.item.seconds,
-                    tags=read.item.tags,
-                )  # fmt: skip
+                    item.path, *image.size, detections, image, None, item.frame, item.seconds, tags=item.tags, maps=maps
+                )
+                del read, image
 
     def _batches(self, items: Iterable[SourceItem], batch_size: int) -> Iterator[list[_Read]]:
         """Images read and resized, in lists of ``batch_size``."""
@@ -211,23 +235,33 @@ class Predictor:
             yield batch
 
     def _read(self, item: SourceItem) -> _Read:
-        image, problem = item.open()
-        return _Read(item, image, None if image is None else resize_to_tensor(image, self.image_size), problem)
+        opened = item.open(self.reading)
+        tensor = None if opened.image is None else resize_to_tensor(opened.image, self.image_size)
+        return _Read(item, opened.image, tensor, opened.problem, opened.more_frames)
 
     @torch.inference_mode()
     def _run(
         self, batch: list[_Read], max_detections: int, classes: list[int] | None, queries: int | None
-    ) -> list[Detected]:
+    ) -> list[tuple[Detected, list[FeatureMap] | None]]:
+        """Return for each image what was found in it, and its maps."""
         tensors = [read.tensor for read in batch if read.tensor is not None]
         if not tensors:
             return []
         images = torch.stack(tensors).to(self.device)  # [B, 3, S, S]
         if self.model.training:  # a training may have used the model since
             self.model.eval()
-        output = self.model(images) if queries is None else self.model(images, queries=queries)
+        settings = {} if queries is None else {"queries": queries}
+        maps: list[list[FeatureMap]] | None = None
+        if self.recorder is None:
+            output = self.model(images, **settings)
+        else:
+            with self.recorder.watch() as maps:
+                output = self.model(images, **settings)
         sizes = [(read.image.height, read.image.width) for read in batch if read.image is not None]
         found = postprocess(output, sizes, max_detections=max_detections, classes=classes)
-        return [detected.to("cpu") for detected in found]
+        return [
+            (detected.to("cpu"), None if maps is None else maps[number]) for number, detected in enumerate(found)
+        ]  # fmt: skip
 
     def nothing(self) -> sv.Detections:
         """Return no detections, with all fields."""
@@ -245,8 +279,12 @@ class Predictor:
         return sv.Detections(xyxy=boxes, confidence=scores, class_id=labels, data={"class_name": self._names[labels]})
 
 
-def tell_unreadable(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+def tell_unreadable(predictions: Iterable[Prediction], skipped: Counter[str] | None = None) -> Iterator[Prediction]:
     """Pass predictions on, with a warning in the log for each image that could not be read.
+
+    Args:
+        predictions: of images, readable or not.
+        skipped: counts them by kind; see ``Predictor.skipped``.
 
     Raises:
         DataError: at the end, not one of the images could be read.
@@ -259,6 +297,8 @@ def tell_unreadable(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
         else:
             failed.append(prediction.problem)
             logger.warning("skipped: %s", prediction.problem)
+            if skipped is not None:
+                skipped[kind_of(prediction.path) or "unreadable"] += 1
         yield prediction
         del prediction  # its image need not outlive its user
     if failed and not readable:

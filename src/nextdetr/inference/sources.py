@@ -5,12 +5,12 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -19,9 +19,12 @@ from PIL import Image
 
 from nextdetr.errors import DataError
 from nextdetr.inference.tags import VideoTags
-from nextdetr.preprocess import IMAGE_SUFFIXES, ImageSource, as_image
+from nextdetr.pictures import count_frames, is_picture, kind_of
+from nextdetr.preprocess import AS_EVER, ImageSource, Reading, as_image
 
 __all__ = [
+    "SKIPPED",
+    "Opened",
     "SourceItem",
     "Sources",
     "Video",
@@ -33,6 +36,14 @@ __all__ = [
 ]
 
 Sources: TypeAlias = ImageSource | Iterable[ImageSource]
+
+#: What is passed over, by kind, and what to do about it.
+SKIPPED = {
+    "heic": "HEIC (pip install pillow-heif)",
+    "raw": "raw files of a camera (develop them first)",
+    "frames": "frames or pages after the first of their file",
+    "unreadable": "that could not be read",
+}
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -124,23 +135,38 @@ class SourceItem:
         """Whether the caller handed over pixels rather than the name of a file."""
         return not isinstance(self.image, str | Path | Video)
 
-    def open(self) -> tuple[Image.Image | None, str | None]:
+    def open(self, reading: Reading = AS_EVER) -> Opened:
         """Return the image, 8-bit RGB, or the reason why it cannot be read.
 
         Raises:
             DataError: an array is not an image, which is a mistake in the caller's code and no damaged file.
         """
         if isinstance(self.image, Video):
-            return None, self.problem or f"{self.path} is a video."
+            return Opened(None, self.problem or f"{self.path} is a video.")
         try:
-            return as_image(self.image), None
+            image = as_image(self.image, reading)
         except DataError as error:
             if isinstance(self.image, np.ndarray):
                 raise DataError(f"{self.path}: {error}") from error
-            return None, str(error)
+            return Opened(None, str(error))
+        return Opened(image, None, count_frames(Path(self.image)) - 1 if isinstance(self.image, str | Path) else 0)
 
 
-def find_images(sources: Sources, *, videos: bool = False) -> Iterable[SourceItem]:
+class Opened(NamedTuple):
+    """What came of opening an item.
+
+    Attributes:
+        image: 8-bit RGB; None where it cannot be read.
+        problem: why it cannot; None where all is well.
+        more_frames: frames or pages of the file after the first, which nobody looks at.
+    """
+
+    image: Image.Image | None
+    problem: str | None
+    more_frames: int = 0
+
+
+def find_images(sources: Sources, *, videos: bool = False, skipped: Counter[str] | None = None) -> Iterable[SourceItem]:
     """List the images that are meant.
 
     A folder means the image files in it, in the order of their names, not those in its subfolders (``folder/**/*.jpg``
@@ -152,6 +178,7 @@ def find_images(sources: Sources, *, videos: bool = False) -> Iterable[SourceIte
         sources: a path, folder, glob pattern, PIL image or array, or several of these. Lists and tuples are looked through
             at once; any other iterable is drawn from as it is consumed.
         videos: whether videos, cameras and streams are taken too.
+        skipped: counts, by ``heic`` and ``raw``, the pictures in folders and patterns that cannot be read here.
 
     Raises:
         DataError: a file or folder does not exist, a folder holds no image, or a pattern matches none.
@@ -160,7 +187,7 @@ def find_images(sources: Sources, *, videos: bool = False) -> Iterable[SourceIte
         sources = [sources]
     if not isinstance(sources, Iterable):
         raise DataError(f"images come as paths, PIL images, arrays or a list of them, not as {type(sources).__name__}.")
-    found = _find(sources, videos)
+    found = _find(sources, videos, Counter() if skipped is None else skipped)
     if not isinstance(sources, list | tuple):
         return found
     items = list(found)
@@ -224,15 +251,15 @@ def reading_threads(device: torch.device) -> int:
     return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
-def _find(sources: Iterable[ImageSource], videos: bool) -> Iterator[SourceItem]:
+def _find(sources: Iterable[ImageSource], videos: bool, skipped: Counter[str]) -> Iterator[SourceItem]:
     position = 0
     for source in sources:
-        for item in _expand(source, position + 1, videos):
+        for item in _expand(source, position + 1, videos, skipped):
             position += 1
             yield item
 
 
-def _expand(source: ImageSource, position: int, videos: bool) -> Iterator[SourceItem]:
+def _expand(source: ImageSource, position: int, videos: bool, skipped: Counter[str]) -> Iterator[SourceItem]:
     if not isinstance(source, str | Path):
         if not isinstance(source, Image.Image | np.ndarray):
             raise DataError(f"source {position} is neither a path, a PIL image nor an array but {type(source).__name__}.")
@@ -247,11 +274,11 @@ def _expand(source: ImageSource, position: int, videos: bool) -> Iterator[Source
         return
     path = Path(source).expanduser()
     if path.is_dir():
-        files = _images_in(path)
+        files = _images_in(path, skipped)
     elif path.exists():
         files = [path]
     elif glob.has_magic(str(source)):
-        files = _matching(str(path))
+        files = _matching(str(path), skipped)
     elif "://" in str(source):
         raise DataError(f"{source} is an address on the web: download the image and name the file.")
     else:
@@ -260,22 +287,34 @@ def _expand(source: ImageSource, position: int, videos: bool) -> Iterator[Source
         yield SourceItem(str(file), file)
 
 
-def _images_in(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.iterdir() if _is_image(path))
+def _images_in(folder: Path, skipped: Counter[str]) -> list[Path]:
+    files = _pictures(folder.iterdir(), skipped)
     if not files:
         hint = ""
-        if any(_is_image(path) for path in folder.glob("*/*")):
+        if any(is_picture(path) for path in folder.glob("*/*")):
             hint = f'; its subfolders do: "{folder}/**/*" takes them in'
-        raise DataError(f"the folder {folder} holds no image{hint}.")
+        raise DataError(f"the folder {folder} holds no image{hint}{_others(skipped)}.")
     return files
 
 
-def _matching(pattern: str) -> list[Path]:
-    files = sorted(path for path in map(Path, glob.glob(pattern, recursive=True)) if _is_image(path))  # noqa: PTH207
+def _matching(pattern: str, skipped: Counter[str]) -> list[Path]:
+    files = _pictures(map(Path, glob.glob(pattern, recursive=True)), skipped)  # noqa: PTH207
     if not files:
-        raise DataError(f"no image matches {pattern}.")
+        raise DataError(f"no image matches {pattern}{_others(skipped)}.")
     return files
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _pictures(paths: Iterable[Path], skipped: Counter[str]) -> list[Path]:
+    """Return those that are taken, in the order of their names, and count those that would be if they could be read."""
+    files = []
+    for path in paths:
+        if is_picture(path):
+            files.append(path)
+        elif (kind := kind_of(path)) is not None and not path.name.startswith(".") and path.is_file():
+            skipped[kind] += 1
+    return sorted(files)
+
+
+def _others(skipped: Counter[str]) -> str:
+    """Say what there is in place of images, for a message."""
+    return "".join(f"; there are {count} {SKIPPED[kind]}" for kind, count in skipped.items())

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torchvision.ops import batched_nms
 
 from nextdetr.errors import ConfigError
@@ -63,26 +64,37 @@ def stream_tiles(
         raise ConfigError(f"--tile is at least 32 pixels, not {tile}.")
     if not 0 <= overlap <= 0.9:
         raise ConfigError(f"--overlap is a share of the tile, 0 to 0.9, not {overlap}.")
-    items = find_images(sources, videos=True)
-    return tell_unreadable(_stream(predictor, items, tile, overlap, max_detections, settings))
+    items = find_images(sources, videos=True, skipped=predictor.skipped)
+    found = _stream(predictor, items, tile, overlap, max_detections, settings)
+    return tell_unreadable(found, predictor.skipped)
 
 
 def _stream(
     predictor: Predictor, items: Iterable[SourceItem], tile: int, overlap: float, most: int, settings: dict[str, Any]
 ) -> Iterator[Prediction]:
     for item in unfold(items):
-        image, problem = item.open()
+        image, problem, more = item.open(predictor.reading)
         if image is None:
             yield Prediction(item.path, 0, 0, predictor.nothing(), None, problem, item.frame, item.seconds)
             continue
+        predictor.skipped.update({"frames": more} if more else {})
         windows = tile_windows(*image.size, tile, overlap)
-        crops = [image.crop(window) for window in windows]
         if len(windows) > 1:
-            windows, crops = [*windows, (0, 0, *image.size)], [*crops, image]
-        found = predictor.predict(crops, **settings)
+            windows = [*windows, (0, 0, *image.size)]
+        found: list[sv.Detections] = []
+        maps = None
+        for prediction in predictor.stream(_crops(image, windows), **settings):
+            found.append(prediction.detections)
+            maps = prediction.maps  # in the end those of the last crop, the image as a whole
         merged = merge_tiles(found, windows, image.size)
         merged = rows(merged, np.arange(len(merged))[:most])
-        yield Prediction(item.path, *image.size, merged, image, None, item.frame, item.seconds, tags=item.tags)
+        yield Prediction(item.path, *image.size, merged, image, None, item.frame, item.seconds, tags=item.tags, maps=maps)
+
+
+def _crops(image: Image.Image, windows: Sequence[Window]) -> Iterator[Image.Image]:
+    """Cut tiles as they are asked for: all of a large image's at once would take half as much memory again."""
+    whole = (0, 0, *image.size)
+    return (image if window == whole else image.crop(window) for window in windows)
 
 
 def merge_tiles(found: Sequence[sv.Detections], windows: Sequence[Window], size: tuple[int, int]) -> sv.Detections:

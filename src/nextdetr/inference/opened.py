@@ -1,0 +1,93 @@
+"""Where, at what size and from what pixels an opened detector runs: decided here, once, for every use of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nextdetr.errors import ConfigError
+from nextdetr.inference.exported import OpenedExport
+from nextdetr.inference.predictor import Predictor
+from nextdetr.memory import keep_freed_memory
+from nextdetr.pictures import MAX_PIXELS
+from nextdetr.preprocess import Reading, choose_device
+from nextdetr.weights.checkpoint import OpenedModel
+
+__all__ = ["BITS", "TILED", "Settled", "has_random_weights", "settle"]
+
+#: Key of a detector's metadata: significant bits of the 16-bit grey pictures that it was trained on.
+BITS = "bits"
+#: How many times more pixels a picture may have that is looked at in tiles.
+TILED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """An opened detector, and all that is to be decided before it runs.
+
+    Attributes:
+        opened: the network, on ``device`` and in evaluation mode, and what is known of it.
+        device: where it runs.
+        image_size: side of its square input in pixels.
+        reading: how picture files are read for it.
+    """
+
+    opened: OpenedModel | OpenedExport
+    device: torch.device
+    image_size: int
+    reading: Reading
+
+    def predictor(self, **more: Any) -> Predictor:
+        """Return what finds objects with it; ``more`` goes to ``Predictor``."""
+        return Predictor(
+            self.opened.model, self.opened.classes, self.image_size, device=self.device, reading=self.reading, **more
+        )  # fmt: skip
+
+
+def settle(
+    opened: OpenedModel | OpenedExport,
+    *,
+    device: str | torch.device | None = None,
+    image_size: int | None = None,
+    bits: int | None = None,
+    max_pixels: int | None = None,
+    tiled: bool = False,
+) -> Settled:
+    """Decide where and how a detector runs, and put it there.
+
+    Args:
+        opened: from ``open_any``.
+        device: by default the best there is; an exported file runs on the processor.
+        image_size: by default what the detector was trained, or exported, with.
+        bits: of 16-bit grey pictures; by default what the detector was trained with, else 16.
+        max_pixels: of a picture; by default what Pillow allows, and four times as many with ``tiled``.
+        tiled: whether pictures are looked at in tiles.
+
+    Raises:
+        ConfigError: there is no such device, an exported file is to run on another one than the processor, or the detector
+            takes no images of that size.
+    """
+    exported = isinstance(opened, OpenedExport)
+    chosen = choose_device("cpu" if exported and device is None else device)
+    if exported and chosen.type != "cpu":
+        raise ConfigError(
+            f"{opened.source}: an exported file runs on the processor: leave the device out, or name the checkpoint."
+        )
+    if chosen.type == "cpu":
+        keep_freed_memory()
+    size = image_size or opened.image_size
+    check_size = getattr(opened.model, "check_size", None)
+    if check_size is not None:
+        check_size(size)
+    if bits is None:
+        bits = int(opened.metadata.get(BITS, "16"))
+    opened.model.to(chosen).eval()
+    limit = max_pixels or MAX_PIXELS * (TILED if tiled else 1)
+    return Settled(opened, chosen, size, Reading(bits, limit))
+
+
+def has_random_weights(opened: OpenedModel | OpenedExport, *, weights: bool) -> bool:
+    """Whether what a detector finds means nothing, as neither it nor ``weights`` given beside it were trained."""
+    return isinstance(opened, OpenedModel) and not opened.trained and not weights

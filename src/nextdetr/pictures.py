@@ -1,0 +1,134 @@
+"""Picture files: which are taken, how one is opened, and why another is not.
+
+Pillow decodes them. Its guard against decompression bombs is a number for the whole process; here the largest picture is an
+argument, so that tiles may be cut out of larger ones and no other code of the process is touched.
+"""
+
+from __future__ import annotations
+
+import struct
+from importlib.util import find_spec
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from nextdetr.errors import DataError
+
+__all__ = [
+    "HEIF_SUFFIXES",
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "RAW_SUFFIXES",
+    "count_frames",
+    "is_picture",
+    "kind_of",
+    "open_picture",
+]
+
+#: Pixels of the largest picture that is read at once: the same that Pillow refuses.
+MAX_PIXELS = 178_956_970
+
+#: Endings, in lower case, by which a file in a folder is taken for an image; a file named outright may have any.
+IMAGE_SUFFIXES = frozenset(
+    f".{ending}"
+    for ending in (
+        *("avif", "bmp", "dib", "gif", "jfif", "jp2", "j2k", "jpe", "jpeg", "jpg", "mpo"),
+        *("pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp"),
+    )
+)
+#: Pictures of phones, which Pillow reads where the package pillow-heif is installed.
+HEIF_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
+#: What cameras write before anything is developed; Pillow would show the small preview that many of them hold.
+RAW_SUFFIXES = frozenset(
+    f".{ending}"
+    for ending in (
+        *("3fr", "arw", "cr2", "cr3", "crw", "dcr", "dng", "erf", "iiq", "kdc", "mef", "mos", "mrw", "nef", "nrw"),
+        *("orf", "pef", "raf", "raw", "rw2", "rwl", "sr2", "srf", "srw", "x3f"),
+    )
+)
+#: Formats of which one file may hold several frames or pages; the others of an MPO are views for depth or brightness.
+_SEVERAL = frozenset(("AVIF", "GIF", "PNG", "TIFF", "WEBP"))
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file of a folder is taken: by its ending, and unless it is hidden."""
+    suffix = path.suffix.lower()
+    taken = suffix in IMAGE_SUFFIXES or (suffix in HEIF_SUFFIXES and _has_heif())
+    return taken and not path.name.startswith(".") and path.is_file()
+
+
+def kind_of(path: str | Path) -> str | None:
+    """Return what a file is that is no picture here: ``heic``, ``raw``, or None for neither."""
+    suffix = Path(path).suffix.lower()
+    if suffix in HEIF_SUFFIXES and not _has_heif():
+        return "heic"
+    return "raw" if suffix in RAW_SUFFIXES else None
+
+
+def open_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open a file lazily, in any format that Pillow decodes itself; EPS it would hand to Ghostscript, which runs programs.
+
+    Args:
+        path: the file.
+        max_pixels: most pixels that the picture may have.
+
+    Raises:
+        DataError: the picture is too large, or of a kind that needs another program first.
+        UnidentifiedImageError: it is no picture.
+        OSError: the file cannot be read.
+    """
+    kind = kind_of(path)
+    if kind == "heic":
+        raise DataError(
+            f"{path} is a HEIC picture, for which a package is missing: pip install pillow-heif, or save it as JPEG."
+        )
+    if kind == "raw":
+        raise DataError(f"{path} is a camera's raw file: develop it first, and save it as JPEG or TIFF.")
+    image = _identified(path)
+    width, height = image.size
+    if width * height > max_pixels:
+        image.close()
+        raise DataError(
+            f"{path} is too large: {width} x {height} are {width * height:,} pixels, and the limit is {max_pixels:,}. "
+            "Shrink it or cut it up; nextdetr predict looks at it in tiles (--tile 640), or takes a higher --max-pixels."
+        )
+    return image
+
+
+def count_frames(path: Path) -> int:
+    """Return how many frames or pages a file holds, of which the first is looked at; 1 where that cannot be told."""
+    try:
+        with _identified(path) as image:
+            return max(1, int(getattr(image, "n_frames", 1))) if image.format in _SEVERAL else 1
+    except Exception:  # noqa: BLE001 - Pillow's decoders raise nearly everything on damaged files
+        return 1
+
+
+def _identified(path: Path) -> Image.Image:
+    """Do what ``Image.open`` does, without its guard."""
+    Image.init()  # registers every format; does nothing the second time
+    if path.suffix.lower() in HEIF_SUFFIXES:
+        _register_heif()
+    with path.open("rb") as file:
+        prefix = file.read(16)
+    for name in Image.ID:
+        factory, accept = Image.OPEN[name]
+        answer = accept is None or accept(prefix)
+        if name == "EPS" or not answer or isinstance(answer, str):  # text says why Pillow cannot decode it
+            continue
+        try:
+            image: Image.Image = factory(str(path), "")  # type: ignore[arg-type]  # opened, and closed, by the image
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue
+        return image
+    raise UnidentifiedImageError(f"cannot identify image file {path}")
+
+
+def _has_heif() -> bool:
+    return find_spec("pillow_heif") is not None
+
+
+def _register_heif() -> None:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
