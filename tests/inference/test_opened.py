@@ -16,6 +16,7 @@ from nextdetr.cli.main import run
 from nextdetr.config import PredictConfig, ValConfig
 from nextdetr.engine.validate import score_detector
 from nextdetr.errors import ConfigError, DataError
+from nextdetr.inference.contract import Contract
 from nextdetr.inference.exported import ExportedModel, OpenedExport
 from nextdetr.inference.opened import settle
 from nextdetr.weights.checkpoint import save_opened
@@ -87,8 +88,7 @@ def test_launch_takes_one_device(monkeypatch):
 
 
 def exported():
-    contract = type("Contract", (), {"classes": ["a"], "image_size": 64, "dynamic": False})()
-    model = ExportedModel(None, contract, "model.onnx")
+    model = ExportedModel(None, Contract(["a"], 64, 10), "model.onnx")
     return OpenedExport(model, ["a"], 64, "model.onnx", {})
 
 

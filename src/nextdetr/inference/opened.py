@@ -78,9 +78,7 @@ def settle(
     if chosen.type == "cpu":
         keep_freed_memory()
     size = image_size or opened.image_size
-    check_size = getattr(opened.model, "check_size", None)
-    if check_size is not None:
-        check_size(size)
+    opened.model.check_size(size)
     if bits is None:
         bits = int(opened.metadata.get(BITS, "16"))
     opened.model.to(chosen).eval()

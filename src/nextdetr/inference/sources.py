@@ -317,4 +317,4 @@ def _pictures(paths: Iterable[Path], skipped: Counter[str]) -> list[Path]:
 
 def _others(skipped: Counter[str]) -> str:
     """Say what there is in place of images, for a message."""
-    return "".join(f"; there are {count} {SKIPPED[kind]}" for kind, count in skipped.items())
+    return "".join(f"; there are {count} {SKIPPED[kind]}" for kind, count in sorted(skipped.items()))
