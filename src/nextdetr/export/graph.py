@@ -7,7 +7,9 @@ without training (RT-DETR, arXiv 2304.08069, section 4.4: each decoder layer is 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,13 +21,14 @@ from nextdetr.export.portable import make_portable
 from nextdetr.export.winograd import map_sizes, use_winograd
 from nextdetr.inference.contract import Contract
 from nextdetr.layers.attention import AIFI
-from nextdetr.layers.deformable import MSDeformableAttention
+from nextdetr.layers.deformable import MSDeformableAttention, Shapes
 from nextdetr.models.decoder import RTDETRDecoder, anchors_and_validity
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.fuse import fuse
 from nextdetr.postprocess import best_detections
+from nextdetr.structures import DetectorOutput
 
-__all__ = ["ExportGraph", "Traced", "build_graph", "trace_graph"]
+__all__ = ["ExportGraph", "Traced", "build_graph", "sample_near", "trace_graph"]
 
 LARGEST_SIDE = 64  # times the model's stride: the largest side that a graph of any size is checked for
 
@@ -63,6 +66,7 @@ class ExportGraph(nn.Module):
         output = self.model(images, queries=contract.queries)
         if sizes is None:
             return output.logits, output.boxes
+        output = _numbers_only(output)
         boxes, scores, labels, _ = best_detections(output, sizes.float(), max_detections=contract.max_detections)
         return boxes, scores, labels
 
@@ -103,10 +107,10 @@ def build_graph(model: DetectionModel, contract: Contract) -> ExportGraph:
         contract = replace(contract, winograd=use_winograd(folded, sizes) > 0)
     if contract.portable:
         make_portable(folded)
-    else:
-        for module in folded.modules():
-            if isinstance(module, MSDeformableAttention):
-                module.channels_first = True
+    for module in folded.modules():
+        if isinstance(module, MSDeformableAttention):
+            module.channels_first = not contract.portable
+            setattr(module, "sample", partial(sample_near, module.sample))  # noqa: B010 - a method of this copy only
     if contract.precision == "half":
         folded = halve(folded)
     if contract.dynamic:
@@ -142,6 +146,28 @@ def trace_graph(graph: ExportGraph) -> Traced:
             dynamic["sizes"] = {0: "batch"}
     program = torch.export.export(graph, tuple(arguments), dynamic_shapes=shapes, strict=False)
     return Traced(program, names, contract.output_names, dynamic)
+
+
+def sample_near(sample: Callable[..., Tensor], value: Tensor, shapes: Shapes, locations: Tensor, *rest: Any) -> Tensor:
+    """Sample with all places within a map's width of the map: farther ones read zero too, and runtimes differ there.
+
+    ONNX Runtime 1.32 reads the first cell for 1e20, where PyTorch and OpenVINO read zero.
+
+    Args:
+        sample: see ``sample_levels``.
+        value: likewise.
+        shapes: likewise.
+        locations: likewise.
+        rest: likewise.
+    """
+    return sample(value, shapes, locations.clamp(-1, 2), *rest)
+
+
+def _numbers_only(output: DetectorOutput) -> DetectorOutput:
+    """Give what is not a number (NaN) the lowest score, as TopK ranks NaN differently from runtime to runtime."""
+    logits, boxes = output.logits.float(), output.boxes.float()
+    strange = torch.isnan(logits) | torch.isnan(boxes).any(dim=-1, keepdim=True)  # [B, Q, C]
+    return DetectorOutput(logits.masked_fill(strange, -torch.inf), boxes.masked_fill(torch.isnan(boxes), 0.0))
 
 
 def _least(contract: Contract, tokens: int) -> int:

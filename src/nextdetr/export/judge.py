@@ -10,6 +10,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from nextdetr.data.records import DetectionData
+from nextdetr.errors import ModelFileError
 from nextdetr.export.gate import Comparison, Limits, compare, latency
 from nextdetr.export.pt2 import ProgramModel
 from nextdetr.inference.contract import Contract
@@ -75,20 +76,25 @@ def judge(
         before: metrics of the reference.
         score: scores the opened file; None leaves metrics out.
     """
+    names = [ProgramModel.name] if path.suffix == ".pt2" else possible_runtimes(path)
     found = {}
-    for name, model, opened in _openings(path, contract):
-        comparison = compare(reference, model, images, limits.tolerance)
-        metrics = score(opened) if score is not None and opened is not None else {}
-        failures = _failures(comparison, limits, before, metrics)
-        found[name] = Verdict(comparison, metrics, latency(model, images[0]), failures)
+    for name in names:
+        try:
+            model, opened = _open(path, contract, name)
+            comparison = compare(reference, model, images, limits.tolerance)
+            metrics = score(opened) if score is not None and opened is not None else {}
+            failures = _failures(comparison, limits, before, metrics)
+            found[name] = Verdict(comparison, metrics, latency(model, images[0]), failures)
+        except ModelFileError as error:  # the runtime cannot open or run it: it has not passed there
+            found[name] = Verdict(Comparison(len(images), 0, 0.0, 1.0, 1.0, False), {}, 0.0, [str(error)])
     return found
 
 
-def _openings(path: Path, contract: Contract) -> list[tuple[str, nn.Module, OpenedExport | None]]:
+def _open(path: Path, contract: Contract, runtime: str) -> tuple[nn.Module, OpenedExport | None]:
     if path.suffix == ".pt2":  # which open_export refuses from strangers
-        return [(ProgramModel.name, ExportedModel(ProgramModel(path, contract), contract, str(path)).eval(), None)]
-    opened = [(name, open_export(path, runtime=name)) for name in possible_runtimes(path)]
-    return [(name, export.model, export) for name, export in opened]
+        return ExportedModel(ProgramModel(path, contract), contract, str(path)).eval(), None
+    export = open_export(path, runtime="onnxruntime" if runtime == "onnxruntime" else "openvino")
+    return export.model, export
 
 
 def _failures(

@@ -89,11 +89,13 @@ class ExportedModel(nn.Module):
     def _detect(self, pixels: NDArray[Any]) -> DetectorOutput:
         if self.contract.raw:
             raw = self.session.run({"images": pixels})
+            self._refuse_unless(not np.isnan(raw["logits"]).any())
             return DetectorOutput(_tensor(raw["logits"]), _tensor(raw["boxes"]))
         # An image of 1 by 1 pixel: boxes come out as fractions, and ``postprocess`` scales them as it does for all.
         unit = np.ones((len(pixels), 2), np.int64)
         found = self.session.run({"images": pixels, "sizes": unit})
         scores, labels = _tensor(found["scores"]), torch.from_numpy(np.asarray(found["labels"])).long()
+        self._refuse_unless(not scores.numel() or bool((scores > 0).any(dim=1).all()))  # NaN, too, is not above 0
         if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise ModelFileError(
                 f"{self.source}: it returned the class {int(labels.max())}, but names {self.num_classes}; {CHANGED}"
@@ -101,6 +103,14 @@ class ExportedModel(nn.Module):
         logits = torch.full((*scores.shape, self.num_classes), -torch.inf)
         logits.scatter_(2, labels.unsqueeze(-1), scores.logit().unsqueeze(-1))
         return DetectorOutput(logits, xyxy_to_cxcywh(_tensor(found["boxes"])))
+
+    def _refuse_unless(self, sound: bool) -> None:
+        """Refuse outputs that are no scores: a graph gives what is not a number the score 0, the lowest there is."""
+        if not sound:
+            raise ModelFileError(
+                f"{self.source}: in {self.session.name}, what it computes is not a number (NaN), so nothing it finds counts: "
+                "export the model again, and without --half if it was given."
+            )
 
 
 def as_input(images: Tensor, contract: Contract) -> NDArray[Any]:
