@@ -17,7 +17,7 @@ test-core: $(VENV)/.dev
 	$(BIN)/python -m pytest --ignore=tests/export
 
 test-export: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/export
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/export
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --no-cache .

@@ -15,7 +15,7 @@ __all__ = ["info"]
 
 
 def info(
-    model: Annotated[str, Parameter(help="A shipped name, a model YAML or a checkpoint.")],
+    model: Annotated[str, Parameter(help="A shipped name, a model YAML, a checkpoint or an exported file.")],
     *,
     image_size: Annotated[int, Parameter(help="Side of the square input, pixels, that GFLOP is counted for.")] = 640,
     profile: Annotated[bool, Parameter(negative="", help="Also measure the time of each row, on this machine.")] = False,
@@ -25,8 +25,16 @@ def info(
 ) -> None:
     """Show a model's rows, parameters and GFLOP (2 per multiply-add); with --profile, what each row costs.
 
+    Of an exported file, show what it takes and gives, and where it comes from.
+
     Example: `nextdetr info rtdetr-l-convnextv2-atto --profile`.
     """
+    from nextdetr.inference.header import is_exported, summarize_export, summary_lines
+
+    if is_exported(model):
+        found = summarize_export(model)
+        print_json({"command": "info", "model": model, **found}) if json else say("\n".join(summary_lines(found)))
+        return
     from nextdetr.models.summary import summarize
     from nextdetr.weights.start import open_detector
 

@@ -16,7 +16,7 @@ app = App(name="weights", help="Look into weights files of any origin, and write
 
 @app.command
 def inspect(
-    file: Annotated[Path, Parameter(help="A weights file, or a transformers folder.")],
+    file: Annotated[Path, Parameter(help="A weights file, a transformers folder, or an exported file.")],
     *,
     model: Annotated[str | None, Parameter(help="A shipped name or model YAML that it should fit.")] = None,
     json: Json = False,
@@ -26,6 +26,13 @@ def inspect(
 
     Nothing in the file is run. Example: `nextdetr weights inspect convnextv2_atto.pt --model nextdetr-atto`.
     """
+    from nextdetr.inference.header import is_exported, summarize_export, summary_lines
+
+    if is_exported(file):
+        summary = summarize_export(file)
+        result = {"command": "weights inspect", "file": str(file), **summary}
+        print_json(result) if json else say("\n".join(summary_lines(summary)))
+        return
     from nextdetr.weights.inspect import inspect_file
 
     found = inspect_file(file, model)

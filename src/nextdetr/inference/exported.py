@@ -108,7 +108,7 @@ class ExportedModel(nn.Module):
         """Refuse outputs that are no scores: a graph gives what is not a number the score 0, the lowest there is."""
         if not sound:
             raise ModelFileError(
-                f"{self.source}: in {self.session.name}, what it computes is not a number (NaN), so nothing it finds counts: "
+                f"{self.source}: in {self.session.name}, what it computes is not a number (NaN), so it finds nothing: "
                 "export the model again, and without --half if it was given."
             )
 

@@ -1,0 +1,85 @@
+"""Exports that differ in an option have folders of their own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from nextdetr import ConfigError
+from nextdetr.config import ExportConfig, build_config
+from nextdetr.export.folders import export_folder
+from tests.export.handmade import handmade, terms
+from tests.export.helpers import needs_runtimes
+
+needs_runtimes()
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "best.safetensors"
+    path.write_bytes(b"")
+    return str(path)
+
+
+def written(source, contract, **given):
+    """Where an export goes, after it went there."""
+    folder = export_folder(source, build_config(ExportConfig, given), contract)
+    folder.mkdir(exist_ok=True)
+    handmade(folder / ("model.xml" if given.get("format") == "openvino" else "model.onnx"), contract)
+    (folder / "report.json").write_text(json.dumps({"model": source}))
+    return folder.name
+
+
+def contract_of(**given):
+    details = {"source": "best.safetensors", "decoder_layers": str(given.pop("layers", 3))}
+    return replace(terms(), details=details, **given)
+
+
+def test_each_option_has_a_folder_and_the_same_ones_share_it(source):
+    made = [
+        written(source, contract_of()),
+        written(source, contract_of(), format="openvino"),
+        written(source, contract_of(precision="half"), half=True),
+        written(source, contract_of(dynamic=True), dynamic=True),
+        written(source, contract_of(raw=True), raw=True),
+        written(source, contract_of(raw=True, portable=True), portable=True),
+        written(source, contract_of(queries=2), queries=2),
+        written(source, contract_of(layers=1), decoder_layers=1),
+        written(source, contract_of(image_size=96), image_size=96),
+        written(source, contract_of(), winograd=False),
+    ]
+    assert made == [
+        "best_onnx", "best_openvino", "best_onnx_half", "best_onnx_dynamic", "best_onnx_raw", "best_onnx_portable",
+        "best_onnx_2queries", "best_onnx_1layers", "best_onnx_96px", "best_onnx_direct",
+    ]  # fmt: skip
+    assert written(source, contract_of(queries=2), queries=2) == "best_onnx_2queries"
+    # The name says nothing of these, and the file does.
+    assert written(source, contract_of(image_size=128)) == "best_onnx-2"
+    assert written(source, contract_of(image_size=128)) == "best_onnx-2"
+    assert written(source, contract_of()) == "best_onnx"
+
+
+def test_calibration_on_other_images_is_another_export(source):
+    first, second = (contract_of(precision="int8"), contract_of(precision="int8"))
+    first.details["calibrated_on"], second.details["calibrated_on"] = "100 images of bccd", "100 images of coins"
+    assert written(source, first, int8=True, data="bccd") == "best_onnx_int8"
+    assert written(source, second, int8=True, data="coins") == "best_onnx_int8-2"
+
+
+def test_a_folder_that_was_named_is_never_taken_from_another_export(source, tmp_path):
+    output = tmp_path / "mine"
+    config = build_config(ExportConfig, {"output": output})
+    assert export_folder(source, config, contract_of()) == output
+    output.mkdir()
+    handmade(output / "model.onnx", contract_of())
+    (output / "report.json").write_text(json.dumps({"model": source}))
+    assert export_folder(source, config, contract_of()) == output
+    with pytest.raises(ConfigError, match=r"mine: it holds an export that differs: its queries is 4, not 3"):
+        export_folder(source, config, contract_of(queries=3))
+    with pytest.raises(ConfigError, match=r"it was made from .*best\.safetensors"):
+        export_folder(str(tmp_path / "elsewhere" / "best.safetensors"), config, contract_of())
+    (output / "model.onnx").write_bytes(b"?")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        export_folder(source, config, contract_of())
