@@ -29,15 +29,48 @@ optim.AdamW = partial(optim.AdamW, eps=1e-5)
 """
 
 
+SCRIPT = """
+import os, sys
+from nextdetr import Detector
+data, model, output = sys.argv[1:]
+detector = Detector(model)
+for name in ("a", "b"):
+    result = detector.train(
+        data, epochs=1, image_size=64, batch_size=4, workers=0, devices=2, accelerator="cpu", quiet=True,
+        output=f"{output}/{name}",
+    )
+    print("trained", result.epochs, sorted({"LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"} & set(os.environ)))
+"""
+
+
+@pytest.mark.slow
+def test_a_script_goes_on_once_after_each_training_on_two_processes(tmp_path):
+    """Through ``python -``, which no other process can run again."""
+    command = [sys.executable, "-", squares(tmp_path / "data", images=4), tiny_model(tmp_path), tmp_path / "runs"]
+    done = subprocess.run(
+        [str(part) for part in command], input=SCRIPT, capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines() == ["trained 1 []"] * 2
+
+
 def run(data, model, output, *options, before=""):
-    script = output.parent / f"{output.name}.py"
-    script.write_text(f"{before}\nfrom nextdetr.cli.main import main\nmain()\n")
+    site = output.parent / f"site-{output.name}"  # python imports it in each process of the run
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(before)
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [
-        sys.executable, str(script), "train", "--data", str(data), "--model", str(model), "--image-size", "64",
+        sys.executable, "-m", "nextdetr", "train", "--data", str(data), "--model", str(model), "--image-size", "64",
         "--workers", "0", "--accelerator", "cpu", "--output", str(output), "--json", *options,
     ]  # fmt: skip
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
     )
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     return json.loads(done.stdout)

@@ -31,14 +31,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nextdetr.data.dataset import DetectionDataset, Sample, SampleKey
+from nextdetr.data.signals import ignore_held_signals, signals_held
 from nextdetr.errors import NextDETRError, TrainingError
 from nextdetr.structures import Batch, Target
 
 __all__ = ["BatchStream", "affordable_workers", "collate"]
 
 _log = logging.getLogger(__name__)
-
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -192,7 +191,7 @@ def _watched(loader: DataLoader[Any]) -> Iterator[_Packed | NextDETRError]:
         return
     if getattr(loader, "_iterator", None) is None:
         before = signal.getsignal(signal.SIGCHLD)
-        with _signals_held():
+        with signals_held():
             batches = iter(loader)
         if signal.getsignal(signal.SIGCHLD) is not before:
             _of_torch.append(signal.signal(signal.SIGCHLD, before or signal.SIG_DFL))
@@ -219,26 +218,10 @@ def _told_of_children() -> Iterator[None]:
             signal.signal(signal.SIGCHLD, previous or signal.SIG_DFL)
 
 
-@contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold signals back while workers start: they inherit that, and have none come in before they ignore them."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows, where only Ctrl-C is sent to a group
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _start_worker(worker: int) -> None:
     del worker
     torch.set_num_threads(1)
-    for kind in _STOPPING:
-        signal.signal(kind, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    ignore_held_signals()
 
 
 def affordable_workers(workers: int, prefetch: int, batch_size: int, size: int) -> int:

@@ -107,10 +107,12 @@ def run_pretraining(config: PretrainConfig, *, quiet: bool = False) -> PretrainR
         Interrupted: Ctrl-C or a request to terminate, after a checkpoint was written.
     """
     started = time.perf_counter()
-    config = resolve_pretrain(config)
+    given, config = config, resolve_pretrain(config)
     keep_freed_memory()
-    fabric = launch(config.accelerator, config.devices, config.precision, device=config.device)
-    with Display(enabled=fabric.global_rank == 0 and not quiet) as display:
+    with (
+        launch(given, config, run_pretraining) as fabric,
+        Display(enabled=fabric.global_rank == 0 and not quiet) as display,
+    ):
         directory = Path(fabric.broadcast(str(run_folder(config)) if fabric.global_rank == 0 else ""))
         torch.manual_seed(config.seed)
         run = prepare_pretraining(

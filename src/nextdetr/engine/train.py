@@ -86,10 +86,12 @@ def train(config: TrainConfig, *, quiet: bool = False) -> TrainResult:
         Interrupted: Ctrl-C or a request to terminate, after a checkpoint was written.
     """
     started = time.perf_counter()  # --minutes are the user's: looking at the data belongs to them
-    config = resolve_config(config)
+    given, config = config, resolve_config(config)
     keep_freed_memory()
-    fabric = launch(config.accelerator, config.devices, config.precision, device=config.device)
-    with Display(enabled=fabric.global_rank == 0 and not quiet) as display:
+    with (
+        launch(given, config, train) as fabric,
+        Display(enabled=fabric.global_rank == 0 and not quiet) as display,
+    ):
         return Trainer(prepare(config, fabric, display.line), fabric, display, started).run()
 
 
