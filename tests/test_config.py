@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nextdetr.config import PredictConfig, TrainConfig, build_config
+from nextdetr.cli.common import settings
+from nextdetr.config import PredictConfig, PretrainConfig, TrainConfig, build_config
 from nextdetr.config_file import dump_config, read_config_file
 from nextdetr.errors import ConfigError
 
@@ -56,3 +57,27 @@ def test_bad_config_file(tmp_path, text, message):
 def test_hyphens_and_underscores_are_the_same(tmp_path):
     (tmp_path / "c.yaml").write_text("image-size: 320\n")
     assert read_config_file(tmp_path / "c.yaml") == {"image_size": 320}
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, PretrainConfig])
+@pytest.mark.parametrize(
+    ("stored", "given", "left"),
+    [
+        ("epochs: 7", {"minutes": 2.0}, {"epochs": None, "minutes": 2.0}),
+        ("minutes: 7\nepochs: null", {"epochs": 3}, {"epochs": 3, "minutes": None}),
+        ("epochs: 7\nseed: 5", {"seed": 1}, {"epochs": 7, "minutes": None, "seed": 1}),
+        ("devices: 2", {"device": "cpu"}, {"devices": 1, "device": "cpu"}),
+    ],
+)
+def test_an_option_replaces_what_a_file_says_in_another_way(tmp_path, kind, stored, given, left):
+    file = tmp_path / "settings.yaml"
+    file.write_text(stored)
+    merged = settings(kind, kind(**given), str(file))
+    assert {name: getattr(merged, name) for name in left} == left
+
+
+def test_a_file_that_sets_the_length_twice_is_refused(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("epochs: 7\nminutes: 2")
+    with pytest.raises(ConfigError, match=r"settings\.yaml: --epochs and --minutes both set the length"):
+        settings(TrainConfig, TrainConfig(seed=1), str(file))

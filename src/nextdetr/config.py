@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
@@ -32,14 +32,23 @@ __all__ = [
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
+_LENGTH_AND_PLACE = (frozenset({"epochs", "minutes"}), frozenset({"device", "devices"}))
+
+
 class CommandConfig(BaseModel):
     """Base of all configurations: immutable, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
+    alternatives: ClassVar[
+        tuple[frozenset[str], ...]
+    ] = ()  # each a set of settings that say the same thing in several ways
+
 
 class TrainConfig(CommandConfig):
     """Settings of ``nextdetr train``."""
+
+    alternatives = _LENGTH_AND_PLACE
 
     data: str | None = Field(None, description="Data set: a VOC or COCO folder, a YOLO data.yaml, or a dataset YAML.")
     model: str = Field("nextdetr-atto", description="A shipped name, a model YAML, or a checkpoint to go on from.")
@@ -112,6 +121,8 @@ class TrainConfig(CommandConfig):
 
 class PretrainConfig(CommandConfig):
     """Settings of ``nextdetr pretrain``."""
+
+    alternatives = _LENGTH_AND_PLACE
 
     images: tuple[str, ...] = Field((), description="Folders of images, with their subfolders, or data sets.")
     model: str = Field("convnextv2-atto", description="Backbone: convnextv2- and atto, femto, pico, nano, tiny, base, …")

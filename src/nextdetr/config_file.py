@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nextdetr.config import CommandConfig
 from nextdetr.errors import ConfigError
 
-__all__ = ["dump_config", "read_config_file"]
+__all__ = ["dump_config", "merge_settings", "read_config_file"]
 
 
 def read_config_file(path: str | Path) -> dict[str, Any]:
@@ -31,6 +32,18 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be a mapping of settings (name: value), not a {type(content).__name__}.")
     return {str(key).replace("-", "_"): value for key, value in content.items()}
+
+
+def merge_settings(kind: type[CommandConfig], stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's settings with those given beside it, which win.
+
+    A setting replaces another way of saying the same thing, too: ``--minutes`` takes the place of a file's ``epochs``.
+    """
+    replaced: set[str] = set()
+    for names in kind.alternatives:
+        if any(given.get(name) is not None for name in names):
+            replaced |= names
+    return {name: value for name, value in stored.items() if name not in replaced} | dict(given)
 
 
 def dump_config(config: CommandConfig) -> str:

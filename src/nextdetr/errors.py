@@ -12,6 +12,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "ExportError",
+    "FailedElsewhere",
     "Interrupted",
     "ModelFileError",
     "NextDETRError",
@@ -59,6 +60,10 @@ class TrainingError(NextDETRError):
     """Training cannot go on (a non-finite loss, for one); usable input, but the run failed."""
 
     exit_code = 1
+
+
+class FailedElsewhere(TrainingError):  # noqa: N818 - the error is another process's
+    """This process of a run ends because another one cannot go on; that one says why."""
 
 
 class WriteError(NextDETRError):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from nextdetr import Detector
 from nextdetr.cli.main import run
-from nextdetr.config import PredictConfig, ValConfig
+from nextdetr.config import PredictConfig, TrainConfig, ValConfig
 from nextdetr.engine.validate import score_detector
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference.contract import Contract
@@ -81,10 +81,13 @@ def test_launch_takes_one_device(monkeypatch):
     monkeypatch.setattr(launch, "Fabric", Fabric)
     monkeypatch.setattr(launch, "choose_device", torch.device)
     for device, accelerator, devices in (("cpu", "cpu", 1), ("cuda:1", "cuda", [1]), ("cuda", "cuda", 1)):
-        launch.launch("auto", 1, "32-true", device=device)
+        given = TrainConfig(device=device)
+        with launch.launch(given, given, None):
+            pass
         assert (made["accelerator"], made["devices"]) == (accelerator, devices)
-    with pytest.raises(ConfigError, match="one device"):
-        launch.launch("auto", 2, "32-true", device="cuda:1")
+    given = TrainConfig(device="cuda:1", devices=2)
+    with pytest.raises(ConfigError, match="one device"), launch.launch(given, given, None):
+        pass
 
 
 def exported():

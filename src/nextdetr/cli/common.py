@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from nextdetr.cli.output import print_json, say
 from nextdetr.config import CommandConfig, build_config
-from nextdetr.config_file import read_config_file
+from nextdetr.config_file import merge_settings, read_config_file
 
 __all__ = ["Json", "Runtime", "Verbose", "Weights", "is_first_process", "print_json", "say", "settings"]
 
@@ -39,4 +39,4 @@ def settings(kind: type[C], given: C | None, file: str | None = None) -> C:
     """Merge the settings of a ``--config`` file with the options, which win."""
     explicit = {} if given is None else {name: getattr(given, name) for name in given.model_fields_set}
     stored = {} if file is None else read_config_file(file)
-    return build_config(kind, {**stored, **explicit}, source=file or "")
+    return build_config(kind, merge_settings(kind, stored, explicit), source=file or "")

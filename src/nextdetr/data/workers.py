@@ -112,11 +112,15 @@ class BatchStream:
 
 
 _open_streams: weakref.WeakSet[BatchStream] = weakref.WeakSet()
+_workers: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _close_all() -> None:
     for stream in list(_open_streams):
         stream.close()
+    for worker in list(_workers):  # such as one of a stream that was interrupted while it began
+        if worker.is_alive():
+            worker.kill()
 
 
 class _CurrentKeys(Sampler[list[SampleKey]]):
@@ -191,8 +195,12 @@ def _watched(loader: DataLoader[Any]) -> Iterator[_Packed | NextDETRError]:
         return
     if getattr(loader, "_iterator", None) is None:
         before = signal.getsignal(signal.SIGCHLD)
-        with signals_held():
-            batches = iter(loader)
+        others = set(multiprocessing.active_children())
+        try:
+            with signals_held():
+                batches = iter(loader)
+        finally:
+            _workers.update(set(multiprocessing.active_children()) - others)
         if signal.getsignal(signal.SIGCHLD) is not before:
             _of_torch.append(signal.signal(signal.SIGCHLD, before or signal.SIG_DFL))
     else:

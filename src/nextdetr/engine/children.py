@@ -24,12 +24,12 @@ from typing import IO, Any, cast
 from nextdetr import errors
 from nextdetr.config import CommandConfig
 from nextdetr.data.signals import ignore_held_signals, signals_held
-from nextdetr.errors import ConfigError, NextDETRError, TrainingError, out_of_memory
+from nextdetr.errors import ConfigError, FailedElsewhere, NextDETRError, TrainingError, out_of_memory
 
 __all__ = ["Children", "Place", "environment_kept", "join", "own_place", "ready", "started", "started_elsewhere"]
 
 START = "from nextdetr.engine.children import join; join()"
-PATIENCE = 60.0  # seconds that the first process gets to notice that another one has failed
+PATIENCE = 600.0  # seconds that the first process gets to notice that another one has failed
 NOTICE = 10.0  # seconds until a broken connection and the report of who broke it must have met
 
 
@@ -200,9 +200,10 @@ class Children:
         """Return what one of them has failed with, if one has; called when this process has lost its connection."""
         deadline = time.monotonic() + NOTICE
         while time.monotonic() < deadline:
-            failed = [child for child in self._members if child.ended.is_set()]
-            if failed:
-                return failed[0].failure()
+            ended = [child.failure() for child in self._members if child.ended.is_set()]
+            own = [failure for failure in ended if not isinstance(failure, FailedElsewhere)]
+            if own:
+                return own[0]
             time.sleep(0.05)
         return None
 

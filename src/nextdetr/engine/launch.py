@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nextdetr.config import PretrainConfig, TrainConfig
 from nextdetr.engine import children
-from nextdetr.errors import ConfigError, NextDETRError
+from nextdetr.errors import ConfigError, FailedElsewhere, NextDETRError
 from nextdetr.preprocess import choose_device
 
 __all__ = ["largest", "launch", "scaler_of"]
@@ -54,9 +54,9 @@ def launch(
         fabric.launch()
         try:
             yield fabric
-        except NextDETRError:
-            raise
         except Exception as error:
+            if isinstance(error, NextDETRError) and not isinstance(error, FailedElsewhere):
+                raise
             failure = others.failure()
             if failure is None:
                 raise

@@ -26,7 +26,7 @@ from nextdetr.engine.profile import StepProfile
 from nextdetr.engine.resume import Contract
 from nextdetr.engine.state import Cursor, non_finite_tensor, step_seed, write_state
 from nextdetr.engine.stopping import stop_on_signal
-from nextdetr.errors import Interrupted, TrainingError, WeightsError
+from nextdetr.errors import FailedElsewhere, Interrupted, TrainingError, WeightsError
 from nextdetr.structures import Batch
 
 __all__ = ["Loop"]
@@ -331,7 +331,7 @@ class Loop(ABC):
         if self.cursor.step:
             self.save()
         if error is None:
-            raise TrainingError("another process of the run cannot go on; its own message says why.")
+            raise FailedElsewhere("another process of the run cannot go on; its own message says why.")
         raise error
 
     def mean(self, values: Mapping[str, Tensor]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,9 @@ def run_pretraining(config: PretrainConfig, *, quiet: bool = False) -> PretrainR
     with (
         launch(given, config, run_pretraining) as fabric,
         Display(enabled=fabric.global_rank == 0 and not quiet) as display,
+        ExitStack() as held,
     ):
-        directory = Path(fabric.broadcast(str(run_folder(config)) if fabric.global_rank == 0 else ""))
+        directory = Path(fabric.broadcast(str(run_folder(config, held)) if fabric.global_rank == 0 else ""))
         torch.manual_seed(config.seed)
         run = prepare_pretraining(
             config, directory, display.line, cpu=fabric.device.type == "cpu", world=fabric.world_size,

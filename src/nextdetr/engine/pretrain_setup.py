@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,13 +97,9 @@ def resolve_pretrain(config: PretrainConfig) -> PretrainConfig:
     return config
 
 
-def run_folder(config: PretrainConfig) -> Path:
-    """Create the run's folder, or return the resumed one's.
-
-    Raises:
-        ConfigError: ``--output`` holds a run already, or cannot be made.
-    """
-    return config.resume or open_directory(config.output, Path("runs") / f"pretrain-{config.model}")
+def run_folder(config: PretrainConfig, held: ExitStack) -> Path:
+    """Create the run's folder, or return the resumed one's; see :func:`nextdetr.engine.setup.open_directory`."""
+    return open_directory(config.output, Path("runs") / f"pretrain-{config.model}", config.resume, held)
 
 
 def prepare_pretraining(

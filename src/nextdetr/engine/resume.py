@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nextdetr.config import CommandConfig, build_config
-from nextdetr.config_file import dump_config, read_config_file
+from nextdetr.config_file import dump_config, merge_settings, read_config_file
 from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.errors import ConfigError, DataError, WeightsError
 from nextdetr.files import write_text_atomic
@@ -105,11 +105,8 @@ def merge_resumed(config: C, folder: Path) -> C:
     stored = folder / "config.yaml"
     if not stored.is_file():
         raise ConfigError(f"{folder}: not the folder of a run (it has no config.yaml).")
-    values = read_config_file(stored)
-    if {"epochs", "minutes"} & given:
-        values["epochs"] = values["minutes"] = None
-    values |= {name: getattr(config, name) for name in given}
-    return build_config(type(config), values, source=str(stored))
+    anew = {name: getattr(config, name) for name in given}
+    return build_config(type(config), merge_settings(type(config), read_config_file(stored), anew), source=str(stored))
 
 
 def write_config(config: CommandConfig, directory: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from nextdetr.engine.resume import Contract, check_classes, merge_resumed, store
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.errors import ConfigError, DataError
-from nextdetr.files import new_directory
+from nextdetr.files import exclusive, make_directory, new_directory
 from nextdetr.identity import Identity
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import available_models, build_skeleton, parse_model_text
@@ -105,26 +106,29 @@ def data_name(config: TrainConfig) -> str:
     return path.resolve().parent.name if path.stem == "data" and path.suffix else path.resolve().stem
 
 
-def run_directory(config: TrainConfig) -> Path:
+def run_directory(config: TrainConfig, held: ExitStack) -> Path:
     """Create the run's folder, or return the resumed one's; see :func:`open_directory`."""
-    return config.resume or open_directory(config.output, default_output(config))
+    return open_directory(config.output, default_output(config), config.resume, held)
 
 
-def open_directory(output: Path | None, default: Path) -> Path:
-    """Create the folder of a new run: ``output``, or a new one named after ``default``.
+def open_directory(output: Path | None, default: Path, resume: Path | None, held: ExitStack) -> Path:
+    """Return the folder of a run, for this process alone: ``resume``, ``output``, or a new one named after ``default``.
+
+    Args:
+        output: what the user named for a new run, if anything.
+        default: its name otherwise, or with a number.
+        resume: the folder of a run to go on with.
+        held: keeps other processes out until it is closed.
 
     Raises:
-        ConfigError: ``output`` holds a run already, or cannot be made.
+        ConfigError: ``output`` holds a run already, or another process is in it.
+        WriteError: the folder cannot be made.
     """
-    if output is None:
-        return new_directory(default)
-    if (output / "last.ckpt").exists():
-        raise ConfigError(f"{output}: holds a run already; go on with --resume {output}, or choose another --output.")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{output}: the folder cannot be made ({error.strerror}).") from error
-    return output
+    folder = resume or (new_directory(default) if output is None else make_directory(output))
+    held.enter_context(exclusive(folder))
+    if resume is None and (folder / "last.ckpt").exists():
+        raise ConfigError(f"{folder}: holds a run already; go on with --resume {folder}, or choose another --output.")
+    return folder
 
 
 def load_splits(
@@ -212,15 +216,15 @@ def resumed_model(
     return started.model, config.model_copy(update=filled), origin
 
 
-def prepare(config: TrainConfig, fabric: Fabric, tell: Callable[[str], None]) -> Run:
-    """Do all of it, in the order that finds the user's mistakes soonest."""
+def prepare(config: TrainConfig, fabric: Fabric, tell: Callable[[str], None], held: ExitStack) -> Run:
+    """Do all of it, in the order that finds the user's mistakes soonest; ``held`` keeps other processes out of the run."""
 
     def shared(value: T) -> T:
         """Return the first process's value: what depends on free memory, or on what folders there are, may differ."""
         return fabric.broadcast(value)
 
     def folder() -> Path:
-        return Path(shared(str(run_directory(config)) if fabric.global_rank == 0 else ""))
+        return Path(shared(str(run_directory(config, held)) if fabric.global_rank == 0 else ""))
 
     directory = None if config.output is None and config.resume is None else folder()
     cursor, state = (Cursor(), {}) if config.resume is None else read_state(config.resume / "last.ckpt")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -91,8 +92,9 @@ def train(config: TrainConfig, *, quiet: bool = False) -> TrainResult:
     with (
         launch(given, config, train) as fabric,
         Display(enabled=fabric.global_rank == 0 and not quiet) as display,
+        ExitStack() as held,
     ):
-        return Trainer(prepare(config, fabric, display.line), fabric, display, started).run()
+        return Trainer(prepare(config, fabric, display.line, held), fabric, display, started).run()
 
 
 class Trainer(Loop):
