@@ -1,0 +1,125 @@
+"""Which runtimes a file passes in, and what a benchmark scores."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nextdetr.config import BenchmarkConfig, build_config
+from nextdetr.errors import ModelFileError
+from nextdetr.export import benchmark as benchmarks
+from nextdetr.export.gate import Limits, drawn_images
+from nextdetr.export.graph import sample_near
+from nextdetr.export.judge import judge
+from nextdetr.inference.exported import open_export
+from nextdetr.inference.openvino import OpenVinoSession
+from nextdetr.layers.deformable import sample_levels, sample_levels_grid
+from nextdetr.structures import DetectorOutput
+from tests.export.handmade import SIDE, handmade, terms
+from tests.export.helpers import needs_runtimes
+from tests.helpers import tiny_model
+
+
+@pytest.fixture
+def verdicts(tmp_path):
+    needs_runtimes()
+    path = tmp_path / "model.onnx"
+    handmade(path)
+    reference = open_export(path, runtime="onnxruntime").model
+    images, limits = drawn_images(2, SIDE), Limits(1e-3, 0.99, 0.001)
+
+    def find(score=None, before=None):
+        return judge(path, terms(), reference, images, limits, before or {}, score)
+
+    return find
+
+
+def test_a_file_is_judged_in_each_runtime(verdicts):
+    assert {name: verdict.failures for name, verdict in verdicts().items()} == {"onnxruntime": [], "openvino": []}
+
+
+def test_a_runtime_that_finds_something_else_has_not_passed(verdicts, monkeypatch):
+    run = OpenVinoSession._run
+
+    def wrong(self, inputs):
+        found = run(self, inputs)
+        return {**found, "scores": found["scores"] * 0.9}
+
+    monkeypatch.setattr(OpenVinoSession, "_run", wrong)
+    found = verdicts()
+    assert found["onnxruntime"].passed
+    assert "0.0% of 8 detections" in found["openvino"].failures[0]
+
+
+def test_a_runtime_that_loses_accuracy_has_not_passed(verdicts):
+    def score(opened):
+        return {"AP": 0.17 if opened.model.session.name == "onnxruntime" else 0.15}
+
+    found = verdicts(score, {"AP": 0.1705})
+    assert found["onnxruntime"].passed
+    assert found["openvino"].failures == ["AP fell from 0.1705 to 0.1500; the limit is a drop of 0.001."]
+
+
+def test_a_runtime_that_fails_has_not_passed(verdicts, monkeypatch):
+    def broken(self, inputs):
+        raise RuntimeError("no such primitive")
+
+    monkeypatch.setattr(OpenVinoSession, "_run", broken)
+    found = verdicts()
+    assert found["onnxruntime"].passed
+    assert "openvino cannot run it" in found["openvino"].failures[0]
+    assert "no such primitive" in found["openvino"].failures[0]
+
+
+def test_a_file_that_gives_no_numbers_fails(tmp_path):
+    needs_runtimes()
+    handmade(tmp_path / "model.onnx", scores=(0.0,) * 4)
+    with pytest.raises(ModelFileError):
+        open_export(tmp_path).model(torch.zeros(1, 3, SIDE, SIDE))
+    images, limits = drawn_images(1, SIDE), Limits(None, 0.0, 0.005)
+    reference = DetectorOutput(torch.randn(1, 4, 3), torch.rand(1, 4, 4))
+    found = judge(tmp_path / "model.onnx", terms(), lambda batch: reference, images, limits, {}, None)
+    assert not any(verdict.passed for verdict in found.values())
+
+
+@pytest.mark.parametrize("far", [3.0, -1e3, 1e20, -3e38, torch.inf, -torch.inf])
+def test_places_far_outside_read_zero(far):
+    shapes = ((4, 6), (1, 1))
+    value, weights = torch.rand(1, 25, 2, 3) + 1, torch.rand(1, 5, 2, 4)
+    near = torch.rand(1, 5, 2, 4, 2) * 1.6 - 0.3
+    for sample in (sample_levels, sample_levels_grid):
+        assert torch.allclose(
+            sample_near(sample, value, shapes, near, weights, (3, 1)),
+            sample(value, shapes, near, weights, (3, 1)),
+            atol=1e-6,
+        )
+        outside = near.clone()
+        outside[..., 0] = far
+        assert not sample_near(sample, value, shapes, outside, weights, (3, 1)).any()
+
+
+def test_a_benchmark_scores_and_measures_at_one_size(tmp_path, monkeypatch):
+    needs_runtimes()
+    scored, measured = [], []
+
+    def write(opened, settings):
+        assert settings.image_size == opened.image_size == 96
+        handmade(tmp_path / "model.onnx", terms(dynamic=True))
+        return type("Done", (), {"file": str(tmp_path / "model.onnx")})
+
+    def measure(task):
+        measured.append(task.image_size)
+        return {"median": 1.0, "p95": 1.0, "load": 1.0, "memory": 1.0}
+
+    def score(opened, queries, part=None):
+        scored.append((type(opened).__name__, opened.image_size))
+        return {"AP": None}
+
+    monkeypatch.setattr(benchmarks, "export", write)
+    monkeypatch.setattr(benchmarks, "measure", measure)
+    monkeypatch.setattr(benchmarks, "ceilings", lambda threads: benchmarks.Ceilings(1.0, 1.0))
+    monkeypatch.setattr(benchmarks, "preprocessing", lambda size: float(measured.append(size) or 0))
+    config = build_config(BenchmarkConfig, {"image_size": 96, "data": "some", "output": tmp_path / "out"})
+    benchmarks.benchmark(str(tiny_model(tmp_path)), config, score=score)
+    assert scored[0] == ("OpenedModel", 96)
+    assert set(measured) == {96}
