@@ -55,15 +55,16 @@ def test_a_script_goes_on_once_after_each_training_on_two_processes(tmp_path):
     assert done.stdout.splitlines() == ["trained 1 []"] * 2
 
 
-def run(data, model, output, *options, before=""):
+def run(data, model, output, *options, before="", code=0):
     site = output.parent / f"site-{output.name}"  # python imports it in each process of the run
-    site.mkdir()
+    site.mkdir(exist_ok=True)
     (site / "sitecustomize.py").write_text(before)
     path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [
-        sys.executable, "-m", "nextdetr", "train", "--data", str(data), "--model", str(model), "--image-size", "64",
-        "--workers", "0", "--accelerator", "cpu", "--output", str(output), "--json", *options,
+        sys.executable, "-m", "nextdetr", "train", "--workers", "0", "--accelerator", "cpu", "--json", *options,
     ]  # fmt: skip
+    if data is not None:
+        command += ["--data", str(data), "--model", str(model), "--image-size", "64", "--output", str(output)]
     done = subprocess.run(
         command,
         capture_output=True,
@@ -72,7 +73,7 @@ def run(data, model, output, *options, before=""):
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
     )
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert done.returncode == code, done.stdout + done.stderr[-3000:]
     return json.loads(done.stdout)
 
 
@@ -108,3 +109,34 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path):
     one, two = (torch.load(tmp_path / name / "last.ckpt", weights_only=True)["model"] for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-5, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+# Notes which images each batch shows, and asks the first process to stop after the first step of the second epoch.
+WATCHED = """
+import signal
+from pathlib import Path
+from nextdetr.engine.train import Trainer
+step = Trainer.step
+def watched(self, batch, *arguments):
+    with (Path(__file__).parent / f"shown-{self.cursor.epoch}.txt").open("a") as file:
+        file.write("".join(f"{index} " for index in batch.indices))
+    values = step(self, batch, *arguments)
+    if STOPS and self.main and (self.cursor.epoch, self.cursor.place) == (1, 0):
+        signal.raise_signal(signal.SIGINT)
+    return values
+Trainer.step = watched
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("images", "first", "then"), [(8, 2, 1), (6, 1, 2)])
+def test_an_epoch_goes_on_with_other_processes(tmp_path, images, first, then):
+    """Batches of two a process: what the first session had not shown the second shows, each image once."""
+    data, output = squares(tmp_path / "data", images=images), tmp_path / "run"
+    options = ("--epochs", "2", "--batch-size", "2")
+    run(data, tiny_model(tmp_path), output, *options, "--devices", str(first), before=f"STOPS = True{WATCHED}", code=130)
+    done = run(None, None, output, "--resume", str(output), "--devices", str(then), before=f"STOPS = False{WATCHED}")
+    assert done["epochs"] == 2
+    for epoch in range(2):
+        shown = (tmp_path / "site-run" / f"shown-{epoch}.txt").read_text().split()
+        assert sorted(map(int, shown)) == list(range(images)), epoch

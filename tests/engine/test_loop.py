@@ -34,6 +34,13 @@ def settings(data, tmp_path):
     }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """What is scored, and the curves, are not what is looked at here."""
+    monkeypatch.setattr(train_module, "draw_curves", lambda *arguments: None)
+    monkeypatch.setattr(Trainer, "_score", lambda self, data: {"AP": 0.1, "AP50": 0.2})
+
+
 def state(folder):
     return torch.load(Path(folder) / "last.ckpt", weights_only=True)
 
@@ -113,6 +120,23 @@ def test_an_image_that_is_gone_leaves_a_checkpoint(settings, monkeypatch, accumu
         assert rows(settings["output"])[1]["loss"] == rows(whole)[1]["loss"]
 
 
+def test_a_validation_that_fails_costs_nothing(settings, monkeypatch):
+    """The epoch is saved as it ended, and scored when the run goes on."""
+
+    def gone(self, data):
+        raise DataError("5.png cannot be read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_score", gone)
+        with pytest.raises(DataError, match=r"5\.png"):
+            train(TrainConfig(**settings), quiet=True)
+    cursor = state(settings["output"])["cursor"]
+    assert (cursor["epoch"], cursor["place"], cursor["step"]) == (0, 6, 3)
+    monkeypatch.setattr(Trainer, "_score", lambda self, data: {"AP": 0.1, "AP50": 0.2})
+    train(TrainConfig(resume=settings["output"]), quiet=True)
+    assert [(row["step"], row["AP"]) for row in rows(settings["output"])] == [("3", "0.1"), ("6", "0.1")]
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_never_saved(settings, monkeypatch, bad):
     """They become so in the last step of the second epoch, after a loss that was a number."""
@@ -152,6 +176,23 @@ def test_a_shorter_length_ends_a_run_with_a_validation(settings, monkeypatch):
     result = train(TrainConfig(resume=settings["output"], epochs=1), quiet=True)
     assert result.best["epoch"] in {1, 2}
     assert state(settings["output"])["cursor"]["validated"] == result.epochs
+
+
+def test_time_that_is_up_between_two_epochs_ends_in_a_validation(settings, monkeypatch):
+    """The epoch was not due for one when it ended; its row gets the scores."""
+    del settings["epochs"]
+    monkeypatch.setattr(Trainer, "_expect_validation", lambda self: None)
+    end = Trainer.after_epoch
+
+    def slow(self, number):
+        end(self, number)
+        if number == 2:
+            self.budget.spent += 3600
+
+    monkeypatch.setattr(Trainer, "after_epoch", slow)
+    result = train(TrainConfig(**settings | {"minutes": 60.0, "val_every": 9}), quiet=True)
+    assert result.epochs == result.best["epoch"] == 2
+    assert [row["AP"] for row in rows(settings["output"])] == ["", "0.1"]
 
 
 def test_best_file_and_state_are_one(settings, monkeypatch):

@@ -95,7 +95,7 @@ def test_the_runs_classes_stay_in_their_order(settings, tmp_path, monkeypatch, c
 def test_other_classes_are_refused(settings, tmp_path, monkeypatch, categories, words):
     interrupt(settings, monkeypatch, 1)
     set_classes(tmp_path / "squares", categories)
-    with pytest.raises(DataError, match=f"squares: its classes are no longer those of the run .{words}"):
+    with pytest.raises(DataError, match=f"squares: its classes are no longer those of the run run .{words}"):
         train(TrainConfig(resume="run"), quiet=True)
 
 

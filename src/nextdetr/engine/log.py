@@ -62,6 +62,14 @@ class MetricsTable:
     def add(self, row: Mapping[str, float | int | None]) -> None:
         """Append a row and write the table, whole or not at all; what a full disk kept out comes with a later row."""
         self.rows.append({name: _cell(row.get(name)) for name in self.columns})
+        self._write()
+
+    def amend(self, values: Mapping[str, float | int | None]) -> None:
+        """Fill in values of the last row, and write the table as ``add`` does."""
+        self.rows[-1] |= {name: _cell(value) for name, value in values.items()}
+        self._write()
+
+    def _write(self) -> None:
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, self.columns, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()

@@ -124,17 +124,19 @@ def _whole(value: Any) -> Any:
         return tuple(_whole(item) for item in value)
     if value is None or not Path(value).expanduser().exists():
         return value
-    return type(value)(Path(value).expanduser().absolute())
+    path = Path(value).expanduser()
+    return type(value)(path.resolve() if ".." in path.parts else path.absolute())
 
 
 def check_classes(
-    data: DetectionData, classes: Sequence[str], source: str, reread: Callable[[], DetectionData]
+    data: DetectionData, classes: Sequence[str], source: str, run: Path, reread: Callable[[], DetectionData]
 ) -> DetectionData:
     """Return a data set in the order of a run's classes.
 
     Args:
         data: read with its own classes.
         source: what the user named.
+        run: folder of the run.
         classes: the run's, in the order of the model's indices.
         reread: reads it again with the run's classes, which is done only where their order differs.
 
@@ -146,8 +148,8 @@ def check_classes(
     if gone or new:
         parts = [f"{word} {', '.join(names)}" for word, names in (("without", gone), ("with the new", new)) if names]
         raise DataError(
-            f"{source}: its classes are no longer those of the run ({'; '.join(parts)}), and a run keeps its classes; "
-            "mend the data, or start a new run from the run's weights with --model RUN/best.safetensors."
+            f"{source}: its classes are no longer those of the run {run} ({'; '.join(parts)}), and a run keeps its "
+            f"classes; mend the data, or start a new run from its weights with --model {run / 'best.safetensors'}."
         )
     return data if list(data.classes) == list(classes) else reread()
 

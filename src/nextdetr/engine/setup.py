@@ -148,8 +148,9 @@ def load_splits(
             f"{config.data}: the data set of the run is not there any more; if it has moved, name it with --data."
         )
     train_data = read("train")
-    if classes is not None:
-        train_data = check_classes(train_data, classes, config.data, lambda: read("train", classes=classes))
+    if classes is not None and config.resume is not None:
+        reread = partial(read, "train", classes=classes)
+        train_data = check_classes(train_data, classes, config.data, config.resume, reread)
     val_data = read("val", classes=train_data.classes)
     for data in (train_data, val_data):
         boxes = sum(len(record.labels) for record in data.records)

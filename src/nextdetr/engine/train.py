@@ -164,7 +164,9 @@ class Trainer(Loop):
             self._expect_validation()
         self.run_epochs()
         if self.cursor.validated != self.cursor.epoch:  # the time was up between two epochs
-            self._validate(self.cursor.epoch)
+            metrics = self._validate(self.cursor.epoch)
+            if self.table is not None:
+                self.table.amend(metrics)
         return self._finish()
 
     def begin_epoch(self) -> None:
