@@ -198,6 +198,7 @@ def test_time_that_is_up_between_two_epochs_ends_in_a_validation(settings, monke
 def test_best_file_and_state_are_one(settings, monkeypatch):
     """Killed after the state was written and before the best weights were; and with the best weights deleted."""
     folder = settings["output"]
+    settings |= {"batch_size": 6}
     write = Trainer._write_detector
 
     def killed(self, name, metrics):
@@ -270,7 +271,7 @@ def test_strong_augmentation_ends_at_its_share_inside_an_epoch(settings, monkeyp
 def test_patience_does_not_run_out_while_nothing_is_found(settings, monkeypatch):
     scores = iter([0.0, None, 0.0, 0.1, 0.1, 0.1])
     monkeypatch.setattr(Trainer, "_score", lambda self, data: {"AP": next(scores), "AP50": 0.0})
-    result = train(TrainConfig(**settings | {"epochs": 9, "patience": 2}), quiet=True)
+    result = train(TrainConfig(**settings | {"epochs": 9, "patience": 2, "batch_size": 6}), quiet=True)
     assert result.epochs == 6
     assert result.best["epoch"] == 4
 
