@@ -40,6 +40,15 @@ class CommandConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_empty(cls, values: Any) -> Any:
+        """Refuse ``--data ""``, as an unset variable of the shell leaves it: as a path it is the working directory."""
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            if value == "" or (isinstance(value, list | tuple) and "" in value):
+                raise ValueError(f"--{name.replace('_', '-')} is empty")
+        return values
+
     alternatives: ClassVar[
         tuple[frozenset[str], ...]
     ] = ()  # each a set of settings that say the same thing in several ways
@@ -67,6 +76,7 @@ class TrainConfig(CommandConfig):
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device.")
     device: str | None = Field(None, description="Where one process runs: cpu, cuda:1, … (default: by --accelerator).")
     precision: Precision = Field("32-true", description="Arithmetic of the model; losses are always 32-bit.")
+    bits: int | None = Field(None, ge=8, le=16, description="Significant bits of 16-bit grey pictures (default: 16).")
     on_bad_data: Literal["warn", "error"] = Field("warn", description="Drop unusable boxes and images, or refuse to start.")
     workers: int = Field(1, ge=0, description="Processes that load and augment images; 0 loads in the main process.")
     cache: Literal["auto", "off", "full", "shrunk"] = Field(

@@ -211,7 +211,12 @@ class Detector:
             predictor.skipped = skipped
         opens = {"model": self.source, "runtime": self.runtime, **self._start}
         predictions = predict_stream(
-            predictor, source, config, model=file_identity(self.source), opens=opens, identity=self._identity(config)
+            predictor,
+            source,
+            config,
+            model=file_identity(settled.opened.source),
+            opens=opens,
+            identity=self._identity(config),
         )
         return predictions if config.features is None else save_features(predictions, config.features)
 

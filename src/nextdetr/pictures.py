@@ -113,10 +113,10 @@ def _identified(path: Path) -> Image.Image:
         prefix = file.read(16)
     for name in Image.ID:
         factory, accept = Image.OPEN[name]
-        answer = accept is None or accept(prefix)
-        if name == "EPS" or not answer or isinstance(answer, str):  # text says why Pillow cannot decode it
-            continue
         try:
+            answer = accept is None or accept(prefix)
+            if name == "EPS" or not answer or isinstance(answer, str):  # text says why Pillow cannot decode it
+                continue
             image: Image.Image = factory(str(path), "")  # type: ignore[arg-type]  # opened, and closed, by the image
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue

@@ -14,6 +14,8 @@ from PIL import Image
 from nextdetr import Detector
 from nextdetr.cli.main import run
 from nextdetr.config import PredictConfig, TrainConfig, ValConfig
+from nextdetr.data import dataset
+from nextdetr.engine import evaluate, setup
 from nextdetr.engine.validate import score_detector
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference.contract import Contract
@@ -58,7 +60,7 @@ def test_the_detectors_device_is_that_of_all_it_does(tmp_path, no_gpu):
 
 def test_training_runs_where_the_detector_does(tmp_path, monkeypatch):
     asked = {}
-    monkeypatch.setattr("nextdetr.engine.train.launch", lambda *a, device: asked.update(device=device) or 1 / 0)
+    monkeypatch.setattr("nextdetr.engine.train.launch", lambda given, *_: asked.update(device=given.device) or 1 / 0)
     detector = Detector(tiny_model(tmp_path), device="cpu")
     for settings, device in (({}, "cpu"), ({"device": "cuda:1"}, "cuda:1"), ({"accelerator": "cuda"}, None)):
         with pytest.raises(ZeroDivisionError):
@@ -170,7 +172,15 @@ def test_twelve_bits_are_as_bright_as_eight(detector, deep):
     assert scored.metrics == pytest.approx(detector.val(deep[1], quiet=True).metrics)
 
 
-def test_a_checkpoint_remembers_its_bits(detector, deep, tmp_path):
+def noting(seen, real):
+    def load(path, reading):
+        seen.add(reading.bits)
+        return real(path, reading)
+
+    return load
+
+
+def test_a_checkpoint_remembers_its_bits(detector, deep, tmp_path, monkeypatch):
     saved = save_opened(tmp_path / "d.safetensors", detector.opened, classes=["square", "bar"], extra={"bits": "12"})
     again = Detector(saved, device="cpu")
     settings = {"confidence": 0.0, "image_size": 64}
@@ -180,16 +190,26 @@ def test_a_checkpoint_remembers_its_bits(detector, deep, tmp_path):
     np.testing.assert_array_equal(one.xyxy, two.xyxy)
     assert settle(again.opened).reading.bits == 12
     assert settle(again.opened, bits=16).reading.bits == 16
-    seen = []
-    import nextdetr.engine.evaluate as evaluation
+    seen = set()
+    monkeypatch.setattr(evaluate, "load_image", noting(seen, evaluate.load_image))
+    score_detector(again.opened, ValConfig(data=str(deep[0]), device="cpu"), quiet=True)
+    assert seen == {12}
 
-    real = evaluation.load_image
-    try:
-        evaluation.load_image = lambda path, reading: seen.append(reading.bits) or real(path, reading)
-        score_detector(again.opened, ValConfig(data=str(deep[0]), device="cpu"), quiet=True)
-    finally:
-        evaluation.load_image = real
-    assert set(seen) == {12}
+
+def test_training_stores_its_bits(deep, tmp_path, monkeypatch):
+    """Training, its validation and its resumed state read 12 bits, and so does a training that goes on from the file."""
+    seen = set()
+    for module in (dataset, evaluate):
+        monkeypatch.setattr(module, "load_image", noting(seen, module.load_image))
+    detector = Detector(tiny_model(tmp_path), device="cpu")
+    arguments = {"image_size": 64, "batch_size": 2, "workers": 0, "cache": "off", "multi_scale": False, "quiet": True}
+    detector.train(data=deep[0], epochs=1, bits=12, output=tmp_path / "run", **arguments)
+    assert seen == {12}
+    assert settle(detector.opened).reading.bits == 12
+    assert "bits: 12" in (tmp_path / "run" / "config.yaml").read_text()
+    later = TrainConfig(data=str(deep[0]), model=str(tmp_path / "run"))
+    assert setup.resolve_config(later).bits == 12
+    assert setup.resolve_config(later.model_copy(update={"bits": 16})).bits == 16
 
 
 def test_large_pictures(detector, tmp_path, monkeypatch):
@@ -201,6 +221,22 @@ def test_large_pictures(detector, tmp_path, monkeypatch):
     assert len(detector.predict(tmp_path / "large.png", tile=64)) == 1  # the limit is four times as high
     with pytest.raises(DataError, match="the limit is 14,999"):
         detector.predict(tmp_path / "large.png", tile=64, max_pixels=14_999)
+
+
+def test_a_folder_with_a_checkpoint_is_that_checkpoint(detector, tmp_path):
+    from nextdetr.inference.header import is_exported
+    from nextdetr.inference.pipeline import file_identity
+
+    folder = tmp_path / "saved"
+    detector.save_pretrained(folder)
+    assert not is_exported(folder)
+    (folder / "model.onnx").write_bytes(b"an export beside it")
+    assert not is_exported(folder)
+    assert is_exported(folder / "model.onnx")
+    opened = Detector(folder, device="cpu").opened
+    assert file_identity(opened.source).startswith(str(folder.resolve() / "model.safetensors"))
+    (folder / "model.safetensors").unlink()
+    assert is_exported(folder)
 
 
 def test_random_weights_are_told(detector, tmp_path, caplog):

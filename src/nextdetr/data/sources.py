@@ -207,7 +207,7 @@ def _open_folder(path: Path) -> _Source:
     hint = ""
     if (path / "images").is_dir() and (path / "labels").is_dir():
         hint = " It looks like a YOLO set without its data.yaml, which names the splits and the classes."
-    beside = path.with_name(f"{name}.yaml")
+    beside = path.parent / f"{name}.yaml"
     if not hint and beside.is_file():
         hint = f" Did you mean {beside}?"
     raise DataError(f"{path}: not recognised as a data set; expected is {_KINDS}.{hint}")

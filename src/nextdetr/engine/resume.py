@@ -27,7 +27,8 @@ C = TypeVar("C", bound=CommandConfig)
 
 # What a resumed run may be told anew; all else comes from the run's own config.yaml.
 RESUMABLE = {
-    "resume", "epochs", "minutes", "devices", "accelerator", "workers", "cache_gigabytes", "data", "images", "on_bad_data",
+    "resume", "epochs", "minutes", "devices", "accelerator", "device", "workers", "cache_gigabytes", "data", "images",
+    "on_bad_data",
 }  # fmt: skip
 PATHS = ("data", "images", "model", "weights", "backbone_weights", "output")  # settings that may name a file or folder
 TAIL = 4096  # bytes of an image file that are looked at

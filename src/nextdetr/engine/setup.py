@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,12 +24,14 @@ from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import exclusive, make_directory, new_directory
 from nextdetr.identity import Identity
+from nextdetr.inference.opened import stored_bits
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import available_models, build_skeleton, parse_model_text
 from nextdetr.models.sizes import check_sides
+from nextdetr.preprocess import Reading
 from nextdetr.weights.checkpoint import read_detector_metadata
 from nextdetr.weights.load import open_weights
-from nextdetr.weights.start import start_model
+from nextdetr.weights.start import resolve_model, start_model
 
 __all__ = [
     "Run",
@@ -83,7 +85,7 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
             raise ConfigError("training needs a data set: give --data with a folder or a YAML.")
         if config.image_size is not None:
             check_sides(config.image_size, None, _stride(config.model))
-        return config
+        return config if config.bits is not None else config.model_copy(update={"bits": _bits(config.model)})
     return merge_resumed(config, config.resume)
 
 
@@ -91,8 +93,17 @@ def _stride(model: str) -> int:
     """Return the largest stride of the model that a run names, without building more than a model file asks for."""
     if model in available_models():
         return 32
+    model = str(resolve_model(model))
     file = parse_model_text(read_detector_metadata(model)["model"], model) if model.endswith(".safetensors") else model
     return build_skeleton(file).stride
+
+
+def _bits(model: str) -> int:
+    """Return the bits of the pictures that a checkpoint was trained on; 16 for other models."""
+    if model in available_models():
+        return 16
+    model = str(resolve_model(model))
+    return stored_bits(read_detector_metadata(model)) if model.endswith(".safetensors") else 16
 
 
 def default_output(config: TrainConfig) -> Path:
@@ -157,6 +168,8 @@ def load_splits(
         tell(f"{data.split}: {len(data.records)} images, {boxes} boxes, {len(data.classes)} classes")
         if data.problems:
             tell(summarize_problems(data.problems))
+    reading = Reading(bits=config.bits or 16)
+    train_data, val_data = replace(train_data, reading=reading), replace(val_data, reading=reading)
     if not train_data.classes:
         raise DataError(f"{config.data}: no class is defined, so there is nothing to learn.")
     require_boxes(train_data)

@@ -33,6 +33,7 @@ from nextdetr.engine.profile import StepProfile
 from nextdetr.engine.setup import Run, data_name, prepare, resolve_config
 from nextdetr.engine.validate import validate
 from nextdetr.inference.drawing import draw_batch
+from nextdetr.inference.opened import bits_metadata
 from nextdetr.layers.syncnorm import synchronize_norms
 from nextdetr.losses.criterion import Criterion
 from nextdetr.losses.matcher import HungarianMatcher
@@ -302,7 +303,7 @@ class Trainer(Loop):
             self.directory / name, self.average.state_dict(), model_text=self.run_.model.text,
             classes=self.run_.train_data.classes, image_size=self.image_size, metrics=metrics,
             weights_licence=licence, source_weights=source, data=data_name(self.run_.config),
-            extra=self.run_.identity.to_metadata(),
+            extra=self.run_.identity.to_metadata() | bits_metadata(self.run_.train_data.reading.bits),
         )  # fmt: skip
 
     def _picture(self, batch: Batch) -> None:

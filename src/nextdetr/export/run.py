@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nextdetr.config import ExportConfig
+from nextdetr.data.records import ImageRecord
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.errors import ConfigError, missing_extra
 from nextdetr.export.folders import NAMES, REPORT, export_folder
@@ -28,8 +29,9 @@ from nextdetr.export.stamp import stamp_passed
 from nextdetr.files import write_text_atomic
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.exported import OpenedExport
+from nextdetr.inference.opened import stored_bits
 from nextdetr.models.decoder import RTDETRDecoder
-from nextdetr.preprocess import load_image, resize_to_tensor
+from nextdetr.preprocess import Reading, load_image, resize_to_tensor
 from nextdetr.weights.checkpoint import OpenedModel
 
 if TYPE_CHECKING:
@@ -125,7 +127,7 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
     path = folder / NAMES[config.format]
     traced = trace_graph(graph)
     _write(traced, contract, path, config, len(reference.model.rows) - 1, score)
-    images, origin = _images(config, contract.image_size)
+    images, origin = _images(config, contract)
     limits = _limits(config, contract)
     before = score(reference, config.queries) if config.data is not None and score is not None else {}
     found = judge(
@@ -160,7 +162,7 @@ def _write(traced: Traced, contract: Contract, path: Path, config: ExportConfig,
         if config.int8:
             from nextdetr.export.quantize import quantize
 
-            images = _calibration(config, contract.image_size)
+            images = _calibration(config, contract)
             quantize(target, contract, path, images, decoder, _search(config, contract, score))
         elif config.format == "openvino":
             from nextdetr.export.openvino import convert_onnx, save_openvino
@@ -214,13 +216,13 @@ def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:
     )  # fmt: skip
 
 
-def _images(config: ExportConfig, size: int) -> tuple[list[Tensor], str]:
+def _images(config: ExportConfig, contract: Contract) -> tuple[list[Tensor], str]:
     if config.data is None:
-        return drawn_images(config.images, size), "drawn pictures (give --data to compare on your own)"
+        return drawn_images(config.images, contract.image_size), "drawn pictures (give --data to compare on your own)"
     records = load_data(config.data, config.split).records
     step = max(1, len(records) // config.images)
     chosen = records[::step][: config.images]
-    return [resize_to_tensor(load_image(record.path), size) for record in chosen], f"{config.data}, {config.split}"
+    return _read(chosen, contract), f"{config.data}, {config.split}"
 
 
 def _search(config: ExportConfig, contract: Contract, score: Score | None) -> Search | None:
@@ -240,14 +242,19 @@ def _search(config: ExportConfig, contract: Contract, score: Score | None) -> Se
     return Search(accuracy, len(data.records), _limits(config, contract).accuracy_drop)
 
 
-def _calibration(config: ExportConfig, size: int) -> list[Tensor]:
+def _calibration(config: ExportConfig, contract: Contract) -> list[Tensor]:
     """Images of the training part, or of the scored one where there is no other."""
     assert config.data is not None
     split = "train" if "train" in available_splits(config.data) else config.split
     records = load_data(config.data, split).records
     step = max(1, len(records) // config.calibration_images)
     chosen = records[::step][: config.calibration_images]
-    return [resize_to_tensor(load_image(record.path), size) for record in chosen]
+    return _read(chosen, contract)
+
+
+def _read(records: Sequence[ImageRecord], contract: Contract) -> list[Tensor]:
+    reading = Reading(bits=stored_bits(contract.details))
+    return [resize_to_tensor(load_image(record.path, reading), contract.image_size) for record in records]
 
 
 def _limits(config: ExportConfig, contract: Contract) -> Limits:

@@ -22,6 +22,8 @@ __all__ = [
     "summary_lines",
 ]
 
+#: What a folder of a run, or of a saved detector, holds; an export beside it is meant where it is named.
+CHECKPOINTS = ("best.safetensors", "last.safetensors", "model.safetensors")
 FILES = ("model.onnx", "model.xml")
 FORMATS = {".onnx": "onnx", ".xml": "openvino", ".pt2": "pt2"}
 SECTION = "nextdetr"  # of an OpenVINO model's rt_info
@@ -31,8 +33,10 @@ _GRAPH, _ENTRIES = 7, 14  # fields of ONNX's ModelProto
 
 
 def is_exported(source: str | Path) -> bool:
-    """Whether a name is that of an exported file, or of a folder that holds one."""
+    """Whether a name is that of an exported file, or of a folder that holds one and no checkpoint beside it."""
     path = Path(source)
+    if any((path / name).is_file() for name in CHECKPOINTS):
+        return False
     return path.suffix in FORMATS or any((path / name).is_file() for name in FILES)
 
 

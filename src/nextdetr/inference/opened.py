@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,11 @@ from nextdetr.pictures import MAX_PIXELS
 from nextdetr.preprocess import Reading, choose_device
 from nextdetr.weights.checkpoint import OpenedModel
 
-__all__ = ["BITS", "TILED", "Settled", "has_random_weights", "settle"]
+__all__ = ["Settled", "bits_metadata", "has_random_weights", "settle", "stored_bits"]
 
 #: Key of a detector's metadata: significant bits of the 16-bit grey pictures that it was trained on.
 BITS = "bits"
+_ALLOWED = frozenset(str(bits) for bits in range(8, 17))
 #: How many times more pixels a picture may have that is looked at in tiles.
 TILED = 4
 
@@ -80,10 +82,21 @@ def settle(
     size = image_size or opened.image_size
     opened.model.check_size(size)
     if bits is None:
-        bits = int(opened.metadata.get(BITS, "16"))
+        bits = stored_bits(opened.metadata)
     opened.model.to(chosen).eval()
     limit = max_pixels or MAX_PIXELS * (TILED if tiled else 1)
     return Settled(opened, chosen, size, Reading(bits, limit))
+
+
+def stored_bits(metadata: Mapping[str, str]) -> int:
+    """Return the bits of the 16-bit grey pictures that a detector was trained on; 16 where nothing is said."""
+    stated = metadata.get(BITS, "")
+    return int(stated) if stated in _ALLOWED else 16
+
+
+def bits_metadata(bits: int) -> dict[str, str]:
+    """Return what a detector's file says of its bits: nothing of 16, which is the rule."""
+    return {} if bits == 16 else {BITS: str(bits)}
 
 
 def has_random_weights(opened: OpenedModel | OpenedExport, *, weights: bool) -> bool:

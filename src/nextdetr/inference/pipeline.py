@@ -9,6 +9,7 @@ from typing import Any
 from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.identity import Identity
+from nextdetr.inference.header import exported_file, is_exported
 from nextdetr.inference.look import look, settings_of
 from nextdetr.inference.outputs import save_predictions
 from nextdetr.inference.predictor import Prediction, Predictor
@@ -61,7 +62,7 @@ def predict_stream(
 
 def file_identity(source: str) -> str:
     """Return what tells a model file from its successors of the same name."""
-    path = Path(source)
+    path = exported_file(source) if is_exported(source) else Path(source)
     if not path.exists():
         return source
     stat = path.stat()

@@ -266,6 +266,8 @@ def _expand(source: ImageSource, position: int, videos: bool, skipped: Counter[s
         name = str(getattr(source, "filename", "") or f"image-{position}")
         yield SourceItem(name, source)
         return
+    if not str(source):
+        raise DataError("the name of an image or folder is empty (a dot means the folder that you are in).")
     video = as_video(source)
     if video is not None:
         if not videos:
