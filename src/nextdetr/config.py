@@ -8,10 +8,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
+from nextdetr.config_base import CommandConfig
 from nextdetr.errors import ConfigError
 
 __all__ = [
@@ -33,25 +34,6 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 _LENGTH_AND_PLACE = (frozenset({"epochs", "minutes"}), frozenset({"device", "devices"}))
-
-
-class CommandConfig(BaseModel):
-    """Base of all configurations: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _nothing_is_empty(cls, values: Any) -> Any:
-        """Refuse ``--data ""``, as an unset variable of the shell leaves it: as a path it is the working directory."""
-        for name, value in values.items() if isinstance(values, Mapping) else ():
-            if value == "" or (isinstance(value, list | tuple) and "" in value):
-                raise ValueError(f"--{name.replace('_', '-')} is empty")
-        return values
-
-    alternatives: ClassVar[
-        tuple[frozenset[str], ...]
-    ] = ()  # each a set of settings that say the same thing in several ways
 
 
 class TrainConfig(CommandConfig):

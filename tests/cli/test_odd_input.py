@@ -41,21 +41,25 @@ def words(text, mark=None):
     return [part.strip() for part in text.split(mark)]
 
 
-MODELS = words("""none.safetensors none.yaml none.onnx nonsense nothing set empty.safetensors empty.yaml empty.onnx empty.xml
-    empty.pt text.safetensors text.yaml text.onnx text.pt binary.yaml list.yaml good.png folder.safetensors text_only ''""")
+MODELS = words("""none.safetensors none.yaml none.onnx nonsense nothing set empty.safetensors empty.yaml empty.onnx
+    empty.xml empty.pt text.safetensors text.yaml text.onnx text.pt binary.yaml list.yaml good.png
+    folder.safetensors text_only ''""")
 SETS = words("none none.yaml nothing text_only bad_set empty.yaml text.yaml list.yaml binary.yaml good.png '' .")
 IMAGES = words("none.png none/*.png empty.png text.png folder.png nothing text_only http://x/y.png text.mp4 empty.mp4 ''")
 OPTIONS = """--confidence 2; --confidence -1; --confidence nan; --confidence x; --classes nobody; --classes 99; --save gif;
     --max-detections 0; --batch-size -3; --image-size 0; --image-size 100; --image-size -64; --tile 3; --queries 0;
     --tile 64 --overlap 1; --device toaster; --device cuda:99; --runtime tvm; --runtime openvino; --bits 3; --max-pixels 0;
-    --max-pixels 100; --line 1,2; --zone x; --engine ray; --weights none.pt; --weights text.pt; --no-such-option; --output"""
-OTHERS = """predict; predict GOOD; embed GOOD; embed GOOD good.png --output v.txt; embed GOOD good.png --row 99; val GOOD; trian;
-    val GOOD --data set --split none; val GOOD --data set --image-size 33; val GOOD --data set --device toaster; --epochs 3;
-    export GOOD --format gif; export GOOD --int8; export GOOD --image-size 50; train; train --data set --epochs 0;
-    train --data set --minutes -1; train --data set --image-size 70; train --resume nothing; train --resume none;
+    --max-pixels 100; --line 1,2; --zone x; --engine ray; --weights none.pt; --weights text.pt; --no-such-option;
+    --output"""
+OTHERS = """predict; predict GOOD; embed GOOD; embed GOOD good.png --output v.txt; embed GOOD good.png --row 99; val GOOD;
+    trian; val GOOD --data set --split none; val GOOD --data set --image-size 33; val GOOD --data set --device toaster;
+    --epochs 3; export GOOD --format gif; export GOOD --int8; export GOOD --image-size 50; train;
+    train --data set --epochs 0; train --data set --minutes -1; train --data set --image-size 70;
+    train --resume nothing; train --resume none;
     train --data set --epochs 1 --minutes 1; train --config none.yaml; train --config list.yaml; train --config binary.yaml;
     train --data set --weights none.pt --epochs 1; train --data set --device toaster --epochs 1; train --data set --bits 33;
-    train --data set --device cpu --devices 2 --epochs 1; pretrain; pretrain set --resume nothing; pretrain set --mask-ratio 2;
+    train --data set --device cpu --devices 2 --epochs 1; pretrain; pretrain set --resume nothing;
+    pretrain set --mask-ratio 2;
     benchmark; benchmark GOOD --threads 0; benchmark GOOD --peers none.onnx; quickstart --minutes 0; weights inspect;
     weights convert GOOD --to tvm; analyze collapse; analyze collapse convnextv2-atto --images nothing"""
 EACH = {
