@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from nextdetr.data.sources import load_data
 from nextdetr.errors import ConfigError, WriteError
 from nextdetr.identity import Identity
 from nextdetr.inference._supervision import sv
@@ -140,3 +143,26 @@ def test_a_failed_write_leaves_nothing_half_done(tmp_path, monkeypatch):
     with pytest.raises(WriteError, match="space"):
         run([prediction()], tmp_path, "images")
     assert names(tmp_path / "images") == []
+
+
+def test_label_files_are_read_back(tmp_path):
+    """Labels that predict has written train the next model: six columns, and an image in which nothing was found."""
+    given = [prediction("a/x.png"), prediction("a/y.png", found=False)]
+    run(given, tmp_path, "yolo")
+    (tmp_path / "images").mkdir()
+    for item in given:
+        item.image.save(tmp_path / "images" / Path(item.path).name)
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [cat, dog, bird]\n")
+    data = load_data(tmp_path / "data.yaml", "train")
+    boxes = {Path(record.path).name: record for record in data.records}
+    assert len(boxes["y.png"].boxes) == 0
+    np.testing.assert_allclose(boxes["x.png"].boxes, [[20, 10, 80, 50], [0, 0, 200, 100]], atol=1e-3)
+    assert list(boxes["x.png"].labels) == [1, 2]
+
+
+def test_what_is_found_twice_is_written_twice(tmp_path):
+    item = prediction()
+    twice = replace(item, detections=sv.Detections.merge([item.detections, item.detections]))
+    run([twice], tmp_path, "json", "yolo")
+    assert len(json.loads((tmp_path / "predictions.json").read_text())) == 4
+    assert len((tmp_path / "labels" / "scene.txt").read_text().splitlines()) == 4

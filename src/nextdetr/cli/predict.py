@@ -65,6 +65,8 @@ def _is_said(item: Prediction, number: int, table: bool) -> bool:
 
 
 def _line(item: Prediction) -> str:
+    from nextdetr.files import path_text
+
     found = ", ".join(f"{count} {name}" for name, count in item.counts().items()) or "nothing"
-    place = item.path if item.frame is None else f"{item.path}, frame {item.frame}"
+    place = path_text(item.path) + ("" if item.frame is None else f", frame {item.frame}")
     return f"{place}: {found}"

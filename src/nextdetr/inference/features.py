@@ -15,12 +15,13 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from nextdetr.files import atomic_write
-from nextdetr.inference.outputs import free_stem
+from nextdetr.inference.fonts import font
 from nextdetr.inference.predictor import Prediction
+from nextdetr.inference.writers.names import free_stem
 from nextdetr.models.detection import DetectionModel
 
 _Latest = dict[int, tuple[int, Tensor]]  # index of a map -> row and map, of the pass under way
@@ -175,10 +176,10 @@ def draw_features(features: FeatureMap, image: Image.Image | None = None) -> Ima
     size = (max(across * (width + GAP) + GAP, 5 * CELL), TITLE + rows * (height + LABEL + GAP) + GAP)
     picture = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(picture)
-    draw.text((GAP, 8), features.title, fill="black", font=_font(14))
+    draw.text((GAP, 8), features.title, fill="black", font=font(14))
     for number, (label, cell) in enumerate(cells):
         x, y = GAP + number % COLUMNS * (width + GAP), TITLE + number // COLUMNS * (height + LABEL + GAP)
-        draw.text((x, y + 1), label, fill="#444444", font=_font(11))
+        draw.text((x, y + 1), label, fill="#444444", font=font(11))
         picture.paste(cell, (x, y + LABEL))
     return picture
 
@@ -217,7 +218,3 @@ def _coloured(values: NDArray[np.float32], width: int, height: int) -> Image.Ima
     scaled = np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros_like(values)
     pixels = (mpl.colormaps["viridis"](scaled)[..., :3] * 255).round().astype(np.uint8)
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)

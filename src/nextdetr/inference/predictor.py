@@ -296,7 +296,7 @@ def tell_unreadable(predictions: Iterable[Prediction], skipped: Counter[str] | N
             readable += 1
         else:
             failed.append(prediction.problem)
-            logger.warning("skipped: %s", prediction.problem)
+            logger.warning("skipped: %s", path_text(prediction.problem))
             if skipped is not None:
                 skipped[kind_of(prediction.path) or "unreadable"] += 1
         yield prediction
