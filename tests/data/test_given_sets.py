@@ -119,6 +119,19 @@ YOLO = {
     "label file spelt in other letters": Case(
         {"data.yaml": YAML, "images/Foto.JPG": None, "labels/foto.TXT": CAT}, {"images/Foto.JPG": [CAT_BOX]}
     ),
+    "a class twice": Case(
+        {"data.yaml": "train: images\nnames: {0: cat, 1: dog, 2: cat}\n", "images/a.jpg": None,
+         "labels/a.txt": f"{CAT.replace('0', '2', 1)}\n{DOG}\n"},
+        {"images/a.jpg": [CAT_BOX, DOG_BOX]}, ("equal names",),
+    ),
+    "a key twice": Case(
+        {"data.yaml": "train: images\nnames:\n  0: cat\n  0: dog\n", "images/a.jpg": None, "labels/a.txt": CAT},
+        r"data.yaml, line 4: 0 stands here again, after line 3\.",
+    ),
+    "a class without a name": Case(
+        {"data.yaml": "train: images\nnames: [cat, '']\n", "images/a.jpg": None, "labels/a.txt": CAT},
+        "names must be a list of class names",
+    ),
     "a mark, Windows' line ends, whole numbers with a point, and spaces": Case(
         {"data.yaml": YAML, "images/a b .jpg": None, "labels/a b .txt": f"\ufeff 0.0 0.5\t0.5  0.2 0.4 \r\n\r\n{DOG}\r\n"},
         {"images/a b .jpg": [CAT_BOX, DOG_BOX]},
@@ -136,6 +149,21 @@ VOC = {
          "ImageSets/Main/train.txt": "a"},
         {"a": [CAT_BOX]}, ("box given twice",),
     ),
+    "two files of annotations name one image": Case(
+        {"Annotations/1.xml": object_xml("cat", CAT_BOX[1:]), "Annotations/2.xml": object_xml("dog", DOG_BOX[1:]),
+         "JPEGImages/photo.jpg": None, "ImageSets/Main/train.txt": "1\n2"},
+        {"1": [CAT_BOX]}, ("image listed twice",),
+    ),
+    "annotations in two spellings": Case(
+        {"Annotations/a.XML": object_xml("cat", CAT_BOX[1:]), "Annotations/a.xml": object_xml("dog", DOG_BOX[1:]),
+         "JPEGImages/a.jpg": None, "ImageSets/Main/train.txt": "a"},
+        {"a": [CAT_BOX]}, ("annotation file given twice",),
+    ),
+    "two images of one name": Case(
+        {"Annotations/a.xml": object_xml("cat", CAT_BOX[1:]), "JPEGImages/a.jpg": None, "JPEGImages/a.png": None,
+         "ImageSets/Main/train.txt": "a"},
+        {"a": [CAT_BOX]}, ("several images of one name",),
+    ),
     "names spelt in other letters": Case(
         {"Annotations/Übung.XML": object_xml("cat", CAT_BOX[1:]), "JPEGImages/übung.JPG": None,
          "ImageSets/Main/train.txt": unicodedata.normalize("NFD", "übung.jpg")},
@@ -149,7 +177,8 @@ def write(root: Path, case: Case) -> Path:
         if text is None:
             make_image(root / name, (W, H))
         elif name.lower().endswith(".xml"):
-            write_xml(root / name, text, size=(W, H))
+            named = "photo.jpg" if "JPEGImages/photo.jpg" in case.files else ""
+            write_xml(root / name, text, size=(W, H), filename=named)
         else:
             write_text(root / name, text)
     return root / case.path
@@ -167,9 +196,12 @@ def check(data, case: Case) -> None:
     assert kinds(data) == list(case.kinds)
 
 
-@pytest.mark.parametrize("name", YOLO | VOC)
+YOLO |= {f"VOC, {name}": case for name, case in VOC.items()}
+
+
+@pytest.mark.parametrize("name", YOLO)
 def test_set_is_read_as_it_is_meant_or_refused(tmp_path, name):
-    case = (YOLO | VOC)[name]
+    case = YOLO[name]
     path = write(tmp_path, case)
     if isinstance(case.found, str):
         with pytest.raises(DataError, match=case.found):
@@ -269,9 +301,9 @@ def test_group_category_stays_a_class_of_a_detector_that_has_it(tmp_path):
     ("names", "message"),
     [
         ("[dog, cat]", None),
-        ("[cat, hen]", "it is now without dog and with the new hen"),
-        ("[cat, dog, hen]", "it is now with the new hen"),
-        ("[cat]", "it is now without dog"),
+        ("[cat, hen]", "without dog; with the new hen"),
+        ("[cat, dog, hen]", "with the new hen"),
+        ("[cat]", "without dog"),
     ],
 )
 @pytest.mark.parametrize("ours", [False, True])

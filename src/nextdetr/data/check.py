@@ -109,6 +109,7 @@ def require_boxes(data: DetectionData) -> None:
 def _look(raw: RawSplit, *, decode: bool) -> list[ImageReport]:
     """Inspect the images of a split; one that is not there may be spelt another way (``a.JPG`` for ``a.jpg``)."""
     reports = inspect_images([image.path for image in raw.images], decode=decode)
+    _mark_doubles(raw, reports)
     missing = [position for position, report in enumerate(reports) if report.kind == _MISSING]
     if not missing:
         return reports
@@ -119,6 +120,16 @@ def _look(raw: RawSplit, *, decode: bool) -> list[ImageReport]:
         raw.images[position] = replace(raw.images[position], path=path)
         reports[position] = report
     return reports
+
+
+def _mark_doubles(raw: RawSplit, reports: list[ImageReport]) -> None:
+    """Drop an image that came before, as two annotation files may name one: which of them is right nobody can tell."""
+    first: dict[Path, RawImage] = {}
+    for position, image in enumerate(raw.images):
+        other = first.setdefault(image.path, image)
+        if other is not image and reports[position].width:
+            place = ", ".join(part for part in (other.file, other.where) if part)
+            reports[position] = ImageReport(0, 0, "image listed twice", f"it is named before, in {place}")
 
 
 def summarize_problems(problems: Sequence[Problem], limit: int = 10) -> str:

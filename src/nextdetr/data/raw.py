@@ -215,17 +215,37 @@ def parse_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         # BaseLoader builds nothing but strings, lists and dicts
-        content = yaml.load(path.read_bytes(), Loader=yaml.BaseLoader)
+        text = path.read_bytes()
+        _refuse_doubles(path, yaml.compose(text, Loader=yaml.BaseLoader))
+        content = yaml.load(text, Loader=yaml.BaseLoader)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise DataError(f"{path}{line}: not valid YAML ({error.problem or error.context}).") from error
+    except yaml.reader.ReaderError as error:
+        raise DataError(f"{path}: not valid YAML (no text in UTF-8, at character {error.position}).") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise DataError(f"{path}: not valid YAML ({type(error).__name__}).") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: a dataset file is a mapping of keys such as train, val and names; this one is not.")
     return {key if isinstance(key, str) else str(key): value for key, value in content.items()}
+
+
+def _refuse_doubles(path: Path, node: yaml.Node | None) -> None:
+    """Refuse a mapping that has a key twice, of which YAML would silently take the last."""
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise DataError(f"{path}, line {line}: {key.value} stands here again, after line {seen[key.value]}.")
+                seen[key.value] = line
+            _refuse_doubles(path, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_doubles(path, value)
 
 
 def map_classes(

@@ -23,7 +23,7 @@ from nextdetr.data.yolo import find_yolo_images, read_yolo, yolo_entries, yolo_n
 from nextdetr.data.yolo_labels import keypoint_values
 from nextdetr.errors import DataError
 
-__all__ = ["available_splits", "is_data_set", "load_data"]
+__all__ = ["available_splits", "is_data_set", "load_data", "other_images", "require_splits"]
 
 # Reads a split; the argument is the model's classes, or None for the data set's own.
 _Reader: TypeAlias = Callable[[Sequence[str] | None], RawSplit]
@@ -111,6 +111,21 @@ def available_splits(path: str | Path) -> list[str]:
     return sorted(shown, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
 
 
+def require_splits(path: str | Path) -> None:
+    """See that a data set can be trained on: that it has a split to learn from and one to choose the best weights by.
+
+    Raises:
+        DataError: one of them is missing; the message says what to do.
+    """
+    there = available_splits(path)
+    missing = [split for split in ("train", "val") if split not in {_plain(name) for name in there}]
+    if missing:
+        raise DataError(
+            f"{path}: training needs the splits train, to learn from, and val, to choose the best weights by; there is no "
+            f"{' and no '.join(missing)}, but {', '.join(there) or 'nothing'}. Set some of the images aside."
+        )
+
+
 def is_data_set(path: str | Path) -> bool:
     """Whether ``load_data`` knows what a folder or file is.
 
@@ -132,9 +147,8 @@ def _check_classes(raw: RawSplit, classes: Sequence[str], path: Path) -> None:
     parts = [f"{word} {', '.join(names)}" for word, names in (("without", gone), ("with the new", new)) if names]
     if parts:
         raise DataError(
-            f"{path}: its classes are no longer those that the detector was trained on ({', '.join(classes)}): it is now "
-            f"{' and '.join(parts)}. Give the classes back their names, or train anew; train --weights keeps what the "
-            "detector has learnt of the classes that stay."
+            f"{path}: its classes are no longer those of the run ({'; '.join(parts)}), and a run keeps its classes; "
+            "mend the data, or start a new run from the run's weights with --model RUN/best.safetensors."
         )
 
 

@@ -62,7 +62,13 @@ def read_voc(
         if not folder.is_dir():
             raise DataError(f"{folder}: there is no such folder.")
     listing = list_files(annotations, {".xml"})
-    files = {_key(annotations, path): path for path in listing.files}
+    files: dict[str, Path] = {}
+    doubles: list[Problem] = []
+    for path in listing.files:
+        other = files.setdefault(_key(annotations, path), path)
+        if other != path:
+            message = f"{other.name} has the same name but for the ending's letters; this one is passed over"
+            doubles.append(Problem(str(path), "", message, "annotation file given twice"))
     parsed = {name: _parse(path) for name, path in files.items()}
     own = list(dict.fromkeys(item.name for file in parsed.values() for item in file.objects if item.name))
     mapped, to_label = map_classes(dict(enumerate(own)), classes, str(annotations))
@@ -70,7 +76,7 @@ def read_voc(
     if include is None:
         include = NameList(str(annotations), [("", name) for name in files], [])
     finder = _ImageFinder(image_folder)
-    problems, images, table = [*include.problems, *listing.problems, *finder.problems], [], BoxTable()
+    problems, images, table = [*include.problems, *listing.problems, *doubles], [], BoxTable()
     index = NameIndex(list(files))
     seen: set[str] = set()
     for where, line in include.entries:
@@ -88,6 +94,7 @@ def read_voc(
         else:
             images.append(RawImage(finder.find(name, file.image_name), name, str(files[name]), "", file.size))
             _add_boxes(file, str(files[name]), label_of, len(images) - 1, table, problems)
+    problems += finder.problems
     return table.split(mapped, images, problems, source=include.file, own_classes=own)
 
 
@@ -132,6 +139,10 @@ class _ImageFinder:
         named = place.with_name(image_name) if image_name else place
         if named in candidates or (not candidates and image_name and named.is_file()):
             return named
+        if len(candidates) > 1:
+            others = ", ".join(path.name for path in candidates[1:])
+            message = f"it is taken for the image of {key}.xml, which may also be {others}"
+            self.problems.append(Problem(str(candidates[0]), "", message, "several images of one name"))
         return candidates[0] if candidates else place.with_name(image_name or f"{place.name}.jpg")
 
 

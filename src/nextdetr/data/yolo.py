@@ -43,9 +43,9 @@ def yolo_names(content: Mapping[str, Any], source: Path) -> dict[int, str]:
         DataError: it is missing or of another form, or an index is not a number.
     """
     names = content.get("names")
-    if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+    if isinstance(names, list) and names and all(isinstance(name, str) and name.strip() for name in names):
         return {index: name.strip() for index, name in enumerate(names)}
-    if isinstance(names, dict) and names and all(isinstance(name, str) for name in names.values()):
+    if isinstance(names, dict) and names and all(isinstance(name, str) and name.strip() for name in names.values()):
         try:
             return dict(sorted((int(index), name.strip()) for index, name in names.items()))
         except (ValueError, TypeError):
@@ -158,7 +158,7 @@ def read_yolo(
         DataError: not one image has a label file, a label file may be any of several images', or the class indices are all
             off by the same number.
     """
-    problems = list(found.problems)
+    problems = [*found.problems, *_equal_names(names, str(source))]
     mapped, to_label = map_classes(names, classes, str(source))
     images, table = [], BoxTable()
     used: dict[Path, Path] = {}  # label file -> image
@@ -193,6 +193,18 @@ def read_yolo(
         problems += _orphans(found, set(used))
     own = list(dict.fromkeys(names.values()))
     return table.split(mapped, images, problems, source=str(source), own_classes=own, fractions=True)
+
+
+def _equal_names(names: Mapping[int, str], source: str) -> list[Problem]:
+    first: dict[str, int] = {}
+    for index, name in names.items():
+        first.setdefault(name, index)
+    message = "it is called {}, as class {} is; both count as one"
+    return [
+        Problem(source, f"class {index}", message.format(name, first[name]), "equal names")
+        for index, name in names.items()
+        if first[name] != index
+    ]
 
 
 def _no_labels(images: Sequence[RawImage], files: LabelFiles, source: Path) -> DataError:

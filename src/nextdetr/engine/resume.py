@@ -21,7 +21,7 @@ from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.errors import ConfigError, DataError, WeightsError
 from nextdetr.files import write_text_atomic
 
-__all__ = ["Contract", "check_classes", "describe_images", "merge_resumed", "stored_contract", "write_config"]
+__all__ = ["Contract", "describe_images", "merge_resumed", "stored_contract", "write_config"]
 
 C = TypeVar("C", bound=CommandConfig)
 

@@ -15,10 +15,11 @@ from lightning_fabric import Fabric
 from nextdetr.config import TrainConfig
 from nextdetr.data.check import require_boxes, summarize_problems
 from nextdetr.data.identity import describe_identity
+from nextdetr.data.leak import shared_images
 from nextdetr.data.records import DetectionData
-from nextdetr.data.sources import load_data
+from nextdetr.data.sources import load_data, require_splits
 from nextdetr.engine.recipe import backbone_factor, choose_recipe
-from nextdetr.engine.resume import Contract, check_classes, merge_resumed, stored_contract, write_config
+from nextdetr.engine.resume import Contract, merge_resumed, stored_contract, write_config
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.errors import ConfigError, DataError
@@ -158,6 +159,7 @@ def load_splits(
         raise DataError(
             f"{config.data}: the data set of the run is not there any more; if it has moved, name it with --data."
         )
+    require_splits(config.data)
     train_data = read("train")
     if classes is not None and config.resume is not None:
         reread = partial(read, "train", classes=classes)
@@ -173,6 +175,11 @@ def load_splits(
     if not train_data.classes:
         raise DataError(f"{config.data}: no class is defined, so there is nothing to learn.")
     require_boxes(train_data)
+    shared = shared_images(train_data, val_data)
+    if shared and config.on_bad_data == "error":
+        raise DataError(f"{shared[0].file}: {shared[0].message}. Take them out of one of the splits.")
+    if shared:
+        tell(summarize_problems(shared))
     return train_data, val_data
 
 

@@ -1,0 +1,60 @@
+"""Find images that two splits share: a score on what was trained on says nothing about new images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from pathlib import Path
+
+from nextdetr.data.records import DetectionData, Problem
+
+__all__ = ["shared_images"]
+
+_START = 1 << 16  # bytes that nearly always tell two files of one length apart
+
+
+def shared_images(first: DetectionData, second: DetectionData) -> list[Problem]:
+    """Return one problem if images of ``second`` are in ``first`` too, under whatever name, and none otherwise.
+
+    Files are the same if their bytes are; only those that agree in length and beginning are read to the end.
+    """
+    known: dict[int, list[Path]] = defaultdict(list)
+    for record in first.records:
+        known[_length(record.path)].append(record.path)
+    starts: dict[Path, bytes] = {}
+    whole: dict[Path, bytes] = {}
+    shared = []
+    for record in second.records:
+        for path in known.get(_length(record.path), ()):
+            same = path == record.path or (
+                _digest(path, _START, starts) == _digest(record.path, _START, starts)
+                and _digest(path, -1, whole) == _digest(record.path, -1, whole)
+            )
+            if same:
+                shared.append((record.path, path))
+                break
+    if not shared:
+        return []
+    example, other = shared[0]
+    named = "" if example == other else f", there as {other}"
+    count = f"{len(shared):,} of the {len(second.records):,} images of the split {second.split}"
+    verb = "is" if len(shared) == 1 else "are"
+    message = f"{count} {verb} in the split {first.split} too{named}, so its score tells little of new images"
+    return [Problem(str(example), "", message, "image in two splits")]
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _digest(path: Path, count: int, known: dict[Path, bytes]) -> bytes:
+    if path not in known:
+        try:
+            with path.open("rb") as file:
+                known[path] = hashlib.blake2b(file.read(count)).digest()
+        except OSError:
+            known[path] = str(path).encode("utf-8", "surrogateescape")  # the same as no other
+    return known[path]
