@@ -293,30 +293,8 @@ def test_group_category_stays_a_class_of_a_detector_that_has_it(tmp_path):
     text = path.read_text().replace('"name": "cat"', '"name": "cat", "supercategory": "dog"')
     path.write_text(text)
     assert load_data(tmp_path, "train").classes == ["cat"]
-    data = load_data(tmp_path, "train", classes=["dog", "cat"], same_classes=True)
+    data = load_data(tmp_path, "train", classes=["dog", "cat"])
     assert (data.classes, data.category_ids, data.records[0].labels.tolist()) == (["dog", "cat"], [2, 1], [1])
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        ("[dog, cat]", None),
-        ("[cat, hen]", "without dog; with the new hen"),
-        ("[cat, dog, hen]", "with the new hen"),
-        ("[cat]", "without dog"),
-    ],
-)
-@pytest.mark.parametrize("ours", [False, True])
-def test_same_classes_are_asked_for(tmp_path, names, message, ours):
-    kind = f"format: yolo\nclasses: {names}\ntrain: {{images: images}}\n" if ours else f"train: images\nnames: {names}\n"
-    files = {"data.yaml": kind, "images/a.jpg": None, "labels/a.txt": CAT}
-    path = write(tmp_path, Case(files, {}))
-    if message is None:
-        data = load_data(path, "train", classes=["cat", "dog"], same_classes=True)
-        assert (data.classes, data.records[0].labels.tolist()) == (["cat", "dog"], [1])
-    else:
-        with pytest.raises(DataError, match=message):
-            load_data(path, "train", classes=["cat", "dog"], same_classes=True)
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def read_coco(
         images, image_index = _select(images, image_index, file_names, include, problems)
     labels = {key: to_label[own_id] for key, own_id in category_index.items() if own_id in to_label}
     raw = _annotations(content["annotations"], file, (images, image_index), (mapped, labels), problems)
-    raw.own_classes, raw.own_ids = list(dict.fromkeys(own.values())), True
+    raw.own_ids = True
     return raw
 
 

@@ -64,7 +64,6 @@ class RawSplit:
         problems: what was found while parsing.
         fractions: whether ``boxes`` are fractions of the image's size.
         source: the file or folder to name when nothing in it can be used.
-        own_classes: names of the data set's own classes, whichever were asked for.
         own_ids: as in ``DetectionData``.
     """
 
@@ -80,7 +79,6 @@ class RawSplit:
     problems: list[Problem]
     fractions: bool = False
     source: str = ""
-    own_classes: Sequence[str] = ()
     own_ids: bool = False
 
 
@@ -107,7 +105,6 @@ class BoxTable:
         problems: list[Problem],
         *,
         source: str,
-        own_classes: Sequence[str] = (),
         fractions: bool = False,
     ) -> RawSplit:
         """Return everything as a ``RawSplit`` without crowds; ``classes`` are (names, category ids)."""
@@ -125,7 +122,6 @@ class BoxTable:
             problems,
             fractions,
             source,
-            own_classes,
         )
 
 

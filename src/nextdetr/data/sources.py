@@ -50,7 +50,6 @@ def load_data(
     split: str,
     *,
     classes: Sequence[str] | None = None,
-    same_classes: bool = False,
     on_bad_data: Literal["warn", "error"] = "warn",
     check_images: bool = True,
 ) -> DetectionData:
@@ -61,13 +60,12 @@ def load_data(
         split: ``train``, ``val``, ``test`` or what else the data set has; ``val`` also finds ``valid`` and ``val2017``.
         classes: names in the order of a model's indices; the data set's own are mapped to them by name, and objects of
             other classes are dropped and reported. None takes the data set's classes in its order.
-        same_classes: refuse a data set whose own classes are not exactly ``classes``, in whichever order.
         on_bad_data: "warn" drops what is unusable and lists it in ``problems``; "error" refuses the data set.
         check_images: decode every image; otherwise only its header is read, for the size.
 
     Raises:
         DataError: there is no such data set or split, a file that all depends on cannot be read, no image can be used, none
-            of ``classes`` is there, ``same_classes`` and they differ, or ``on_bad_data`` is "error" and a thing is wrong.
+            of ``classes`` is there, or ``on_bad_data`` is "error" and something is wrong.
     """
     path = Path(path).expanduser()
     try:
@@ -75,8 +73,6 @@ def load_data(
         raw = _find_split(source, split, path)(classes)
     except OSError as error:
         raise _unreadable(path, error) from error
-    if same_classes and classes is not None:
-        _check_classes(raw, classes, path)
     return finish(raw, name=source.name, split=split, on_bad_data=on_bad_data, check_images=check_images)
 
 
@@ -139,17 +135,6 @@ def is_data_set(path: str | Path) -> bool:
         if any((path / name).is_file() for name in _YAML_NAMES):
             raise
         return False
-
-
-def _check_classes(raw: RawSplit, classes: Sequence[str], path: Path) -> None:
-    gone = [name for name in classes if name not in raw.own_classes]
-    new = [name for name in raw.own_classes if name not in classes]
-    parts = [f"{word} {', '.join(names)}" for word, names in (("without", gone), ("with the new", new)) if names]
-    if parts:
-        raise DataError(
-            f"{path}: its classes are no longer those of the run ({'; '.join(parts)}), and a run keeps its classes; "
-            "mend the data, or start a new run from the run's weights with --model RUN/best.safetensors."
-        )
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
@@ -293,14 +278,7 @@ def _dataset_readers(content: Mapping[str, Any], path: Path) -> dict[str, _Reade
 
 
 def _with_default(reader: _Reader, default: Sequence[str] | None, classes: Sequence[str] | None) -> RawSplit:
-    return _declare(reader(default if classes is None else classes), default)
-
-
-def _declare(raw: RawSplit, own: Sequence[str] | None) -> RawSplit:
-    """Put the classes that a dataset YAML lists in the place of the annotations' own."""
-    if own is not None:
-        raw.own_classes = own
-    return raw
+    return reader(default if classes is None else classes)
 
 
 def _check_split(split: str, entry: Any, path: Path) -> None:
@@ -330,14 +308,14 @@ def _read_dataset_split(
     annotations = root / entry["annotations"] if entry.get("annotations") else None
     if kind == "voc":
         images = root / (entry.get("images") or "JPEGImages")
-        return _declare(read_voc(annotations or root / "Annotations", images, include=include, classes=wanted), own)
+        return read_voc(annotations or root / "Annotations", images, include=include, classes=wanted)
     images = root / (entry.get("images") or ".")
     if not images.exists():
         raise DataError(f"{path}: images of {split} is {images}, which does not exist.")
     if kind == "coco":
         if annotations is None:
             raise DataError(f"{path}: {split} needs annotations, the COCO file.")
-        return _declare(read_coco(annotations, [images], include=include, classes=wanted), own)
+        return read_coco(annotations, [images], include=include, classes=wanted)
     if own is None:
         raise DataError(f"{path}: format yolo needs classes, as label files hold only their numbers.")
     found = find_yolo_images([images], root)

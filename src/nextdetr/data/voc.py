@@ -95,7 +95,7 @@ def read_voc(
             images.append(RawImage(finder.find(name, file.image_name), name, str(files[name]), "", file.size))
             _add_boxes(file, str(files[name]), label_of, len(images) - 1, table, problems)
     problems += finder.problems
-    return table.split(mapped, images, problems, source=include.file, own_classes=own)
+    return table.split(mapped, images, problems, source=include.file)
 
 
 def _key(folder: Path, path: Path) -> str:

@@ -191,8 +191,7 @@ def read_yolo(
         raise _no_labels(images, files, source)
     if labels is None and include is None:
         problems += _orphans(found, set(used))
-    own = list(dict.fromkeys(names.values()))
-    return table.split(mapped, images, problems, source=str(source), own_classes=own, fractions=True)
+    return table.split(mapped, images, problems, source=str(source), fractions=True)
 
 
 def _equal_names(names: Mapping[int, str], source: str) -> list[Problem]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 from nextdetr.config import CommandConfig, build_config
 from nextdetr.config_file import dump_config, merge_settings, read_config_file
 from nextdetr.data.records import DetectionData, ImageRecord
-from nextdetr.errors import ConfigError, WeightsError
+from nextdetr.errors import ConfigError, DataError, WeightsError
 from nextdetr.files import write_text_atomic
 
-__all__ = ["Contract", "describe_images", "merge_resumed", "stored_contract", "write_config"]
+__all__ = ["Contract", "check_classes", "describe_images", "merge_resumed", "stored_contract", "write_config"]
 
 C = TypeVar("C", bound=CommandConfig)
 

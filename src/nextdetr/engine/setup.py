@@ -19,7 +19,7 @@ from nextdetr.data.leak import shared_images
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import load_data, require_splits
 from nextdetr.engine.recipe import backbone_factor, choose_recipe
-from nextdetr.engine.resume import Contract, merge_resumed, stored_contract, write_config
+from nextdetr.engine.resume import Contract, check_classes, merge_resumed, stored_contract, write_config
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.errors import ConfigError, DataError
