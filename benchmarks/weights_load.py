@@ -68,7 +68,7 @@ def write_files(folder: Path) -> None:
     from nextdetr.models.convnextv2 import convnextv2
     from nextdetr.models.graph import build_model
     from nextdetr.weights.checkpoint import save_detector
-    from nextdetr.weights.layouts.convnext import to_original
+    from nextdetr.weights.layouts.convnext_original import to_original
 
     model = build_model("rtdetr-l-convnextv2-atto")
     save_detector(

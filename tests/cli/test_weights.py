@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from nextdetr.cli.main import run as run_command
 from nextdetr.models.convnextv2 import convnextv2
-from nextdetr.weights.layouts.convnext import to_original
+from nextdetr.weights.layouts.convnext_original import to_original
 from tests.weights.torch_files import Runs
 
 

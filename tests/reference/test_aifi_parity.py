@@ -8,7 +8,7 @@ from torch import nn
 from transformers import ConvNextV2Config, RTDetrConfig, RTDetrForObjectDetection
 
 from nextdetr.models.graph import build_model
-from nextdetr.weights.layouts.convnext import from_transformers
+from nextdetr.weights.layouts.convnext_transformers import from_transformers
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from torchvision.models import convnext_tiny
 from transformers import ConvNextV2Config, ConvNextV2ForImageClassification, ConvNextV2Model
 
 from nextdetr.models.convnextv2 import SIZES, ConvNeXtV2, convnextv2
-from nextdetr.weights.layouts.convnext import from_timm, from_transformers
+from nextdetr.weights.layouts.convnext_timm import from_timm
+from nextdetr.weights.layouts.convnext_transformers import from_transformers
 
 RUN = ("atto", "femto", "pico", "nano", "tiny")
 NARROWED = ("base", "large", "huge")  # their depths, at an eighth of their widths

@@ -9,16 +9,11 @@ from transformers import ConvNextV2Config, ConvNextV2ForImageClassification
 
 from nextdetr.errors import WeightsError
 from nextdetr.models.convnextv2 import SIZES, convnextv2
-from nextdetr.weights.layouts.convnext import (
-    fold_v1,
-    from_original,
-    from_sparse,
-    from_timm,
-    from_transformers,
-    to_original,
-    to_timm,
-    to_transformers,
-)
+from nextdetr.weights.layouts.convnext import fold_v1
+from nextdetr.weights.layouts.convnext_original import from_original, to_original
+from nextdetr.weights.layouts.convnext_sparse import from_sparse
+from nextdetr.weights.layouts.convnext_timm import from_timm, to_timm
+from nextdetr.weights.layouts.convnext_transformers import from_transformers, to_transformers
 from tests.weights.layouts_of_original import SMALL, original, sparse, v1
 
 BOTH_WAYS = {

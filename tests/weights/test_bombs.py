@@ -33,6 +33,14 @@ def twins(levels):
     return module
 
 
+PRIME = (1 << 61) - 1  # all its multiples have the hash 0
+COLLIDING = [PRIME * factor for factor in range(1, 60_000)]
+
+
+def long(number):
+    return b"\x8a\x0a" + number.to_bytes(10, "little")
+
+
 # What each would cost if it were believed is in the name; the process that reads it may take 400 MB.
 BOMBS = {
     "lists of lists: 2^250": (text("x") + memo_bomb(250), None),
@@ -58,6 +66,23 @@ BOMBS = {
     "frame of 2^62": (text("x") + b"\x95" + struct.pack("<Q", 1 << 62) + b"K\x01", None),
     "list in itself": (text("x") + b"]q\x01h\x01a", None),
     "modules in modules: 2^150": (text("model") + twins(150), "more modules in each other"),
+    "keys that collide: 60,000 squared": (
+        text("x") + b"}(" + b"".join(long(number) + b"K\x01" for number in COLLIDING) + b"u",
+        "far too many digits",
+    ),
+    "keys that nearly collide": (
+        text("x") + b"}(" + b"".join(long((k << 40) + 1) + b"K\x01" for k in range(60_000)) + b"u",
+        None,
+    ),
+    "a set of what collides": (
+        text("x") + b"\x8f(" + b"".join(long(number) for number in COLLIDING) + b"\x90",
+        "far too many digits",
+    ),
+    "tuples of what collides": (
+        text("x") + b"}(" + b"".join(long(number) + b"\x85K\x01" for number in COLLIDING) + b"u",
+        "far too many digits",
+    ),
+    "places in the memo that collide": (text("x") + b"K\x01" + b"".join(b"p%d\n" % number for number in COLLIDING), None),
     "module in itself": (
         text("model") + b"ca\nM\n)\x81q\x01}" + text("_modules") + b"}" + text("a") + b"h\x01ssb",
         "more modules",

@@ -264,7 +264,7 @@ def test_what_cannot_be_loaded():
     mapped = detector_to_ours("rtdetrv2-official", state, model)
     assert "rows.19.something_else" in mapped  # a report shows both as unexpected
     assert "rows.0.conv1.conv.weight" in mapped
-    with pytest.raises(WeightsError, match="no kind of detector 'yolo'"):
+    with pytest.raises(WeightsError, match="no layout 'yolo'; there are rtdetr-ultralytics"):
         detector_to_ours("yolo", state, model)
     assert detector_kind(["model.0.conv.weight", "decoder.weight"]) is None
     assert shipped_model_for("rtdetrv2-official", state) is None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Verbose, print_json, say, settings
+from nextdetr.cli.common import AllowPartial, Json, Verbose, Weights, print_json, say, settings
 from nextdetr.config import BenchmarkConfig
 
 __all__ = ["benchmark"]
@@ -17,6 +17,8 @@ def benchmark(
     model: Annotated[str, Parameter(help="A checkpoint, an exported file, a model YAML or a shipped name.")],
     *,
     options: Annotated[BenchmarkConfig | None, Parameter(name="*")] = None,
+    weights: Weights = None,
+    allow_partial: AllowPartial = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -28,7 +30,9 @@ def benchmark(
     from nextdetr.detector import scorer
     from nextdetr.export.benchmark import benchmark as run
 
-    result = run(model, merged, score=scorer(merged.data, merged.split), tell=_note)
+    result = run(
+        model, merged, weights=weights, allow_partial=allow_partial, score=scorer(merged.data, merged.split), tell=_note
+    )
     if json:
         print_json(result.to_json())
         return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from cyclopts import Parameter
 
@@ -11,13 +13,25 @@ from nextdetr.cli.output import print_json, say
 from nextdetr.config import CommandConfig, build_config
 from nextdetr.config_file import merge_settings, read_config_file
 
-__all__ = ["Json", "Runtime", "Verbose", "Weights", "is_first_process", "print_json", "say", "settings"]
+if TYPE_CHECKING:
+    from nextdetr.weights.report import LoadReport
+
+__all__ = [
+    "AllowPartial", "Json", "Runtime", "Verbose", "Weights", "is_first_process", "print_json", "say", "settings",
+    "tell_reports",
+]  # fmt: skip
 
 Json = Annotated[
     bool, Parameter(name="--json", negative="", help="Print one JSON object on standard output, and nothing else.")
 ]
 Weights = Annotated[
     Path | None, Parameter(help="Weights for MODEL: ours, official RT-DETR's, transformers' or ultralytics'.")
+]
+AllowPartial = Annotated[
+    bool,
+    Parameter(
+        negative="", help="Use --weights that leave parts of MODEL as initialised, and so its results without meaning."
+    ),
 ]
 Runtime = Annotated[
     Literal["auto", "onnxruntime", "openvino"],
@@ -40,3 +54,9 @@ def settings(kind: type[C], given: C | None, file: str | None = None) -> C:
     explicit = {} if given is None else {name: getattr(given, name) for name in given.model_fields_set}
     stored = {} if file is None else read_config_file(file)
     return build_config(kind, merge_settings(kind, stored, explicit), source=file or "")
+
+
+def tell_reports(reports: Iterable[LoadReport]) -> None:
+    """Say on standard error what was loaded from each weights file, and what was not."""
+    for report in reports:
+        sys.stderr.write(report.text() + "\n")

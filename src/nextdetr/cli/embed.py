@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Verbose, print_json, say, settings
+from nextdetr.cli.common import AllowPartial, Json, Verbose, Weights, print_json, say, settings, tell_reports
 from nextdetr.config import EmbedConfig
 
 __all__ = ["embed"]
@@ -16,6 +16,8 @@ def embed(
     model: Annotated[str, Parameter(help="A shipped name, a model YAML, a checkpoint, or a backbone's weights.")],
     *sources: Annotated[str, Parameter(help="Image files, folders or glob patterns.")],
     options: Annotated[EmbedConfig | None, Parameter(name="*")] = None,
+    weights: Weights = None,
+    allow_partial: AllowPartial = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -29,6 +31,7 @@ def embed(
     from nextdetr.inference.opened import settle
     from nextdetr.inference.sources import SKIPPED
     from nextdetr.weights.backbone import open_features
+    from nextdetr.weights.start import open_detector
 
     if not sources:
         raise ConfigError("embedding needs images: name files, folders or a glob pattern after the model.")
@@ -36,7 +39,11 @@ def embed(
         raise ConfigError("say where the vectors go: --output FILE.npz, --output FILE.csv, or --json.")
     if merged.output is not None:
         check_output(merged.output)
-    opened = open_features(model)
+    if weights is None:
+        opened = open_features(model)
+    else:
+        opened, reports = open_detector(model, weights=weights, allow_partial=allow_partial)
+        tell_reports(reports)
     settled = settle(opened, device=merged.device, image_size=merged.image_size, bits=merged.bits)
     result = embed_images(
         opened.model, list(sources), image_size=settled.image_size, row=merged.row, batch_size=merged.batch_size,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Verbose, print_json, say, settings
+from nextdetr.cli.common import AllowPartial, Json, Verbose, Weights, print_json, say, settings, tell_reports
 from nextdetr.config import ExportConfig
 
 __all__ = ["GATE_NOT_MET", "export"]
@@ -18,6 +18,8 @@ def export(
     model: Annotated[str, Parameter(help="A checkpoint, a model YAML or a shipped name.")],
     *,
     options: Annotated[ExportConfig | None, Parameter(name="*")] = None,
+    weights: Weights = None,
+    allow_partial: AllowPartial = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> int:
@@ -29,7 +31,9 @@ def export(
     from nextdetr.detector import Detector
 
     given = merged.model_dump(exclude={"format"})
-    result = Detector(model).export(merged.format, quiet=json, **given)
+    detector = Detector(model, weights=weights, allow_partial=allow_partial)
+    tell_reports(detector.load_reports)
+    result = detector.export(merged.format, quiet=json, **given)
     code = 0 if result.passed else GATE_NOT_MET
     if json:
         print_json(result.to_json())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Verbose, Weights, print_json, say
+from nextdetr.cli.common import AllowPartial, Json, Verbose, Weights, print_json, say, tell_reports
 
 if TYPE_CHECKING:
     from nextdetr.models.summary import Summary
@@ -20,6 +20,7 @@ def info(
     image_size: Annotated[int, Parameter(help="Side of the square input, pixels, that GFLOP is counted for.")] = 640,
     profile: Annotated[bool, Parameter(negative="", help="Also measure the time of each row, on this machine.")] = False,
     weights: Weights = None,
+    allow_partial: AllowPartial = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -38,7 +39,8 @@ def info(
     from nextdetr.models.summary import summarize
     from nextdetr.weights.start import open_detector
 
-    opened = open_detector(model, weights=weights)[0]
+    opened, reports = open_detector(model, weights=weights, allow_partial=allow_partial)
+    tell_reports(reports)
     origin: dict[str, Any] = {
         key: opened.metadata[key] for key in ("weights_licence", "source_weights") if key in opened.metadata
     }

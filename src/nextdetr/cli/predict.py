@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Runtime, Verbose, Weights, print_json, say, settings
+from nextdetr.cli.common import AllowPartial, Json, Runtime, Verbose, Weights, print_json, say, settings, tell_reports
 from nextdetr.config import PredictConfig
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def predict(
     *sources: Annotated[str, Parameter(help="Images, folders, glob patterns, videos, camera numbers, rtsp://…")],
     options: Annotated[PredictConfig | None, Parameter(name="*")] = None,
     weights: Weights = None,
+    allow_partial: AllowPartial = False,
     runtime: Runtime = "auto",
     json: Json = False,
     verbose: Verbose = False,
@@ -43,7 +44,8 @@ def predict(
     output = merged.output or new_directory(Path("runs") / "predict")
     table = merged.is_table  # has any number of images, so that nothing of them is kept here
     results, looked_at, skipped = [], 0, Counter[str]()
-    detector = Detector(model, weights=weights, runtime=runtime, device=merged.device)
+    detector = Detector(model, weights=weights, allow_partial=allow_partial, runtime=runtime, device=merged.device)
+    tell_reports(detector.load_reports)
     for item in detector.stream(list(sources), merged.model_copy(update={"output": output}), skipped=skipped):
         looked_at += 1
         if json and not table:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Runtime, Verbose, Weights, print_json, say, settings
+from nextdetr.cli.common import AllowPartial, Json, Runtime, Verbose, Weights, print_json, say, settings, tell_reports
 from nextdetr.config import ValConfig
 from nextdetr.errors import ConfigError
 
@@ -18,6 +18,7 @@ def val(
     *,
     options: Annotated[ValConfig | None, Parameter(name="*")] = None,
     weights: Weights = None,
+    allow_partial: AllowPartial = False,
     runtime: Runtime = "auto",
     json: Json = False,
     verbose: Verbose = False,
@@ -32,7 +33,9 @@ def val(
     from nextdetr.engine.validate import score_detector
     from nextdetr.inference.exported import open_any
 
-    result = score_detector(open_any(model, weights=weights, runtime=runtime)[0], merged)
+    opened, reports = open_any(model, weights=weights, allow_partial=allow_partial, runtime=runtime)
+    tell_reports(reports)
+    result = score_detector(opened, merged)
     if json:
         print_json(result.to_json())
         return

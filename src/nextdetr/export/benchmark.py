@@ -14,7 +14,7 @@ from nextdetr.export.run import Score, export, is_installed
 from nextdetr.files import atomic_write, new_directory, write_text_atomic
 from nextdetr.inference.exported import OpenedExport, open_any
 from nextdetr.models.summary import count_gflop
-from nextdetr.weights.checkpoint import OpenedModel
+from nextdetr.weights.checkpoint import OpenedModel, save_opened
 
 __all__ = ["BenchmarkResult", "Row", "benchmark"]
 
@@ -93,24 +93,36 @@ class _Candidate:
 
 
 def benchmark(
-    model: str, config: BenchmarkConfig, *, score: Score | None = None, tell: Callable[[str], None] = lambda text: None
+    model: str,
+    config: BenchmarkConfig,
+    *,
+    weights: str | Path | None = None,
+    allow_partial: bool = False,
+    score: Score | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> BenchmarkResult:
     """Measure a detector in every runtime that is installed.
 
     Args:
         model: a checkpoint, a shipped name, a model YAML or an exported file.
         config: the settings.
+        weights: a detector's weights of any known layout.
+        allow_partial: accept weights that leave a part of the model as initialised.
         score: scores an opened detector on ``config.data``; None leaves AP out.
         tell: called with a line before each measurement.
 
     Raises:
         NextDETRError: the model cannot be opened or exported.
     """
-    opened = open_any(model)[0]
+    opened, reports = open_any(model, weights=weights, allow_partial=allow_partial)
+    for report in reports:
+        tell(report.text())
     size = config.image_size or opened.image_size
     opened.model.check_size(size)
     opened = replace(opened, image_size=size)  # scored, exported and measured at one size
     output = new_directory(config.output or Path("runs") / "benchmark")
+    if weights is not None and isinstance(opened, OpenedModel):  # each measurement opens it in a process of its own
+        model = str(save_opened(output / "weights.safetensors", opened))
     gflop = count_gflop(opened.model, size) if isinstance(opened, OpenedModel) else None
     found = list(_candidates(model, opened, config, size, output, score, tell))
     found += [_Candidate(peer.stem, "onnxruntime", "-", "foreign", peer, config.batch, None) for peer in config.peers]

@@ -18,7 +18,9 @@ from nextdetr.files import atomic_write, write_text_atomic
 from nextdetr.models.graph import build_skeleton, load_model_file, parse_model_text, with_memory
 from nextdetr.weights.checkpoint import extra_metadata, image_size_of, read_metrics, save_detector
 from nextdetr.weights.gate import check_tensors
-from nextdetr.weights.layouts.convnext import to_original, to_timm, to_transformers
+from nextdetr.weights.layouts.convnext_original import to_original
+from nextdetr.weights.layouts.convnext_timm import to_timm
+from nextdetr.weights.layouts.convnext_transformers import to_transformers
 from nextdetr.weights.layouts.rtdetr_transformers import transformers_backbone
 from nextdetr.weights.layouts.sizes import backbone_size, known_size
 from nextdetr.weights.layouts.table import FCMAE, Identity, backbone_tensors

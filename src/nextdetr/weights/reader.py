@@ -19,6 +19,7 @@ from torch import Tensor
 from nextdetr.errors import WeightsError
 from nextdetr.weights.gate import is_finite
 from nextdetr.weights.pickle.archive import map_file
+from nextdetr.weights.pickle.calls import NumberKey
 from nextdetr.weights.pickle.statedict import Found, find_weights, plain
 from nextdetr.weights.pickle.stubs import Stub
 from nextdetr.weights.pickle.torchfile import TorchFile, is_legacy, open_legacy, open_zip
@@ -198,7 +199,7 @@ def _extra(file: TorchFile, found: Found) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     keys = []
     if isinstance(file.root, dict) and found.place:
-        keys = [str(name)[:80] for name in list(file.root)[:100] if isinstance(name, str | int)]
+        keys = [str(name)[:80] for name in list(file.root)[:100] if isinstance(name, str | NumberKey)]
         for name in list(file.root)[:100]:
             value = file.root[name]
             if isinstance(name, str) and not (isinstance(value, Stub) and "_modules" in value.state):

@@ -14,8 +14,7 @@ from nextdetr.errors import ModelFileError, WeightsError
 from nextdetr.models.detection import DetectionModel, RowInfo
 from nextdetr.models.graph import build_skeleton, load_model_file, parse_model_text
 from nextdetr.models.names import inside_row, row_name, row_of
-from nextdetr.weights.layouts.detector_identity import config_of
-from nextdetr.weights.layouts.detectors import detector_notes, detector_to_ours
+from nextdetr.weights.layouts.detectors import config_of, detector_notes, detector_to_ours
 from nextdetr.weights.layouts.sizes import backbone_size, size_name
 from nextdetr.weights.layouts.table import V1_NOTE, Identity, backbone_tensors
 from nextdetr.weights.reader import WeightsFile

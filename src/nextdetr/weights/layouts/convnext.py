@@ -1,182 +1,71 @@
-"""Tensor names and shapes of ConvNeXt checkpoints, brought to ours and back; ours are those of the original repositories.
+"""What the layouts of ConvNeXt backbones have in common; our names are those of the original repositories.
 
-Layouts: REFERENCE, section 2; the sparse one is that of ConvNeXt V2's FCMAE pre-training (arXiv 2301.00808), whose
-convolutions keep their kernels as (positions, in, out). Everything here maps names and reshapes views; only the fold of a
-V1 block into a V2 block computes: ``gamma * (W x + b) = (gamma * W) x + gamma * b``, rounded once.
+Everything in these files maps names and reshapes views; only the fold of a V1 block into a V2 block computes:
+``gamma * (W x + b) = (gamma * W) x + gamma * b``, rounded once.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor
 
 from nextdetr.errors import WeightsError
+from nextdetr.models.detection import DetectionModel
+from nextdetr.weights.layouts.base import Config, Layout, Licence, State, always
 
-__all__ = [
-    "POINTWISE_CONVOLUTIONS",
-    "check_stem",
-    "fold_v1",
-    "from_original",
-    "from_sparse",
-    "from_timm",
-    "from_torchvision",
-    "from_transformers",
-    "to_original",
-    "to_timm",
-    "to_transformers",
-]
+__all__ = ["CC_BY_NC", "EPS", "V1_NOTE", "check_stem", "convnext", "fold_v1", "shaped"]
 
-#: Widths of the stem of the sizes whose Linear layers are 1x1 convolutions in timm: atto, femto, pico, nano.
-POINTWISE_CONVOLUTIONS = frozenset({40, 48, 64, 80})
-
-State = Mapping[str, Tensor]
-_Rules = Sequence[tuple[re.Pattern[str], str]]
-_PRETRAINING_ONLY = ("decoder.", "mask_token", "proj.", "pred.")
+EPS = 1e-6  # of every norm of a ConvNeXt, ours included
+V1_NOTE = "ConvNeXt V1: LayerScale is folded into the second pointwise layer, and GRN starts at zero."
+CC_BY_NC = always(
+    "CC-BY-NC-4.0", "the published ConvNeXt V2 weights may not be used commercially (CC BY-NC 4.0)."
+)  # fmt: skip
+_LAYER_SCALE = re.compile(r"(\.gamma|\.layer_scale|\.layer_scale_parameter)$")
 
 
-def _rules(*pairs: tuple[str, str]) -> _Rules:
-    return tuple((re.compile(pattern), replacement) for pattern, replacement in pairs)
-
-
-# The first rule that matches the start of a name replaces what it matched. timm's `features_only` models spell
-# `stages_1` for `stages.1`.
-_TIMM = _rules(
-    (r"stem[._](\d)\.", r"downsample_layers.0.\1."),
-    (r"stages[._](\d+)\.downsample\.(\d)\.", r"downsample_layers.\1.\2."),
-    (r"stages[._](\d+)\.blocks\.(\d+)\.conv_dw\.", r"stages.\1.\2.dwconv."),
-    (r"stages[._](\d+)\.blocks\.(\d+)\.mlp\.fc([12])\.", r"stages.\1.\2.pwconv\3."),
-    (r"stages[._](\d+)\.blocks\.(\d+)\.mlp\.grn\.weight$", r"stages.\1.\2.grn.gamma"),
-    (r"stages[._](\d+)\.blocks\.(\d+)\.mlp\.grn\.bias$", r"stages.\1.\2.grn.beta"),
-    (r"stages[._](\d+)\.blocks\.(\d+)\.(norm\.|gamma$)", r"stages.\1.\2.\3"),
-    (r"head\.norm\.", "norm."),
-    (r"head\.fc\.", "head."),
-)
-
-_TRANSFORMERS = _rules(
-    (r"embeddings\.patch_embeddings\.", "downsample_layers.0.0."),
-    (r"embeddings\.layernorm\.", "downsample_layers.0.1."),
-    (r"encoder\.stages\.(\d+)\.downsampling_layer\.(\d)\.", r"downsample_layers.\1.\2."),
-    (r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layernorm\.", r"stages.\1.\2.norm."),
-    (r"encoder\.stages\.(\d+)\.layers\.(\d+)\.(dwconv|pwconv1|pwconv2)\.", r"stages.\1.\2.\3."),
-    (r"encoder\.stages\.(\d+)\.layers\.(\d+)\.grn\.weight$", r"stages.\1.\2.grn.gamma"),
-    (r"encoder\.stages\.(\d+)\.layers\.(\d+)\.grn\.bias$", r"stages.\1.\2.grn.beta"),
-    (r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layer_scale_parameter$", r"stages.\1.\2.gamma"),
-    (r"layernorm\.", "norm."),
-    (r"classifier\.", "head."),
-)
-
-_TO_TIMM = _rules(
-    (r"downsample_layers\.0\.(\d)\.", r"stem.\1."),
-    (r"downsample_layers\.(\d+)\.(\d)\.", r"stages.\1.downsample.\2."),
-    (r"stages\.(\d+)\.(\d+)\.dwconv\.", r"stages.\1.blocks.\2.conv_dw."),
-    (r"stages\.(\d+)\.(\d+)\.pwconv([12])\.", r"stages.\1.blocks.\2.mlp.fc\3."),
-    (r"stages\.(\d+)\.(\d+)\.grn\.gamma$", r"stages.\1.blocks.\2.mlp.grn.weight"),
-    (r"stages\.(\d+)\.(\d+)\.grn\.beta$", r"stages.\1.blocks.\2.mlp.grn.bias"),
-    (r"stages\.(\d+)\.(\d+)\.norm\.", r"stages.\1.blocks.\2.norm."),
-    (r"norm\.", "head.norm."),
-    (r"head\.", "head.fc."),
-)
-
-_TO_TRANSFORMERS = _rules(
-    (r"downsample_layers\.0\.0\.", "convnextv2.embeddings.patch_embeddings."),
-    (r"downsample_layers\.0\.1\.", "convnextv2.embeddings.layernorm."),
-    (r"downsample_layers\.(\d+)\.(\d)\.", r"convnextv2.encoder.stages.\1.downsampling_layer.\2."),
-    (r"stages\.(\d+)\.(\d+)\.norm\.", r"convnextv2.encoder.stages.\1.layers.\2.layernorm."),
-    (r"stages\.(\d+)\.(\d+)\.(dwconv|pwconv1|pwconv2)\.", r"convnextv2.encoder.stages.\1.layers.\2.\3."),
-    (r"stages\.(\d+)\.(\d+)\.grn\.gamma$", r"convnextv2.encoder.stages.\1.layers.\2.grn.weight"),
-    (r"stages\.(\d+)\.(\d+)\.grn\.beta$", r"convnextv2.encoder.stages.\1.layers.\2.grn.bias"),
-    (r"norm\.", "convnextv2.layernorm."),
-    (r"head\.", "classifier."),
-)
-
-# torchvision numbers the parts of a block's `nn.Sequential`: convolution, (permute), norm, Linear, (GELU), Linear.
-_TORCHVISION_BLOCK = {"0": "dwconv", "2": "norm", "3": "pwconv1", "5": "pwconv2"}
-
-
-def from_original(state: State) -> dict[str, Tensor]:
-    """Bring a dense original checkpoint, V2 or V1, to our names: parts that only pre-training has are left out.
+def convnext(
+    kind: str,
+    stem: str,
+    block: str,
+    rename: Callable[[State], dict[str, Tensor]],
+    *,
+    licence: Licence,
+    sparse: bool = False,
+) -> Layout:
+    """Return the layout of a ConvNeXt backbone.
 
     Args:
-        state: name -> tensor, with or without the prefix ``encoder.``.
+        kind: its name; one that begins with ``convnext-v1`` is folded into V2.
+        stem: pattern of the name of the stem's convolution, which no such file lacks; its first group is the prefix.
+        block: pattern that a name of the first block has.
+        rename: brings tensors to our names.
+        licence: of files that state none.
+        sparse: whether its kernels are those of sparse convolutions.
     """
-    encoder = {name.removeprefix("encoder."): tensor for name, tensor in state.items() if not _pretraining_only(name)}
-    return {name: _shaped(name, tensor) for name, tensor in encoder.items()}
+    first = kind.startswith("convnext-v1")
+    stems, blocks = re.compile(stem), re.compile(block)
+
+    def matches(names: Collection[str], metadata: Mapping[str, str]) -> str | None:
+        found = next((match for name in names if (match := stems.fullmatch(name))), None)
+        if found is None or not any(blocks.search(name) for name in names):
+            return None
+        if any(name.endswith(".kernel") for name in names) != sparse:
+            return None
+        return str(found[1]) if _is_first(names) == first or sparse else None
+
+    def to_ours(state: State, model: DetectionModel | None = None, config: Config = None) -> dict[str, Tensor]:
+        return fold_v1(rename(state)) if first else rename(state)
+
+    return Layout(kind, True, licence, EPS, matches, to_ours, rename)
 
 
-def from_sparse(state: State) -> dict[str, Tensor]:
-    """Bring an FCMAE checkpoint of sparse convolutions to our names and shapes, without decoder and mask token.
-
-    Args:
-        state: name -> tensor. Kernels are [positions, in, out], or [positions, C] of a depthwise convolution, the position
-            x * side + y; biases and GRN's tensors [1, C].
-
-    Raises:
-        WeightsError: a kernel is not square.
-    """
-    dense = {}
-    for name, tensor in state.items():
-        if _pretraining_only(name):
-            continue
-        name = re.sub(r"\.(ln|linear)\.(weight|bias)$", r".\2", name.removeprefix("encoder."))
-        if name.endswith(".kernel"):
-            name, tensor = name.removesuffix("kernel") + "weight", _dense_kernel(name, tensor)
-        elif name.endswith(".bias"):
-            tensor = tensor.flatten()
-        dense[name] = _shaped(name, tensor)
-    return dense
-
-
-def _dense_kernel(name: str, kernel: Tensor) -> Tensor:
-    positions = kernel.shape[0] if kernel.ndim in (2, 3) else 0
-    side = math.isqrt(positions)
-    if side < 1 or side * side != positions:
-        raise WeightsError(f"the sparse kernel {name} of shape {list(kernel.shape)} is no square convolution's.")
-    if kernel.ndim == 2:  # depthwise: [positions, C]
-        kernel = kernel.unsqueeze(1)
-    return kernel.permute(2, 1, 0).reshape(kernel.shape[2], kernel.shape[1], side, side).transpose(3, 2)
-
-
-def from_timm(state: State) -> dict[str, Tensor]:
-    """Bring the state of a timm ConvNeXt (V1 or V2, classifier or ``features_only``) to our names and shapes.
-
-    Args:
-        state: name -> tensor. A name that no rule knows is kept, so that loading reports it as unexpected.
-    """
-    return {name: _shaped(name, tensor) for name, tensor in _renamed(state, _TIMM).items()}
-
-
-def from_transformers(state: State) -> dict[str, Tensor]:
-    """Bring the state of a transformers ConvNext or ConvNextV2 model, with or without its prefix, to our names.
-
-    Args:
-        state: name -> tensor. A name that no rule knows is kept, so that loading reports it as unexpected.
-    """
-    bare = {re.sub(r"^convnext(v2)?\.", "", name): tensor for name, tensor in state.items()}
-    return {name: _shaped(name, tensor) for name, tensor in _renamed(bare, _TRANSFORMERS).items()}
-
-
-def from_torchvision(state: State) -> dict[str, Tensor]:
-    """Bring the state of a torchvision ConvNeXt (V1) to our names; LayerScale becomes ``gamma`` [C].
-
-    ``features`` alternates between downsampling (even) and stages (odd). A name that no rule knows is kept.
-    """
-    renamed = {}
-    for name, tensor in state.items():
-        parts = name.split(".")
-        if len(parts) == 4 and parts[0] == "features" and int(parts[1]) % 2 == 0:
-            name = f"downsample_layers.{int(parts[1]) // 2}.{parts[2]}.{parts[3]}"
-        elif len(parts) == 4 and parts[0] == "features" and parts[3] == "layer_scale":
-            name, tensor = f"stages.{int(parts[1]) // 2}.{parts[2]}.gamma", tensor.flatten()
-        elif len(parts) == 6 and parts[3] == "block" and parts[4] in _TORCHVISION_BLOCK:
-            name = f"stages.{int(parts[1]) // 2}.{parts[2]}.{_TORCHVISION_BLOCK[parts[4]]}.{parts[5]}"
-        elif name.startswith("classifier."):
-            name = {"0": "norm", "2": "head"}.get(parts[1], name) + "." + parts[-1]
-        renamed[name] = tensor
-    return renamed
+def _is_first(names: Collection[str]) -> bool:
+    """Whether a ConvNeXt is a V1: LayerScale in its blocks, or no GRN."""
+    grn = any(".grn." in name for name in names)
+    return not grn or any(_LAYER_SCALE.search(name) and ".grn." not in name for name in names)
 
 
 def fold_v1(state: State) -> dict[str, Tensor]:
@@ -221,43 +110,8 @@ def check_stem(state: State) -> None:
         raise WeightsError("its norms have no bias (timm's _rms variants), so no LayerNorm computes the same.")
 
 
-def to_original(state: State) -> dict[str, Tensor]:
-    """Return the tensors under the original repository's names, which are ours."""
-    return dict(state)
-
-
-def to_timm(state: State) -> dict[str, Tensor]:
-    """Return V2 tensors under timm's names and in timm's shapes (GRN [C]; 1x1 convolutions in atto to nano)."""
-    stem = state.get("downsample_layers.0.0.bias")
-    convolutions = stem is not None and stem.shape[0] in POINTWISE_CONVOLUTIONS
-    result = {}
-    for name, tensor in _renamed(state, _TO_TIMM).items():
-        if ".mlp.grn." in name:
-            tensor = tensor.flatten()
-        elif convolutions and re.search(r"\.mlp\.fc[12]\.weight$", name):
-            tensor = tensor[:, :, None, None]
-        result[name] = tensor
-    return result
-
-
-def to_transformers(state: State) -> dict[str, Tensor]:
-    """Return V2 tensors under transformers' names (``ConvNextV2ForImageClassification``, or ``ConvNextV2Model``)."""
-    return _renamed(state, _TO_TRANSFORMERS)
-
-
-def _pretraining_only(name: str) -> bool:
-    return name.startswith(_PRETRAINING_ONLY)
-
-
-def _renamed(state: State, rules: _Rules) -> dict[str, Tensor]:
-    renamed = {}
-    for name, tensor in state.items():
-        rule = next((rule for rule in rules if rule[0].match(name)), None)
-        renamed[name if rule is None else rule[0].sub(rule[1], name, count=1)] = tensor
-    return renamed
-
-
-def _shaped(name: str, tensor: Tensor) -> Tensor:
+def shaped(name: str, tensor: Tensor) -> Tensor:
+    """Return a tensor of our names in our shape."""
     if name.endswith((".grn.gamma", ".grn.beta")):
         return tensor.reshape(1, 1, 1, -1)
     if name.endswith((".pwconv1.weight", ".pwconv2.weight")):  # timm's smaller sizes have 1x1 convolutions here

@@ -1,4 +1,4 @@
-"""Whole detectors of other sources, brought to the names of our models: which they are, which model fits, what differs.
+"""What the layouts of whole detectors have in common: which model fits, what differs, and what is known of a file.
 
 Sources: official RT-DETR and RT-DETRv2, transformers' ``rt_detr`` and ``rt_detr_v2``, and ultralytics' RT-DETR state dicts.
 """
@@ -15,52 +15,31 @@ from torch import Tensor, nn
 from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import available_models, build_skeleton
-from nextdetr.weights.layouts.rtdetr_official import from_official
-from nextdetr.weights.layouts.rtdetr_transformers import to_official
-from nextdetr.weights.layouts.rtdetr_ultralytics import DECODER, from_ultralytics
-from nextdetr.weights.layouts.sizes import backbone_size, known_size
+from nextdetr.weights.layouts import rtdetr_official, rtdetr_transformers, rtdetr_ultralytics
+from nextdetr.weights.layouts.base import Config, Layout, State, layout_table
+from nextdetr.weights.layouts.classes import published_classes
+from nextdetr.weights.reader import WeightsFile
 
-__all__ = ["KINDS", "detector_classes", "detector_kind", "detector_notes", "detector_to_ours", "shipped_model_for"]
+__all__ = [
+    "DETECTORS", "config_of", "describe_detector", "detector_classes", "detector_kind", "detector_notes",
+    "detector_to_ours", "shipped_model_for",
+]  # fmt: skip
 
-#: Kinds, each with the epsilon of its BatchNorms.
-KINDS: Mapping[str, float] = {
-    "rtdetr-official": 1e-5,
-    "rtdetrv2-official": 1e-5,
-    "rtdetr-transformers": 1e-5,
-    "rtdetrv2-transformers": 1e-5,
-    "rtdetr-ultralytics": 1e-3,
-}
-
-_TRANSFORMERS = re.compile(r"(?P<prefix>.*?)model\.decoder\.layers\.0\.encoder_attn\.sampling_offsets\.weight")
-_OFFICIAL = re.compile(r"(?P<prefix>.*?)decoder\.decoder\.layers\.0\.cross_attn\.sampling_offsets\.weight")
-_RESNETS: Mapping[tuple[tuple[int, ...], bool], str] = {
-    ((2, 2, 2, 2), False): "r18vd",
-    ((3, 4, 6, 3), False): "r34vd",
-    ((3, 4, 6, 3), True): "r50vd",
-    ((3, 4, 23, 3), True): "r101vd",
-}
+#: In the order in which a file is compared with them.
+DETECTORS = layout_table(*rtdetr_ultralytics.LAYOUTS, *rtdetr_transformers.LAYOUTS, *rtdetr_official.LAYOUTS)
 
 
 def detector_kind(names: Iterable[str]) -> str | None:
-    """Return which of ``KINDS`` a state dict's names are; None for none of them."""
+    """Return which of ``DETECTORS`` a state dict's names are; None for none of them."""
     listed = list(names)
-    if any(DECODER.fullmatch(name) for name in listed):
-        return "rtdetr-ultralytics"
-    second = any(name.endswith("points_scale") for name in listed)
-    if any(_TRANSFORMERS.fullmatch(name) for name in listed):
-        return "rtdetrv2-transformers" if second else "rtdetr-transformers"
-    if any(_OFFICIAL.fullmatch(name) for name in listed):
-        # The second release names the parts of enc_output; files without the derived buffers are still told apart by it.
-        second = second or any(name.endswith("decoder.enc_output.proj.weight") for name in listed)
-        return "rtdetrv2-official" if second else "rtdetr-official"
-    return None
+    return next((kind for kind, layout in DETECTORS.items() if layout.matches(listed, {}) is not None), None)
 
 
 def detector_classes(kind: str, tensors: Mapping[str, Tensor]) -> int | None:
     """Return the number of classes of a detector; None if it has no class head."""
     heads = ("enc_score_head.weight", "dec_score_head.0.weight", "class_embed.0.weight")
-    _check_kind(kind)
-    return next((tensor.shape[0] for name, tensor in tensors.items() if name.endswith(heads)), None)
+    assert DETECTORS[kind]
+    return next((tensor.shape[0] for name, tensor in tensors.items() if name.endswith(heads) and tensor.ndim), None)
 
 
 def detector_to_ours(
@@ -69,7 +48,7 @@ def detector_to_ours(
     """Bring a detector's tensors to a model's names; nothing is copied but what changes its shape.
 
     Args:
-        kind: one of ``KINDS``.
+        kind: one of ``DETECTORS``.
         tensors: name in the file -> tensor.
         model: where they are to go; it may be on the meta device.
         config: transformers' ``config.json``.
@@ -86,9 +65,8 @@ def detector_to_ours(
     """
     for note in detector_notes(kind, tensors, model, config):
         warnings.warn(note, stacklevel=2)
-    if kind == "rtdetr-ultralytics":
-        return from_ultralytics(tensors, model)
-    return from_official(_official(kind, tensors, config), model)
+    layout = DETECTORS[kind]
+    return layout.to_ours(_without_prefix(layout, tensors), model, config)
 
 
 def detector_notes(
@@ -97,7 +75,7 @@ def detector_notes(
     """Return a sentence for each thing that names and shapes do not show, and by which outputs will differ.
 
     Args:
-        kind: one of ``KINDS``.
+        kind: one of ``DETECTORS``.
         tensors: name in the file -> tensor.
         model: where they are to go.
         config: transformers' ``config.json``.
@@ -105,10 +83,9 @@ def detector_notes(
     Raises:
         WeightsError: the kind is unknown.
     """
-    _check_kind(kind)
-    settings = config or {}
+    layout, settings = DETECTORS[kind], config or {}
     notes = []
-    theirs = float(settings.get("batch_norm_eps", KINDS[kind]))
+    theirs = float(settings.get("batch_norm_eps", layout.eps))
     ours = next((module.eps for module in model.modules() if isinstance(module, nn.BatchNorm2d)), theirs)
     if ours != theirs:
         notes.append(
@@ -132,16 +109,15 @@ def shipped_model_for(kind: str, tensors: Mapping[str, Tensor], config: Mapping[
     """Return the shipped model that a detector fits tensor by tensor, at its own number of classes; None if there is none.
 
     Args:
-        kind: one of ``KINDS``.
+        kind: one of ``DETECTORS``.
         tensors: name in the file -> tensor.
         config: transformers' ``config.json``.
 
     Raises:
         WeightsError: the kind is unknown.
     """
-    _check_kind(kind)
-    ultralytics = kind == "rtdetr-ultralytics"
-    name = _ultralytics_model(tensors) if ultralytics else _resnet_model(_official(kind, tensors, config))
+    layout = DETECTORS[kind]
+    name = layout.shipped(_without_prefix(layout, tensors), config)
     classes = detector_classes(kind, tensors)
     if name not in available_models() or classes is None:
         return None
@@ -156,51 +132,51 @@ def shipped_model_for(kind: str, tensors: Mapping[str, Tensor], config: Mapping[
     return name if all(key in given and given[key].shape == value.shape for key, value in own.items()) else None
 
 
-def _check_kind(kind: str) -> None:
-    if kind not in KINDS:
-        raise WeightsError(f"there is no kind of detector {kind!r}; there are {', '.join(KINDS)}.")
+def _without_prefix(layout: Layout, tensors: State) -> dict[str, Tensor]:
+    """Return the tensors without what stands before their names (``module.`` of DDP, say)."""
+    prefix = layout.matches(tensors.keys(), {}) or ""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
-def _official(kind: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> dict[str, Tensor]:
-    """Bring a file's names to official ones, without what stands before them (``module.`` of DDP, say)."""
-    pattern = _TRANSFORMERS if kind.endswith("-transformers") else _OFFICIAL
-    found = next((match for name in tensors if (match := pattern.fullmatch(name))), None)
-    prefix = found["prefix"] if found else ""
-    plain = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return to_official(plain, config) if kind.endswith("-transformers") else plain
+def describe_detector(file: WeightsFile, layout: Layout) -> dict[str, Any]:
+    """Return the fields of the ``Identity`` of a file of a detector's layout."""
+    kind = layout.kind
+    count = detector_classes(kind, file.tensors)
+    model = shipped_model_for(kind, file.tensors, config_of(file))
+    notes = []
+    classes = _names(file, count)
+    if classes is None:
+        classes = published_classes(count)
+        if classes is not None:
+            notes.append("it does not name its 80 classes; they are taken to be COCO's.")
+    if model is None:
+        notes.append("it fits no shipped model; name the model file that it was trained with.")
+    licence = file.metadata.get("weights_licence")
+    if licence is None:
+        licence, remarks = layout.licence(count)
+        notes += remarks
+    return {
+        "kind": kind, "model": model, "classes": classes, "licence": licence, "notes": tuple(notes), "num_classes": count,
+    }  # fmt: skip
 
 
-def _resnet_model(named: Mapping[str, Tensor]) -> str | None:
-    """Return the shipped model with an official file's backbone."""
-    blocks: dict[int, int] = {}
-    for name in named:
-        match = re.match(r"backbone\.res_layers\.(\d+)\.blocks\.(\d+)\.branch2a\.", name)
-        if match:
-            stage = int(match[1])
-            blocks[stage] = max(blocks.get(stage, 0), int(match[2]) + 1)
-    if blocks:
-        deep = any(".branch2c." in name for name in named)
-        size = _RESNETS.get((tuple(blocks[stage] for stage in sorted(blocks)), deep))
-        return None if size is None else f"rtdetr-{size}"
-    return _convnext_model({name.removeprefix("backbone."): tensor for name, tensor in named.items()})
+def config_of(file: WeightsFile) -> Config:
+    """Return transformers' ``config.json``, if the file came with one."""
+    config = file.extra.get("config")
+    return config if isinstance(config, dict) else None
 
 
-def _ultralytics_model(tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the shipped model with an ultralytics file's backbone."""
-    found = next((match for name in tensors if (match := DECODER.fullmatch(name))), None)
-    if found is None:
+def _names(file: WeightsFile, count: int | None) -> list[str] | None:
+    """Return the class names that the file states: transformers' ``id2label`` or ultralytics' ``names``."""
+    config = config_of(file)
+    stated = file.extra.get("names") if config is None else config.get("id2label")
+    if isinstance(stated, dict):
+        try:
+            stated = [stated[key] for key in sorted(stated, key=int)]
+        except (TypeError, ValueError):
+            return None
+    if not isinstance(stated, list) or len(stated) != count:
         return None
-    named = {name.removeprefix(found["prefix"]): tensor for name, tensor in tensors.items()}
-    stem = named.get("0.stem4.conv.weight")
-    if stem is not None:
-        return {48: "rtdetr-l", 64: "rtdetr-x"}.get(stem.shape[0])
-    convnext = _convnext_model({name[2:]: tensor for name, tensor in named.items() if name.startswith("0.")})
-    if convnext is not None:
-        return convnext
-    blocks = {int(match[1]) for name in named if (match := re.match(r"3\.layer\.(\d+)\.", name))}
-    return {6: "rtdetr-resnet50", 23: "rtdetr-resnet101"}.get(len(blocks))
-
-
-def _convnext_model(state: Mapping[str, Tensor]) -> str | None:
-    size = known_size(*backbone_size(state))
-    return None if size is None else f"rtdetr-l-convnextv2-{size}"
+    names = [str(name) for name in stated]
+    # transformers numbers classes that nobody has named; as names these would match by accident.
+    return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names

@@ -5,17 +5,16 @@ RT-DETR, arXiv 2304.08069, figure 4; names as in lyuwenyu/RT-DETR (Apache-2.0), 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
+from nextdetr.models.names import row_name
+from nextdetr.weights.layouts.names import Rules, renamed, rules
 
-__all__ = ["Rules", "official_to_rows", "renamed", "rules"]
-
-Rules = Sequence[tuple[re.Pattern[str], str]]
+__all__ = ["official_to_rows"]
 
 #: RT-DETR's head, from the projection of the coarsest map on: layer, and the official name of what it is.
 _HEAD = (
@@ -39,18 +38,6 @@ _HEAD = (
     ("RepC3", "encoder.pan_blocks.1"),
     ("RTDETRDecoder", "decoder"),
 )
-
-
-def rules(*pairs: tuple[str, str]) -> Rules:
-    """Compile patterns, each with its replacement."""
-    return tuple((re.compile(pattern), replacement) for pattern, replacement in pairs)
-
-
-def renamed(name: str, table: Rules) -> str:
-    """Apply every rule of a table, in order."""
-    for pattern, replacement in table:
-        name = pattern.sub(replacement, name)
-    return name
 
 
 # Inside a part: its official names to ours. A projection's norm is `1` in the first release and `norm` in the second.
@@ -89,7 +76,7 @@ def official_to_rows(tensors: Mapping[str, Tensor], model: DetectionModel) -> di
             continue
         row, layer = parts[part]
         inside = name.removeprefix(f"{part}.")
-        result[f"rows.{row}.{renamed(inside, _INSIDE.get(layer, ()))}"] = tensor
+        result[row_name(row, renamed(inside, _INSIDE.get(layer, ())))] = tensor
     return result
 
 

@@ -7,16 +7,30 @@ decoder serves both; a file of several numbers is refused. Its "discrete" sampli
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
 
 from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
-from nextdetr.weights.layouts.rtdetr_head import official_to_rows, renamed, rules
+from nextdetr.weights.layouts.base import Config, Layout, State, always
+from nextdetr.weights.layouts.names import renamed, rules
+from nextdetr.weights.layouts.rtdetr_head import official_to_rows
+from nextdetr.weights.layouts.sizes import backbone_size, known_size
 
-__all__ = ["from_official"]
+__all__ = ["APACHE", "EPS", "LAYOUTS", "convnext_model", "from_official", "resnet_model"]
+
+EPS = 1e-5  # of its BatchNorms
+APACHE = always("unknown", "the published files are Apache-2.0; this one does not state its licence.")
+_FIRST = re.compile(r"(.*?)decoder\.decoder\.layers\.0\.cross_attn\.sampling_offsets\.weight")
+_RESNETS: Mapping[tuple[tuple[int, ...], bool], str] = {
+    ((2, 2, 2, 2), False): "r18vd",
+    ((3, 4, 6, 3), False): "r34vd",
+    ((3, 4, 6, 3), True): "r50vd",
+    ((3, 4, 23, 3), True): "r101vd",
+}
 
 #: Buffers that follow from the model's structure and the image size.
 _DERIVED = ("anchors", "valid_mask", "num_points_scale", "n_points_scale")
@@ -67,3 +81,46 @@ def _placed(tensors: Mapping[str, Tensor], model: DetectionModel) -> dict[str, T
         places.get(renamed(name, _ONE_SPELLING), name) if name.startswith("backbone.") else name: tensor
         for name, tensor in tensors.items()
     }
+
+
+def resnet_model(named: Mapping[str, Tensor]) -> str | None:
+    """Return the shipped model with an official file's backbone."""
+    blocks: dict[int, int] = {}
+    for name in named:
+        match = re.match(r"backbone\.res_layers\.(\d+)\.blocks\.(\d+)\.branch2a\.", name)
+        if match:
+            stage = int(match[1])
+            blocks[stage] = max(blocks.get(stage, 0), int(match[2]) + 1)
+    if blocks:
+        deep = any(".branch2c." in name for name in named)
+        size = _RESNETS.get((tuple(blocks[stage] for stage in sorted(blocks)), deep))
+        return None if size is None else f"rtdetr-{size}"
+    return convnext_model({name.removeprefix("backbone."): tensor for name, tensor in named.items()})
+
+
+def convnext_model(state: Mapping[str, Tensor]) -> str | None:
+    """Return the reference model with a ConvNeXt of our names as its backbone."""
+    size = known_size(*backbone_size(state))
+    return None if size is None else f"rtdetr-l-convnextv2-{size}"
+
+
+def _layout(kind: str, second: bool) -> Layout:
+    def matches(names: Collection[str], metadata: Mapping[str, str]) -> str | None:
+        found = next((match for name in names if (match := _FIRST.fullmatch(name))), None)
+        if found is None or _is_second(names) != second:
+            return None
+        return str(found[1])
+
+    def to_ours(state: State, model: DetectionModel | None, config: Config = None) -> dict[str, Tensor]:
+        assert model is not None  # a detector's tensors have their names from its rows
+        return from_official(state, model)
+
+    return Layout(kind, False, APACHE, EPS, matches, to_ours, shipped=lambda state, config: resnet_model(state))
+
+
+def _is_second(names: Collection[str]) -> bool:
+    """Whether it is RT-DETRv2; the parts of ``enc_output`` are named there, also in files without the derived buffers."""
+    return any(name.endswith(("points_scale", "decoder.enc_output.proj.weight")) for name in names)
+
+
+LAYOUTS = (_layout("rtdetr-official", second=False), _layout("rtdetrv2-official", second=True))

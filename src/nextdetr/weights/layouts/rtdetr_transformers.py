@@ -7,17 +7,21 @@ and ``o_proj``); files of both are about. ``config.json`` says what names cannot
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nextdetr.weights.layouts.convnext import from_transformers
-from nextdetr.weights.layouts.rtdetr_head import renamed, rules
+from nextdetr.models.detection import DetectionModel
+from nextdetr.weights.layouts.base import Config, Layout, State
+from nextdetr.weights.layouts.convnext_transformers import from_transformers
+from nextdetr.weights.layouts.names import renamed, rules
+from nextdetr.weights.layouts.rtdetr_official import APACHE, EPS, from_official, resnet_model
 
-__all__ = ["OFFSET_SCALE", "to_official", "transformers_backbone"]
+__all__ = ["LAYOUTS", "OFFSET_SCALE", "to_official", "transformers_backbone"]
 
+_FIRST = re.compile(r"(.*?)model\.decoder\.layers\.0\.encoder_attn\.sampling_offsets\.weight")
 OFFSET_SCALE = 0.5  # of RT-DETR: an offset of 1 at one point per level is half a box's side
 _CONVNEXT = "model.backbone.model."
 _CONVNEXT_STEM = "embeddings.patch_embeddings.weight"
@@ -106,3 +110,23 @@ def _join(named: dict[str, Tensor], query: str) -> None:
     sources = [f"{match[1]}.{letter}_proj.{match[2]}" for letter in "qkv"]
     if all(source in named for source in sources):
         named[f"{match[1]}.in_proj_{match[2]}"] = torch.cat([named.pop(source) for source in sources])
+
+
+def _layout(kind: str, second: bool) -> Layout:
+    def matches(names: Collection[str], metadata: Mapping[str, str]) -> str | None:
+        found = next((match for name in names if (match := _FIRST.fullmatch(name))), None)
+        if found is None or any(name.endswith("points_scale") for name in names) != second:
+            return None
+        return str(found[1])
+
+    def to_ours(state: State, model: DetectionModel | None, config: Config = None) -> dict[str, Tensor]:
+        assert model is not None  # a detector's tensors have their names from its rows
+        return from_official(to_official(state, config), model)
+
+    def shipped(state: State, config: Config) -> str | None:
+        return resnet_model(to_official(state, config))
+
+    return Layout(kind, False, APACHE, EPS, matches, to_ours, shipped=shipped)
+
+
+LAYOUTS = (_layout("rtdetr-transformers", second=False), _layout("rtdetrv2-transformers", second=True))

@@ -14,9 +14,11 @@ import torch
 
 from nextdetr.weights.pickle.stubs import StorageRecord, StorageType, Stub, StubClass, TensorRecord
 
-__all__ = ["KNOWN", "Caller", "is_count", "safe_key"]
+__all__ = ["KNOWN", "Caller", "NumberKey", "bare_key", "is_count", "safe_key"]
 
 _MAX_DIMENSIONS = 16
+_MAX_KEY_TEXT = 1 << 10  # letters of a text within a tuple that is a key
+_LARGEST_KEY = 1 << 63
 _SCALARS = (str, int, float, bytes, bool, type(None))
 _KEYS = (*_SCALARS, Stub, StubClass, TensorRecord, StorageRecord, StorageType, torch.dtype)
 _NUMPY_SCALARS = {
@@ -50,18 +52,56 @@ def is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 62
 
 
+class NumberKey:
+    """A key that a file may choose the hash of (a number, or a tuple of them), hashed by text, which nobody can foresee.
+
+    Python hashes a number to itself, so that a file of a few hundred kilobytes can let all its keys collide, each with all
+    before it. Text is hashed with a secret of the process.
+
+    Attributes:
+        value: the key.
+    """
+
+    __slots__ = ("_hash", "value")
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self._hash = hash(repr(value))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NumberKey) and self.value == other.value
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+def bare_key(key: Any) -> Any:
+    """Return the key that a ``NumberKey`` stands for; any other as it is."""
+    return key.value if isinstance(key, NumberKey) else key
+
+
 def safe_key(value: Any) -> Any:
-    """Return ``value`` if hashing it is cheap: a nested tuple's hash can take forever, or overflow the stack.
+    """Return a key that is cheap to hash and whose hash no file can choose: ``value``, or a ``NumberKey`` of it.
 
     Raises:
-        TypeError: it is not.
+        TypeError: there is none: a nested tuple's hash can take forever, or overflow the stack.
     """
+    if isinstance(value, NumberKey):
+        return value
     if isinstance(value, tuple):
         if len(value) > _MAX_DIMENSIONS or not all(isinstance(item, _SCALARS) for item in value):
             raise TypeError("a key is a nested tuple")
+        if any(isinstance(item, str) and len(item) > _MAX_KEY_TEXT for item in value):
+            raise TypeError("a key is a tuple of long texts")
     elif not isinstance(value, _KEYS):
         raise TypeError(f"a key is of type {type(value).__name__}")
-    return value
+    numbers = value if isinstance(value, tuple) else (value,)
+    if any(type(item) is int and abs(item) >= _LARGEST_KEY for item in numbers):
+        raise TypeError("a key is a number of far too many digits")
+    return NumberKey(value) if isinstance(value, tuple | int | float) and not isinstance(value, bool) else value
 
 
 def _ordered_dict(caller: Caller, arguments: tuple[Any, ...]) -> Any:
@@ -83,7 +123,7 @@ def _sequence(kind: type) -> Callable[[Caller, tuple[Any, ...]], Any]:
         if not isinstance(items, list | tuple | set | frozenset):
             raise TypeError("a list is made of something that has no items")
         caller.charge(len(items))
-        return kind(safe_key(item) for item in items) if kind in (set, frozenset) else kind(items)
+        return kind(map(safe_key if kind in (set, frozenset) else bare_key, items))
 
     return call
 

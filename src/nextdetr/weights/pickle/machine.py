@@ -82,7 +82,7 @@ class Machine:
         self.storages: dict[str, StorageRecord] = {}
         self._stack: list[Any] = []
         self._marked: list[list[Any]] = []
-        self._memo: dict[int, Any] = {}
+        self._memo: dict[str, Any] = {}  # by the number as text: a file may choose numbers that collide
         self._work = 0
 
     def run(self, file: IO[bytes]) -> Any:
@@ -133,9 +133,9 @@ class Machine:
         if name in _PUSH_ARGUMENT:
             self._stack.append(argument)
         elif name in _GET:
-            self._stack.append(self._memo[argument])
+            self._stack.append(self._memo[str(argument)])
         elif name in _PUT:
-            self._memo[argument] = self._stack[-1]
+            self._memo[str(argument)] = self._stack[-1]
         elif name in _PUSH_NEW:
             self._stack.append(_PUSH_NEW[name]())
         else:
@@ -160,7 +160,7 @@ class Machine:
         self._stack.append(self._stack[-1])
 
     def _memoize(self, _: Any) -> None:
-        self._memo[len(self._memo)] = self._stack[-1]
+        self._memo[str(len(self._memo))] = self._stack[-1]
 
     def _tuple_of_marked(self, _: Any) -> None:
         items = tuple(self._pop_mark())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nextdetr.errors import WeightsError
+from nextdetr.weights.pickle.calls import NumberKey, bare_key
 from nextdetr.weights.pickle.stubs import Stub, StubClass, TensorRecord
 
 __all__ = ["Found", "find_weights", "plain"]
@@ -64,7 +65,7 @@ def find_weights(source: str, root: Any, key: str | None = None) -> Found:
         if found.records:
             return _unwrapped(found)
     if isinstance(root, dict):
-        names = ", ".join(str(name)[:40] for name in list(root)[:8] if isinstance(name, str | int)) or "none"
+        names = ", ".join(str(name)[:40] for name in list(root)[:8] if isinstance(name, str | NumberKey)) or "none"
         what = f"its entries are: {names}"
     else:
         what = f"it holds {_kind(root)}"
@@ -171,6 +172,7 @@ class _Plain:
         self.text += len(value) if isinstance(value, str | bytes) else 0
         if self.nodes > _MAX_NODES or self.text > _MAX_TEXT or depth > 32:
             raise _TooLarge
+        value = bare_key(value)
         if value is None or isinstance(value, str | bool | float):
             return value
         if isinstance(value, int):
@@ -180,8 +182,8 @@ class _Plain:
         if isinstance(value, dict):
             return {
                 key: self.convert(item, depth + 1)
-                for key, item in value.items()
-                if isinstance(key, str) or (isinstance(key, int) and abs(key) < 1 << 63)
+                for key, item in ((bare_key(key), item) for key, item in value.items())
+                if isinstance(key, str | int)
             }
         if isinstance(value, Stub):
             return self._stub(value, depth)

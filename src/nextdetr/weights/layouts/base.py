@@ -1,0 +1,118 @@
+"""What a layout of weights files is, and what is known of a file once its layout is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from nextdetr.errors import WeightsError
+from nextdetr.models.detection import DetectionModel
+from nextdetr.weights.layouts.sizes import size_name
+
+__all__ = ["Identity", "Layout", "Licence", "State", "always", "layout_table"]
+
+State = Mapping[str, Tensor]
+Config = Mapping[str, Any] | None
+#: From the number of classes to the licence of the published weights, and what is to be said of it.
+Licence = Callable[[int | None], tuple[str, tuple[str, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How one program names and shapes weights.
+
+    Attributes:
+        kind: its name, as ``weights inspect`` shows it.
+        is_backbone: whether it holds a backbone alone, and no detector.
+        licence: of files that state none.
+        eps: what its norms add to the variance: BatchNorm's of a detector, LayerNorm's of a ConvNeXt; None for the model's.
+        matches: takes the names of the tensors and the metadata, and returns what stands before every name, mostly nothing;
+            None if the file is of another layout.
+        to_ours: takes tensors without that prefix, the model that they are for (of detectors; it may be on the meta device)
+            and transformers' ``config.json``, and returns them under our names: a backbone's own, or the model's. A name
+            that has no place there is kept, so that a report shows it.
+        rename: of a backbone, ``to_ours`` without arithmetic, to look at names and shapes.
+        shipped: takes the same tensors and config, and returns the name of the shipped model with their backbone.
+    """
+
+    kind: str
+    is_backbone: bool
+    licence: Licence
+    eps: float | None
+    matches: Callable[[Collection[str], Mapping[str, str]], str | None]
+    to_ours: Callable[[State, DetectionModel | None, Config], dict[str, Tensor]]
+    rename: Callable[[State], dict[str, Tensor]] = dict
+    shipped: Callable[[State, Config], str | None] = lambda state, config: None
+
+
+def always(licence: str, *remarks: str) -> Licence:
+    """Return the licence of weights that all have the same one."""
+    return lambda classes: (licence, remarks)
+
+
+class LayoutTable(dict[str, Layout]):
+    """Layouts by their kind."""
+
+    def __missing__(self, kind: str) -> Layout:
+        raise WeightsError(f"there is no layout {kind!r}; there are {', '.join(self)}.")
+
+
+def layout_table(*layouts: Layout) -> LayoutTable:
+    """Return a table of layouts, in the order in which a file is compared with them.
+
+    Raises:
+        ValueError: two have the same name.
+    """
+    table = LayoutTable()
+    for layout in layouts:
+        if layout.kind in table:
+            raise ValueError(f"there are two layouts {layout.kind}")
+        table[layout.kind] = layout
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a weights file is.
+
+    Attributes:
+        kind: of its layout.
+        model: the model that it fits: ``convnextv2-atto`` for a backbone, a shipped name for a detector; None if unknown.
+        classes: class names, if the file states them.
+        licence: of the weights, ``unknown`` if nothing is known of it.
+        notes: sentences for the user.
+        num_classes: width of the classifier, or classes of the detector; None if it has none.
+        depths, dims: blocks and channels of a ConvNeXt's stages; empty for others.
+        prefix: what stands before every name.
+        model_text: the model YAML, if the file holds it.
+        without_labels: whether a backbone has learnt from images alone so far (FCMAE).
+        is_backbone: whether the file holds a backbone alone.
+    """
+
+    kind: str
+    model: str | None
+    classes: list[str] | None = None
+    licence: str = "unknown"
+    notes: tuple[str, ...] = ()
+    num_classes: int | None = None
+    depths: tuple[int, ...] = ()
+    dims: tuple[int, ...] = ()
+    prefix: str = ""
+    model_text: str | None = None
+    without_labels: bool = False
+    is_backbone: bool = False
+
+    @property
+    def size(self) -> str:
+        """Size of a ConvNeXt as a sentence names it: ``atto``, or depths and widths."""
+        return size_name(self.depths, self.dims)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that ``nextdetr weights inspect --json`` prints."""
+        return {
+            "kind": self.kind, "for_model": self.model, "classes": self.classes, "num_classes": self.num_classes,
+            "weights_licence": self.licence, "notes": list(self.notes),
+        }  # fmt: skip

@@ -1,0 +1,104 @@
+"""What uses a detector refuses weights with gaps, unless told otherwise, and says what was loaded; training says it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nextdetr import Detector
+from nextdetr.cli.main import run
+from nextdetr.errors import WeightsError
+from nextdetr.models.graph import build_model, parse_model_text
+from nextdetr.weights.checkpoint import save_detector
+from tests.helpers import TINY_MODEL, squares, tiny_model
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A data set, a model, and two files of its weights: whole, and without the decoder's heads."""
+    folder = tmp_path_factory.mktemp("partial")
+    squares(folder / "data")
+    model = tiny_model(folder)
+    state = build_model(parse_model_text(TINY_MODEL, "m.yaml"), num_classes=2).state_dict()
+    few = {name: tensor for name, tensor in state.items() if "_head." not in name}
+    for name, tensors in (("whole", state), ("gaps", few)):
+        path = folder / f"{name}.safetensors"
+        save_detector(path, tensors, model_text=TINY_MODEL, classes=["square", "disc"], image_size=64)
+    return folder, str(model)
+
+
+def commands(folder, model, tmp_path):
+    data = str(folder / "data")
+    picture = str(next((folder / "data").rglob("*.png"), None) or next((folder / "data").rglob("*.jpg")))
+    small = ["--image-size", "64"]
+    return {
+        "val": ["val", model, "--data", data, *small],
+        "predict": ["predict", model, picture, "--output", str(tmp_path / "out"), *small],
+        "info": ["info", model, *small],
+        "embed": ["embed", model, picture, "--output", str(tmp_path / "vectors.npz"), *small],
+        "export": ["export", model, "--format", "pt2", "--output", str(tmp_path / "export"), *small, "--images", "1"],
+        "benchmark": ["benchmark", model, "--output", str(tmp_path / "benchmark"), *small],
+    }
+
+
+@pytest.mark.parametrize("name", ["val", "predict", "info", "embed", "export", "benchmark"])
+def test_every_command_refuses_a_file_with_gaps(place, tmp_path, capsys, name):
+    folder, model = place
+    given = [*commands(folder, model, tmp_path)[name], "--weights", str(folder / "gaps.safetensors"), "--json"]
+    assert run(given) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["type"] == "WeightsError"
+    assert "incomplete: " in error["message"]
+    assert "_head." in error["message"]
+    assert "--allow-partial" in error["message"]
+
+
+@pytest.mark.parametrize("name", ["val", "predict", "info", "embed"])
+def test_what_was_loaded_is_said(place, tmp_path, capsys, name):
+    folder, model = place
+    given = [*commands(folder, model, tmp_path)[name], "--json", "--weights"]
+    assert run([*given, str(folder / "whole.safetensors")]) == 0
+    told = capsys.readouterr()
+    assert "tensors loaded." in told.err
+    json.loads(told.out)
+    assert run([*given, str(folder / "gaps.safetensors"), "--allow-partial"]) == 0
+    assert " missing" in capsys.readouterr().err
+
+
+def test_the_same_in_python_and_training_goes_on(place):
+    folder, model = place
+    with pytest.raises(WeightsError, match="incomplete"):
+        Detector(model, weights=folder / "gaps.safetensors")
+    detector = Detector(model, weights=folder / "gaps.safetensors", allow_partial=True)
+    assert not detector.load_reports[0].complete
+    output = ["--output", str(folder / "run"), "--epochs", "1", "--image-size", "64"]
+    data = ["--data", str(folder / "data"), "--weights", str(folder / "gaps.safetensors")]
+    assert run(["train", "--model", model, *data, *output]) == 0
+
+
+def test_the_folder_of_a_run_and_what_lies_in_it_as_the_model(place, tmp_path, capsys):
+    folder, model = place
+    detector = Detector(model, weights=folder / "whole.safetensors")
+    saved = detector.save_pretrained(tmp_path / "saved")
+    runs = tmp_path / "run"
+    runs.mkdir()
+    detector.save(runs / "best.safetensors")
+    (runs / "last.ckpt").write_bytes(b"state")
+    for named in (saved, runs):
+        assert Detector(named).classes == ["square", "disc"]
+        assert run(["info", str(named)]) == 0
+    capsys.readouterr()
+    other = tmp_path / "theirs.pt"
+    other.write_bytes(b"anything")
+    (tmp_path / "empty").mkdir()
+    for named, what in (
+        (runs / "last.ckpt", f"name {runs / 'best.safetensors'} to use the detector"),
+        (other, f"--weights {other}"),
+        (tmp_path / "empty", "a folder with neither best.safetensors"),
+    ):
+        assert run(["info", str(named)]) == 2
+        assert what in capsys.readouterr().err
+    (runs / "best.safetensors").unlink()
+    assert run(["info", str(runs)]) == 2
+    assert f"--resume {runs}" in capsys.readouterr().err
