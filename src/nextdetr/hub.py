@@ -16,9 +16,9 @@ from typing import Any
 
 from nextdetr.errors import ConfigError, WeightsError
 from nextdetr.files import write_text_atomic
-from nextdetr.hub_card import CARD_MARK, CardFacts, model_card, read_metrics
+from nextdetr.hub_card import CARD_MARK, CardFacts, model_card
 from nextdetr.models.modelfile import available_models, load_model_file
-from nextdetr.weights.checkpoint import OpenedModel, extra_metadata, read_detector_metadata, save_opened
+from nextdetr.weights.checkpoint import OpenedModel, extra_metadata, read_detector_metadata, read_metrics, save_opened
 
 __all__ = ["CONFIG_FILE", "MODEL_FILE", "fetch_pretrained", "save_folder", "upload_folder"]
 
@@ -94,7 +94,7 @@ def save_folder(
         title=(repo_id or target.resolve().name).rsplit("/", 1)[-1], model=_shipped_name(opened.model.text) or "custom",
         classes=opened.classes, image_size=opened.image_size,
         parameters=sum(parameter.numel() for parameter in opened.model.parameters()),
-        metrics=read_metrics(metadata.get("metrics", "{}")), data=data or metadata.get("data", "none"),
+        metrics=read_metrics(metadata), data=data or metadata.get("data", "none"),
         weights_licence=metadata.get("weights_licence", "none"),
         source_weights=_file_names(metadata.get("source_weights", "none")), licence=licence,
         repo_id=repo_id or "OWNER/NAME",

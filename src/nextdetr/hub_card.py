@@ -6,14 +6,13 @@ go ``weights_licence`` and ``source_weights`` as the detector file has them, so 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from nextdetr.errors import ConfigError
 
-__all__ = ["CARD_MARK", "CardFacts", "card_licence", "model_card", "read_metrics"]
+__all__ = ["CARD_MARK", "CardFacts", "card_licence", "model_card"]
 
 #: Stands in every card that we write; a README without it is somebody's own and is not overwritten.
 CARD_MARK = "<!-- Written by NextDETR. -->"
@@ -167,12 +166,3 @@ def _plain(text: str) -> str:
 
 def _cell(text: str) -> str:
     return _plain(text).replace("|", "\\|")
-
-
-def read_metrics(text: str) -> dict[str, float | None]:
-    """Return the metrics of a detector file's metadata; empty where they are damaged."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return {str(name): value for name, value in found.items()} if isinstance(found, dict) else {}

@@ -29,8 +29,8 @@ IMAGE = -1  # index of the image among the maps
 MOST_REPEATS = 1000
 MOST_SCALE = 100.0
 
-# A model takes some six calls of torch a tensor to build.
-MOST_CALLS, CALLS_A_TENSOR = 2000, 20
+# A model takes some six calls of torch a tensor to build, the largest of ours 6,000; a file may hold few of its tensors.
+MOST_CALLS, CALLS_A_TENSOR = 8000, 20
 RANDOM = frozenset(
     ("normal_", "uniform_", "erfinv_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_")
 )

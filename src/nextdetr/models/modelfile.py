@@ -20,7 +20,7 @@ __all__ = ["ModelFile", "Row", "available_models", "load_model_file", "parse_mod
 
 KEYS = ("nc", "scales", "scale", "backbone", "head", "normalize", "batch_norm_eps", "image_size", "licence")
 PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
-LARGEST = 1 << 20  # characters; a model file has some thousands
+LARGEST = 1 << 16  # characters; a model file has some thousands, and each takes time
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ Tensor names are those of ``DetectionModel.state_dict()``; the metadata's keys a
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ __all__ = [
     "read_metrics",
     "save_detector",
     "save_opened",
+    "stated_model",
 ]
 
 FORMAT_VERSION = "1"
@@ -201,13 +203,11 @@ def _open_checkpoint(path: Path) -> OpenedModel:
     classes = _classes_of(metadata, path)
     with open_tensors(path) as opened:
         shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 - not a mapping
-    try:
+    with stated_model(path):
         file = parse_model_text(metadata["model"], "the file")
         # Compared first without memory: a file of a few bytes may state a model of any size.
         model = build_skeleton(file, num_classes=len(classes), tensors=len(shapes))
         _check_shapes(model, shapes, path)
-    except ModelFileError as error:
-        raise WeightsError(f"{path}: the model file in its metadata cannot be built: {error}") from error
     image_size = image_size_of(metadata, model, str(path))
     _load(with_memory(model), list(shapes), path)
     return OpenedModel(model.eval(), classes, image_size, str(path), metadata)
@@ -230,6 +230,19 @@ def _load(model: DetectionModel, names: Sequence[str], path: Path) -> None:
                 fill({name: own[name]}, {name: tensor}, str(path))
                 size += tensor.nbytes
         del tensor  # it holds the map of the file
+
+
+@contextlib.contextmanager
+def stated_model(path: str | Path) -> Iterator[None]:
+    """Say of a model file that cannot be built that it stands in a weights file's metadata.
+
+    Raises:
+        WeightsError: in place of ``ModelFileError``.
+    """
+    try:
+        yield
+    except ModelFileError as error:
+        raise WeightsError(f"{path}: the model file in its metadata cannot be built: {error}") from error
 
 
 def _classes_of(metadata: Mapping[str, str], path: Path) -> list[str]:

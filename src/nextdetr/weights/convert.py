@@ -16,7 +16,7 @@ from torch import Tensor
 from nextdetr.errors import ConfigError, WeightsError
 from nextdetr.files import atomic_write, write_text_atomic
 from nextdetr.models.graph import build_skeleton, load_model_file, parse_model_text, with_memory
-from nextdetr.weights.checkpoint import extra_metadata, image_size_of, read_metrics, save_detector
+from nextdetr.weights.checkpoint import extra_metadata, image_size_of, read_metrics, save_detector, stated_model
 from nextdetr.weights.gate import check_tensors
 from nextdetr.weights.layouts.convnext_original import to_original
 from nextdetr.weights.layouts.convnext_timm import to_timm
@@ -142,14 +142,17 @@ def backbone_state(file: WeightsFile, identity: Identity) -> dict[str, Tensor]:
 def _detector(file: WeightsFile, identity: Identity, target: Path) -> Path:
     """Write a detector of any layout as ours."""
     if identity.model_text is not None:
-        source = parse_model_text(identity.model_text, str(file.path))
+        with stated_model(file.path):
+            source = parse_model_text(identity.model_text, "the file")
     elif identity.model is not None:
         source = load_model_file(identity.model)
     else:
         raise WeightsError(
             f"{file.path}: its model is not known; load it with a model file: --weights {file.path} --model M."
         )
-    skeleton = build_skeleton(source, num_classes=identity.num_classes, tensors=len(file.tensors))
+    with stated_model(file.path):
+        stated = None if identity.model_text is None else len(file.tensors)
+        skeleton = build_skeleton(source, num_classes=identity.num_classes, tensors=stated)
     plan = plan_load(skeleton, (file, identity))
     if not plan.report.complete:
         gaps = [*plan.report.missing, *plan.report.reshaped]
@@ -159,10 +162,10 @@ def _detector(file: WeightsFile, identity: Identity, target: Path) -> Path:
     model = with_memory(skeleton)
     plan.apply(model)
     classes = identity.classes or [f"class_{index}" for index in range(model.num_classes)]
-    stated = image_size_of(file.metadata, model, str(file.path)) if "image_size" in file.metadata else model.image_size
+    size = image_size_of(file.metadata, model, str(file.path)) if "image_size" in file.metadata else model.image_size
     return save_detector(
         target, model.state_dict(), model_text=model.text, classes=classes,
-        image_size=stated, metrics=read_metrics(file.metadata),
+        image_size=size, metrics=read_metrics(file.metadata),
         weights_licence=identity.licence, source_weights=file.metadata.get("source_weights", Path(file.path).name),
         data=file.metadata.get("data", "none"), extra=extra_metadata(file.metadata) if identity.model_text else None,
     )  # fmt: skip

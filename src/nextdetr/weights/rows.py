@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nextdetr.errors import ModelFileError, WeightsError
+from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel, RowInfo
 from nextdetr.models.graph import build_skeleton, load_model_file, parse_model_text
 from nextdetr.models.names import inside_row, row_name, row_of
+from nextdetr.weights.checkpoint import stated_model
 from nextdetr.weights.layouts.detectors import config_of, detector_notes, detector_to_ours
 from nextdetr.weights.layouts.sizes import backbone_size, size_name
 from nextdetr.weights.layouts.table import V1_NOTE, Identity, backbone_tensors
@@ -103,12 +104,10 @@ def _backbone(model: DetectionModel, file: WeightsFile, identity: Identity) -> M
 def _own_source(model: DetectionModel, file: WeightsFile, identity: Identity) -> DetectionModel:
     if identity.model_text is None or identity.model_text == model.text:
         return model
-    try:
+    with stated_model(file.path):
         return build_skeleton(
             parse_model_text(identity.model_text, "its model"), num_classes=identity.num_classes, tensors=len(file.tensors)
         )
-    except ModelFileError as error:
-        raise WeightsError(f"{file.path}: the model file in its metadata cannot be built: {error}") from error
 
 
 def _foreign_source(model: DetectionModel, identity: Identity) -> DetectionModel:

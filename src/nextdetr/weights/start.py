@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,12 @@ from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import build_model, build_skeleton, load_model_file, parse_model_text, skip_backbone, with_memory
 from nextdetr.models.modelfile import available_models
-from nextdetr.weights.checkpoint import OpenedModel, image_size_of, open_model, read_detector_metadata
+from nextdetr.weights.checkpoint import OpenedModel, image_size_of, open_model, read_detector_metadata, stated_model
 from nextdetr.weights.layouts.table import Identity
 from nextdetr.weights.load import Part, Plan, fills, open_weights, plan_load
 from nextdetr.weights.reader import WeightsFile
 from nextdetr.weights.report import LoadReport
-from nextdetr.weights.tensorfile import read_metadata
+from nextdetr.weights.tensorfile import count_tensors, read_metadata
 
 __all__ = ["Started", "open_detector", "resolve_model", "start_model"]
 
@@ -82,7 +83,8 @@ def start_model(
     checkpoint = source.endswith(".safetensors")
     opened = None if weights is None else open_weights(weights)
     if checkpoint:
-        file = parse_model_text(read_detector_metadata(source)["model"], source)
+        with stated_model(source):
+            file = parse_model_text(read_detector_metadata(source)["model"], "the file")
         opened = open_weights(source) if opened is None else opened
     else:
         file = load_model_file(source)
@@ -96,11 +98,12 @@ def start_model(
 
     # Planned first without memory: a checkpoint of a few bytes may state a model of any size.
     ignore = checkpoint or backbone_weights is not None
-    skeleton = build_skeleton(
-        file, num_classes=count, drop_path=drop_path,
-        tensors=len(opened[0].tensors) if checkpoint and opened is not None else None,
-        load_backbone=skip_backbone if ignore else partial(plan, part="backbone"),
-    )  # fmt: skip
+    tensors = count_tensors(Path(source)) if checkpoint else None
+    with stated_model(source) if checkpoint else nullcontext():
+        skeleton = build_skeleton(
+            file, num_classes=count, drop_path=drop_path, tensors=tensors,
+            load_backbone=skip_backbone if ignore else partial(plan, part="backbone"),
+        )  # fmt: skip
     if opened is not None:
         part: Part = "head" if (backbone_weights is not None or plans) else "detector"
         new = None if known is None or (opened[1].classes is None and classes is None) else known

@@ -20,7 +20,7 @@ from nextdetr.errors import WeightsError
 from nextdetr.files import atomic_write
 from nextdetr.weights.gate import check_tensor
 
-__all__ = ["DTYPES", "MAX_HEADER", "open_tensors", "read_metadata", "write_tensors"]
+__all__ = ["DTYPES", "MAX_HEADER", "count_tensors", "open_tensors", "read_metadata", "write_tensors"]
 
 MAX_HEADER = 16 << 20  # bytes; 100 are enough for a tensor
 DTYPES: Mapping[str, torch.dtype] = {
@@ -57,6 +57,16 @@ def read_metadata(path: Path) -> dict[str, str]:
     """
     with open_tensors(path) as file:
         return dict(file.metadata() or {})
+
+
+def count_tensors(path: Path) -> int:
+    """Return how many tensors a file has.
+
+    Raises:
+        WeightsError: the file is missing, damaged or incomplete.
+    """
+    with open_tensors(path) as file:
+        return len(file.keys())
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
