@@ -232,7 +232,9 @@ def with_memory(skeleton: DetectionModel) -> DetectionModel:
                     continue
                 assert name not in module._non_persistent_buffers_set, f"{name} follows from the model file, on the CPU"
                 if id(tensor) not in given:
-                    empty = torch.empty_like(tensor, device="cpu")
+                    empty = torch.empty(
+                        tensor.shape, dtype=tensor.dtype, device="cpu"
+                    )  # empty_like would import the compiler
                     is_parameter = isinstance(tensor, nn.Parameter)
                     given[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
                 kind[name] = given[id(tensor)]  # type: ignore[assignment]
