@@ -15,6 +15,8 @@ import atexit
 import contextlib
 import logging
 import multiprocessing
+import multiprocessing.util
+import os
 import shutil
 import signal
 import sys
@@ -196,6 +198,7 @@ def _watched(loader: DataLoader[Any]) -> Iterator[_Packed | NextDETRError]:
     if getattr(loader, "_iterator", None) is None:
         before = signal.getsignal(signal.SIGCHLD)
         others = set(multiprocessing.active_children())
+        multiprocessing.util.get_temp_dir()  # one for all workers, which goes whatever becomes of them
         try:
             with signals_held():
                 batches = iter(loader)
@@ -230,6 +233,15 @@ def _start_worker(worker: int) -> None:
     del worker
     torch.set_num_threads(1)
     ignore_held_signals()
+    folder = multiprocessing.util.get_temp_dir()
+    multiprocessing.util.Finalize(None, _leave_nothing, args=(os.getppid(), folder), exitpriority=-100)
+
+
+def _leave_nothing(first: int, folder: str) -> None:
+    """Remove the folder of the workers' sockets, if this is the last of them, when who would do so was killed."""
+    if os.getppid() != first:
+        with contextlib.suppress(OSError):
+            Path(folder).rmdir()
 
 
 def affordable_workers(workers: int, prefetch: int, batch_size: int, size: int) -> int:

@@ -32,6 +32,7 @@ from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
 from nextdetr.engine.profile import StepProfile
 from nextdetr.engine.setup import Run, data_name, prepare, resolve_config
 from nextdetr.engine.validate import validate
+from nextdetr.files import atomic_write, optional_file
 from nextdetr.inference.drawing import draw_batch
 from nextdetr.inference.opened import bits_metadata
 from nextdetr.layers.syncnorm import synchronize_norms
@@ -308,10 +309,8 @@ class Trainer(Loop):
 
     def _picture(self, batch: Batch) -> None:
         if self.main:
-            from nextdetr.files import atomic_write
-
             picture = draw_batch(batch.images.cpu(), [t.to("cpu") for t in batch.targets], self.run_.train_data.classes)
-            with atomic_write(self.directory / "pictures" / "training_batch.jpg") as temporary:
+            with optional_file(), atomic_write(self.directory / "pictures" / "training_batch.jpg") as temporary:
                 picture.save(temporary, quality=90)
 
     def _finish(self) -> TrainResult:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nextdetr.errors import ExportError, missing_extra
-from nextdetr.files import atomic_write
+from nextdetr.files import atomic_write, make_directory
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.header import SECTION
 
@@ -45,7 +45,7 @@ def save_openvino(model: Any, contract: Contract, path: Path) -> Path:
     model.set_friendly_name("nextdetr")
     for name, value in contract.to_metadata().items():
         model.set_rt_info(value, [SECTION, name])
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     with atomic_write(path.with_suffix(".bin")) as weights, atomic_write(path) as text:
         work = text.with_name(f"{text.stem}-writing.xml")
         try:

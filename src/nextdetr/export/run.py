@@ -26,7 +26,7 @@ from nextdetr.export.measure import file_bytes
 from nextdetr.export.operators import count_operators, float_operators
 from nextdetr.export.pt2 import write_program
 from nextdetr.export.stamp import stamp_passed
-from nextdetr.files import write_text_atomic
+from nextdetr.files import make_directory, write_text_atomic
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.opened import stored_bits
@@ -149,7 +149,7 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
 
 
 def _write(traced: Traced, contract: Contract, path: Path, config: ExportConfig, decoder: int, score: Score | None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     if config.format == "pt2":
         write_program(traced, contract, path)
         return

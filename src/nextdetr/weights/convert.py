@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nextdetr.errors import ConfigError, WeightsError
-from nextdetr.files import atomic_write, write_text_atomic
+from nextdetr.files import atomic_write, make_directory, write_text_atomic
 from nextdetr.models.graph import build_skeleton, load_model_file, parse_model_text, with_memory
 from nextdetr.weights.checkpoint import extra_metadata, image_size_of, read_metrics, save_detector, stated_model
 from nextdetr.weights.gate import check_tensors
@@ -186,7 +186,7 @@ def _transformers(target: Path, state: dict[str, Tensor], metadata: dict[str, st
     if head is not None:
         config["id2label"] = {str(index): f"LABEL_{index}" for index in range(head.shape[0])}
         config["label2id"] = {name: int(index) for index, name in config["id2label"].items()}
-    target.mkdir(parents=True, exist_ok=True)
+    make_directory(target)
     if head is None:  # the base model has no prefix in its own state
         tensors = {name.removeprefix("convnextv2."): tensor for name, tensor in tensors.items()}
     write_tensors(target / "model.safetensors", tensors, {"format": "pt", **metadata})
