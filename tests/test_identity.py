@@ -22,7 +22,10 @@ KNOWN = Identity((7, 90), {"val/a.png": 31, "cam1/b.png": 32, "cam2/b.png": 33, 
 @pytest.mark.parametrize(
     ("paths", "ids"),
     [
-        (["/data/val/a.png", "a.png"], [31, 31]),
+        (["/data/val/a.png"], [31]),
+        (["a.png"], [31]),  # the folder was renamed, say
+        (["new/a.png", "/data/val/a.png"], ["new/a.png", 31]),
+        (["a.png", "a.png"], [31, 31]),
         (["x/cam1/b.png", "x/cam2/b.png", "c.png"], [32, 33, "x"]),
         (["b.png", "a.png"], ["b.png", 31]),  # which of the two it is nobody can tell
         (["a.png", "1.png"], [31, "1.png"]),  # not 1, which may be another image's id
@@ -136,6 +139,18 @@ def scored(truth: Path, results: Path) -> float:
     scorer.accumulate()
     scorer.summarize()
     return float(scorer.stats[0])
+
+
+def test_exports_carry_them(trained):
+    from nextdetr.config import ExportConfig
+    from nextdetr.export.run import _contract
+    from nextdetr.inference.contract import Contract
+
+    opened = trained[0].opened
+    carried = Contract.from_metadata(_contract(opened, ExportConfig()).to_metadata(), "model.onnx").to_metadata()
+    identity = Identity.from_metadata(carried)
+    assert identity == Identity.from_metadata(opened.metadata)
+    assert (identity.category_ids, identity.images(["test-1.png"])) == ((40, 7), [897])
 
 
 @pytest.mark.parametrize("way", ["checkpoint", "annotations", "folder with annotations"])

@@ -40,15 +40,18 @@ class Identity:
     def images(self, paths: Sequence[str]) -> list[int | str]:
         """Return an id for each image of a run.
 
-        An image is recognised by as many folders above it as are needed to tell it from others. Where at least one image is
-        known, the others get their path as id, which no data set uses, so that none is taken for an image that it is not.
-        Where none is known: the numbers that the names consist of, as in COCO's own images, if all do and differ; else the
-        positions, from 1.
+        An image is recognised by as many folders above it as are needed to tell it from others; of two paths that would be
+        the same image, the one with more folders in common is it. Where at least one image is known, the others get their
+        path as id, which no data set uses, so that none is taken for an image that it is not. Where none is known: the
+        numbers that the names consist of, as in COCO's own images, if all do and differ; else the positions, from 1.
         """
         tails = self._tails()
         known = [_look_up(tails, path) for path in paths] if tails else []
-        if any(found is not None for found in known):
-            return [path if found is None else found for path, found in zip(paths, known, strict=True)]
+        if any(length for _, length in known):
+            longest: dict[int | str, int] = {}
+            for value, length in known:
+                longest[value] = max(length, longest.get(value, 1))
+            return [value if length == longest[value] else path for path, (value, length) in zip(paths, known, strict=True)]
         stems = [Path(path).stem for path in paths]
         if all(stem.isascii() and stem.isdecimal() for stem in stems) and len({int(s) for s in stems}) == len(stems):
             return [int(stem) for stem in stems]
@@ -96,13 +99,14 @@ def is_number_in_name(path: Path, image_id: int | str) -> bool:
     return isinstance(image_id, int) and stem.isascii() and stem.isdecimal() and int(stem) == image_id
 
 
-def _look_up(tails: Mapping[str, object], path: str) -> int | str | None:
+def _look_up(tails: Mapping[str, object], path: str) -> tuple[int | str, int]:
+    """Return the id of an image, and how many parts of its path agree; 0 of them if it is not known for sure."""
     parts = Path(path).absolute().parts
     for start in range(1, len(parts)):
         found = tails.get("/".join(parts[start:]))
         if found is not None:
-            return found if isinstance(found, int | str) else None
-    return None
+            return (found, len(parts) - start) if isinstance(found, int | str) else ("", 0)
+    return "", 0
 
 
 def _is_id(value: object) -> bool:
