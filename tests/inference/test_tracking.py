@@ -118,7 +118,7 @@ def test_a_line_may_begin_outside_the_frame(given, monkeypatch):
         def __init__(self, *_: object, **__: object) -> None:
             pass
 
-        def stream(self, sources: list[str], config: PredictConfig):
+        def stream(self, sources: list[str], config: PredictConfig, **_: object):
             seen.append((sources, config))
             return iter(())
 

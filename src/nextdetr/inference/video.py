@@ -21,7 +21,7 @@ import av
 import numpy as np
 from av.error import FFmpegError, InvalidDataError
 from av.sidedata.sidedata import Type
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
 from nextdetr.errors import DataError
@@ -113,6 +113,7 @@ def _open(video: Video) -> Any:
 def _decode(container: Any, video: Video, waiting: Queue[Frame | Exception | None], stop: threading.Event) -> None:
     """Run in a thread: put frames, and at the end None, or what went wrong in a way that nobody expected."""
     stream = container.streams.video[0]
+    convert = VideoReformatter()
     end: Exception | None = None
     index, damaged, broken = 0, 0, None
     rate = float(stream.guessed_rate or stream.average_rate or 0)
@@ -133,7 +134,7 @@ def _decode(container: Any, video: Video, waiting: Queue[Frame | Exception | Non
             if packet is None:
                 break
             for picture in frames:
-                frame = Frame(index, clock.at(picture.time), *_shown(picture, stream.sample_aspect_ratio, rate))
+                frame = Frame(index, clock.at(picture.time), *_shown(picture, convert, stream.sample_aspect_ratio, rate))
                 _put(waiting, frame, stop, newest=video.live)
                 index += 1
     except Exception as error:  # noqa: BLE001 - handed on to the thread that asked
@@ -176,7 +177,7 @@ class _Clock:
         return now
 
 
-def _shown(picture: Any, aspect: Fraction | None, rate: float) -> tuple[Pixels, VideoTags]:
+def _shown(picture: Any, convert: VideoReformatter, aspect: Fraction | None, rate: float) -> tuple[Pixels, VideoTags]:
     """Return a decoded picture as it is to be shown, RGB."""
     full = picture.color_range == ColorRange.JPEG or picture.format.name.startswith("yuvj")
     tags = VideoTags(
@@ -186,7 +187,7 @@ def _shown(picture: Any, aspect: Fraction | None, rate: float) -> tuple[Pixels, 
     matrix = tags.matrix_for(picture.width, picture.height)
     if not picture.format.is_rgb and matrix != tags.matrix:
         settings["src_colorspace"] = COLORSPACES[matrix]
-    pixels = picture.to_ndarray(format="rgb24", **settings)
+    pixels: Any = convert.reformat(picture, format="rgb24", **settings).to_ndarray()
     shown = picture.side_data.get(Type.DISPLAYMATRIX)
     if shown is None:
         return pixels, tags

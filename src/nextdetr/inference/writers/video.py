@@ -12,7 +12,7 @@ from typing import Any, Self
 import av
 import numpy as np
 from av.error import FFmpegError
-from av.video.reformatter import ColorRange
+from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -72,6 +72,7 @@ class VideoWriter:
         self._stream = stream
         self._last = -1
         self._finished = False
+        self._convert = VideoReformatter()  # one for all frames; ``frame.reformat`` sets up a new one each time
 
     def write(self, pixels: NDArray[np.uint8], seconds: float) -> None:
         """Append a frame [H, W, 3] uint8 RGB; a time that does not rise is moved up by the least step.
@@ -83,7 +84,7 @@ class VideoWriter:
             pixels = np.asarray(ImageOps.pad(Image.fromarray(pixels), self._size))
         width, height = self._size
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:height, :width]), format="rgb24")
-        frame = frame.reformat(format="yuv420p", **self._colours)
+        frame = self._convert.reformat(frame, format="yuv420p", **self._colours)
         self._last = max(self._last + 1, round(seconds * CLOCK))
         frame.pts, frame.time_base = self._last, Fraction(1, CLOCK)
         self._mux(frame)
