@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Detector", "scorer"]
 
-logger = logging.getLogger(__name__)
 _OPENING = threading.RLock()  # not a detector's own, so that it can be pickled
 
 
@@ -190,15 +188,12 @@ class Detector:
             config: the settings; without a device of its own it runs on the detector's.
             skipped: counts what is passed over, by kind: ``heic``, ``raw``, ``unreadable`` files, and ``frames``.
         """
-        from nextdetr.inference.opened import has_random_weights
+        from nextdetr.inference.opened import warn_of_random_weights
         from nextdetr.inference.pipeline import file_identity, predict_stream
 
         config = config.model_copy(update={"device": config.device or self.device})
         settled = self._settled(config, max_pixels=config.max_pixels, tiled=config.tile is not None)
-        if has_random_weights(settled.opened, weights=self._start.get("weights") is not None):
-            logger.warning(
-                "%s: random weights, so what is found means nothing: train it first, or give it weights.", self.source
-            )
+        warn_of_random_weights(settled.opened, weights=self._start.get("weights") is not None)
         recorder = None
         if config.features is not None:
             from nextdetr.inference.features import FeatureRecorder, save_features
@@ -247,12 +242,14 @@ class Detector:
             DataError: no image is found, or not one can be read.
         """
         from nextdetr.inference.embed import check_output, embed_images, write_embeddings
+        from nextdetr.inference.opened import warn_of_random_weights
 
         config = build_config(EmbedConfig, {"row": row, **settings})
         if config.output is not None:
             check_output(config.output)
         network = self._network("be read row by row")
         settled = self._settled(config)
+        warn_of_random_weights(network, weights=False, maps_only=True)
         result = embed_images(
             network.model, images, image_size=settled.image_size, row=config.row, batch_size=config.batch_size,
             device=settled.device, name=self.source, reading=settled.reading,

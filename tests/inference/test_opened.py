@@ -244,13 +244,27 @@ def test_random_weights_are_told(detector, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "nextdetr"):
         detector.predict(image)
         assert caplog.messages == [
-            f"{detector.source}: random weights, so what is found means nothing: train it first, or give it weights."
+            f"{detector.source}: random weights, so the result means nothing: train it first, or give it weights."
         ]
+        detector.embed(image)
+        assert len(caplog.messages) == 2
         caplog.clear()
         saved = detector.save(tmp_path / "d.safetensors")
         Detector(saved, device="cpu").predict(image)
+        Detector(saved, device="cpu").embed(image)
         Detector(detector.source, weights=saved, device="cpu").predict(image)
     assert caplog.messages == []
+
+
+def test_the_only_image_that_cannot_be_read_is_told_once(detector, tmp_path, caplog):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with caplog.at_level(logging.WARNING, "nextdetr"), pytest.raises(DataError, match=r"a\.png is not an image"):
+        detector.predict(tmp_path / "a.png")
+    assert not any("skipped" in message for message in caplog.messages)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "nextdetr"), pytest.raises(DataError, match=r"none of the 2 images"):
+        detector.predict([tmp_path / "a.png"] * 2)
+    assert sum("skipped" in message for message in caplog.messages) == 2
 
 
 def test_what_is_skipped_is_counted_by_kind(detector, tmp_path, capsys, monkeypatch):

@@ -28,7 +28,7 @@ def embed(
     merged = settings(EmbedConfig, options)
     from nextdetr.errors import ConfigError
     from nextdetr.inference.embed import check_output, embed_images, write_embeddings
-    from nextdetr.inference.opened import settle
+    from nextdetr.inference.opened import settle, warn_of_random_weights
     from nextdetr.inference.sources import SKIPPED
     from nextdetr.weights.backbone import open_features
     from nextdetr.weights.start import open_detector
@@ -44,6 +44,7 @@ def embed(
     else:
         opened, reports = open_detector(model, weights=weights, allow_partial=allow_partial)
         tell_reports(reports)
+    warn_of_random_weights(opened, weights=weights is not None, maps_only=True)
     settled = settle(opened, device=merged.device, image_size=merged.image_size, bits=merged.bits)
     result = embed_images(
         opened.model, list(sources), image_size=settled.image_size, row=merged.row, batch_size=merged.batch_size,

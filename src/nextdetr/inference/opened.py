@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,9 @@ from nextdetr.pictures import MAX_PIXELS
 from nextdetr.preprocess import Reading, choose_device
 from nextdetr.weights.checkpoint import OpenedModel
 
-__all__ = ["Settled", "bits_metadata", "has_random_weights", "settle", "stored_bits"]
+__all__ = ["Settled", "bits_metadata", "settle", "stored_bits", "warn_of_random_weights"]
+
+logger = logging.getLogger(__name__)
 
 #: Key of a detector's metadata: significant bits of the 16-bit grey pictures that it was trained on.
 BITS = "bits"
@@ -99,6 +102,16 @@ def bits_metadata(bits: int) -> dict[str, str]:
     return {} if bits == 16 else {BITS: str(bits)}
 
 
-def has_random_weights(opened: OpenedModel | OpenedExport, *, weights: bool) -> bool:
-    """Whether what a detector finds means nothing, as neither it nor ``weights`` given beside it were trained."""
-    return isinstance(opened, OpenedModel) and not opened.trained and not weights
+def warn_of_random_weights(opened: OpenedModel | OpenedExport, *, weights: bool, maps_only: bool = False) -> None:
+    """Log a warning where what a detector says means nothing, as no weights were trained.
+
+    Args:
+        opened: the detector.
+        weights: whether weights of a detector were given beside it.
+        maps_only: only its maps are used, for which a trained backbone is enough.
+    """
+    known = bool(opened.metadata) if maps_only else opened.trained or weights
+    if isinstance(opened, OpenedModel) and not known:
+        logger.warning(
+            "%s: random weights, so the result means nothing: train it first, or give it weights.", opened.source
+        )

@@ -290,15 +290,18 @@ def tell_unreadable(predictions: Iterable[Prediction], skipped: Counter[str] | N
         DataError: at the end, not one of the images could be read.
     """
     failed: list[str] = []
-    readable = 0
+    readable = told = 0
     for prediction in predictions:
         if prediction.problem is None:
             readable += 1
         else:
             failed.append(prediction.problem)
-            logger.warning("skipped: %s", path_text(prediction.problem))
             if skipped is not None:
                 skipped[kind_of(prediction.path) or "unreadable"] += 1
+        if readable or len(failed) > 1:  # the only one there is becomes the error below
+            for problem in failed[told:]:
+                logger.warning("skipped: %s", path_text(problem))
+            told = len(failed)
         yield prediction
         del prediction  # its image need not outlive its user
     if failed and not readable:
