@@ -46,7 +46,7 @@ class Detector:
         device: where to run, such as ``cpu`` or ``cuda:1``; by default the best there is.
         weights: detector weights of any known layout to start from (ours, official RT-DETR, transformers, ultralytics).
         backbone_weights: backbone weights of any known layout; with ``weights`` of another backbone, those bring the rest.
-        allow_partial: accept weights of which under half fit.
+        allow_partial: accept weights that leave a part of the model as initialised, whose results mean nothing.
         runtime: what runs an exported file, ``onnxruntime`` or ``openvino``; ``auto`` is the fastest that is installed.
 
     Attributes:

@@ -16,6 +16,7 @@ from torch import Tensor
 from nextdetr.errors import ConfigError, WeightsError
 from nextdetr.files import atomic_write, make_directory, write_text_atomic
 from nextdetr.models.graph import build_skeleton, load_model_file, parse_model_text, with_memory
+from nextdetr.models.names import row_name
 from nextdetr.weights.checkpoint import extra_metadata, image_size_of, read_metrics, save_detector, stated_model
 from nextdetr.weights.gate import check_tensors
 from nextdetr.weights.layouts.convnext_original import to_original
@@ -123,7 +124,7 @@ def backbone_state(file: WeightsFile, identity: Identity) -> dict[str, Tensor]:
     if identity.is_backbone:
         state = backbone_tensors(file, identity)
     elif identity.kind in ("nextdetr-detector", "rtdetr-ultralytics"):
-        first = next((name for name in file.tensors if name.endswith("0.downsample_layers.0.0.weight")), "rows.0.")
+        first = next((name for name in file.tensors if name.endswith("0.downsample_layers.0.0.weight")), row_name(0, ""))
         prefix = first.removesuffix("downsample_layers.0.0.weight")
         state = {name.removeprefix(prefix): tensor for name, tensor in file.tensors.items() if name.startswith(prefix)}
     else:
