@@ -155,9 +155,9 @@ image_size: 64
 backbone:
   - [-1, 1, Conv, [8, 3, 2]]
   - [-1, 1, Conv, [8, 3, 2]]
-  - [-1, 1, Conv, [12, 3, 2]]
+  - [-1, 1, Conv, [24, 3, 2]]
   - [-1, 1, Conv, [16, 3, 1]]
-  - [-1, 1, Conv, [20, 3, 2]]
+  - [-1, 1, Conv, [40, 3, 2]]
 head:
   - [-1, 1, Conv, [32, 1, 1]]
   - [[2, 5], 1, RTDETRDecoder, [nc, 32, 20, 2, 4, 2, 64]]
@@ -173,7 +173,7 @@ def test_a_backbone_of_several_rows_has_a_stage_for_each_stride(tmp_path):
     found = [(m.kind, m.row, m.stride, m.channels) for m in maps[0]]
     # Row 2, which is not the last of stride 8, is drawn as a level, since the decoder reads it.
     assert found == [
-        ("stage", 0, 2, 8), ("stage", 1, 4, 8), ("stage", 3, 8, 16), ("stage", 4, 16, 20),
-        ("level", 2, 8, 12), ("level", 5, 16, 32),
+        ("stage", 0, 2, 8), ("stage", 1, 4, 8), ("stage", 3, 8, 16), ("stage", 4, 16, 40),
+        ("level", 2, 8, 24), ("level", 5, 16, 32),
     ]  # fmt: skip
-    assert detector.embed(np.zeros((64, 64, 3), np.uint8)).embeddings.shape == (1, 20)  # the backbone's last row
+    assert detector.embed(np.zeros((64, 64, 3), np.uint8)).embeddings.shape == (1, 40)  # the backbone's last row

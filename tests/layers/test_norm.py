@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.autograd import gradcheck
 
-from nextdetr.layers.norm import GRN, LayerNorm2d
+from nextdetr.layers.norm import GRN, BatchNorm2d, LayerNorm2d
 
 
 def _random_grn(channels, dtype=torch.float32):
@@ -113,3 +114,17 @@ def test_grn_gradient_of_a_half_precision_map_under_autocast(dtype):
     for half, full in zip(*grads, strict=True):
         assert torch.isfinite(half).all()
         assert (half - full).abs().max() <= 0.02 * full.abs().max()
+
+
+def test_batch_norm_of_a_single_value_uses_the_statistics_so_far():
+    norm, torchs = BatchNorm2d(3), nn.BatchNorm2d(3)
+    x = torch.randn(4, 3, 5, 5)
+    torch.testing.assert_close(norm.train()(x), torchs.train()(x), rtol=0, atol=0)
+    single = torch.randn(1, 3, 1, 1, requires_grad=True)
+    out = norm(single)
+    torch.testing.assert_close(out, torchs.eval()(single))
+    out.sum().backward()
+    assert single.grad.isfinite().all()
+    assert norm.weight.grad is not None
+    for name, value in torchs.state_dict().items():
+        assert torch.equal(norm.state_dict()[name], value)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional
@@ -67,6 +69,58 @@ def test_a_wide_convolution_goes_by_tiles_and_follows_its_weights(wide):
     with torch.no_grad(), direct_sums():
         assert is_direct_sum(conv(x), conv, x)
     assert len(calls) == 4
+
+
+def _rewrite(conv):
+    conv.weight.data.mul_(-2)  # torch's count of changes does not see it
+
+
+def _cast_and_back(conv):
+    with torch.no_grad():
+        conv.weight.mul_(3)
+    conv.half().float()
+
+
+def _cast_twice(conv):
+    conv.double().float()
+    conv.weight.data.copy_(torch.randn_like(conv.weight))
+    conv.double().float()
+
+
+@pytest.mark.parametrize("change", [_rewrite, _cast_and_back, _cast_twice])
+def test_no_kernel_is_stale(wide, change):
+    conv, calls = wide
+    x = torch.randn(2, 4, 9, 9)
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            assert is_direct_sum(conv(x), conv, x)
+        change(conv)
+        with context:
+            assert is_direct_sum(conv(x), conv, x)
+    assert len(calls) == 4
+
+
+def test_a_kept_kernel_is_used_again_and_not_copied(wide, monkeypatch):
+    conv, _ = wide
+    made = []
+    inner = winograd.winograd_kernel
+    monkeypatch.setattr(winograd, "winograd_kernel", lambda weight: made.append(1) or inner(weight))
+    x = torch.randn(1, 4, 9, 9)
+    with torch.no_grad():
+        conv(x)
+        conv(x)
+        assert len(made) == 1
+        other = copy.deepcopy(conv)
+        assert other._kept is None
+        assert is_direct_sum(other(x), other, x)
+    assert len(made) == 2
+
+
+def test_a_second_gradient_is_refused():
+    x, weight = torch.randn(1, 2, 6, 6, requires_grad=True), torch.randn(3, 2, 3, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(winograd_conv(x, weight).square().sum(), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.square().sum().backward()
 
 
 def test_small_maps_other_precisions_and_graphs_have_the_direct_sum(wide):

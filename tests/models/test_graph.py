@@ -84,7 +84,7 @@ def test_scales():
     small = build_model(parse_model_text(text, "x.yaml"))
     assert small.row_infos[1].arguments == [320, 24, 1]  # ceil(min(60, 48) · 0.5 / 8) · 8, round(3 · 0.34)
     large = build_model(parse_model_text(text.replace("nc: 2", "nc: 2\nscale: l"), "x.yaml"))
-    assert large.row_infos[1].arguments == [320, 60, 3]
+    assert large.row_infos[1].arguments == [320, 64, 3]  # rounded up to a multiple of 8 also at width 1, as documented
 
 
 def edit(old: str, new: str) -> str:
@@ -208,8 +208,8 @@ def test_a_file_of_ordinary_rows_counts_from_zero():
     )
     model = build_model(parse_model_text(text, "stock.yaml")).eval()
     assert [info.writes for info in model.row_infos] == [(0,), (1,), (2,), (3,), ()]
-    assert model.row_infos[3].arguments == [16, 12, 1, 1]
-    assert model.rows[-1].channels == [12, 24]
+    assert model.row_infos[3].arguments == [16, 16, 1, 1]  # 12 rounded up to a multiple of 8, as documented
+    assert model.rows[-1].channels == [16, 24]
     with torch.inference_mode():
         assert model(torch.rand(1, 3, 64, 64)).boxes.shape == (1, 20, 4)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nextdetr.layers.deformable import is_traced
+from nextdetr.layers.fast import is_traced
 from nextdetr.layers.position import sincos_position_2d
 
 __all__ = ["AIFI"]

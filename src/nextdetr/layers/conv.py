@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from nextdetr.layers.norm import BatchNorm2d
 from nextdetr.layers.winograd import Conv3x3
 
 __all__ = ["BATCH_NORM_EPS", "BATCH_NORM_MOMENTUM", "Concat", "Conv", "DWConv", "autopad"]
@@ -58,7 +59,7 @@ class Conv(nn.Module):
             if plain
             else nn.Conv2d(c1, c2, k, s, autopad(k, p, d), dilation=d, groups=g, bias=False)
         )
-        self.bn = nn.BatchNorm2d(c2, eps=eps, momentum=momentum)
+        self.bn = BatchNorm2d(c2, eps=eps, momentum=momentum)
         self.act = act if isinstance(act, nn.Module) else nn.SiLU(inplace=True) if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -23,11 +23,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from nextdetr.errors import ConfigError
+from nextdetr.layers.fast import may_run
 
 __all__ = [
     "MSDeformableAttention",
     "at_least_float32",
-    "is_traced",
     "points_per_level",
     "sample_levels",
     "sample_levels_grid",
@@ -147,11 +147,6 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def is_traced() -> bool:
-    """Whether a compiler or exporter is recording the operations."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-
-
 def points_per_level(points: int | Sequence[int], levels: int) -> tuple[int, ...]:
     """Return the number of points on each map.
 
@@ -185,7 +180,7 @@ def sample_levels(
     """
     value = value.to(locations.dtype)
     weights = weights.to(locations.dtype)
-    if value.device.type == "cpu" and not is_traced():
+    if may_run(value, any_precision=True):
         return sample_levels_rows(value, shapes, locations, weights, points)
     return sample_levels_grid(value, shapes, locations, weights, points)
 
@@ -352,7 +347,8 @@ def _scatter_rows(grad: Tensor, rows: Tensor, mixed: Tensor, length: int) -> Ten
 def _row_products(grad: Tensor, table: Tensor, rows: Tensor) -> Tensor:
     """Dot product of each bag's gradient with each row that it read, [N · 4K]: the gradient of the mixing weights."""
     bags, size = rows.shape
-    if rows.device.type == "cpu" and torch._C.has_mkl:
+    # A sparse row may not hold more places than the matrix has columns: maps of a cell or two read each of them many times.
+    if rows.device.type == "cpu" and torch._C.has_mkl and size <= len(table):
         # "Dense times dense at the places of a sparse matrix" is this very sum; embedding_bag's own backward computes it
         # with one BLAS call for every few numbers, in two to four times the time.
         starts = torch.arange(0, (bags + 1) * size, size, dtype=torch.int32, device=rows.device)

@@ -20,7 +20,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["DepthwiseConv2d", "depthwise", "depthwise_weight_gradient", "has_fast_gradient"]
+from nextdetr.layers.fast import may_run
+
+__all__ = ["DepthwiseConv2d", "depthwise", "depthwise_weight_gradient"]
 
 # Images that go into one convolution of the weight's gradient: as many as stay within the cache, here in elements.
 _CHUNK = 2**18
@@ -40,21 +42,10 @@ class DepthwiseConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve [B, C, H, W]."""
         bias = self.bias
-        if bias is not None and self.training and has_fast_gradient(x):
+        if bias is not None and self.training and torch.is_grad_enabled() and may_run(x):
             out: Tensor = _DepthwiseFunction.apply(x, self.weight, bias)
             return out
         return super().forward(x)
-
-
-def has_fast_gradient(x: Tensor) -> bool:
-    """Whether the hand-written gradient is for this map: on the CPU, in float32, with gradients, and not traced."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-    )
 
 
 class _DepthwiseFunction(torch.autograd.Function):

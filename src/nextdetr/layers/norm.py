@@ -1,4 +1,4 @@
-"""LayerNorm over the channels of a map, and Global Response Normalization (GRN).
+"""BatchNorm, LayerNorm over the channels of a map, and Global Response Normalization (GRN).
 
 GRN: "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", arXiv 2301.00808, section 3, algorithm 1.
 
@@ -19,8 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
-__all__ = ["GRN", "LayerNorm2d", "norm_gradient", "response_statistics"]
+from nextdetr.layers.fast import may_run
+
+__all__ = ["GRN", "BatchNorm2d", "LayerNorm2d", "norm_gradient", "response_statistics"]
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -39,6 +42,22 @@ class LayerNorm2d(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise [B, C, H, W]."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` that also trains on a single value a channel: one image whose map is 1 × 1.
+
+    One value has no deviation. It is normalised by the statistics of the steps before, as in evaluation, where torch's own
+    ends the run; the statistics stay as they are.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
+        """Normalise [B, C, H, W]."""
+        if self.training and input.numel() == input.shape[1] and self.running_mean is not None:
+            return functional.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+            )
+        return super().forward(input)
 
 
 class GRN(nn.Module):
@@ -61,7 +80,7 @@ class GRN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a map of the shape and dtype of ``x`` [B, H, W, C]."""
-        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if self.training and torch.is_grad_enabled() and may_run(x, any_device=True, any_precision=True):
             out: Tensor = _GRNFunction.apply(x, self.gamma, self.beta, self.eps)
             return out
         norm, mean = response_statistics(x, self.eps)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from nextdetr.layers.deformable import is_traced
+from nextdetr.layers.fast import may_run
 from nextdetr.layers.norm import GRN, norm_gradient, response_statistics
 
 __all__ = ["by_rows", "grn_linear", "grn_mlp"]
@@ -35,9 +35,9 @@ _AT_ONCE = 2**20
 _POSITIONS = 2
 
 
-def grn_linear(x: Tensor, grn: GRN, linear: nn.Linear) -> Tensor:
-    """Return ``linear(grn(x))`` for a map [B, H, W, D], as [B, H, W, C]."""
-    if not _fuses(x, grn, linear):
+def grn_linear(x: Tensor, grn: nn.Module, linear: nn.Linear) -> Tensor:
+    """Return ``linear(grn(x))`` for a map [B, H, W, D], as [B, H, W, C]; as one product where that pays."""
+    if not (isinstance(grn, GRN) and _fuses(x, grn, linear)):
         out: Tensor = linear(grn(x))
         return out
     batch, height, width, inside = x.shape
@@ -76,13 +76,13 @@ def grn_mlp(
         ]
         return images[0] if len(images) == 1 else torch.cat(images)
     y = act(widen(x if norm is None else norm(x)))
-    out: Tensor = grn_linear(y, grn, narrow) if isinstance(grn, GRN) else narrow(grn(y))
+    out = grn_linear(y, grn, narrow)
     return out if residual is None else residual + out
 
 
 def by_rows(x: Tensor, *layers: nn.Module) -> bool:
     """Whether ``grn_mlp`` takes the map by rows through these layers."""
-    return x.device.type == "cpu" and x.numel() > 0 and not torch.is_grad_enabled() and _unobserved(x, *layers)
+    return not torch.is_grad_enabled() and may_run(x, *layers) and x.numel() > 0
 
 
 def _image_by_rows(
@@ -121,20 +121,9 @@ def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _fuses(x: Tensor, grn: GRN, linear: nn.Linear) -> bool:
     return (
-        x.shape[1] * x.shape[2] >= _POSITIONS * linear.out_features
-        and (grn.training or not torch.is_grad_enabled())  # evaluation with gradients is left to autograd, as in GRN
-        and _unobserved(x, grn, linear)
-    )
-
-
-def _unobserved(x: Tensor, *layers: nn.Module) -> bool:
-    """Whether float32 numbers go through the layers and nobody looks at what lies in between."""
-    return (
-        x.dtype == torch.float32
-        and not x.is_meta
-        and not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
-        and not torch.is_autocast_enabled(x.device.type)
-        and not is_traced()
+        (grn.training or not torch.is_grad_enabled())  # evaluation with gradients is left to autograd, as in GRN
+        and may_run(x, grn, linear, any_device=True)
+        and x.shape[1] * x.shape[2] >= _POSITIONS * linear.out_features
     )
 
 

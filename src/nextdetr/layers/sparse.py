@@ -23,7 +23,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nextdetr.layers.depthwise import depthwise, depthwise_weight_gradient, has_fast_gradient
+from nextdetr.layers.depthwise import depthwise, depthwise_weight_gradient
+from nextdetr.layers.fast import may_run
 
 __all__ = ["VisiblePatches", "downsample_patches", "sparse_depthwise"]
 
@@ -121,7 +122,7 @@ def sparse_depthwise(x: Tensor, weight: Tensor, bias: Tensor, visible: VisiblePa
     Returns:
         [B, V, P * P, C].
     """
-    if has_fast_gradient(x):
+    if torch.is_grad_enabled() and may_run(x):
         out: Tensor = _SparseDepthwiseFunction.apply(x, weight, bias, visible, rows)
         return out
     side = _side(x)

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from nextdetr.layers.norm import BatchNorm2d
+
 __all__ = ["SyncedBatchNorm2d", "synchronize_norms"]
 
 
@@ -32,7 +34,7 @@ class _SumOverProcesses(torch.autograd.Function):
         return total
 
 
-class SyncedBatchNorm2d(nn.BatchNorm2d):
+class SyncedBatchNorm2d(BatchNorm2d):
     """``nn.BatchNorm2d`` on [B, C, H, W] over the batches of all processes; parameters and state are the same."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
@@ -63,7 +65,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 def synchronize_norms(model: nn.Module) -> int:
     """Turn every BatchNorm2d of the model into a synchronised one, in place; return how many there were."""
-    found = [module for module in model.modules() if type(module) is nn.BatchNorm2d and module.affine]
+    found = [module for module in model.modules() if type(module) in (nn.BatchNorm2d, BatchNorm2d) and module.affine]
     for module in found:
         module.__class__ = SyncedBatchNorm2d
     return len(found)

@@ -18,7 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from nextdetr.layers.fast import may_run
 
 __all__ = [
     "POINTS",
@@ -142,6 +145,7 @@ class _Winograd(torch.autograd.Function):
         return from_points(torch.bmm(points, winograd_kernel(weight)), x.shape)
 
     @staticmethod
+    @once_differentiable  # what it saves has no way back to the input, so a second gradient would lack a part
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         points, weight = ctx.saved_tensors
         (gradient,) = gradients
@@ -198,7 +202,7 @@ class Conv3x3(nn.Conv2d):
 
     def __init__(self, c1: int, c2: int, *, bias: bool = True) -> None:
         super().__init__(c1, c2, 3, padding=1, bias=bias)
-        self._kept: tuple[int, int, Tensor] | None = None
+        self._kept: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, c1, H, W] to [B, c2, H, W]."""
@@ -211,19 +215,25 @@ class Conv3x3(nn.Conv2d):
 
     def _pays(self, x: Tensor) -> bool:
         return (
-            min(self.in_channels, self.out_channels) >= LEAST_CHANNELS
+            may_run(x)
+            and min(self.in_channels, self.out_channels) >= LEAST_CHANNELS
             and x.shape[0] * x.shape[2] * x.shape[3] > LEAST_PIXELS * (1 + torch.is_grad_enabled()) - 1
-            and x.device.type == "cpu"
-            and x.dtype == self.weight.dtype == torch.float32
-            and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling()
+            and self.weight.dtype == torch.float32
             and not _DIRECT.get()
         )
 
     def _at_points(self) -> Tensor:
-        """The kernel at the points, kept for as long as the weight stays as it is."""
-        weight = self.weight
-        key = (weight.data_ptr(), -1 if weight.is_inference() else weight._version)
-        if self._kept is None or self._kept[:2] != key:
-            self._kept = (*key, winograd_kernel(weight.detach()))
-        return self._kept[2]
+        """The kernel at the points, kept for as long as the weight's numbers are those that it was computed from.
+
+        The numbers themselves are compared: neither their place in memory nor torch's count of changes tells of a cast and
+        back, or of what is written by way of ``.data``. It takes a fiftieth of the time of the kernel's own way there.
+        """
+        kept = self._kept  # read once: another thread may replace it
+        if kept is None or not torch.equal(kept[0], self.weight):
+            kept = (self.weight.detach().clone(), winograd_kernel(self.weight.detach()))
+            self._kept = kept
+        return kept[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles hold: all but the kept kernel."""
+        return {**self.__dict__, "_kept": None}

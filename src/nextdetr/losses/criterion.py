@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -334,12 +335,12 @@ def _stacked(
 
 
 def _flatten(targets: Sequence[Target], device: torch.device) -> _FlatTargets:
-    counts = torch.tensor([len(target) for target in targets])
+    counts = [len(target) for target in targets]
     return _FlatTargets(
         boxes=torch.cat([target.boxes for target in targets]).to(device, torch.float32),
         labels=torch.cat([target.labels for target in targets]).to(device),
-        offsets=(counts.cumsum(0) - counts).to(device),
-        most=int(counts.max()),
+        offsets=torch.tensor([0, *accumulate(counts[:-1])], device=device),
+        most=max(counts),
     )
 
 
@@ -350,9 +351,9 @@ def _count(flat: _FlatTargets, pairs: Matches | None, training: TrainingOutput, 
         noisy = training.denoising
         of_denoising = (0, 0) if noisy is None else (len(noisy.plan.query_index), noisy.logits[0, :, :, 0].numel())
         numbers += [len(pairs), training.encoder_logits[..., 0].numel(), *of_denoising]
-    if dense is not None:
-        numbers.append(float(dense.quality.nan_to_num().sum()))
     counts = torch.tensor(numbers, dtype=torch.float32, device=flat.labels.device)
+    if dense is not None:  # stays where it is: reading it would wait for the device
+        counts = torch.cat((counts, dense.quality.nan_to_num().sum().float()[None]))
     world = 1
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         world = dist.get_world_size()

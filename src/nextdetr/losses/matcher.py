@@ -95,14 +95,27 @@ class HungarianMatcher:
         counts = [len(target) for target in targets]
         if max(counts, default=0) == 0 or logits.shape[2] == 0:
             return _to_matches(np.empty((4, 0), dtype=np.int64), logits.device)
-        cost = self.cost(logits, boxes, targets).cpu().numpy()  # [L, B, Q, Tmax]; the only transfer
+        return _to_matches(self.assign(self.cost(logits, boxes, targets), counts), logits.device)
+
+    @staticmethod
+    def assign(cost: Tensor, counts: Sequence[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+        """Assign by cost.
+
+        Args:
+            cost: [L, B, Q, Tmax] finite, on any device.
+            counts: targets of each image, at least one of them above 0.
+
+        Returns:
+            [4, M], in the order of the fields of ``Matches``.
+        """
+        values = cost.cpu().numpy()  # the only transfer
         pairs = []
-        for layer in range(cost.shape[0]):
+        for layer in range(values.shape[0]):
             for image, count in enumerate(counts):
                 if count:
-                    queries, chosen = linear_sum_assignment(cost[layer, image, :, :count])
+                    queries, chosen = linear_sum_assignment(values[layer, image, :, :count])
                     pairs.append((np.full_like(queries, layer), np.full_like(queries, image), queries, chosen))
-        return _to_matches(np.concatenate(pairs, axis=1, dtype=np.int64), logits.device)
+        return np.concatenate(pairs, axis=1, dtype=np.int64)
 
     @torch.no_grad()
     def cost(self, logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> Tensor:

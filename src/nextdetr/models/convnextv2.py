@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from nextdetr.errors import ConfigError
 from nextdetr.layers.depthwise import DepthwiseConv2d
 from nextdetr.layers.norm import GRN, LayerNorm2d
-from nextdetr.layers.response import by_rows, grn_mlp
+from nextdetr.layers.response import by_rows, grn_linear, grn_mlp
 from nextdetr.models.sizes import check_sides
 
 __all__ = ["SIZES", "Block", "ConvNeXtV2", "SizeSpec", "convnextv2"]
@@ -82,21 +82,18 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return a map of the shape of ``x`` [B, C, H, W]; in channels-last memory nothing is copied."""
         y = self.dwconv(x).permute(0, 2, 3, 1)  # [B, H, W, C], a view
-        layers = (self.pwconv1, self.act, self.grn, self.pwconv2)
-        plain = self.gamma is None and not self.training and not isinstance(self.grn, nn.Identity)
-        if plain and by_rows(y, self.norm, *layers):
+        if self._goes_by_rows(y):
+            layers = (self.pwconv1, self.act, self.grn, self.pwconv2)
             return grn_mlp(y, *layers, norm=self.norm, residual=x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        y = self.pointwise(y)
-        out: Tensor = x + self.drop(y.permute(0, 3, 1, 2))  # [B, C, H, W], a view
+        y = self.drop(self.pointwise(y))
+        out: Tensor = x + y.permute(0, 3, 1, 2)  # [B, C, H, W], a view
         return out
 
     def pointwise(self, x: Tensor) -> Tensor:
         """Run what follows the depthwise convolution on [B, M, N, C]; GRN's statistics are over M and N."""
         y: Tensor = self.norm(x)
-        if isinstance(self.grn, nn.Identity):
-            y = self.pwconv2(self.act(self.pwconv1(y)))
-        else:
-            y = grn_mlp(y, self.pwconv1, self.act, self.grn, self.pwconv2)
+        y = self.act(self.pwconv1(y))
+        y = grn_linear(y, self.grn, self.pwconv2)  # pwconv2(grn(y))
         return y if self.gamma is None else y * self.gamma
 
     def drop(self, y: Tensor) -> Tensor:
@@ -106,6 +103,11 @@ class Block(nn.Module):
         keep = 1.0 - self.drop_path
         # Kept images count 1 / keep, so that the expectation is that of evaluation.
         return y * y.new_empty(y.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)
+
+    def _goes_by_rows(self, y: Tensor) -> bool:
+        """Whether ``pointwise`` and the sum are computed some rows at a time, as in evaluation on a processor."""
+        plain = self.gamma is None and not self.training and not isinstance(self.grn, nn.Identity)
+        return plain and by_rows(y, self.norm, self.pwconv1, self.act, self.grn, self.pwconv2)
 
     def extra_repr(self) -> str:
         """Return what ``print`` shows."""

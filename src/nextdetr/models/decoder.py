@@ -25,8 +25,10 @@ from torch import Tensor, nn
 
 from nextdetr.boxes import inverse_sigmoid
 from nextdetr.errors import ConfigError
-from nextdetr.layers.deformable import Shapes, at_least_float32, is_traced
+from nextdetr.layers.deformable import Shapes, at_least_float32
+from nextdetr.layers.fast import is_traced
 from nextdetr.layers.mlp import MLP
+from nextdetr.layers.norm import BatchNorm2d
 from nextdetr.models.decoder_layer import TransformerDecoderLayer
 from nextdetr.models.denoising import DenoisingQueries, contrastive_denoising, denoising_mask
 from nextdetr.models.dense import DenseHead
@@ -381,7 +383,7 @@ def _training_output(
 
 def _projection(channels: int, hidden: int, eps: float, momentum: float) -> nn.Sequential:
     conv = nn.Conv2d(channels, hidden, 1, bias=False)
-    return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(hidden, eps=eps, momentum=momentum)))
+    return nn.Sequential(OrderedDict(conv=conv, bn=BatchNorm2d(hidden, eps=eps, momentum=momentum)))
 
 
 def _check(nc: int, ch: Sequence[int], hd: int, nq: int, nh: int, ndl: int, eval_idx: int) -> None:

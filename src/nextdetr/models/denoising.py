@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -86,7 +87,7 @@ def contrastive_denoising(
 
     slots = filled.to(device).repeat(1, repeats)
     content = class_embedding(labels) * slots[..., None]
-    return DenoisingQueries(content, inverse_sigmoid(boxes), _plan(filled, groups, device), 2 * most)
+    return DenoisingQueries(content, inverse_sigmoid(boxes), _plan(counts, groups, device), 2 * most)
 
 
 def denoising_mask(denoising: int, group_size: int, matching: int, device: torch.device | None = None) -> Tensor:
@@ -118,9 +119,10 @@ def _noisy(boxes: Tensor, negative: Tensor, scale: float) -> Tensor:
     return xyxy_to_cxcywh((cxcywh_to_xyxy(boxes) + sign * amount * half).clamp(0.0, 1.0))
 
 
-def _plan(filled: Tensor, groups: int, device: torch.device) -> DenoisingPlan:
+def _plan(counts: Sequence[int], groups: int, device: torch.device) -> DenoisingPlan:
     """Positives by image, then group, then target; made on the CPU, where finding them does not wait for a GPU."""
-    most = filled.shape[1]
-    image, group, target = filled[:, None, :].expand(-1, groups, -1).nonzero().unbind(1)  # [P] each
-    query = group * (2 * most) + target
-    return DenoisingPlan(groups, image.to(device), query.to(device), target.to(device))
+    most = max(counts)
+    filled = np.arange(most) < np.asarray(counts)[:, None]  # [B, M]
+    image, group, target = np.broadcast_to(filled[:, None], (len(counts), groups, most)).nonzero()  # [P] each
+    places = np.stack((image, group * (2 * most) + target, target)).astype(np.int64, copy=False)
+    return DenoisingPlan(groups, *torch.from_numpy(places).to(device).unbind(0))  # moved in one piece

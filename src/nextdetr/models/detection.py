@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nextdetr.layers.deformable import is_traced
+from nextdetr.layers.fast import is_traced
 from nextdetr.layers.normalize import imagenet_statistics
 from nextdetr.models.names import row_name
 from nextdetr.models.sizes import check_sides

@@ -17,7 +17,18 @@ from nextdetr.models.convnextv2 import SIZES, convnextv2
 from nextdetr.models.decoder import RTDETRDecoder
 from nextdetr.models.dfine import DFINEDecoder
 from nextdetr.models.rows_stock import STOCK_LAYERS
-from nextdetr.models.rowtypes import CHANNELS, NONE, Argument, Built, Layer, RowContext, RowError, check_first, repeated
+from nextdetr.models.rowtypes import (
+    CHANNELS,
+    NONE,
+    Argument,
+    Built,
+    Layer,
+    RowContext,
+    RowError,
+    check_first,
+    check_kernel,
+    repeated,
+)
 
 __all__ = ["DECODERS", "LAYERS", "Argument", "Built", "Layer", "RowContext", "RowError"]
 
@@ -37,7 +48,9 @@ def _conv(context: RowContext, arguments: list[Any]) -> Built:
     groups = rest[3] if len(rest) > 3 else 1
     if c1 % groups or c2 % groups:
         raise RowError(f"{groups} groups divide neither evenly: {c1} channels come in, {c2} go out.")
-    stride = rest[1] if len(rest) > 1 else 1
+    given = dict(zip(("kernel", "stride", "padding", "groups", "dilation"), rest, strict=False))
+    stride = given.get("stride", 1)
+    check_kernel(given.get("kernel", 1), stride, given.get("padding"), given.get("dilation", 1))
     module = repeated(context, lambda k: Conv(c1 if k == 0 else c2, c2, *rest, eps=context.eps))
     return Built(module, [c2], [context.strides[0] * stride**context.repeats], [c1, c2, *rest])
 

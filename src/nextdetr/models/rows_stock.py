@@ -8,14 +8,26 @@ from typing import Any
 from nextdetr.layers.conv import DWConv
 from nextdetr.models.hgnetv2 import HGBlock, HGStem
 from nextdetr.models.resnet import VD_SIZES, ResNetLayer, resnetvd
-from nextdetr.models.rowtypes import CHANNELS, Argument, Built, Layer, RowContext, RowError, check_first, repeated
+from nextdetr.models.rowtypes import (
+    CHANNELS,
+    Argument,
+    Built,
+    Layer,
+    RowContext,
+    RowError,
+    check_first,
+    check_kernel,
+    repeated,
+)
 
 __all__ = ["STOCK_LAYERS"]
 
 
 def _dw_conv(context: RowContext, arguments: list[Any]) -> Built:
     c1, c2, rest = context.channels[0], context.scaled(arguments[0]), arguments[1:]
-    stride = rest[1] if len(rest) > 1 else 1
+    given = dict(zip(("kernel", "stride", "dilation"), rest, strict=False))
+    stride = given.get("stride", 1)
+    check_kernel(given.get("kernel", 1), stride, None, given.get("dilation", 1))
     module = repeated(context, lambda k: DWConv(c1 if k == 0 else c2, c2, *rest, eps=context.eps))
     return Built(module, [c2], [context.strides[0] * stride**context.repeats], [c1, c2, *rest])
 

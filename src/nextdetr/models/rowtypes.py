@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["CHANNELS", "NONE", "Argument", "Built", "Layer", "RowContext", "RowError", "check_first", "repeated"]
+__all__ = [
+    "CHANNELS", "NONE", "Argument", "Built", "Layer", "RowContext", "RowError", "check_first", "check_kernel", "repeated",
+]  # fmt: skip
 
 NONE = type(None)
 
@@ -45,9 +47,7 @@ class RowContext:
     first: bool = False
 
     def scaled(self, channels: int) -> int:
-        """Return channels after width scaling, a multiple of 8."""
-        if self.width == 1.0 and channels <= self.max_channels:
-            return channels
+        """Return channels after width scaling, a multiple of 8 (also where the width is 1, as in the dialect)."""
         return math.ceil(min(channels, self.max_channels) * self.width / 8) * 8
 
 
@@ -157,6 +157,31 @@ def check_first(context: RowContext) -> None:
     """Raise RowError unless the row, a whole backbone, is the first one: its strides are counted from the image."""
     if not context.first:
         raise RowError("a backbone must be the first row and read the image (from -1).")
+
+
+def check_kernel(kernel: int, stride: int, padding: int | None, dilation: int = 1) -> None:
+    """Check that a convolution makes a map of 1 / stride of the size, as every later row and the decoder take it to.
+
+    Args:
+        kernel: side of the kernel.
+        stride: of the convolution.
+        padding: None for the one that fits.
+        dilation: of the kernel.
+
+    Raises:
+        RowError: the map would have another size; the message has the padding that fits, if one does.
+    """
+    reach = dilation * (kernel - 1)
+    fitting = reach // 2  # from the kernel's reach less a stride to the whole of it there may be one
+    given = fitting if padding is None else padding
+    if reach - stride < 2 * given <= reach:
+        return
+    what = f"a kernel of {kernel}" + (f" with dilation {dilation}" if dilation > 1 else "")
+    if reach - stride < 2 * fitting:
+        raise RowError(
+            f"{what} and stride {stride} needs a padding of {fitting}, not {given}, or its map has another size."
+        )
+    raise RowError(f"{what} cannot keep the size of a map at stride {stride}: take an odd kernel.")
 
 
 def repeated(context: RowContext, make: Callable[[int], nn.Module]) -> nn.Module:
