@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -29,6 +32,8 @@ def photos(tmp_path):
         pixels = np.random.default_rng(number).integers(0, 255, (40 + number, 60, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     (folder / "3.png").write_bytes(b"no image")
+    if sys.platform == "linux":
+        (folder / "6.png").rename(folder / os.fsdecode(b"m\xfcnze.png"))
     return folder
 
 

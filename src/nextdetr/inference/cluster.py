@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 
 from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError, DataError, missing_extra
+from nextdetr.files import path_text
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.look import look, settings_of
 from nextdetr.inference.opened import settle
@@ -63,12 +65,14 @@ def _collect(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     absolute = {str(Path(path).resolve()): path for path in paths}
-    rows = ray.data.from_items([{"path": path} for path in absolute], override_num_blocks=_blocks(len(paths), config))
+    items = [{"path": os.fsencode(path)} for path in absolute]  # bytes: Arrow's text is UTF-8, and names need not be
+    rows = ray.data.from_items(items, override_num_blocks=_blocks(len(paths), config))
     rows = rows.map_batches(
         _Worker, fn_constructor_args=(opens, config.model_dump()), batch_size=config.batch_size,
         concurrency=min(config.workers, len(paths)),
     )  # fmt: skip
-    found = (_prediction(json.loads(row["row"]), absolute) for row in rows.iter_rows())
+    names = {path_text(path): given for path, given in absolute.items()}
+    found = (_prediction(json.loads(row["row"]), names) for row in rows.iter_rows())
     yield from tell_unreadable(found, skipped)
 
 
@@ -91,7 +95,7 @@ class _Worker:
         ).predictor()  # fmt: skip
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
-        paths = [str(path) for path in batch["path"]]
+        paths = [os.fsdecode(bytes(path)) for path in batch["path"]]
         rows: list[str] = []
         try:
             found = look(self.predictor, paths, self.config, settings_of(self.config))
