@@ -137,14 +137,14 @@ def test_a_validation_that_fails_costs_nothing(settings, monkeypatch):
     assert [(row["step"], row["AP"]) for row in rows(settings["output"])] == [("3", "0.1"), ("6", "0.1")]
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_never_saved(settings, monkeypatch, bad):
-    """They become so in the last step of the second epoch, after a loss that was a number."""
+@pytest.mark.parametrize(("bad", "place"), [(float("nan"), 2), (float("inf"), 4)])
+def test_weights_that_are_not_finite_are_never_saved(settings, monkeypatch, bad, place):
+    """They become so in a step inside the second epoch, or in its last one, after a loss that was a number."""
     step = Trainer.step
 
     def poison(self, *arguments):
         values = step(self, *arguments)
-        if (self.cursor.epoch, self.cursor.place) == (1, 4):
+        if (self.cursor.epoch, self.cursor.place) == (1, place):
             next(self.network.parameters()).data.view(-1)[3] = bad
         return values
 
