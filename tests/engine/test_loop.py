@@ -149,6 +149,7 @@ def test_weights_that_are_not_finite_are_never_saved(settings, monkeypatch, bad,
         return values
 
     monkeypatch.setattr(loop_module, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(loop_module, "SAVE_SHARE", 1e9)
     monkeypatch.setattr(Trainer, "step", poison)
     folder = settings["output"]
     with pytest.raises(TrainingError, match=r"the weights rows\.\S+ are not finite\. Lower --learning-rate.*as it was"):
