@@ -9,7 +9,7 @@ import pytest
 from nextdetr.config import PretrainConfig, TrainConfig
 from nextdetr.engine.pretrain import run_pretraining
 from nextdetr.engine.train import train
-from nextdetr.errors import ConfigError, DataError
+from nextdetr.errors import DataError
 from tests.helpers import squares, tiny_model
 
 
@@ -27,13 +27,6 @@ def settings(tmp_path):
     }  # fmt: skip
 
 
-def test_one_picture_of_32_px_is_refused_alone_and_trains_in_twos(settings):
-    with pytest.raises(ConfigError, match=r"single value for each BatchNorm.*--batch-size 2 or more, or --image-size 64"):
-        train(TrainConfig(**settings, batch_size=1), quiet=True)
-    result = train(TrainConfig(**settings, batch_size=2), quiet=True)
-    assert result.best["metrics"]["AP"] == 0.0
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -42,8 +35,9 @@ def test_one_picture_of_32_px_is_refused_alone_and_trains_in_twos(settings):
     ],
 )
 def test_one_picture_a_step_trains(settings, options):
-    result = train(TrainConfig(**{**settings, "image_size": 64, "batch_size": 1, **options}), quiet=True)
+    result = train(TrainConfig(**{**settings, "batch_size": 1, **options}), quiet=True)
     assert result.best["epoch"] >= 1
+    assert result.best["metrics"]["AP"] is not None
 
 
 def test_a_validation_part_without_a_box_or_an_image(settings):

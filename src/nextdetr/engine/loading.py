@@ -9,7 +9,6 @@ from nextdetr.data.loader import EpochSampler, TrainLoader, build_loader
 from nextdetr.data.mix import MixConfig
 from nextdetr.data.records import DetectionData
 from nextdetr.data.transforms import AugmentConfig, TrainTransform, multi_scale_sizes
-from nextdetr.errors import ConfigError
 
 __all__ = ["AUGMENTATIONS", "SHRINK_FACTOR", "build_training_loader", "shrink_limit"]
 
@@ -38,18 +37,9 @@ def build_training_loader(
         stride: the model's; sizes of ``multi_scale`` are its multiples.
         rank: this process, 0 to ``world`` - 1.
         world: number of processes.
-
-    Raises:
-        ConfigError: a batch is a single value a channel where the model is coarsest.
     """
     assert config.image_size is not None
     sizes = multi_scale_sizes(config.image_size, step=stride) if config.multi_scale else None
-    least = min(sizes or (config.image_size,))
-    if config.batch_size * world == 1 and least <= stride:
-        raise ConfigError(
-            f"one image of {least} px a step is a single value for each BatchNorm at the model's stride of {stride}, and "
-            f"no deviation comes of one value: give --batch-size 2 or more, or --image-size {2 * stride}."
-        )
     sampler = EpochSampler(
         len(data.records), config.batch_size, seed=config.seed, base_size=config.image_size,
         multi_scale=sizes, rank=rank, world=world,
