@@ -375,6 +375,13 @@ def test_training_needs_a_box(tmp_path, rows, iscrowd, message):
         require_boxes(load_data(tmp_path, "train"))
 
 
+def test_text_in_another_encoding_is_named(tmp_path):
+    path = tmp_path / "data.yaml"
+    path.write_bytes("train: images\nnames: [K\xe4fer]\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"data.yaml: not valid YAML \(no text in UTF-8, at character \d+\)"):
+        load_data(path, "train")
+
+
 def test_smallest_set_is_read(tmp_path):
     Image.new("RGB", (1, 1)).save(tmp_path / "a.png")
     write_text(tmp_path / "a.txt", "0 0.5 0.5 1 1")
