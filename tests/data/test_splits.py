@@ -39,3 +39,6 @@ def test_training_needs_two_splits(tmp_path):
     path.write_text(YAML)
     with pytest.raises(DataError, match=r"there is no val, but train\. Set some of the images aside"):
         require_splits(path)
+    path.write_text("nc: 1\nnames: [cat]\n")
+    with pytest.raises(DataError, match=r"data\.yaml: no split is named, .* Write where the images of each are\.$"):
+        require_splits(path)

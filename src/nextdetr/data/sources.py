@@ -114,11 +114,16 @@ def require_splits(path: str | Path) -> None:
         DataError: one of them is missing; the message says what to do.
     """
     there = available_splits(path)
+    if not there:
+        raise DataError(
+            f"{path}: no split is named, and training needs train, to learn from, and val, to choose the best weights by. "
+            "Write where the images of each are."
+        )
     missing = [split for split in ("train", "val") if split not in {_plain(name) for name in there}]
     if missing:
         raise DataError(
             f"{path}: training needs the splits train, to learn from, and val, to choose the best weights by; there is no "
-            f"{' and no '.join(missing)}, but {', '.join(there) or 'nothing'}. Set some of the images aside."
+            f"{' and no '.join(missing)}, but {', '.join(there)}. Set some of the images aside."
         )
 
 
