@@ -9,7 +9,7 @@
 # 0.20 off where the largest output is 0.98 (zero point 0) and 0.46 off (zero point -9). Nothing is warned of.
 # Without the Concat both are right. With its low-precision rewriting of the graph off (LP_TRANSFORMS_MODE=NO),
 # int8 is right too, so the fault is in that rewriting and not in how the processor multiplies. It is the
-# same on AVX2 and AVX-512 kernels; the kernels' values stay within 63, so that older ones do not saturate.
+# same on AVX2 and AVX-512 kernels; the kernels' values stay within 63, so that older processors do not saturate.
 #
 # Who is hurt: whoever quantizes a detector with signed maps (the default of some tools) and runs it in OpenVINO.
 # Necks and encoders join maps of several levels and put a 1 x 1 convolution behind, which is this very graph.
