@@ -122,7 +122,8 @@ def test_help_and_version_under_json(capsys):
 
 
 COMMAND = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, as CI may be, begins with it ignored
 from nextdetr.cli import main
 from nextdetr.cli.output import print_json, say
 def work(tokens):

@@ -74,7 +74,7 @@ def test_a_run_draws_its_sizes_from_the_models_strides(tmp_path):
     )
     assert run.epochs == 2
     data = load_data(str(tmp_path / "data"), "train")
-    loader = build_training_loader(TrainConfig(data="", image_size=256), data, stride=64, rank=0, world=1)
+    loader = build_training_loader(TrainConfig(data="photos", image_size=256), data, stride=64, rank=0, world=1)
     assert loader.sampler.multi_scale == (192, 256, 320)
 
 

@@ -115,6 +115,8 @@ def test_a_line_may_begin_outside_the_frame(given, monkeypatch):
     seen = []
 
     class Stub:
+        load_reports = ()
+
         def __init__(self, *_: object, **__: object) -> None:
             pass
 

@@ -145,7 +145,8 @@ def test_a_skeleton_needs_no_memory():
     text = TINY_MODEL.replace("RTDETRDecoder", "DFINEDecoder")
     skeleton = build_skeleton(parse_model_text(text, "tiny.yaml"))
     model = build_model(parse_model_text(text, "tiny.yaml"))
-    assert all(tensor.is_meta for tensor in skeleton.state_dict().values())
+    # BatchNorm's counters of batches are a number each, and right as they are: no file needs to bring them.
+    assert all(tensor.is_meta or name.endswith("num_batches_tracked") for name, tensor in skeleton.state_dict().items())
     assert {name: tensor.shape for name, tensor in skeleton.state_dict().items()} == {
         name: tensor.shape for name, tensor in model.state_dict().items()
     }

@@ -30,9 +30,9 @@ def may_run(x: Tensor, *between: nn.Module, any_device: bool = False, any_precis
         any_precision: the path takes other types than float32, and autocast.
     """
     return (
-        (any_device or x.device.type == "cpu")
+        not x.is_meta  # first, as autocast knows no such device
+        and (any_device or x.device.type == "cpu")
         and (any_precision or (x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)))
-        and not x.is_meta
         and not any(layer._forward_hooks or layer._forward_pre_hooks for layer in between)
         and not is_traced()
     )
