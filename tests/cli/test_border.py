@@ -6,7 +6,6 @@ import builtins
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from nextdetr.cli.main import run
 from nextdetr.cli.output import print_json, say
+from nextdetr.data.signals import STOPPING
 from nextdetr.errors import DataError, TrainingError
 from nextdetr.json_text import json_text
 
@@ -124,6 +124,7 @@ def test_help_and_version_under_json(capsys):
 COMMAND = """
 import os, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, as CI may be, begins with it ignored
+for kind in (signal.SIGTERM, getattr(signal, 'SIGHUP', signal.SIGTERM)): signal.signal(kind, signal.SIG_DFL)  # nohup
 from nextdetr.cli import main
 from nextdetr.cli.output import print_json, say
 def work(tokens):
@@ -150,7 +151,7 @@ def test_libraries_print_nothing_into_the_result():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("kind", STOPPING)
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_request_to_stop_is_an_interruption(kind, turned):
     work = "sys.stderr.write('ready\\n'); sys.stderr.flush(); time.sleep(30); return 0"

@@ -19,6 +19,7 @@ from nextdetr.data import workers as workers_module
 from nextdetr.data.dataset import DetectionDataset
 from nextdetr.data.loader import EpochSampler, build_eval_loader, build_loader
 from nextdetr.data.records import DetectionData, ImageRecord
+from nextdetr.data.signals import STOPPING
 from nextdetr.data.transforms import TrainTransform
 from nextdetr.data.workers import collate
 from nextdetr.errors import ConfigError, DataError, TrainingError
@@ -226,7 +227,7 @@ def test_workers_ignore_signals_to_the_group_and_a_killed_one_is_reported(make_l
     loader = make_loader(1)
     expected = fingerprint(loader.epoch(0))
     (worker,) = children()
-    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+    for kind in (*STOPPING, signal.SIGTERM):
         os.kill(worker, kind)
     assert_same(fingerprint(loader.epoch(0)), expected)
     assert children() == [worker]
@@ -246,7 +247,7 @@ def test_signals_wait_while_workers_start(make_loader, monkeypatch):
     )  # fmt: skip
     list(make_loader(2).epoch(0))
     assert len(seen) == 2
-    assert all({signal.SIGINT, signal.SIGTERM} <= mask for mask in seen)
+    assert all(set(STOPPING) <= mask for mask in seen)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 

@@ -7,12 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
 import pytest
 
+from nextdetr.data.signals import STOPPING
+from nextdetr.engine.log import Display
 from nextdetr.engine.state import read_state
+from nextdetr.engine.stopping import stop_on_signal
 from tests.helpers import squares, tiny_model
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -53,3 +57,37 @@ def test_a_signal_to_all_processes_leaves_a_checkpoint(tmp_path, command, device
     assert read_state(output / "last.ckpt")[0].step > 0
     _, left = psutil.wait_procs(family, timeout=15)
     assert not left
+
+
+OTHERS = [kind for kind in STOPPING if kind != signal.SIGINT]
+
+
+@pytest.fixture
+def _own_handlers():
+    before = {kind: signal.signal(kind, signal.SIG_DFL) for kind in OTHERS}
+    yield
+    for kind, handler in before.items():
+        signal.signal(kind, handler)
+
+
+@pytest.mark.usefixtures("_own_handlers")
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_request_that_comes_twice_is_one(kind):
+    """``timeout`` sends its signal to the command and to its group; a closed terminal and its shell send one each."""
+    requested = threading.Event()
+    with stop_on_signal(requested, Display(enabled=False)):
+        signal.raise_signal(kind)
+        assert requested.is_set()
+        signal.raise_signal(kind)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(kind) is signal.SIG_DFL
+
+
+@pytest.mark.usefixtures("_own_handlers")
+def test_a_closed_terminal_is_ignored_under_nohup():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    requested = threading.Event()
+    with stop_on_signal(requested, Display(enabled=False)):
+        signal.raise_signal(signal.SIGHUP)
+        assert not requested.is_set()

@@ -18,6 +18,7 @@ from types import FrameType
 
 from nextdetr.cli.failures import OutputClosed, describe
 from nextdetr.cli.output import drop_output, only_the_result, print_json, replace_letters
+from nextdetr.data.signals import STOPPING
 from nextdetr.errors import NextDETRError
 
 __all__ = ["main", "run"]
@@ -57,7 +58,9 @@ _asked_to_stop = threading.Event()  # a library may turn the interruption of its
 
 
 def _end_like_an_interruption() -> None:
-    """Let a request to terminate (``timeout``, Slurm, systemd) end a command as Ctrl-C does, with what it writes then.
+    """Let a request to terminate (``timeout``, Slurm, systemd), or a terminal that closes, end a command as Ctrl-C does.
+
+    What a command writes when it is interrupted is written then, too.
 
     A process forked from this one, such as a worker that loads images, is ended by it as ever.
     """
@@ -71,7 +74,7 @@ def _end_like_an_interruption() -> None:
         os.kill(os.getpid(), number)
 
     if threading.current_thread() is threading.main_thread():
-        for kind in (signal.SIGINT, signal.SIGTERM):
+        for kind in STOPPING:
             if signal.getsignal(kind) is not signal.SIG_IGN:  # ignored: nohup, or a shell's background job
                 signal.signal(kind, handle)
 

@@ -1,4 +1,4 @@
-"""How the processes that a run starts leave Ctrl-C and requests to terminate, which reach a whole group, to the first."""
+"""Requests to stop, which reach a whole group of processes, and how those that a run starts leave them to the first."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-__all__ = ["ignore_held_signals", "signals_held"]
+__all__ = ["STOPPING", "ignore_held_signals", "signals_held"]
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
+# Ctrl-C, a request to terminate, and a terminal that closes, which Windows does not tell.
+STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 @contextlib.contextmanager
@@ -17,7 +18,7 @@ def signals_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows, where only Ctrl-C is sent to a group
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:
@@ -26,7 +27,7 @@ def signals_held() -> Iterator[None]:
 
 def ignore_held_signals() -> None:
     """Ignore what :func:`signals_held` held back while this process started, now and later."""
-    for kind in _STOPPING:
+    for kind in STOPPING:
         signal.signal(kind, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from nextdetr.data.signals import STOPPING
 from nextdetr.engine.log import Display
 
 __all__ = ["stop_on_signal"]
@@ -15,18 +16,25 @@ __all__ = ["stop_on_signal"]
 
 @contextmanager
 def stop_on_signal(requested: threading.Event, display: Display) -> Iterator[None]:
-    """Turn the first Ctrl-C, or request to terminate, into a flag; a second Ctrl-C acts at once."""
+    """Turn the first request to stop into a flag; Ctrl-C after it acts at once.
+
+    Other requests after it change nothing: ``timeout`` sends its own twice, a terminal and its shell one each.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
         if requested.is_set():
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         requested.set()
         display.line("Stopping after this step and writing a checkpoint (Ctrl-C again to stop at once).")
 
-    previous = {kind: signal.signal(kind, handle) for kind in (signal.SIGINT, signal.SIGTERM)}
+    # What was ignored from the start stays so, as under nohup; but Ctrl-C stops a run even in the background of a shell.
+    kinds = [kind for kind in STOPPING if kind == signal.SIGINT or signal.getsignal(kind) is not signal.SIG_IGN]
+    previous = {kind: signal.signal(kind, handle) for kind in kinds}
     try:
         yield
     finally:
