@@ -65,6 +65,20 @@ def test_a_row_that_a_full_disk_kept_out_comes_later(tmp_path, monkeypatch, capl
     assert os.listdir(tmp_path) == ["metrics.csv"]  # noqa: PTH208
 
 
+def test_curves_of_a_single_epoch_show_its_points(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: figures.append(figure))
+    terms = ["loss_class"]
+    for rows in (1, 2):
+        table = MetricsTable(tmp_path / f"{rows}.csv", terms)
+        for epoch in range(1, rows + 1):
+            table.add({"epoch": epoch, "step": 1, "loss": 1.5, "loss_class": 1.0, "learning_rate": 0.1, "AP": 0.2})
+        draw_curves(tmp_path / f"{rows}.csv", tmp_path / "curves.png")
+    one, two = ([line.get_marker() for axis in figure.axes for line in axis.lines] for figure in figures)
+    assert one == ["."] * 4
+    assert sorted(two) == [".", "None", "None", "None"]
+
+
 def test_events_are_what_tensorboard_reads(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     board = TensorBoard(tmp_path)

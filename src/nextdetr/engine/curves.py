@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nextdetr.files import atomic_write, optional_file
 
@@ -32,7 +32,7 @@ def draw_curves(table: Path, target: Path) -> None:
     _draw_loss(loss, rows)
     loss.set_ylim(0, None)
     for name in (name for name in rows[0] if name.startswith("loss_") and name.count("_") == 1):
-        terms.plot(*_series(rows, name), label=name.removeprefix("loss_"))
+        _plot(terms, *_series(rows, name), label=name.removeprefix("loss_"))
     terms.set(title="Last decoder layer's terms (weighted)", xlabel="epoch", ylim=(0, None))
     if terms.lines:
         terms.legend()
@@ -80,12 +80,16 @@ def _rows(table: Path) -> list[dict[str, str]]:
 
 
 def _draw_loss(axis: Axes, rows: list[dict[str, str]]) -> None:
-    axis.plot(*_series(rows, "loss"), color="black")
+    _plot(axis, *_series(rows, "loss"), color="black")
     axis.set(title="Training loss", xlabel="epoch", ylabel="loss")
     rate = axis.twinx()
-    rate.plot(*_series(rows, "learning_rate"), color="tab:orange", linestyle=":", linewidth=1)
+    _plot(rate, *_series(rows, "learning_rate"), color="tab:orange", linestyle=":", linewidth=1)
     rate.set_ylabel("learning rate (dotted)", color="tab:orange")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+
+
+def _plot(axis: Axes, epochs: list[int], values: list[float], **style: Any) -> None:
+    axis.plot(epochs, values, marker="." if len(values) == 1 else None, **style)  # one point has no line
 
 
 def _series(rows: list[dict[str, str]], name: str) -> tuple[list[int], list[float]]:
