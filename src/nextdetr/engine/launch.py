@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -113,12 +114,14 @@ class _Environment(LightningEnvironment):
 
 @contextlib.contextmanager
 def _restored() -> Iterator[None]:
-    """Leave the number of threads and the environment as they were: a script goes on after the run."""
+    """Leave threads, environment and the printing of tracebacks as they were: a script goes on after the run."""
+    hook = sys.excepthook  # torch.distributed wraps it, once for each run
     threads, names = torch.get_num_threads(), ("OMP_NUM_THREADS", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE")
     with children.environment_kept(names):
         try:
             yield
         finally:
+            sys.excepthook = hook
             torch.set_num_threads(threads)
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
