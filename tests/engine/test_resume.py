@@ -87,9 +87,9 @@ def test_the_runs_classes_stay_in_their_order(settings, tmp_path, monkeypatch, c
 @pytest.mark.parametrize(
     ("categories", "words"),
     [
-        ({"square": 1}, "without bar"),
-        ({"square": 1, "bar": 2, "ring": 3}, "with the new ring"),
-        ({"square": 1, "pole": 2}, "without bar; with the new pole"),
+        ({"square": 1}, "without the class bar"),
+        ({"square": 1, "bar": 2, "ring": 3}, "with the new class ring"),
+        ({"square": 1, "pole": 2}, "without the class bar; with the new class pole"),
     ],
 )
 def test_other_classes_are_refused(settings, tmp_path, monkeypatch, categories, words):

@@ -147,7 +147,11 @@ def check_classes(
     gone = [name for name in classes if name not in data.classes]
     new = [name for name in data.classes if name not in classes]
     if gone or new:
-        parts = [f"{word} {', '.join(names)}" for word, names in (("without", gone), ("with the new", new)) if names]
+        parts = [
+            f"{word} {'class' if len(names) == 1 else 'classes'} {', '.join(names)}"
+            for word, names in (("without the", gone), ("with the new", new))
+            if names
+        ]
         raise DataError(
             f"{source}: its classes are no longer those of the run {run} ({'; '.join(parts)}), and a run keeps its "
             f"classes; mend the data, or start a new run from its weights with --model {run / 'best.safetensors'}."
