@@ -30,6 +30,7 @@ __all__ = [
     "optional_file",
     "path_text",
     "remove_leftovers",
+    "remove_unused",
     "write_bytes_atomic",
     "write_text_atomic",
 ]
@@ -161,6 +162,15 @@ def exclusive(target: str | Path, *, wait: float = 0.0) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def remove_unused(folder: str | Path) -> None:
+    """Remove a folder that holds nothing but the lock file of :func:`exclusive`; called while this process keeps it."""
+    folder = Path(folder)
+    with contextlib.suppress(OSError):
+        if [entry.name for entry in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()  # Windows keeps an open file, and so the folder
+            folder.rmdir()
 
 
 def path_text(path: str | Path) -> str:

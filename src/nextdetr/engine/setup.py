@@ -23,7 +23,7 @@ from nextdetr.engine.resume import Contract, check_classes, merge_resumed, store
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.errors import ConfigError, DataError
-from nextdetr.files import exclusive, make_directory, new_directory
+from nextdetr.files import exclusive, make_directory, new_directory, remove_unused
 from nextdetr.identity import Identity
 from nextdetr.inference.opened import stored_bits
 from nextdetr.models.detection import DetectionModel
@@ -130,14 +130,17 @@ def open_directory(output: Path | None, default: Path, resume: Path | None, held
         output: what the user named for a new run, if anything.
         default: its name otherwise, or with a number.
         resume: the folder of a run to go on with.
-        held: keeps other processes out until it is closed.
+        held: keeps other processes out until it is closed; a new folder in which nothing was written goes then.
 
     Raises:
         ConfigError: ``output`` holds a run already, or another process is in it.
         WriteError: the folder cannot be made.
     """
+    made = resume is None and (output is None or not output.exists())
     folder = resume or (new_directory(default) if output is None else make_directory(output))
     held.enter_context(exclusive(folder))
+    if made:
+        held.callback(remove_unused, folder)
     if resume is None and (folder / "last.ckpt").exists():
         raise ConfigError(f"{folder}: holds a run already; go on with --resume {folder}, or choose another --output.")
     return folder
