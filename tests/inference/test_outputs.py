@@ -50,6 +50,14 @@ def test_everything_is_written_and_passed_on(tmp_path):
         assert np.asarray(picture).max() > 100
 
 
+def test_a_picture_too_long_for_jpeg_becomes_png(tmp_path):
+    shown = replace(prediction(found=False), width=65_501, height=2, image=Image.new("RGB", (65_501, 2)))
+    run([shown], tmp_path / "out", "images")
+    assert names(tmp_path / "out" / "images") == ["scene.png"]
+    with Image.open(tmp_path / "out" / "images" / "scene.png") as picture:
+        assert (picture.format, picture.size) == ("PNG", (65_501, 2))
+
+
 def test_only_what_is_asked_for(tmp_path):
     run([prediction()], tmp_path / "a", "yolo")
     assert names(tmp_path / "a") == ["labels"]

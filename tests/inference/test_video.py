@@ -127,6 +127,24 @@ def test_a_damaged_video_ends_and_says_so(model, tmp_path, caplog):
     assert len(list(run(model, str(tmp_path / "hole.mp4"), confidence=0.5))) >= 50
 
 
+@pytest.mark.parametrize("name", ["long.mkv", "long.flv"])
+def test_a_cut_file_without_a_number_of_frames_says_so(tmp_path, caplog, name):
+    path, generator = tmp_path / name, np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4" if name.endswith("mkv") else "flv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(40):
+            pixels = generator.integers(0, 255, (48, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+        container.mux(stream.encode(None))
+    assert len(list(read_frames(Video("whole", str(path))))) == 40
+    assert not caplog.messages
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert len(list(read_frames(Video("cut", str(path))))) < 30
+    assert any("of its 4.0 seconds" in message for message in caplog.messages), caplog.messages
+
+
 @pytest.mark.parametrize("content", [b"", b"no video at all", b"\x00\x00\x00\x18ftypmp42"])
 def test_no_video(model, tmp_path, content):
     path = tmp_path / "bad.mp4"

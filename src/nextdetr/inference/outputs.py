@@ -35,9 +35,9 @@ def save_predictions(
 ) -> Iterator[Prediction]:
     """Write each prediction as it comes, and pass it on.
 
-    Under ``output``: ``images/<stem>.jpg`` (annotated pictures), ``labels/<stem>.txt`` (YOLO) and ``predictions.json``
-    (COCO results, written when the run ends). An image whose stem was taken already, from another folder or with another
-    ending, becomes ``<stem>-2``, and so on. Unreadable images leave no file. Of a video there are ``videos/<stem>.mp4``
+    Under ``output``: ``images/<stem>.jpg`` (annotated pictures; ``.png`` above 65,500 pixels a side), ``labels/<stem>.txt``
+    (YOLO) and ``predictions.json`` (COCO results, written when the run ends). An image whose stem was taken already, from
+    another folder or with another ending, becomes ``<stem>-2``, and so on. Unreadable images leave no file. Of a video there are ``videos/<stem>.mp4``
     (annotated), ``videos/<stem>.jsonl`` (one line of JSON a frame) and ``labels/<stem>_<frame>.txt`` instead.
 
     Of a run that is broken off, or left before its end, ``predictions.part.json``, ``videos/<stem>.part.mp4`` and

@@ -8,6 +8,7 @@ detector slower than the camera skips frames instead of falling behind.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Generator
 from contextlib import suppress
@@ -41,6 +42,8 @@ COLORSPACES = {
     9: Colorspace.BT2020,
 }  # fmt: skip
 USUAL_RATE = 25.0  # frames a second where a video does not say
+STATES_SECONDS = ("matroska", "webm", "flv")  # containers that state their length first, so that a cut file still does
+CUT = 0.9  # of that length, below which the file is taken to be cut
 
 Pixels = NDArray[np.uint8]
 
@@ -65,7 +68,7 @@ class Frame:
 def read_frames(video: Video) -> Generator[Frame]:
     """Decode a video, ahead of whoever asks.
 
-    Damaged parts are skipped, and a source that breaks off ends; the log has a warning of either.
+    Damaged parts are skipped, and a source that breaks off, or was cut, ends; the log has a warning of either.
 
     Raises:
         DataError: the video cannot be opened, or holds no picture.
@@ -145,7 +148,22 @@ def _decode(container: Any, video: Video, waiting: Queue[Frame | Exception | Non
         logger.warning("%s: broke off after %d frames (%s)", video.name, index, broken)
     elif not video.live and 0 < index < stream.frames:
         logger.warning("%s: %d of its %d frames could be decoded", video.name, index, stream.frames)
+    elif not (stop.is_set() or video.live) and clock.last is not None:
+        stated, read = _stated_seconds(container, stream), clock.last + clock.step
+        if stated is not None and read < CUT * stated:
+            logger.warning("%s: it ends after %.1f of its %.1f seconds; is the file cut?", video.name, read, stated)
     _put(waiting, end, stop)
+
+
+def _stated_seconds(container: Any, stream: Any) -> float | None:
+    """Return how long the picture lasts by what the file says at its start; None where it says nothing there."""
+    if not set(container.format.name.split(",")) & set(STATES_SECONDS):
+        return None
+    if re.fullmatch(r"\d+:\d+:\d+(\.\d+)?", text := stream.metadata.get("DURATION", "")):  # Matroska's, of this stream
+        hours, minutes, seconds = (float(part) for part in text.split(":"))
+        return 3600 * hours + 60 * minutes + seconds
+    alone = len(container.streams) == 1  # the file's length may be that of its sound
+    return float(container.duration / av.time_base) if alone and container.duration else None
 
 
 class _Clock:
