@@ -37,8 +37,9 @@ def save_predictions(
 
     Under ``output``: ``images/<stem>.jpg`` (annotated pictures; ``.png`` above 65,500 pixels a side), ``labels/<stem>.txt``
     (YOLO) and ``predictions.json`` (COCO results, written when the run ends). An image whose stem was taken already, from
-    another folder or with another ending, becomes ``<stem>-2``, and so on. Unreadable images leave no file. Of a video there are ``videos/<stem>.mp4``
-    (annotated), ``videos/<stem>.jsonl`` (one line of JSON a frame) and ``labels/<stem>_<frame>.txt`` instead.
+    another folder or with another ending, becomes ``<stem>-2``, and so on. Unreadable images leave no file. Of a video
+    there are ``videos/<stem>.mp4`` (annotated), ``videos/<stem>.jsonl`` (one line of JSON a frame) and
+    ``labels/<stem>_<frame>.txt`` instead.
 
     Of a run that is broken off, or left before its end, ``predictions.part.json``, ``videos/<stem>.part.mp4`` and
     ``videos/<stem>.part.jsonl`` hold what there is by then; the names without ``part`` are for what is whole.
