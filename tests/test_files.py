@@ -17,7 +17,15 @@ from safetensors.torch import save_file
 
 from nextdetr import files
 from nextdetr.errors import ConfigError, DataError, WriteError, out_of_memory
-from nextdetr.files import atomic_write, exclusive, make_directory, new_directory, optional_file, write_text_atomic
+from nextdetr.files import (
+    atomic_write,
+    exclusive,
+    make_directory,
+    new_directory,
+    new_directory_if_used,
+    optional_file,
+    write_text_atomic,
+)
 
 NO_SPACE = os.strerror(errno.ENOSPC)
 
@@ -162,6 +170,23 @@ def test_leftovers_of_dead_processes_go_and_nothing_else(tmp_path):
 def test_new_directory_counts_on(tmp_path):
     made = [new_directory(tmp_path / "run").name for _ in range(3)]
     assert made == ["run", "run-2", "run-3"]
+
+
+def test_a_new_directory_goes_where_nothing_came_of_it(tmp_path):
+    def fail(*, used: bool) -> None:
+        with new_directory_if_used(tmp_path / "runs" / "predict") as folder:
+            if used:
+                (folder / "part").write_text("")
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fail(used=False)
+    assert names(tmp_path) == []
+    with pytest.raises(ValueError, match="no"):
+        fail(used=True)
+    with new_directory_if_used(tmp_path / "runs" / "predict"):
+        pass
+    assert names(tmp_path / "runs") == ["predict", "predict-2"]
 
 
 def test_what_stands_in_the_way_of_a_folder_is_named(tmp_path):

@@ -27,6 +27,7 @@ __all__ = [
     "exclusive",
     "make_directory",
     "new_directory",
+    "new_directory_if_used",
     "optional_file",
     "path_text",
     "remove_leftovers",
@@ -127,6 +128,19 @@ def new_directory(wanted: str | Path) -> Path:
             raise WriteError(f"{candidate}: the folder cannot be made ({error.strerror or error}).") from error
         else:
             return candidate
+
+
+@contextlib.contextmanager
+def new_directory_if_used(wanted: str | Path) -> Iterator[Path]:
+    """Give a :func:`new_directory`, which goes again, and the one above it, where the block fails and leaves them empty."""
+    folder = new_directory(wanted)
+    try:
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):  # a folder that holds anything is not removed
+            folder.rmdir()
+            folder.parent.rmdir()
+        raise
 
 
 @contextlib.contextmanager

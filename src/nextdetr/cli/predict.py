@@ -12,6 +12,7 @@ from nextdetr.cli.common import AllowPartial, Json, Runtime, Verbose, Weights, p
 from nextdetr.config import PredictConfig
 
 if TYPE_CHECKING:
+    from nextdetr.detector import Detector
     from nextdetr.inference.predictor import Prediction
 
 __all__ = ["predict"]
@@ -36,17 +37,26 @@ def predict(
     merged = settings(PredictConfig, options)
     from nextdetr.detector import Detector
     from nextdetr.errors import ConfigError
-    from nextdetr.files import new_directory
-    from nextdetr.inference.sources import SKIPPED
+    from nextdetr.files import new_directory_if_used
 
     if not sources:
         raise ConfigError("prediction needs images: name files, folders, a glob pattern or a video after the model.")
-    output = merged.output or new_directory(Path("runs") / "predict")
-    table = merged.is_table  # has any number of images, so that nothing of them is kept here
-    results, looked_at, skipped = [], 0, Counter[str]()
     detector = Detector(model, weights=weights, allow_partial=allow_partial, runtime=runtime, device=merged.device)
     tell_reports(detector.load_reports)
-    for item in detector.stream(list(sources), merged.model_copy(update={"output": output}), skipped=skipped):
+    if merged.output is not None:
+        _run(detector, list(sources), merged, merged.output, json=json)
+        return
+    with new_directory_if_used(Path("runs") / "predict") as output:
+        _run(detector, list(sources), merged.model_copy(update={"output": output}), output, json=json)
+
+
+def _run(detector: Detector, sources: list[str], config: PredictConfig, output: Path, *, json: bool) -> None:
+    """Predict, write, and say what was found."""
+    from nextdetr.inference.sources import SKIPPED
+
+    table = config.is_table  # has any number of images, so that nothing of them is kept here
+    results, looked_at, skipped = [], 0, Counter[str]()
+    for item in detector.stream(sources, config, skipped=skipped):
         looked_at += 1
         if json and not table:
             results.append(item.to_json())
@@ -58,7 +68,7 @@ def predict(
     else:
         if skipped:
             say(f"Skipped: {', '.join(f'{count} {SKIPPED[kind]}' for kind, count in skipped.items())}")
-        say(f"Written to {output}" + ("" if merged.features is None else f", features to {merged.features}"))
+        say(f"Written to {output}" + ("" if config.features is None else f", features to {config.features}"))
 
 
 def _is_said(item: Prediction, number: int, table: bool) -> bool:
