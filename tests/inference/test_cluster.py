@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +35,10 @@ def photos(tmp_path):
     (folder / "3.png").write_bytes(b"no image")
     if sys.platform == "linux":
         (folder / "6.png").rename(folder / os.fsdecode(b"m\xfcnze.png"))
+    if sys.platform != "win32":
+        (folder / "7.png").symlink_to(folder / "0.png")  # another name of one file
+    else:
+        (folder / "7.png").write_bytes((folder / "0.png").read_bytes())
     return folder
 
 
@@ -41,14 +46,22 @@ def rows_of(path):
     return sorted(parquet.read_table(path).to_pylist(), key=lambda row: row["path"])
 
 
+def _linked(model: Path) -> Path:
+    """Let a model's name be a link to one without an ending, as in the Hub's cache."""
+    if sys.platform != "win32":
+        model.symlink_to(model.rename(model.with_name("blob")))
+    return model
+
+
 @pytest.mark.slow
 def test_two_workers_give_the_rows_of_a_single_process(cluster, photos, tmp_path, capsys):
-    source = str(checkpoint(tmp_path, "nextdetr-atto", 64))
+    source = str(_linked(checkpoint(tmp_path, "nextdetr-atto", 64)))
     for name, engine in (("one", []), ("two", ["--engine", "ray", "--workers", "2"])):
-        assert run(["predict", source, str(photos), "--output", str(tmp_path / f"{name}.parquet"), *SETTINGS, *engine]) == 0
+        sources = [str(photos), str(photos / "1.png")]  # one image named twice
+        assert run(["predict", source, *sources, "--output", str(tmp_path / f"{name}.parquet"), *SETTINGS, *engine]) == 0
     assert "skipped" in capsys.readouterr().err
     expected, got = rows_of(tmp_path / "one.parquet"), rows_of(tmp_path / "two.parquet")
-    assert len(got) == 7
+    assert len(got) == len(expected) == 8
     assert sum(len(row["detections"]) for row in got) > 20
     for first, second in zip(expected, got, strict=True):
         assert {name: first[name] for name in ("path", "width", "height")} == {

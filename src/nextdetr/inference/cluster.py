@@ -18,7 +18,6 @@ import numpy as np
 
 from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError, DataError, missing_extra
-from nextdetr.files import path_text
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.look import look, settings_of
 from nextdetr.inference.opened import settle
@@ -53,7 +52,7 @@ def stream_on_ray(
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     paths_of = {name: opens.get(name) for name in ("model", "weights", "backbone_weights")}
-    absolute = {**opens, **{name: str(Path(path).resolve()) for name, path in paths_of.items() if path is not None}}
+    absolute = {**opens, **{name: str(Path(path).absolute()) for name, path in paths_of.items() if path is not None}}
     return _collect(ray, list(paths), absolute, config, skipped)
 
 
@@ -64,15 +63,15 @@ def _collect(
         return
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    absolute = {str(Path(path).resolve()): path for path in paths}
-    items = [{"path": os.fsencode(path)} for path in absolute]  # bytes: Arrow's text is UTF-8, and names need not be
+    # Links stay links, as a file's ending says what it is, and those of the Hub's cache lead to names without one.
+    # Bytes, since Arrow's text is UTF-8, and names need not be; a row a name, also where two names lead to one file.
+    items = [{"path": os.fsencode(Path(path).absolute()), "given": os.fsencode(path)} for path in paths]
     rows = ray.data.from_items(items, override_num_blocks=_blocks(len(paths), config))
     rows = rows.map_batches(
         _Worker, fn_constructor_args=(opens, config.model_dump()), batch_size=config.batch_size,
         concurrency=min(config.workers, len(paths)),
     )  # fmt: skip
-    names = {path_text(path): given for path, given in absolute.items()}
-    found = (_prediction(json.loads(row["row"]), names) for row in rows.iter_rows())
+    found = (_prediction(json.loads(row["row"]), os.fsdecode(bytes(row["given"]))) for row in rows.iter_rows())
     yield from tell_unreadable(found, skipped)
 
 
@@ -94,7 +93,7 @@ class _Worker:
             max_pixels=config.max_pixels, tiled=config.tile is not None,
         ).predictor()  # fmt: skip
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         paths = [os.fsdecode(bytes(path)) for path in batch["path"]]
         rows: list[str] = []
         try:
@@ -103,10 +102,10 @@ class _Worker:
         except DataError:  # raised at the end where none of them can be read, each of which has its row by then
             if len(rows) < len(paths):
                 raise
-        return {"row": rows}
+        return {"row": rows, "given": [bytes(path) for path in batch["given"]]}
 
 
-def _prediction(row: Mapping[str, Any], names: Mapping[str, str]) -> Prediction:
+def _prediction(row: Mapping[str, Any], path: str) -> Prediction:
     found = row["detections"]
     detections = sv.Detections(
         xyxy=np.array([item["box"] for item in found], np.float32).reshape(-1, 4),
@@ -114,6 +113,4 @@ def _prediction(row: Mapping[str, Any], names: Mapping[str, str]) -> Prediction:
         class_id=np.array([item["class_id"] for item in found], np.int64),
         data={"class_name": np.array([item["class_name"] for item in found], dtype=str)},
     )
-    return Prediction(
-        names.get(row["path"], row["path"]), row["width"], row["height"], detections, problem=row.get("problem")
-    )
+    return Prediction(path, row["width"], row["height"], detections, problem=row.get("problem"))
