@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from nextdetr import Detector
 from nextdetr.cli.main import run
 from nextdetr.errors import WeightsError
+from nextdetr.export import benchmark
+from nextdetr.export.measure import Ceilings
 from nextdetr.models.graph import build_model, parse_model_text
 from nextdetr.weights.checkpoint import save_detector
 from tests.helpers import TINY_MODEL, squares, tiny_model
@@ -64,6 +69,49 @@ def test_what_was_loaded_is_said(place, tmp_path, capsys, name):
     json.loads(told.out)
     assert run([*given, str(folder / "gaps.safetensors"), "--allow-partial"]) == 0
     assert " missing" in capsys.readouterr().err
+
+
+def test_the_vectors_are_those_of_the_weights(place, tmp_path, capsys):
+    folder, model = place
+    whole = str(folder / "whole.safetensors")
+    vectors = []
+    for start in ([model, "--weights", whole], [whole]):  # the second has them itself
+        _, _, *rest = commands(folder, model, tmp_path)["embed"]
+        assert run(["embed", *start, *rest]) == 0
+        vectors.append(np.load(tmp_path / "vectors.npz")["embeddings"])
+    np.testing.assert_array_equal(*vectors)
+
+
+def test_the_export_is_that_of_the_weights(place, tmp_path, capsys):
+    folder, model = place
+    whole = folder / "whole.safetensors"
+    assert run([*commands(folder, model, tmp_path)["export"], "--weights", str(whole), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["passed"]
+    program = torch.export.load(result["file"]).module()
+    image = torch.rand(1, 3, 64, 64)
+    _, scores, _ = program(image, torch.tensor([[64, 64]]))
+    with torch.inference_mode():
+        logits = Detector(whole).opened.model.eval()(image).logits
+    assert scores.max().item() == pytest.approx(logits.sigmoid().max().item(), abs=1e-4)
+
+
+def test_the_benchmark_is_of_the_weights(place, tmp_path, monkeypatch, capsys):
+    folder, model = place
+    measured = []
+
+    def measure(task):
+        measured.append(task)
+        return {"median": 1.0, "p95": 1.0, "load": 1.0, "memory": 1.0}
+
+    monkeypatch.setattr(benchmark, "measure", measure)
+    monkeypatch.setattr(benchmark, "ceilings", lambda threads: Ceilings(1.0, 1.0))
+    monkeypatch.setattr(benchmark, "is_installed", lambda package: False)  # rows of PyTorch alone
+    whole = folder / "whole.safetensors"
+    assert run([*commands(folder, model, tmp_path)["benchmark"], "--weights", str(whole), "--json"]) == 0
+    assert {row["model"] for row in json.loads(capsys.readouterr().out)["rows"]} == {"tiny"}
+    used = load_file(measured[0].source)
+    assert all(torch.equal(tensor, used[name]) for name, tensor in load_file(whole).items())
 
 
 def test_the_same_in_python_and_training_goes_on(place):

@@ -13,6 +13,7 @@ from nextdetr.export.measure import Ceilings, Kind, Task, ceilings, file_bytes, 
 from nextdetr.export.run import Score, export, is_installed
 from nextdetr.files import atomic_write, new_directory, write_text_atomic
 from nextdetr.inference.exported import OpenedExport, open_any
+from nextdetr.inference.header import exported_file
 from nextdetr.models.summary import count_gflop
 from nextdetr.weights.checkpoint import OpenedModel, save_opened
 
@@ -120,11 +121,11 @@ def benchmark(
     size = config.image_size or opened.image_size
     opened.model.check_size(size)
     opened = replace(opened, image_size=size)  # scored, exported and measured at one size
-    output = new_directory(config.output or Path("runs") / "benchmark")
+    output, label = new_directory(config.output or Path("runs") / "benchmark"), Path(model).stem
     if weights is not None and isinstance(opened, OpenedModel):  # each measurement opens it in a process of its own
         model = str(save_opened(output / "weights.safetensors", opened))
     gflop = count_gflop(opened.model, size) if isinstance(opened, OpenedModel) else None
-    found = list(_candidates(model, opened, config, size, output, score, tell))
+    found = list(_candidates(model, label, opened, config, size, output, score, tell))
     found += [_Candidate(peer.stem, "onnxruntime", "-", "foreign", peer, config.batch, None) for peer in config.peers]
     limits = {threads: ceilings(threads) for threads in config.threads}
     rows = []
@@ -143,6 +144,7 @@ def benchmark(
 
 def _candidates(
     model: str,
+    label: str,
     opened: OpenedModel | OpenedExport,
     config: BenchmarkConfig,
     size: int,
@@ -150,14 +152,11 @@ def _candidates(
     score: Score | None,
     tell: Callable[[str], None],
 ) -> list[_Candidate]:
-    label = Path(model).stem
-
     def accuracy(detector: OpenedModel | OpenedExport) -> float | None:
         return None if score is None or config.data is None else score(detector, None).get("AP")
 
     if isinstance(opened, OpenedExport):
-        path = Path(model)
-        file = path if path.is_file() else next(p for p in (path / "model.onnx", path / "model.xml") if p.is_file())
+        file = exported_file(model)
         names = [
             name for name in RUNTIMES.values() if is_installed(name) and (name == "openvino" or file.suffix == ".onnx")
         ]
