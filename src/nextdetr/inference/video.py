@@ -146,13 +146,19 @@ def _decode(container: Any, video: Video, waiting: Queue[Frame | Exception | Non
         logger.warning("%s: %d damaged parts were skipped", video.name, damaged)
     if broken is not None:
         logger.warning("%s: broke off after %d frames (%s)", video.name, index, broken)
-    elif not video.live and 0 < index < stream.frames:
-        logger.warning("%s: %d of its %d frames could be decoded", video.name, index, stream.frames)
-    elif not (stop.is_set() or video.live) and clock.last is not None:
-        stated, read = _stated_seconds(container, stream), clock.last + clock.step
-        if stated is not None and read < CUT * stated:
-            logger.warning("%s: it ends after %.1f of its %.1f seconds; is the file cut?", video.name, read, stated)
+    elif not (stop.is_set() or video.live):
+        _tell_if_cut(container, video, index, 0.0 if clock.last is None else clock.last + clock.step)
     _put(waiting, end, stop)
+
+
+def _tell_if_cut(container: Any, video: Video, frames: int, seconds: float) -> None:
+    """Log a warning where fewer frames, or seconds, came to the end than the file says that it has."""
+    stream = container.streams.video[0]
+    stated = _stated_seconds(container, stream)
+    if 0 < frames < stream.frames:
+        logger.warning("%s: %d of its %d frames could be decoded", video.name, frames, stream.frames)
+    elif frames and stated is not None and seconds < CUT * stated:
+        logger.warning("%s: it ends after %.1f of its %.1f seconds; is the file cut?", video.name, seconds, stated)
 
 
 def _stated_seconds(container: Any, stream: Any) -> float | None:
