@@ -9,15 +9,17 @@ BIN := $(VENV)/bin
 quickstart: $(VENV)/.quickstart
 	$(BIN)/nextdetr quickstart
 
-# The whole suite. The exports run apart: with their runtimes and all other tests in one process, the interpreter crashed once of
-# three times. An export is Python on one core, so that two at a time halve the time.
+# The whole suite, a process on each of two cores. The exports run apart: with their runtimes and all other tests in one process,
+# the interpreter crashed once of three times.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: test-core test-export
 
 test-core: $(VENV)/.dev
-	$(BIN)/python -m pytest --ignore=tests/export
+	$(PYTEST) --ignore=tests/export
 
 test-export: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/export
+	$(PYTEST) tests/export
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --no-cache .

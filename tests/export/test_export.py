@@ -8,7 +8,7 @@ import torch
 
 from nextdetr import ConfigError, Detector
 from nextdetr.cli.main import run
-from nextdetr.errors import ModelFileError
+from nextdetr.errors import ModelFileError, WeightsError
 from nextdetr.export.gate import compare
 from nextdetr.inference.exported import open_export
 from nextdetr.postprocess import postprocess
@@ -281,7 +281,7 @@ def test_a_graph_gives_no_detections_of_what_is_no_number(small, tmp_path):
 def test_files_that_are_no_exports_are_refused_in_a_sentence(small, tmp_path):
     import onnx
 
-    with pytest.raises(ModelFileError, match="neither a file"):
+    with pytest.raises(WeightsError, match="nor an export"):
         Detector(tmp_path)
     with pytest.raises(ModelFileError, match="no exported detector"):
         open_export(tmp_path)

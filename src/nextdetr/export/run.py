@@ -144,6 +144,7 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
         own.failures, found, opened.metadata.get("weights_licence", "none"),
     )  # fmt: skip
     stamp_passed(path, result.passed_runtimes)
+    result = replace(result, bytes=file_bytes(path))  # of the file as it is now
     write_text_atomic(folder / REPORT, json.dumps(result.to_json(), ensure_ascii=False, indent=1) + "\n")
     return result
 

@@ -189,7 +189,10 @@ def resolve_model(model: str | Path) -> str | Path:
         raise WeightsError(f"{path}: a backbone's pre-training; name a model and give it --backbone-weights {backbone}.")
     if (path / "last.ckpt").is_file():
         raise WeightsError(f"{path}: a run that has no weights to use yet; go on with nextdetr train --resume {path}.")
-    raise WeightsError(f"{path}: a folder with neither best.safetensors (of a run) nor model.safetensors (of a detector).")
+    raise WeightsError(
+        f"{path}: a folder with neither best.safetensors (of a run), model.safetensors (of a detector) nor an export "
+        "(model.onnx or model.xml)."
+    )
 
 
 def _refuse_weights(path: Path) -> None:
