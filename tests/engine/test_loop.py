@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,31 @@ def interrupt(settings, monkeypatch, steps):
         stop_after(patch, Trainer, steps)
         with pytest.raises(Interrupted):
             train(TrainConfig(**settings), quiet=True)
+
+
+def test_no_worker_outlives_a_run_that_is_stopped(settings, monkeypatch):
+    before = set(multiprocessing.active_children())
+    with monkeypatch.context() as patch:
+        stop_after(patch, Trainer, 2)
+        with pytest.raises(Interrupted) as kept:  # as a notebook keeps it, and all that it refers to
+            train(TrainConfig(**settings | {"workers": 1}), quiet=True)
+        assert set(multiprocessing.active_children()) == before
+    assert kept
+
+
+def test_all_processes_save_at_the_same_epochs(settings, monkeypatch):
+    saved, save = {True: [], False: []}, Loop.save
+
+    def noted(self):
+        saved[self.main].append(self.cursor.step)
+        save(self)
+
+    monkeypatch.setattr(Loop, "save", noted)
+    for main in (True, False):
+        monkeypatch.setattr(Trainer, "main", main)
+        output = settings["output"].with_name(f"run-{main}")
+        train(TrainConfig(**settings | {"epochs": 4, "val_every": 2, "output": output}), quiet=True)
+    assert saved == {True: [6, 12], False: [6, 12]}
 
 
 class Killed(BaseException):

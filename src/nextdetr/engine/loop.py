@@ -125,9 +125,12 @@ class Loop(ABC):
             TrainingError: the loss or the weights are not finite.
             DataError: an image cannot be read any more; everything needed to go on was written.
         """
-        with stop_on_signal(self.stop_requested, self.display):
-            while self._goes_on():
-                self._epoch()
+        try:
+            with stop_on_signal(self.stop_requested, self.display):
+                while self._goes_on():
+                    self._epoch()
+        finally:
+            self.loader.close()
 
     @property
     def main(self) -> bool:

@@ -247,7 +247,6 @@ class Pretrainer(Loop):
             self.save()
         self._picture()
         self.fabric.barrier()
-        self.loader.close()
         seconds, weights = self.budget.seconds, self.directory / "backbone.safetensors"
         if self.main:
             title = f"{self.config.model}, {len(self.run_.data.records):,} images"

@@ -287,6 +287,11 @@ class Trainer(Loop):
         """Whether the weights are the best so far: state and ``best.safetensors`` go together."""
         return self.new_best
 
+    def save(self) -> None:
+        """Write all that is needed to go on from here, the best weights among it."""
+        super().save()
+        self.new_best = False
+
     def write_files(self) -> None:
         """Write the detector files.
 
@@ -294,7 +299,6 @@ class Trainer(Loop):
         """
         if self.new_best:
             self._write_detector("best.safetensors", self.cursor.best.metrics)
-            self.new_best = False
         scored = self.cursor.validated == self.cursor.epoch and self.cursor.place == 0
         self._write_detector("last.safetensors", self.cursor.metrics if scored else {})
 
