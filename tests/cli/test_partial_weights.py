@@ -14,8 +14,10 @@ from nextdetr.cli.main import run
 from nextdetr.errors import WeightsError
 from nextdetr.export import benchmark
 from nextdetr.export.measure import Ceilings
+from nextdetr.inference.opened import stored_bits
 from nextdetr.models.graph import build_model, parse_model_text
 from nextdetr.weights.checkpoint import save_detector
+from nextdetr.weights.tensorfile import read_metadata, write_tensors
 from tests.helpers import TINY_MODEL, squares, tiny_model
 
 
@@ -69,6 +71,31 @@ def test_what_was_loaded_is_said(place, tmp_path, capsys, name):
     json.loads(told.out)
     assert run([*given, str(folder / "gaps.safetensors"), "--allow-partial"]) == 0
     assert " missing" in capsys.readouterr().err
+
+
+def test_what_a_checkpoint_knows_of_its_data_comes_with_its_weights(place, tmp_path):
+    _, model = place
+    state = build_model(parse_model_text(TINY_MODEL, "m.yaml"), num_classes=2).state_dict()
+    known = {"category_ids": "[7, 9]", "bits": "12"}
+    path = save_detector(
+        tmp_path / "known.safetensors", state, model_text=TINY_MODEL, classes=["a", "b"], image_size=64, extra=known
+    )  # fmt: skip
+    opened = Detector(model, weights=path).opened
+    assert {name: opened.metadata[name] for name in known} == known
+    assert stored_bits(opened.metadata) == 12
+
+
+def test_info_of_a_checkpoint_without_metrics_and_of_an_export(place, tmp_path, capsys):
+    folder, _ = place
+    whole = folder / "whole.safetensors"
+    metadata = read_metadata(whole)
+    del metadata["metrics"]
+    path = write_tensors(tmp_path / "bare.safetensors", load_file(whole), metadata)
+    assert run(["info", str(path), "--image-size", "64"]) == 0
+    assert "metrics {}" in capsys.readouterr().out
+    (tmp_path / "model.onnx").write_bytes(b"any")
+    assert run(["info", str(tmp_path / "model.onnx"), "--weights", str(whole)]) == 2
+    assert "has its weights inside" in capsys.readouterr().err
 
 
 def test_the_vectors_are_those_of_the_weights(place, tmp_path, capsys):

@@ -30,9 +30,12 @@ def info(
 
     Example: `nextdetr info rtdetr-l-convnextv2-atto --profile`.
     """
+    from nextdetr.errors import ConfigError
     from nextdetr.inference.header import is_exported, summarize_export, summary_lines
 
     if is_exported(model):
+        if weights is not None or profile:
+            raise ConfigError(f"{model}: an exported file has its weights inside, and no rows: leave the options out.")
         found = summarize_export(model)
         print_json({"command": "info", "model": model, **found}) if json else say("\n".join(summary_lines(found)))
         return
@@ -54,7 +57,8 @@ def info(
         f"{summary.gflop:.2f} GFLOP at {image_size} px"
     )
     if opened.trained:
-        say(f"classes: {', '.join(opened.classes)}; image size {opened.image_size}; metrics {opened.metadata['metrics']}")
+        metrics = opened.metadata.get("metrics", "{}")
+        say(f"classes: {', '.join(opened.classes)}; image size {opened.image_size}; metrics {metrics}")
     if origin:
         say(
             f"licence of the weights: {origin.get('weights_licence', 'unknown')}; "

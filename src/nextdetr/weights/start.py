@@ -14,7 +14,14 @@ from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import build_model, build_skeleton, load_model_file, parse_model_text, skip_backbone, with_memory
 from nextdetr.models.modelfile import available_models
-from nextdetr.weights.checkpoint import OpenedModel, image_size_of, open_model, read_detector_metadata, stated_model
+from nextdetr.weights.checkpoint import (
+    OpenedModel,
+    extra_metadata,
+    image_size_of,
+    open_model,
+    read_detector_metadata,
+    stated_model,
+)
 from nextdetr.weights.layouts.table import Identity
 from nextdetr.weights.load import Part, Plan, fills, open_weights, plan_load
 from nextdetr.weights.reader import WeightsFile
@@ -34,6 +41,8 @@ class Started:
         image_size: side of the square input in pixels.
         named: whether the classes are known, and not numbered for want of names.
         reports: one for each file that was loaded.
+        extra: further metadata of the detector file that the class heads are from, such as the ids of the data set and the
+            bits of its pictures; see ``extra_metadata``.
     """
 
     model: DetectionModel
@@ -41,6 +50,7 @@ class Started:
     image_size: int
     named: bool
     reports: list[LoadReport] = field(default_factory=list)
+    extra: dict[str, str] = field(default_factory=dict)
 
     @property
     def weights_licence(self) -> str:
@@ -117,8 +127,10 @@ def start_model(
     names = list(known) if known is not None else [f"class_{index}" for index in range(detector.num_classes)]
     reports = [each.apply(detector) for each in plans]
     started = Started(detector, names, detector.image_size, known is not None, reports)
-    if opened is not None and opened[1].kind == "nextdetr-detector" and "image_size" in opened[0].metadata:
-        started.image_size = image_size_of(opened[0].metadata, detector, str(opened[0].path))
+    if opened is not None and opened[1].kind == "nextdetr-detector":
+        started.extra = extra_metadata(opened[0].metadata)
+        if "image_size" in opened[0].metadata:
+            started.image_size = image_size_of(opened[0].metadata, detector, str(opened[0].path))
     return started
 
 
@@ -151,9 +163,9 @@ def open_detector(
     started = start_model(
         model, weights=weights, backbone_weights=backbone_weights, allow_partial=allow_partial, whole=True
     )  # fmt: skip
-    metadata = {}
+    metadata = dict(started.extra)
     if started.reports:
-        metadata = {"weights_licence": started.weights_licence, "source_weights": started.source_weights}
+        metadata |= {"weights_licence": started.weights_licence, "source_weights": started.source_weights}
     if weights is not None and started.named:  # then its class heads are trained
         metadata |= {
             "classes": json.dumps(started.classes, ensure_ascii=False), "image_size": str(started.image_size),
