@@ -128,6 +128,11 @@ YOLO = {
         {"data.yaml": "train: images\nnames:\n  0: cat\n  0: dog\n", "images/a.jpg": None, "labels/a.txt": CAT},
         r"data.yaml, line 4: 0 stands here again, after line 3\.",
     ),
+    "aliases of aliases, which would fill all memory if they were written out": Case(
+        {"data.yaml": YAML + "\na0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60)),
+         "images/a.jpg": None, "labels/a.txt": CAT},
+        {"images/a.jpg": [CAT_BOX]},
+    ),
     "a class without a name": Case(
         {"data.yaml": "train: images\nnames: [cat, '']\n", "images/a.jpg": None, "labels/a.txt": CAT},
         "names must be a list of class names",

@@ -212,7 +212,7 @@ def parse_yaml(path: Path) -> dict[str, Any]:
     try:
         # BaseLoader builds nothing but strings, lists and dicts
         text = path.read_bytes()
-        _refuse_doubles(path, yaml.compose(text, Loader=yaml.BaseLoader))
+        _refuse_doubles(path, yaml.compose(text, Loader=yaml.BaseLoader), set())
         content = yaml.load(text, Loader=yaml.BaseLoader)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
@@ -228,8 +228,11 @@ def parse_yaml(path: Path) -> dict[str, Any]:
     return {key if isinstance(key, str) else str(key): value for key, value in content.items()}
 
 
-def _refuse_doubles(path: Path, node: yaml.Node | None) -> None:
-    """Refuse a mapping that has a key twice, of which YAML would silently take the last."""
+def _refuse_doubles(path: Path, node: yaml.Node | None, done: set[int]) -> None:
+    """Refuse a mapping that has a key twice, of which YAML would silently take the last; ``done`` are nodes looked at."""
+    if id(node) in done:  # an alias: without this, a few lines of aliases to aliases would take for ever
+        return
+    done.add(id(node))
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
@@ -238,10 +241,10 @@ def _refuse_doubles(path: Path, node: yaml.Node | None) -> None:
                 if key.value in seen:
                     raise DataError(f"{path}, line {line}: {key.value} stands here again, after line {seen[key.value]}.")
                 seen[key.value] = line
-            _refuse_doubles(path, value)
+            _refuse_doubles(path, value, done)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            _refuse_doubles(path, value)
+            _refuse_doubles(path, value, done)
 
 
 def map_classes(
