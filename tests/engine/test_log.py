@@ -45,6 +45,21 @@ def test_a_terminal_that_is_gone_ends_nothing(monkeypatch, error):
         display.line("c")
 
 
+def test_a_signal_that_comes_while_a_line_is_written_ends_nothing(monkeypatch):
+    class Busy(io.StringIO):
+        def write(self, text):
+            if text.startswith("Stopping"):
+                raise RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+            return super().write(text)
+
+    stream = Busy()
+    monkeypatch.setattr("sys.stderr", stream)
+    with Display() as display:
+        display.line("Stopping")
+        display.line("saved")
+    assert stream.getvalue() == "saved\n"
+
+
 def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -158,6 +158,8 @@ class _Tolerant:
                     self._stream.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
             except (OSError, ValueError):  # a closed pipe or stream
                 self._stream = None
+            except RuntimeError:  # a signal's line, while another one was being written: that alone is lost
+                pass
         return len(text)
 
     def flush(self) -> None:
@@ -166,6 +168,8 @@ class _Tolerant:
                 self._stream.flush()
             except (OSError, ValueError):
                 self._stream = None
+            except RuntimeError:
+                pass
 
 
 class Display:
