@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -86,3 +89,16 @@ def test_heic_is_read_where_its_package_is(photo, tmp_path):
     assert kind_of(tmp_path / "a.heic") is None
     assert is_picture(tmp_path / "a.heic")
     assert load_image(tmp_path / "a.heic").size == (64, 64)
+
+
+def test_the_usual_formats_open_before_all_others_are_registered(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.tga")  # not among the usual ones
+    code = (
+        "import sys; from pathlib import Path; from nextdetr.pictures import open_picture\n"
+        "open_picture(Path(sys.argv[1])); assert 'PIL.TgaImagePlugin' not in sys.modules\n"
+        "print(open_picture(Path(sys.argv[2])).format)"
+    )
+    names = [str(tmp_path / "a.png"), str(tmp_path / "a.tga")]
+    found = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=False)
+    assert (found.stdout.strip(), found.returncode) == ("TGA", 0), found.stderr

@@ -47,7 +47,8 @@ class Detector:
         weights: detector weights of any known layout to start from (ours, official RT-DETR, transformers, ultralytics).
         backbone_weights: backbone weights of any known layout; with ``weights`` of another backbone, those bring the rest.
         allow_partial: accept weights that leave a part of the model as initialised, whose results mean nothing.
-        runtime: what runs an exported file, ``onnxruntime`` or ``openvino``; ``auto`` is the fastest that is installed.
+        runtime: what runs an exported file, ``onnxruntime`` or ``openvino``; ``auto`` is the fastest installed
+            one in which the file passed its gate.
 
     Attributes:
         load_reports: what was loaded from ``weights`` and ``backbone_weights``.

@@ -106,21 +106,22 @@ def count_frames(path: Path) -> int:
 
 def _identified(path: Path) -> Image.Image:
     """Do what ``Image.open`` does, without its guard."""
-    Image.init()  # registers every format; does nothing the second time
     if path.suffix.lower() in HEIF_SUFFIXES:
         _register_heif()
     with path.open("rb") as file:
         prefix = file.read(16)
-    for name in Image.ID:
-        factory, accept = Image.OPEN[name]
-        try:
-            answer = accept is None or accept(prefix)
-            if name == "EPS" or not answer or isinstance(answer, str):  # text says why Pillow cannot decode it
+    for register in (Image.preinit, Image.init):  # the usual formats, then all: these take a while the first time
+        register()
+        for name in Image.ID:
+            factory, accept = Image.OPEN[name]
+            try:
+                answer = accept is None or accept(prefix)
+                if name == "EPS" or not answer or isinstance(answer, str):  # text says why Pillow cannot decode it
+                    continue
+                image: Image.Image = factory(str(path), "")  # type: ignore[arg-type]  # opened, and closed, by the image
+            except (SyntaxError, IndexError, TypeError, struct.error):
                 continue
-            image: Image.Image = factory(str(path), "")  # type: ignore[arg-type]  # opened, and closed, by the image
-        except (SyntaxError, IndexError, TypeError, struct.error):
-            continue
-        return image
+            return image
     raise UnidentifiedImageError(f"cannot identify image file {path}")
 
 

@@ -35,7 +35,7 @@ AllowPartial = Annotated[
 ]
 Runtime = Annotated[
     Literal["auto", "onnxruntime", "openvino"],
-    Parameter(help="What runs an exported file (default: the fastest that is installed)."),
+    Parameter(help="What runs an exported file (default: the fastest in which it passed its gate)."),
 ]
 Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show the traceback of an error.")]
 
