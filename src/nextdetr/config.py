@@ -1,6 +1,7 @@
 """One typed configuration per command; the command line, the YAML files and the Python keywords all derive from it.
 
-Defaults stand here and nowhere else. Unknown keys are refused with the closest valid name.
+Defaults stand here, those of the trainings in ``config_train.py``, and nowhere else. Unknown keys are refused with the
+closest valid name.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from nextdetr.config_base import CommandConfig
+from nextdetr.config_train import PretrainConfig, TrainConfig
 from nextdetr.errors import ConfigError
 
 __all__ = [
@@ -29,146 +31,6 @@ __all__ = [
     "build_config",
     "explain",
 ]
-
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-
-
-_LENGTH_AND_PLACE = (frozenset({"epochs", "minutes"}), frozenset({"device", "devices"}))
-
-
-class TrainConfig(CommandConfig):
-    """Settings of ``nextdetr train``."""
-
-    alternatives = _LENGTH_AND_PLACE
-
-    data: str | None = Field(None, description="Data set: a VOC or COCO folder, a YOLO data.yaml, or a dataset YAML.")
-    model: str = Field("nextdetr-atto", description="A shipped name, a model YAML, or a checkpoint to go on from.")
-    weights: Path | None = Field(None, description="Detector weights to start from: ours, RT-DETR's, or transformers'.")
-    backbone_weights: Path | None = Field(None, description="File whose weights the backbone starts from.")
-    allow_partial: bool = Field(False, description="Accept weights of which under half fit, or of another backbone.")
-    epochs: int | None = Field(None, ge=1, description="Passes over the training images (default: the recipe's).")
-    minutes: float | None = Field(None, gt=0, description="Wall-clock budget that the whole schedule fits itself to.")
-    image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the recipe's).")
-    batch_size: int = Field(8, ge=1, description="Images a step and process.")
-    accumulate: int = Field(1, ge=1, description="Steps whose gradients are summed before the optimiser moves.")
-    seed: int = Field(0, ge=0, description="Seed of initialisation, order and augmentation.")
-    output: Path | None = Field(None, description="Folder of the run (default: runs/<model>-<data>).")
-    resume: Path | None = Field(None, description="Folder of a run to go on with, exactly where it stopped.")
-    devices: int = Field(1, ge=1, description="Processes, one device each.")
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device.")
-    device: str | None = Field(None, description="Where one process runs: cpu, cuda:1, … (default: by --accelerator).")
-    precision: Precision = Field("32-true", description="Arithmetic of the model; losses are always 32-bit.")
-    bits: int | None = Field(None, ge=8, le=16, description="Significant bits of 16-bit grey pictures (default: 16).")
-    on_bad_data: Literal["warn", "error"] = Field("warn", description="Drop unusable boxes and images, or refuse to start.")
-    workers: int = Field(1, ge=0, description="Processes that load and augment images; 0 loads in the main process.")
-    cache: Literal["auto", "off", "full", "shrunk"] = Field(
-        "auto", description="Keep decoded training images: as they are, or shrunk to twice --image-size."
-    )
-    cache_gigabytes: float = Field(2.0, ge=0, description="Memory for them, a process; used if all of them fit.")
-    learning_rate: float = Field(4e-4, gt=0, description="Peak rate of AdamW at the given batch size.")
-    backbone_rate_factor: float | None = Field(
-        None, gt=0, description="Backbone's rate as a factor (default: 0.1 with weights; 1 without, and after pretrain)."
-    )
-    layer_decay: float = Field(
-        1.0, gt=0, le=1, description="Factor of the rate from each block of the backbone to the one before it."
-    )
-    freeze_backbone_epochs: int = Field(0, ge=0, description="Epochs at the start in which only the head is trained.")
-    weight_decay: float = Field(1e-4, ge=0, description="Decay of matrices and kernels; norms, GRN and biases have none.")
-    clip_norm: float = Field(0.1, ge=0, description="Largest norm of the gradient; 0 switches clipping off.")
-    class_loss: Literal["varifocal", "matchability"] = Field(
-        "varifocal", description="Loss of the classes: RT-DETR's varifocal, or DEIM's matchability-aware loss."
-    )
-    fine_grained_weight: float = Field(0.15, ge=0, description="Weight of the edges' FGL loss (DFINEDecoder); 0: none.")
-    distillation_weight: float = Field(1.5, ge=0, description="Weight of the layers' DDF loss (DFINEDecoder); 0: none.")
-    dense_weight: float = Field(1.0, ge=0, description="Weight of the losses of a decoder's dense head, if it has one.")
-    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises, at most 2,000 steps.")
-    flat: float = Field(0.5, ge=0, le=1, description="Share of the run after which the rate falls as a cosine.")
-    strong_until: float = Field(0.85, ge=0, le=1, description="Share of the run with strong augmentation and varying size.")
-    multi_scale: bool = Field(
-        True,
-        description="Vary the input size from 0.75 to 1.25 of --image-size, by steps of 32 (the model's largest stride).",
-    )
-    augmentation: Literal["mild", "full"] = Field("mild", description="Zoom-out, crops, colours: mild, or RT-DETR's own.")
-    mosaic: float = Field(0.0, ge=0, le=1, description="Share of the strong samples that show four pictures in a grid.")
-    mixup: float = Field(0.0, ge=0, le=1, description="Share of the strong samples that are blended with another picture.")
-    copy_paste: float = Field(0.0, ge=0, le=1, description="Share of the strong samples into which boxes are pasted.")
-    balance: bool = Field(False, description="Show images of rare classes more often.")
-    flip_horizontal: bool = Field(True, description="Mirror half of the pictures left to right.")
-    flip_vertical: bool = Field(False, description="Also mirror top to bottom (aerial and microscope pictures).")
-    rotate90: bool = Field(False, description="Also turn by quarter turns (aerial and microscope pictures).")
-    drop_path: float = Field(0.0, ge=0, lt=1, description="Stochastic depth of the backbone's last block.")
-    ema_decay: float = Field(0.9999, ge=0, lt=1, description="Largest decay of the averaged weights that are validated.")
-    profile: bool = Field(False, description="Measure the parts of a step; shown after 20 steps and at the end.")
-    patience: int | None = Field(None, ge=1, description="Stop after so many validations without a better AP.")
-    val_every: int | None = Field(
-        None, ge=1, description="Epochs from one validation to the next (default: a tenth of the time)."
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.epochs is not None and self.minutes is not None:
-            raise ValueError("--epochs and --minutes both set the length of the run; give one of them")
-        return self
-
-
-class PretrainConfig(CommandConfig):
-    """Settings of ``nextdetr pretrain``."""
-
-    alternatives = _LENGTH_AND_PLACE
-
-    images: tuple[str, ...] = Field((), description="Folders of images, with their subfolders, or data sets.")
-    model: str = Field("convnextv2-atto", description="Backbone: convnextv2- and atto, femto, pico, nano, tiny, base, …")
-    weights: Path | None = Field(None, description="Backbone weights to go on from, of any known layout.")
-    epochs: int | None = Field(
-        None, ge=1, description="Passes over the images (800, or what makes 5,000 steps, unless --minutes is given)."
-    )
-    minutes: float | None = Field(None, gt=0, description="Wall-clock budget that the whole schedule fits itself to.")
-    mask_ratio: float = Field(0.6, gt=0, lt=1, description="Share of the patches that is hidden.")
-    patch_size: int = Field(32, ge=32, description="Side of a patch in pixels, a multiple of 32.")
-    image_size: int = Field(224, ge=1, description="Side of the square crops in pixels, a multiple of the patch size.")
-    batch_size: int | None = Field(None, ge=1, description="Images a step and process (default: by the number of images).")
-    seed: int = Field(0, ge=0, description="Seed of initialisation, order, crops and masks.")
-    output: Path | None = Field(None, description="Folder of the run (default: runs/pretrain-<model>).")
-    resume: Path | None = Field(None, description="Folder of a run to go on with, exactly where it stopped.")
-    devices: int = Field(1, ge=1, description="Processes, one device each.")
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device.")
-    device: str | None = Field(None, description="Where one process runs: cpu, cuda:1, … (default: by --accelerator).")
-    precision: Precision = Field("32-true", description="Arithmetic of the model; the loss is always 32-bit.")
-    workers: int = Field(1, ge=0, description="Processes that load and crop images; 0 loads in the main process.")
-    cache_gigabytes: float = Field(2.0, ge=0, description="Memory for decoded images, if all of them fit.")
-    learning_rate: float | None = Field(
-        None, gt=0, description="Peak rate of AdamW (default: 2.4e-3 times the square root of the whole batch / 4096)."
-    )
-    weight_decay: float = Field(0.05, ge=0, description="Decay of matrices and kernels; norms, GRN and biases have none.")
-    clip_norm: float = Field(5.0, ge=0, description="Largest norm of the gradient; 0 switches clipping off.")
-    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises, at most 2,000 steps.")
-    crop_min: float = Field(0.2, gt=0, le=1, description="Smallest share of an image's area that a crop takes.")
-    flip: float = Field(0.5, ge=0, le=1, description="Probability of mirroring left to right.")
-    grn: bool = Field(True, description="GRN in the backbone; without it, for comparison, a detector has to start its own.")
-    decoder_depth: int = Field(1, ge=1, description="ConvNeXt V2 blocks of the decoder.")
-    decoder_width: int | None = Field(
-        None, ge=1, description="Channels of the decoder (default: half of the backbone's last stage, at most 512)."
-    )
-    normalise_target: bool = Field(True, description="Score against patches of mean 0 and variance 1.")
-    ema_decay: float = Field(0.0, ge=0, lt=1, description="Largest decay of averaged weights to keep; 0 keeps the last.")
-    picture_every: int | None = Field(
-        None, ge=1, description="Epochs from one picture of reconstructions to the next (default: a tenth of the run)."
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.epochs is not None and self.minutes is not None:
-            raise ValueError("--epochs and --minutes both set the length of the run; give one of them")
-        if self.patch_size % 32:
-            raise ValueError(
-                f"--patch-size must be a multiple of 32, the stride at which the mask is drawn (given: {self.patch_size})"
-            )
-        return self
-
-    @field_validator("images", mode="before")
-    @classmethod
-    def _several(cls, value: Any) -> Any:
-        return (str(value),) if isinstance(value, str | Path) else tuple(str(item) for item in value)
 
 
 class ValConfig(CommandConfig):
