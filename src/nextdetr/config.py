@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
-from nextdetr.config_base import CommandConfig
+from nextdetr.config_base import CommandConfig, Latency, LatencyOf
 from nextdetr.config_train import PretrainConfig, TrainConfig
 from nextdetr.errors import ConfigError
 
@@ -41,6 +41,8 @@ class ValConfig(CommandConfig):
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
     batch_size: int = Field(8, ge=1, description="Images a step.")
     queries: int | None = Field(None, ge=1, description="Object queries (default: the model file says).")
+    latency: Latency = None
+    latency_of: LatencyOf = None
     on_bad_data: Literal["warn", "error"] = Field("warn", description="Drop unusable boxes and images, or refuse to start.")
     bits: int | None = Field(
         None, ge=8, le=16, description="Significant bits of 16-bit grey pictures (default: as in training, else 16)."
@@ -55,6 +57,8 @@ class PredictConfig(CommandConfig):
     classes: tuple[str, ...] | None = Field(None, description="Only these classes, by name.")
     max_detections: int = Field(300, ge=1, description="Most detections an image.")
     queries: int | None = Field(None, ge=1, description="Object queries, fewer or more than the model was trained with.")
+    latency: Latency = None
+    latency_of: LatencyOf = None
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
     batch_size: int = Field(8, ge=1, description="Images a step.")
     tile: int | None = Field(None, ge=32, description="Look at large images in tiles of this side, pixels, and as a whole.")
@@ -148,6 +152,8 @@ class ExportConfig(CommandConfig):
     )
     queries: int | None = Field(None, ge=1, description="Object queries, fewer or more than the model was trained with.")
     decoder_layers: int | None = Field(None, ge=1, description="Stop after so many decoder layers.")
+    latency: Latency = None
+    latency_of: LatencyOf = None
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
     input_type: Literal["float32", "uint8"] = Field("float32", description="Pixels as fractions, 0 to 1, or as 0 to 255.")
     layout: Literal["nchw", "nhwc"] = Field("nchw", description="Order of the input's axes.")
@@ -197,6 +203,11 @@ class BenchmarkConfig(CommandConfig):
     threads: tuple[PositiveInt, ...] = Field((2,), description="Numbers of processor threads.")
     batch: tuple[PositiveInt, ...] = Field((1,), description="Numbers of images a step.")
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
+    latency: Latency = None
+    latency_of: LatencyOf = None
+    points: bool = Field(
+        False, description="Measure the points of its table here, or, without a table, a grid of settings."
+    )
     seconds: float = Field(10.0, gt=0, description="How long to measure each row.")
     peers: tuple[Path, ...] = Field((), description="ONNX files of other programs, for rows beside ours.")
     output: Path | None = Field(None, description="Folder for exports and results (default: runs/benchmark).")

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["CommandConfig"]
+__all__ = ["CommandConfig", "Latency", "LatencyOf"]
+
+Latency: TypeAlias = Annotated[
+    float | None,
+    Field(gt=0, description="Milliseconds an image: takes size, queries and layers from the table of train --latency."),
+]
+LatencyOf: TypeAlias = Annotated[
+    Path | None, Field(description="Times to go by, of another machine: what nextdetr benchmark wrote there.")
+]
 
 
 class CommandConfig(BaseModel):
@@ -17,6 +26,7 @@ class CommandConfig(BaseModel):
 
     # Each a set of settings that say the same thing in several ways.
     alternatives: ClassVar[tuple[frozenset[str], ...]] = ()
+    latency_chooses: ClassVar[bool] = True  # what a training chooses for itself in the end
 
     @model_validator(mode="before")
     @classmethod
@@ -26,3 +36,14 @@ class CommandConfig(BaseModel):
             if value == "" or (isinstance(value, list | tuple) and "" in value):
                 raise ValueError(f"--{name.replace('_', '-')} is empty")
         return values
+
+    @model_validator(mode="after")
+    def _one_choice_of_speed(self) -> Self:
+        """Refuse ``--latency`` beside what it chooses, and another machine's times without it."""
+        given = [name for name in ("image_size", "queries", "decoder_layers") if getattr(self, name, None) is not None]
+        if getattr(self, "latency_of", None) is not None and getattr(self, "latency", None) is None:
+            raise ValueError("--latency-of says whose milliseconds --latency counts: give both")
+        if self.latency_chooses and getattr(self, "latency", None) is not None and given:
+            option = "--" + given[0].replace("_", "-")
+            raise ValueError(f"--latency chooses size, queries and layers: leave {option} out, or --latency")
+        return self

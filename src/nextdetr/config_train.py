@@ -18,7 +18,7 @@ _LENGTH_AND_PLACE = (frozenset({"epochs", "minutes"}), frozenset({"device", "dev
 class TrainConfig(CommandConfig):
     """Settings of ``nextdetr train``."""
 
-    alternatives = _LENGTH_AND_PLACE
+    alternatives, latency_chooses = _LENGTH_AND_PLACE, False
 
     data: str | None = Field(None, description="Data set: a VOC or COCO folder, a YOLO data.yaml, or a dataset YAML.")
     model: str = Field("nextdetr-atto", description="A shipped name, a model YAML, or a checkpoint to go on from.")
@@ -28,6 +28,10 @@ class TrainConfig(CommandConfig):
     epochs: int | None = Field(None, ge=1, description="Passes over the training images (default: the recipe's).")
     minutes: float | None = Field(None, gt=0, description="Wall-clock budget that the whole schedule fits itself to.")
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the recipe's).")
+    latency: float | None = Field(
+        None, gt=0, description="Milliseconds that an image may take here: a table of faster and slower ways is made."
+    )
+    latency_of: Path | None = Field(None, description="Times of another machine, by nextdetr benchmark, for --latency.")
     batch_size: int = Field(8, ge=1, description="Images a step and process.")
     accumulate: int = Field(1, ge=1, description="Steps whose gradients are summed before the optimiser moves.")
     seed: int = Field(0, ge=0, description="Seed of initialisation, order and augmentation.")

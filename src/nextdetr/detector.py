@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nextdetr.inference.exported import OpenedExport, Runtime
     from nextdetr.inference.opened import Settled
     from nextdetr.inference.predictor import Prediction
+    from nextdetr.inference.speed import Setting, SpeedPoint
     from nextdetr.models.summary import Summary
     from nextdetr.weights.checkpoint import OpenedModel
     from nextdetr.weights.report import LoadReport
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     Source = str | Path | Image.Image | np.ndarray
     Runs = PredictConfig | EmbedConfig
 
-__all__ = ["Detector", "scorer"]
+__all__ = ["Detector", "exported_meter", "scorer"]
 
 _OPENING = threading.RLock()  # not a detector's own, so that it can be pickled
 
@@ -141,7 +142,7 @@ class Detector:
             values["data"] = str(data)
         if self.device is not None and not {"device", "accelerator", "devices"} & set(settings):
             values["device"] = self.device
-        result = train(build_config(TrainConfig, values), quiet=quiet)
+        result = train(build_config(TrainConfig, values), quiet=quiet, meter=exported_meter)
         with _OPENING:
             self.source, self._opened, self._start, self.runtime = result.checkpoint, None, {}, "auto"
         return result
@@ -193,7 +194,10 @@ class Detector:
         from nextdetr.inference.pipeline import file_identity, predict_stream
 
         config = config.model_copy(update={"device": config.device or self.device})
-        settled = self._settled(config, max_pixels=config.max_pixels, tiled=config.tile is not None)
+        settled = self._settled(
+            config, max_pixels=config.max_pixels, tiled=config.tile is not None, latency=config.latency,
+            latency_of=config.latency_of,
+        )  # fmt: skip
         warn_of_random_weights(settled.opened, weights=self._start.get("weights") is not None)
         recorder = None
         if config.features is not None:
@@ -368,3 +372,10 @@ def scorer(data: str | None, split: str, *, quiet: bool = False) -> Score | None
         return score_detector(opened, asked, quiet=quiet or part is not None, data=part).metrics
 
     return score
+
+
+def exported_meter(opened: OpenedModel, setting: Setting) -> SpeedPoint:
+    """Measure a setting for a training with ``latency``; the engine stands beside the exports and is handed this."""
+    from nextdetr.export.speed import meter
+
+    return meter()(opened, setting)

@@ -65,7 +65,7 @@ def quickstart(config: QuickstartConfig, *, quiet: bool = False) -> QuickstartRe
     opened = open_model(result.checkpoint)
     scores = score_detector(opened, ValConfig(data=str(data), split="test"), quiet=quiet)
     photograph = look_at_photograph(Path(result.checkpoint), output / "coins.png")
-    trained = {name: value for name, value in asdict(result).items() if name != "profile"}
+    trained = {name: value for name, value in asdict(result).items() if name not in ("profile", "speed")}
     return QuickstartResult(**trained, metrics=scores.metrics, photograph=photograph)
 
 

@@ -29,7 +29,7 @@ def test_trains_last_line_rounds_the_score(score, shown, monkeypatch, capsys):
     from nextdetr.engine import train
 
     best = {"epoch": 2, "metrics": {"AP": score}}
-    monkeypatch.setattr(train, "train", lambda _: train.TrainResult("r", 2, 1.0, 1.0, best, "r/best.safetensors"))
+    monkeypatch.setattr(train, "train", lambda *_, **__: train.TrainResult("r", 2, 1.0, 1.0, best, "r/best.safetensors"))
     assert run(["train", "--data", "photos"]) == 0
     assert capsys.readouterr().out == f"r/best.safetensors  best epoch 2  AP {shown}\n"
 

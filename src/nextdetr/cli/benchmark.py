@@ -61,6 +61,10 @@ def benchmark(
             "-" if row.attainable is None else f"{row.attainable:.0%}", "-" if row.AP is None else f"{row.AP:.4f}",
         )  # fmt: skip
         say("| " + " | ".join(str(cell) for cell in cells) + " |")
+    if result.points:
+        from nextdetr.inference.speed_text import point_lines
+
+        say("\n" + "\n".join(point_lines(result.points)))
     say(f"\nwritten to {result.output}")
 
 

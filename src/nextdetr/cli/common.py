@@ -14,11 +14,13 @@ from nextdetr.config import CommandConfig, build_config
 from nextdetr.config_file import merge_settings, read_config_file
 
 if TYPE_CHECKING:
+    from nextdetr.inference.exported import OpenedExport
+    from nextdetr.weights.checkpoint import OpenedModel
     from nextdetr.weights.report import LoadReport
 
 __all__ = [
     "AllowPartial", "Json", "Runtime", "Verbose", "Weights", "is_first_process", "print_json", "say", "settings",
-    "tell_reports",
+    "tell_point", "tell_reports",
 ]  # fmt: skip
 
 Json = Annotated[
@@ -60,3 +62,19 @@ def tell_reports(reports: Iterable[LoadReport]) -> None:
     """Say on standard error what was loaded from each weights file, and what was not."""
     for report in reports:
         sys.stderr.write(report.text() + "\n")
+
+
+def tell_point(opened: OpenedModel | OpenedExport, latency: float | None, times: Path | None) -> None:
+    """Say on standard error what ``--latency`` chooses, and where its milliseconds were measured."""
+    if latency is None:
+        return
+    from nextdetr.inference.speed import processor_name
+    from nextdetr.inference.times import pick
+
+    point = pick(opened.metadata, latency, opened.source, times)
+    sys.stderr.write(f"--latency {latency:g}: {point.text}\n")
+    if times is None and point.processor != processor_name():
+        sys.stderr.write(
+            f"these times are of another processor than this one ({processor_name()}): measure them here with nextdetr "
+            f"benchmark {opened.source} --points, and name its benchmark.json as --latency-of\n"
+        )

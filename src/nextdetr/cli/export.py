@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import AllowPartial, Json, Verbose, Weights, print_json, say, settings, tell_reports
+from nextdetr.cli.common import AllowPartial, Json, Verbose, Weights, print_json, say, settings, tell_point, tell_reports
 from nextdetr.config import ExportConfig
 
 __all__ = ["GATE_NOT_MET", "export"]
@@ -33,6 +33,7 @@ def export(
     given = merged.model_dump(exclude={"format"})
     detector = Detector(model, weights=weights, allow_partial=allow_partial)
     tell_reports(detector.load_reports)
+    tell_point(detector.opened, merged.latency, merged.latency_of)
     result = detector.export(merged.format, quiet=json, **given)
     code = 0 if result.passed else GATE_NOT_MET
     if json:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -9,6 +11,7 @@ from cyclopts import Parameter
 from nextdetr.cli.common import AllowPartial, Json, Verbose, Weights, print_json, say, tell_reports
 
 if TYPE_CHECKING:
+    from nextdetr.inference.speed import SpeedTable
     from nextdetr.models.summary import Summary
 
 __all__ = ["info"]
@@ -19,6 +22,7 @@ def info(
     *,
     image_size: Annotated[int, Parameter(help="Side of the square input, pixels, that GFLOP is counted for.")] = 640,
     profile: Annotated[bool, Parameter(negative="", help="Also measure the time of each row, on this machine.")] = False,
+    plot: Annotated[Path | None, Parameter(help="Picture to draw the table of speeds in, where there is one.")] = None,
     weights: Weights = None,
     allow_partial: AllowPartial = False,
     json: Json = False,
@@ -31,13 +35,18 @@ def info(
     Example: `nextdetr info rtdetr-l-convnextv2-atto --profile`.
     """
     from nextdetr.errors import ConfigError
-    from nextdetr.inference.header import is_exported, summarize_export, summary_lines
+    from nextdetr.inference.header import exported_file, is_exported, read_metadata, summarize_export, summary_lines
 
     if is_exported(model):
         if weights is not None or profile:
             raise ConfigError(f"{model}: an exported file has its weights inside, and no rows: leave the options out.")
         found = summarize_export(model)
-        print_json({"command": "info", "model": model, **found}) if json else say("\n".join(summary_lines(found)))
+        table = _table(read_metadata(exported_file(model)), model, plot)
+        if json:
+            print_json({"command": "info", "model": model, **found, **_speed(table)})
+            return
+        say("\n".join(summary_lines(found)))
+        _show_table(table)
         return
     from nextdetr.models.summary import summarize
     from nextdetr.weights.start import open_detector
@@ -47,9 +56,10 @@ def info(
     origin: dict[str, Any] = {
         key: opened.metadata[key] for key in ("weights_licence", "source_weights") if key in opened.metadata
     }
+    table = _table(opened.metadata, model, plot)
     summary = summarize(opened.model, image_size, profile=profile)
     if json:
-        print_json({"command": "info", "model": model, **summary.to_json(), **origin})
+        print_json({"command": "info", "model": model, **summary.to_json(), **origin, **_speed(table)})
         return
     _show(summary)
     say(
@@ -64,6 +74,33 @@ def info(
             f"licence of the weights: {origin.get('weights_licence', 'unknown')}; "
             f"started from: {origin.get('source_weights', 'unknown')}"
         )
+    _show_table(table)
+
+
+def _table(metadata: Mapping[str, str], model: str, plot: Path | None) -> SpeedTable | None:
+    """Read the table of speeds, and draw it where that was asked for."""
+    from nextdetr.errors import ConfigError
+    from nextdetr.inference.speed import read_table
+    from nextdetr.inference.speed_text import draw_points
+
+    table = read_table(metadata, model)
+    if plot is not None and table is None:
+        raise ConfigError(f"{model}: it has no table of speeds to draw: train it with --latency, or leave --plot out.")
+    if plot is not None and table is not None:
+        draw_points(table, plot)
+    return table
+
+
+def _speed(table: SpeedTable | None) -> dict[str, Any]:
+    return {} if table is None else {"speed": table.to_json()}
+
+
+def _show_table(table: SpeedTable | None) -> None:
+    if table is None:
+        return
+    from nextdetr.inference.speed_text import plot_lines, table_lines
+
+    say("\n" + "\n".join([*table_lines(table), "", *plot_lines(table)]))
 
 
 def _show(summary: Summary) -> None:

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import AllowPartial, Json, Runtime, Verbose, Weights, print_json, say, settings, tell_reports
+from nextdetr.cli.common import (
+    AllowPartial,
+    Json,
+    Runtime,
+    Verbose,
+    Weights,
+    print_json,
+    say,
+    settings,
+    tell_point,
+    tell_reports,
+)
 from nextdetr.config import PredictConfig
 
 if TYPE_CHECKING:
@@ -43,6 +54,7 @@ def predict(
         raise ConfigError("prediction needs images: name files, folders, a glob pattern or a video after the model.")
     detector = Detector(model, weights=weights, allow_partial=allow_partial, runtime=runtime, device=merged.device)
     tell_reports(detector.load_reports)
+    tell_point(detector.opened, merged.latency, merged.latency_of)
     if merged.output is not None:
         _run(detector, list(sources), merged, merged.output, json=json)
         return

@@ -24,10 +24,11 @@ def train(
     Example: `nextdetr train --data photos --minutes 30`. Ctrl-C stops it; `--resume DIR` goes on exactly there.
     """
     merged = settings(TrainConfig, options, config)
+    from nextdetr.detector import exported_meter
     from nextdetr.engine.log import shown_score
     from nextdetr.engine.train import train as run
 
-    result = run(merged)
+    result = run(merged, meter=exported_meter)
     if not is_first_process():
         return
     if json:
@@ -35,3 +36,8 @@ def train(
     else:
         score = shown_score(result.best["metrics"].get("AP"))
         say(f"{result.checkpoint}  best epoch {result.best['epoch']}  AP {score}")
+        if result.speed is not None:
+            from nextdetr.inference.speed import SpeedTable
+            from nextdetr.inference.speed_text import table_lines
+
+            say("\n".join(table_lines(SpeedTable.from_json(result.speed))))

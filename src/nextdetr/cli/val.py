@@ -6,7 +6,18 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import AllowPartial, Json, Runtime, Verbose, Weights, print_json, say, settings, tell_reports
+from nextdetr.cli.common import (
+    AllowPartial,
+    Json,
+    Runtime,
+    Verbose,
+    Weights,
+    print_json,
+    say,
+    settings,
+    tell_point,
+    tell_reports,
+)
 from nextdetr.config import ValConfig
 from nextdetr.errors import ConfigError
 
@@ -35,6 +46,7 @@ def val(
 
     opened, reports = open_any(model, weights=weights, allow_partial=allow_partial, runtime=runtime)
     tell_reports(reports)
+    tell_point(opened, merged.latency, merged.latency_of)
     result = score_detector(opened, merged)
     if json:
         print_json(result.to_json())

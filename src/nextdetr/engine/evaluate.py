@@ -22,7 +22,7 @@ from nextdetr.preprocess import load_image, resize_to_tensor
 if TYPE_CHECKING:
     from nextdetr.data.records import DetectionData
 
-__all__ = ["METRICS", "CocoEvaluator", "EvalResult", "evaluate"]
+__all__ = ["METRICS", "CocoEvaluator", "EvalResult", "evaluate", "read_batches"]
 
 #: Names of the twelve numbers, in the order of pycocotools.
 METRICS = (
@@ -175,7 +175,7 @@ def evaluate(
     indices = range(rank, len(data.records), world)
     evaluator, seconds = CocoEvaluator(data), dict.fromkeys(STAGES, 0.0)
     if batches is None:
-        batches = _read(data, indices, image_size, batch_size, device, seconds)
+        batches = read_batches(data, indices, image_size, batch_size, device, seconds)
     done = 0
     with _evaluating(model):
         for images, positions in batches:
@@ -209,15 +209,16 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _read(
+def read_batches(
     data: DetectionData,
     indices: Sequence[int],
     image_size: int,
     batch_size: int,
     device: torch.device,
-    seconds: dict[str, float],
+    seconds: dict[str, float] | None = None,
 ) -> Iterator[tuple[Tensor, list[int]]]:
-    """Batches of images from their files; adds the time that reading took to ``seconds``."""
+    """Batches of images [B, 3, S, S] from their files, with their positions; adds the time of reading to ``seconds``."""
+    seconds = dict.fromkeys(STAGES, 0.0) if seconds is None else seconds
 
     def read(index: int) -> tuple[Tensor, float]:
         started = time.perf_counter()

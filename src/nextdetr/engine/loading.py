@@ -10,7 +10,7 @@ from nextdetr.data.mix import MixConfig
 from nextdetr.data.records import DetectionData
 from nextdetr.data.transforms import AugmentConfig, TrainTransform, multi_scale_sizes
 
-__all__ = ["AUGMENTATIONS", "SHRINK_FACTOR", "build_training_loader", "shrink_limit"]
+__all__ = ["AUGMENTATIONS", "SHRINK_FACTOR", "build_training_loader", "shrink_limit", "training_sizes"]
 
 # "mild" is milder than RT-DETR's ("full": zoom-out up to 4 at 0.5, IoU crop at 0.8, channels permuted), whose 72 epochs on
 # 118,000 photographs can afford it: a few hundred photographs and minutes cannot, and colour often tells classes apart.
@@ -18,12 +18,27 @@ AUGMENTATIONS = {
     "mild": AugmentConfig(permute_channels=False, zoom_out=0.3, zoom_range=(1.0, 2.0), iou_crop=0.5),
     "full": AugmentConfig(),
 }
+LOWEST_SHARE, LOWEST_CELLS = 0.5, 4  # smallest input beside --image-size under a speed contract; cells of the coarsest map
 SHRINK_FACTOR = 2  # of the input's side: a crop of half the picture still has a pixel for each of the input's
 
 
 def shrink_limit(image_size: int) -> int:
     """Return the shorter side, in pixels, that ``--cache shrunk`` leaves at most."""
     return SHRINK_FACTOR * image_size
+
+
+def training_sizes(config: TrainConfig, stride: int) -> tuple[int, ...]:
+    """Return the sides of the inputs that a run trains, in pixels, the smallest first; ``image_size`` is among them.
+
+    With ``latency`` they go down to half of it, as any of them may be chosen in the end.
+    """
+    assert config.image_size is not None
+    if not config.multi_scale:
+        return (config.image_size,)
+    if config.latency is None:
+        return multi_scale_sizes(config.image_size, step=stride)
+    low = max(LOWEST_SHARE, min(1.0, LOWEST_CELLS * stride / config.image_size))
+    return multi_scale_sizes(config.image_size, low, step=stride)
 
 
 def build_training_loader(
@@ -39,7 +54,7 @@ def build_training_loader(
         world: number of processes.
     """
     assert config.image_size is not None
-    sizes = multi_scale_sizes(config.image_size, step=stride) if config.multi_scale else None
+    sizes = training_sizes(config, stride) if config.multi_scale else None
     sampler = EpochSampler(
         len(data.records), config.batch_size, seed=config.seed, base_size=config.image_size,
         multi_scale=sizes, rank=rank, world=world,

@@ -87,6 +87,7 @@ def choose_recipe(
     backbone: str | None = None,
     without_labels: bool = False,
     stride: int = 32,
+    within: int | None = None,
 ) -> Recipe:
     """Fill in what the user left open.
 
@@ -98,11 +99,13 @@ def choose_recipe(
         backbone: size of the backbone weights (``atto`` …), where they have one.
         without_labels: whether the backbone weights have seen no labels (FCMAE, our own or the published).
         stride: the model's; an image size that is chosen is a multiple of it.
+        within: largest image size that keeps ``latency``; None without one.
 
     Returns:
         The settings and why.
     """
     plan = _Plan(config, data, machine, stride)
+    plan.within = within
     _model(plan, models, backbone)
     _image_size(plan)
     _batch(plan)
@@ -123,6 +126,7 @@ class _Plan:
         self.given = {name for name in config.model_fields_set if getattr(config, name) not in (None, "auto")}
         self.chosen: dict[str, Any] = {}
         self.reasons: list[str] = []
+        self.within: int | None = None
 
     def open(self, *names: str) -> bool:
         return not self.given & set(names)
@@ -179,13 +183,20 @@ def _model(plan: _Plan, models: Sequence[str], backbone: str | None) -> None:
 def _image_size(plan: _Plan) -> None:
     if plan.trained or not plan.data.boxes:  # the weights know their size, and the model file's will do without boxes
         return
-    size = min(max(_needed(plan), SIZES[0]), SIZES[1], max(ENLARGE * plan.data.longest_side, SIZES[0]))
+    wanted = max(_needed(plan), SIZES[0]) if plan.within is None else plan.within
+    size = min(wanted, SIZES[1], max(ENLARGE * plan.data.longest_side, SIZES[0]))
     size = min(SIZES[1], plan.stride * math.ceil(size / plan.stride))
     affordable = _affordable_size(plan)
     limit = f"; {plan.get('minutes'):g} minutes show too few images of a larger size" if affordable < size else ""
     size = min(size, affordable)
     size = max(1, size // plan.stride) * plan.stride
-    plan.choose(f"nine boxes in ten are {plan.data.small_side * size:.0f} px or larger there{limit}", image_size=size)
+    reason = f"nine boxes in ten are {plan.data.small_side * size:.0f} px or larger there{limit}"
+    if plan.within is not None:
+        kept = (
+            "the largest that keeps the latency whole" if size == plan.within else f"{plan.within} would keep the latency"
+        )
+        reason = f"{kept}; {reason}"
+    plan.choose(reason, image_size=size)
 
 
 def _needed(plan: _Plan) -> float:

@@ -30,7 +30,15 @@ RESUMABLE = {
     "resume", "epochs", "minutes", "devices", "accelerator", "device", "workers", "cache_gigabytes", "data", "images",
     "on_bad_data",
 }  # fmt: skip
-PATHS = ("data", "images", "model", "weights", "backbone_weights", "output")  # settings that may name a file or folder
+PATHS = (
+    "data",
+    "images",
+    "model",
+    "weights",
+    "backbone_weights",
+    "latency_of",
+    "output",
+)  # settings that may name a file or folder
 TAIL = 4096  # bytes of an image file that are looked at
 
 

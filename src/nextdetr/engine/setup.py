@@ -18,6 +18,7 @@ from nextdetr.data.identity import describe_identity
 from nextdetr.data.leak import shared_images
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import load_data, require_splits
+from nextdetr.engine.latency import affordable_size, check_contract, times_of
 from nextdetr.engine.recipe import backbone_factor, choose_recipe
 from nextdetr.engine.resume import Contract, check_classes, merge_resumed, stored_contract, write_config
 from nextdetr.engine.state import Cursor, read_state
@@ -26,11 +27,12 @@ from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import exclusive, make_directory, new_directory, remove_unused
 from nextdetr.identity import Identity
 from nextdetr.inference.opened import stored_bits
+from nextdetr.inference.times import Meter, Times
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import available_models, build_skeleton, parse_model_text
 from nextdetr.models.sizes import check_sides
 from nextdetr.preprocess import Reading
-from nextdetr.weights.checkpoint import read_detector_metadata
+from nextdetr.weights.checkpoint import OpenedModel, read_detector_metadata
 from nextdetr.weights.load import open_weights
 from nextdetr.weights.start import resolve_model, start_model
 
@@ -61,6 +63,7 @@ class Run:
         contract: what a resumed run must find as it is now.
         started_from: (licence, file) of the initial weights.
         identity: what the data set calls its classes and images.
+        times: what settings of the model take, with ``latency``; in the first process.
     """
 
     config: TrainConfig
@@ -73,6 +76,7 @@ class Run:
     contract: Contract
     started_from: tuple[str, str]
     identity: Identity = field(default_factory=Identity)
+    times: Times | None = None
 
 
 def resolve_config(config: TrainConfig) -> TrainConfig:
@@ -209,13 +213,20 @@ def prepare_model(
     return started.model, config.model_copy(update=filled), (started.weights_licence, started.source_weights)
 
 
-def fill_in(config: TrainConfig, data: DetectionData, machine: Machine, tell: Callable[[str], None]) -> TrainConfig:
-    """Choose what the user left open, and tell what and why."""
+def fill_in(
+    config: TrainConfig,
+    data: DetectionData,
+    machine: Machine,
+    tell: Callable[[str], None],
+    within: int | None = None,
+) -> TrainConfig:
+    """Choose what the user left open, and tell what and why; ``within`` is the largest size that keeps the latency."""
     backbone = None if config.backbone_weights is None else open_weights(config.backbone_weights)[1]
     recipe = choose_recipe(
         config, describe_data(data), machine, models=available_models(),
         backbone=None if backbone is None else backbone.size,
         without_labels=backbone is not None and backbone.without_labels, stride=_stride(config.model),
+        within=within,
     )  # fmt: skip
     if recipe.text:
         tell(recipe.text)
@@ -240,7 +251,39 @@ def resumed_model(
     return started.model, config.model_copy(update=filled), origin
 
 
-def prepare(config: TrainConfig, fabric: Fabric, tell: Callable[[str], None], held: ExitStack) -> Run:
+def prepare_speed(
+    config: TrainConfig,
+    data: DetectionData,
+    machine: Machine,
+    meter: Meter | None,
+    tell: Callable[[str], None],
+) -> tuple[Times, int | None]:
+    """Measure the untrained model of a run with ``latency``, the one of the recipe.
+
+    Returns:
+        What was measured, and the largest image size that keeps the latency, if the user named none.
+
+    Raises:
+        ConfigError: nothing that the run would offer keeps it.
+    """
+    assert config.latency is not None
+    first = fill_in(config, data, machine, lambda text: None)
+    started = start_model(first.model, classes=data.classes)
+    opened = OpenedModel(started.model.eval(), list(data.classes), started.image_size, first.model, {})
+    times = times_of(config, opened.model, meter)
+    within = None
+    if config.latency_of is None:
+        tell(f"Measuring {first.model} untrained for --latency {config.latency:g}")
+    if config.image_size is None and first.image_size is not None:  # else it is the weights' own
+        within = affordable_size(times, opened, config.latency, first.image_size)
+        first = fill_in(config, data, machine, lambda text: None, within)
+    check_contract(times, opened, first.model_copy(update={"image_size": first.image_size or started.image_size}))
+    return times, within
+
+
+def prepare(
+    config: TrainConfig, fabric: Fabric, tell: Callable[[str], None], held: ExitStack, meter: Meter | None = None
+) -> Run:
     """Do all of it, in the order that finds the user's mistakes soonest; ``held`` keeps other processes out of the run."""
 
     def shared(value: T) -> T:
@@ -254,9 +297,12 @@ def prepare(config: TrainConfig, fabric: Fabric, tell: Callable[[str], None], he
     cursor, state = (Cursor(), {}) if config.resume is None else read_state(config.resume / "last.ckpt")
     earlier = stored_contract(state, directory / "last.ckpt") if directory is not None and state else None
     train_data, val_data = load_splits(config, tell, None if earlier is None else earlier.classes)
+    times: Times | None = None
     if config.resume is None:
-        machine = describe_machine(fabric.device, fabric.world_size)
-        config = shared(fill_in(config, train_data, machine, tell))
+        machine, within = describe_machine(fabric.device, fabric.world_size), None
+        if config.latency is not None and fabric.global_rank == 0:
+            times, within = prepare_speed(config, train_data, machine, meter, tell)
+        config = shared(fill_in(config, train_data, machine, tell, within))
     directory = directory or folder()  # its default name has the model's in it
     torch.manual_seed(config.seed)
     written = directory / "last.safetensors"
@@ -272,4 +318,6 @@ def prepare(config: TrainConfig, fabric: Fabric, tell: Callable[[str], None], he
         for line in earlier.differences(contract) if earlier is not None else ():
             tell(line)
     identity = describe_identity(str(config.data), [train_data, val_data], tell)
-    return Run(config, directory, train_data, val_data, model, cursor, state, contract, started_from, identity)
+    if config.latency is not None and times is None:
+        times = times_of(config, model, meter)
+    return Run(config, directory, train_data, val_data, model, cursor, state, contract, started_from, identity, times)

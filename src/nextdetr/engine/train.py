@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from nextdetr.engine.budget import Budget
 from nextdetr.engine.curves import draw_curves
 from nextdetr.engine.diagnosis import non_finite
 from nextdetr.engine.ema import ModelEMA
+from nextdetr.engine.latency import expected_seconds, fulfil
 from nextdetr.engine.launch import largest, launch, scaler_of
 from nextdetr.engine.loading import build_training_loader
 from nextdetr.engine.log import Display, clock, shown_score
@@ -35,6 +37,8 @@ from nextdetr.engine.validate import validate
 from nextdetr.files import atomic_write, optional_file
 from nextdetr.inference.drawing import draw_batch
 from nextdetr.inference.opened import bits_metadata
+from nextdetr.inference.speed_text import table_lines
+from nextdetr.inference.times import Meter
 from nextdetr.layers.syncnorm import synchronize_norms
 from nextdetr.losses.criterion import Criterion
 from nextdetr.losses.matcher import HungarianMatcher
@@ -57,6 +61,7 @@ class TrainResult:
         best: ``epoch`` and ``metrics`` of the best validation.
         checkpoint: file with the best weights.
         profile: with ``--profile``: ``steps`` measured, seconds a ``step``, and of its ``parts``; else None, and not shown.
+        speed: with ``--latency``: the table (see ``SpeedTable``); else None, and not shown.
     """
 
     output: str
@@ -66,22 +71,26 @@ class TrainResult:
     best: dict[str, Any]
     checkpoint: str
     profile: dict[str, Any] | None = None
+    speed: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON result of the command."""
-        values = {name: value for name, value in asdict(self).items() if name != "profile" or value is not None}
+        values = {
+            name: value for name, value in asdict(self).items() if name not in ("profile", "speed") or value is not None
+        }
         return {"command": "train", **values}
 
 
-def train(config: TrainConfig, *, quiet: bool = False) -> TrainResult:
+def train(config: TrainConfig, *, quiet: bool = False, meter: Meter | None = None) -> TrainResult:
     """Train a detector.
 
     Args:
         config: all settings; see :class:`nextdetr.config.TrainConfig`.
         quiet: show no progress on standard error.
+        meter: measures a setting for ``latency``; by default PyTorch is measured, as nothing is exported here.
 
     Raises:
-        ConfigError: settings that contradict each other or this machine.
+        ConfigError: settings that contradict each other or this machine, or a ``latency`` that cannot be kept.
         DataError: a data set that cannot be used.
         ModelFileError: a model file that cannot be built.
         WeightsError: initial weights or a resumed state that cannot be read.
@@ -96,7 +105,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> TrainResult:
         Display(enabled=fabric.global_rank == 0 and not quiet) as display,
         ExitStack() as held,
     ):
-        return Trainer(prepare(config, fabric, display.line, held), fabric, display, started).run()
+        return Trainer(prepare(config, fabric, display.line, held, meter), fabric, display, started).run()
 
 
 class Trainer(Loop):
@@ -260,7 +269,7 @@ class Trainer(Loop):
         self.new_best = cursor.best.update(number, metrics)
         cursor.validated, cursor.validated_at = number, self.budget.seconds
         cursor.validation_seconds = self.budget.seconds - started
-        self.budget.keep_back(1.1 * cursor.validation_seconds)
+        self._keep_back(cursor.validation_seconds)
         cursor.metrics, self.unsaved = metrics, True
         return metrics
 
@@ -279,7 +288,13 @@ class Trainer(Loop):
         started = self.budget.seconds
         self._score(sample)
         seconds = self.budget.seconds - started
-        self.budget.keep_back(1.1 * seconds * len(data.records) / len(sample.records))
+        self._keep_back(seconds * len(data.records) / len(sample.records))
+
+    def _keep_back(self, validation: float) -> None:
+        """Keep time back for the last validation, and for the speed contract after it."""
+        images = len(self.run_.val_data.records)
+        after = expected_seconds(self.config, self.run_.times, self.run_.model.stride, validation, images)
+        self.budget.keep_back(1.1 * validation + largest(self.fabric, after)[0])
 
     # What is written
 
@@ -321,13 +336,14 @@ class Trainer(Loop):
         cursor, best = self.cursor, self.cursor.best
         if self.unsaved:
             self.save()
+        checkpoint = self.directory / "best.safetensors"
+        speed = self._fulfil(checkpoint)
         seconds = self.budget.seconds
         if self.main:
             draw_curves(self.directory / "metrics.csv", self.directory / "pictures" / "curves.png")
             if self.tensorboard is not None:
                 self.tensorboard.close()
         self.fabric.barrier()
-        checkpoint = self.directory / "best.safetensors"
         self.display.line(
             f"Done in {clock(seconds)}: best AP {shown_score(best.metrics.get('AP'))} in epoch {best.epoch}; "
             f"weights in {checkpoint}"
@@ -337,4 +353,16 @@ class Trainer(Loop):
         return TrainResult(
             str(self.directory), cursor.epoch, round(seconds, 2), round(cursor.images / max(1e-9, seconds), 3),
             {"epoch": best.epoch, "metrics": best.metrics}, str(checkpoint), self.profile.result(),
+            speed,
         )  # fmt: skip
+
+    def _fulfil(self, checkpoint: Path) -> dict[str, Any] | None:
+        """Write the table of the speed contract into the best weights, where there is one to keep."""
+        if self.run_.times is None:
+            return None
+        self.fabric.barrier()  # the first process has written the file
+        self.display.update("speed contract", 1.0, "")
+        table = fulfil(checkpoint, self.run_.val_data, self.config, self.fabric, self.run_.times, self.display.line)
+        for line in table_lines(table):
+            self.display.line(line)
+        return table.to_json()

@@ -21,7 +21,7 @@ from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.opened import settle
 from nextdetr.weights.checkpoint import OpenedModel
 
-__all__ = ["ValResult", "score_detector", "validate"]
+__all__ = ["ValResult", "gather_values", "score_detector", "validate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,14 @@ def validate(
 ) -> EvalResult:
     """Score ``model`` on all images of ``data``, shared out over the processes of ``fabric``."""
     rank, world = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
-    gather = None if world == 1 else _gather
+    gather = None if world == 1 else gather_values
     return evaluate(
         model, data, image_size=image_size, batch_size=batch_size, device=device, rank=rank, world=world, gather=gather,
         queries=queries, progress=progress,
     )  # fmt: skip
 
 
-def _gather(value: Any) -> list[Any]:
+def gather_values(value: Any) -> list[Any]:
     """Collect one picklable value from every process."""
     import torch.distributed as dist
 
@@ -89,7 +89,10 @@ def score_detector(
     """
     if config.data is None:
         raise ConfigError("scoring needs a data set: give --data with a folder or a YAML.")
-    settled = settle(opened, device=config.device, image_size=config.image_size, bits=config.bits)
+    settled = settle(
+        opened, device=config.device, image_size=config.image_size, bits=config.bits, latency=config.latency,
+        latency_of=config.latency_of,
+    )  # fmt: skip
     if data is None:
         classes = opened.classes if opened.trained else None
         data = load_data(config.data, config.split, classes=classes, on_bad_data=config.on_bad_data)
@@ -100,8 +103,8 @@ def score_detector(
         if not opened.trained:
             display.line(f"{opened.source}: random weights, so the scores mean nothing.")
         result = validate(
-            opened.model, data, image_size=settled.image_size, batch_size=config.batch_size, device=settled.device,
-            queries=config.queries,
+            settled.opened.model, data, image_size=settled.image_size, batch_size=config.batch_size, device=settled.device,
+            queries=config.queries or settled.queries,
             progress=lambda done, total: display.update("scoring", done / max(1, total), f"{done}/{total} images"),
         )  # fmt: skip
     return ValResult(

@@ -11,9 +11,14 @@ from typing import Any, Literal
 from nextdetr.config import BenchmarkConfig, ExportConfig
 from nextdetr.export.measure import Ceilings, Kind, Task, ceilings, file_bytes, measure, preprocessing
 from nextdetr.export.run import Score, export, is_installed
+from nextdetr.export.speed import points_of
 from nextdetr.files import atomic_write, new_directory, write_text_atomic
 from nextdetr.inference.exported import OpenedExport, open_any
 from nextdetr.inference.header import exported_file
+from nextdetr.inference.opened import at_latency
+from nextdetr.inference.speed import Setting, SpeedPoint
+from nextdetr.inference.times import model_digest
+from nextdetr.models.cut import evaluated_layers
 from nextdetr.models.summary import count_gflop
 from nextdetr.weights.checkpoint import OpenedModel, save_opened
 
@@ -68,6 +73,8 @@ class BenchmarkResult:
         ceilings: by number of threads.
         seconds_preprocess: to bring a decoded picture of 1920 × 1080 to the input.
         rows: the measurements.
+        points: of its table of speeds, measured here with ``--points``; what ``--latency-of`` reads.
+        model, model_digest: what they are of; the digest tells its model file from others, and is none of an exported file.
     """
 
     output: str
@@ -76,6 +83,9 @@ class BenchmarkResult:
     ceilings: dict[str, Ceilings]
     seconds_preprocess: float
     rows: list[Row]
+    points: list[SpeedPoint]
+    model: str
+    model_digest: str | None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON result of the command."""
@@ -118,6 +128,11 @@ def benchmark(
     opened, reports = open_any(model, weights=weights, allow_partial=allow_partial)
     for report in reports:
         tell(report.text())
+    point = None
+    if config.latency is not None:
+        opened, queries = at_latency(opened, config.latency, config.latency_of)
+        if isinstance(opened, OpenedModel) and queries is not None:
+            point = Setting(opened.image_size, queries, evaluated_layers(opened.model))
     size = config.image_size or opened.image_size
     opened.model.check_size(size)
     opened = replace(opened, image_size=size)  # scored, exported and measured at one size
@@ -125,7 +140,13 @@ def benchmark(
     if weights is not None and isinstance(opened, OpenedModel):  # each measurement opens it in a process of its own
         model = str(save_opened(output / "weights.safetensors", opened))
     gflop = count_gflop(opened.model, size) if isinstance(opened, OpenedModel) else None
-    found = list(_candidates(model, label, opened, config, size, output, score, tell))
+    points, digest = [], None
+    if isinstance(opened, OpenedModel):
+        points, digest = (
+            points_of(opened, again=config.points, threads=config.threads[0], tell=tell),
+            model_digest(opened.model.text),
+        )
+    found = list(_candidates(model, label, opened, config, size, output, score, tell, point))
     found += [_Candidate(peer.stem, "onnxruntime", "-", "foreign", peer, config.batch, None) for peer in config.peers]
     limits = {threads: ceilings(threads) for threads in config.threads}
     rows = []
@@ -133,9 +154,9 @@ def benchmark(
         for candidate in found:
             for batch in candidate.batches:
                 tell(f"measuring {candidate.runtime} {candidate.precision}, {threads} threads, {batch} images")
-                rows.append(_row(candidate, size, batch, threads, config.seconds, gflop, limits[threads]))
+                rows.append(_row(candidate, size, batch, threads, config.seconds, gflop, limits[threads], point))
     named = {str(threads): limit for threads, limit in limits.items()}
-    result = BenchmarkResult(str(output), size, gflop, named, preprocessing(size), rows)
+    result = BenchmarkResult(str(output), size, gflop, named, preprocessing(size), rows, points, label, digest)
     write_text_atomic(output / "benchmark.json", json.dumps(result.to_json(), indent=1) + "\n")
     if any(row.AP is not None for row in rows):
         _draw(rows, output / "benchmark.png")
@@ -151,9 +172,11 @@ def _candidates(
     output: Path,
     score: Score | None,
     tell: Callable[[str], None],
+    point: Setting | None,
 ) -> list[_Candidate]:
     def accuracy(detector: OpenedModel | OpenedExport) -> float | None:
-        return None if score is None or config.data is None else score(detector, None).get("AP")
+        queries = None if point is None or isinstance(detector, OpenedExport) else point.queries
+        return None if score is None or config.data is None else score(detector, queries).get("AP")
 
     if isinstance(opened, OpenedExport):
         file = exported_file(model)
@@ -176,6 +199,7 @@ def _candidates(
             settings = ExportConfig(
                 format=kind, half=precision == "half", int8=precision == "int8", image_size=size, data=config.data,
                 split=config.split, images=2, output=output / f"{kind}_{precision}",
+                queries=None if point is None else point.queries, decoder_layers=None if point is None else point.layers,
             )  # fmt: skip
             done = export(opened, settings)
             after = None if before is None else accuracy(open_any(done.file, runtime=package)[0])
@@ -184,9 +208,17 @@ def _candidates(
 
 
 def _row(
-    candidate: _Candidate, size: int, batch: int, threads: int, seconds: float, gflop: float | None, limit: Ceilings
+    candidate: _Candidate,
+    size: int,
+    batch: int,
+    threads: int,
+    seconds: float,
+    gflop: float | None,
+    limit: Ceilings,
+    point: Setting | None,
 ) -> Row:
-    taken = measure(Task(candidate.kind, str(candidate.source), size, batch, threads, seconds))
+    cut = (None, None) if point is None else (point.queries, point.layers)
+    taken = measure(Task(candidate.kind, str(candidate.source), size, batch, threads, seconds, *cut))
     share = None if gflop is None or candidate.kind == "foreign" else gflop * batch / taken["median"] / limit.gflops
     return Row(
         candidate.label, candidate.runtime, candidate.precision, threads, batch, taken["median"], taken["p95"],

@@ -28,6 +28,7 @@ class Task:
         batch: images a step.
         threads: of the runtime.
         seconds: how long to measure, after a warm-up of a quarter of it.
+        queries, layers: of PyTorch's, where they are not the model's own.
     """
 
     kind: Kind
@@ -36,6 +37,8 @@ class Task:
     batch: int
     threads: int
     seconds: float
+    queries: int | None = None
+    layers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +112,18 @@ def _step(task: Task) -> Callable[[], Any]:
         model = open_export(task.source, threads=task.threads, runtime=task.kind).model
     else:
         from nextdetr.memory import keep_freed_memory
+        from nextdetr.models.cut import cut_layers
         from nextdetr.models.fuse import fuse
         from nextdetr.weights.start import open_detector
 
         keep_freed_memory()
         model = open_detector(task.source)[0].model
+        model = model if task.layers is None else cut_layers(model, task.layers)
         model = fuse(model) if task.kind == "fused" else model
 
     def step() -> None:
         with torch.inference_mode():
-            model(images)
+            model(images, queries=task.queries)
 
     return step
 

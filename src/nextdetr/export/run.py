@@ -30,6 +30,7 @@ from nextdetr.files import make_directory, write_text_atomic
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.opened import stored_bits
+from nextdetr.inference.times import pick
 from nextdetr.models.decoder import RTDETRDecoder
 from nextdetr.preprocess import Reading, load_image, resize_to_tensor
 from nextdetr.weights.checkpoint import OpenedModel
@@ -37,7 +38,7 @@ from nextdetr.weights.checkpoint import OpenedModel
 if TYPE_CHECKING:
     from nextdetr.export.quantize import Search
 
-__all__ = ["ExportResult", "Score", "export"]
+__all__ = ["ExportResult", "Score", "export", "is_installed", "write_graph"]
 
 
 NOT_CARRIED = ("model", "classes", "image_size", "format_version")  # of a checkpoint's metadata
@@ -120,6 +121,10 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
         DataError: the data set cannot be used.
     """
     _check_packages(config)
+    if config.latency is not None:
+        point = pick(opened.metadata, config.latency, opened.source, config.latency_of)
+        chosen = {"image_size": point.image_size, "queries": point.queries, "decoder_layers": point.layers}
+        config = config.model_copy(update={**chosen, "latency": None, "latency_of": None})
     reference = _reference(opened, config)
     graph = build_graph(reference.model, _contract(reference, config))
     contract = graph.contract
@@ -147,6 +152,15 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
     result = replace(result, bytes=file_bytes(path))  # of the file as it is now
     write_text_atomic(folder / REPORT, json.dumps(result.to_json(), ensure_ascii=False, indent=1) + "\n")
     return result
+
+
+def write_graph(opened: OpenedModel, config: ExportConfig, path: Path) -> None:
+    """Write a detector's float32 graph as an ONNX file and judge nothing: for measuring what it takes."""
+    from nextdetr.export.onnx import write_onnx
+
+    reference = _reference(opened, config)
+    graph = build_graph(reference.model, _contract(reference, config))
+    write_onnx(trace_graph(graph), graph.contract, path)
 
 
 def _write(traced: Traced, contract: Contract, path: Path, config: ExportConfig, decoder: int, score: Score | None) -> None:

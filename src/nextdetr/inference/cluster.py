@@ -90,7 +90,8 @@ class _Worker:
         config = self.config
         self.predictor = settle(
             open_any(**opens)[0], device=config.device, image_size=config.image_size, bits=config.bits,
-            max_pixels=config.max_pixels, tiled=config.tile is not None,
+            max_pixels=config.max_pixels, tiled=config.tile is not None, latency=config.latency,
+            latency_of=config.latency_of,
         ).predictor()  # fmt: skip
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +13,15 @@ import torch
 from nextdetr.errors import ConfigError
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.predictor import Predictor
+from nextdetr.inference.speed import Setting, read_points, read_table
+from nextdetr.inference.times import pick, retimed
 from nextdetr.memory import keep_freed_memory
+from nextdetr.models.cut import cut_layers
 from nextdetr.pictures import MAX_PIXELS
 from nextdetr.preprocess import Reading, choose_device
 from nextdetr.weights.checkpoint import OpenedModel
 
-__all__ = ["Settled", "bits_metadata", "settle", "stored_bits", "warn_of_random_weights"]
+__all__ = ["Settled", "at_latency", "bits_metadata", "settle", "stored_bits", "warn_of_random_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +41,20 @@ class Settled:
         device: where it runs.
         image_size: side of its square input in pixels.
         reading: how picture files are read for it.
+        queries: object queries, where a latency has chosen them; None leaves them to the model.
     """
 
     opened: OpenedModel | OpenedExport
     device: torch.device
     image_size: int
     reading: Reading
+    queries: int | None = None
 
     def predictor(self, **more: Any) -> Predictor:
         """Return what finds objects with it; ``more`` goes to ``Predictor``."""
         return Predictor(
-            self.opened.model, self.opened.classes, self.image_size, device=self.device, reading=self.reading, **more
+            self.opened.model, self.opened.classes, self.image_size, device=self.device, reading=self.reading,
+            queries=self.queries, **more
         )  # fmt: skip
 
 
@@ -59,6 +66,8 @@ def settle(
     bits: int | None = None,
     max_pixels: int | None = None,
     tiled: bool = False,
+    latency: float | None = None,
+    latency_of: str | Path | None = None,
 ) -> Settled:
     """Decide where and how a detector runs, and put it there.
 
@@ -69,11 +78,16 @@ def settle(
         bits: of 16-bit grey pictures; by default what the detector was trained with, else 16.
         max_pixels: of a picture; by default what Pillow allows, and four times as many with ``tiled``.
         tiled: whether pictures are looked at in tiles.
+        latency: milliseconds that an image may take; size, queries and decoder layers are then the detector's own choice.
+        latency_of: a file of ``nextdetr benchmark`` with the times to go by; by default those in the detector's file.
 
     Raises:
-        ConfigError: there is no such device, an exported file is to run on another one than the processor, or the detector
-            takes no images of that size.
+        ConfigError: there is no such device, an exported file is to run on another one than the processor, the detector
+            takes no images of that size, or nothing of it keeps the latency.
     """
+    queries = None
+    if latency is not None:
+        opened, queries = at_latency(opened, latency, latency_of)
     exported = isinstance(opened, OpenedExport)
     chosen = choose_device("cpu" if exported and device is None else device)
     if exported and chosen.type != "cpu":
@@ -88,7 +102,35 @@ def settle(
         bits = stored_bits(opened.metadata)
     opened.model.to(chosen).eval()
     limit = max_pixels or MAX_PIXELS * (TILED if tiled else 1)
-    return Settled(opened, chosen, size, Reading(bits, limit))
+    return Settled(opened, chosen, size, Reading(bits, limit), queries)
+
+
+def at_latency(
+    opened: OpenedModel | OpenedExport, latency: float, times: str | Path | None = None
+) -> tuple[OpenedModel | OpenedExport, int | None]:
+    """Return a detector as it keeps a latency, at the size and with the decoder layers for it, and the number of queries.
+
+    An exported file has one point only, which must keep it.
+
+    Raises:
+        ConfigError: it has no table of speeds, or nothing of it is so fast; the message says what can be had.
+    """
+    point = pick(opened.metadata, latency, opened.source, times)
+    if isinstance(opened, OpenedModel):
+        shorter = cut_layers(opened.model, point.layers)
+        return replace(opened, model=shorter, image_size=point.image_size), point.queries
+    contract = opened.model.contract
+    own = Setting(contract.image_size, contract.queries, int(contract.details.get("decoder_layers", "0")))
+    table = read_table(opened.metadata, opened.source)
+    assert table is not None
+    points = table.points if times is None else retimed(table.points, read_points(times))
+    mine = next((known for known in points if known.setting == own), None)
+    if mine is None or mine.latency_ms > latency:
+        takes = f"was exported with {own.text}" + ("" if mine is None else f", which takes {mine.latency_ms:.1f} ms")
+        raise ConfigError(
+            f"{opened.source}: it {takes}, and a file has one speed: export the checkpoint with --latency {latency:g}."
+        )
+    return opened, None
 
 
 def stored_bits(metadata: Mapping[str, str]) -> int:

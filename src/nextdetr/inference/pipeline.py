@@ -84,6 +84,7 @@ def _to_table(
         raise ConfigError(f"a Parquet table names its images by their files, and {memory} has none.")
     kept = {name: value for name, value in settings_of(config).items() if name != "batch_size"}
     kept |= {"tile": config.tile, "overlap": config.overlap, "image_size": predictor.image_size}
+    kept |= {} if config.latency is None else {"latency": config.latency, "latency_of": str(config.latency_of or "")}
     kept |= {} if predictor.reading.bits == 16 else {"bits": predictor.reading.bits}  # earlier tables do not say
     table = PredictionTable(config.output, {"model": model, "classes_of_model": predictor.classes, **kept})
 

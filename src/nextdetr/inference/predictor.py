@@ -122,6 +122,7 @@ class Predictor:
         device: where to run; by default the best there is.
         reading: how files are read.
         recorder: looks on, so that each prediction has its ``maps``.
+        queries: number of object queries where ``stream`` is told none; None is the model's own.
 
     Attributes:
         skipped: what was passed over, by kind: ``heic``, ``raw``, ``unreadable`` (files), ``frames`` (of animations, and
@@ -140,6 +141,7 @@ class Predictor:
         device: str | torch.device | None = None,
         reading: Reading = AS_EVER,
         recorder: FeatureRecorder | None = None,
+        queries: int | None = None,
     ) -> None:
         check_size = getattr(model, "check_size", None)  # any callable will do as a model
         if check_size is not None:
@@ -150,7 +152,7 @@ class Predictor:
         self.model = model.to(self.device).eval()
         self.classes = list(classes)
         self.image_size = image_size
-        self.reading, self.recorder = reading, recorder
+        self.reading, self.recorder, self.queries = reading, recorder, queries
         self.skipped: Counter[str] = Counter()
         self._names = np.array(self.classes, dtype=str)
 
@@ -194,7 +196,7 @@ class Predictor:
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is at least 1, not {value}.")
         chosen = None if classes is None else select_classes(self.classes, classes)
-        items = find_images(sources, videos=True, skipped=self.skipped)
+        items, queries = find_images(sources, videos=True, skipped=self.skipped), queries or self.queries
         found = self._stream(items, confidence, chosen, max_detections, queries, batch_size)
         return tell_unreadable(found, self.skipped)
 

@@ -141,10 +141,13 @@ class DetectionModel(nn.Module):
         Raises:
             ConfigError: the images have another size, or ``queries`` is below 1.
         """
-        maps = self._maps(images, len(self.rows) - 1)
-        decoder, info = self.rows[-1], self.row_infos[-1]
-        output: DetectorOutput = decoder([maps[index] for index in info.reads], targets, queries=queries)
+        output: DetectorOutput = self.rows[-1](self.decoder_inputs(images), targets, queries=queries)
         return output
+
+    def decoder_inputs(self, images: Tensor) -> list[Tensor]:
+        """Return the maps that the decoder reads, finest first, of images as for ``forward``; the decoder is not run."""
+        maps = self._maps(images, len(self.rows) - 1)
+        return [maps[index] for index in self.row_infos[-1].reads]
 
     def row_maps(self, images: Tensor, row: int) -> list[Tensor]:
         """Run the rows up to ``row`` and return the maps that it yields; no later row is run.

@@ -30,6 +30,7 @@ from nextdetr.weights.tensorfile import open_tensors, read_metadata, write_tenso
 
 __all__ = [
     "FORMAT_VERSION",
+    "SPEED",
     "OpenedModel",
     "extra_metadata",
     "image_size_of",
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = "1"
+SPEED = "speed"  # further metadata that hold of this very model only: inference/speed.py
 _FIXED = frozenset(
     (
         "format_version", "model", "classes", "image_size", "metrics", "weights_licence", "source_weights", "data",

@@ -15,6 +15,7 @@ from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import build_model, build_skeleton, load_model_file, parse_model_text, skip_backbone, with_memory
 from nextdetr.models.modelfile import available_models
 from nextdetr.weights.checkpoint import (
+    SPEED,
     OpenedModel,
     extra_metadata,
     image_size_of,
@@ -129,6 +130,8 @@ def start_model(
     started = Started(detector, names, detector.image_size, known is not None, reports)
     if opened is not None and opened[1].kind == "nextdetr-detector":
         started.extra = extra_metadata(opened[0].metadata)
+        if backbone_weights is not None or opened[0].metadata.get("model") != detector.text:
+            started.extra.pop(SPEED, None)  # the times and scores of another model
         if "image_size" in opened[0].metadata:
             started.image_size = image_size_of(opened[0].metadata, detector, str(opened[0].path))
     return started

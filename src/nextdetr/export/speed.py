@@ -1,0 +1,109 @@
+"""Measuring settings of a detector as they are deployed: exported, in the faster of the installed runtimes."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from nextdetr.config import ExportConfig
+from nextdetr.errors import ExportError, ModelFileError
+from nextdetr.export.run import is_installed, write_graph
+from nextdetr.inference.exported import open_export
+from nextdetr.inference.latency import eager_point, steady_ms
+from nextdetr.inference.runtimes import possible_runtimes
+from nextdetr.inference.speed import Setting, SpeedPoint, processor_name, read_table
+from nextdetr.inference.times import Meter
+from nextdetr.models.cut import choices, whole_queries
+from nextdetr.weights.checkpoint import OpenedModel
+
+__all__ = ["meter", "points_of"]
+
+logger = logging.getLogger(__name__)
+
+GRID = (0.5, 0.75, 1.0, 1.25)  # of the image size: what is measured of a model without a table
+
+
+def meter(threads: int | None = None) -> Meter:
+    """Return what measures a setting in milliseconds of one image, batch 1, float32.
+
+    The graph is exported to ONNX and opened in each installed runtime; the faster one counts. Where none is installed, or
+    the model cannot be exported, PyTorch is measured.
+
+    Args:
+        threads: of the runtime; by default as many as PyTorch uses.
+    """
+
+    def measure(opened: OpenedModel, setting: Setting) -> SpeedPoint:
+        before = torch.get_num_threads()
+        count = threads or before
+        torch.set_num_threads(count)
+        try:
+            return _exported_point(opened, setting, count) or eager_point(opened, setting)
+        except (ExportError, ModelFileError) as error:
+            logger.warning("%s PyTorch is measured instead.", error)
+            return eager_point(opened, setting)
+        finally:
+            torch.set_num_threads(before)
+
+    return measure
+
+
+def _exported_point(opened: OpenedModel, setting: Setting, threads: int) -> SpeedPoint | None:
+    """Measure in the faster runtime; None where none is installed."""
+    runtimes = possible_runtimes(Path("model.onnx"))
+    if not runtimes or not all(is_installed(name) for name in ("onnx", "onnxscript")):
+        return None
+    size, queries, layers = setting
+    config = ExportConfig(image_size=size, queries=queries, decoder_layers=layers)
+    taken: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a file that is open
+        path = Path(folder) / "model.onnx"
+        write_graph(opened, config, path)
+        image = torch.rand(1, 3, size, size)
+        for name in runtimes:
+            model = open_export(path, threads=threads, runtime=name).model
+            with torch.inference_mode():
+                taken[name] = steady_ms(partial(model, image))
+            del model
+    fastest = min(taken, key=lambda name: taken[name])
+    return SpeedPoint(*setting, None, taken[fastest], fastest, processor_name(), threads, True)
+
+
+def points_of(
+    opened: OpenedModel, *, again: bool, threads: int, tell: Callable[[str], None], measure: Meter | None = None
+) -> list[SpeedPoint]:
+    """Return the points of a detector's table, measured here; without ``again`` as they stand in it.
+
+    A detector without a table has none unless ``again``: then a grid is measured, from which others can be estimated.
+
+    Args:
+        opened: the detector.
+        again: measure them.
+        threads: of the runtime.
+        tell: called with a line before each measurement.
+        measure: measures a setting; by default ``meter``.
+    """
+    table = read_table(opened.metadata, opened.source)
+    if not again:
+        return [] if table is None else list(table.points)
+    known = {} if table is None else {point.setting: point.AP for point in table.points}
+    measure = measure or meter(threads)
+    points = []
+    for setting in known or _grid(opened):
+        tell(f"measuring {setting.text}")
+        points.append(replace(measure(opened, setting), AP=known.get(setting)))
+    return points
+
+
+def _grid(opened: OpenedModel) -> list[Setting]:
+    (queries, layers), step = choices(opened.model), opened.model.stride
+    sizes = sorted({max(1, round(share * opened.image_size / step)) * step for share in GRID})
+    whole = whole_queries(opened.model)
+    ends = dict.fromkeys(((queries[0], layers[0]), (whole, layers[-1])))
+    return [Setting(size, *end) for size in sizes for end in ends]
