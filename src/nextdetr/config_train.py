@@ -25,6 +25,10 @@ class TrainConfig(CommandConfig):
     weights: Path | None = Field(None, description="Detector weights to start from: ours, RT-DETR's, or transformers'.")
     backbone_weights: Path | None = Field(None, description="File whose weights the backbone starts from.")
     allow_partial: bool = Field(False, description="Accept weights of which under half fit, or of another backbone.")
+    teacher: Path | None = Field(None, description="Larger detector to learn from: a checkpoint, an export, or weights.")
+    teacher_weight: float = Field(1.0, ge=0, description="Weight of the teacher's classes, boxes and edges; 0: none.")
+    teacher_maps: float = Field(1.0, ge=0, description="Weight of the maps of the teacher's backbone; 0: none.")
+    teacher_until: float = Field(1.0, gt=0, le=1, description="Share of the run in which the teacher is asked.")
     epochs: int | None = Field(None, ge=1, description="Passes over the training images (default: the recipe's).")
     minutes: float | None = Field(None, gt=0, description="Wall-clock budget that the whole schedule fits itself to.")
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the recipe's).")
@@ -91,6 +95,8 @@ class TrainConfig(CommandConfig):
     def _consistent(self) -> Self:
         if self.epochs is not None and self.minutes is not None:
             raise ValueError("--epochs and --minutes both set the length of the run; give one of them")
+        if self.teacher is not None and self.teacher_weight == 0 and self.teacher_maps == 0:
+            raise ValueError("--teacher-weight and --teacher-maps are both 0, so that --teacher teaches nothing")
         return self
 
 

@@ -9,18 +9,21 @@ They are not frozen, since lightning-fabric maps over the fields of a dataclass 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 __all__ = [
+    "Answers",
     "Batch",
     "DenoisingOutput",
     "DenoisingPlan",
     "DenseOutput",
     "DetectorOutput",
     "EdgeOutput",
+    "Lesson",
+    "Questions",
     "Target",
     "TrainingOutput",
     "UncastTargets",
@@ -162,6 +165,61 @@ class DenseOutput:
     cells: Tensor
 
 
+class Questions:
+    """What a teacher wants to know of its pupil beside the detections.
+
+    Like ``UncastTargets`` no collection that lightning-fabric would look into, so that the places stay in full precision.
+
+    Args:
+        points: [B, K, 4] float32 cxcywh, 0 to 1: places to say something of, of the first B images of the batch; or None.
+        strides: of the backbone's maps that are to come out.
+    """
+
+    def __init__(self, points: Tensor | None, strides: tuple[int, ...] = ()) -> None:
+        self.points, self.strides = points, strides
+
+
+@dataclass(slots=True)
+class Answers:
+    """What a detector in training says to ``Questions``.
+
+    Attributes:
+        logits: [M, B, K, C] of the encoder, of a D-FINE decoder's first layer without its distributions' quality, and of
+            the L layers, the last one last: M is L + 2 with these distributions, else L + 1; None without points.
+        boxes: [M, B, K, 4] cxcywh, 0 to 1, of the same.
+        edges: of a D-FINE decoder, all L layers.
+        maps: the backbone's by stride, each [B, channels, H / stride, W / stride].
+    """
+
+    logits: Tensor | None = None
+    boxes: Tensor | None = None
+    edges: EdgeOutput | None = None
+    maps: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Lesson:
+    """What a teacher says of K places of each image of a batch, and its maps; none of it with a gradient.
+
+    Attributes:
+        points: [B, K, 4] cxcywh, 0 to 1: where the places are, for the pupil to start from.
+        scores: [B, K, C] float32, 0 to 1: probability of each of the pupil's classes.
+        told: [B, K, C] bool: which of these the teacher knows; none of a place that is not used.
+        boxes: [B, K, 4] cxcywh, 0 to 1.
+        confidence: [B, K] the highest score that is told, 0 without one; it weighs what is said of the box.
+        edges: of a D-FINE decoder, its evaluated layer alone; None of another, or of a file.
+        maps: the backbone's by stride, [B, channels, height, width] each; none of a file.
+    """
+
+    points: Tensor
+    scores: Tensor
+    told: Tensor
+    boxes: Tensor
+    confidence: Tensor
+    edges: EdgeOutput | None = None
+    maps: dict[int, Tensor] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class TrainingOutput:
     """All that the criterion supervises; absent at inference.
@@ -174,6 +232,7 @@ class TrainingOutput:
         denoising: None when the batch has no denoising query.
         edges: of a D-FINE decoder; None of another.
         dense: of a decoder with a dense head.
+        answers: to a teacher's questions; None where nobody asks.
     """
 
     layer_logits: Tensor
@@ -183,6 +242,7 @@ class TrainingOutput:
     denoising: DenoisingOutput | None
     edges: EdgeOutput | None = None
     dense: DenseOutput | None = None
+    answers: Answers | None = None
 
 
 @dataclass(slots=True)

@@ -97,6 +97,9 @@ class Loop(ABC):
         """Return what else belongs into ``last.ckpt``."""
         return {}
 
+    def restore_extra(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - a task may have nothing to do
+        """Continue from what ``extra_state`` returned, which is among the parts of ``state``."""
+
     def begin_epoch(self) -> None:  # noqa: B027 - a task may have nothing to do
         """Make ready for the batches of an epoch, or what is left of them."""
 
@@ -308,6 +311,7 @@ class Loop(ABC):
                 self.ema.load_state_dict(state["ema"])
             if scaler is not None and state["scaler"]:
                 scaler.load_state_dict(state["scaler"])
+            self.restore_extra(state)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise WeightsError(
                 f"{self.directory / 'last.ckpt'}: does not fit the model of the run ({str(error).strip().splitlines()[0]})."

@@ -26,12 +26,14 @@ class StepProfile:
     Args:
         enabled: whether to measure; otherwise every method does nothing.
         device: waited for at the ends of a part, or a GPU's work would be counted where its result is needed.
+        teacher: whether there is a teacher, whose part is ``teacher``.
     """
 
-    def __init__(self, enabled: bool, device: torch.device | None = None) -> None:
+    def __init__(self, enabled: bool, device: torch.device | None = None, *, teacher: bool = False) -> None:
         self.enabled = enabled
         self._wait = _waiting(device)
-        self._seconds = dict.fromkeys(PARTS, 0.0)
+        self._parts = (PARTS[0], "teacher", *PARTS[1:]) if teacher else PARTS
+        self._seconds = dict.fromkeys(self._parts, 0.0)
         self._stack: list[str] = []
         self._since = 0.0
         self._began = 0.0
@@ -94,7 +96,7 @@ class StepProfile:
         self._total += time.perf_counter() - self._began
         if self._skipped < WARM_UP:
             self._skipped += 1
-            self._seconds, self._total = dict.fromkeys(PARTS, 0.0), 0.0
+            self._seconds, self._total = dict.fromkeys(self._parts, 0.0), 0.0
             return None
         self._steps += 1
         return self.table() if self._steps == REPORT_AFTER else None

@@ -41,6 +41,8 @@ PASSES_TRAINED = 5_000  # the same from a trained detector
 PASSES_LEAST = 9_000  # images that given minutes should show before larger ones are afforded; BCCD had 8,600 in 24 minutes
 EPOCHS = (24, 300)
 SECONDS_AN_IMAGE = 0.145  # atto at 320 px on two threads, measured
+GFLOP = 3.0  # of atto's forward pass at 320 px
+FORWARDS = 4  # of these that a step takes the time of, about: forward, twice as much backward, losses and optimiser
 LONGEST = 180.0  # minutes; a longer run on a CPU gets a budget in place of epochs
 RATE, RATE_BATCH, RATE_MOST = 4e-4, 8, 1e-3  # measured at batch 8; above, by the root of the batch, as for Adam
 # A narrow head bears a higher rate where all images are alike; measured for these two, at three classes. Of 80 classes on
@@ -88,6 +90,7 @@ def choose_recipe(
     without_labels: bool = False,
     stride: int = 32,
     within: int | None = None,
+    teacher_gflop: float | None = None,
 ) -> Recipe:
     """Fill in what the user left open.
 
@@ -100,12 +103,14 @@ def choose_recipe(
         without_labels: whether the backbone weights have seen no labels (FCMAE, our own or the published).
         stride: the model's; an image size that is chosen is a multiple of it.
         within: largest image size that keeps ``latency``; None without one.
+        teacher_gflop: of the teacher, an image at 320 px; None without one, 0 where it is not known.
 
     Returns:
         The settings and why.
     """
-    plan = _Plan(config, data, machine, stride)
+    plan = _Plan(config, data, machine, stride, teacher_gflop)
     plan.within = within
+    _teacher(plan)
     _model(plan, models, backbone)
     _image_size(plan)
     _batch(plan)
@@ -121,8 +126,11 @@ def choose_recipe(
 class _Plan:
     """A recipe in the making: looks like the settings, the chosen ones included."""
 
-    def __init__(self, config: TrainConfig, data: DataStats, machine: Machine, stride: int) -> None:
+    def __init__(
+        self, config: TrainConfig, data: DataStats, machine: Machine, stride: int, teacher_gflop: float | None
+    ) -> None:
         self.config, self.data, self.machine, self.stride = config, data, machine, stride
+        self.teacher_gflop = teacher_gflop
         self.given = {name for name in config.model_fields_set if getattr(config, name) not in (None, "auto")}
         self.chosen: dict[str, Any] = {}
         self.reasons: list[str] = []
@@ -159,6 +167,14 @@ class _Plan:
 
 def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _teacher(plan: _Plan) -> None:
+    if plan.teacher_gflop is None:
+        return
+    cost = f"{plan.teacher_gflop:.3g} GFLOP" if plan.teacher_gflop else "one run of the exported file"
+    until = "" if plan.config.teacher_until == 1 else f", in the first {plan.config.teacher_until:.0%} of the run"
+    plan.reasons.append(f"--teacher {plan.config.teacher}: it looks at every image{until}, {cost} each at {SIZES[0]} px")
 
 
 def _model(plan: _Plan, models: Sequence[str], backbone: str | None) -> None:
@@ -252,7 +268,8 @@ def _seconds_an_image(plan: _Plan, image_size: int) -> float | None:
     if plan.machine.device != "cpu" or cost is None:
         return None
     area = (image_size / SIZES[0]) ** 2
-    return SECONDS_AN_IMAGE * cost * area * 2 / plan.machine.threads
+    teacher = (plan.teacher_gflop or 0.0) * plan.config.teacher_until / (GFLOP * FORWARDS)
+    return SECONDS_AN_IMAGE * (cost + teacher) * area * 2 / plan.machine.threads
 
 
 def _expected_epochs(plan: _Plan) -> float:

@@ -21,24 +21,25 @@ from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.errors import ConfigError, DataError, WeightsError
 from nextdetr.files import write_text_atomic
 
-__all__ = ["Contract", "check_classes", "describe_images", "merge_resumed", "stored_contract", "write_config"]
+__all__ = [
+    "Contract",
+    "check_classes",
+    "check_teacher",
+    "describe_images",
+    "merge_resumed",
+    "stored_contract",
+    "write_config",
+]
 
 C = TypeVar("C", bound=CommandConfig)
 
 # What a resumed run may be told anew; all else comes from the run's own config.yaml.
 RESUMABLE = {
     "resume", "epochs", "minutes", "devices", "accelerator", "device", "workers", "cache_gigabytes", "data", "images",
-    "on_bad_data",
+    "on_bad_data", "teacher",
 }  # fmt: skip
-PATHS = (
-    "data",
-    "images",
-    "model",
-    "weights",
-    "backbone_weights",
-    "latency_of",
-    "output",
-)  # settings that may name a file or folder
+# Settings that may name a file or folder.
+PATHS = ("data", "images", "model", "weights", "backbone_weights", "teacher", "latency_of", "output")
 TAIL = 4096  # bytes of an image file that are looked at
 
 
@@ -51,21 +52,24 @@ class Contract:
         images: by split, a digest of the images in their order (see ``describe_images``).
         boxes: by split, a digest of the boxes and their classes.
         together: images of one move of the optimiser, over all processes.
+        teacher: digest of the teacher's file; empty without one.
     """
 
     classes: list[str]
     images: dict[str, str] = field(default_factory=dict)
     boxes: dict[str, str] = field(default_factory=dict)
     together: int = 0
+    teacher: str = ""
 
     @classmethod
-    def of(cls, *splits: DetectionData, together: int) -> Contract:
+    def of(cls, *splits: DetectionData, together: int, teacher: str = "") -> Contract:
         """Describe the splits that a run works on; all have the same classes."""
         return cls(
             list(splits[0].classes),
             {data.split: describe_images(data.records) for data in splits},
             {data.split: _describe_boxes(data) for data in splits},
             together,
+            teacher,
         )
 
     def to_state(self) -> dict[str, Any]:
@@ -165,6 +169,29 @@ def check_classes(
             f"classes; mend the data, or start a new run from its weights with --model {run / 'best.safetensors'}."
         )
     return data if list(data.classes) == list(classes) else reread()
+
+
+def check_teacher(source: Path | None, digest: str, earlier: Contract, run: Path) -> None:
+    """See that a resumed run has the teacher that it had.
+
+    Args:
+        source: what the user named, now or at the start.
+        digest: of its content; empty without one.
+        earlier: the contract of the run so far.
+        run: its folder.
+
+    Raises:
+        ConfigError: it is another one, or there was none.
+    """
+    if digest == earlier.teacher:
+        return
+    anew = f"start a new run from its weights with --model {run / 'best.safetensors'}"
+    if not earlier.teacher:
+        raise ConfigError(f"{source}: the run {run} has no teacher; leave --teacher out, or {anew} and --teacher {source}.")
+    what = "without a teacher" if source is None else f"{source}: not the teacher of the run, as its content is another"
+    raise ConfigError(
+        f"{what}; the run {run} goes on with the one that it started with: name that with --teacher, or {anew}."
+    )
 
 
 def describe_images(records: Sequence[ImageRecord]) -> str:

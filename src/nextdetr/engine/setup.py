@@ -20,9 +20,17 @@ from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import load_data, require_splits
 from nextdetr.engine.latency import affordable_size, check_contract, times_of
 from nextdetr.engine.recipe import backbone_factor, choose_recipe
-from nextdetr.engine.resume import Contract, check_classes, merge_resumed, stored_contract, write_config
+from nextdetr.engine.resume import (
+    Contract,
+    check_classes,
+    check_teacher,
+    merge_resumed,
+    stored_contract,
+    write_config,
+)
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
+from nextdetr.engine.teacher import Teacher, open_teacher
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import exclusive, make_directory, new_directory, remove_unused
 from nextdetr.identity import Identity
@@ -64,6 +72,7 @@ class Run:
         started_from: (licence, file) of the initial weights.
         identity: what the data set calls its classes and images.
         times: what settings of the model take, with ``latency``; in the first process.
+        teacher: what the model learns from beside the labels, if anything.
     """
 
     config: TrainConfig
@@ -77,6 +86,7 @@ class Run:
     started_from: tuple[str, str]
     identity: Identity = field(default_factory=Identity)
     times: Times | None = None
+    teacher: Teacher | None = None
 
 
 def resolve_config(config: TrainConfig) -> TrainConfig:
@@ -213,12 +223,30 @@ def prepare_model(
     return started.model, config.model_copy(update=filled), (started.weights_licence, started.source_weights)
 
 
+def prepare_teacher(config: TrainConfig, earlier: Contract | None) -> Teacher | None:
+    """Open the teacher, which of a run to go on with must be the one that it had.
+
+    Raises:
+        NextDETRError: see ``open_teacher``; or it is another one than before, or not there any more.
+    """
+    if config.teacher is not None and config.resume is not None and not config.teacher.expanduser().exists():
+        raise ConfigError(
+            f"{config.teacher}: the teacher of the run is not there any more; if it has moved, name it with --teacher."
+        )
+    teacher = None if config.teacher is None else open_teacher(config.teacher)
+    if earlier is not None and config.resume is not None:
+        check_teacher(config.teacher, "" if teacher is None else teacher.digest, earlier, config.resume)
+    return teacher
+
+
 def fill_in(
     config: TrainConfig,
     data: DetectionData,
     machine: Machine,
     tell: Callable[[str], None],
+    *,
     within: int | None = None,
+    teacher: Teacher | None = None,
 ) -> TrainConfig:
     """Choose what the user left open, and tell what and why; ``within`` is the largest size that keeps the latency."""
     backbone = None if config.backbone_weights is None else open_weights(config.backbone_weights)[1]
@@ -227,6 +255,7 @@ def fill_in(
         backbone=None if backbone is None else backbone.size,
         without_labels=backbone is not None and backbone.without_labels, stride=_stride(config.model),
         within=within,
+        teacher_gflop=None if teacher is None else teacher.gflop(),
     )  # fmt: skip
     if recipe.text:
         tell(recipe.text)
@@ -276,7 +305,7 @@ def prepare_speed(
         tell(f"Measuring {first.model} untrained for --latency {config.latency:g}")
     if config.image_size is None and first.image_size is not None:  # else it is the weights' own
         within = affordable_size(times, opened, config.latency, first.image_size)
-        first = fill_in(config, data, machine, lambda text: None, within)
+        first = fill_in(config, data, machine, lambda text: None, within=within)
     check_contract(times, opened, first.model_copy(update={"image_size": first.image_size or started.image_size}))
     return times, within
 
@@ -296,13 +325,16 @@ def prepare(
     directory = None if config.output is None and config.resume is None else folder()
     cursor, state = (Cursor(), {}) if config.resume is None else read_state(config.resume / "last.ckpt")
     earlier = stored_contract(state, directory / "last.ckpt") if directory is not None and state else None
+    teacher = prepare_teacher(config, earlier)
     train_data, val_data = load_splits(config, tell, None if earlier is None else earlier.classes)
+    if teacher is not None:
+        teacher.for_classes(train_data.classes)
     times: Times | None = None
     if config.resume is None:
         machine, within = describe_machine(fabric.device, fabric.world_size), None
         if config.latency is not None and fabric.global_rank == 0:
             times, within = prepare_speed(config, train_data, machine, meter, tell)
-        config = shared(fill_in(config, train_data, machine, tell, within))
+        config = shared(fill_in(config, train_data, machine, tell, within=within, teacher=teacher))
     directory = directory or folder()  # its default name has the model's in it
     torch.manual_seed(config.seed)
     written = directory / "last.safetensors"
@@ -314,10 +346,13 @@ def prepare(
     contract = Contract(train_data.classes)
     if fabric.global_rank == 0:  # the others only need the classes
         write_config(config, directory)  # of a resumed run too, whose length may be another now
-        contract = Contract.of(train_data, val_data, together=together)
+        digest = "" if teacher is None else teacher.digest
+        contract = Contract.of(train_data, val_data, together=together, teacher=digest)
         for line in earlier.differences(contract) if earlier is not None else ():
             tell(line)
     identity = describe_identity(str(config.data), [train_data, val_data], tell)
     if config.latency is not None and times is None:
         times = times_of(config, model, meter)
-    return Run(config, directory, train_data, val_data, model, cursor, state, contract, started_from, identity, times)
+    return Run(
+        config, directory, train_data, val_data, model, cursor, state, contract, started_from, identity, times, teacher
+    )  # fmt: skip

@@ -33,6 +33,7 @@ from nextdetr.engine.loop import Loop
 from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
 from nextdetr.engine.profile import StepProfile
 from nextdetr.engine.setup import Run, data_name, prepare, resolve_config
+from nextdetr.engine.teaching import Teaching
 from nextdetr.engine.validate import validate
 from nextdetr.files import atomic_write, optional_file
 from nextdetr.inference.drawing import draw_batch
@@ -127,10 +128,15 @@ class Trainer(Loop):
             backbone_factor=config.backbone_rate_factor, layer_decay=config.layer_decay,
             fused=scaler_of(fabric) is None,
         )  # fmt: skip
+        self.teaching = None
+        if run.teacher is not None:
+            self.teaching = Teaching(run.teacher, run.model, config, fabric)
+            for group in self.teaching.parameter_groups(config):
+                optimizer.add_param_group(group)
         if fabric.world_size > 1:
             synchronize_norms(run.model)
         ema = ModelEMA(run.model.to(fabric.device), config.ema_decay)
-        profile = StepProfile(config.profile, fabric.device)
+        profile = StepProfile(config.profile, fabric.device, teacher=self.teaching is not None)
         budget = Budget.of(
             config.epochs, config.minutes, len(loader) * loader.sampler.places, spent=cursor.seconds, started=started
         )
@@ -149,6 +155,15 @@ class Trainer(Loop):
         matcher.match = self.profile.wrap(matcher.match, "matcher")  # type: ignore[method-assign]
         self.new_best = False
         self.restore(run.state)
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return the projections to the teacher's maps, which no detector file has."""
+        return {} if self.teaching is None else {"projections": self.teaching.state_dict()}
+
+    def restore_extra(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``extra_state``."""
+        if self.teaching is not None:
+            self.teaching.load_state_dict(state["projections"])
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from the parts of a ``last.ckpt``, and see that ``best.safetensors`` is the one that it tells of."""
@@ -171,6 +186,8 @@ class Trainer(Loop):
         self.display.line(
             f"Training {self.config.model} at {self.image_size} px on {self.fabric.device}; run folder {self.directory}"
         )
+        for line in [] if self.teaching is None else self.teaching.lines(self.run_.model):
+            self.display.line(line)
         if self.budget.minutes is not None and not self.cursor.validated:
             self._expect_validation()
         self.run_epochs()
@@ -212,11 +229,17 @@ class Trainer(Loop):
         self.model.train()
         if self._frozen:  # nor may its BatchNorms follow the batches
             self._backbone.eval()
+        asked: dict[str, Any] = {}
+        if self.teaching is not None:
+            with part("teacher"):
+                asked["questions"] = self.teaching.ask(batch.images, progress)
         with self.fabric.no_backward_sync(self.model, enabled=not last):
             with part("forward"):
-                output = self.model(batch.images, UncastTargets(batch.targets))
+                output = self.model(batch.images, UncastTargets(batch.targets), **asked)
             with part("losses"):
                 terms = self.criterion(output, batch.targets)
+                if self.teaching is not None:
+                    terms |= self.teaching.losses(output)
                 loss = torch.stack(list(terms.values())).sum()
             with part("backward"):
                 self.fabric.backward(loss / config.accumulate)
@@ -229,6 +252,8 @@ class Trainer(Loop):
                 if self._frozen:  # with several processes DDP has made gradients of the backbone all the same
                     for parameter in self._backbone.parameters():
                         parameter.grad = None
+                if self.teaching is not None:
+                    self.teaching.synchronize()
                 if config.clip_norm > 0:
                     self.fabric.clip_gradients(
                         self.model, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
@@ -323,8 +348,13 @@ class Trainer(Loop):
             self.directory / name, self.average.state_dict(), model_text=self.run_.model.text,
             classes=self.run_.train_data.classes, image_size=self.image_size, metrics=metrics,
             weights_licence=licence, source_weights=source, data=data_name(self.run_.config),
-            extra=self.run_.identity.to_metadata() | bits_metadata(self.run_.train_data.reading.bits),
+            extra=self.run_.identity.to_metadata() | bits_metadata(self.run_.train_data.reading.bits) | self._taught_by,
         )  # fmt: skip
+
+    @property
+    def _taught_by(self) -> dict[str, str]:
+        """What a detector's file says of its teacher."""
+        return {} if self.run_.teacher is None else self.run_.teacher.to_metadata()
 
     def _picture(self, batch: Batch) -> None:
         if self.main:

@@ -20,12 +20,12 @@ from itertools import accumulate
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from nextdetr.losses.dense import DensePairs, task_aligned_pairs
 from nextdetr.losses.edges import distillation_loss, fine_grained_loss, united
 from nextdetr.losses.matcher import HungarianMatcher, Matches
+from nextdetr.losses.processes import mean_over_processes
 from nextdetr.losses.terms import matchability_loss, pair_terms, varifocal_loss
 from nextdetr.structures import DenoisingOutput, DenseOutput, DetectorOutput, EdgeOutput, Target, TrainingOutput
 
@@ -86,8 +86,7 @@ class _FlatTargets:
 class _Counts:
     """What sums are divided by, means over the processes; each scalar.
 
-    DDP averages the gradients of the processes, so that dividing each by the mean divides their sum by the total. Those
-    that are a divisor are at least 1 over all processes together.
+    Those that are a divisor are at least 1 over all processes together.
     """
 
     targets: Tensor
@@ -354,11 +353,7 @@ def _count(flat: _FlatTargets, pairs: Matches | None, training: TrainingOutput, 
     counts = torch.tensor(numbers, dtype=torch.float32, device=flat.labels.device)
     if dense is not None:  # stays where it is: reading it would wait for the device
         counts = torch.cat((counts, dense.quality.nan_to_num().sum().float()[None]))
-    world = 1
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        world = dist.get_world_size()
-        dist.all_reduce(counts)
-        counts /= world
+    counts, world = mean_over_processes(counts)
     least = counts.clamp(min=1 / world)
     targets, quality = least[0], least[-1]
     if pairs is None:

@@ -29,6 +29,8 @@ from nextdetr.layers.deformable import Shapes, at_least_float32
 from nextdetr.layers.fast import is_traced
 from nextdetr.layers.mlp import MLP
 from nextdetr.layers.norm import BatchNorm2d
+from nextdetr.models.anchors import anchors_and_validity, make_anchors
+from nextdetr.models.answers import answer_points
 from nextdetr.models.decoder_layer import TransformerDecoderLayer
 from nextdetr.models.denoising import DenoisingQueries, contrastive_denoising, denoising_mask
 from nextdetr.models.dense import DenseHead
@@ -36,9 +38,6 @@ from nextdetr.structures import DenoisingOutput, DetectorOutput, EdgeOutput, Tar
 
 __all__ = ["Decoded", "RTDETRDecoder", "TransformerDecoder", "anchors_and_validity", "make_anchors"]
 
-ANCHOR_SIZE = 0.05  # of the finest map, as a fraction of the image; it doubles from map to map
-ANCHOR_MARGIN = 0.01  # an anchor with a coordinate closer than this to 0 or 1 is invalid
-INVALID_LOGIT = 1e4  # float16 holds it, and its sigmoid is exactly 1
 PRIOR_PROBABILITY = 0.01  # of any class at any query before training (RetinaNet, arXiv 1708.02002, section 4.1)
 MAX_CACHED_ANCHORS = 64
 
@@ -194,7 +193,12 @@ class RTDETRDecoder(nn.Module):
         return levels
 
     def forward(
-        self, features: Sequence[Tensor], targets: Sequence[Target] | None = None, *, queries: int | None = None
+        self,
+        features: Sequence[Tensor],
+        targets: Sequence[Target] | None = None,
+        *,
+        queries: int | None = None,
+        points: Tensor | None = None,
     ) -> DetectorOutput:
         """Detect.
 
@@ -202,6 +206,7 @@ class RTDETRDecoder(nn.Module):
             features: one [B, channels, height, width] per level, finest first.
             targets: one per image; in training mode they bring the denoising queries and the outputs to supervise.
             queries: use this many queries in place of ``nq``; more than there are tokens means all of them.
+            points: [B, K, 4] cxcywh, 0 to 1: in training mode, what to say of these places too; see ``Answers``.
 
         Returns:
             Logits [B, Q, C] and boxes [B, Q, 4] (cxcywh, fractions of the image) of the evaluated layer; with ``training``
@@ -222,6 +227,7 @@ class RTDETRDecoder(nn.Module):
             return DetectorOutput(decoded.logits[-1], decoded.boxes[-1])
         training = _training_output(decoded, *proposals, denoising)
         training.dense = None if self.dense_head is None else self.dense_head(memory, shapes)
+        training.answers = None if points is None else answer_points(self, memory, shapes, points)
         return DetectorOutput(training.layer_logits[self.eval_layer], training.layer_boxes[self.eval_layer], training)
 
     def _flatten(self, features: Sequence[Tensor]) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
@@ -334,36 +340,6 @@ class RTDETRDecoder(nn.Module):
                 layer_boxes.append((step + inverse_sigmoid(previous)).sigmoid() if every_layer else refined)
             reference, previous = refined.detach(), refined
         return Decoded(layer_logits, layer_boxes)
-
-
-def make_anchors(shapes: Shapes, device: torch.device | None = None) -> tuple[Tensor, Tensor | None]:
-    """Build one anchor box per token, centred on its cell, 0.05 · 2^level of the image wide and high.
-
-    Args:
-        shapes: (height, width) of each map, finest first.
-        device: where to build them.
-
-    Returns:
-        [S, 4] float32 cxcywh before the sigmoid, and [S, 1] bool where all four lie within 0.01 to 0.99; None if all do.
-        An invalid anchor is 10,000 throughout.
-    """
-    logits, valid = anchors_and_validity(shapes, device)
-    # A comparison with the shapes, not with the values, so that a tracer, which knows no values, can do it too.
-    all_valid = len(shapes) <= 5 and max(max(shape) for shape in shapes) < 0.5 / ANCHOR_MARGIN
-    return logits, None if all_valid else valid
-
-
-def anchors_and_validity(shapes: Shapes, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """``make_anchors`` whose second part is never None: no decision depends on the shapes, which may be symbols then."""
-    anchors = []
-    for level, (height, width) in enumerate(shapes):
-        y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
-        x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
-        size = torch.full((height, width), ANCHOR_SIZE * 2.0**level, dtype=torch.float32, device=device)
-        anchors.append(torch.stack((x.expand(height, -1), y[:, None].expand(-1, width), size, size), dim=-1).flatten(0, 1))
-    boxes = torch.cat(anchors)  # [S, 4]
-    valid = ((boxes > ANCHOR_MARGIN) & (boxes < 1 - ANCHOR_MARGIN)).all(dim=-1, keepdim=True)
-    return torch.where(valid, boxes.logit(), INVALID_LOGIT), valid
 
 
 def _training_output(

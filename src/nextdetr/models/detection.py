@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from nextdetr.layers.fast import is_traced
 from nextdetr.layers.normalize import imagenet_statistics
 from nextdetr.models.names import row_name
 from nextdetr.models.sizes import check_sides
-from nextdetr.structures import DetectorOutput, Target
+from nextdetr.structures import Answers, DetectorOutput, Questions, Target
 
 __all__ = ["DetectionModel", "RowInfo"]
 
@@ -33,6 +33,7 @@ class RowInfo:
         writes: indices of the maps it yields; empty for the decoder.
         strides: pixels of the image that a cell of each of these maps covers, along a side.
         strides_read: the same of the maps it reads.
+        channels: of the maps it yields.
     """
 
     name: str
@@ -43,6 +44,7 @@ class RowInfo:
     writes: tuple[int, ...]
     strides: tuple[int, ...] = ()
     strides_read: tuple[int, ...] = ()
+    channels: tuple[int, ...] = ()
 
 
 class DetectionModel(nn.Module):
@@ -126,7 +128,12 @@ class DetectionModel(nn.Module):
         return names
 
     def forward(
-        self, images: Tensor, targets: Sequence[Target] | None = None, *, queries: int | None = None
+        self,
+        images: Tensor,
+        targets: Sequence[Target] | None = None,
+        *,
+        queries: int | None = None,
+        questions: Questions | None = None,
     ) -> DetectorOutput:
         """Detect.
 
@@ -134,6 +141,7 @@ class DetectionModel(nn.Module):
             images: [B, 3, H, W] float RGB, 0 to 1; H and W multiples of ``stride``.
             targets: one per image, in training.
             queries: number of object queries, where it is not the model's own.
+            questions: in training, what a teacher wants to know beside the detections.
 
         Returns:
             Logits [B, Q, C] and boxes [B, Q, 4] cxcywh, 0 to 1; with all that is supervised, in training mode with targets.
@@ -141,13 +149,36 @@ class DetectionModel(nn.Module):
         Raises:
             ConfigError: the images have another size, or ``queries`` is below 1.
         """
-        output: DetectorOutput = self.rows[-1](self.decoder_inputs(images), targets, queries=queries)
+        decoder = self.rows[-1]
+        if questions is None:
+            output: DetectorOutput = decoder(self.decoder_inputs(images), targets, queries=queries)
+            return output
+        wanted = {stride: index for stride, index in self.backbone_maps().items() if stride in questions.strides}
+        maps = self._maps(images, len(self.rows) - 1, kept=tuple(wanted.values()))
+        features = [maps[index] for index in self.row_infos[-1].reads]
+        output = decoder(features, targets, queries=queries, points=questions.points)
+        if output.training is not None:
+            answers = output.training.answers or Answers()
+            output.training.answers = replace(answers, maps={stride: maps[index] for stride, index in wanted.items()})
         return output
 
     def decoder_inputs(self, images: Tensor) -> list[Tensor]:
         """Return the maps that the decoder reads, finest first, of images as for ``forward``; the decoder is not run."""
         maps = self._maps(images, len(self.rows) - 1)
         return [maps[index] for index in self.row_infos[-1].reads]
+
+    def backbone_maps(self, *, unread: bool = False) -> dict[int, int]:
+        """Return, by stride, the index of the backbone's last map of that stride: of those the head reads, or of all."""
+        read = {index for info in self.row_infos[self.backbone_rows :] for index in info.reads}
+        pairs = [
+            pair for info in self.row_infos[: self.backbone_rows] for pair in zip(info.strides, info.writes, strict=True)
+        ]
+        return {stride: index for stride, index in pairs if unread or index in read}
+
+    def channels_of(self, index: int) -> int:
+        """Return how many channels the map of this index has."""
+        found = {i: channels for info in self.row_infos for i, channels in zip(info.writes, info.channels, strict=True)}
+        return found[index]
 
     def row_maps(self, images: Tensor, row: int) -> list[Tensor]:
         """Run the rows up to ``row`` and return the maps that it yields; no later row is run.

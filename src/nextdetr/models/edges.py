@@ -13,7 +13,7 @@ from torch import Tensor
 from nextdetr.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from nextdetr.errors import ConfigError
 
-__all__ = ["boxes_to_offsets", "expected_offsets", "offsets_of_bins", "offsets_to_boxes", "split_over_bins"]
+__all__ = ["boxes_to_offsets", "expected_offsets", "offsets_of_bins", "offsets_to_boxes", "rebin", "split_over_bins"]
 
 REACH = 0.5  # the paper's a: the inner bins reach up to half a box, the outermost to a whole one
 _TINY = 1e-16  # keeps the offsets from an anchor without width finite
@@ -89,3 +89,39 @@ def split_over_bins(values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     lower = torch.searchsorted(offsets, values.contiguous(), right=True).sub_(1).clamp_(0, len(offsets) - 2)
     start = offsets[lower]
     return lower, (values - start) / (offsets[lower + 1] - start)
+
+
+def rebin(
+    probabilities: Tensor,
+    anchors: Tensor,
+    offsets: Tensor,
+    scale: float,
+    new_anchors: Tensor,
+    new_offsets: Tensor,
+    new_scale: float,
+) -> Tensor:
+    """Express distributions over the edges in the bins of another anchor.
+
+    The probability of a bin goes to the two new bins between which the edge that it stands for is, so that the mean stays,
+    as far as the new bins reach.
+
+    Args:
+        probabilities: [..., 4, N+1] of left, top, right and bottom edge.
+        anchors: [..., 4] cxcywh that these are measured from.
+        offsets: [N+1], W(n).
+        scale: c.
+        new_anchors: [..., 4] cxcywh.
+        new_offsets: [M+1].
+        new_scale: their c.
+
+    Returns:
+        [..., 4, M+1].
+    """
+    unit, new_unit = anchors[..., 2:] / scale, new_anchors[..., 2:] / new_scale + _TINY
+    shift = new_anchors[..., :2] - anchors[..., :2]  # a centre further right sees the left edge further away
+    away = torch.cat((shift, -shift), dim=-1)[..., None]  # [..., 4, 1]
+    distance = (offsets + 0.5 * scale) * torch.cat((unit, unit), dim=-1)[..., None]  # [..., 4, N+1]
+    values = (distance + away) / torch.cat((new_unit, new_unit), dim=-1)[..., None] - 0.5 * new_scale
+    lower, share = split_over_bins(values, new_offsets)
+    moved = probabilities.new_zeros(*probabilities.shape[:-1], len(new_offsets))
+    return moved.scatter_add(-1, lower, probabilities * (1 - share)).scatter_add(-1, lower + 1, probabilities * share)

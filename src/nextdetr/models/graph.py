@@ -87,7 +87,8 @@ class _Builder:
         writes = self._publish(row, built)
         origin = row.sources[0] if len(row.sources) == 1 else list(row.sources)
         strides = tuple(built.strides), tuple(self.strides[index] for index in reads)
-        return built.module, RowInfo(layer.title or row.name, origin, repeats, built.arguments, reads, writes, *strides)
+        wiring = (reads, writes, *strides, tuple(built.channels))
+        return built.module, RowInfo(layer.title or row.name, origin, repeats, built.arguments, *wiring)
 
     def _resolve(self, row: Row, source: int) -> int:
         """Turn ``from`` into the index of a map that exists."""

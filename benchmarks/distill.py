@@ -1,0 +1,137 @@
+"""A small detector with and without a teacher, in equal minutes, on as many seeds as asked for.
+
+    python benchmarks/distill.py DATA --teacher CKPT [--model nextdetr-zepto] [--minutes 24] [--seeds 0 1 2]
+        [--image-size 320] [--variants plain teacher half places maps] [--output DIR] [--test] [--write]
+
+Every variant trains from random weights with the recipe's settings and the same minutes, validations included, so that what
+the teacher costs is paid in epochs. Variants are compared by the best AP on ``val``; with ``--test`` the chosen one and the
+plain one are scored on ``test`` too, once for each seed: the scores are kept beside the runs. A finished run is reported,
+not trained again, and one that was stopped goes on.
+
+plain: labels alone. teacher: all that it can teach, throughout. half: in the first half of the run. places: classes, boxes
+and edges, but no maps. maps: the maps alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from nextdetr import Detector
+from nextdetr.inference.header import is_exported
+from results import machine, write_result
+
+VARIANTS: dict[str, dict[str, float]] = {
+    "plain": {}, "teacher": {"teacher_until": 1.0}, "half": {"teacher_until": 0.5}, "places": {"teacher_maps": 0.0},
+    "maps": {"teacher_weight": 0.0},
+}  # fmt: skip
+
+
+def train(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
+    """Train unless it has been done; return the best validation, epochs, and the teacher's share of a step."""
+    folder = Path(options.output) / f"{variant}-{seed}"
+    done = folder / "result.json"
+    if not done.is_file():
+        settings: dict[str, Any] = {
+            "data": options.data, "minutes": options.minutes, "image_size": options.image_size, "seed": seed,
+            "output": folder, "profile": True, **VARIANTS[variant],
+        }  # fmt: skip
+        if variant != "plain":
+            settings["teacher"] = options.teacher
+        if options.threads is not None:
+            import torch
+
+            torch.set_num_threads(options.threads)
+        resumed = (folder / "last.ckpt").is_file()
+        result = Detector(options.model).train(**({"resume": folder} if resumed else settings))
+        done.write_text(json.dumps(result.to_json()), encoding="utf-8")
+    found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+    return found
+
+
+def test(options: argparse.Namespace, variant: str, seed: int) -> float | None:
+    """Score the best weights of a run on ``test``, unless it has been done; return AP."""
+    folder = Path(options.output) / f"{variant}-{seed}"
+    file = folder / "test.json"
+    if not file.is_file():
+        scored = Detector(folder / "best.safetensors").val(data=options.data, split="test", quiet=True)
+        file.write_text(json.dumps(scored.to_json()), encoding="utf-8")
+    value: float | None = json.loads(file.read_text(encoding="utf-8"))["metrics"]["AP"]
+    return value
+
+
+def shown(values: list[float | None]) -> str:
+    """Mean and all values, where there are any."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "undefined"
+    return f"**{statistics.mean(known):.4f}** ({', '.join(f'{value:.4f}' for value in known)})"
+
+
+def share(result: dict[str, Any]) -> float:
+    """Share of a step that the teacher's own look takes."""
+    profile = result.get("profile") or {}
+    return float(profile.get("parts", {}).get("teacher", 0.0) / max(1e-9, profile.get("step", 0.0)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--model", default="nextdetr-zepto")
+    parser.add_argument("--minutes", type=float, default=24)
+    parser.add_argument("--image-size", type=int, default=320)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=["plain", "teacher"])
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--output", default="runs/benchmark-distill")
+    parser.add_argument("--test", action="store_true", help="score the chosen variant and the plain one on test")
+    parser.add_argument("--write", action="store_true", help="write the dated result file")
+    options = parser.parse_args()
+    rows, means = [], {}
+    for variant in options.variants:
+        results = [train(options, variant, seed) for seed in options.seeds]
+        scores = [result["best"]["metrics"].get("AP") for result in results]
+        means[variant] = statistics.mean(score or 0.0 for score in scores)
+        epochs = statistics.mean(result["epochs"] for result in results)
+        rows.append(
+            f"| {variant} | {shown(scores)} | {epochs:.0f} | {statistics.mean(share(result) for result in results):.0%} |"
+        )
+    lines = [
+        f"# {options.model} with and without a teacher, {options.minutes:g} minutes each",
+        "",
+        f"`python benchmarks/distill.py DATA --teacher {Path(options.teacher).name} --model {options.model} "
+        f"--minutes {options.minutes:g} --image-size {options.image_size} "
+        f"--seeds {' '.join(map(str, options.seeds))} --variants {' '.join(options.variants)}`. {machine()}",
+        "",
+        f"Random weights; the teacher: {teacher_line(options)}",
+        "",
+        "| | best AP on `val`, mean (seeds) | epochs | the teacher's share of a step |",
+        "|---|---|---|---|",
+        *rows,
+    ]
+    if options.test:
+        best = max(means, key=lambda name: means[name])
+        for variant in dict.fromkeys((best, *(["plain"] if "plain" in means else []))):
+            found = [test(options, variant, seed) for seed in options.seeds]
+            lines += ["", f"`test`, {variant}{', chosen on `val`' if variant == best else ''}: {shown(found)} AP."]
+    write_result(f"distill-{Path(options.model).stem}", lines, write=options.write)
+
+
+def teacher_line(options: argparse.Namespace) -> str:
+    """What the teacher is, and its AP on ``val``, scored once."""
+    file = Path(options.output) / "teacher.json"
+    if not file.is_file():
+        scored = Detector(options.teacher).val(data=options.data, quiet=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(scored.to_json()), encoding="utf-8")
+    metrics = json.loads(file.read_text(encoding="utf-8"))["metrics"]
+    kind = "an exported file" if is_exported(options.teacher) else "a checkpoint"
+    return f"{kind}, {metrics['AP']:.4f} AP on `val`."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""The teacher of a run: a larger detector, opened once, that says of each batch what the pupil should have said.
+
+It looks at the same augmented images as its pupil, at the size nearest to theirs that it takes. A detector of ours, or one
+whose weights we load, teaches the places, classes, boxes and edges of its decoder, and the maps of its backbone;
+an exported file its classes and boxes, from places beside these boxes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nextdetr.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from nextdetr.errors import ConfigError, WeightsError
+from nextdetr.inference.exported import ExportedModel, OpenedExport, is_exported, open_export
+from nextdetr.inference.header import exported_file
+from nextdetr.models.answers import Taught, teach
+from nextdetr.models.detection import DetectionModel
+from nextdetr.models.dfine import DFINEDecoder
+from nextdetr.models.fuse import fuse
+from nextdetr.models.graph import available_models
+from nextdetr.models.summary import count_gflop
+from nextdetr.structures import EdgeOutput, Lesson
+from nextdetr.weights.checkpoint import OpenedModel
+from nextdetr.weights.layouts.classes import match_classes
+from nextdetr.weights.load import open_weights
+from nextdetr.weights.start import open_detector, resolve_model
+
+__all__ = ["PLACES", "Teacher", "open_teacher"]
+
+PLACES = 100  # of an image that the pupil is asked about: those of which the teacher is most sure
+NOISE = 0.5  # sides of a file's boxes move by up to half of this share of the box, so that the pupil has something to find
+
+
+@dataclass(slots=True)
+class Teacher:
+    """An opened teacher for a data set.
+
+    Attributes:
+        opened: the detector; of ours, folded.
+        source: what the user named.
+        digest: of the file's content.
+        pairs: (index among the data's classes, index among the teacher's) of each class that both have.
+        classes: the data's.
+        maps: index of the backbone's map by stride, none of a file.
+        unnamed: whether the teacher's classes have no names and are taken in their order.
+    """
+
+    opened: OpenedModel | OpenedExport
+    source: str
+    digest: str
+    pairs: list[tuple[int, int]] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    maps: dict[int, int] = field(default_factory=dict)
+    unnamed: bool = False
+
+    @property
+    def has_edges(self) -> bool:
+        """Whether its decoder says how sure it is of each edge."""
+        model = self.opened.model
+        return isinstance(model, DetectionModel) and isinstance(model.rows[-1], DFINEDecoder)
+
+    def for_classes(self, classes: Sequence[str]) -> None:
+        """Match its classes with the data's, by name.
+
+        Raises:
+            ConfigError: there is none that both have.
+        """
+        theirs, self.classes = self.opened.classes, list(classes)
+        self.unnamed = isinstance(self.opened, OpenedModel) and not self.opened.trained and len(theirs) == len(classes)
+        same = [(index, index) for index in range(len(classes))]
+        self.pairs = same if self.unnamed else match_classes(theirs, classes) if self.opened.trained else []
+        if not self.pairs:
+            had = _listed(theirs) if self.opened.trained else f"{len(theirs)} classes without names"
+            raise ConfigError(
+                f"{self.source}: the teacher knows none of the data's classes ({_listed(classes)}; it has {had}): name "
+                "another teacher, or leave --teacher out."
+            )
+
+    def lines(self, pupil: DetectionModel, *, places: bool, maps: Sequence[int]) -> list[str]:
+        """Return what the user is told: what it teaches ``pupil``, and what it does not know.
+
+        Args:
+            pupil: what is trained.
+            places: whether classes and boxes are taught.
+            maps: strides of the maps that are.
+        """
+        edges = self.has_edges and isinstance(pupil.rows[-1], DFINEDecoder)
+        subjects = ["classes", "boxes", *(["distributions of the edges"] if edges else [])] if places else []
+        if maps:
+            subjects.append(f"the backbone's maps of stride {', '.join(map(str, maps))}")
+        *most, last = subjects
+        lines = [f"Teacher {self.source}: it teaches {', '.join(most)}{' and ' if most else ''}{last}."]
+        if self.unnamed:
+            lines.append("Its classes have no names; they are taken to be the data's, in their order.")
+        known = {index for index, _ in self.pairs}
+        unknown = [name for index, name in enumerate(self.classes) if index not in known]
+        if unknown:
+            lines.append(f"It does not know {_listed(unknown)}: learnt from the labels alone.")
+        return lines
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return what a pupil's file says of it: its name, and the licence of the weights that it started from."""
+        licence = self.opened.metadata.get("weights_licence", "none")
+        return {"teacher": Path(self.source).name, "teacher_licence": licence}
+
+    def gflop(self) -> float:
+        """Return what a look at one image of about 320 px costs; 0 of a file, which does not say."""
+        model = self.opened.model
+        if not isinstance(model, DetectionModel):
+            return 0.0
+        side = model.stride * max(1, round(320 / model.stride))
+        return count_gflop(model, side) * (320 / side) ** 2
+
+    def to(self, device: torch.device) -> None:
+        """Move it to a device; an exported file stays on the processor."""
+        if isinstance(self.opened, OpenedModel):
+            self.opened.model.to(device)
+
+    @torch.no_grad()
+    def teach(self, images: Tensor, strides: Sequence[int]) -> Lesson:
+        """Say what it sees.
+
+        Args:
+            images: [B, 3, S, S] float32 RGB, 0 to 1, as the pupil gets them.
+            strides: of the maps that are wanted.
+        """
+        model = self.opened.model
+        if isinstance(model, DetectionModel):
+            sides = [max(1, round(side / model.stride)) * model.stride for side in images.shape[2:]]
+            return self._lesson(teach(model, _resized(images, sides), strides))
+        return self._lesson(self._from_file(model, images))
+
+    def _from_file(self, model: ExportedModel, images: Tensor) -> Taught:
+        contract = model.contract
+        sides = [contract.image_size] * 2
+        if contract.dynamic:
+            low, high = contract.least_size or contract.step, contract.largest_size or max(images.shape[2:])
+            nearest = [max(1, round(side / contract.step)) * contract.step for side in images.shape[2:]]
+            sides = [min(max(side, low), high) for side in nearest]
+        output = model(_resized(images, sides))
+        logits, boxes = (output.logits, output.boxes) if contract.raw else _joined(output.logits, output.boxes)
+        return Taught(_moved(boxes), logits, boxes, None, {})
+
+    def _lesson(self, taught: Taught) -> Lesson:
+        """Bring what it said to the pupil's classes, and keep the places of which it is most sure."""
+        logits = taught.logits.float()
+        ours, theirs = (list(side) for side in zip(*self.pairs, strict=True))
+        scores = logits.new_zeros(*logits.shape[:2], len(self.classes))
+        scores[..., ours] = logits[..., theirs].sigmoid()
+        confidence, best = scores.amax(dim=-1).topk(min(PLACES, logits.shape[1]), dim=1)
+
+        def kept(values: Tensor) -> Tensor:
+            """[B, Q, ...] to [B, K, ...]."""
+            index = best.reshape(*best.shape, *[1] * (values.ndim - 2))
+            return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
+
+        told = torch.zeros(len(self.classes), dtype=torch.bool, device=logits.device)
+        told[ours] = True
+        used = kept(logits.amax(dim=-1, keepdim=True)) > -torch.inf  # what a file does not use is minus infinity throughout
+        edges = taught.edges
+        if edges is not None:
+            first = (kept(edges.first_logits), kept(edges.first_boxes))
+            edges = EdgeOutput(kept(edges.bins[0])[None], kept(edges.anchors), edges.offsets, edges.scale, *first)
+        points, boxes = kept(taught.points).float(), kept(taught.boxes).float()
+        return Lesson(points, kept(scores), told & used, boxes, confidence, edges, taught.maps)
+
+
+def open_teacher(source: str | Path) -> Teacher:
+    """Open a detector that has been trained: a checkpoint or the folder of a run, an export, or weights of another program.
+
+    Raises:
+        ConfigError: it has not been trained, or its runtime is not installed.
+        WeightsError: it cannot be read, or is no detector.
+        ModelFileError: the same of an exported file.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        random = f" {path} names a model without weights: train it first." if str(source) in available_models() else ""
+        raise ConfigError(f"{path}: there is no such teacher; give --teacher a checkpoint or an exported detector.{random}")
+    if path.suffix in (".yaml", ".yml"):
+        raise ConfigError(f"{path}: a model file has no weights to teach with; give --teacher a checkpoint of it.")
+    if is_exported(path):
+        opened: OpenedModel | OpenedExport = open_export(path, threads=torch.get_num_threads())
+        return Teacher(opened, str(source), _digest(exported_file(path)))
+    file = Path(resolve_model(path)) if _is_run(path) else path
+    identity = open_weights(file)[1]
+    if identity.is_backbone:
+        raise WeightsError(f"{path}: a backbone alone ({identity.kind}), which detects nothing; name a detector.")
+    if identity.kind == "nextdetr-detector":
+        opened = open_detector(file)[0]
+    elif identity.model is None:
+        raise WeightsError(f"{path}: it is not known for which model these weights are; name a checkpoint or an export.")
+    else:
+        opened = open_detector(identity.model, weights=file)[0]
+    folded = fuse(opened.model)
+    opened = OpenedModel(folded, opened.classes, opened.image_size, opened.source, opened.metadata)
+    return Teacher(opened, str(source), _digest(file), maps=folded.backbone_maps(unread=True))
+
+
+def _is_run(path: Path) -> bool:
+    """Whether this is what only ``resolve_model`` understands: our own folders, and the state of a run."""
+    return path.name == "last.ckpt" or any((path / name).is_file() for name in ("best.safetensors", "last.safetensors"))
+
+
+def _digest(path: Path) -> str:
+    """Return a digest of a file and of its weights beside it, or of all files of a folder."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    files += [beside for beside in (path.with_suffix(".bin"), path.with_name(path.name + ".data")) if beside.is_file()]
+    digest = hashlib.blake2b(digest_size=16)
+    for file in dict.fromkeys(files):
+        with file.open("rb") as stream:
+            while part := stream.read(1 << 20):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def _resized(images: Tensor, sides: Sequence[int]) -> Tensor:
+    """[B, 3, H, W] at another size, by the filter that pictures are resized with."""
+    if list(images.shape[2:]) == list(sides):
+        return images
+    return functional.interpolate(images, size=list(sides), mode="bilinear", antialias=True)
+
+
+def _joined(logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Join the rows of a file's detections that are one query's: one box, of which each row has another class."""
+    same = (boxes[:, :, None] == boxes[:, None]).all(dim=-1)  # [B, K, K]
+    places = torch.arange(boxes.shape[1], device=boxes.device)
+    first = torch.where(same, places, len(places)).amin(dim=-1)  # [B, K]
+    none = torch.full_like(logits, -torch.inf)
+    return none.scatter_reduce(1, first[..., None].expand_as(logits), logits, "amax"), boxes
+
+
+def _moved(boxes: Tensor) -> Tensor:
+    """Boxes [B, K, 4] cxcywh whose sides have moved, as those of denoising queries have; torch's generator draws."""
+    reach = (0.5 * NOISE * boxes[..., 2:]).repeat(1, 1, 2)
+    moved = cxcywh_to_xyxy(boxes) + (2 * torch.rand_like(boxes) - 1) * reach
+    return xyxy_to_cxcywh(moved.clamp(0.0, 1.0))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
