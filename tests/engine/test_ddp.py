@@ -11,6 +11,8 @@ import sys
 import pytest
 import torch
 
+from nextdetr.models.graph import build_model
+from nextdetr.weights.checkpoint import save_detector
 from tests.helpers import squares, tiny_model
 
 # Each process draws the noise of its denoising queries for itself, so that a comparison has to do without them.
@@ -110,6 +112,26 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path):
     one, two = (torch.load(tmp_path / name / "last.ckpt", weights_only=True)["model"] for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-5, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_a_teacher_as_one_does(tmp_path):
+    """After four steps; without the maps, whose correlation is that of a process's own images."""
+    data, model, teacher = squares(tmp_path / "data", images=8), tiny_model(tmp_path), tmp_path / "teacher.safetensors"
+    built = build_model(model)
+    for head in built.rows[-1].dec_score_head:
+        head.bias.data += 4.0
+    save_detector(teacher, built.state_dict(), model_text=built.text, classes=["bar", "square"], image_size=64)
+    options = ("--epochs", "1", "--teacher", str(teacher), "--teacher-maps", "0")
+    rows = []
+    for name, own in (("one", ("--batch-size", "2")), ("two", ("--batch-size", "1", "--devices", "2"))):
+        run(data, model, tmp_path / name, *own, *options, before=WITHOUT_DENOISING + WITHOUT_ROUNDING)
+        with (tmp_path / name / "metrics.csv").open(newline="") as file:
+            rows += csv.DictReader(file)
+    one, two = rows
+    for name in (name for name in one if name.startswith("loss")):
+        assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-4, abs=1e-6), name
+    assert float(one["loss_teacher_class"]) > 0.01
 
 
 # Notes which images each batch shows, and asks the first process to stop after the first step of the second epoch.

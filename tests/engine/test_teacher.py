@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from nextdetr.cli.main import main
 from nextdetr.config import TrainConfig
-from nextdetr.engine.teacher import PLACES, Teacher, open_teacher
+from nextdetr.engine.teacher import Teacher, open_teacher
 from nextdetr.engine.teaching import Teaching
 from nextdetr.engine.train import Trainer, train
 from nextdetr.errors import ConfigError, Interrupted, ModelFileError, WeightsError
@@ -32,11 +32,13 @@ WIDER = DFINE.replace("DFINEDecoder, [nc, 32, 20", "DFINEDecoder, [nc, 64, 30")
 
 
 def checkpoint(path, classes=("square", "bar"), text=WIDER, seed=1):
-    """A detector file without any training: its heads are shaken, so that it says something of each place."""
+    """A detector file without any training: its heads are shaken, and its classes likely, so that it says something."""
     torch.manual_seed(seed)
     model = build_model(parse_model_text(text, "test"), num_classes=len(classes))
     for parameter in model.rows[-1].parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
+    for head in model.rows[-1].dec_score_head:
+        head.bias.data += 4.0
     return save_detector(path, model.state_dict(), model_text=text, classes=list(classes), image_size=64)
 
 
@@ -80,8 +82,6 @@ def test_classes_are_matched_by_name(tmp_path):
     lesson = teacher.teach(torch.rand(2, 3, 64, 64), (16,))
     assert lesson.told[0, 0].tolist() == [True, True, False]
     assert (lesson.scores[..., 2] == 0).all()
-    raw = teacher.opened.model(torch.rand(1, 3, 64, 64))
-    assert raw.logits.shape == (1, 30, 3)
 
 
 def test_a_teacher_of_other_classes_is_refused(tmp_path, settings, capsys):
@@ -89,7 +89,9 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path, settings, capsys):
     with pytest.raises(ConfigError, match=r"knows none of the data's classes \(square, bar; it has cat, dog\)"):
         train(TrainConfig(**settings | {"teacher": other}), quiet=True)
     options = ["--data", settings["data"], "--model", settings["model"], "--output", str(tmp_path / "run")]
-    assert main(["train", *options, "--teacher", str(other)]) == 2
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *options, "--teacher", str(other)])
+    assert ended.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -132,7 +134,7 @@ def test_a_lesson_holds_the_surest_places_at_any_size_of_image(given):
     torch.testing.assert_close(lesson.confidence, scores, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(lesson.boxes[1], output.boxes[1, index[1]], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(lesson.scores[1], output.logits[1, index[1]].sigmoid().flip(-1), atol=1e-5, rtol=1e-5)
-    assert lesson.edges.bins.shape == (1, 2, 30, 4, 33)
+    assert lesson.edges.bins.shape == (1, 2, 20, 4, 33)  # as many as there are tokens
     assert lesson.maps[32].shape == (2, 320, 2, 2)
     assert not any(value.requires_grad for value in (lesson.points, lesson.scores, lesson.boxes, lesson.maps[32]))
 
@@ -171,7 +173,7 @@ def test_an_exported_file_teaches_its_detections():
     torch.testing.assert_close(lesson.boxes[0, 0], torch.tensor([0.4, 0.4, 0.4, 0.4]))
     moved = (lesson.points - lesson.boxes).abs()[:, :2]
     assert (moved > 0).all()  # the pupil has something to find
-    assert moved.max() <= 0.1 + 1e-6
+    assert moved.max() <= 0.2 + 1e-6  # each side by a quarter of the box at most
     assert lesson.edges is None
     assert lesson.maps == {}
     dynamic, session = exported(["bar"], dynamic=True, least_size=64, largest_size=128)
@@ -191,15 +193,15 @@ def teaching(teacher, pupil, **more):
 
 
 def test_a_pupil_comes_to_answer_as_its_teacher_does(given):
-    """Without a label: nothing but the teacher's losses, which fall to under a third in 40 steps."""
+    """Without a label: nothing but the teacher's losses, which fall to under half in 30 steps."""
     torch.manual_seed(0)
     pupil = build_model(parse_model_text(DFINE, "test")).train()
     lessons = teaching(open_teacher(given / "teacher.safetensors"), pupil)
     optimizer = torch.optim.AdamW([*pupil.parameters(), *lessons.projections.parameters()], lr=2e-3)
     images, none = torch.rand(2, 3, 64, 64), [Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))] * 2
     history = []
-    for step in range(40):
-        output = pupil(images, none, questions=lessons.ask(images, step / 40))
+    for step in range(30):
+        output = pupil(images, none, questions=lessons.ask(images, step / 30))
         terms = lessons.losses(output)
         sum(terms.values()).backward()
         optimizer.step()
@@ -209,7 +211,7 @@ def test_a_pupil_comes_to_answer_as_its_teacher_does(given):
     for name in lessons.names:
         early, late = (np.mean([one[name] for one in part]) for part in (history[:3], history[-3:]))
         assert late < 0.8 * early, (name, early, late)
-    assert sum(history[-1].values()) < sum(history[0].values()) / 3
+    assert sum(history[-1].values()) < sum(history[0].values()) / 2
 
 
 def test_a_run_with_a_teacher_leaves_a_detector_without_its_traces(settings):
@@ -303,4 +305,3 @@ def test_teacher_and_weights_may_be_one_file_in_half_precision_at_several_sizes(
     }  # fmt: skip
     train(TrainConfig(**settings | changed), quiet=True)
     assert float(rows(settings["output"])[0]["loss_teacher_class"]) > 0
-    assert PLACES >= 30

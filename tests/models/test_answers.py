@@ -67,7 +67,7 @@ def test_a_pupil_answers_on_all_layers_and_everything_gets_a_gradient(model):
     edges = type(model.rows[-1]).__name__ == "DFINEDecoder"
     assert answers.logits.shape == (4 if edges else 3, 2, 7, 2)
     assert answers.boxes.shape == (4 if edges else 3, 2, 7, 4)
-    assert {stride: maps.shape[1] for stride, maps in answers.maps.items()} == {16: 160}  # the head reads 3 and 4
+    assert {stride: maps.shape[1] for stride, maps in answers.maps.items()} == {16: 160, 32: 320}
     (answers.logits.square().sum() + answers.boxes.sum() + answers.maps[16].sum()).backward()
     heads = [*model.rows[-1].dec_score_head, model.rows[-1].enc_score_head, model.rows[-1].enc_bbox_head.layers[-1]]
     assert all(head.weight.grad is not None and head.weight.grad.abs().sum() > 0 for head in heads)
