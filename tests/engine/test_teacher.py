@@ -193,15 +193,15 @@ def teaching(teacher, pupil, **more):
 
 
 def test_a_pupil_comes_to_answer_as_its_teacher_does(given):
-    """Without a label: nothing but the teacher's losses, which fall to under half in 30 steps."""
+    """Without a label: nothing but the teacher's losses, which fall to under 60 % in 40 steps."""
     torch.manual_seed(0)
     pupil = build_model(parse_model_text(DFINE, "test")).train()
     lessons = teaching(open_teacher(given / "teacher.safetensors"), pupil)
     optimizer = torch.optim.AdamW([*pupil.parameters(), *lessons.projections.parameters()], lr=2e-3)
     images, none = torch.rand(2, 3, 64, 64), [Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))] * 2
     history = []
-    for step in range(30):
-        output = pupil(images, none, questions=lessons.ask(images, step / 30))
+    for step in range(40):
+        output = pupil(images, none, questions=lessons.ask(images, step / 40))
         terms = lessons.losses(output)
         sum(terms.values()).backward()
         optimizer.step()
@@ -211,7 +211,7 @@ def test_a_pupil_comes_to_answer_as_its_teacher_does(given):
     for name in lessons.names:
         early, late = (np.mean([one[name] for one in part]) for part in (history[:3], history[-3:]))
         assert late < 0.8 * early, (name, early, late)
-    assert sum(history[-1].values()) < sum(history[0].values()) / 2
+    assert sum(history[-1].values()) < 0.6 * sum(history[0].values())
 
 
 def test_a_run_with_a_teacher_leaves_a_detector_without_its_traces(settings):

@@ -194,6 +194,7 @@ def open_teacher(source: str | Path) -> Teacher:
     if identity.is_backbone:
         raise WeightsError(f"{path}: a backbone alone ({identity.kind}), which detects nothing; name a detector.")
     if identity.kind == "nextdetr-detector":
+        file = Path(resolve_model(file))
         opened = open_detector(file)[0]
     elif identity.model is None:
         raise WeightsError(f"{path}: it is not known for which model these weights are; name a checkpoint or an export.")
@@ -210,11 +211,14 @@ def _is_run(path: Path) -> bool:
 
 
 def _digest(path: Path) -> str:
-    """Return a digest of a file and of its weights beside it, or of all files of a folder."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    files += [beside for beside in (path.with_suffix(".bin"), path.with_name(path.name + ".data")) if beside.is_file()]
+    """Return a digest of a file, of OpenVINO's weights beside it, or of the weights and settings in a folder."""
+    kinds = (".safetensors", ".bin", ".json")
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in kinds and file.is_file())
+    else:
+        files = [path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])]
     digest = hashlib.blake2b(digest_size=16)
-    for file in dict.fromkeys(files):
+    for file in files:
         with file.open("rb") as stream:
             while part := stream.read(1 << 20):
                 digest.update(part)
