@@ -22,7 +22,7 @@ from nextdetr.inference.times import Meter
 from nextdetr.models.cut import choices, whole_queries
 from nextdetr.weights.checkpoint import OpenedModel
 
-__all__ = ["meter", "points_of"]
+__all__ = ["meter", "points_of", "time_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,21 +56,25 @@ def meter(threads: int | None = None) -> Meter:
 
 def _exported_point(opened: OpenedModel, setting: Setting, threads: int) -> SpeedPoint | None:
     """Measure in the faster runtime; None where none is installed."""
-    runtimes = possible_runtimes(Path("model.onnx"))
-    if not runtimes or not all(is_installed(name) for name in ("onnx", "onnxscript")):
+    if not possible_runtimes(Path("model.onnx")) or not all(is_installed(name) for name in ("onnx", "onnxscript")):
         return None
     size, queries, layers = setting
     config = ExportConfig(image_size=size, queries=queries, decoder_layers=layers)
-    taken: dict[str, float] = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a file that is open
         path = Path(folder) / "model.onnx"
         write_graph(opened, config, path)
-        image = torch.rand(1, 3, size, size)
-        for name in runtimes:
-            model = open_export(path, threads=threads, runtime=name).model
-            with torch.inference_mode():
-                taken[name] = steady_ms(partial(model, image))
-            del model
+        return time_file(path, setting, threads)
+
+
+def time_file(path: Path, setting: Setting, threads: int) -> SpeedPoint:
+    """Measure an ONNX file of a setting in each installed runtime, and return the faster one's point."""
+    taken: dict[str, float] = {}
+    image = torch.rand(1, 3, setting.image_size, setting.image_size)
+    for name in possible_runtimes(path):
+        model = open_export(path, threads=threads, runtime=name).model
+        with torch.inference_mode():
+            taken[name] = steady_ms(partial(model, image))
+        del model
     fastest = min(taken, key=lambda name: taken[name])
     return SpeedPoint(*setting, None, taken[fastest], fastest, processor_name(), threads, True)
 
