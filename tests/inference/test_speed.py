@@ -163,6 +163,17 @@ def test_what_else_the_machine_does_for_a_while_is_left_out():
     assert processor_name()
 
 
+def test_a_slow_model_is_not_measured_for_minutes():
+    calls = 0
+
+    def call():
+        nonlocal calls
+        calls += 1
+
+    assert steady_ms(call, clock=lambda: 5.0 * calls) == pytest.approx(5000.0)
+    assert calls == 4  # to warm up, and a round
+
+
 def test_a_table_does_not_go_with_weights_to_another_model(tmp_path):
     from nextdetr.weights import checkpoint
     from nextdetr.weights.start import open_detector
