@@ -34,14 +34,16 @@ EPS = 1e-6
 
 
 class SizeSpec(NamedTuple):
-    """Blocks and channels of each stage."""
+    """Blocks and channels of each stage, and the width inside a block as a multiple of its channels."""
 
     depths: tuple[int, int, int, int]
     dims: tuple[int, int, int, int]
+    expansion: int = 4
 
 
 SIZES: Mapping[str, SizeSpec] = MappingProxyType(
     {
+        "zepto": SizeSpec((1, 2, 4, 2), (32, 64, 128, 224), 3),  # ours, see the docstring
         "atto": SizeSpec((2, 2, 6, 2), (40, 80, 160, 320)),
         "femto": SizeSpec((2, 2, 6, 2), (48, 96, 192, 384)),
         "pico": SizeSpec((2, 2, 6, 2), (64, 128, 256, 512)),
@@ -61,22 +63,29 @@ class Block(nn.Module):
 
     Args:
         channels: C.
+        expansion: width inside as a multiple of C, 4 in the paper.
         grn: GRN after the activation, as in V2.
         layer_scale: initial value of V1's LayerScale (the parameter ``gamma`` [C]); None for none, as in V2.
         drop_path: probability, in 0 to 1 exclusive, that an image of the batch skips the block in training.
     """
 
     def __init__(
-        self, channels: int, *, grn: bool = True, layer_scale: float | None = None, drop_path: float = 0.0
+        self,
+        channels: int,
+        *,
+        expansion: int = 4,
+        grn: bool = True,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.drop_path = drop_path
         self.dwconv = DepthwiseConv2d(channels, 7)
         self.norm = nn.LayerNorm(channels, eps=EPS)
-        self.pwconv1 = nn.Linear(channels, 4 * channels)
+        self.pwconv1 = nn.Linear(channels, expansion * channels)
         self.act = nn.GELU()
-        self.grn = GRN(4 * channels) if grn else nn.Identity()
-        self.pwconv2 = nn.Linear(4 * channels, channels)
+        self.grn = GRN(expansion * channels) if grn else nn.Identity()
+        self.pwconv2 = nn.Linear(expansion * channels, channels)
         self.gamma = None if layer_scale is None else nn.Parameter(torch.full((channels,), layer_scale))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,6 +129,7 @@ class ConvNeXtV2(nn.Module):
     Args:
         depths: blocks of each stage.
         dims: channels of each stage.
+        expansion: see ``Block``.
         grn: False for V1.
         layer_scale: initial LayerScale of V1 (1e-6 in the paper); None for none.
         drop_path: stochastic depth of the last block; it rises linearly from 0 at the first.
@@ -140,6 +150,7 @@ class ConvNeXtV2(nn.Module):
         depths: Sequence[int],
         dims: Sequence[int],
         *,
+        expansion: int = 4,
         grn: bool = True,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
@@ -161,7 +172,13 @@ class ConvNeXtV2(nn.Module):
             first_block = sum(depths[:i])
             self.downsample_layers.append(_stem(dims[0]) if i == 0 else _downsample(dims[i - 1], dims[i]))
             blocks = (
-                Block(dims[i], grn=grn, layer_scale=layer_scale, drop_path=drop_path * (first_block + j) / last_block)
+                Block(
+                    dims[i],
+                    expansion=expansion,
+                    grn=grn,
+                    layer_scale=layer_scale,
+                    drop_path=drop_path * (first_block + j) / last_block,
+                )
                 for j in range(depths[i])
             )
             self.stages.append(nn.Sequential(*blocks))
@@ -211,7 +228,8 @@ def convnextv2(size: str, **options: Any) -> ConvNeXtV2:
     """
     if size not in SIZES:
         raise ConfigError(f"there is no ConvNeXt V2 of size {size!r}: choose one of {', '.join(SIZES)}.")
-    return ConvNeXtV2(*SIZES[size], **options)
+    spec = SIZES[size]
+    return ConvNeXtV2(spec.depths, spec.dims, expansion=spec.expansion, **options)
 
 
 def _stem(channels: int) -> nn.Sequential:

@@ -29,7 +29,7 @@ def backbone_size(state: Mapping[str, Tensor]) -> tuple[Stages, Stages]:
 
 def known_size(depths: Stages, dims: Stages) -> str | None:
     """Return the name of a published size, such as ``atto``; None for any other."""
-    return next((name for name, spec in SIZES.items() if spec == (depths, dims)), None)
+    return next((name for name, spec in SIZES.items() if (spec.depths, spec.dims) == (depths, dims)), None)
 
 
 def size_name(depths: Stages, dims: Stages) -> str:

@@ -1,0 +1,81 @@
+"""Deformable attention's reads as one GridSample a layer instead of one a level, for graphs of a fixed size.
+
+The levels stand below one another on one canvas, with a row of zeros after each and zeros on the right of the narrower
+ones. A place is moved onto the canvas and clamped to one cell around its level, where it reads zero, as outside a map. The
+results are those of ``layers/deformable.py`` up to rounding; three calls of GridSample and their Concat, which OpenVINO and
+ONNX Runtime compute slowly, become one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nextdetr.layers.deformable import MSDeformableAttention, Shapes
+
+__all__ = ["sample_canvas", "use_canvas"]
+
+
+def use_canvas(model: nn.Module) -> None:
+    """Let every deformable attention of a folded model read from a canvas, in place; the image size is fixed."""
+    for module in model.modules():
+        if isinstance(module, MSDeformableAttention):
+            setattr(module, "sample", sample_canvas)  # noqa: B010 - a method of this copy only
+
+
+def sample_canvas(
+    value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, points: Sequence[int] | None = None
+) -> Tensor:
+    """``sample_levels`` of known shapes.
+
+    Args:
+        value: [B, S, heads, d].
+        shapes: (height, width) of each map.
+        locations: [B, Q, heads, K, 2], (x, y) as fractions of the map, map after map.
+        weights: [B, Q, heads, K].
+        points: how many of the K reads fall on each map.
+
+    Returns:
+        [B, Q, heads · d].
+    """
+    assert points is not None
+    batch, queries, heads = locations.shape[:3]
+    canvas = _canvas(value.to(locations.dtype), shapes)  # [B·heads, d, H, W]
+    scale, shift, low, high = _placement(shapes, points, canvas.shape[2:], locations)
+    grid = torch.minimum(torch.maximum(locations * scale + shift, low), high)  # NaN stays NaN
+    grid = grid.transpose(1, 2).flatten(0, 1)  # [B·heads, Q, K, 2]
+    reads = functional.grid_sample(canvas, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    by_head = weights.to(locations.dtype).transpose(1, 2).flatten(0, 1).unsqueeze(1)  # [B·heads, 1, Q, K]
+    summed = (reads * by_head).sum(dim=-1)  # [B·heads, d, Q]
+    return summed.view(batch, heads, -1, queries).flatten(1, 2).transpose(1, 2)
+
+
+def _canvas(value: Tensor, shapes: Shapes) -> Tensor:
+    """Lay the maps out on one map [B·heads, d, H, W]."""
+    batch, _, heads, dim = value.shape
+    width = max(columns for _, columns in shapes)
+    maps = value.permute(0, 2, 3, 1).flatten(1, 2)  # [B, D, S]
+    levels = torch.split(maps, [rows * columns for rows, columns in shapes], dim=2)
+    laid = [
+        functional.pad(level.reshape(batch, -1, rows, columns), (0, width - columns, 0, 1))
+        for level, (rows, columns) in zip(levels, shapes, strict=True)
+    ]
+    return torch.cat(laid, dim=2).reshape(batch * heads, dim, -1, width)
+
+
+def _placement(shapes: Shapes, points: Sequence[int], canvas: Sequence[int], like: Tensor) -> tuple[Tensor, ...]:
+    """Factor, shift, least and largest place [K, 2] in GridSample's coordinates, -1 to 1, for each read."""
+    scale, shift, low, high = [], [], [], []
+    height, width = canvas
+    top = 0
+    for (rows, columns), number in zip(shapes, points, strict=True):
+        # Cell c of the canvas lies at (2 c + 1) / size - 1; cell -1 and the one after the last read zero.
+        scale += [(2 * columns / width, 2 * rows / height)] * number
+        shift += [(-1.0, 2 * top / height - 1)] * number
+        low += [(-1 / width - 1, (2 * top - 1) / height - 1)] * number
+        high += [((2 * columns + 1) / width - 1, (2 * (top + rows) + 1) / height - 1)] * number
+        top += rows + 1
+    return tuple(torch.tensor(numbers, dtype=like.dtype, device=like.device) for numbers in (scale, shift, low, high))
