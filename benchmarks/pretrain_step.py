@@ -71,7 +71,7 @@ def build(options: argparse.Namespace) -> tuple[FCMAE, Tensor, Tensor]:
 
 def multiply_adds(options: argparse.Namespace) -> float:
     """Multiply-adds of one sparse training step: three times those of the forward pass, visible patches only."""
-    depths, dims = SIZES[options.size]
+    depths, dims = SIZES[options.size][:2]
     patches = (options.image_size // 32) ** 2
     visible = int(patches * (1 - options.mask_ratio) + 1e-9)
     total, before = 0.0, 3 * 16 / 4

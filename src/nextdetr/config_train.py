@@ -106,7 +106,9 @@ class PretrainConfig(CommandConfig):
     alternatives = _LENGTH_AND_PLACE
 
     images: tuple[str, ...] = Field((), description="Folders of images, with their subfolders, or data sets.")
-    model: str = Field("convnextv2-atto", description="Backbone: convnextv2- and atto, femto, pico, nano, tiny, base, …")
+    model: str = Field(
+        "convnextv2-atto", description="Backbone: convnextv2- and zepto, atto, femto, pico, nano, tiny, base, …"
+    )
     weights: Path | None = Field(None, description="Backbone weights to go on from, of any known layout.")
     epochs: int | None = Field(
         None, ge=1, description="Passes over the images (800, or what makes 5,000 steps, unless --minutes is given)."

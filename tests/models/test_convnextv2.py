@@ -8,8 +8,9 @@ import torch
 from nextdetr.errors import ConfigError
 from nextdetr.models.convnextv2 import SIZES, Block, ConvNeXtV2, convnextv2
 
-# Published: with the head of 1000 classes, and the features alone.
+# Published, apart from zepto: with the head of 1000 classes, and the features alone.
 PARAMETERS = {
+    "zepto": (1_165_000, 907_488),  # ours
     "atto": (3_708_400, 3_386_760),
     "femto": (5_233_240, 4_847_472),
     "pico": (9_066_280, 8_552_256),

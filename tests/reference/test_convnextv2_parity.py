@@ -9,7 +9,7 @@ from timm.models.convnext import ConvNeXt
 from torchvision.models import convnext_tiny
 from transformers import ConvNextV2Config, ConvNextV2ForImageClassification, ConvNextV2Model
 
-from nextdetr.models.convnextv2 import SIZES, ConvNeXtV2, convnextv2
+from nextdetr.models.convnextv2 import PUBLISHED, SIZES, ConvNeXtV2, convnextv2
 from nextdetr.weights.layouts.convnext_timm import from_timm
 from nextdetr.weights.layouts.convnext_transformers import from_transformers
 
@@ -29,7 +29,7 @@ def _randomise(model):
 
 
 def _narrow(size):
-    depths, dims = SIZES[size]
+    depths, dims = SIZES[size][:2]
     return depths, tuple(dim // 8 for dim in dims)
 
 
@@ -71,7 +71,7 @@ def _check_against_timm(theirs, depths, dims, x, **options):
 @pytest.mark.parametrize("size", RUN)
 def test_timm(size):
     theirs = _randomise(timm.create_model(f"convnextv2_{size}", num_classes=11))
-    _check_against_timm(theirs, *SIZES[size], torch.randn(2, 3, 64, 96))
+    _check_against_timm(theirs, *SIZES[size][:2], torch.randn(2, 3, 64, 96))
 
 
 @pytest.mark.parametrize("size", NARROWED)
@@ -90,12 +90,12 @@ def test_timm_features_only_names():
         _assert_close(ours(x), theirs(x))
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", PUBLISHED)
 def test_names_and_shapes_of_all_sizes(size):
     with torch.device("meta"):
         ours = convnextv2(size, num_classes=1000).state_dict()
         timm_state = from_timm(timm.create_model(f"convnextv2_{size}").state_dict())
-        config = _transformers_config(*SIZES[size], num_labels=1000)
+        config = _transformers_config(*SIZES[size][:2], num_labels=1000)
         transformers_state = from_transformers(ConvNextV2ForImageClassification(config).state_dict())
     shapes = {name: tensor.shape for name, tensor in ours.items()}
     assert {name: tensor.shape for name, tensor in timm_state.items()} == shapes
@@ -114,7 +114,7 @@ def _check_against_transformers(depths, dims, x):
 
 @pytest.mark.parametrize("size", RUN)
 def test_transformers(size):
-    _check_against_transformers(*SIZES[size], torch.randn(2, 3, 64, 96))
+    _check_against_transformers(*SIZES[size][:2], torch.randn(2, 3, 64, 96))
 
 
 @pytest.mark.parametrize("size", NARROWED)
@@ -123,7 +123,7 @@ def test_transformers_narrowed(size):
 
 
 def test_transformers_classifier():
-    depths, dims = SIZES["atto"]
+    depths, dims = SIZES["atto"][:2]
     theirs = _randomise(
         ConvNextV2ForImageClassification(_transformers_config(depths, dims, num_labels=5, layer_norm_eps=1e-6))
     )
@@ -154,14 +154,14 @@ def test_gradients_equal_those_of_transformers():
 def test_timm_v1(name):
     theirs = timm.create_model(name, num_classes=11)
     _randomise(theirs)
-    depths, dims = SIZES[name.removeprefix("convnext_")]
+    depths, dims = SIZES[name.removeprefix("convnext_")][:2]
     _check_against_timm(theirs, depths, dims, torch.randn(2, 3, 64, 96), grn=False, layer_scale=1e-6)
 
 
 def test_torchvision_v1_block():
     """torchvision's own V1 tiny, whose blocks share no code with timm's: the first block of each stage."""
     theirs = _randomise(convnext_tiny())
-    depths, dims = SIZES["tiny"]
+    depths, dims = SIZES["tiny"][:2]
     ours = ConvNeXtV2(depths, dims, grn=False, layer_scale=1e-6).eval()
     for stage, blocks in enumerate(ours.stages):
         block, reference = blocks[0], theirs.features[2 * stage + 1][0]

@@ -26,7 +26,7 @@ from tests.weights.layouts_of_original import original, sparse, v1
 from tests.weights.test_detectors import _ultralytics
 from tests.weights.torch_files import Runs, spoil, state_dict, tensor, torch_zip
 
-ATTO = SIZES["atto"]
+ATTO = SIZES["atto"][:2]
 BIG = TINY_MODEL.replace("  - [3, 1, Conv, [32, 1, 1]]", "  - [3, 1, Conv, [65000, 3]]\n  - [-1, 1, Conv, [65000, 31]]")
 BIG = BIG.replace("[[6, 5]", "[[7, 5]")
 
@@ -130,7 +130,7 @@ def test_training_starts_from_a_head_and_another_backbone(tmp_path, data, capsys
     """COCO-trained encoder and decoder under a new backbone: the rest of --weights, the whole of --backbone-weights."""
     detector(tmp_path / "d.safetensors", weights_licence="AGPL-3.0")
     (tmp_path / "femto.yaml").write_text(TINY_MODEL.replace("atto", "femto"))
-    backbone = original(*SIZES["femto"])
+    backbone = original(*SIZES["femto"][:2])
     torch.save({"model": backbone}, tmp_path / "femto.pt")
     arguments = [
         "train", "--data", str(data), "--model", str(tmp_path / "femto.yaml"), "--weights", str(tmp_path / "d.safetensors"),

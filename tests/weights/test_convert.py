@@ -11,7 +11,7 @@ from transformers import ConvNextV2Config, RTDetrConfig, RTDetrForObjectDetectio
 
 from nextdetr.cli.main import run
 from nextdetr.errors import ConfigError, WeightsError
-from nextdetr.models.convnextv2 import SIZES
+from nextdetr.models.convnextv2 import SIZES, convnextv2
 from nextdetr.models.graph import build_model, parse_model_text
 from nextdetr.weights.checkpoint import open_model, save_detector
 from nextdetr.weights.convert import FORMATS, convert, save_backbone
@@ -134,7 +134,7 @@ def test_outputs_that_would_mislead_are_refused(tmp_path):
 
 
 def test_command(tmp_path, capsys):
-    source = ours(tmp_path / "b.safetensors", original(*SIZES["atto"], classes=None), "CC-BY-NC-4.0")
+    source = ours(tmp_path / "b.safetensors", original(*SIZES["atto"][:2], classes=None), "CC-BY-NC-4.0")
     assert run(["weights", "convert", str(source), "--to", "transformers", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["output"] == str(tmp_path / "b-transformers")
@@ -142,3 +142,15 @@ def test_command(tmp_path, capsys):
     config = json.loads((tmp_path / "b-transformers" / "config.json").read_text())
     assert config["hidden_sizes"] == [40, 80, 160, 320]
     assert run(["weights", "convert", str(source), "--to", "onnx"]) == 2
+
+
+@pytest.mark.parametrize("to", ["timm", "transformers", "original"])
+def test_a_backbone_that_other_programs_cannot_build_is_refused(tmp_path, to):
+    path = save_backbone(
+        tmp_path / "z.safetensors", dict(convnextv2("zepto").state_dict()), weights_licence="none", source_weights="none"
+    )
+    with pytest.raises(WeightsError, match=r"z\.safetensors: its blocks are 3 times as wide inside"):
+        convert(path, to)
+    written, identity = convert(path, "nextdetr")
+    assert identity.model == "convnextv2-zepto"
+    assert [entry.name for entry in tmp_path.iterdir() if entry not in (path, written)] == []

@@ -21,7 +21,7 @@ from nextdetr.weights.start import open_detector, start_model
 from tests.helpers import TINY_MODEL, tiny_model
 from tests.weights.layouts_of_original import original, sparse, v1
 
-ATTO = SIZES["atto"]
+ATTO = SIZES["atto"][:2]
 
 
 def model(text=TINY_MODEL, **options):
@@ -69,7 +69,7 @@ def test_every_backbone_layout_is_recognised_and_loads_whole(tmp_path, kind):
 
 
 def test_a_backbone_of_another_size_names_both_sizes_and_changes_nothing(tmp_path):
-    path = pt(tmp_path / "femto.pt", original(*SIZES["femto"], classes=None))
+    path = pt(tmp_path / "femto.pt", original(*SIZES["femto"][:2], classes=None))
     built = model()
     before = built.rows[0].stages[0][0].dwconv.weight.clone()
     with pytest.raises(WeightsError, match=r"femto\.pt: .* size femto, but the model's backbone is atto"):
@@ -108,7 +108,7 @@ def test_the_same_classes_in_another_order_are_not_mixed_up(tmp_path):
 def test_everything_but_the_backbone_goes_under_another_backbone(tmp_path):
     old = detector_file(tmp_path / "d.safetensors", ["cat", "dog"])
     text = TINY_MODEL.replace("convnextv2_atto", "convnextv2_femto")
-    backbone = pt(tmp_path / "femto.pt", original(*SIZES["femto"]))
+    backbone = pt(tmp_path / "femto.pt", original(*SIZES["femto"][:2]))
     (tmp_path / "femto.yaml").write_text(text)
     with pytest.raises(
         WeightsError, match="another size: its backbone is convnextv2_atto, and the model's is convnextv2_femto"

@@ -22,11 +22,13 @@ __all__ = ["Recipe", "backbone_factor", "choose_recipe"]
 # Sizes of the family: arithmetic of a training step relative to atto's (by their GFLOP; p2's is measured), and memory of an
 # image at 640 px on a GPU (estimated from the activations, gigabytes).
 COST = {
-    "nextdetr-atto-p2": 1.45, "nextdetr-atto": 1.0, "nextdetr-femto": 1.3, "nextdetr-pico": 2.0, "nextdetr-nano": 3.0,
+    "nextdetr-zepto": 0.4, "nextdetr-atto-p2": 1.45, "nextdetr-atto": 1.0, "nextdetr-femto": 1.3, "nextdetr-pico": 2.0,
+    "nextdetr-nano": 3.0,
     "nextdetr-tiny": 6.0, "nextdetr-base": 15.0, "nextdetr-large": 30.0, "nextdetr-huge": 90.0,
 }  # fmt: skip
 GIGABYTES = {
-    "nextdetr-atto-p2": 0.7, "nextdetr-atto": 0.5, "nextdetr-femto": 0.6, "nextdetr-pico": 0.8, "nextdetr-nano": 1.0,
+    "nextdetr-zepto": 0.3, "nextdetr-atto-p2": 0.7, "nextdetr-atto": 0.5, "nextdetr-femto": 0.6, "nextdetr-pico": 0.8,
+    "nextdetr-nano": 1.0,
     "nextdetr-tiny": 1.5, "nextdetr-base": 2.5, "nextdetr-large": 4.0, "nextdetr-huge": 8.0,
 }  # fmt: skip
 DEFAULT_MODEL, SMALL_MODEL = "nextdetr-atto", "nextdetr-atto-p2"
@@ -45,11 +47,11 @@ GFLOP = 3.0  # of atto's forward pass at 320 px
 FORWARDS = 4  # of these that a step takes the time of, about: forward, twice as much backward, losses and optimiser
 LONGEST = 180.0  # minutes; a longer run on a CPU gets a budget in place of epochs
 RATE, RATE_BATCH, RATE_MOST = 4e-4, 8, 1e-3  # measured at batch 8; above, by the root of the batch, as for Adam
-# A narrow head bears a higher rate where all images are alike; measured for these two, at three classes. Of 80 classes on
-# 80 images the same model learnt nothing at 8e-4, and quickly at 2e-4.
-RATE_OF = {"nextdetr-atto": 8e-4, "nextdetr-atto-p2": 8e-4}
+# A narrow head bears a higher rate where all images are alike; measured for atto and its p2, at three classes. Of 80
+# classes on 80 images the same model learnt nothing at 8e-4, and quickly at 2e-4.
+RATE_OF = {"nextdetr-zepto": 8e-4, "nextdetr-atto": 8e-4, "nextdetr-atto-p2": 8e-4}
 FEW_CLASSES, RATE_MANY = 10, 2e-4
-QUERIES, QUERIES_ELSEWHERE = {"nextdetr-atto": 200, "nextdetr-femto": 200}, 300
+QUERIES, QUERIES_ELSEWHERE = {"nextdetr-zepto": 100, "nextdetr-atto": 200, "nextdetr-femto": 200}, 300
 LEAST_TO_FREEZE = 5  # epochs of a run that can spare one of them for the head alone
 SPARSE = 8  # boxes an image below which small batches and samples of several pictures pay; measured at 4.6 only
 FULL_FROM = 5000  # images for RT-DETR's own augmentation

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nextdetr.errors import ConfigError, WeightsError
 from nextdetr.files import atomic_write, make_directory, write_text_atomic
+from nextdetr.models.convnextv2 import EXPANSION
 from nextdetr.models.graph import build_skeleton, load_model_file, parse_model_text, with_memory
 from nextdetr.models.names import row_name
 from nextdetr.weights.checkpoint import extra_metadata, image_size_of, read_metrics, save_detector, stated_model
@@ -58,6 +59,8 @@ def convert(path: str | Path, to: Format, output: str | Path | None = None) -> t
         return _detector(file, identity, target), identity
     state = backbone_state(file, identity)
     check_tensors(str(file.path), state)
+    if to != "nextdetr":
+        _check_width(file, state)
     metadata = {"weights_licence": identity.licence, "source_weights": file.metadata.get("source_weights", Path(path).name)}
     metadata["pretraining"] = FCMAE if identity.without_labels else "unknown"
     if to == "nextdetr":
@@ -71,6 +74,15 @@ def convert(path: str | Path, to: Format, output: str | Path | None = None) -> t
         with atomic_write(target) as temporary:
             torch.save({"model": tensors, "nextdetr": metadata}, temporary)
     return target, identity
+
+
+def _check_width(file: WeightsFile, state: dict[str, Tensor]) -> None:
+    inside, channels = state["stages.0.0.pwconv1.weight"].shape[:2]
+    if inside != EXPANSION * channels:
+        raise WeightsError(
+            f"{file.path}: its blocks are {inside / channels:g} times as wide inside as outside; other programs have "
+            f"ConvNeXt V2 with {EXPANSION} times only, so that they cannot load this backbone."
+        )
 
 
 def save_backbone(
