@@ -45,10 +45,15 @@ def test_huge_runs_on_the_meta_device():
 
 
 @pytest.mark.slow
-def test_large_builds_in_under_five_seconds():
+def test_large_builds_in_little_more_than_it_takes_to_draw_its_numbers():
+    """As the machine may be slow or busy, beside as many numbers of torch's own, which draws them all once itself."""
     begin = time.process_time()
-    convnextv2("large")
-    assert time.process_time() - begin < 5
+    count = _count(convnextv2("large"))
+    built = time.process_time() - begin
+    begin = time.process_time()
+    for _ in range(2):  # torch draws first
+        torch.empty(count).normal_()
+    assert built < 1.5 * (time.process_time() - begin)
 
 
 def test_initial_values():
