@@ -21,9 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
-
-from results import machine, write_result
+from results import machine, ratio, write_result
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -174,11 +172,10 @@ def alternate(before: Worker | Command, after: Worker | Command, pairs: int) -> 
 
 def row(name: str, pairs: list[tuple[float, float]]) -> str:
     """A line of the table: medians, and the median of the ratios with its interval."""
-    ratios = np.array([after / before for before, after in pairs])
-    drawn = np.random.default_rng(0).choice(ratios, (10_000, len(ratios)))
-    low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
-    before, after = (statistics.median(pair[side] for pair in pairs) for side in (0, 1))
-    return f"| {name} | {before:.4f} | {after:.4f} | **{np.median(ratios):.3f}** | {low:.3f} to {high:.3f} |"
+    before, after = ([pair[side] for pair in pairs] for side in (0, 1))
+    middle, low, high = ratio(before, after)
+    medians = f"{statistics.median(before):.4f} | {statistics.median(after):.4f}"
+    return f"| {name} | {medians} | **{middle:.3f}** | {low:.3f} to {high:.3f} |"
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from environments import environment, surroundings
 from nextdetr.data.records import DetectionData
 from peer_data import read_splits, score_predictions, write_yolo
 from results import machine, plot_curves, write_result
@@ -31,27 +32,9 @@ Curve = list[tuple[float, float]]  # minutes, AP on val
 RUNNER = Path(__file__).parent / "peer_ultralytics.py"
 
 
-def environment(folder: Path) -> Path:
-    """Install the peer into an environment of its own unless it is there; return its python."""
-    python = folder / "ultralytics" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    ready = folder / "ultralytics" / "ready"
-    if not ready.is_file():
-        print(f"Installing ultralytics into {folder / 'ultralytics'} (once) …", file=sys.stderr, flush=True)
-        subprocess.run([sys.executable, "-m", "venv", str(folder / "ultralytics")], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "ultralytics"], check=True)
-        ready.write_text("")
-    return python
-
-
-def surroundings(threads: int) -> dict[str, str]:
-    """Return the environment variables of a timed process: so many threads, and none of our package's paths."""
-    values = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    return values | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "YOLO_OFFLINE": "true"}
-
-
 def run_peer(name: str, options: argparse.Namespace, splits: dict[str, DetectionData], folder: Path) -> dict[str, Any]:
     """Train and predict unless it has been done; return curve and score."""
-    python = environment(Path(options.environment).expanduser())
+    python = environment(Path(options.environment), "ultralytics", ["ultralytics"])
     folder.mkdir(parents=True, exist_ok=True)
     final = "test" if "test" in splits else "val"
     if not (folder / f"predictions-{final}-best.json").is_file():

@@ -1,9 +1,12 @@
-"""What the benchmark against peers is built on: the data set that they get, and the scores of what they find."""
+"""What the benchmarks beside peers are built on: data and environments that they get, scores, ratios and tables."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +55,75 @@ def test_predictions_are_scored_by_position(peer_data, tmp_path):
     assert peer_data.score_predictions(path, data).metrics["AP50"] == 0
     path.write_text("[]")
     assert peer_data.score_predictions(path, data).metrics["AP"] == 0
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """Import a script of the benchmarks' folder by name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    return importlib.import_module
+
+
+def test_ratios_are_taken_turn_by_turn(scripts):
+    middle, low, high = scripts("results").ratio([1.0, 2.0, 4.0], [0.5, 1.0, 2.2])
+    assert middle == pytest.approx(0.5)
+    assert low == pytest.approx(0.5)
+    assert high == pytest.approx(0.55)
+
+
+def test_an_environment_shares_packages_and_is_made_once(scripts, tmp_path, monkeypatch):
+    environments = scripts("environments")
+    commands = []
+
+    def run(command, **options):
+        commands.append(command)
+        (tmp_path / "packages").mkdir(exist_ok=True)
+        return subprocess.CompletedProcess(command, 0, stdout=f"{tmp_path / 'packages'}\n")
+
+    monkeypatch.setattr(environments.subprocess, "run", run)
+    (tmp_path / "peer").mkdir()
+    python = environments.environment(tmp_path, "peer", ["one", "two"])
+    assert python.is_relative_to(tmp_path / "peer")
+    assert (tmp_path / "packages" / "shared.pth").read_text().strip() == sysconfig.get_path("purelib")
+    assert commands[-1][-2:] == ["one", "two"]
+    made = len(commands)
+    environments.environment(tmp_path, "peer", ["one", "two"])
+    assert len(commands) == made
+    environments.environment(tmp_path, "peer", ["one", "three"])
+    assert len(commands) == 2 * made
+
+
+class TestAnchors:
+    def candidate(self, scripts, name, runtime, gflop=6.0, precision="float32"):
+        facts = {"gflop": gflop, "parameters": 2_500_000, "version": "1", "difference": 1e-5}
+        return scripts("anchor_files").Candidate(name, 320, precision, runtime, Path("model"), facts)
+
+    def test_the_faster_runtime_counts(self, scripts):
+        found = [
+            self.candidate(scripts, name, kind)
+            for name in ("yolo26n", "nextdetr-atto", "nextdetr-atto at abc")
+            for kind in ("onnx", "openvino")
+        ]
+        times = [0.03, 0.02, 0.01, 0.05, 0.04, 0.08]
+        seconds = {made.key: [value] * 5 for made, value in zip(found, times, strict=True)}
+        lines = list(scripts("anchors").table(found, seconds, "abc"))
+        assert lines[2] == "| yolo26n | 1 | 2.5 | 6.0 | 30.0 | 20.0 | 300 | 1 |  |"
+        assert lines[3] == (
+            "| nextdetr-atto | 1 | 2.5 | 6.0 | 10.0 | 50.0 | 600 | **0.50** (0.50 to 0.50) | **0.25** (0.25 to 0.25) |"
+        )
+
+    def test_the_order_of_equal_detections_is_no_difference(self, scripts):
+        rows = np.array([[[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]])
+        files = scripts("anchor_files")
+        assert files.difference([rows[:, ::-1]], [rows]) == 0
+        assert files.difference([rows + 0.01], [rows]) == pytest.approx(0.01)
+
+    def test_files_are_written_again_only_for_another_source(self, scripts, tmp_path):
+        digest = scripts("anchor_files").digest
+        (tmp_path / "src").mkdir()
+        (tmp_path / "src" / "model.py").write_text("one")
+        first = digest(tmp_path)
+        (tmp_path / "src" / "notes.txt").write_text("not source")
+        assert digest(tmp_path) == first
+        (tmp_path / "src" / "model.py").write_text("two")
+        assert digest(tmp_path) != first

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from nextdetr import preprocess
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.preprocess import Reading, as_image, choose_device, image_size, load_image, resize_to_tensor, to_rgb
 
@@ -37,6 +40,42 @@ class TestResize:
         square = photo.crop((0, 0, 32, 32))
         assert torch.equal(
             resize_to_tensor(square, 32).mul(255).round().byte(), torch.tensor(np.asarray(square)).permute(2, 0, 1)
+        )
+
+    @pytest.mark.parametrize("threads", [1, 2])
+    @pytest.mark.parametrize(
+        ("width", "height", "size"),
+        [
+            (1920, 1080, 640),
+            (1081, 799, 320),
+            (733, 719, 704),
+            (900, 640, 640),
+            (640, 1111, 640),
+            (901, 602, 800),
+            (960, 600, 31),
+        ],
+    )
+    def test_a_large_picture_in_two_halves_equals_the_whole(self, monkeypatch, width, height, size, threads):
+        rows = []
+        fill = preprocess._fill
+        monkeypatch.setattr(preprocess, "_fill", lambda *given: (rows.append(given[2:]), fill(*given))[1])
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8))
+        picture = small.resize((width, height), Image.Resampling.NEAREST)
+        expected = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32) / 255
+        assert torch.equal(resize_to_tensor(picture, size), torch.from_numpy(expected).permute(2, 0, 1))
+        split = threads > 1 and size % 2 == 0
+        assert sorted(rows) == ([(0, size // 2), (size // 2, size)] if split else [(0, size)])
+
+    def test_many_threads_may_resize_large_pictures_at_once(self, monkeypatch):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+        generator = np.random.default_rng(0)
+        pictures = [Image.fromarray(generator.integers(0, 256, (700, 800, 3), dtype=np.uint8)) for _ in range(6)]
+        with ThreadPoolExecutor(6) as pool:
+            found = list(pool.map(lambda picture: resize_to_tensor(picture, 64), pictures * 3))
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+        assert all(
+            torch.equal(tensor, resize_to_tensor(picture, 64)) for tensor, picture in zip(found, pictures * 3, strict=True)
         )
 
     def test_takes_arrays_and_other_modes(self, photo):

@@ -6,13 +6,17 @@ Choices, the same everywhere:
 - Transparent pixels are laid on white.
 - 16-bit grey is scaled by its format's range (65535 becomes 255), or by that of fewer bits where the user says so
   (``Reading.bits``), not stretched to the range of the one picture.
-- The resize is square (RT-DETR, arXiv 2304.08069, keeps no aspect) with Pillow's antialiased bilinear filter; pixels become
-  fractions, 0 to 1. A mean and standard deviation, where a model wants them, are applied inside the model.
+- The resize is square (RT-DETR, arXiv 2304.08069, keeps no aspect) with Pillow's antialiased bilinear filter, in two halves
+  at once where the picture is large; pixels become fractions, 0 to 1. A mean and standard deviation, where a model wants
+  them, are applied inside the model.
 """
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -58,6 +62,7 @@ class Reading:
 AS_EVER = Reading()
 
 _ORIENTATION = 0x0112
+_LARGE = 1 << 19  # pixels from which two threads resize one picture
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -178,12 +183,43 @@ def resize_to_tensor(image: Image.Image | NDArray[np.generic], size: int) -> Ten
     """
     if not isinstance(image, Image.Image) or image.mode != "RGB":
         image = as_image(image)
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
     planes = np.empty((3, size, size), dtype=np.float32)
-    for plane, band in zip(planes, image.split(), strict=True):  # half the time of a transposing copy
-        np.divide(np.asarray(band), np.float32(255), out=plane)
+    half = size // 2
+    large = image.width * image.height >= _LARGE and image.size != (size, size)
+    if large and size % 2 == 0 and torch.get_num_threads() > 1:  # not in a data loader's worker, which has one thread
+        lower = _helper().submit(_fill, planes, image, half, size)
+        _fill(planes, image, 0, half)
+        if lower.cancel():  # other pictures keep the helper busy
+            _fill(planes, image, half, size)
+        else:
+            lower.result()
+    else:
+        _fill(planes, image, 0, size)
     return torch.from_numpy(planes)  # [3, S, S]
+
+
+def _fill(planes: NDArray[np.float32], image: Image.Image, first: int, last: int) -> None:
+    """Fill rows ``first`` to ``last`` - 1 of a resized picture, as fractions.
+
+    The rows are those of the whole resize, bit for bit: Pillow's filter reaches beyond the box, and half of a picture's
+    height is a number that its box can hold.
+    """
+    size = planes.shape[1]
+    if image.size != (size, size):
+        box = (0, first * image.height / size, image.width, last * image.height / size)
+        image = image.resize((size, last - first), Image.Resampling.BILINEAR, box=box)
+    for plane, band in zip(planes, image.split(), strict=True):  # half the time of a transposing copy
+        np.divide(np.asarray(band), np.float32(255), out=plane[first:last])
+
+
+@cache
+def _helper() -> ThreadPoolExecutor:
+    """A second thread that resizes; Pillow lets others run meanwhile."""
+    return ThreadPoolExecutor(1, thread_name_prefix="nextdetr-resize")
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has the executor, but not its thread
+    os.register_at_fork(after_in_child=_helper.cache_clear)
 
 
 def choose_device(name: str | torch.device | None = None) -> torch.device:

@@ -1,0 +1,164 @@
+"""Our smallest detectors beside the smallest of others on this processor, all in one run.
+
+    python benchmarks/anchors.py [--models NAME …] [--sizes 320 640] [--before COMMIT] [--rounds 15] [--skip-int8]
+        [--work ~/.cache/nextdetr-anchors] [--prepare] [--write]
+
+YOLO26n, D-FINE-N and DEIMv2-Pico (transformers) and RF-DETR-nano (at 384 px, as it is published) are installed into
+environments of their own and exported to ONNX with random weights; ours go through ``nextdetr export``. 80 classes, batch
+1, two threads. YOLO26n's file and ours end in detections, the others' in logits and boxes, which is a little less work.
+Each file is held against its model in PyTorch first. Then all are open at once in ONNX Runtime and in OpenVINO and take
+turns, so that a drift of the machine's speed meets all of them; of each model the faster runtime counts. Ratios are medians
+over the rounds, with the 95 % interval of a bootstrap. ``--before`` adds our models as an earlier commit exports them, from
+the same weights. In 8 bits ours are ``export --int8``; peers are quantised by NNCF with the same settings, in OpenVINO.
+
+Environments and files stay in the work folder for the next run; ``--prepare`` makes them and times nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anchor_files import PEERS, RUNTIMES, Candidate, checkpoint, digest, opened, ours, peers, quantized, say
+from before_after import ROOT, checkout
+from nextdetr.export.measure import ceilings
+from results import machine, ratio, take_turns, write_result
+
+THREADS = 2
+OURS = ["nextdetr-zepto", "nextdetr-atto"]
+BASE = "yolo26n"
+Seconds = dict[tuple[str, int, str, str], list[float]]
+
+
+def shipped(name: str, tree: Path) -> bool:
+    """Whether a tree ships a model of that name."""
+    return (tree / "src" / "nextdetr" / "configs" / f"{name}.yaml").is_file()
+
+
+def candidates(options: argparse.Namespace, work: Path, earlier: Path | None) -> list[Candidate]:
+    """All files, exported where they are not there yet."""
+    theirs = [name for name in options.models if name in PEERS]
+    found = peers(theirs, options.sizes, work)
+    if not options.skip_int8:
+        found += [made for candidate in found if candidate.runtime == "openvino" for made in quantized(candidate, work)]
+    for name in options.models:
+        if name in PEERS:
+            continue
+        if not shipped(name, ROOT):
+            say(f"{name} is left out: this tree does not ship it")
+            continue
+        known = earlier is not None and shipped(name, earlier)
+        weights = checkpoint(name, earlier if earlier is not None and known else ROOT, work)
+        found += ours(name, weights, ROOT, options.sizes, work, int8=not options.skip_int8)
+        if earlier is not None and known:
+            found += ours(name, weights, earlier, options.sizes, work, int8=False, label=f"{name} at {options.before}")
+    return found
+
+
+def fastest(found: Sequence[Candidate], seconds: Seconds) -> dict[str, Candidate]:
+    """Of each model, the runtime with the smaller median."""
+    best: dict[str, Candidate] = {}
+    for candidate in found:
+        taken = statistics.median(seconds[candidate.key])
+        if candidate.name not in best or taken < statistics.median(seconds[best[candidate.name].key]):
+            best[candidate.name] = candidate
+    return best
+
+
+def beside(seconds: Seconds, candidate: Candidate, base: Candidate | None) -> str:
+    """A cell: the ratio of a file's time to another's, with its interval."""
+    if base is None:
+        return ""
+    if base is candidate:
+        return "1"
+    middle, low, high = ratio(seconds[base.key], seconds[candidate.key])
+    return f"**{middle:.2f}** ({low:.2f} to {high:.2f})"
+
+
+def table(found: Sequence[Candidate], seconds: Seconds, before: str | None) -> Iterator[str]:
+    """The lines of one size and precision."""
+    best = fastest(found, seconds)
+    heads = ["", "version", "parameters, M", "GFLOP", "ONNX Runtime, ms", "OpenVINO, ms", "GFLOP/s", f"beside {BASE}"]
+    heads += [f"beside {before}"] if before else []
+    yield f"| {' | '.join(heads)} |"
+    yield "|---" * len(heads) + "|"
+    times = {candidate.key: 1000 * statistics.median(seconds[candidate.key]) for candidate in found}
+    for name, candidate in best.items():
+        facts = candidate.facts
+        cells = [name, facts["version"], f"{facts['parameters'] / 1e6:.1f}", f"{facts['gflop']:.1f}"]
+        for kind in RUNTIMES:
+            taken = times.get((name, candidate.size, candidate.precision, kind))
+            cells.append("-" if taken is None else f"{taken:.1f}")
+        cells.append(f"{facts['gflop'] / times[candidate.key] * 1000:.0f}")
+        cells.append(beside(seconds, candidate, best.get(BASE)))
+        cells += [beside(seconds, candidate, best.get(f"{name} at {before}"))] if before else []
+        yield f"| {' | '.join(cells)} |"
+
+
+def report(found: Sequence[Candidate], seconds: Seconds, options: argparse.Namespace) -> list[str]:
+    """The result file."""
+    limit = ceilings(THREADS)
+    lines = [
+        "# Beside the smallest detectors of others",
+        "",
+        f"`python benchmarks/anchors.py --sizes {' '.join(map(str, options.sizes))} --rounds {options.rounds}"
+        + (f" --before {options.before}" if options.before else "")
+        + (" --skip-int8" if options.skip_int8 else "")
+        + f"`: batch 1, {THREADS} threads, 80 classes, random weights, medians of {options.rounds} rounds in turn. "
+        f"Ratios: each model in its faster runtime, with the 95 % interval of a bootstrap. {machine()} It multiplies "
+        f"float32 matrices at {limit.gflops:.0f} GFLOP/s. Source of ours: {digest(ROOT)}.",
+    ]
+    for precision in ("float32", "int8"):
+        for size in sorted({candidate.size for candidate in found}):
+            part = [candidate for candidate in found if (candidate.size, candidate.precision) == (size, precision)]
+            if part:
+                lines += ["", f"## {precision}, {size} px", "", *table(part, seconds, options.before)]
+    lines += ["", "## Do the files compute their models", "", *parity(found), ""]
+    return lines
+
+
+def parity(found: Sequence[Candidate]) -> Iterator[str]:
+    """The largest difference of each file to its model in PyTorch, on one picture."""
+    yield "Largest difference of an output to the same model in PyTorch; of ours, of a box as a fraction of the picture."
+    yield ""
+    yield "| | px | | runtime | difference |"
+    yield "|---|---|---|---|---|"
+    for candidate in found:
+        shown = f"{candidate.facts['difference']:.1e}"
+        yield f"| {candidate.name} | {candidate.size} | {candidate.precision} | {RUNTIMES[candidate.runtime]} | {shown} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=[*PEERS, *OURS], help=f"of {', '.join(PEERS)}, and ours")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[320, 640])
+    parser.add_argument("--before", help="commit whose export of our models is timed too")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--skip-int8", action="store_true")
+    parser.add_argument("--work", default="~/.cache/nextdetr-anchors", help="folder of environments and exported files")
+    parser.add_argument("--prepare", action="store_true", help="install and export only")
+    parser.add_argument("--write", action="store_true", help="write the dated result file")
+    options = parser.parse_args()
+    work = Path(options.work).expanduser().resolve()
+    with ExitStack() as stack:
+        earlier = stack.enter_context(checkout(options.before)) if options.before else None
+        found = candidates(options, work, earlier)
+    if options.prepare:
+        return
+    generator = np.random.default_rng(0)
+    pictures = {size: generator.random((1, 3, size, size), np.float32) for size in {made.size for made in found}}
+    runs: dict[Any, Callable[[], Any]] = {
+        candidate.key: opened(candidate, THREADS, pictures[candidate.size]) for candidate in found
+    }
+    say(f"timing {len(runs)} files")
+    write_result("anchors", report(found, take_turns(runs, options.rounds), options), write=options.write)
+
+
+if __name__ == "__main__":
+    main()
