@@ -13,6 +13,7 @@ Choices, the same everywhere:
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -185,8 +186,7 @@ def resize_to_tensor(image: Image.Image | NDArray[np.generic], size: int) -> Ten
         image = as_image(image)
     planes = np.empty((3, size, size), dtype=np.float32)
     half = size // 2
-    large = image.width * image.height >= _LARGE and image.size != (size, size)
-    if large and size % 2 == 0 and torch.get_num_threads() > 1:  # not in a data loader's worker, which has one thread
+    if _may_halve(image, size) and torch.get_num_threads() > 1:  # not in a data loader's worker, which has one thread
         lower = _helper().submit(_fill, planes, image, half, size)
         _fill(planes, image, 0, half)
         if lower.cancel():  # other pictures keep the helper busy
@@ -201,8 +201,7 @@ def resize_to_tensor(image: Image.Image | NDArray[np.generic], size: int) -> Ten
 def _fill(planes: NDArray[np.float32], image: Image.Image, first: int, last: int) -> None:
     """Fill rows ``first`` to ``last`` - 1 of a resized picture, as fractions.
 
-    The rows are those of the whole resize, bit for bit: Pillow's filter reaches beyond the box, and half of a picture's
-    height is a number that its box can hold.
+    Pillow's filter reaches beyond the box, so that a part has the rows of the whole; ``_may_halve`` says when exactly.
     """
     size = planes.shape[1]
     if image.size != (size, size):
@@ -210,6 +209,17 @@ def _fill(planes: NDArray[np.float32], image: Image.Image, first: int, last: int
         image = image.resize((size, last - first), Image.Resampling.BILINEAR, box=box)
     for plane, band in zip(planes, image.split(), strict=True):  # half the time of a transposing copy
         np.divide(np.asarray(band), np.float32(255), out=plane[first:last])
+
+
+def _may_halve(image: Image.Image, size: int) -> bool:
+    """Whether a picture is large, and its lower half, resized by itself, has the very rows of the whole.
+
+    Pillow places row y at (y + 0.5) * height / size, from the box's upper edge on. Where that is a fraction of a power of two
+    nothing is rounded; elsewhere the last digit may differ, and values half-way between two grey levels fall to either.
+    """
+    denominator = size // math.gcd(image.height, size)
+    large = image.width * image.height >= _LARGE and image.size != (size, size)
+    return large and denominator & (denominator - 1) == 0
 
 
 @cache
