@@ -170,6 +170,10 @@ def test_int8_quantises_backbone_and_encoder_and_leaves_the_decoder_float(kind, 
     # The decoder's two input projections at most, none of the backbone's and encoder's 20 convolutions.
     assert result.float_operators["convolution"] <= 2
     assert result.float_operators["matrix product"] >= 3 * 8
+    runtimes = {"onnxruntime", "openvino"}
+    assert set(result.deploy.seconds["float32"]) == runtimes
+    assert set(result.deploy.seconds["int8"]) == (runtimes if kind == "onnx" else {"openvino"})
+    assert json.loads((tmp_path / "report.json").read_text())["deploy"]["sentence"] == result.deploy.sentence
     exported = Detector(result.file)
     assert exported.opened.metadata["precision"] == "int8"
     if kind == "openvino":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -123,3 +125,27 @@ def test_a_benchmark_scores_and_measures_at_one_size(tmp_path, monkeypatch):
     benchmarks.benchmark(str(tiny_model(tmp_path)), config, score=score)
     assert scored[0] == ("OpenedModel", 96)
     assert set(measured) == {96}
+
+
+def test_a_benchmark_measures_the_float_file_beside_an_8_bit_one(tmp_path, monkeypatch):
+    needs_runtimes()
+    for name, given in (("a_onnx", {}), ("a_onnx_int8", {"precision": "int8"}), ("a_onnx_raw", {"raw": True})):
+        (tmp_path / name).mkdir()
+        handmade(tmp_path / name / "model.onnx", terms(**given))
+    (tmp_path / "b_onnx").mkdir()
+    (tmp_path / "b_onnx" / "model.onnx").write_text("damaged")
+    times = {("a_onnx", "onnxruntime"): 4.0, ("a_onnx", "openvino"): 3.0, ("a_onnx_int8", "onnxruntime"): 5.0}
+
+    def measure(task):
+        median = times.get((Path(task.source).parent.name, task.kind), 2.0)
+        return {"median": median, "p95": median, "load": 1.0, "memory": 1.0}
+
+    monkeypatch.setattr(benchmarks, "measure", measure)
+    monkeypatch.setattr(benchmarks, "ceilings", lambda threads: benchmarks.Ceilings(1.0, 1.0))
+    monkeypatch.setattr(benchmarks, "preprocessing", lambda size: 1.0)
+    config = build_config(BenchmarkConfig, {"output": tmp_path / "out", "batch": (1,), "threads": (1,)})
+    result = benchmarks.benchmark(str(tmp_path / "a_onnx_int8"), config)
+    assert [row.model for row in result.rows] == ["a_onnx_int8"] * 2 + ["a_onnx"] * 2
+    assert (result.deploy["1"].precision, result.deploy["1"].runtime) == ("int8", "openvino")
+    assert result.deploy["1"].ratio == pytest.approx(2 / 3)
+    assert benchmarks.benchmark(str(tmp_path / "a_onnx"), config).deploy == {}

@@ -65,6 +65,8 @@ def benchmark(
         from nextdetr.inference.speed_text import point_lines
 
         say("\n" + "\n".join(point_lines(result.points)))
+    for advice in result.deploy.values():
+        say("\n" + "\n".join(advice.lines()))
     say(f"\nwritten to {result.output}")
 
 

@@ -60,4 +60,6 @@ def export(
         say(f"  in {name:<19} {1000 * verdict.seconds_per_image:.1f} ms; {verdict.comparison.matched:.1%} matched")
         for failure in verdict.failures:
             say(f"  not met in {name}, which will not be chosen for this file: {failure}")
+    for line in [] if result.deploy is None else result.deploy.lines():
+        say(f"  {line}")
     return code

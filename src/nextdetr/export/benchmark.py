@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nextdetr.config import BenchmarkConfig, ExportConfig
+from nextdetr.export.advice import Advice, Precision, advise
+from nextdetr.export.folders import float_beside
 from nextdetr.export.measure import Ceilings, Kind, Task, ceilings, file_bytes, measure, preprocessing
 from nextdetr.export.run import Score, export, is_installed
 from nextdetr.export.speed import points_of
 from nextdetr.files import atomic_write, new_directory, write_text_atomic
-from nextdetr.inference.exported import OpenedExport, open_any
-from nextdetr.inference.header import exported_file
+from nextdetr.inference.contract import Contract
+from nextdetr.inference.exported import OpenedExport, open_any, open_export
+from nextdetr.inference.header import exported_file, read_metadata
 from nextdetr.inference.opened import at_latency
 from nextdetr.inference.speed import Setting, SpeedPoint
 from nextdetr.inference.times import model_digest
@@ -75,6 +78,7 @@ class BenchmarkResult:
         rows: the measurements.
         points: of its table of speeds, measured here with ``--points``; what ``--latency-of`` reads.
         model, model_digest: what they are of; the digest tells its model file from others, and is none of an exported file.
+        deploy: by number of threads, which file to deploy on this machine, where both float32 and 8 bits were measured.
     """
 
     output: str
@@ -86,6 +90,7 @@ class BenchmarkResult:
     points: list[SpeedPoint]
     model: str
     model_digest: str | None
+    deploy: dict[str, Advice]
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON result of the command."""
@@ -156,7 +161,8 @@ def benchmark(
                 tell(f"measuring {candidate.runtime} {candidate.precision}, {threads} threads, {batch} images")
                 rows.append(_row(candidate, size, batch, threads, config.seconds, gflop, limits[threads], point))
     named = {str(threads): limit for threads, limit in limits.items()}
-    result = BenchmarkResult(str(output), size, gflop, named, preprocessing(size), rows, points, label, digest)
+    advice = _deploy(rows, found)
+    result = BenchmarkResult(str(output), size, gflop, named, preprocessing(size), rows, points, label, digest, advice)
     write_text_atomic(output / "benchmark.json", json.dumps(result.to_json(), indent=1) + "\n")
     if any(row.AP is not None for row in rows):
         _draw(rows, output / "benchmark.png")
@@ -184,7 +190,14 @@ def _candidates(
             name for name in RUNTIMES.values() if is_installed(name) and (name == "openvino" or file.suffix == ".onnx")
         ]
         precision, scored = opened.metadata["precision"], accuracy(opened)
-        return [_Candidate(label, name, precision, name, file, config.batch, scored) for name in names]
+        given = [_Candidate(label, name, precision, name, file, config.batch, scored) for name in names]
+        rival = float_beside(file) if precision == "int8" else None
+        if rival is None:
+            return given
+        tell(f"beside it: {rival}")
+        scored = None if score is None or config.data is None else accuracy(open_export(rival))
+        beside = [_Candidate(rival.parent.name, name, "float32", name, rival, config.batch, scored) for name in names]
+        return given + beside
     before = accuracy(opened)
     found = [
         _Candidate(label, "pytorch", "float32", "pytorch", Path(model), config.batch, before),
@@ -225,6 +238,31 @@ def _row(
         batch / taken["median"], taken["memory"], taken["load"],
         file_bytes(candidate.source) if candidate.source.is_file() else 0, share, candidate.score,
     )  # fmt: skip
+
+
+def _deploy(rows: list[Row], candidates: list[_Candidate]) -> dict[str, Advice]:
+    """Advice for each number of threads, from the rows of one image a step."""
+    passed: dict[Precision, list[str]] = {"float32": [], "int8": []}
+    for candidate in candidates:
+        if candidate.kind in RUNTIMES.values() and (precision := _compared(candidate.precision)) is not None:
+            named = Contract.from_metadata(read_metadata(candidate.source), str(candidate.source)).passed_runtimes
+            if named is None or candidate.kind in named:
+                passed[precision].append(candidate.kind)
+    found = {}
+    for threads in dict.fromkeys(row.threads for row in rows):
+        seconds: dict[Precision, dict[str, float]] = {"float32": {}, "int8": {}}
+        for row in rows:
+            precision = _compared(row.precision)
+            if precision and row.runtime in RUNTIMES.values() and (row.threads, row.batch) == (threads, 1):
+                seconds[precision][row.runtime] = row.median
+        advice = advise(seconds, passed, threads)
+        if advice is not None:
+            found[str(threads)] = advice
+    return found
+
+
+def _compared(precision: str) -> Precision | None:
+    return "int8" if precision == "int8" else "float32" if precision == "float32" else None
 
 
 def _draw(rows: list[Row], path: Path) -> None:

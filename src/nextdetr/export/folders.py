@@ -11,7 +11,7 @@ from nextdetr.errors import ConfigError, ModelFileError
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.header import read_metadata
 
-__all__ = ["NAMES", "REPORT", "export_folder"]
+__all__ = ["NAMES", "REPORT", "export_folder", "float_beside"]
 
 NAMES = {"onnx": "model.onnx", "openvino": "model.xml", "pt2": "model.pt2"}
 REPORT = "report.json"
@@ -44,6 +44,21 @@ def export_folder(source: str, config: ExportConfig, contract: Contract) -> Path
     name = "_".join((path.stem, *_tags(config)))
     numbered = itertools.chain((name,), (f"{name}-{number}" for number in itertools.count(2)))
     return next(parent / free for free in numbered if _difference(parent / free, source, config, contract) is None)
+
+
+def float_beside(file: Path) -> Path | None:
+    """Return the float32 export of the same detector, format and options in a folder beside an 8-bit file's, if any."""
+    may_differ = ("precision", "winograd", "calibrated_on")
+    terms = read_metadata(file)
+    for other in sorted(file.parent.parent.glob(f"*/{file.name}")):
+        try:
+            found = read_metadata(other)
+        except ModelFileError:
+            continue
+        same = all(found.get(name) == terms.get(name) for name in OPTIONS if name not in may_differ)
+        if same and found.get("precision") == "float32":
+            return other
+    return None
 
 
 def _tags(config: ExportConfig) -> list[str]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-__all__ = ["Ceilings", "Kind", "Task", "ceilings", "file_bytes", "measure", "preprocessing"]
+__all__ = ["Ceilings", "Kind", "Task", "ceilings", "file_bytes", "in_turn", "measure", "preprocessing"]
 
+K = TypeVar("K", bound=Hashable)
 Kind = Literal["pytorch", "fused", "onnxruntime", "openvino", "foreign"]
 
 
@@ -161,6 +162,30 @@ def _time(step: Callable[[], Any]) -> float:
     started = time.perf_counter()
     step()
     return time.perf_counter() - started
+
+
+def in_turn(runs: Mapping[K, Callable[[], Any]], seconds: float, *, least: int = 3) -> dict[K, float]:
+    """Median seconds of each run, one after the other again and again, so that a drift of the machine's speed meets all.
+
+    Each turn is two calls, of which the second is timed: another runtime's threads go on spinning for a while in wait of
+    work, and caches are cold.
+
+    Args:
+        runs: what to measure, by name.
+        seconds: how long to go on, after two rounds for warming up.
+        least: rounds to measure, even where they take longer.
+    """
+    taken: dict[K, list[float]] = {name: [] for name in runs}
+    for _ in range(2):
+        for run in runs.values():
+            run()
+    started, rounds = time.perf_counter(), 0
+    while rounds < least or time.perf_counter() - started < seconds:
+        for name, run in runs.items():
+            run()
+            taken[name].append(_time(run))
+        rounds += 1
+    return {name: float(np.median(found)) for name, found in taken.items()}
 
 
 def _peak_memory() -> int:

@@ -18,6 +18,7 @@ from nextdetr.config import ExportConfig
 from nextdetr.data.records import ImageRecord
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.errors import ConfigError, missing_extra
+from nextdetr.export.advice import Advice, compare_files
 from nextdetr.export.folders import NAMES, REPORT, export_folder
 from nextdetr.export.gate import LIMITS, Comparison, Limits, drawn_images, latency
 from nextdetr.export.graph import Traced, build_graph, trace_graph
@@ -66,6 +67,7 @@ class ExportResult:
         runtimes: what was found in each installed runtime that can open the file, by name; the format's own is first.
             ``auto`` picks from those that passed, which the file names in its metadata.
         weights_licence: of the weights that the detector started from; ``none`` where it started from none.
+        deploy: which file to deploy on this machine, float32 or 8 bits, by measurement; of an 8-bit export only.
     """
 
     model: str
@@ -87,6 +89,7 @@ class ExportResult:
     failures: list[str]
     runtimes: dict[str, Verdict]
     weights_licence: str
+    deploy: Advice | None = None
 
     @property
     def passed(self) -> bool:
@@ -131,14 +134,21 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
     folder = export_folder(opened.source, config, contract)
     path = folder / NAMES[config.format]
     traced = trace_graph(graph)
-    _write(traced, contract, path, config, len(reference.model.rows) - 1, score)
     images, origin = _images(config, contract)
     limits = _limits(config, contract)
-    before = score(reference, config.queries) if config.data is not None and score is not None else {}
-    found = judge(
-        path, contract, lambda batch: reference.model(batch, queries=config.queries), images, limits, before,
-        None if config.data is None or score is None else lambda opened: score(opened, None),
-    )  # fmt: skip
+    # Not in the user's folder, whose name may have commas: OpenVINO's converter parts a path there.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:  # Windows keeps what a runtime still maps
+        plain = _write(traced, contract, path, config, len(reference.model.rows) - 1, score, Path(work))
+        before = score(reference, config.queries) if config.data is not None and score is not None else {}
+        found = judge(
+            path, contract, lambda batch: reference.model(batch, queries=config.queries), images, limits, before,
+            None if config.data is None or score is None else lambda opened: score(opened, None),
+        )  # fmt: skip
+        passed = [name for name, verdict in found.items() if verdict.passed]
+        deploy = None
+        if config.int8:
+            rival = _float_rival(reference, config, plain)
+            deploy = compare_files({"float32": rival, "int8": path}, contract, images[0], {"int8": passed})
     own = next(iter(found.values()))
     result = ExportResult(
         opened.source, config.format, config.precision, str(folder), str(path), file_bytes(path), contract.image_size,
@@ -146,9 +156,9 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
         {"before": before, "after": own.metrics} if before else {},
         {} if config.format == "pt2" else count_operators(path), float_operators(path) if config.int8 else {},
         {"pytorch": latency(reference.model, images[0]), "exported": own.seconds_per_image},
-        own.failures, found, opened.metadata.get("weights_licence", "none"),
+        own.failures, found, opened.metadata.get("weights_licence", "none"), deploy,
     )  # fmt: skip
-    stamp_passed(path, result.passed_runtimes)
+    stamp_passed(path, passed)
     result = replace(result, bytes=file_bytes(path))  # of the file as it is now
     write_text_atomic(folder / REPORT, json.dumps(result.to_json(), ensure_ascii=False, indent=1) + "\n")
     return result
@@ -163,26 +173,42 @@ def write_graph(opened: OpenedModel, config: ExportConfig, path: Path) -> None:
     write_onnx(trace_graph(graph), graph.contract, path)
 
 
-def _write(traced: Traced, contract: Contract, path: Path, config: ExportConfig, decoder: int, score: Score | None) -> None:
+def _write(
+    traced: Traced, contract: Contract, path: Path, config: ExportConfig, decoder: int, score: Score | None, work: Path
+) -> Path:
+    """Write ``path``, and return the graph that was written, or quantised, as ONNX; it is in the folder ``work``."""
     make_directory(path.parent)
     if config.format == "pt2":
         write_program(traced, contract, path)
-        return
+        return path
     from nextdetr.export.onnx import write_onnx
 
-    # Not in the user's folder, whose name may have commas: OpenVINO's converter parts a path there.
-    with tempfile.TemporaryDirectory() as folder:
-        target = path if config.format == "onnx" and not config.int8 else Path(folder) / "model.onnx"
-        write_onnx(traced, replace(contract, precision="float32") if config.int8 else contract, target)
-        if config.int8:
-            from nextdetr.export.quantize import quantize
+    target = path if config.format == "onnx" and not config.int8 else work / "model.onnx"
+    write_onnx(traced, replace(contract, precision="float32") if config.int8 else contract, target)
+    if config.int8:
+        from nextdetr.export.quantize import quantize
 
-            images = _calibration(config, contract)
-            quantize(target, contract, path, images, decoder, _search(config, contract, score))
-        elif config.format == "openvino":
-            from nextdetr.export.openvino import convert_onnx, save_openvino
+        images = _calibration(config, contract)
+        quantize(target, contract, path, images, decoder, _search(config, contract, score))
+    elif config.format == "openvino":
+        from nextdetr.export.openvino import convert_onnx, save_openvino
 
-            save_openvino(convert_onnx(target), contract, path)
+        save_openvino(convert_onnx(target), contract, path)
+    return target
+
+
+def _float_rival(reference: OpenedModel, config: ExportConfig, plain: Path) -> Path:
+    """The float32 file that the same export without ``--int8`` is made of, to be measured beside the 8-bit one.
+
+    ``plain`` is what was quantised; it is that file unless float32 has a form of its own, such as Winograd's filtering.
+    """
+    from nextdetr.export.onnx import write_onnx
+
+    usual = config.model_copy(update={"int8": False})
+    graph = build_graph(reference.model, _contract(reference, usual))
+    if not graph.contract.winograd:
+        return plain
+    return write_onnx(trace_graph(graph), graph.contract, plain.with_name("float32.onnx"))
 
 
 def _reference(opened: OpenedModel, config: ExportConfig) -> OpenedModel:
