@@ -106,7 +106,7 @@ def compare_files(
             else:
                 runs[precision, runtime] = partial(session.run, feed)
     found = in_turn(runs, SECONDS)
-    seconds = {
+    seconds: dict[Precision, dict[str, float]] = {
         precision: {name: time for (owner, name), time in found.items() if owner == precision} for precision in files
     }
     return advise(seconds, passed, THREADS)
