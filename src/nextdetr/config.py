@@ -69,6 +69,10 @@ class PredictConfig(CommandConfig):
     track: bool = Field(False, description="Follow objects through videos: each gets a number (pip install '.[track]').")
     line: tuple[str, ...] = Field((), description="Count tracks that cross this line: x1,y1,x2,y2 in pixels.")
     zone: tuple[str, ...] = Field((), description="Count objects in this polygon: x1,y1,x2,y2,x3,y3,…")
+    static_camera: bool = Field(
+        False, description="The camera of the videos stands still: compute the backbone only where something changed."
+    )
+    full_every: int = Field(30, ge=1, description="With --static-camera, every so many frames one is computed in full.")
     engine: Literal["local", "ray"] = Field("local", description="Make a table here, or over Ray Data (extra ray).")
     workers: int = Field(2, ge=1, description="Processes that look at images with --engine ray.")
     save: tuple[Literal["images", "json", "yolo"], ...] = Field(
@@ -95,6 +99,12 @@ class PredictConfig(CommandConfig):
             raise ValueError("--engine ray writes a table: give --output NAME.parquet")
         if self.annotations is not None and "json" not in self.save:
             raise ValueError("--annotations gives ids to the results that --save json writes: add that option")
+        if self.static_camera:
+            reasons = {"tile": self.tile is not None, "features": self.features is not None, "output": self.is_table}
+            other = next((name for name, given in reasons.items() if given), None)
+            if other is not None:
+                what = "a table, which is of images" if other == "output" else f"--{other}"
+                raise ValueError(f"--static-camera looks at whole frames of videos, and cannot go with {what}")
         return self
 
     @field_validator("classes", "save", mode="before")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nextdetr.engine.validate import ValResult
     from nextdetr.export.run import ExportResult, Score
     from nextdetr.identity import Identity
+    from nextdetr.inference.camera_report import CameraReport
     from nextdetr.inference.embed import Embeddings
     from nextdetr.inference.exported import OpenedExport, Runtime
     from nextdetr.inference.opened import Settled
@@ -179,7 +180,12 @@ class Detector:
         return [item.detections for item in self.stream(source, config)]
 
     def stream(
-        self, source: Source | Iterable[Source], config: PredictConfig, *, skipped: Counter[str] | None = None
+        self,
+        source: Source | Iterable[Source],
+        config: PredictConfig,
+        *,
+        skipped: Counter[str] | None = None,
+        camera_report: CameraReport | None = None,
     ) -> Iterator[Prediction]:
         """Yield one prediction an image or frame, holding no more than a batch of them in memory.
 
@@ -189,6 +195,7 @@ class Detector:
             source: as for :meth:`predict`.
             config: the settings; without a device of its own it runs on the detector's.
             skipped: counts what is passed over, by kind: ``heic``, ``raw``, ``unreadable`` files, and ``frames``.
+            camera_report: counts what was computed with ``static_camera``.
         """
         from nextdetr.inference.opened import warn_of_random_weights
         from nextdetr.inference.pipeline import file_identity, predict_stream
@@ -206,7 +213,13 @@ class Detector:
             if config.engine == "ray":
                 raise ConfigError("--features draws what this process looks at: leave --engine ray out.")
             recorder = FeatureRecorder(self._network("show its maps").model)
-        predictor = settled.predictor(recorder=recorder)
+        camera = None
+        if config.static_camera:
+            from nextdetr.inference.static_camera import StaticCamera
+
+            self._network("compute only what has changed (--static-camera)")  # refuses exported files
+            camera = StaticCamera(settled.opened.model, config.full_every, camera_report)
+        predictor = settled.predictor(recorder=recorder, camera=camera)
         if skipped is not None:
             predictor.skipped = skipped
         opens = {"model": self.source, "runtime": self.runtime, **self._start}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -64,20 +64,28 @@ def predict(
 
 def _run(detector: Detector, sources: list[str], config: PredictConfig, output: Path, *, json: bool) -> None:
     """Predict, write, and say what was found."""
+    from nextdetr.inference.camera_report import CameraReport
     from nextdetr.inference.sources import SKIPPED
 
     table = config.is_table  # has any number of images, so that nothing of them is kept here
     results, looked_at, skipped = [], 0, Counter[str]()
-    for item in detector.stream(sources, config, skipped=skipped):
+    camera = CameraReport()
+    for item in detector.stream(sources, config, skipped=skipped, camera_report=camera):
         looked_at += 1
         if json and not table:
             results.append(item.to_json())
         if item.problem is None and not json and _is_said(item, looked_at, table):
             say(_line(item))
     if json:
-        written = {"table": str(output), "looked_at": looked_at, "unreadable": skipped["unreadable"]} if table else {}
+        written: dict[str, Any] = {}
+        if table:
+            written = {"table": str(output), "looked_at": looked_at, "unreadable": skipped["unreadable"]}
+        if config.static_camera:
+            written["static_camera"] = camera.to_json()
         print_json({"command": "predict", "images": results, "skipped": dict(+skipped), **written})
     else:
+        if config.static_camera:
+            say(f"Static camera: {camera}")
         if skipped:
             say(f"Skipped: {', '.join(f'{count} {SKIPPED[kind]}' for kind, count in skipped.items())}")
         say(f"Written to {output}" + ("" if config.features is None else f", features to {config.features}"))

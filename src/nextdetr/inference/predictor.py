@@ -18,7 +18,15 @@ from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import path_text
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.frames import unfold
-from nextdetr.inference.sources import SourceItem, Sources, find_images, none_readable, read_ahead, reading_threads
+from nextdetr.inference.sources import (
+    SourceItem,
+    Sources,
+    find_images,
+    none_readable,
+    read_ahead,
+    reading_threads,
+    videos_only,
+)
 from nextdetr.inference.tags import VideoTags
 from nextdetr.memory import keep_freed_memory
 from nextdetr.pictures import kind_of
@@ -27,6 +35,7 @@ from nextdetr.preprocess import AS_EVER, Reading, choose_device, resize_to_tenso
 
 if TYPE_CHECKING:
     from nextdetr.inference.features import FeatureMap, FeatureRecorder
+    from nextdetr.inference.static_camera import StaticCamera
 
 __all__ = ["Prediction", "Predictor", "select_classes", "tell_unreadable"]
 
@@ -123,6 +132,7 @@ class Predictor:
         reading: how files are read.
         recorder: looks on, so that each prediction has its ``maps``.
         queries: number of object queries where ``stream`` is told none; None is the model's own.
+        camera: runs in the place of ``model``, which it has inside; videos, cameras and streams only.
 
     Attributes:
         skipped: what was passed over, by kind: ``heic``, ``raw``, ``unreadable`` (files), ``frames`` (of animations, and
@@ -142,6 +152,7 @@ class Predictor:
         reading: Reading = AS_EVER,
         recorder: FeatureRecorder | None = None,
         queries: int | None = None,
+        camera: StaticCamera | None = None,
     ) -> None:
         check_size = getattr(model, "check_size", None)  # any callable will do as a model
         if check_size is not None:
@@ -149,10 +160,10 @@ class Predictor:
         self.device = choose_device(device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.model = model.to(self.device).eval()
+        self.model = (model if camera is None else camera).to(self.device).eval()
         self.classes = list(classes)
         self.image_size = image_size
-        self.reading, self.recorder, self.queries = reading, recorder, queries
+        self.reading, self.recorder, self.queries, self.camera = reading, recorder, queries, camera
         self.skipped: Counter[str] = Counter()
         self._names = np.array(self.classes, dtype=str)
 
@@ -196,7 +207,10 @@ class Predictor:
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is at least 1, not {value}.")
         chosen = None if classes is None else select_classes(self.classes, classes)
-        items, queries = find_images(sources, videos=True, skipped=self.skipped), queries or self.queries
+        queries = queries or self.queries
+        items = find_images(sources, videos=True, skipped=self.skipped)
+        if self.camera is not None:
+            items = videos_only(items)
         found = self._stream(items, confidence, chosen, max_detections, queries, batch_size)
         return tell_unreadable(found, self.skipped)
 
@@ -252,7 +266,9 @@ class Predictor:
         images = torch.stack(tensors).to(self.device)  # [B, 3, S, S]
         if self.model.training:  # a training may have used the model since
             self.model.eval()
-        settings = {} if queries is None else {"queries": queries}
+        settings: dict[str, Any] = {} if queries is None else {"queries": queries}
+        if self.camera is not None:
+            settings["streams"] = [(read.item.path, read.image.size) for read in batch if read.image is not None]
         maps: list[list[FeatureMap]] | None = None
         if self.recorder is None:
             output = self.model(images, **settings)

@@ -196,6 +196,22 @@ def find_images(sources: Sources, *, videos: bool = False, skipped: Counter[str]
     return items
 
 
+def videos_only(items: Iterable[SourceItem]) -> Iterable[SourceItem]:
+    """Pass videos, cameras and streams on; a list is looked through at once.
+
+    Raises:
+        DataError: an item is an image.
+    """
+
+    def checked() -> Iterator[SourceItem]:
+        for item in items:
+            if not isinstance(item.image, Video):
+                raise DataError(f"{item.path} is an image, and --static-camera looks at videos: leave it out for images.")
+            yield item
+
+    return list(checked()) if isinstance(items, list) else checked()
+
+
 def as_video(source: str | Path) -> Video | None:
     """Return the video that is meant; None if ``source`` is no video, camera number or stream's address."""
     text = str(source)

@@ -10,6 +10,8 @@ a mask multiplied in. Where we differ from both:
   again: where patches are large beside the kernel with the margin that the kernel reads, so that hidden positions are not
   computed; else after convolving the whole map. The map lives no longer than the call, and the gradient keeps the patches.
 - Statistics of GRN are per image, as at fine-tuning; the published sparse code takes them over the whole batch.
+
+``StoredMap`` keeps a whole map and renews some of its patches, for pictures of which only a part has changed.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from torch.autograd.function import once_differentiable
 from nextdetr.layers.depthwise import depthwise, depthwise_weight_gradient
 from nextdetr.layers.fast import may_run
 
-__all__ = ["VisiblePatches", "downsample_patches", "sparse_depthwise"]
+__all__ = ["StoredMap", "VisiblePatches", "downsample_patches", "patches_of", "sparse_depthwise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,10 @@ class VisiblePatches:
 
     ids: Tensor
     grid: tuple[int, int]
+
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Return row and column of each patch of the first image in the grid of patches, [V] each."""
+        return torch.div(self.ids[0], self.grid[1], rounding_mode="floor"), self.ids[0] % self.grid[1]
 
     def rows(self, side: int) -> Tensor:
         """Return which rows of pixels the visible patches are, at ``side`` positions a patch.
@@ -192,3 +198,58 @@ def downsample_patches(x: Tensor, weight: Tensor, bias: Tensor | None, side: int
 
 def _side(x: Tensor) -> int:
     return math.isqrt(x.shape[2])
+
+
+class StoredMap:
+    """A map [1, C, H, W] that is kept and renewed patch by patch, with a margin of zeros around it, as convolutions pad.
+
+    Args:
+        x: the map.
+        side: positions along a patch; H and W are multiples of it.
+        margin: width of the margin.
+    """
+
+    def __init__(self, x: Tensor, side: int, margin: int) -> None:
+        self.side, self.margin = side, margin
+        self._padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, margin, margin, margin, margin))  # [1, H + 2M, W + 2M, C]
+
+    @property
+    def map(self) -> Tensor:
+        """The map [1, C, H, W], a view that later calls of ``put`` change."""
+        height, width = (length - 2 * self.margin for length in self._padded.shape[1:3])
+        inner = self._padded[:, self.margin : self.margin + height, self.margin : self.margin + width]
+        return inner.permute(0, 3, 1, 2)
+
+    def put(self, patches: Tensor, visible: VisiblePatches) -> None:
+        """Renew the patches [1, V, side * side, C]."""
+        patches_of(self.map, self.side)[visible.places()] = patches.view(-1, self.side, self.side, patches.shape[-1])
+
+    def depthwise(self, weight: Tensor, bias: Tensor | None, visible: VisiblePatches) -> Tensor:
+        """Convolve the map depthwise, and return the visible patches of the result, [1, V, side * side, C].
+
+        Args:
+            weight: [C, 1, K, K], K = 2 * margin + 1.
+            bias: [C].
+            visible: where results are wanted.
+        """
+        side, channels = self.side, self._padded.shape[-1]
+        if visible.margin_pays(side, self.margin):
+            x = self._windows(visible)
+            out = _of_windows(x, weight, bias)
+        else:
+            full = F.conv2d(self._padded.permute(0, 3, 1, 2), weight, bias, groups=channels)
+            out = patches_of(full, side)[visible.places()]
+        return out.reshape(1, -1, side * side, channels)
+
+    def _windows(self, visible: VisiblePatches) -> Tensor:
+        """Pick the patches up with their margins: [V, C, side + 2 * margin, side + 2 * margin], channels-last memory."""
+        flat, large = self._padded[0], self.side + 2 * self.margin
+        row, position, channel = flat.stride()
+        strides = (self.side * row, self.side * position, row, position, channel)
+        windows = flat.as_strided((*visible.grid, large, large, flat.shape[-1]), strides, flat.storage_offset())
+        return windows[visible.places()].permute(0, 3, 1, 2)
+
+
+def patches_of(x: Tensor, side: int) -> Tensor:
+    """See a map [1, C, H, W] as its patches, [rows, columns, side, side, C]; a view."""
+    return x[0].permute(1, 2, 0).unflatten(1, (-1, side)).unflatten(0, (-1, side)).transpose(1, 2)

@@ -194,22 +194,39 @@ class DetectionModel(nn.Module):
         maps = self._maps(images, row + 1, kept=writes)
         return [maps[index] for index in writes]
 
+    def detect(self, maps: Sequence[Tensor], *, queries: int | None = None) -> DetectorOutput:
+        """Run what stands behind the first row, the backbone, on its maps.
+
+        Args:
+            maps: the backbone's, as ``row_maps(images, 0)`` returns them.
+            queries: as for ``forward``.
+
+        Returns:
+            The same as ``forward`` without targets.
+        """
+        found = self._run(dict(zip(self.row_infos[0].writes, maps, strict=True)), 1, len(self.rows) - 1)
+        output: DetectorOutput = self.rows[-1]([found[index] for index in self.row_infos[-1].reads], None, queries=queries)
+        return output
+
     def _maps(self, images: Tensor, count: int, kept: Sequence[int] = ()) -> dict[int, Tensor]:
         """Run the first ``count`` rows; return the maps that later rows read, and those of ``kept``."""
         if not is_traced():  # a recorded graph is made for sizes that were checked before
             self.check_size(images.shape[2], images.shape[3])
-        maps = {-1: self._normalized(images)}
-        for row, info, drops in list(zip(self.rows, self.row_infos, self._drops, strict=True))[:count]:
+        return self._run({-1: self.normalized(images)}, 0, count, kept)
+
+    def _run(self, maps: dict[int, Tensor], first: int, last: int, kept: Sequence[int] = ()) -> dict[int, Tensor]:
+        """Run rows ``first`` to ``last`` - 1 on ``maps``; return those that later rows read, and those of ``kept``."""
+        for row, info, drops in list(zip(self.rows, self.row_infos, self._drops, strict=True))[first:last]:
             inputs = [maps[index] for index in info.reads]
             result = row(inputs if info.name == "Concat" else inputs[0])
             maps.update(zip(info.writes, result if isinstance(result, list) else [result], strict=True))
             for index in drops:  # a map that no later row reads need not live on
                 if index not in kept:
-                    del maps[index]
+                    maps.pop(index, None)
             del inputs, result  # nor may these names keep it
         return maps
 
-    def _normalized(self, images: Tensor) -> Tensor:
+    def normalized(self, images: Tensor) -> Tensor:
         """Return [B, 3, H, W] as the backbone takes it."""
         # In this order: a mean of a whole plane is subtracted twice as fast as one that changes with each number.
         x = (images - self.mean) / self.std if self.normalize == "imagenet" else images
