@@ -187,7 +187,7 @@ def test_another_backbone_is_refused():
     rows = "  - [-1, 1, Conv, [8, 3, 2]]\n  - [-1, 1, Conv, [8, 3, 2]]\n"
     text = f"nc: 2\nbackbone:\n{rows}head:\n  - [[1], 1, RTDETRDecoder, [nc, 32, 20, 2, 4, 1, 64]]\n"
     with pytest.raises(ConfigError, match="only a ConvNeXt V2 backbone"):
-        StaticCamera(build_model(parse_model_text(text)))
+        StaticCamera(build_model(parse_model_text(text, "m.yaml")))
 
 
 def test_an_exported_file_is_refused(detector, clip, monkeypatch):
