@@ -88,7 +88,7 @@ class StaticCamera(nn.Module):
             Logits [B, Q, C] and boxes [B, Q, 4] cxcywh, 0 to 1.
         """
         names: Sequence[Hashable] = [None] * len(images) if streams is None else streams
-        outputs = [self._frame(image, queries, name) for image, name in zip(images.split(1), names, strict=True)]
+        outputs = [self._frame(image, queries, name) for image, name in zip(torch.split(images, 1), names, strict=True)]
         return DetectorOutput(torch.cat([o.logits for o in outputs]), torch.cat([o.boxes for o in outputs]))
 
     def _frame(self, image: Tensor, queries: int | None, stream: Hashable) -> DetectorOutput:

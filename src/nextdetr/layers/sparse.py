@@ -252,4 +252,5 @@ class StoredMap:
 
 def patches_of(x: Tensor, side: int) -> Tensor:
     """See a map [1, C, H, W] as its patches, [rows, columns, side, side, C]; a view."""
-    return x[0].permute(1, 2, 0).unflatten(1, (-1, side)).unflatten(0, (-1, side)).transpose(1, 2)
+    _, channels, height, width = x.shape
+    return x[0].permute(1, 2, 0).view(height // side, side, width // side, side, channels).transpose(1, 2)

@@ -134,7 +134,8 @@ def _widen(block: Block, y: Tensor, side: int) -> tuple[list[Tensor], Tensor]:
 
 def _narrow(block: Block, widened: list[Tensor], squares: Tensor, residual: Tensor) -> Tensor:
     """Return ``residual`` [1, H, W, C] and the block's last layers of the widened rows, with GRN of these sums [D]."""
-    weight, bias = block.pwconv2.weight, block.pwconv2.bias
+    weight: Tensor = block.pwconv2.weight
+    bias: Tensor = block.pwconv2.bias
     if not isinstance(block.grn, nn.Identity):
         gamma, beta, eps = block.grn.gamma, getattr(block.grn, "beta", None), block.grn.eps
         assert isinstance(gamma, Tensor)
