@@ -26,7 +26,7 @@ from tests.weights.layouts_of_original import original, sparse, v1
 from tests.weights.test_detectors import _ultralytics
 from tests.weights.torch_files import Runs, spoil, state_dict, tensor, torch_zip
 
-ATTO = SIZES["atto"][:2]
+ATTO = SIZES["atto"]
 BIG = TINY_MODEL.replace("  - [3, 1, Conv, [32, 1, 1]]", "  - [3, 1, Conv, [65000, 3]]\n  - [-1, 1, Conv, [65000, 31]]")
 BIG = BIG.replace("[[6, 5]", "[[7, 5]")
 
@@ -174,13 +174,13 @@ def ultralytics_file(path):
 
 
 LAYOUTS = {
-    "convnextv2-original": ("a.pt", lambda path: torch.save({"model": original(*ATTO)}, path), "CC-BY-NC-4.0"),
-    "convnextv2-fcmae-sparse": ("b.pt", lambda path: torch.save({"model": sparse(original(*ATTO))}, path), "CC-BY-NC-4.0"),
+    "convnextv2-original": ("a.pt", lambda path: torch.save({"model": original(*ATTO[:2])}, path), "CC-BY-NC-4.0"),
+    "convnextv2-fcmae-sparse": ("b.pt", lambda path: torch.save({"model": sparse(original(*ATTO[:2]))}, path), "CC-BY-NC-4.0"),
     "convnextv2-timm": (
         "c.bin", lambda path: torch.save(timm.create_model("convnextv2_atto").state_dict(), path), "CC-BY-NC-4.0",
     ),
     "convnextv2-transformers": ("d-1.0", transformers_folder, "CC-BY-NC-4.0"),
-    "convnext-v1-original": ("e.pt", lambda path: torch.save({"model": v1(original(*ATTO))}, path), "unknown"),
+    "convnext-v1-original": ("e.pt", lambda path: torch.save({"model": v1(original(*ATTO[:2]))}, path), "unknown"),
     "convnext-v1-timm": (
         "f.pth", lambda path: torch.save(timm.create_model("convnext_atto").state_dict(), path), "Apache-2.0",
     ),
