@@ -27,6 +27,7 @@ from tests.weights.test_detectors import _ultralytics
 from tests.weights.torch_files import Runs, spoil, state_dict, tensor, torch_zip
 
 ATTO = SIZES["atto"]
+SHAPE = ATTO[:2]
 BIG = TINY_MODEL.replace("  - [3, 1, Conv, [32, 1, 1]]", "  - [3, 1, Conv, [65000, 3]]\n  - [-1, 1, Conv, [65000, 31]]")
 BIG = BIG.replace("[[6, 5]", "[[7, 5]")
 
@@ -174,13 +175,13 @@ def ultralytics_file(path):
 
 
 LAYOUTS = {
-    "convnextv2-original": ("a.pt", lambda path: torch.save({"model": original(*ATTO[:2])}, path), "CC-BY-NC-4.0"),
-    "convnextv2-fcmae-sparse": ("b.pt", lambda path: torch.save({"model": sparse(original(*ATTO[:2]))}, path), "CC-BY-NC-4.0"),
+    "convnextv2-original": ("a.pt", lambda path: torch.save({"model": original(*SHAPE)}, path), "CC-BY-NC-4.0"),
+    "convnextv2-fcmae-sparse": ("b.pt", lambda path: torch.save({"model": sparse(original(*SHAPE))}, path), "CC-BY-NC-4.0"),
     "convnextv2-timm": (
         "c.bin", lambda path: torch.save(timm.create_model("convnextv2_atto").state_dict(), path), "CC-BY-NC-4.0",
     ),
     "convnextv2-transformers": ("d-1.0", transformers_folder, "CC-BY-NC-4.0"),
-    "convnext-v1-original": ("e.pt", lambda path: torch.save({"model": v1(original(*ATTO[:2]))}, path), "unknown"),
+    "convnext-v1-original": ("e.pt", lambda path: torch.save({"model": v1(original(*SHAPE))}, path), "unknown"),
     "convnext-v1-timm": (
         "f.pth", lambda path: torch.save(timm.create_model("convnext_atto").state_dict(), path), "Apache-2.0",
     ),
