@@ -152,6 +152,9 @@ def edge_divergence(pupil: EdgeOutput, teacher: EdgeOutput) -> Tensor:
 def correlation_loss(pupil: Tensor, teacher: Tensor) -> Tensor:
     """One minus Pearson's correlation of each channel over all images and cells; the mean over the channels, 0 to 2.
 
+    The images are those of one batch, as in PKD; with several processes each correlates its own, so that the loss differs
+    from that of one process with all the images, unlike the losses of places.
+
     Args:
         pupil: [B, C, height, width].
         teacher: [B, C, any height, any width]; resampled where these differ, without gradient.
