@@ -128,3 +128,23 @@ def test_batch_norm_of_a_single_value_uses_the_statistics_so_far():
     assert norm.weight.grad is not None
     for name, value in torchs.state_dict().items():
         assert torch.equal(norm.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_batch_norm_takes_its_gradient_in_the_map_s_own_layout(memory_format, monkeypatch):
+    """A gradient that is a slice of a longer one goes through torch's slow way otherwise."""
+    maps, longer = torch.randn(2, 3, 4, 5), torch.randn(2, 30, 3)
+    slices = longer[:, 5:25].transpose(1, 2).view(2, 3, 4, 5)
+    norm, plain = BatchNorm2d(3), nn.BatchNorm2d(3)
+    seen, results = [], []
+    for layer in (norm, plain):
+        leaf = maps.clone(memory_format=memory_format).requires_grad_()
+        out = layer(leaf)
+        if layer is norm:
+            assert out.grad_fn is not None
+            out.grad_fn.register_prehook(lambda gradients: seen.append(gradients[0]))
+        out.backward(slices)
+        results.append((leaf.grad, layer.weight.grad, layer.bias.grad))
+    assert seen[0].is_contiguous(memory_format=memory_format)
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)

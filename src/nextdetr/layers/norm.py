@@ -49,6 +49,9 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     One value has no deviation. It is normalised by the statistics of the steps before, as in evaluation, where torch's own
     ends the run; the statistics stay as they are.
+
+    The gradient is brought into the map's own layout first: what comes from a slice of a longer list of positions, as in
+    the decoder, would otherwise go through torch's slow general way on a CPU.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
@@ -57,7 +60,11 @@ class BatchNorm2d(nn.BatchNorm2d):
             return functional.batch_norm(
                 input, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
             )
-        return super().forward(input)
+        out = super().forward(input)
+        if self.training and out.requires_grad and may_run(out, any_precision=True):
+            layout = torch.contiguous_format if out.is_contiguous() else torch.channels_last
+            out.register_hook(lambda gradient: gradient.contiguous(memory_format=layout))
+        return out
 
 
 class GRN(nn.Module):
