@@ -63,7 +63,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         out = super().forward(input)
         if self.training and out.requires_grad and may_run(out, any_precision=True):
             layout = torch.contiguous_format if out.is_contiguous() else torch.channels_last
-            out.register_hook(lambda gradient: gradient.contiguous(memory_format=layout))
+            out.register_hook(lambda gradient: gradient.contiguous(memory_format=layout))  # type: ignore[no-untyped-call]
         return out
 
 
