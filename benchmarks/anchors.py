@@ -5,11 +5,13 @@
 
 YOLO26n, D-FINE-N and DEIMv2-Pico (transformers) and RF-DETR-nano (at 384 px, as it is published) are installed into
 environments of their own and exported to ONNX with random weights; ours go through ``nextdetr export``. 80 classes, batch
-1, two threads. YOLO26n's file and ours end in detections, the others' in logits and boxes, which is a little less work.
-Each file is held against its model in PyTorch first. Then all are open at once in ONNX Runtime and in OpenVINO and take
-turns, so that a drift of the machine's speed meets all of them; of each model the faster runtime counts. Ratios are medians
-over the rounds, with the 95 % interval of a bootstrap. ``--before`` adds our models as an earlier commit exports them, from
-the same weights. In 8 bits ours are ``export --int8``; peers are quantised by NNCF with the same settings, in OpenVINO.
+1, two threads. YOLO26n's file and ours end in detections, the others' in logits and boxes, which is a little less work. Our
+files are held against their models in PyTorch first; those of peers are not, as random weights give scores that lie too
+close for an order. Then all files take turns in ONNX Runtime and in OpenVINO, each turn in a process of its own
+(``anchor_turn.py``), so that a drift of the machine's speed meets all of them; of each model the faster runtime counts.
+Ratios are medians over the rounds, with the 95 % interval of a bootstrap. ``--before`` adds our models as an earlier commit
+exports them, from the same weights. In 8 bits ours are ``export --int8``; peers are quantised by NNCF with the same
+settings, in OpenVINO.
 
 Environments and files stay in the work folder for the next run; ``--prepare`` makes them and times nothing.
 """
@@ -18,19 +20,19 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from anchor_files import PEERS, RUNTIMES, Candidate, checkpoint, digest, opened, ours, peers, quantized, say
+from anchor_files import PEERS, RUNTIMES, Candidate, checkpoint, digest, ours, peers, quantized, say
 from before_after import ROOT, checkout
 from nextdetr.export.measure import ceilings
-from results import machine, ratio, take_turns, write_result
+from results import machine, ratio, write_result
 
 THREADS = 2
+SECONDS = 1.0  # of calls in a turn
 OURS = ["nextdetr-zepto", "nextdetr-atto"]
 BASE = "yolo26n"
 Seconds = dict[tuple[str, int, str, str], list[float]]
@@ -101,6 +103,14 @@ def table(found: Sequence[Candidate], seconds: Seconds, before: str | None) -> I
         yield f"| {' | '.join(cells)} |"
 
 
+def turn(candidate: Candidate) -> float:
+    """Seconds of one call of a file, in a process of its own."""
+    script = Path(__file__).with_name("anchor_turn.py")
+    arguments = [candidate.file, candidate.runtime, candidate.size, THREADS, SECONDS]
+    command = [sys.executable, "-W", "ignore", str(script), *map(str, arguments)]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
 def report(found: Sequence[Candidate], seconds: Seconds, options: argparse.Namespace) -> list[str]:
     """The result file."""
     limit = ceilings(THREADS)
@@ -110,9 +120,9 @@ def report(found: Sequence[Candidate], seconds: Seconds, options: argparse.Names
         f"`python benchmarks/anchors.py --sizes {' '.join(map(str, options.sizes))} --rounds {options.rounds}"
         + (f" --before {options.before}" if options.before else "")
         + (" --skip-int8" if options.skip_int8 else "")
-        + f"`: batch 1, {THREADS} threads, 80 classes, random weights, medians of {options.rounds} rounds in turn. "
-        f"Ratios: each model in its faster runtime, with the 95 % interval of a bootstrap. {machine()} It multiplies "
-        f"float32 matrices at {limit.gflops:.0f} GFLOP/s. Source of ours: {digest(ROOT)}.",
+        + f"`: batch 1, {THREADS} threads, 80 classes, random weights, medians of {options.rounds} rounds in turn, "
+        f"each turn in a process of its own. Ratios: each model in its faster runtime, with the 95 % interval of a "
+        f"bootstrap. {machine()} It multiplies float32 matrices at {limit.gflops:.0f} GFLOP/s. Source of ours: {digest(ROOT)}.",
     ]
     for precision in ("float32", "int8"):
         for size in sorted({candidate.size for candidate in found}):
@@ -124,12 +134,14 @@ def report(found: Sequence[Candidate], seconds: Seconds, options: argparse.Names
 
 
 def parity(found: Sequence[Candidate]) -> Iterator[str]:
-    """The largest difference of each file to its model in PyTorch, on one picture."""
-    yield "Largest difference of an output to the same model in PyTorch; of ours, of a box as a fraction of the picture."
+    """The largest difference of each of our files to its model in PyTorch, on one picture."""
+    yield "Largest difference of a box to the same model in PyTorch, as a fraction of the picture; peers are not checked."
     yield ""
     yield "| | px | | runtime | difference |"
     yield "|---|---|---|---|---|"
     for candidate in found:
+        if candidate.name in PEERS:
+            continue
         shown = f"{candidate.facts['difference']:.1e}"
         yield f"| {candidate.name} | {candidate.size} | {candidate.precision} | {RUNTIMES[candidate.runtime]} | {shown} |"
 
@@ -151,13 +163,12 @@ def main() -> None:
         found = candidates(options, work, earlier)
     if options.prepare:
         return
-    generator = np.random.default_rng(0)
-    pictures = {size: generator.random((1, 3, size, size), np.float32) for size in {made.size for made in found}}
-    runs: dict[Any, Callable[[], Any]] = {
-        candidate.key: opened(candidate, THREADS, pictures[candidate.size]) for candidate in found
-    }
-    say(f"timing {len(runs)} files")
-    write_result("anchors", report(found, take_turns(runs, options.rounds), options), write=options.write)
+    say(f"timing {len(found)} files, {options.rounds} rounds")
+    seconds: Seconds = {candidate.key: [] for candidate in found}
+    for _ in range(options.rounds):
+        for candidate in found:
+            seconds[candidate.key].append(turn(candidate))
+    write_result("anchors", report(found, seconds, options), write=options.write)
 
 
 if __name__ == "__main__":
