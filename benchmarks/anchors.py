@@ -120,9 +120,9 @@ def report(found: Sequence[Candidate], seconds: Seconds, options: argparse.Names
         f"`python benchmarks/anchors.py --sizes {' '.join(map(str, options.sizes))} --rounds {options.rounds}"
         + (f" --before {options.before}" if options.before else "")
         + (" --skip-int8" if options.skip_int8 else "")
-        + f"`: batch 1, {THREADS} threads, 80 classes, random weights, medians of {options.rounds} rounds in turn, "
-        f"each turn in a process of its own. Ratios: each model in its faster runtime, with the 95 % interval of a "
-        f"bootstrap. {machine()} It multiplies float32 matrices at {limit.gflops:.0f} GFLOP/s. Source of ours: {digest(ROOT)}.",
+        + f"`: batch 1, {THREADS} threads, 80 classes, random weights, medians of {options.rounds} rounds in turn, each "
+        "turn in a process of its own. Ratios: each model in its faster runtime, with the 95 % interval of a bootstrap. "
+        f"{machine()} It multiplies float32 matrices at {limit.gflops:.0f} GFLOP/s. Source of ours: {digest(ROOT)}.",
     ]
     for precision in ("float32", "int8"):
         for size in sorted({candidate.size for candidate in found}):
