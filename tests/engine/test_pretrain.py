@@ -246,7 +246,7 @@ def test_length_and_rate_follow_the_number_of_images(settings, monkeypatch):
     [
         ({"images": ()}, DataError, "folder of images"),
         ({"images": "nowhere"}, DataError, "nowhere"),
-        ({"model": "nextdetr-atto"}, ConfigError, "one of convnextv2-atto"),
+        ({"model": "nextdetr-atto"}, ConfigError, "one of convnextv2-zepto, convnextv2-atto"),
         ({"image_size": 200}, ConfigError, "the nearest are 192 and 224"),
         ({"patch_size": 48}, ConfigError, "--patch-size must be a multiple of 32"),
         ({"patch_size": 64}, ConfigError, "a single patch of 64, .* 128 at least"),

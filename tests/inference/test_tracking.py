@@ -116,6 +116,7 @@ def test_a_line_may_begin_outside_the_frame(given, monkeypatch):
 
     class Stub:
         load_reports = ()
+        opened = None
 
         def __init__(self, *_: object, **__: object) -> None:
             pass

@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nextdetr.losses import criterion as module
+from nextdetr.losses import processes as module
 from nextdetr.losses.criterion import LOSS_NAMES, Criterion
 from nextdetr.losses.matcher import HungarianMatcher
 from nextdetr.structures import DenoisingOutput, DenoisingPlan, DetectorOutput, Target, TrainingOutput

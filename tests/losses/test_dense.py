@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from nextdetr.boxes import cxcywh_to_xyxy, paired_iou_and_giou
-from nextdetr.losses import criterion as module
+from nextdetr.losses import processes as module
 from nextdetr.losses.criterion import LOSS_NAMES, Criterion
 from nextdetr.losses.dense import task_aligned_pairs
 from nextdetr.losses.matcher import HungarianMatcher

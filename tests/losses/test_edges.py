@@ -12,7 +12,7 @@ from transformers.loss.loss_d_fine import DFineLoss
 from transformers.loss.loss_deimv2 import Deimv2Loss
 
 from nextdetr.boxes import cxcywh_to_xyxy, paired_iou_and_giou
-from nextdetr.losses import criterion as module
+from nextdetr.losses import processes as module
 from nextdetr.losses.criterion import Criterion
 from nextdetr.losses.edges import TEMPERATURE, distillation_loss, fine_grained_loss, united
 from nextdetr.losses.matcher import HungarianMatcher, Matches
