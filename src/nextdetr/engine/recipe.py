@@ -19,10 +19,10 @@ from nextdetr.engine.statistics import DataStats, Machine
 
 __all__ = ["Recipe", "backbone_factor", "choose_recipe"]
 
-# Sizes of the family: arithmetic of a training step relative to atto's (by their GFLOP; p2's is measured), and memory of an
-# image at 640 px on a GPU (estimated from the activations, gigabytes).
+# Sizes of the family: arithmetic of a training step relative to atto's (by their GFLOP; p2's and zepto's are
+# measured), and memory of an image at 640 px on a GPU (estimated from the activations, gigabytes).
 COST = {
-    "nextdetr-zepto": 0.4, "nextdetr-atto-p2": 1.45, "nextdetr-atto": 1.0, "nextdetr-femto": 1.3, "nextdetr-pico": 2.0,
+    "nextdetr-zepto": 0.37, "nextdetr-atto-p2": 1.45, "nextdetr-atto": 1.0, "nextdetr-femto": 1.3, "nextdetr-pico": 2.0,
     "nextdetr-nano": 3.0,
     "nextdetr-tiny": 6.0, "nextdetr-base": 15.0, "nextdetr-large": 30.0, "nextdetr-huge": 90.0,
 }  # fmt: skip
