@@ -19,7 +19,7 @@ from torch.export import Dim, ExportedProgram
 from nextdetr.export.convnext import use_channels_first
 from nextdetr.export.half import halve
 from nextdetr.export.portable import make_portable
-from nextdetr.export.sampling import use_canvas
+from nextdetr.export.sampling import sample_canvas
 from nextdetr.export.winograd import map_sizes, use_winograd
 from nextdetr.inference.contract import Contract
 from nextdetr.layers.attention import AIFI
@@ -110,12 +110,12 @@ def build_graph(model: DetectionModel, contract: Contract) -> ExportGraph:
     if contract.portable:
         make_portable(folded)
     use_channels_first(folded)
+    on_canvas = not (contract.portable or contract.dynamic)
     for module in folded.modules():
         if isinstance(module, MSDeformableAttention):
             module.channels_first = not contract.portable
-            setattr(module, "sample", partial(sample_near, module.sample))  # noqa: B010 - a method of this copy only
-    if not (contract.portable or contract.dynamic):
-        use_canvas(folded)
+            sample = sample_canvas if on_canvas else partial(sample_near, module.sample)
+            setattr(module, "sample", sample)  # noqa: B010 - a method of this copy only
     if contract.precision == "half":
         folded = halve(folded)
     if contract.dynamic:

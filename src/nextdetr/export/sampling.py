@@ -11,19 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from nextdetr.layers.deformable import MSDeformableAttention, Shapes
+from nextdetr.layers.deformable import Shapes
 
-__all__ = ["sample_canvas", "use_canvas"]
-
-
-def use_canvas(model: nn.Module) -> None:
-    """Let every deformable attention of a folded model read from a canvas, in place; the image size is fixed."""
-    for module in model.modules():
-        if isinstance(module, MSDeformableAttention):
-            setattr(module, "sample", sample_canvas)  # noqa: B010 - a method of this copy only
+__all__ = ["sample_canvas"]
 
 
 def sample_canvas(
