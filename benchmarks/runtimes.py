@@ -24,6 +24,7 @@ import numpy as np
 import openvino
 import torch
 
+from anchor_peer import Outputs
 from in_transformers import reference_model
 from nextdetr import Detector
 from nextdetr.config import ExportConfig, build_config
@@ -37,19 +38,6 @@ from results import machine, take_turns, write_result
 REFERENCE = "rtdetr-l-convnextv2-atto"
 THREADS = 2
 Run = Callable[[], Any]
-
-
-class Outputs(torch.nn.Module):
-    """Logits and boxes only, as an exporter wants them."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Detect."""
-        output = self.model(pixel_values=images)
-        return output.logits, output.pred_boxes
 
 
 def export_theirs(model: torch.nn.Module, path: str, size: int) -> None:
