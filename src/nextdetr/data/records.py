@@ -69,6 +69,7 @@ class DetectionData:
         problems: everything that was dropped, changed or doubtful.
         own_ids: whether ``image_id`` is an id that the files give, as COCO's do, and not a name.
         reading: how its pictures are read.
+        recognised: one line: as what its path was recognised, and what shows it ("voc: Annotations/, JPEGImages/").
     """
 
     name: str
@@ -79,3 +80,4 @@ class DetectionData:
     problems: list[Problem]
     own_ids: bool = False
     reading: Reading = AS_EVER
+    recognised: str = ""

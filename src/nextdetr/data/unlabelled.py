@@ -37,7 +37,8 @@ def find_unlabelled(sources: Sequence[str | Path]) -> DetectionData:
         sources: folders, data sets and image files.
 
     Returns:
-        Records without boxes; what could not be read is in ``problems``.
+        Records without boxes; what could not be read is in ``problems``, and which data sets were recognised in
+        ``recognised``.
 
     Raises:
         DataError: a source does not exist, holds no image, or none of its images can be read; or a folder is a data set by
@@ -47,13 +48,17 @@ def find_unlabelled(sources: Sequence[str | Path]) -> DetectionData:
         raise DataError("there is nothing to pre-train on: give a folder of images.")
     records: list[ImageRecord] = []
     problems: list[Problem] = []
+    lines: list[str] = []
     for source in sources:
         found = _find(Path(source).expanduser())
+        lines += [found.recognised] if found.recognised else []
         records += found.records
         problems += found.problems
     unique = {record.path.resolve(): record for record in records}
     name = Path(sources[0]).resolve().stem
-    return DetectionData(name, "train", [], [], [_bare(record) for record in unique.values()], problems)
+    return DetectionData(
+        name, "train", [], [], [_bare(record) for record in unique.values()], problems, recognised="; ".join(lines)
+    )
 
 
 class UnlabelledDataset(DetectionDataset):

@@ -121,7 +121,7 @@ def prepare_pretraining(
     """
     cursor, state = (Cursor(), {}) if config.resume is None else read_state(directory / "last.ckpt")
     data = find_unlabelled(config.images)
-    tell(f"{len(data.records):,} images to pre-train on")
+    tell(f"{len(data.records):,} images to pre-train on" + (f", of {data.recognised}" if data.recognised else ""))
     if data.problems:
         tell(summarize_problems(data.problems))
     encoder = convnextv2(config.model.removeprefix(PREFIX), grn=config.grn)

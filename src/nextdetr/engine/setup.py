@@ -181,6 +181,7 @@ def load_splits(
     if classes is not None and config.resume is not None:
         reread = partial(read, "train", classes=classes)
         train_data = check_classes(train_data, classes, config.data, config.resume, reread)
+    tell(train_data.recognised)
     val_data = read("val", classes=train_data.classes)
     for data in (train_data, val_data):
         boxes = sum(len(record.labels) for record in data.records)

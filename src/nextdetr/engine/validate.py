@@ -98,6 +98,8 @@ def score_detector(
         data = load_data(config.data, config.split, classes=classes, on_bad_data=config.on_bad_data)
     data = replace(data, reading=settled.reading)
     with Display(enabled=not quiet) as display:
+        if data.recognised:
+            display.line(data.recognised)
         if data.problems:
             display.line(summarize_problems(data.problems))
         if not opened.trained:

@@ -260,10 +260,10 @@ def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:
 def _images(config: ExportConfig, contract: Contract) -> tuple[list[Tensor], str]:
     if config.data is None:
         return drawn_images(config.images, contract.image_size), "drawn pictures (give --data to compare on your own)"
-    records = load_data(config.data, config.split).records
-    step = max(1, len(records) // config.images)
-    chosen = records[::step][: config.images]
-    return _read(chosen, contract), f"{config.data}, {config.split}"
+    data = load_data(config.data, config.split)
+    step = max(1, len(data.records) // config.images)
+    chosen = data.records[::step][: config.images]
+    return _read(chosen, contract), f"{config.data}, {config.split} ({data.recognised})"
 
 
 def _search(config: ExportConfig, contract: Contract, score: Score | None) -> Search | None:

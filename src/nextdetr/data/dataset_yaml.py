@@ -1,0 +1,133 @@
+"""Our dataset YAML: it says of which format a data set is, and names the files of each split.
+
+```yaml
+format: coco                 # or yolo, voc, …
+root: photos                 # relative to this file
+classes: [cat, dog]          # optional: otherwise from the annotations, in their order
+train: {images: images, annotations: train.json, include: lists/train.txt}
+val: {images: images, annotations: val.json}
+```
+
+Splits are named for COCO, YOLO and VOC. Without any, the root is opened as a folder of that format, as for ``--data``; so
+the YAML also chooses among formats where several fit.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nextdetr.data.coco import read_coco
+from nextdetr.data.raw import NameList, RawSplit, parse_yaml, read_name_list
+from nextdetr.data.recognise import Format, Glance, SplitReader
+from nextdetr.data.voc import read_voc
+from nextdetr.data.yolo import find_yolo_images, read_yolo
+from nextdetr.data.yolo_labels import keypoint_values
+from nextdetr.errors import DataError
+
+__all__ = ["open_dataset_yaml"]
+
+_ORDER = ("train", "val", "test")
+_SPLIT_KEYS = ("images", "annotations", "include")
+_KEYS = ("format", "root", "classes", "kpt_shape")
+_WITH_SPLITS = ("coco", "yolo", "voc")
+
+
+def open_dataset_yaml(path: Path, formats: Mapping[str, Format]) -> dict[str, SplitReader]:
+    """Return one reader a split.
+
+    Args:
+        path: the YAML.
+        formats: all that may be named, by name.
+
+    Raises:
+        DataError: it has a mistake; the message names the key.
+    """
+    content = parse_yaml(path)
+    if not isinstance(content["format"], str) or content["format"] not in formats:
+        *most, last = dict.fromkeys((*_WITH_SPLITS, *formats))
+        raise DataError(f"{path}: format is {content['format']!r}; it must be {', '.join(most)} or {last}.")
+    kind = formats[content["format"]]
+    root = path.parent / Path(str(content.get("root") or "."))
+    if not root.is_dir() and not (root.is_file() and kind.name not in _WITH_SPLITS):
+        raise DataError(f"{path}: root names {root}, which is no folder (it is relative to the YAML).")
+    classes = content.get("classes") or None
+    if classes is not None and not (isinstance(classes, list) and all(isinstance(item, str) and item for item in classes)):
+        raise DataError(f"{path}: classes must be a list of names.")
+    if classes is not None and len(set(classes)) < len(classes):
+        raise DataError(f"{path}: classes names the same class twice.")
+    splits = {key: value for key, value in content.items() if key not in _KEYS and value}
+    keypoints = keypoint_values(content, path)
+    for split, entry in splits.items():
+        _check_split(split, entry, path)
+    if splits and kind.name not in _WITH_SPLITS:
+        raise DataError(
+            f"{path}: {next(iter(splits))} names files, which is for {', '.join(_WITH_SPLITS)}; a data set of the format "
+            f"{kind.name} has the splits that its own files say."
+        )
+    readers: dict[str, SplitReader] = {
+        split: partial(_read_split, kind.name, root, split, entry, classes, path, keypoints)
+        for split, entry in splits.items()
+    }
+    if not readers and (kind.name != "yolo" or kind.recognise(Glance(root))):
+        readers = {split: partial(_with_default, reader, classes) for split, reader in kind.open(root).items()}
+    return readers
+
+
+def _with_default(reader: SplitReader, default: Sequence[str] | None, classes: Sequence[str] | None) -> RawSplit:
+    return reader(default if classes is None else classes)
+
+
+def _check_split(split: str, entry: Any, path: Path) -> None:
+    if not isinstance(entry, dict):
+        close = difflib.get_close_matches(split, (*_KEYS, *_ORDER), n=1)
+        guess = f" Did you mean {close[0]}?" if close and close[0] != split else ""
+        raise DataError(f"{path}: {split} must be a mapping with {', '.join(_SPLIT_KEYS)}.{guess}")
+    for key, value in entry.items():
+        if key not in _SPLIT_KEYS:
+            raise DataError(f"{path}: {split} has the unknown key {key}; it takes {', '.join(_SPLIT_KEYS)}.")
+        if not isinstance(value, str) and not (key == "include" and isinstance(value, list)):
+            raise DataError(f"{path}: {key} of {split} must be a path.")
+
+
+def _read_split(
+    kind: str,
+    root: Path,
+    split: str,
+    entry: Mapping[str, Any],
+    own: Sequence[str] | None,
+    path: Path,
+    keypoints: int,
+    classes: Sequence[str] | None,
+) -> RawSplit:
+    include = _include(entry.get("include"), root, split, path)
+    wanted = own if classes is None else classes
+    annotations = root / entry["annotations"] if entry.get("annotations") else None
+    if kind == "voc":
+        images = root / (entry.get("images") or "JPEGImages")
+        return read_voc(annotations or root / "Annotations", images, include=include, classes=wanted)
+    images = root / (entry.get("images") or ".")
+    if not images.exists():
+        raise DataError(f"{path}: images of {split} is {images}, which does not exist.")
+    if kind == "coco":
+        if annotations is None:
+            raise DataError(f"{path}: {split} needs annotations, the COCO file.")
+        return read_coco(annotations, [images], include=include, classes=wanted)
+    if own is None:
+        raise DataError(f"{path}: format yolo needs classes, as label files hold only their numbers.")
+    found = find_yolo_images([images], root)
+    names = dict(enumerate(own))
+    return read_yolo(
+        found, names, root=root, source=path, labels=annotations, include=include, classes=classes, keypoints=keypoints
+    )
+
+
+def _include(value: Any, root: Path, split: str, path: Path) -> NameList | None:
+    if not value:
+        return None
+    if isinstance(value, str):
+        return read_name_list(root / value)
+    return NameList.build(str(path), ((f"{split}.include, name {n}", str(name)) for n, name in enumerate(value, start=1)))

@@ -1,0 +1,133 @@
+"""The formats of data sets, in the order in which a path is asked whether it is one of them.
+
+Where several fit, the first counts, and the line that says what was recognised names the others; a dataset YAML with
+``format`` and ``root`` chooses another one. An explicit description (VOC's three folders, a YAML) comes before what is
+recognised by the files of an annotation tool.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from nextdetr.data.dataset_yaml import open_dataset_yaml
+from nextdetr.data.folders import COCO, VOC, YAML_NAMES, YOLO, yaml_in
+from nextdetr.data.raw import parse_yaml
+from nextdetr.data.recognise import Format, Glance, SplitReader
+from nextdetr.errors import DataError
+
+__all__ = ["FORMATS", "Source", "open_source"]
+
+
+def _is_dataset_yaml(glance: Glance) -> str:
+    file = yaml_in(glance.path)
+    content = {} if file is None else parse_yaml(file)
+    return f"{glance.shown(file)} (format: {content['format']})" if file is not None and "format" in content else ""
+
+
+def _open_dataset_yaml(path: Path) -> dict[str, SplitReader]:
+    file = yaml_in(path)
+    assert file is not None
+    return open_dataset_yaml(file, {kind.name: kind for kind in FORMATS if kind is not DATASET})
+
+
+DATASET = Format("yaml", "a dataset YAML", _is_dataset_yaml, _open_dataset_yaml)
+
+FORMATS = (VOC, DATASET, YOLO, COCO)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An opened data set.
+
+    Attributes:
+        name: what it is called, for headings.
+        recognised: one line: which format it is, and what shows it.
+        readers: by split, spelt as the data set does.
+    """
+
+    name: str
+    recognised: str
+    readers: dict[str, SplitReader]
+
+
+def open_source(path: Path) -> Source:
+    """Recognise a data set and find its splits.
+
+    Raises:
+        DataError: there is no such path, no format fits, or the files that say which splits there are have a mistake.
+        OSError: a folder cannot be listed.
+    """
+    if not path.exists():
+        raise DataError(_missing(path))
+    glance = Glance(path)
+    found: dict[str, str] = {}
+    for kind in FORMATS:
+        try:
+            reason = kind.recognise(glance)
+        except DataError:
+            if not found and _is_named(path):
+                raise
+            continue  # a YAML with a mistake, beside what was recognised or may yet be
+        if reason:
+            found[kind.name] = reason
+    if not found:
+        raise _unknown(path)
+    first, *others = found
+    line = f"{first}: {found[first]}"
+    if others:
+        also = ", ".join(f"{name} ({found[name]})" for name in others)
+        line += f"; {also} would fit too: a dataset YAML with format: {others[0]} and root chooses it"
+    return Source(_name(path, first), line, next(kind for kind in FORMATS if kind.name == first).open(path))
+
+
+def _is_named(path: Path) -> bool:
+    """Whether a path says of itself that a YAML describes it."""
+    file = yaml_in(path)
+    return file is not None and (file == path or file.name in YAML_NAMES)
+
+
+def _name(path: Path, kind: str) -> str:
+    """Call a data set by its folder, or by a YAML or another file that has a name of its own."""
+    file = yaml_in(path) if kind in (DATASET.name, YOLO.name) else path
+    if file is None or file.is_dir():
+        return path.resolve().name
+    return file.resolve().parent.name if file.name in YAML_NAMES else file.stem
+
+
+def _kinds() -> str:
+    *most, last = (kind.expected for kind in FORMATS if kind is not DATASET)
+    return f"{', '.join(most)}, {last} or {DATASET.expected}"
+
+
+def _missing(path: Path) -> str:
+    try:
+        neighbours = [entry.name for entry in path.absolute().parent.iterdir()]
+    except OSError:
+        neighbours = []
+    close = difflib.get_close_matches(path.name, neighbours, n=1, cutoff=0.8)
+    guess = f" Did you mean {path.parent / close[0]}?" if close else ""
+    if path.name == str(path) and not path.suffix:
+        return f"{path}: there is no such folder, and no data set is known by name: give the path of {_kinds()}.{guess}"
+    return f"{path}: there is no such file or folder; expected is {_kinds()}.{guess}"
+
+
+def _unknown(path: Path) -> DataError:
+    """Say what a path lacks to be a data set."""
+    hint = ""
+    if path.is_file():
+        if path.suffix.lower() == ".json":
+            hint = (
+                " For a COCO file, write a dataset YAML with format: coco that names it and its images, or give its folder."
+            )
+        return DataError(f"{path}: not a data set; expected is {_kinds()}.{hint}")
+    yaml = yaml_in(path)
+    if yaml is not None:
+        YOLO.open(yaml)  # says what is wrong with it
+    if (path / "images").is_dir() and (path / "labels").is_dir():
+        hint = " It looks like a YOLO set without its data.yaml, which names the splits and the classes."
+    beside = path.parent / f"{path.resolve().name}.yaml"
+    if not hint and beside.is_file():
+        hint = f" Did you mean {beside}?"
+    return DataError(f"{path}: not recognised as a data set; expected is {_kinds()}.{hint}")
