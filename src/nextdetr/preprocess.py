@@ -38,6 +38,7 @@ __all__ = [
     "as_image",
     "choose_device",
     "image_size",
+    "is_turned",
     "load_image",
     "resize_to_tensor",
     "to_rgb",
@@ -62,7 +63,7 @@ class Reading:
 
 AS_EVER = Reading()
 
-_ORIENTATION = 0x0112
+_ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 0x0100, 0x0101
 _LARGE = 1 << 19  # pixels from which two threads resize one picture
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -113,7 +114,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     try:
         with open_picture(path) as image:
             width, height = image.size
-            return (height, width) if _orientation(image) >= 5 else (width, height)
+            return (height, width) if is_turned(image) and not _is_upright(image) else (width, height)
     except DataError:
         raise
     except Exception as error:
@@ -252,6 +253,17 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
 
 def _has_16_bit_colours(image: Image.Image) -> bool:
     return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether an opened file is shown with its stored width as height: its EXIF orientation is 5 to 8."""
+    return _orientation(image) >= 5
+
+
+def _is_upright(image: Image.Image) -> bool:
+    """Whether Pillow has turned the size already on opening, as it does for TIFF, which it also turns on loading."""
+    tags = getattr(image, "tag_v2", None)
+    return tags is not None and image.size != (tags.get(_TIFF_WIDTH), tags.get(_TIFF_HEIGHT))
 
 
 def _orientation(image: Image.Image) -> int:

@@ -112,9 +112,10 @@ def test_every_mode_is_accepted_as_load_image_does(tmp_path, name, mode):
     assert load_image(path).size == (60, 40)
 
 
+@pytest.mark.parametrize("ending", ["jpg", "tif", "png", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_sizes_are_as_displayed(tmp_path, orientation):
-    path = make_image(tmp_path / "a.jpg", orientation=orientation)
+def test_sizes_are_as_displayed(tmp_path, orientation, ending):
+    path = make_image(tmp_path / f"a.{ending}", orientation=orientation)
     (report,) = inspect_images([path])
     assert (report.width, report.height) == load_image(path).size == ((40, 60) if orientation >= 5 else (60, 40))
 

@@ -26,7 +26,7 @@ from nextdetr.data.listing import FileFinder
 from nextdetr.data.raw import RawImage, RawSplit, plural
 from nextdetr.data.records import DetectionData, ImageRecord, Problem
 from nextdetr.errors import DataError
-from nextdetr.preprocess import image_size, load_image
+from nextdetr.preprocess import image_size, is_turned, load_image
 
 __all__ = ["ImageReport", "finish", "inspect_images", "require_boxes", "summarize_problems"]
 
@@ -247,10 +247,10 @@ def _image_problem(image: RawImage, report: ImageReport, boxes: int) -> Problem 
 
 
 def _is_turned(path: Path) -> bool:
-    """Whether the EXIF orientation swaps the width and height of a picture that is not square."""
+    """Whether the EXIF orientation swaps the width and height of a picture."""
     try:
         with Image.open(path) as image:
-            return image.size != image_size(path)
+            return is_turned(image)
     except OSError:
         return False
 
