@@ -123,7 +123,8 @@ def _bits(model: str) -> int:
 
 def default_output(config: TrainConfig) -> Path:
     """Name a run after its model and data."""
-    return Path("runs") / f"{Path(config.model).stem}-{Path(str(config.data)).stem}"
+    name = Path(str(config.data)).stem
+    return Path("runs") / f"{Path(config.model).stem}-{name if name.strip('.') else data_name(config)}"  # "." has no name
 
 
 def data_name(config: TrainConfig) -> str:

@@ -248,7 +248,7 @@ def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:
         "task": "detect",
     }  # fmt: skip
     if config.int8 and config.data is not None:
-        details["calibrated_on"] = f"{config.calibration_images} images of {Path(config.data).name}"
+        details["calibrated_on"] = f"{config.calibration_images} images of {Path(config.data).resolve().name}"
     return Contract(
         list(opened.classes), size, queries, input_type=config.input_type, layout=config.layout, step=model.stride,
         raw=config.raw or config.portable, dynamic=config.dynamic, portable=config.portable, precision=config.precision,
