@@ -6,6 +6,7 @@ argument, so that tiles may be cut out of larger ones and no other code of the p
 
 from __future__ import annotations
 
+import os
 import struct
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,9 +19,11 @@ __all__ = [
     "HEIF_SUFFIXES",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
+    "NOT_HERE",
     "RAW_SUFFIXES",
     "count_frames",
     "is_picture",
+    "is_picture_name",
     "kind_of",
     "open_picture",
 ]
@@ -46,20 +49,26 @@ RAW_SUFFIXES = frozenset(
         *("orf", "pef", "raf", "raw", "rw2", "rwl", "sr2", "srf", "srw", "x3f"),
     )
 )
+#: What is no picture here, by ``kind_of``, and what to do about it.
+NOT_HERE = {"heic": "HEIC (pip install pillow-heif)", "raw": "raw files of a camera (develop them first)"}
 #: Formats of which one file may hold several frames or pages; the others of an MPO are views for depth or brightness.
 _SEVERAL = frozenset(("AVIF", "GIF", "PNG", "TIFF", "WEBP"))
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file of a folder is taken: by its ending, and unless it is hidden."""
-    suffix = path.suffix.lower()
-    taken = suffix in IMAGE_SUFFIXES or (suffix in HEIF_SUFFIXES and _has_heif())
-    return taken and not path.name.startswith(".") and path.is_file()
+    """Whether a file of a folder is taken: by its name, and if it is there."""
+    return is_picture_name(path.name) and path.is_file()
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether a file is taken for an image by its name: by its ending, and unless it is hidden."""
+    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - there may be a million names
+    return not name.startswith(".") and (suffix in IMAGE_SUFFIXES or (suffix in HEIF_SUFFIXES and _has_heif()))
 
 
 def kind_of(path: str | Path) -> str | None:
     """Return what a file is that is no picture here: ``heic``, ``raw``, or None for neither."""
-    suffix = Path(path).suffix.lower()
+    suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
     if suffix in HEIF_SUFFIXES and not _has_heif():
         return "heic"
     return "raw" if suffix in RAW_SUFFIXES else None

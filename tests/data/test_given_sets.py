@@ -12,34 +12,24 @@ from typing import NamedTuple
 import pytest
 from PIL import Image
 
+from nextdetr import pictures
 from nextdetr.data.check import require_boxes
 from nextdetr.data.listing import FileFinder, NameIndex, list_images
 from nextdetr.data.sources import load_data
 from nextdetr.data.unlabelled import find_unlabelled
 from nextdetr.errors import DataError
 
-from .files import box_entry, image_entry, kinds, make_image, object_xml, write_coco, write_text, write_xml
+from .cases import CAT, CAT_BOX, DOG, DOG_BOX, Case, H, W, check, write
+from .files import box_entry, image_entry, kinds, make_image, object_xml, write_coco, write_text
 
-W, H = 60, 40  # of every image; the boxes below are in its pixels
-CAT, DOG = "0 0.5 0.5 0.2 0.4", "1 0.25 0.5 0.1 0.2"
-CAT_BOX, DOG_BOX = ("cat", 24, 12, 36, 28), ("dog", 12, 16, 18, 24)
 YAML = "train: images\nnames: [cat, dog]\n"
 KEYPOINTS = "0.1 0.1 0.9 0.9 0.2 0.8"
-
-
-class Case(NamedTuple):
-    """A data set: files by their text (an image where it is None), what is to be found, and what is to be told."""
-
-    files: dict[str, str | None]
-    found: dict[str, list[tuple]] | str  # by image id; or a part of the error's message
-    kinds: tuple[str, ...] = ()
-    path: str = "."
 
 
 YOLO = {
     "confidence in a sixth column": Case(
         {"data.yaml": YAML, "images/a.jpg": None, "labels/a.txt": f"{CAT} 0.98\n{DOG} 1\n"},
-        {"images/a.jpg": [CAT_BOX, DOG_BOX]},
+        {"images/a.jpg": [CAT_BOX, DOG_BOX]}, ("confidence in labels",),
     ),
     "a sixth column that is no confidence": Case(
         {"data.yaml": YAML, "images/a.jpg": None, "labels/a.txt": f"{CAT} 17\n{DOG}\n"},
@@ -57,6 +47,10 @@ YOLO = {
     "a shape of key points that is none": Case(
         {"data.yaml": f"{YAML}kpt_shape: 17\n", "images/a.jpg": None, "labels/a.txt": CAT},
         "kpt_shape is 17; it must be two numbers",
+    ),
+    "key points of which the YAML does not tell": Case(
+        {"data.yaml": YAML, "images/a.jpg": None, "labels/a.txt": f"0 {'0.4 0.3 0.6 0.7 ' * 2} 0.6 0.3\n" * 10},
+        {"images/a.jpg": [CAT_BOX]}, ("polygons or key points", *("box given twice",) * 9),
     ),
     "our YAML with key points": Case(
         {"set.yaml": "format: yolo\nclasses: [cat, dog]\nkpt_shape: [3, 2]\ntrain: {images: images}\n",
@@ -112,8 +106,8 @@ YOLO = {
          "photos/1/a.jpg": None, "photos/2/a.jpg": None, "text/a.txt": CAT},
         "2 images of the split are called a, and nothing says whose labels these are",
     ),
-    "a list of another computer": Case(
-        {"data.yaml": "train: train.txt\nnames: [cat]\n", "train.txt": "/home/u/x/images/a.jpg\n", "images/a.jpg": None},
+    "a list of another computer, of images that are not here": Case(
+        {"data.yaml": "train: train.txt\nnames: [cat]\n", "train.txt": "/home/u/x/images/a.jpg\n", "images/b.jpg": None},
         r"none of 1 image exists, the first being .*images/a.jpg \(named in .*train.txt, line 1\)",
     ),
     "label file spelt in other letters": Case(
@@ -175,30 +169,6 @@ VOC = {
         {"Übung": [CAT_BOX]},
     ),
 }  # fmt: skip
-
-
-def write(root: Path, case: Case) -> Path:
-    for name, text in case.files.items():
-        if text is None:
-            make_image(root / name, (W, H))
-        elif name.lower().endswith(".xml"):
-            named = "photo.jpg" if "JPEGImages/photo.jpg" in case.files else ""
-            write_xml(root / name, text, size=(W, H), filename=named)
-        else:
-            write_text(root / name, text)
-    return root / case.path
-
-
-def check(data, case: Case) -> None:
-    found = {
-        str(record.image_id): [
-            (data.classes[label], *(round(float(value), 3) for value in box))
-            for label, box in zip(record.labels, record.boxes, strict=True)
-        ]
-        for record in data.records
-    }
-    assert found == case.found
-    assert kinds(data) == list(case.kinds)
 
 
 YOLO |= {f"VOC, {name}": case for name, case in VOC.items()}
@@ -360,8 +330,8 @@ def test_finder_takes_no_guess(tmp_path):
 def test_name_index_prefers_what_agrees_most():
     index = NameIndex(["a.jpg", "1/a.jpg", "2/a.jpg", "2/b.png"])
     asked = ("a.jpg", "x/2/a.jpg", "C:\\x\\2\\A.JPG", "b", "3/b.jpg", "1/b", "c")
-    assert [index.find(name) for name in asked] == [[0], [2], [2], [3], [], [3], []]
-    assert index.find("x/a") == [0, 1, 2]
+    assert [index.find(name) for name in asked] == [[0], [2], [2], [3], [], [], []]
+    assert index.find("x/a") == []
 
 
 @pytest.mark.parametrize(
@@ -394,3 +364,21 @@ def test_smallest_set_is_read(tmp_path):
     data = load_data(path, "train")
     require_boxes(data)
     assert [record.boxes.tolist() for record in data.records] == [[[0, 0, 1, 1]]]
+
+
+def test_pictures_that_cannot_be_read_here_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "_has_heif", lambda: False)
+    for name in ("a.HEIC", "1/b.heif", "c.NEF", ".d.heic", "notes.txt"):
+        write_text(tmp_path / "images" / name, "")
+    told = r"2 HEIC \(pip install pillow-heif\) are passed over; 1 raw files of a camera \(develop them first\) are passed"
+    with pytest.raises(DataError, match=rf"there is no image in this folder or below it; {told}"):
+        find_unlabelled([tmp_path / "images"])
+    write_text(tmp_path / "data.yaml", YAML)
+    with pytest.raises(DataError, match=rf"the split is empty; it holds no image; {told}"):
+        load_data(tmp_path, "train")
+    make_image(tmp_path / "images" / "e.jpg", (W, H))
+    write_text(tmp_path / "images" / "e.txt", CAT)
+    check(load_data(tmp_path, "train"), Case({}, {"images/e.jpg": [CAT_BOX]}, ("picture of another kind",) * 2))
+    monkeypatch.setattr(pictures, "_has_heif", lambda: True)
+    listed = [path.relative_to(tmp_path / "images").as_posix() for path in list_images(tmp_path / "images").files]
+    assert listed == ["1/b.heif", "a.HEIC", "e.jpg"]

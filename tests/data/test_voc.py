@@ -131,8 +131,8 @@ def test_splits(tmp_path):
 
 def test_folder_without_lists(tmp_path):
     root = make_voc(tmp_path, "ab", [])
-    with pytest.raises(DataError, match="needs its splits as lists"):
-        load_data(root, "train")
+    assert available_splits(root) == ["train"]
+    assert [record.image_id for record in load_data(root, "train").records] == ["a", "b"]
 
 
 def test_classes_are_mapped_by_name(tmp_path):

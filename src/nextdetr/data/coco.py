@@ -2,7 +2,8 @@
 
 Boxes are (x, y, width, height) in pixels. Categories count as classes, in the order of the file, whether or not an object
 has them. Ids may have gaps, start at 0, or be written as strings. An ``area`` that is missing, or not above 0, is replaced
-by the box's own, as files without masks often carry zeros.
+by the box's own, as files without masks often carry zeros. An annotation without a box, or with one of zeros, has that of
+its mask. An image without a ``file_name`` has it from its ``coco_url``, as in LVIS.
 """
 
 from __future__ import annotations
@@ -17,43 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nextdetr.data.coco_masks import box_of_mask
 from nextdetr.data.listing import NameIndex
+from nextdetr.data.moved import find_moved
 from nextdetr.data.raw import NameList, RawImage, RawSplit, choose, map_classes
 from nextdetr.data.records import Problem
 from nextdetr.errors import DataError
 
-__all__ = ["coco_splits", "image_folders", "read_coco"]
-
-_INSTANCES = re.compile(r"instances_(.+)\.json|((?:train|val|valid|validation|test|trainval)\d*)\.json", re.IGNORECASE)
-_ROBOFLOW = "_annotations.coco.json"
+__all__ = ["read_coco"]
 
 # what an id that an annotation refers to stands for, where it is no position
 _UNKNOWN, _UNWANTED = -1, -2
-
-
-def coco_splits(root: Path) -> dict[str, Path]:
-    """Find the annotation files of a COCO or Roboflow folder: split name, as the folder spells it, to file."""
-    found: dict[str, Path] = {}
-    annotations = root / "annotations"
-    if annotations.is_dir():
-        for path in sorted(annotations.iterdir()):
-            match = _INSTANCES.fullmatch(path.name)
-            if match and path.is_file():
-                found.setdefault(match[1] or match[2], path)
-    if not found:
-        for path in sorted(root.glob(f"*/{_ROBOFLOW}")):
-            found[path.parent.name] = path
-    return found
-
-
-def image_folders(root: Path, split: str, annotation_file: Path) -> list[Path]:
-    """Return the folders where the images of a split may lie, the likeliest first."""
-    if annotation_file.name == _ROBOFLOW:
-        return [annotation_file.parent]
-    years = re.sub(r"\d+$", "", split)
-    names = list(dict.fromkeys((split, years, {"val": "valid", "valid": "val"}.get(years, years))))
-    nested = [folder for name in names for folder in (root / name, root / "images" / name)]
-    return [*nested, root / "images", root, *sorted(root.glob(f"{years}[0-9][0-9][0-9][0-9]"))]
 
 
 def read_coco(
@@ -63,7 +38,8 @@ def read_coco(
 
     Args:
         annotation_file: the JSON.
-        folders: where the images may lie; the one that holds most of the first of them is taken.
+        folders: where the images may lie; the one that holds most of the first of them is taken. Where none holds any, they
+            are looked for by name: see ``moved.py``.
         include: file names of the images to use; None uses all.
         classes: names in the model's order; None takes the file's categories in their order.
 
@@ -177,32 +153,27 @@ def _images(
     entries: list[Any], file: str, folders: Sequence[Path], problems: list[Problem]
 ) -> tuple[list[RawImage], dict[Any, int], list[str]]:
     """Return the images, their positions by any spelling of an id, and their names in the file."""
-    sound = []
+    sound: list[tuple[dict[str, Any], str]] = []
     for position, entry in enumerate(entries):
-        if (
-            isinstance(entry, dict)
-            and isinstance(entry.get("file_name"), str)
-            and entry["file_name"]
-            and _keys(entry.get("id"))
-        ):
-            sound.append(entry)
+        name = _file_name(entry) if isinstance(entry, dict) else ""
+        if name and _keys(entry.get("id")):
+            sound.append((entry, name))
         else:
             where = f"image number {position + 1}"
             problems.append(Problem(file, where, "it has no usable id and file_name; dropped", "malformed image entry"))
-    folder = _choose_folder(folders, [entry["file_name"] for entry in sound[:50]])
+    paths = _find_images([name for _, name in sound], file, folders, problems)
     images: list[RawImage] = []
     index: dict[Any, int] = {}
     names: list[str] = []
     positions: dict[Path, int] = {}
     dropped: list[int | str] = []
-    for entry in sound:
-        name, image_id = entry["file_name"], entry["id"]
+    for (entry, name), path in zip(sound, paths, strict=True):
+        image_id = entry["id"]
         where = f"image {image_id}"
         if any(key in index for key in _keys(image_id)):
             message = f"the id {image_id} of {name} is taken by {images[index[_keys(image_id)[0]]].path.name}; dropped"
             problems.append(Problem(file, where, message, "duplicated image id"))
             continue
-        path = _image_path(folder, name)
         if path in positions:
             message = f"{name} is listed twice (first as image {images[positions[path]].image_id}); dropped with its boxes"
             problems.append(Problem(file, where, message, "image listed twice"))
@@ -220,6 +191,28 @@ def _images(
     return images, index, names
 
 
+def _file_name(entry: dict[str, Any]) -> str:
+    """Return the name of the image's file; LVIS has only its address, of which folder and name count."""
+    name, address = entry.get("file_name"), entry.get("coco_url")
+    if isinstance(name, str) and name:
+        return name
+    return "/".join(address.split("/")[-2:]) if isinstance(address, str) else ""
+
+
+def _find_images(names: Sequence[str], file: str, folders: Sequence[Path], problems: list[Problem]) -> list[Path]:
+    """Return the path of each image: in the folder that has most of the first 50, or where ``find_moved`` finds it."""
+    own = Path(file).parent
+    others = [own, own.parent] if own.name.lower() == "annotations" else [own]  # what names may be relative to besides
+    tried = [*folders, *others]
+    counts = [sum(_image_path(folder, name).exists() for name in names[:50]) for folder in tried]
+    folder = tried[counts.index(max(counts))]  # the first of equals
+    if not names or any(counts):
+        return [_image_path(folder, name) for name in names]
+    moved = find_moved(names, folders, Path(file).stem)
+    problems += moved.tell(names, file)
+    return [moved.paths.get(position) or _image_path(folder, name) for position, name in enumerate(names)]
+
+
 def _image_path(folder: Path, name: str) -> Path:
     path = folder / name
     return folder / name.replace("\\", "/") if "\\" in name and not path.exists() else path  # written on Windows
@@ -233,17 +226,13 @@ def _size(entry: dict[str, Any]) -> tuple[float, float] | None:
     return (width, height) if width > 0 and height > 0 else None
 
 
-def _choose_folder(folders: Sequence[Path], names: Sequence[str]) -> Path:
-    counts = [sum(_image_path(folder, name).exists() for name in names) for folder in folders]
-    return folders[counts.index(max(counts))]  # the first of equals
-
-
 def _select(
     images: list[RawImage], index: dict[Any, int], names: Sequence[str], include: NameList, problems: list[Problem]
 ) -> tuple[list[RawImage], dict[Any, int]]:
     """Keep the images that the list names, by as much of their path as it gives, with or without the ending."""
     missing = "{name} is not among the images of the annotation file; passed over"
-    chosen = choose(NameIndex(names), include, missing, "listed image without annotations", problems)
+    by_name = NameIndex(names, paths=[image.path.as_posix() for image in images])
+    chosen = choose(by_name, include, missing, "listed image without annotations", problems)
     renumbered = {old: new for new, old in enumerate(sorted(chosen))}
     # images of other splits are known, but not wanted: their boxes are not at fault
     return [images[old] for old in renumbered], {key: renumbered.get(old, _UNWANTED) for key, old in index.items()}
@@ -293,6 +282,19 @@ def _extents(values: list[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]
     return boxes, sound
 
 
+def _take_masks(rows: list[dict[str, Any]], extents: NDArray[np.float64], sound: NDArray[np.bool_]) -> None:
+    """Give annotations without a box, or with one of zeros, that of their mask; in place."""
+    for number in np.flatnonzero(~sound | ~extents.any(axis=1)).tolist():
+        row = rows[number]
+        box = box_of_mask(row["segmentation"]) if row.get("segmentation") and not _has_box(row.get("bbox")) else None
+        if box is not None:
+            extents[number], sound[number] = box, True
+
+
+def _has_box(value: Any) -> bool:
+    return bool(value) and value != [0, 0, 0, 0]
+
+
 def _annotations(
     entries: list[Any],
     file: str,
@@ -313,6 +315,7 @@ def _annotations(
     image = _lookup(images[1], (row.get("image_id") for row in rows))
     label = _lookup(classes[1], (row.get("category_id") for row in rows))
     extents, sound = _extents([row.get("bbox") for row in rows])
+    _take_masks(rows, extents, sound)
     known, wanted = image != _UNKNOWN, image >= 0
     bad = np.flatnonzero(~known | (wanted & (~sound | (label < 0)))).tolist()
     problems += [_bad_annotation(rows[row], file, bool(known[row]), bool(sound[row])) for row in bad]

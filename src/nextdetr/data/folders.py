@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from nextdetr.data.coco import coco_splits, image_folders, read_coco
+from nextdetr.data.coco import read_coco
+from nextdetr.data.coco_layout import coco_splits, image_folders
 from nextdetr.data.raw import RawSplit, parse_yaml, read_name_list
 from nextdetr.data.recognise import Format, Glance, SplitReader
-from nextdetr.data.records import Problem
-from nextdetr.data.voc import read_voc, voc_splits
-from nextdetr.data.yolo import find_yolo_images, read_yolo, yolo_entries, yolo_names, yolo_root
-from nextdetr.data.yolo_labels import keypoint_values
+from nextdetr.data.voc import read_voc
+from nextdetr.data.voc_layout import VocSplit, voc_splits
+from nextdetr.data.yolo_layout import darknet_file, names_file, yolo_readers
 from nextdetr.errors import DataError
 
 __all__ = ["COCO", "VOC", "YAML_NAMES", "YOLO", "yaml_in"]
 
 YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
-_YOLO_SPLITS = ("train", "val", "valid", "validation", "test", "minival")
 
 
 def yaml_in(path: Path) -> Path | None:
@@ -32,55 +30,68 @@ def yaml_in(path: Path) -> Path | None:
 
 
 def _is_voc(glance: Glance) -> str:
-    if glance.is_file or not ((glance.path / "Annotations").is_dir() and (glance.path / "JPEGImages").is_dir()):
+    if glance.is_file:
         return ""
-    return "Annotations/, JPEGImages/"
+    if (glance.path / "Annotations").is_dir() and (glance.path / "JPEGImages").is_dir():
+        return "Annotations/, JPEGImages/"
+    splits = {} if yaml_in(glance.path) else voc_splits(glance.path)  # a YAML says more than XML files that lie about
+    place = next(iter(splits.values()), None)
+    if place is None:
+        return ""
+    folders = dict.fromkeys(
+        f"{glance.shown(folder)}/" for folder in (place.annotations, place.images) if folder != glance.path
+    )
+    return f"XML files{' in ' if folders else ' beside the images'}{', '.join(folders)}"
 
 
 def _open_voc(path: Path) -> dict[str, SplitReader]:
-    lists = voc_splits(path)
-    if not lists:
+    splits = voc_splits(path)
+    if not splits:
         raise DataError(
-            f"{path}: a VOC folder needs its splits as lists, ImageSets/Main/train.txt, val.txt, …; there are none."
+            f"{path}: not a VOC folder: there is no Annotations/ with JPEGImages/, and no XML file beside images."
         )
-    return {split: partial(_read_voc_folder, path, file) for split, file in lists.items()}
+    return {split: partial(_read_voc, place) for split, place in splits.items()}
 
 
-def _read_voc_folder(root: Path, list_file: Path, classes: Sequence[str] | None) -> RawSplit:
-    return read_voc(root / "Annotations", root / "JPEGImages", include=read_name_list(list_file), classes=classes)
+def _read_voc(place: VocSplit, classes: Sequence[str] | None) -> RawSplit:
+    include = None if place.list_file is None else read_name_list(place.list_file)
+    return read_voc(place.annotations, place.images, include=include, classes=classes, also=place.also)
 
 
 def _is_coco(glance: Glance) -> str:
-    files = {} if glance.is_file else coco_splits(glance.path)
+    files = coco_splits(glance.path)
     return glance.shown(next(iter(files.values()))) if files else ""
 
 
 def _open_coco(path: Path) -> dict[str, SplitReader]:
-    return {split: partial(_read_coco_folder, path, split, file) for split, file in coco_splits(path).items()}
+    return {split: partial(_read_coco, path, split, file) for split, file in coco_splits(path).items()}
 
 
-def _read_coco_folder(root: Path, split: str, file: Path, classes: Sequence[str] | None) -> RawSplit:
+def _read_coco(root: Path, split: str, file: Path, classes: Sequence[str] | None) -> RawSplit:
     return read_coco(file, image_folders(root, split, file), classes=classes)
 
 
+def _yolo_yaml(path: Path) -> Path | None:
+    """Return the YAML of a YOLO set: one that has names, or that is called so and has no format."""
+    file = yaml_in(path)
+    content = {} if file is None else parse_yaml(file)
+    named = file is not None and (path.is_file() or file.name in YAML_NAMES)
+    return file if "format" not in content and (named or "names" in content) else None
+
+
 def _is_yolo(glance: Glance) -> str:
-    file = yaml_in(glance.path)
-    if file is None:
-        return ""
-    content = parse_yaml(file)
-    if "format" in content or not (glance.is_file or file.name in YAML_NAMES or "names" in content):
-        return ""
-    return glance.shown(file)
+    file = _yolo_yaml(glance.path)
+    if file is None and glance.is_file:
+        return glance.path.name if glance.path.suffix.lower() == ".data" else ""
+    file = file or darknet_file(glance.path) or (None if yaml_in(glance.path) else names_file(glance.path))
+    return "" if file is None else glance.shown(file)
 
 
 def _open_yolo(path: Path) -> dict[str, SplitReader]:
-    file = yaml_in(path)
-    assert file is not None
-    content = parse_yaml(file)
+    file = _yolo_yaml(path)
+    content = {"names": None} if file is None else parse_yaml(file)
     if "names" in content:
-        names, root = yolo_names(content, file), yolo_root(content, file)
-        splits = [split for split in _YOLO_SPLITS if content.get(split)]
-        return {split: partial(_read_yolo_yaml, content, split, root, file, names) for split in splits}
+        return yolo_readers(file or path)
     if "backbone" in content or "head" in content:
         raise DataError(f"{file}: this is a model file, not a data set; a model is given with --model.")
     raise DataError(
@@ -88,21 +99,13 @@ def _open_yolo(path: Path) -> dict[str, SplitReader]:
     )
 
 
-def _read_yolo_yaml(
-    content: Mapping[str, Any], split: str, root: Path, path: Path, names: Mapping[int, str], classes: Sequence[str] | None
-) -> RawSplit:
-    found = find_yolo_images(yolo_entries(content, split, root, path), root)
-    keypoints = keypoint_values(content, path)
-    raw = read_yolo(found, names, root=root, source=path, classes=classes, keypoints=keypoints)
-    count = content.get("nc")
-    if count and count != str(len(names)):
-        message = f"nc is {count}, but there are {len(names)} names; the names count"
-        raw.problems.append(Problem(str(path), "nc", message, "class count differs"))
-    return raw
-
-
-VOC = Format("voc", "a Pascal VOC folder (Annotations/, JPEGImages/, ImageSets/Main/)", _is_voc, _open_voc)
-YOLO = Format("yolo", "a YOLO data.yaml", _is_yolo, _open_yolo)
+VOC = Format(
+    "voc", "a Pascal VOC folder (Annotations/ and JPEGImages/, or XML files beside the images)", _is_voc, _open_voc
+)
+YOLO = Format("yolo", "a YOLO data.yaml, obj.data, or classes.txt with label files", _is_yolo, _open_yolo)
 COCO = Format(
-    "coco", "a COCO folder (annotations/instances_*.json, or _annotations.coco.json in each split)", _is_coco, _open_coco
+    "coco",
+    "a COCO file or folder (annotations/instances_*.json, or _annotations.coco.json in each split)",
+    _is_coco,
+    _open_coco,
 )

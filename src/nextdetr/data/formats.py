@@ -125,8 +125,11 @@ def _unknown(path: Path) -> DataError:
     yaml = yaml_in(path)
     if yaml is not None:
         YOLO.open(yaml)  # says what is wrong with it
-    if (path / "images").is_dir() and (path / "labels").is_dir():
-        hint = " It looks like a YOLO set without its data.yaml, which names the splits and the classes."
+    inner = sorted(file for name in YAML_NAMES for file in path.glob(f"*/{name}"))
+    if len(inner) == 1:
+        hint = f" Did you mean {inner[0]}?"
+    elif (path / "images").is_dir() and (path / "labels").is_dir():
+        hint = " It looks like a YOLO set without its data.yaml, or a classes.txt with the name of a class in each line."
     beside = path.parent / f"{path.resolve().name}.yaml"
     if not hint and beside.is_file():
         hint = f" Did you mean {beside}?"

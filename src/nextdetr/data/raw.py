@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from nextdetr.data.listing import NameIndex
+from nextdetr.data.listing import NameIndex, is_foreign
 from nextdetr.data.records import Problem
 from nextdetr.errors import DataError
 
@@ -21,6 +22,7 @@ __all__ = [
     "RawImage",
     "RawSplit",
     "choose",
+    "find_nearest",
     "map_classes",
     "parse_yaml",
     "plural",
@@ -164,8 +166,10 @@ def choose(index: NameIndex, include: NameList, missing: str, kind: str, problem
         problems: takes what is wrong.
     """
     chosen: dict[int, str] = {}
-    for where, name in include.entries:
-        found = index.find(name)
+    hits = [index.find(name) for _, name in include.entries]
+    if not any(hits):
+        hits = find_nearest(index, include, problems)
+    for (where, name), found in zip(include.entries, hits, strict=True):
         if not found:
             problems.append(Problem(include.file, where, missing.format(name=name), kind))
         elif len(found) > 1:
@@ -177,6 +181,31 @@ def choose(index: NameIndex, include: NameList, missing: str, kind: str, problem
         else:
             chosen[found[0]] = name
     return list(chosen)
+
+
+def find_nearest(
+    index: NameIndex, include: NameList, problems: list[Problem], spelt: Sequence[str] = ()
+) -> list[list[int]]:
+    """Return the images that paths of another computer may mean, by the longest ending; one image is never meant by two.
+
+    Args:
+        index: the images.
+        include: the list, of which no name is found as it stands.
+        problems: takes what is to be told.
+        spelt: the names of the list as the index has them, without endings for example; by default as they stand.
+    """
+    pairs = zip(include.entries, spelt or [name for _, name in include.entries], strict=True)
+    hits = [index.nearest(other) if is_foreign(name) else [] for (_, name), other in pairs]
+    counts = Counter(found[0] for found in hits if len(found) == 1)
+    hits = [found if len(found) != 1 or counts[found[0]] == 1 else [] for found in hits]
+    taken = [(name, found[0]) for (_, name), found in zip(include.entries, hits, strict=True) if len(found) == 1]
+    if taken:
+        message = (
+            f"not one of its {plural(len(hits), 'name')} is the path of an image, as in a list of another computer; "
+            f"{len(taken):,} of them are taken by their endings, such as {index.names[taken[0][1]]} for {taken[0][0]}"
+        )
+        problems.append(Problem(include.file, "", message, "path of another computer"))
+    return hits
 
 
 def read_name_list(path: Path) -> NameList:

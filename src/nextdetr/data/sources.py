@@ -125,9 +125,9 @@ def _unreadable(path: Path, error: OSError) -> DataError:
 
 
 def _plain(split: str) -> str:
-    """Spell a split as users do: ``val2017``, ``valid`` and ``validation`` are ``val``."""
+    """Spell a split as users do: ``val2017``, ``valid`` and ``validation`` are ``val``, CVAT's ``default`` is ``train``."""
     name = re.sub(r"[_-]?(19|20)\d\d$", "", split.lower())
-    return "val" if name in {"valid", "validation"} else name
+    return {"valid": "val", "validation": "val", "default": "train"}.get(name, name)
 
 
 def _find_split(source: Source, split: str, path: Path) -> SplitReader:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nextdetr.data.check import inspect_images
 from nextdetr.data.dataset import DetectionDataset, Sample, SampleKey, sample_seed
-from nextdetr.data.listing import list_images
+from nextdetr.data.listing import describe_others, list_images
 from nextdetr.data.records import DetectionData, ImageRecord, Problem
 from nextdetr.data.sources import is_data_set, load_data
 from nextdetr.errors import DataError
@@ -155,7 +155,7 @@ def _find(path: Path) -> DetectionData:
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from error
     if not listing.files:
-        raise DataError(f"{path}: there is no image in this folder or below it.")
+        raise DataError(f"{path}: there is no image in this folder or below it{describe_others(listing.problems)}.")
     return _read_files(path, listing.files, listing.problems)
 
 

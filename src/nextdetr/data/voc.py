@@ -1,4 +1,4 @@
-"""Pascal VOC: an XML an image in ``Annotations/``, images in ``JPEGImages/``, lists of names in ``ImageSets/Main/``.
+"""Pascal VOC: an XML an image, folders of images, and perhaps lists of names; see ``voc_layout.py`` for where they lie.
 
 Choices:
 
@@ -6,6 +6,7 @@ Choices:
   last one, which would add a pixel to every side and shift the box by one; the tools that write this format today write
   plain corners, the figures for BCCD that ours are compared with count so, and one pixel is within anybody's drawing error.
 - ``difficult`` objects are ordinary boxes.
+- An image without an XML is background. Where not one image has an XML, the data set is refused.
 - Without a given list, the classes are those of all XML files of the data set, in the order in which they first appear
   in the sorted files: the same for every split.
 - A file with a DOCTYPE is refused: annotations need none, and entities can be made to fill the memory.
@@ -14,103 +15,168 @@ Choices:
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from xml.parsers import expat
 
 from nextdetr.data.listing import NameIndex, list_files, list_images
-from nextdetr.data.raw import BoxTable, NameList, RawImage, RawSplit, map_classes, read_lines
+from nextdetr.data.raw import BoxTable, NameList, RawImage, RawSplit, find_nearest, map_classes, plural
 from nextdetr.data.records import Problem
+from nextdetr.data.voc_xml import CORNERS, VocFile, parse_voc
 from nextdetr.errors import DataError
-from nextdetr.preprocess import IMAGE_SUFFIXES
+from nextdetr.pictures import IMAGE_SUFFIXES
 
-__all__ = ["read_voc", "voc_splits"]
+__all__ = ["read_voc"]
 
-_VERDICT = re.compile(r"\S+\s+(-1|0|1)")
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+# "JPEGImages/a.jpg Annotations/a.xml", as in the lists of PaddleDetection
+_PAIR = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))}))\s+.+\.xml", re.IGNORECASE)
 
 
-def voc_splits(root: Path) -> dict[str, Path]:
-    """Return the lists of a VOC folder: split name -> list file; without those that hold a verdict on each image.
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """An image of a split: its name, where it is listed, and its path if it has no XML."""
 
-    VOC itself has one such list a class and split (``cat_train.txt``, "000012 -1" on its first line).
-
-    Raises:
-        DataError: a list cannot be read.
-    """
-    folder = root / "ImageSets" / "Main"
-    paths = sorted(folder.glob("*.txt")) if folder.is_dir() else []
-    return {path.stem: path for path in paths if not _VERDICT.fullmatch(read_lines(path)[0].strip())}
+    name: str
+    where: str = ""
+    background: Path | None = None
 
 
 def read_voc(
-    annotations: Path, image_folder: Path, *, include: NameList | None = None, classes: Sequence[str] | None = None
+    annotations: Path,
+    image_folder: Path,
+    *,
+    include: NameList | None = None,
+    classes: Sequence[str] | None = None,
+    also: Iterable[Path] = (),
 ) -> RawSplit:
     """Read the XML files of a split.
 
     Args:
         annotations: folder of the XML files.
-        image_folder: folder of the images.
-        include: names of the images to use, with or without suffix; None uses every XML file.
+        image_folder: folder of the images; the same subfolders belong to those of ``annotations``.
+        include: names of the images to use, with or without suffix; None uses all images.
         classes: names in the model's order; None takes those of all XML files.
+        also: folders of the XML files of the other splits, where these have folders of their own; for the classes.
 
     Raises:
-        DataError: a folder does not exist, or no XML file has one of the ``classes``.
+        DataError: a folder does not exist, no image has an XML file, or none of those has one of the ``classes``.
+        OSError: a folder cannot be listed.
     """
     for folder in (annotations, image_folder):
         if not folder.is_dir():
             raise DataError(f"{folder}: there is no such folder.")
-    listing = list_files(annotations, {".xml"})
-    files: dict[str, Path] = {}
-    doubles: list[Problem] = []
-    for path in listing.files:
-        other = files.setdefault(_key(annotations, path), path)
-        if other != path:
-            message = f"{other.name} has the same name but for the ending's letters; this one is passed over"
-            doubles.append(Problem(str(path), "", message, "annotation file given twice"))
-    parsed = {name: _parse(path) for name, path in files.items()}
-    own = list(dict.fromkeys(item.name for file in parsed.values() for item in file.objects if item.name))
-    mapped, to_label = map_classes(dict(enumerate(own)), classes, str(annotations))
-    label_of = {name: to_label[index] for index, name in enumerate(own) if index in to_label}
-    if include is None:
-        include = NameList(str(annotations), [("", name) for name in files], [])
+    problems: list[Problem] = list(include.problems) if include else []
+    files = _list_xml(annotations, problems)
+    parsed = {name: parse_voc(path) for name, path in files.items()}
+    mapped, label_of = _classes(annotations, list(parsed.values()), also, classes)
     finder = _ImageFinder(image_folder)
-    problems, images, table = [*include.problems, *listing.problems, *doubles], [], BoxTable()
-    index = NameIndex(list(files))
-    seen: set[str] = set()
-    for where, line in include.entries:
-        name = _spelling(line, files, index)
-        if name in seen:
-            problems.append(Problem(include.file, where, f"{name} is listed twice; counted once", "image listed twice"))
-            continue
-        seen.add(name)
-        file = parsed.get(name)
+    if include is None:
+        claimed = _claims(files, parsed, finder)
+        chosen = [_Chosen(name) for name in files]
+        chosen += [
+            _Chosen(name, "", path) for name, paths in finder.by_key.items() for path in paths if path not in claimed
+        ]  # fmt: skip
+        source = str(annotations)
+    else:
+        chosen = _choose(include, annotations, files, parsed, finder, problems)
+        source = include.file
+    images, table = [], BoxTable()
+    for item in chosen:
+        file = parsed.get(item.name) if item.background is None else None
         if file is None:
-            message = f"there is no {annotations / name}.xml; the image is dropped"
-            problems.append(Problem(include.file, where, message, "missing annotation file"))
+            images.append(RawImage(item.background or finder.folder, item.name, source if item.where else "", item.where))
         elif file.problem is not None:
             problems.append(file.problem)
         else:
-            images.append(RawImage(finder.find(name, file.image_name), name, str(files[name]), "", file.size))
-            _add_boxes(file, str(files[name]), label_of, len(images) - 1, table, problems)
+            path = str(files[item.name])
+            images.append(RawImage(finder.find(item.name, file.image_name), item.name, path, "", file.size))
+            _add_boxes(file, path, label_of, len(images) - 1, table, problems)
+    if chosen and all(item.background is not None for item in chosen):
+        count, first = plural(len(chosen), "image"), chosen[0]
+        place = annotations / f"{first.name}.xml"
+        raise DataError(f"{source}: none of {count} has an XML file; that of {first.background} is looked for at {place}.")
     problems += finder.problems
-    return table.split(mapped, images, problems, source=include.file)
+    return table.split(mapped, images, problems, source=source)
+
+
+def _list_xml(folder: Path, problems: list[Problem]) -> dict[str, Path]:
+    """Return the XML files by the names they go by: see ``_key``."""
+    listing = list_files(folder, {".xml"})
+    problems += listing.problems
+    files: dict[str, Path] = {}
+    for path in listing.files:
+        other = files.setdefault(_key(folder, path), path)
+        if other != path:
+            message = f"{other.name} has the same name but for the ending's letters; this one is passed over"
+            problems.append(Problem(str(path), "", message, "annotation file given twice"))
+    return files
 
 
 def _key(folder: Path, path: Path) -> str:
-    """Return the name that an annotation file goes by: its path in the folder, with ``/`` and without the ending."""
+    """Return the name that a file goes by: its path in the folder, with ``/`` and without the ending."""
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-def _spelling(line: str, files: Container[str], index: NameIndex) -> str:
-    """Turn a line of a list, with or without folders and suffix, into the name of an XML file, if one is meant."""
-    if line in files:
-        return line
-    path = PurePosixPath(line.replace("\\", "/"))
-    name = str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES | {".xml"} else str(path)
+def _classes(
+    annotations: Path, parsed: Sequence[VocFile], also: Iterable[Path], wanted: Sequence[str] | None
+) -> tuple[tuple[list[str], list[int | str]], dict[str, int]]:
+    """Return (names, ids) of the classes, and the model's index of each name."""
+    by_folder = {annotations: parsed}
+    if wanted is None:
+        by_folder |= {folder: [parse_voc(path) for path in list_files(folder, {".xml"}).files] for folder in also}
+    files = [file for folder in sorted(by_folder) for file in by_folder[folder]]
+    own = list(dict.fromkeys(item.name for file in files for item in file.objects if item.name))
+    mapped, to_label = map_classes(dict(enumerate(own)), wanted, str(annotations))
+    return mapped, {name: to_label[index] for index, name in enumerate(own) if index in to_label}
+
+
+def _choose(
+    include: NameList, folder: Path, files: Mapping[str, Path], parsed: Mapping[str, VocFile], finder: _ImageFinder,
+    problems: list[Problem],
+) -> list[_Chosen]:  # fmt: skip
+    """Return the images that a list names, each once."""
+    index = NameIndex(list(files), folder)
+    folders = (folder, finder.folder)
+    names = [line if line in files else _spelling(line, files, index, folders) for _, line in include.entries]
+    images = [None if name in files else finder.named(name) for name in names]
+    if not any(name in files or image for name, image in zip(names, images, strict=True)):
+        hits = find_nearest(index, include, problems, names)
+        names = [index.names[found[0]] if len(found) == 1 else name for found, name in zip(hits, names, strict=True)]
+    claimed = _claims(files, parsed, finder) if any(images) else {}
+    chosen: dict[str, _Chosen] = {}
+    for (where, _), name, image in zip(include.entries, names, images, strict=True):
+        key = name if image is None else claimed.get(image, name)  # an XML of another name may be this image's
+        if key in chosen:
+            problems.append(Problem(include.file, where, f"{key} is listed twice; counted once", "image listed twice"))
+        elif key in files:
+            chosen[key] = _Chosen(key, where)
+        elif image is not None:
+            chosen[key] = _Chosen(key, where, image)
+        else:
+            message = f"there is no {folder / key}.xml, and no image of this name; passed over"
+            problems.append(Problem(include.file, where, message, "missing annotation file"))
+    return list(chosen.values())
+
+
+def _spelling(line: str, files: Mapping[str, Path], index: NameIndex, folders: Iterable[Path]) -> str:
+    """Turn a line of a list into the name of an XML file, if one is meant, else of an image.
+
+    It may have folders and an ending, start with one of the ``folders`` (``JPEGImages/a.jpg``), or name image and XML.
+    """
+    pair = _PAIR.fullmatch(line)
+    path = PurePosixPath((pair[1] if pair else line).replace("\\", "/"))
+    parts = (path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES | {".xml"} else path).parts
+    for folder in folders:
+        if folder.name in parts[:-1]:
+            parts = parts[len(parts) - parts[::-1].index(folder.name) :]
+    name = "/".join(part for part in parts if part != "/")
     found = [] if name in files else index.find(name)
     return index.names[found[0]] if len(found) == 1 else name
+
+
+def _claims(files: Mapping[str, Path], parsed: Mapping[str, VocFile], finder: _ImageFinder) -> dict[Path, str]:
+    """Return which XML file each image belongs to."""
+    return {finder.find(name, parsed[name].image_name): name for name in reversed(list(files))}
 
 
 class _ImageFinder:
@@ -122,142 +188,62 @@ class _ImageFinder:
         self.by_stem: dict[str, list[Path]] = {}
         listing = list_images(folder)
         self.problems = listing.problems
+        self._found: dict[str, Path] = {}
+        self._index: NameIndex | None = None
         for path in listing.files:
             self.by_key.setdefault(_key(folder, path), []).append(path)
             self.by_stem.setdefault(path.stem, []).append(path)
+
+    def named(self, name: str) -> Path | None:
+        """Return the image that a list means by a name, if there is one and no other."""
+        return next(iter(self.by_key.get(name) or self._alike(name)), None)
 
     def find(self, key: str, image_name: str) -> Path:
         """Return the image that belongs to an XML file, or where it would be.
 
         Args:
             key: the XML's path in its folder, without the ending.
-            image_name: file name that stands in the XML; may be empty.
+            image_name: path of the image that stands in the XML; may be empty.
         """
-        place = self.folder / key
-        alone = self.by_stem.get(place.name, [])
-        candidates = self.by_key.get(key) or (alone if len({path.parent for path in alone}) == 1 else [])
-        named = place.with_name(image_name) if image_name else place
-        if named in candidates or (not candidates and image_name and named.is_file()):
+        if key not in self._found:
+            self._found[key] = self._find(key, image_name.lstrip("./"))
+        return self._found[key]
+
+    def _find(self, key: str, written: str) -> Path:
+        place, base = self.folder / key, written.rpartition("/")[2]
+        candidates = self.by_key.get(key) or self._alone(key)
+        named = place.parent / base if base else place
+        if named in candidates or (not candidates and base and named.is_file()):
             return named
+        whole = [path for path in self.by_key.get(written.rpartition(".")[0], ()) if path.name == base]
+        if not candidates and whole:
+            return whole[0]
         if len(candidates) > 1:
             others = ", ".join(path.name for path in candidates[1:])
             message = f"it is taken for the image of {key}.xml, which may also be {others}"
             self.problems.append(Problem(str(candidates[0]), "", message, "several images of one name"))
-        return candidates[0] if candidates else place.with_name(image_name or f"{place.name}.jpg")
+        return candidates[0] if candidates else place.parent / (base or f"{place.name}.jpg")
+
+    def _alone(self, key: str) -> list[Path]:
+        """Return the images of a name that is spelt in other letters, or of one folder where the other has none."""
+        alike = self._alike(key)
+        alone = [path for path in self.by_stem.get(key.rpartition("/")[2], ()) if _agree(key, _key(self.folder, path))]
+        return alike or (alone if len({path.parent for path in alone}) == 1 else [])
+
+    def _alike(self, name: str) -> list[Path]:
+        if self._index is None:
+            self._index = NameIndex(list(self.by_key), self.folder)
+        found = self._index.find(name)
+        return self.by_key[self._index.names[found[0]]] if len(found) == 1 else []
 
 
-@dataclass(slots=True)
-class _Element:
-    tag: str
-    line: int
-    text: str = ""
-    children: list[_Element] = field(default_factory=list)
-
-    def all(self, tag: str) -> Iterator[_Element]:
-        return (child for child in self.children if child.tag == tag)
-
-    def first(self, tag: str) -> _Element | None:
-        return next(self.all(tag), None)
-
-    def text_of(self, tag: str) -> str:
-        child = self.first(tag)
-        return "" if child is None else child.text.strip()
-
-
-@dataclass(frozen=True, slots=True)
-class _Object:
-    where: str
-    name: str
-    corners: dict[str, str] | None  # as written; None without a bndbox
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    objects: list[_Object]
-    image_name: str = ""
-    size: tuple[float, float] | None = None
-    problem: Problem | None = None
-
-
-class _RefusedError(Exception):
-    """The XML has what no annotation needs."""
-
-
-def _parse_xml(content: bytes) -> _Element:
-    """Build the tree with line numbers, which ElementTree does not keep.
-
-    Raises:
-        expat.ExpatError: a syntax error.
-        _RefusedError: there is a DOCTYPE.
-    """
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    top = _Element("", 0)
-    stack = [top]
-
-    def start(tag: str, _attributes: dict[str, str]) -> None:
-        element = _Element(tag, parser.CurrentLineNumber)
-        stack[-1].children.append(element)
-        stack.append(element)
-
-    def end(_tag: str) -> None:
-        stack.pop()
-
-    def text(data: str) -> None:
-        stack[-1].text += data
-
-    def doctype(*_arguments: object) -> None:
-        raise _RefusedError(parser.CurrentLineNumber)
-
-    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = start, end, text
-    parser.StartDoctypeDeclHandler = doctype
-    parser.Parse(content, True)
-    return top.children[0]
-
-
-def _parse(path: Path) -> _File:
-    """Read one XML file; what is wrong with the file as a whole comes back as its ``problem``."""
-
-    def bad(where: str, message: str) -> _File:
-        return _File(
-            [], problem=Problem(str(path), where, f"{message}; the image is dropped", "unreadable annotation file")
-        )
-
-    try:
-        root = _parse_xml(path.read_bytes())
-    except OSError as error:
-        return bad("", f"it cannot be read: {error.strerror}")
-    except expat.ExpatError as error:
-        return bad(f"line {error.lineno}", f"not valid XML ({expat.ErrorString(error.code)})")
-    except _RefusedError as refusal:
-        return bad(f"line {refusal}", "it declares a DOCTYPE, which annotations do not need and which is not safe to read")
-    except (ValueError, LookupError) as error:  # an encoding that Python does not know
-        return bad("line 1", f"not valid XML ({error})")
-    if root.tag != "annotation":
-        return bad(f"line {root.line}", f"not a VOC annotation: its first element is {root.tag}")
-    objects = []
-    for number, element in enumerate(root.all("object"), start=1):
-        box = element.first("bndbox")
-        line = element.line if box is None else box.line
-        corners = None if box is None else {tag: box.text_of(tag) for tag in _CORNERS}
-        objects.append(_Object(f"line {line} (object {number})", element.text_of("name"), corners))
-    image_name = root.text_of("filename").replace("\\", "/").rpartition("/")[2]
-    return _File(objects, image_name, _size(root))
-
-
-def _size(root: _Element) -> tuple[float, float] | None:
-    size = root.first("size")
-    if size is None:
-        return None
-    try:
-        width, height = float(size.text_of("width")), float(size.text_of("height"))
-    except ValueError:
-        return None
-    return (width, height) if width > 0 and height > 0 else None  # some tools write 0 for "not known"
+def _agree(first: str, second: str) -> bool:
+    """Whether of two names with folders one ends with the other: ``1/a`` and ``a``, but not ``1/a`` and ``2/a``."""
+    return f"/{first}".endswith(f"/{second}") or f"/{second}".endswith(f"/{first}")
 
 
 def _add_boxes(
-    file: _File, path: str, label_of: dict[str, int], image: int, table: BoxTable, problems: list[Problem]
+    file: VocFile, path: str, label_of: dict[str, int], image: int, table: BoxTable, problems: list[Problem]
 ) -> None:
     for item in file.objects:
         if item.name not in label_of:
@@ -268,7 +254,7 @@ def _add_boxes(
             problems.append(Problem(path, item.where, "it has no bndbox; dropped", "malformed box"))
             continue
         try:
-            x1, y1, x2, y2 = (float(item.corners[tag]) for tag in _CORNERS)
+            x1, y1, x2, y2 = (float(item.corners[tag]) for tag in CORNERS)
         except ValueError:
             written = ", ".join(f"{tag} {text!r}"[:40] for tag, text in item.corners.items())
             problems.append(Problem(path, item.where, f"its box is not four numbers ({written}); dropped", "malformed box"))

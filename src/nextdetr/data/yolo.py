@@ -1,4 +1,4 @@
-"""YOLO data sets: a ``data.yaml``, images in folders or lists, and a label file an image (see ``yolo_labels.py``).
+"""YOLO data sets: images in folders or lists (see ``yolo_layout.py``), and a label file an image (see ``yolo_labels.py``).
 
 An image without a label file is background. The label file of ``…/images/a/b.jpg`` is ``…/labels/a/b.txt`` (the last folder
 called ``images`` changes its name), or ``b.txt`` beside the image where that is not there.
@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nextdetr.data.listing import NameIndex, list_files, list_images
+from nextdetr.data.listing import NameIndex, describe_others, list_files, list_images
+from nextdetr.data.moved import find_moved
 from nextdetr.data.raw import BoxTable, NameList, RawImage, RawSplit, choose, map_classes, plural, read_name_list
 from nextdetr.data.records import Problem
-from nextdetr.data.yolo_labels import LabelFiles, check_indices, label_path, read_labels
+from nextdetr.data.yolo_labels import LabelFiles, check_indices, doubts, label_path, read_labels
 from nextdetr.errors import DataError
+from nextdetr.pictures import is_picture_name
 
-__all__ = ["YoloImages", "find_yolo_images", "read_yolo", "yolo_entries", "yolo_names", "yolo_root"]
+__all__ = ["YoloImages", "find_yolo_images", "read_yolo", "yolo_names"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,52 +55,16 @@ def yolo_names(content: Mapping[str, Any], source: Path) -> dict[int, str]:
     raise DataError(f"{source}: names must be a list of class names, or a mapping from index (0, 1, …) to name.")
 
 
-def yolo_root(content: Mapping[str, Any], source: Path) -> Path:
-    """Return the folder that the entries of a ``data.yaml`` are relative to.
-
-    ``path`` is taken relative to the file; where nothing is there (it is often a path on its author's machine), the file's
-    own folder stands in.
-    """
-    path = content.get("path")
-    if isinstance(path, str) and path.strip():
-        root = source.parent / Path(path).expanduser()
-        if root.is_dir():
-            return root
-    return source.parent
-
-
-def yolo_entries(content: Mapping[str, Any], split: str, root: Path, source: Path) -> list[Path]:
-    """Return the folders and list files of a split.
-
-    Raises:
-        DataError: the entry is not a path or a list of paths, or one of them does not exist.
-    """
-    value = content.get(split)
-    entries = value if isinstance(value, list) else [value]
-    paths = []
-    for entry in entries:
-        if not isinstance(entry, str) or not entry.strip():
-            raise DataError(f"{source}: {split} must be a folder, a list file, or a list of these.")
-        # Roboflow writes ../train/images where it means train/images
-        tried = [
-            root / entry,
-            source.parent / entry,
-            root / entry.removeprefix("../"),
-            source.parent / entry.removeprefix("../"),
-        ]
-        found = next((path for path in tried if path.exists()), None)
-        if found is None:
-            looked = ", ".join(dict.fromkeys(str(path) for path in tried))
-            raise DataError(f"{source}: {split} names {entry}, which does not exist (looked for {looked}).")
-        paths.append(found)
-    return paths
-
-
 def find_yolo_images(entries: Sequence[Path], root: Path) -> YoloImages:
     """List the images of folders (with their subfolders) and of list files, in the order of their names.
 
+    Args:
+        entries: folders, list files and images.
+        root: where the paths in lists may start.
+
     Raises:
         DataError: a folder holds no image, or a list file cannot be read or is empty.
+        OSError: a folder cannot be listed.
     """
     images: dict[Path, tuple[Path, str, str]] = {}
     folders, problems = [], []
@@ -110,25 +76,44 @@ def find_yolo_images(entries: Sequence[Path], root: Path) -> YoloImages:
             problems += listing.problems
             for path in listing.files:
                 images.setdefault(path, (path, "", ""))
+        elif is_picture_name(entry.name):
+            images.setdefault(entry, (entry, "", ""))
+            continue
         else:
-            names = read_name_list(entry)
-            problems += names.problems
-            for where, name in names.entries:
-                path = _listed_path(name, entry.parent, root)
-                if path in images:
-                    message = f"{name} is listed twice; counted once"
-                    problems.append(Problem(str(entry), where, message, "image listed twice"))
-                images.setdefault(path, (path, str(entry), where))
+            _read_list(entry, root, images, problems)
         if len(images) == before:
-            raise DataError(f"{entry}: the split is empty; it {'holds' if entry.is_dir() else 'lists'} no image.")
+            verb = "holds" if entry.is_dir() else "lists"
+            raise DataError(f"{entry}: the split is empty; it {verb} no image{describe_others(problems)}.")
     return YoloImages(list(images.values()), folders, problems)
 
 
-def _listed_path(name: str, folder: Path, root: Path) -> Path:
-    """Resolve a line of a list file: ``./`` is the list's own folder; other relative paths may start at the root too."""
+def _read_list(file: Path, root: Path, images: dict[Path, tuple[Path, str, str]], problems: list[Problem]) -> None:
+    """Add the images of a list file; where none is where it says, they are looked for by name: see ``moved.py``."""
+    names = read_name_list(file)
+    problems += names.problems
+    listed = [_listed_path(name, file.parent, root) for _, name in names.entries]
+    if listed and not any(there for _, there in listed):
+        written = [name for _, name in names.entries]
+        moved = find_moved(written, [root], file.stem)
+        problems += moved.tell(written, str(file))
+        listed = [(moved.paths.get(position, path), False) for position, (path, _) in enumerate(listed)]
+    for (path, _), (where, name) in zip(listed, names.entries, strict=True):
+        if path in images:
+            message = f"{name} is listed twice; counted once"
+            problems.append(Problem(str(file), where, message, "image listed twice"))
+        images.setdefault(path, (path, str(file), where))
+
+
+def _listed_path(name: str, folder: Path, root: Path) -> tuple[Path, bool]:
+    """Resolve a line of a list file: ``./`` is the list's own folder; other relative paths may start at the root too.
+
+    Returns:
+        (the path, whether there is such a file).
+    """
     name = name.replace("\\", "/") if "\\" in name and not (folder / name).exists() else name
     tried = [folder / name] if name.startswith("./") else [root / name, folder / name]
-    return next((path for path in tried if path.exists()), tried[0])
+    found = next((path for path in tried if path.exists()), None)
+    return (tried[0], False) if found is None else (found, True)
 
 
 def read_yolo(
@@ -163,6 +148,8 @@ def read_yolo(
     images, table = [], BoxTable()
     used: dict[Path, Path] = {}  # label file -> image
     counts: Counter[int] = Counter()
+    shapes: Counter[int] = Counter()
+    first_of: dict[int, tuple[str, str]] = {}
     unnamed = ""
     chosen = found.images if include is None else _select(found.images, include, root, problems)
     files = LabelFiles([path for path, _, _ in chosen], labels, found.folders)
@@ -177,8 +164,11 @@ def read_yolo(
             )
             problems.append(Problem(str(label_file), "", message, "label file of two images"))
         used.setdefault(label_file, path)
-        for line, index, box in read_labels(label_file, keypoints, problems):
+        for line, index, box, values in read_labels(label_file, keypoints, problems):
             counts[index] += 1
+            shapes[values] += 1
+            if values not in first_of:
+                first_of[values] = str(label_file), line
             if index in to_label:
                 table.add(len(images) - 1, box, to_label[index], (str(label_file), line))
                 continue
@@ -189,6 +179,7 @@ def read_yolo(
     check_indices(counts, names, str(source), unnamed)
     if images and not used:
         raise _no_labels(images, files, source)
+    problems += doubts(shapes, first_of, keypoints)
     if labels is None and include is None:
         problems += _orphans(found, set(used))
     return table.split(mapped, images, problems, source=str(source), fractions=True)
@@ -226,7 +217,7 @@ def _select(
     images: Sequence[tuple[Path, str, str]], include: NameList, root: Path, problems: list[Problem]
 ) -> list[tuple[Path, str, str]]:
     """Keep the images that the list names, by as much of their path as it gives."""
-    index = NameIndex([_image_id(path, root) for path, _, _ in images])
+    index = NameIndex([_image_id(path, root) for path, _, _ in images], root)
     chosen = choose(index, include, "there is no image {name}; passed over", "missing image", problems)
     problems += include.problems
     return [images[position] for position in chosen]

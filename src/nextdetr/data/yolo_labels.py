@@ -3,7 +3,7 @@
 A row is a class index and, all as fractions of the image's sides, one of these:
 
 - centre x, centre y, width, height;
-- the same and a confidence, 0 to 1, as predictions are written; it is passed over;
+- the same and a confidence, 0 to 1, as predictions are written;
 - the same and key points, where the data set's ``kpt_shape`` says how many values they have; they are passed over;
 - three or more points x y, a polygon, without ``kpt_shape``; its bounding box is used.
 """
@@ -21,7 +21,10 @@ from nextdetr.data.raw import plural, read_lines
 from nextdetr.data.records import Problem
 from nextdetr.errors import DataError
 
-__all__ = ["LabelFiles", "check_indices", "keypoint_values", "label_path", "read_labels"]
+__all__ = ["LabelFiles", "check_indices", "doubts", "keypoint_values", "label_path", "read_labels"]
+
+_CORNERS_OF_BOX = 9  # values: a class and the four corners of a rotated box
+_ENOUGH = 10  # rows of which nobody draws each with the same number of points
 
 _Box = tuple[float, float, float, float]
 
@@ -30,7 +33,7 @@ def label_path(image: Path) -> Path:
     """Return where the labels of an image are expected: the last folder called ``images`` becomes ``labels``."""
     folders = list(image.parent.parts)
     for position in range(len(folders) - 1, -1, -1):
-        if folders[position] == "images":
+        if folders[position] in ("images", "Images"):
             folders[position] = "labels"
             break
     return Path(*folders) / f"{image.stem}.txt"
@@ -103,8 +106,8 @@ def keypoint_values(content: Mapping[str, Any], source: Path) -> int:
     return points * values
 
 
-def read_labels(path: Path, keypoints: int, problems: list[Problem]) -> Iterator[tuple[str, int, _Box]]:
-    """Yield (line, class index, xyxy in fractions) of every row that can be read, and report the others.
+def read_labels(path: Path, keypoints: int, problems: list[Problem]) -> Iterator[tuple[str, int, _Box, int]]:
+    """Yield (line, class index, xyxy in fractions, how many values) of every row that can be read, and report the others.
 
     Args:
         path: the label file.
@@ -134,7 +137,7 @@ def read_labels(path: Path, keypoints: int, problems: list[Problem]) -> Iterator
         elif not values[0].is_integer():
             problems.append(Problem(file, where, f"the class index {fields[0]} is not whole; dropped", "unknown class"))
         else:
-            yield where, int(values[0]), _corners(values[1:] if not keypoints else values[1:5])
+            yield where, int(values[0]), _corners(values[1:] if not keypoints else values[1:5]), len(values)
 
 
 def _fault(values: Sequence[float], keypoints: int) -> str:
@@ -152,6 +155,32 @@ def _fault(values: Sequence[float], keypoints: int) -> str:
     if count < 7 or count % 2 == 0:
         return f"{plural(count, 'value')} where {five}, or a class and three or more points"
     return ""
+
+
+def doubts(shapes: Mapping[int, int], first: Mapping[int, tuple[str, str]], keypoints: int) -> list[Problem]:
+    """Return what is to be told of rows that may be meant in another way.
+
+    Args:
+        shapes: how many rows there are by the number of their values.
+        first: (file, line) of the first row of each number.
+        keypoints: as from ``keypoint_values``.
+    """
+    problems = []
+    if 6 in shapes:
+        message = (
+            f"the sixth value is taken for a confidence, as predictions have one, here and in {shapes[6] - 1:,} other "
+            "rows; it is passed over, and every box counts as drawn by hand"
+        )
+        problems.append(Problem(*first[6], message, "confidence in labels"))
+    long = [count for count in shapes if count > 6]
+    if not keypoints and len(long) == 1 and long[0] > _CORNERS_OF_BOX and shapes[long[0]] >= _ENOUGH:
+        count = long[0]
+        message = (
+            f"all {shapes[count]:,} rows of more than a box have {count} values, and are taken for polygons; if they are "
+            "boxes with key points, write kpt_shape into the YAML"
+        )
+        problems.append(Problem(*first[count], message, "polygons or key points"))
+    return problems
 
 
 def check_indices(counts: Mapping[int, int], names: Mapping[int, str], source: str, example: str) -> None:

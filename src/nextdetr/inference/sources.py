@@ -19,7 +19,7 @@ from PIL import Image
 
 from nextdetr.errors import DataError
 from nextdetr.inference.tags import VideoTags
-from nextdetr.pictures import count_frames, is_picture, kind_of
+from nextdetr.pictures import NOT_HERE, count_frames, is_picture, kind_of
 from nextdetr.preprocess import AS_EVER, ImageSource, Reading, as_image
 
 __all__ = [
@@ -39,8 +39,7 @@ Sources: TypeAlias = ImageSource | Iterable[ImageSource]
 
 #: What is passed over, by kind, and what to do about it.
 SKIPPED = {
-    "heic": "HEIC (pip install pillow-heif)",
-    "raw": "raw files of a camera (develop them first)",
+    **NOT_HERE,
     "frames": "frames or pages after the first of their file",
     "unreadable": "that could not be read",
 }

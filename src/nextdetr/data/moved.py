@@ -1,0 +1,130 @@
+r"""Images whose written paths lead nowhere, as the data set was made on another computer or put together in another way.
+
+Only where not one image of a list or of an annotation file is where it says is another place looked for; where some are,
+the others are missing. The images of the data set are listed once then, and a written path means
+
+- the one image whose path ends with it, or whose whole path inside the folder, subfolder included, it ends with;
+- if it starts from a disk, an address or the folder above (``C:\\x\\a.jpg``, ``../../upload/a.jpg``): the one image that
+  agrees with most of its ending, with its base name at least.
+
+An image of another split (``val/a.jpg`` for ``/data/train/a.jpg``) is never taken, nor one for two names.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nextdetr.data.listing import NameIndex, is_foreign, list_images, split_path
+from nextdetr.data.raw import plural
+from nextdetr.data.records import Problem
+
+__all__ = ["Moved", "find_moved", "split_words"]
+
+_SPLIT = re.compile(r"(train|val|test|minival|trainval)(?:ing|id|idation)?[_-]?\d*")
+
+
+@dataclass(slots=True)
+class Moved:
+    """Where images lie that are not where it is written.
+
+    Attributes:
+        paths: by the position of the name.
+        guessed: one name whose folders do not agree with its image's; -1 if there is none.
+        folder: where the images were looked for.
+        problems: what was found while listing that.
+    """
+
+    paths: dict[int, Path] = field(default_factory=dict)
+    guessed: int = -1
+    folder: Path = Path()
+    problems: list[Problem] = field(default_factory=list)
+
+    def tell(self, names: Sequence[str], file: str) -> list[Problem]:
+        """Return the problems, with one that says what was taken for what, unless all folders agree.
+
+        Args:
+            names: as given to ``find_moved``.
+            file: the file that holds them.
+        """
+        if self.guessed < 0:
+            return self.problems
+        message = (
+            f"not one of its {plural(len(names), 'image')} is where it says, as in a file of another computer; "
+            f"{len(self.paths):,} of them are taken by name from {self.folder}, such as {self.paths[self.guessed]} for "
+            f"{names[self.guessed]}"
+        )
+        return [*self.problems, Problem(file, "", message, "path of another computer")]
+
+
+def find_moved(names: Sequence[str], folders: Iterable[Path], about: str = "") -> Moved:
+    """Look for images by name.
+
+    Args:
+        names: as written.
+        folders: where to look, with their subfolders, the likeliest first; the one with most of the images is taken.
+        about: the split or the file that names the images, for those names that do not say their split.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    best = Moved()
+    seen: set[Path] = set()
+    for folder in folders:
+        if folder in seen or not folder.is_dir():
+            continue
+        seen.add(folder)
+        found = _look_in(folder, names, split_words(re.split(r"[^a-zA-Z0-9]+", about)))
+        if len(found.paths) > len(best.paths):
+            best = found
+        if len(best.paths) == len(names):
+            break
+    return best
+
+
+def split_words(parts: Iterable[str]) -> set[str]:
+    """Return the splits that names are those of: ``val2017`` and ``valid`` are ``val``."""
+    return {match[1] for part in parts if (match := _SPLIT.fullmatch(part.lower()))}
+
+
+def _look_in(folder: Path, names: Sequence[str], split: set[str]) -> Moved:
+    listing = list_images(folder)
+    found = Moved(folder=folder, problems=listing.problems)
+    if not listing.files:
+        return found
+    own = [path.relative_to(folder).as_posix() for path in listing.files]
+    index = NameIndex(own, folder)
+    splits: dict[str, set[str]] = {}
+    claims: dict[int, list[tuple[int, int]]] = {}  # image -> (how many parts agree, which name)
+    sure = set()
+    for position, name in enumerate(names):
+        hits = index.find(name)
+        if hits and not is_foreign(name):
+            sure.add(position)
+        elif not hits and is_foreign(name):
+            hits = index.nearest(name)
+        if len(hits) != 1:
+            continue
+        written, parent = split_path(name), own[hits[0]].rpartition("/")[0]
+        if parent not in splits:
+            splits[parent] = split_words(parent.split("/"))
+        wanted = split_words(written[-4:-1]) or split
+        if not (wanted and splits[parent]) or wanted & splits[parent]:
+            claims.setdefault(hits[0], []).append((_agreement(written, split_path(own[hits[0]])), position))
+    for image, claimants in claims.items():
+        claimants.sort(reverse=True)
+        if len(claimants) == 1 or claimants[0][0] > claimants[1][0]:
+            position = claimants[0][1]
+            found.paths[position] = listing.files[image]
+            if position not in sure:
+                found.guessed = position if found.guessed < 0 else min(found.guessed, position)
+    return found
+
+
+def _agreement(first: Sequence[str], second: Sequence[str]) -> int:
+    """Count the parts, from the last one on, that two paths have in common."""
+    pairs = zip(reversed(first), reversed(second), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -1,0 +1,297 @@
+"""Which splits a YOLO data set has, and where the images of each lie.
+
+- a ``data.yaml``: its entries are folders, list files, patterns, or lists of these, relative to ``path`` or to the file;
+- darknet's ``obj.data``, which names list files and a list of classes;
+- neither, but a list of classes (``classes.txt``, ``obj.names``): the splits are those that folders or list files are named
+  after, else all images are one, ``train``.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeAlias
+
+from nextdetr.data.listing import is_foreign, subfolders
+from nextdetr.data.moved import split_words
+from nextdetr.data.raw import RawSplit, parse_yaml, read_lines
+from nextdetr.data.records import Problem
+from nextdetr.data.yolo import YoloImages, find_yolo_images, read_yolo, yolo_names
+from nextdetr.data.yolo_labels import keypoint_values, label_path
+from nextdetr.errors import DataError
+from nextdetr.pictures import is_picture_name
+
+__all__ = ["darknet_file", "names_file", "yolo_readers"]
+
+Reader: TypeAlias = Callable[[Sequence[str] | None], RawSplit]
+
+_SPLITS = ("train", "val", "valid", "validation", "test", "minival")
+_NAMES = ("classes.txt", "obj.names", "classes.names", "labels/classes.txt", "data/obj.names", "_darknet.labels")
+_LONE = "train"
+_ENOUGH = 200  # images that are looked at for a label file
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A data set before its splits are read.
+
+    Attributes:
+        source: the file that names the classes.
+        root: what entries and image ids are relative to.
+        names: class index -> name.
+        entries: split -> what its file has for it.
+        keypoints: as from ``keypoint_values``.
+        count: ``nc``, as it is written.
+    """
+
+    source: Path
+    root: Path
+    names: Mapping[int, str]
+    entries: Mapping[str, Any]
+    keypoints: int = 0
+    count: Any = None
+
+
+def yolo_readers(path: Path) -> dict[str, Reader]:
+    """Return what reads each split.
+
+    Args:
+        path: a ``data.yaml``, an ``obj.data``, or a folder without either.
+
+    Raises:
+        DataError: a file is not of its form, or classes have no names.
+        OSError: a folder cannot be listed.
+    """
+    if path.suffix.lower() in {".yaml", ".yml"}:
+        layout = _from_yaml(path)
+    else:
+        darknet = path if path.is_file() else darknet_file(path)
+        layout = _from_folder(path) if darknet is None else _from_darknet(darknet, path)
+    return {split: partial(_read, layout, split) for split in layout.entries}
+
+
+def _read(layout: _Layout, split: str, classes: Sequence[str] | None) -> RawSplit:
+    found = _split_images(layout, split)
+    raw = read_yolo(
+        found, layout.names, root=layout.root, source=layout.source, classes=classes, keypoints=layout.keypoints
+    )
+    if layout.count and layout.count != str(len(layout.names)):
+        message = f"nc is {layout.count}, but there are {len(layout.names)} names; the names count"
+        raw.problems.append(Problem(str(layout.source), "nc", message, "class count differs"))
+    return raw
+
+
+def _from_yaml(path: Path) -> _Layout:
+    content = parse_yaml(path)
+    names, root = yolo_names(content, path), _root(content, path)
+    entries = {split: content[split] for split in _SPLITS if content.get(split)}
+    return _Layout(path, root, names, entries or _split_folders(root), keypoint_values(content, path), content.get("nc"))
+
+
+def _root(content: Mapping[str, Any], source: Path) -> Path:
+    """Return the folder that the entries of a ``data.yaml`` are relative to.
+
+    ``path`` is taken relative to the file, then to a folder ``datasets`` beside or above it, as ultralytics keeps its sets,
+    then to the one that its settings name. Where nothing is there (it is often a path on its author's machine), the file's
+    own folder stands in.
+    """
+    path = content.get("path")
+    if isinstance(path, str) and path.strip():
+        own = source.absolute().parent
+        above = (folder / "datasets" for folder in (own, *own.parents[:2], Path.cwd()))
+        for base in (source.parent, *above, *_settings_folder()):
+            root = base / os.path.expanduser(path)  # noqa: PTH111 - which raises nothing
+            if root.is_dir():
+                return root
+    return source.parent
+
+
+def _settings_folder() -> list[Path]:
+    """Return the folder of data sets that ultralytics' settings name, if there are any."""
+    homes = {"win32": "~/AppData/Roaming", "darwin": "~/Library/Application Support"}
+    home = os.environ.get("YOLO_CONFIG_DIR") or f"{homes.get(sys.platform, '~/.config')}/Ultralytics"
+    try:
+        folder = json.loads(Path(home, "settings.json").expanduser().read_bytes())["datasets_dir"]
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+        return []
+    return [Path(folder)] if isinstance(folder, str) and folder else []
+
+
+def _split_images(layout: _Layout, split: str) -> YoloImages:
+    """Return the images of a split.
+
+    Raises:
+        DataError: an entry is not a path or a list of paths, does not exist, or holds no image.
+    """
+    value = layout.entries[split]
+    problems: list[Problem] = []
+    paths: list[Path] = []
+    for entry in value if isinstance(value, list) else [value]:
+        if isinstance(entry, Path):
+            paths.append(entry)
+        elif isinstance(entry, str) and entry.strip():
+            paths += _resolve(entry.strip(), split, layout, problems)
+        else:
+            raise DataError(f"{layout.source}: {split} must be a folder, a list file, or a list of these.")
+    found = find_yolo_images(paths, layout.root)
+    return YoloImages(found.images, found.folders, [*problems, *found.problems])
+
+
+def _resolve(entry: str, split: str, layout: _Layout, problems: list[Problem]) -> list[Path]:
+    """Return the folders and files that an entry means: the path itself, or what matches it as a pattern."""
+    bases = list(dict.fromkeys((layout.root, layout.source.parent)))
+    spelt = os.path.expanduser(entry if "\\" not in entry else entry.replace("\\", "/"))  # noqa: PTH111
+    # Roboflow writes ../train/images where it means train/images; darknet is run where data/ is
+    forms = dict.fromkeys((entry, spelt, spelt.removeprefix("../"), _below_data(spelt, layout)))
+    tried = [base / form for form in forms for base in bases]
+    first = PurePosixPath(spelt).parts[:1]
+    tried += [base.absolute().parent / spelt for base in bases if first == (base.absolute().name,)]  # from the folder above
+    found = next((path for path in tried if path.exists()), None)
+    if found is not None:
+        return [found]
+    if glob.has_magic(spelt):
+        for base in bases:
+            matches = sorted(glob.glob(spelt, root_dir=base, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute ones
+            paths = [base / name for name in matches]
+            paths = [path for path in paths if is_picture_name(path.name) or path.suffix == ".txt" or path.is_dir()]
+            if paths:
+                return paths
+    tail = _tail(spelt, split, layout, bases) if is_foreign(spelt) else None
+    if tail is None:
+        looked = ", ".join(dict.fromkeys(str(path) for path in tried))
+        raise DataError(f"{layout.source}: {split} names {entry}, which does not exist (looked for {looked}).")
+    message = f"{entry} does not exist, as in a file of another computer; {tail} is taken for it"
+    problems.append(Problem(str(layout.source), split, message, "path of another computer"))
+    return [tail]
+
+
+def _below_data(entry: str, layout: _Layout) -> str:
+    return entry.removeprefix("data/") if layout.source.suffix not in (".yaml", ".yml") else entry
+
+
+def _tail(entry: str, split: str, layout: _Layout, bases: Sequence[Path]) -> Path | None:
+    """Return what a path of another computer ends with, if that is here and no other split's path ends so."""
+    values = [value if isinstance(value, list) else [value] for key, value in layout.entries.items() if key != split]
+    others = [str(item).replace("\\", "/") for value in values for item in value]
+    parts = [part for part in PurePosixPath(entry).parts if part not in ("..", "/")]
+    for start in range(len(parts)):
+        tail = "/".join(parts[start:])
+        if any(other != entry and f"/{other}".endswith(f"/{tail}") for other in others):
+            return None
+        found = next((base / tail for base in bases if (base / tail).exists()), None)
+        if found is not None:
+            return found
+    return None
+
+
+def darknet_file(root: Path) -> Path | None:
+    """Return the ``obj.data`` of a folder or of ``data`` in it, or the only file there that ends so; None without one."""
+    for folder in (root, root / "data"):
+        files = sorted(folder.glob("*.data")) if folder.is_dir() else []
+        named = [path for path in files if path.name == "obj.data"] or files
+        if len(named) == 1 and {"names", "train"} <= set(_darknet_content(named[0])):
+            return named[0]
+    return None
+
+
+def _darknet_content(path: Path) -> dict[str, str]:
+    pairs = (line.split("=", 1) for line in read_lines(path) if "=" in line and not line.lstrip().startswith("#"))
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _from_darknet(file: Path, given: Path) -> _Layout:
+    content = _darknet_content(file)
+    missing = [key for key in ("names", "train") if not content.get(key)]
+    if missing:
+        raise DataError(f"{file}: not an obj.data of darknet: it has no {' and no '.join(missing)}.")
+    named = content["names"].replace("\\", "/")
+    roots = list(dict.fromkeys((given if given.is_dir() else file.parent, file.parent.parent, file.parent)))
+    root = next((root for root in roots if (root / named).is_file()), roots[0])
+    tried = [root / named, root / named.removeprefix("data/"), file.parent / PurePosixPath(named).name]
+    names = next((path for path in tried if path.is_file()), None)
+    if names is None:
+        raise DataError(f"{file}: names is {content['names']}, which does not exist (looked for {tried[0]}).")
+    entries = {split: content[split] for split in _SPLITS if content.get(split)}
+    return _Layout(names, root, _class_names(names), entries)
+
+
+def names_file(root: Path) -> Path | None:
+    """Return the list of classes of a folder that has labels of YOLO's and no file that describes it; None otherwise."""
+    folders = [root, *(path for split in _SPLITS if (path := root / split).is_dir())]
+    file = next((path for folder in folders for name in _NAMES if (path := folder / name).is_file()), None)
+    if file is None:
+        return None
+    images = [image for paths in _split_folders(root).values() for image in _first_images(paths[0], root)]
+    labelled = any(label_path(path).is_file() or path.with_suffix(".txt").is_file() for path in images)
+    return file if labelled else None
+
+
+def _first_images(path: Path, root: Path) -> list[Path]:
+    """Return some images of a folder and its subfolders, or of a list file."""
+    if path.is_file():
+        lines = [line.strip() for line in read_lines(path)[:_ENOUGH]]
+        return [root / line for line in lines if is_picture_name(PurePosixPath(line).name)]
+    found: list[Path] = []
+    for parent, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(parent, name) for name in sorted(names) if is_picture_name(name)]
+        if len(found) >= _ENOUGH:
+            break
+    return found[:_ENOUGH]
+
+
+def _split_folders(root: Path) -> dict[str, list[Path]]:
+    """Find the list files or folders that are named after splits, or the folder of all images; {} if there are none."""
+    lists = {split: root / f"{split}.txt" for split in _SPLITS if _lists_images(root / f"{split}.txt")}
+    if lists:
+        return {split: [file] for split, file in lists.items()}
+    for folder, below in ((root, "images"), (root / "images", ""), (root, "")):
+        found = {path.name: [path / below] for path in _named_after_splits(folder) if _first_images(path / below, root)}
+        if "train" in split_words(found) and not (below == "" and _holds_images(folder)):
+            return found
+    return next(({_LONE: [path]} for path in (root / "images", root) if _first_images(path, root)), {})
+
+
+def _holds_images(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(is_picture_name(entry.name) for entry in entries)
+
+
+def _named_after_splits(folder: Path) -> list[Path]:
+    return [path for path in subfolders(folder) if split_words([path.name])] if folder.is_dir() else []
+
+
+def _lists_images(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    first = next((line.strip() for line in read_lines(path) if line.strip()), "")
+    return is_picture_name(first.replace("\\", "/").rpartition("/")[2])
+
+
+def _from_folder(root: Path) -> _Layout:
+    file = names_file(root)
+    if file is None:
+        raise DataError(f"{root}: there is no data.yaml, and no classes.txt beside label files.")
+    return _Layout(file, root, _class_names(file), _split_folders(root))
+
+
+def _class_names(path: Path) -> dict[int, str]:
+    """Read a list of classes, one a line.
+
+    Raises:
+        DataError: there is none, or an empty line stands among them.
+    """
+    names = [line.strip() for line in read_lines(path)]
+    while names and not names[-1]:
+        names.pop()
+    if not names:
+        raise DataError(f"{path}: there is no name in it; each line names a class, from index 0 on.")
+    if not all(names):
+        raise DataError(f"{path}, line {names.index('') + 1}: the line is empty; each line names a class, from index 0 on.")
+    return dict(enumerate(names))
