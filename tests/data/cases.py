@@ -1,45 +1,74 @@
-"""Data sets in a few lines: what lies in their files, and what is to be found in them."""
+"""Data sets in a few lines, for the tests of other tools' formats."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
-from .files import kinds, make_image, write_text, write_xml
+import pytest
 
-W, H = 60, 40  # of every image; the boxes below are in its pixels
-CAT, DOG = "0 0.5 0.5 0.2 0.4", "1 0.25 0.5 0.1 0.2"
-CAT_BOX, DOG_BOX = ("cat", 24, 12, 36, 28), ("dog", 12, 16, 18, 24)
+from nextdetr.data.sources import available_splits, load_data
+from nextdetr.errors import DataError
+
+from .files import kinds, make_image, write_text
+
+W, H = 60, 40  # of every image
+CAT, DOG = ("cat", 24, 12, 36, 28), ("dog", 12, 16, 18, 24)
 
 
 class Case(NamedTuple):
-    """A data set: files by their text (an image where it is None), what is to be found, and what is to be told."""
+    """A data set: files by their text (an image where it is None); what ``train`` holds, by image id; what is told."""
 
+    line: str  # what is said to be recognised
     files: dict[str, str | None]
-    found: dict[str, list[tuple]] | str  # by image id; or a part of the error's message
+    found: dict[str, list[tuple]] | str  # or a part of the error's message
     kinds: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ("cat", "dog")
+    splits: tuple[str, ...] = ("train",)
     path: str = "."
+
+
+def rows(*entries: dict) -> str:
+    return "".join(json.dumps(entry) + "\n" for entry in entries)
 
 
 def write(root: Path, case: Case) -> Path:
     for name, text in case.files.items():
         if text is None:
             make_image(root / name, (W, H))
-        elif name.lower().endswith(".xml"):
-            named = "photo.jpg" if "JPEGImages/photo.jpg" in case.files else ""
-            write_xml(root / name, text, size=(W, H), filename=named)
         else:
             write_text(root / name, text)
     return root / case.path
 
 
-def check(data, case: Case) -> None:
-    found = {
-        str(record.image_id): [
-            (data.classes[label], *(round(float(value), 3) for value in box))
-            for label, box in zip(record.labels, record.boxes, strict=True)
+def found_in(data) -> dict[str, list[tuple]]:
+    found: dict[str, list[tuple]] = {}
+    for record in data.records:
+        name = str(record.image_id)
+        found[name if name not in found else f"{name} (2)"] = [
+            (data.classes[label] + (" crowd" if crowd else ""), *(float(value) for value in box))
+            for label, box, crowd in zip(record.labels, record.boxes, record.crowd, strict=True)
         ]
-        for record in data.records
-    }
-    assert found == case.found
+    return found
+
+
+def check_case(case: Case, root: Path) -> None:
+    """Read the set, and see that it is what the case says; a message where it says one."""
+    path = write(root, case)
+    if isinstance(case.found, str):
+        with pytest.raises(DataError, match=case.found):
+            load_data(path, "train")
+        return
+    data = load_data(path, "train")
+    found = found_in(data)
+    assert list(found) == list(case.found)
+    for image, objects in case.found.items():
+        assert [entry[0] for entry in found[image]] == [entry[0] for entry in objects]
+        assert [entry[1:] for entry in found[image]] == [pytest.approx(entry[1:], abs=1e-4) for entry in objects]
     assert kinds(data) == list(case.kinds)
+    assert tuple(data.classes) == case.classes
+    assert data.recognised == case.line
+    assert available_splits(path) == list(case.splits)
+    for split in case.splits:
+        load_data(path, split, classes=data.classes)

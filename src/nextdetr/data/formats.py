@@ -11,10 +11,19 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
+from nextdetr.data.crowdhuman import CROWDHUMAN
+from nextdetr.data.csv_boxes import CSV
+from nextdetr.data.cvat import CVAT
 from nextdetr.data.dataset_yaml import open_dataset_yaml
 from nextdetr.data.folders import COCO, VOC, YAML_NAMES, YOLO, yaml_in
+from nextdetr.data.imagefolder import IMAGEFOLDER
+from nextdetr.data.kitti import KITTI
+from nextdetr.data.labelme import LABELME
+from nextdetr.data.ndjson import NDJSON
+from nextdetr.data.parquet import PARQUET
 from nextdetr.data.raw import parse_yaml
 from nextdetr.data.recognise import Format, Glance, SplitReader
+from nextdetr.data.visdrone import VISDRONE
 from nextdetr.errors import DataError
 
 __all__ = ["FORMATS", "Source", "open_source"]
@@ -34,7 +43,9 @@ def _open_dataset_yaml(path: Path) -> dict[str, SplitReader]:
 
 DATASET = Format("yaml", "a dataset YAML", _is_dataset_yaml, _open_dataset_yaml)
 
-FORMATS = (VOC, DATASET, YOLO, COCO)
+FORMATS = (
+    VOC, DATASET, YOLO, COCO, CVAT, LABELME, IMAGEFOLDER, PARQUET, CSV, NDJSON, KITTI, VISDRONE, CROWDHUMAN,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +108,10 @@ def _name(path: Path, kind: str) -> str:
 
 
 def _kinds() -> str:
-    *most, last = (kind.expected for kind in FORMATS if kind is not DATASET)
-    return f"{', '.join(most)}, {last} or {DATASET.expected}"
+    usual = (VOC, YOLO, COCO)
+    *most, last = (kind.name for kind in FORMATS if kind not in (*usual, DATASET))
+    others = f"a data set of another tool ({', '.join(most)} or {last})"
+    return f"{', '.join(kind.expected for kind in usual)}, {others} or {DATASET.expected}"
 
 
 def _missing(path: Path) -> str:

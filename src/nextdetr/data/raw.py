@@ -92,13 +92,23 @@ class BoxTable:
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     places: list[tuple[str, str]] = field(default_factory=list)
+    crowds: list[bool] = field(default_factory=list)
 
-    def add(self, image: int, box: tuple[float, float, float, float], label: int, place: tuple[str, str]) -> None:
+    def add(
+        self,
+        image: int,
+        box: tuple[float, float, float, float],
+        label: int,
+        place: tuple[str, str],
+        *,
+        crowd: bool = False,
+    ) -> None:
         """Append one xyxy box of image ``image``, found at ``place`` (file, where)."""
         self.images.append(image)
         self.boxes.append(box)
         self.labels.append(label)
         self.places.append(place)
+        self.crowds.append(crowd)
 
     def split(
         self,
@@ -109,7 +119,7 @@ class BoxTable:
         source: str,
         fractions: bool = False,
     ) -> RawSplit:
-        """Return everything as a ``RawSplit`` without crowds; ``classes`` are (names, category ids)."""
+        """Return everything as a ``RawSplit``; ``classes`` are (names, category ids)."""
         count = len(self.labels)
         return RawSplit(
             classes[0],
@@ -118,7 +128,7 @@ class BoxTable:
             np.array(self.images, dtype=np.int64),
             np.array(self.boxes, dtype=np.float64).reshape(count, 4),
             np.array(self.labels, dtype=np.int64),
-            np.zeros(count, dtype=np.bool_),
+            np.array(self.crowds, dtype=np.bool_),
             np.full(count, np.nan),
             self.places.__getitem__,
             problems,

@@ -1,7 +1,7 @@
 """What a format of data sets says about itself: see ``formats.py`` for the list of them.
 
 A format is recognised by names, and by the beginnings of a few files, so that asking all of them takes no longer than
-listing one folder.
+listing a folder and its subfolders once.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from typing import TypeAlias
 
 from nextdetr.data.raw import RawSplit
 
-__all__ = ["Format", "Glance", "SplitReader"]
-
-_MOST = 1000  # entries of a subfolder that are looked at for a file of a kind
+__all__ = ["Format", "Glance", "SplitReader", "start_of"]
 
 # Reads a split; the argument is the model's classes, or None for the data set's own.
 SplitReader: TypeAlias = Callable[[Sequence[str] | None], RawSplit]
@@ -72,23 +70,29 @@ class Glance:
             return [self.path] if self.path.suffix.lower() in suffixes else []
         return [self.path / name for name in self.names if os.path.splitext(name)[1].lower() in suffixes]  # noqa: PTH122
 
+    @cached_property
+    def below(self) -> dict[Path, list[str]]:
+        """Names in each of the subfolders, sorted, without hidden ones."""
+        return {folder: Glance(folder).names for folder in self.folders}
+
     def nested(self, *suffixes: str) -> list[Path]:
-        """Return ``files``, and the first file of such an ending in each subfolder."""
-        return [*self.files(*suffixes), *(path for folder in self.folders if (path := first_file(folder, *suffixes)))]
+        """Return ``files``, and those of these endings in the subfolders."""
+        below = ((folder, name) for folder, names in self.below.items() for name in names)
+        return [
+            *self.files(*suffixes),
+            *(folder / name for folder, name in below if os.path.splitext(name)[1].lower() in suffixes),  # noqa: PTH122
+        ]
+
+    def first_below(self, *suffixes: str) -> list[Path]:
+        """Return the first file of these endings in each subfolder."""
+        found: dict[Path, Path] = {}
+        for path in self.nested(*suffixes):
+            found.setdefault(path.parent, path)
+        return [path for folder, path in found.items() if folder != self.path]
 
     def shown(self, path: Path) -> str:
         """Return how to name a file of the data set in a line: relative to the folder, or by its own name."""
         return path.relative_to(self.path).as_posix() if path != self.path and path.is_relative_to(self.path) else path.name
-
-
-def first_file(folder: Path, *suffixes: str) -> Path | None:
-    """Return a file of one of these endings among the first entries of a folder; None if there is none."""
-    found: list[str] = []
-    with os.scandir(folder) as entries:
-        for _, entry in zip(range(_MOST), entries, strict=False):
-            if os.path.splitext(entry.name)[1].lower() in suffixes and not entry.name.startswith("."):  # noqa: PTH122
-                found.append(entry.name)
-    return folder / min(found) if found else None
 
 
 def start_of(path: Path, count: int = 4096) -> bytes:

@@ -1,0 +1,246 @@
+"""CVAT for images 1.1: one XML, and the images in ``images/`` (https://docs.cvat.ai, import and export formats).
+
+A project's export has all of its tasks in one file; exports of several tasks may lie side by side, each in a folder. An
+image's ``subset`` is its split. Of what is no box the enclosing box is used: rotated boxes, ellipses, polygons, polylines,
+cuboids, skeletons, masks. Tags and single points have no extent and are counted. A file with a DOCTYPE is refused, as none
+is needed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from html import unescape
+from pathlib import Path
+from xml.parsers import expat
+
+from nextdetr.data.objects import (
+    Annotated,
+    Box,
+    Marked,
+    build_split,
+    enclosing,
+    locate,
+    number_classes,
+    passed_over,
+    plain_split,
+    rotated,
+)
+from nextdetr.data.raw import RawSplit
+from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
+from nextdetr.data.records import Problem
+from nextdetr.errors import DataError
+
+__all__ = ["CVAT"]
+
+_LONE = "train"  # the split of images that have none
+_SUBSET = re.compile(rb"<image\b([^>]*)>")
+_SUBSET_VALUE = re.compile(rb"""\ssubset=["']([^"']*)["']""")
+_NO_EXTENT = ("tag", "points")
+_SHAPES = ("box", "polygon", "polyline", "ellipse", "cuboid", "mask", "skeleton")
+
+
+def _files(glance: Glance) -> list[Path]:
+    """Return the XML files of a set: the file, those in the folder, or those of each of its subfolders."""
+    own = [path for path in glance.files(".xml") if _starts_right(path)]
+    return own or [path for path in glance.first_below(".xml") if _starts_right(path)]
+
+
+def _starts_right(path: Path) -> bool:
+    return re.search(rb"<annotations\b", start_of(path, 1024)) is not None
+
+
+def _recognise(glance: Glance) -> str:
+    files = _files(glance)
+    return ", ".join(glance.shown(path) for path in files[:2]) + (", …" if len(files) > 2 else "")
+
+
+def _open(path: Path) -> dict[str, SplitReader]:
+    names: dict[str, None] = {}
+    for file in _files(Glance(path)):
+        names |= dict.fromkeys(_split_of(subset) for subset in _subsets(file))
+    return {split: partial(_read, path, split) for split in names or {_LONE: None}}
+
+
+def _split_of(subset: str) -> str:
+    return plain_split(subset) if subset and subset.lower() != "default" else _LONE
+
+
+def _subsets(file: Path) -> list[str]:
+    """Return the subsets of a file; a quick look that does not parse it."""
+    found: dict[str, None] = {}
+    for tag in _SUBSET.finditer(file.read_bytes()):
+        value = _SUBSET_VALUE.search(tag[1])
+        found[unescape(value[1].decode("utf-8", "replace")) if value else ""] = None
+    return list(found)
+
+
+def _read(path: Path, split: str, classes: Sequence[str] | None) -> RawSplit:
+    found: list[Annotated] = []
+    problems: list[Problem] = []
+    files = [_CvatFile(file) for file in _files(Glance(path))]
+    own = number_classes(name for file in files for name in (*file.labels, *file.used))
+    for file in files:
+        images = [item for subset, item in file.images if _split_of(subset) == split]
+        for item in images:
+            item.objects = [mark._replace(label=own[file.used[mark.label]]) for mark in item.objects]
+        folder = file.path.parent
+        problems += locate(images, [*_folders(folder, split), folder / "images", folder], split)
+        problems += file.problems
+        found += images
+    source = str(path)
+    return build_split(found, {number: name for name, number in own.items()}, classes, source=source, problems=problems)
+
+
+def _folders(root: Path, split: str) -> list[Path]:
+    """Return the folders of ``images/`` that are called as a subset, where a project's export has its images."""
+    images = root / "images"
+    below = sorted(folder for folder in images.iterdir() if folder.is_dir()) if images.is_dir() else []
+    return [folder for folder in below if _split_of(folder.name) == split]
+
+
+class _CvatFile:
+    """Parses one file as a stream.
+
+    Attributes:
+        labels: the classes that the file declares.
+        used: those that objects name; the position is what ``Marked.label`` holds.
+        images: (subset, image) in the order of the file.
+        problems: what is wrong.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.labels: list[str] = []
+        self.used: list[str] = []
+        self.images: list[tuple[str, Annotated]] = []
+        self.problems: list[Problem] = []
+        self._numbers: dict[str, int] = {}
+        self._counts: Counter[str] = Counter()
+        self._stack: list[str] = []
+        self._text = ""
+        self._skeleton: tuple[str, str, list[Box]] | None = None  # label, where, boxes of its points
+        self._parser = parser = expat.ParserCreate()
+        parser.buffer_text = True
+        parser.StartElementHandler, parser.EndElementHandler = self._start, self._end
+        parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = self._characters, self._doctype
+        try:
+            with path.open("rb") as file:
+                parser.ParseFile(file)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+        except expat.ExpatError as error:
+            raise DataError(f"{path}, line {error.lineno}: not valid XML ({expat.ErrorString(error.code)}).") from error
+        except (ValueError, LookupError) as error:  # an encoding that Python does not know
+            raise DataError(f"{path}, line 1: not valid XML ({error}).") from error
+        self.problems += passed_over(str(path), self._counts, "there is no extent to make a box of")
+
+    def _where(self) -> str:
+        return f"line {self._parser.CurrentLineNumber}"
+
+    def _start(self, tag: str, attributes: dict[str, str]) -> None:
+        if not self._stack and tag != "annotations":
+            raise DataError(f"{self.path}, {self._where()}: not a CVAT file: its first element is {tag}.")
+        if tag == "track" and self._stack == ["annotations"]:
+            raise DataError(
+                f'{self.path}, {self._where()}: this is "CVAT for video", which names frames of a video and no images; '
+                'export the task as "CVAT for images 1.1", with images.'
+            )
+        self._stack.append(tag)
+        self._text = ""
+        if tag == "image" and len(self._stack) == 2:
+            size = _size(attributes)
+            name = attributes.get("name") or f"image {len(self.images) + 1}, which has no name"
+            self.images.append((attributes.get("subset", ""), Annotated(name, str(self.path), self._where(), size)))
+        elif len(self._stack) > 2 and self._stack[1] == "image":
+            self._shape(tag, attributes)
+
+    def _end(self, tag: str) -> None:
+        self._stack.pop()
+        if tag == "name" and self._stack[-1:] == ["label"] and "image" not in self._stack:
+            self.labels.append(self._text.strip())
+        if tag == "skeleton" and self._skeleton is not None and len(self._stack) == 2:
+            label, where, boxes = self._skeleton
+            self._skeleton = None
+            if boxes:
+                xs, ys = [box[0] for box in boxes], [box[1] for box in boxes]
+                self._add(label, enclosing([*xs, *(box[2] for box in boxes)], [*ys, *(box[3] for box in boxes)]), where)
+
+    def _characters(self, text: str) -> None:
+        self._text += text
+
+    def _doctype(self, *_arguments: object) -> None:
+        raise DataError(
+            f"{self.path}, {self._where()}: it declares a DOCTYPE, which annotations do not need and which is not safe to "
+            "read."
+        )
+
+    def _shape(self, tag: str, attributes: Mapping[str, str]) -> None:
+        where = self._where()
+        if self._skeleton is not None:
+            if tag == "points" and attributes.get("outside") != "1":
+                self._skeleton[2].extend(self._box(tag, attributes, where))
+        elif len(self._stack) != 3:
+            return  # the attributes of a shape
+        elif tag == "skeleton":
+            self._skeleton = (attributes.get("label", ""), where, [])
+        elif tag in _NO_EXTENT:
+            self._counts["tag" if tag == "tag" else "point shape"] += 1
+        elif tag in _SHAPES:
+            if attributes.get("outside") != "1":
+                for box in self._box(tag, attributes, where):
+                    self._add(attributes.get("label", ""), box, where)
+        else:
+            self._counts[f"shape {tag}"] += 1
+
+    def _add(self, label: str, box: Box, where: str) -> None:
+        if label not in self._numbers:
+            self._numbers[label] = len(self.used)
+            self.used.append(label)
+        self.images[-1][1].objects.append(Marked(self._numbers[label], box, where))
+
+    def _box(self, tag: str, attributes: Mapping[str, str], where: str) -> list[Box]:
+        """Return the box around a shape; none, with a problem, where its numbers cannot be read."""
+        try:
+            return [_extent(tag, attributes)]
+        except (KeyError, ValueError) as error:
+            cause = f"it has no {error.args[0]}" if isinstance(error, KeyError) else f"{error}"
+            self.problems.append(
+                Problem(str(self.path), where, f"the {tag} is not readable ({cause}); dropped", "malformed box")
+            )
+            return []
+
+
+def _size(attributes: Mapping[str, str]) -> tuple[float, float] | None:
+    try:
+        width, height = float(attributes["width"]), float(attributes["height"])
+    except (KeyError, ValueError):
+        return None
+    return (width, height) if width > 0 and height > 0 else None
+
+
+def _extent(tag: str, attributes: Mapping[str, str]) -> Box:
+    """Return the upright box around a shape."""
+    angle = float(attributes.get("rotation") or 0)
+    if tag == "box":
+        x1, y1, x2, y2 = (float(attributes[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
+        return rotated((x1, y1, x2, y2), angle) if angle else (x1, y1, x2, y2)
+    if tag == "ellipse":
+        x, y, rx, ry = (float(attributes[key]) for key in ("cx", "cy", "rx", "ry"))
+        return rotated((x - rx, y - ry, x + rx, y + ry), angle, ellipse=True)
+    if tag == "mask":
+        left, top, width, height = (float(attributes[key]) for key in ("left", "top", "width", "height"))
+        return left, top, left + width, top + height
+    if tag == "cuboid":
+        corners = [f"{vertical}{side}{number}" for vertical in ("t", "b") for side in ("l", "r") for number in (1, 2)]
+        xs, ys = ([float(attributes[f"{axis}{corner}"]) for corner in corners] for axis in "xy")
+        return enclosing(xs, ys)
+    points = [tuple(float(value) for value in point.split(",")) for point in attributes["points"].split(";")]
+    if any(len(point) != 2 for point in points):
+        raise ValueError(f"its points are {attributes['points'][:60]!r}")
+    return enclosing([point[0] for point in points], [point[1] for point in points])
+
+
+CVAT = Format("cvat", "an XML of CVAT for images, or its folder", _recognise, _open)

@@ -1,0 +1,161 @@
+"""Objects and class names as Hugging Face data sets have them: see ``imagefolder.py`` and ``parquet.py``.
+
+A row's objects are a mapping of lists (``{"bbox": [[x, y, width, height], …], "category": [0, …]}``) or a list of mappings,
+in a column ``objects`` or as columns of their own. Boxes are COCO's: x, y, width, height in pixels. Categories are names,
+or numbers whose names a ``ClassLabel`` of the features has: in the ``dataset_info`` of a ``README.md``, or in a Parquet
+file itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nextdetr.data.objects import Annotated, Marked
+from nextdetr.data.raw import read_lines
+from nextdetr.data.records import Problem
+
+__all__ = ["BOX_KEYS", "CATEGORY_KEYS", "RowReader", "class_names", "readme_names"]
+
+BOX_KEYS = ("bbox", "bboxes", "boxes")
+CATEGORY_KEYS = (
+    "category", "categories", "category_id", "category_ids", "label", "labels", "class", "classes", "class_label", "name",
+    "names",
+)  # fmt: skip
+
+
+class RowReader:
+    """Turns rows into objects, and gathers their classes.
+
+    Attributes:
+        names: what numbers are called, if the set says so.
+        used: position of each category that occurs, in the order in which they come.
+        problems: what is wrong.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+        self.used: dict[int | str, int] = {}
+        self.problems: list[Problem] = []
+
+    def add(self, item: Annotated, row: Mapping[str, Any]) -> None:
+        """Add the objects of a row to an image, with the category's position in ``used`` as label."""
+        for (x, y, width, height), category, crowd in self._objects(item, row):
+            position = self.used.setdefault(category, len(self.used))
+            item.objects.append(Marked(position, (x, y, x + width, y + height), item.where, crowd))
+
+    def classes(self) -> tuple[dict[int, str], dict[int, int]]:
+        """Return (own id -> name, position in ``used`` -> own id), numbers in their order, names in that of the rows."""
+        numbers = sorted(category for category in self.used if isinstance(category, int))
+        if self.names and all(0 <= number < len(self.names) for number in numbers):
+            own = dict(enumerate(self.names))
+        else:
+            own = {number: str(number) for number in numbers}
+        ids = {name: number for number, name in own.items()}
+        for category in self.used:
+            if isinstance(category, str) and category not in ids:
+                ids[category] = max(own, default=-1) + 1
+                own[ids[category]] = category
+        return own, {
+            position: category if isinstance(category, int) else ids[category] for category, position in self.used.items()
+        }
+
+    def unnamed(self, source: str, remedy: str) -> list[Problem]:
+        """Return a problem if categories are numbers that nothing names."""
+        numbers = sorted(category for category in self.used if isinstance(category, int))
+        if not numbers or (self.names and numbers[0] >= 0 and numbers[-1] < len(self.names)):
+            return []
+        shown = ", ".join(str(number) for number in numbers[:8]) + (", …" if len(numbers) > 8 else "")
+        message = f"its categories are numbers that nothing names, so the classes are called {shown}; {remedy}"
+        return [Problem(source, "", message, "class without a name")]
+
+    def _objects(
+        self, item: Annotated, row: Mapping[str, Any]
+    ) -> Iterable[tuple[tuple[float, float, float, float], int | str, bool]]:
+        columns = _columns(row)
+        if columns is None:
+            self._bad(item, "its objects are not lists of boxes and categories of one length; dropped")
+            return
+        boxes, categories, crowds = columns
+        for number, (box, category, crowd) in enumerate(zip(boxes, categories, crowds, strict=True), start=1):
+            try:
+                x, y, width, height = (float(value) for value in box)
+            except (TypeError, ValueError, OverflowError):
+                self._bad(item, f"the box of object {number} is {str(box)[:60]}, not x, y, width, height; dropped")
+                continue
+            if isinstance(category, float) and category.is_integer():
+                category = int(category)
+            if isinstance(category, bool) or not isinstance(category, int | str) or category == "":
+                self._bad(
+                    item, f"the category of object {number} is {str(category)[:60]!r}, no name and no number; dropped"
+                )
+                continue
+            yield (x, y, width, height), category, crowd in (True, 1, "1")
+
+    def _bad(self, item: Annotated, message: str) -> None:
+        self.problems.append(Problem(item.file, item.where, message, "malformed box"))
+
+
+def _columns(row: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any]] | None:
+    """Return the boxes, categories and crowd marks of a row; None if they do not fit together."""
+    objects = row.get("objects", row)
+    if objects is None:
+        return [], [], []
+    if isinstance(objects, list):
+        if not all(isinstance(entry, dict) for entry in objects):
+            return None
+        objects = {key: [entry.get(key) for entry in objects] for key in dict.fromkeys(key for e in objects for key in e)}
+        if not objects:
+            return [], [], []
+    if not isinstance(objects, Mapping):
+        return None
+    boxes = next((objects[key] for key in BOX_KEYS if key in objects), None)
+    categories = next((objects[key] for key in CATEGORY_KEYS if key in objects), None)
+    boxes, categories = [] if boxes is None else boxes, [] if categories is None else categories
+    if not isinstance(boxes, list) or not isinstance(categories, list) or len(boxes) != len(categories):
+        return None
+    crowds = objects.get("iscrowd")
+    return boxes, categories, crowds if isinstance(crowds, list) and len(crowds) == len(boxes) else [0] * len(boxes)
+
+
+def class_names(features: Any) -> list[str]:
+    """Return the names of the first ``ClassLabel`` in a description of features, in JSON or YAML; else none."""
+    if isinstance(features, list):
+        return next((names for entry in features if (names := class_names(entry))), [])
+    if not isinstance(features, Mapping):
+        return []
+    if features.get("_type") == "ClassLabel" or set(features) == {"names"}:
+        return _in_order(features.get("names"))
+    return next((found for value in features.values() if (found := class_names(value))), [])
+
+
+def _in_order(names: Any) -> list[str]:
+    if isinstance(names, Mapping):
+        try:
+            numbered = sorted((int(key), str(value)) for key, value in names.items())
+        except ValueError:
+            return []
+        return [name for _, name in numbered] if [n for n, _ in numbered] == list(range(len(numbered))) else []
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def readme_names(root: Path) -> list[str]:
+    """Return the class names in the ``dataset_info`` of a ``README.md`` in the folder, or in the one above."""
+    for folder in (root, root.parent):
+        file = folder / "README.md"
+        if not file.is_file():
+            continue
+        lines = read_lines(file)
+        if lines[0].strip() != "---":
+            continue
+        end = next((number for number, line in enumerate(lines[1:], start=1) if line.strip() == "---"), 0)
+        try:
+            content = yaml.load("\n".join(lines[1:end]), Loader=yaml.BaseLoader)
+        except (yaml.YAMLError, RecursionError, ValueError):
+            continue
+        if isinstance(content, dict) and (names := class_names(content.get("dataset_info"))):
+            return names
+    return []

@@ -1,0 +1,158 @@
+"""Hugging Face's ImageFolder (https://huggingface.co/docs/datasets/image_load): images and ``metadata.jsonl``.
+
+A row has ``file_name``, relative to the metadata file, and ``objects``: see ``hf.py``. The folders train, validation and
+test, also in a folder ``data``, are the splits, each with a metadata file; with one file above them, its paths say the
+split. In a CSV, objects are written as JSON. Images that no row names are left out and told.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nextdetr.data.hf import BOX_KEYS, CATEGORY_KEYS, RowReader, readme_names
+from nextdetr.data.listing import list_images
+from nextdetr.data.objects import Annotated, build_split, locate, plain_split
+from nextdetr.data.raw import RawSplit, plural, read_lines
+from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
+from nextdetr.data.records import Problem
+from nextdetr.errors import DataError
+
+__all__ = ["IMAGEFOLDER"]
+
+_NAMES = ("metadata.jsonl", "metadata.csv")
+_LONE = "train"
+_SPLITS = ("train", "val", "test")
+_REMEDY = "a README.md with dataset_info, as datasets writes it, gives them names"
+
+
+def _files(root: Path) -> list[Path]:
+    """Return the metadata files: the folder's own, or those of its subfolders or of its folder ``data``."""
+    for folder in (root, root / "data"):
+        own = [folder / name for name in _NAMES if (folder / name).is_file()]
+        if own:
+            return own[:1]
+        below = sorted(sub for sub in folder.iterdir() if sub.is_dir()) if folder.is_dir() else []
+        files = [next((sub / name for name in _NAMES if (sub / name).is_file()), None) for sub in below]
+        if any(files):
+            return [file for file in files if file is not None]
+    return []
+
+
+def _recognise(glance: Glance) -> str:
+    if glance.is_file:
+        return glance.shown(glance.path) if glance.path.name in _NAMES and _has_boxes(glance.path) else ""
+    files = _files(glance.path)
+    return glance.shown(files[0]) if files and _has_boxes(files[0]) else ""
+
+
+def _has_boxes(file: Path) -> bool:
+    start = start_of(file, 1 << 16)
+    return b"file_name" in start and any(key.encode() in start for key in ("objects", *BOX_KEYS))
+
+
+def _open(path: Path) -> dict[str, SplitReader]:
+    files = [path] if path.is_file() else _files(path)
+    root = path.parent if path.is_file() else path
+    if len(files) == 1 and plain_split(files[0].parent.name) not in _SPLITS:
+        names = {_split_of(str(row.get("file_name"))) for _, row in _rows(files[0], [])}
+        return {split: partial(_read, root, files, split, True) for split in sorted(names) or [_LONE]}
+    splits = dict.fromkeys(plain_split(file.parent.name) for file in files)
+    return {split: partial(_read, root, files, split, False) for split in splits}
+
+
+def _split_of(name: str) -> str:
+    """Return the split that the first folder of a path names, else the only one."""
+    first, slash, _ = name.replace("\\", "/").removeprefix("./").partition("/")
+    split = plain_split(first)
+    return split if slash and split in _SPLITS else _LONE
+
+
+def _read(root: Path, files: Sequence[Path], split: str, by_path: bool, classes: Sequence[str] | None) -> RawSplit:
+    reader = RowReader(readme_names(root))
+    chosen: list[Annotated] = []
+    problems: list[Problem] = []
+    for file in files:
+        own = by_path or plain_split(file.parent.name) == split
+        images: list[Annotated] = []
+        reader.problems = []
+        for where, row in _rows(file, reader.problems):
+            name = row.get("file_name")
+            if not isinstance(name, str) or not name:
+                reader.problems.append(Problem(str(file), where, "it has no file_name; dropped", "malformed image entry"))
+                continue
+            item = Annotated(name, str(file), where)
+            reader.add(item, row)
+            if not by_path or _split_of(name) == split:
+                images.append(item)
+        if own:
+            problems += reader.problems
+            problems += locate(images, [file.parent])
+            problems += _unnamed(file, images, split if by_path else "")
+            chosen += images
+    names, ids = reader.classes()
+    for item in chosen:
+        item.objects = [mark._replace(label=ids[mark.label]) for mark in item.objects]
+    problems += reader.unnamed(str(files[0]), _REMEDY)
+    return build_split(chosen, names, classes, source=str(root), problems=problems)
+
+
+def _unnamed(file: Path, images: Sequence[Annotated], split: str) -> list[Problem]:
+    """Tell which images beside a metadata file no row names; of one split, where the paths say it."""
+    named = {item.path for item in images}
+    others = [path for path in list_images(file.parent).files if path not in named]
+    others = [path for path in others if not split or _split_of(path.relative_to(file.parent).as_posix()) == split]
+    if not others:
+        return []
+    message = f"{plural(len(others), 'image')} beside it that no row names, such as {others[0].name}: left out"
+    return [Problem(str(file), "", message, "image without annotations")]
+
+
+def _rows(file: Path, problems: list[Problem]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, row) of a metadata file."""
+    return _csv_rows(file, problems) if file.suffix.lower() == ".csv" else _json_rows(file, problems)
+
+
+def _json_rows(file: Path, problems: list[Problem]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(read_lines(file), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            problems.append(Problem(str(file), f"line {number}", f"not valid JSON ({error}); dropped", "malformed row"))
+            continue
+        if isinstance(row, dict):
+            yield f"line {number}", row
+        else:
+            problems.append(Problem(str(file), f"line {number}", "it is not an object; dropped", "malformed row"))
+
+
+def _csv_rows(file: Path, problems: list[Problem]) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader(read_lines(file))
+    try:
+        for row in reader:
+            where = f"line {reader.line_num}"
+            try:
+                values = {
+                    key: json.loads(value) if key in ("objects", *BOX_KEYS, *CATEGORY_KEYS) and value else value
+                    for key, value in row.items()
+                    if key is not None and not (value == "" and key != "file_name")
+                }
+            except (ValueError, RecursionError) as error:
+                problems.append(
+                    Problem(str(file), where, f"its objects are not valid JSON ({error}); dropped", "malformed row")
+                )
+                continue
+            yield where, values
+    except csv.Error as error:
+        raise DataError(f"{file}, line {reader.line_num}: not valid CSV ({error}).") from error
+
+
+IMAGEFOLDER = Format(
+    "imagefolder", "a Hugging Face image folder (metadata.jsonl with objects)", _recognise, _open
+)  # fmt: skip

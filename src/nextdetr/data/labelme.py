@@ -1,0 +1,179 @@
+"""labelme (https://github.com/wkentaro/labelme): a JSON beside each image, with shapes in pixels.
+
+Of what is no rectangle the enclosing box is used: polygons, lines, circles (centre and a point on the edge), rotated
+rectangles and masks. Single points have no extent and are counted. ``imageData``, the picture in text, is passed over: the
+file that ``imagePath`` names counts, or the one beside the JSON with its name. An image without a JSON has not been looked
+at by anyone and is left out; one without an object has a JSON with no shapes. Folders called train, val and test are
+splits; without them all is ``train``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from nextdetr.data.listing import FileFinder, list_files, list_images
+from nextdetr.data.objects import (
+    Annotated,
+    Box,
+    Marked,
+    build_split,
+    enclosing,
+    number_classes,
+    passed_over,
+    plain_split,
+)
+from nextdetr.data.raw import RawSplit, plural
+from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
+from nextdetr.data.records import Problem
+
+__all__ = ["LABELME"]
+
+_KEYS = re.compile(rb'"(shapes|imagePath)"\s*:')
+_LONE = "train"
+_ENOUGH = 20  # files that are looked at to recognise the format
+_NO_EXTENT = ("point", "points")
+
+
+def _recognise(glance: Glance) -> str:
+    if glance.is_file:
+        return ""
+    files = (path for path in glance.nested(".json")[:_ENOUGH] if _KEYS.search(start_of(path)))
+    found = next(files, None)
+    return "" if found is None else glance.shown(found)
+
+
+def _open(path: Path) -> dict[str, SplitReader]:
+    splits = {plain_split(folder.name) for folder in Glance(path).folders} & {"train", "val", "test"}
+    return {split: partial(_read, path, split, bool(splits)) for split in sorted(splits) or [_LONE]}
+
+
+def _read(root: Path, split: str, by_folder: bool, classes: Sequence[str] | None) -> RawSplit:
+    """Read the JSON files of a split; the classes are those of all files of the set."""
+
+    def is_of_split(path: Path) -> bool:
+        return not by_folder or plain_split(path.relative_to(root).parts[0]) == split
+
+    images, files = list_images(root), list_files(root, {".json"})
+    reader = _LabelmeReader(root, images.files)
+    chosen: list[Annotated] = []
+    problems = list(files.problems)
+    for path in files.files:
+        item, wrong = reader.read(path)
+        if is_of_split(path):
+            problems += wrong
+            chosen += [item] if item is not None else []
+    own = number_classes(reader.used)
+    for item in chosen:
+        item.objects = [mark._replace(label=own[reader.used[mark.label]]) for mark in item.objects]
+    taken = {item.path for item in chosen}
+    without = [path for path in images.files if path not in taken and is_of_split(path)]
+    if without:
+        message = (
+            f"{plural(len(without), 'image')} without a JSON, such as {without[0].name}: left out, as not annotated yet"
+        )
+        problems.append(Problem(str(root), "", message, "image without annotations"))
+    names = {number: name for name, number in own.items()}
+    return build_split(chosen, names, classes, source=str(root), problems=problems)
+
+
+class _LabelmeReader:
+    """Reads the files of a set; ``used`` are the classes by what ``Marked.label`` holds."""
+
+    def __init__(self, root: Path, images: Sequence[Path]) -> None:
+        self.root = root
+        self.used: list[str] = []
+        self._numbers: dict[str, int] = {}
+        self._finder = FileFinder()
+        self._stems: dict[Path, list[Path]] = {}
+        for image in images:
+            self._stems.setdefault(image.with_suffix(""), []).append(image)
+
+    def read(self, path: Path) -> tuple[Annotated | None, list[Problem]]:
+        """Return what a file describes, and what is wrong with it; None for what is no file of labelme's."""
+        content, problems = _load(path)
+        if content is None or "shapes" not in content:
+            return None, problems
+        file, counts = str(path), Counter[str]()
+        name = content.get("imagePath") or path.name
+        image = self._image(path, str(name))
+        item = Annotated(self._id(image), file, "", _size(content), path=image)
+        shapes = content["shapes"] if isinstance(content["shapes"], list) else []
+        for number, shape in enumerate(shapes, start=1):
+            where = f"shape {number}"
+            kind = str(shape.get("shape_type") or "polygon") if isinstance(shape, dict) else ""
+            if kind in _NO_EXTENT:
+                counts["point shape"] += 1
+                continue
+            box, label = _box(shape, kind)
+            if box is None or not label:
+                message = "it has no label; dropped" if box else "its points are not pairs of numbers; dropped"
+                problems.append(Problem(file, where, message, "malformed box"))
+                continue
+            if label not in self._numbers:
+                self._numbers[label] = len(self.used)
+                self.used.append(label)
+            item.objects.append(Marked(self._numbers[label], box, where))
+        return item, [*problems, *passed_over(file, counts, "there is no extent to make a box of")]
+
+    def _image(self, path: Path, name: str) -> Path:
+        """Return the image of a JSON: the one that it names, else the one of its own name beside it."""
+        spelt = PurePosixPath(name.replace("\\", "/"))
+        named = self._finder.find(Path(os.path.normpath(path.parent / spelt)))  # ../images/a.jpg
+        if not spelt.is_absolute() and named.is_file():
+            return named
+        alike = self._stems.get(path.with_suffix(""), [])
+        return alike[0] if len(alike) == 1 else path.parent / spelt.name
+
+    def _id(self, image: Path) -> str:
+        return (image.relative_to(self.root) if image.is_relative_to(self.root) else image).as_posix()
+
+
+def _load(path: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        cause, where = f"it cannot be read: {error.strerror}", ""
+    except json.JSONDecodeError as error:
+        cause, where = f"not valid JSON ({error.msg})", f"line {error.lineno}, column {error.colno}"
+    except (ValueError, RecursionError) as error:
+        cause, where = f"not valid JSON ({error})", ""
+    else:
+        return content if isinstance(content, dict) else None, []
+    return None, [Problem(str(path), where, f"{cause}; the image is dropped", "unreadable annotation file")]
+
+
+def _size(content: dict[str, Any]) -> tuple[float, float] | None:
+    try:
+        width, height = float(content["imageWidth"]), float(content["imageHeight"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (width, height) if width > 0 and height > 0 else None
+
+
+def _box(shape: Any, kind: str) -> tuple[Box | None, str]:
+    """Return the upright box around a shape, and its label; None for what is none."""
+    if not isinstance(shape, dict):
+        return None, ""
+    label = str(shape.get("label") or "").strip()
+    try:
+        points = [(float(x), float(y)) for x, y in shape["points"]]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None, label
+    if len(points) < 2:
+        return None, label
+    if kind == "circle":
+        (x, y), edge = points[0], points[1]
+        radius = math.dist((x, y), edge)
+        return (x - radius, y - radius, x + radius, y + radius), label
+    return enclosing([point[0] for point in points], [point[1] for point in points]), label
+
+
+LABELME = Format("labelme", "a folder of labelme's JSON files", _recognise, _open)

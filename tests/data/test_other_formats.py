@@ -1,0 +1,207 @@
+"""Data sets of annotation tools: each is read as its tool means it, and what cannot be read is told with file and line."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from .cases import CAT, DOG, Case, H, W, check_case, rows
+
+
+def cvat(
+    *images: str, meta: str = "<task><labels><label><name>cat</name></label><label><name>dog</name></label></labels></task>"
+) -> str:
+    return (
+        f"<?xml version='1.0' encoding='utf-8'?>\n<annotations><version>1.1</version><meta>{meta}</meta>\n"
+        + "\n".join(images)
+        + "\n</annotations>"
+    )
+
+
+def cvat_image(name: str, *shapes: str, subset: str = "", size=(W, H)) -> str:
+    subset = f' subset="{subset}"' if subset else ""
+    body = "\n".join(shapes)
+    return f'<image id="0" name="{name}"{subset} width="{size[0]}" height="{size[1]}">\n{body}\n</image>'
+
+
+BOX = '<box label="cat" occluded="0" xtl="24.00" ytl="12.00" xbr="36.00" ybr="28.00" z_order="0"></box>'
+POLYGON = '<polygon label="dog" points="12.00,16.00;18.00,20.00;15.00,24.00"><attribute name="a">1</attribute></polygon>'
+TURN = 5 * math.sqrt(2)  # half of a square of 10, turned by 45 degrees
+
+CVAT = {
+    "boxes, polygons and what has no box": Case(
+        "cvat: annotations.xml",
+        {"annotations.xml": cvat(
+            cvat_image("a.jpg", BOX, POLYGON, '<tag label="cat"></tag>', '<tag label="dog"></tag>',
+                       '<points label="cat" points="1,2"></points>'),
+            cvat_image("sub/b.jpg"),
+         ), "images/a.jpg": None, "images/sub/b.jpg": None},
+        {"a.jpg": [CAT, DOG], "sub/b.jpg": []}, ("tag passed over", "point shape passed over"),
+    ),
+    "shapes of all kinds": Case(
+        "cvat: task.xml",
+        {"task.xml": cvat(cvat_image(
+            "a.jpg",
+            '<box label="cat" xtl="25" ytl="15" xbr="35" ybr="25" rotation="45"></box>',
+            '<ellipse label="cat" cx="30" cy="20" rx="10" ry="5" rotation="90.0"></ellipse>',
+            '<ellipse label="cat" cx="30" cy="20" rx="6" ry="6" rotation="45"></ellipse>',
+            '<polyline label="dog" points="1,2;3,9"></polyline>',
+            '<mask label="dog" rle="3, 4" left="10" top="11" width="3" height="4"></mask>',
+            '<cuboid label="dog" xtl1="5" ytl1="6" xbl1="5" ybl1="9" xtr1="8" ytr1="6" xbr1="8" ybr1="9" '
+            'xtl2="7" ytl2="5" xbl2="7" ybl2="8" xtr2="11" ytr2="5" xbr2="11" ybr2="8"></cuboid>',
+            '<skeleton label="dog"><points label="1" outside="0" points="1,2"></points>\n'
+            '<points label="2" outside="0" points="9,4"></points>'
+            '<points label="3" outside="1" points="50,30"></points></skeleton>',
+        )), "a.jpg": None},
+        {"a.jpg": [("cat", 30 - TURN, 20 - TURN, 30 + TURN, 20 + TURN), ("cat", 25, 10, 35, 30), ("cat", 24, 14, 36, 26),
+                   ("dog", 1, 2, 3, 9), ("dog", 10, 11, 13, 15), ("dog", 5, 5, 11, 9), ("dog", 1, 2, 9, 4)]},
+    ),
+    "a project with subsets, in whose folders the images lie": Case(
+        "cvat: annotations.xml",
+        {"annotations.xml": cvat(
+            cvat_image("a.jpg", BOX, subset="Train"), cvat_image("a.jpg", POLYGON, subset="Validation"),
+            meta="<project><tasks><task><name>one</name></task></tasks><labels><label><name>cat</name></label></labels></project>",
+         ), "images/Train/a.jpg": None, "images/Validation/a.jpg": None},
+        {"a.jpg": [CAT]}, splits=("train", "val"),
+    ),
+    "two tasks, each in its folder": Case(
+        "cvat: one/annotations.xml, two/annotations.xml",
+        {"one/annotations.xml": cvat(cvat_image("a.jpg", BOX), meta=""), "one/images/a.jpg": None,
+         "two/annotations.xml": cvat(cvat_image("a.jpg", POLYGON), meta=""), "two/images/a.jpg": None},
+        {"a.jpg": [CAT], "a.jpg (2)": [DOG]},
+    ),
+    "numbers that are none": Case(
+        "cvat: a.xml",
+        {"a.xml": cvat(cvat_image("a.jpg", BOX.replace("12.00", "x"), '<box label="cat" xtl="1"></box>', POLYGON)),
+         "images/a.jpg": None},
+        {"a.jpg": [DOG]}, ("malformed box", "malformed box"),
+    ),
+    "a video": Case(
+        "cvat: a.xml", {"a.xml": cvat('<track id="0" label="cat"><box frame="0"></box></track>'), "a.jpg": None},
+        r'a.xml, line 3: this is "CVAT for video"',
+    ),
+    "no end": Case("cvat: a.xml", {"a.xml": cvat(BOX)[:-20], "a.jpg": None}, r"a.xml, line \d: not valid XML"),
+    "a DOCTYPE": Case(
+        "cvat: a.xml", {"a.xml": "<!DOCTYPE annotations [<!ENTITY a 'b'>]>\n" + cvat(BOX).split("\n", 1)[1], "a.jpg": None},
+        "a.xml, line 1: it declares a DOCTYPE",
+    ),
+}  # fmt: skip
+
+
+def labelme(name: str, *shapes: dict, **more) -> str:
+    return json.dumps({"version": "5.4.1", "flags": {}, "shapes": list(shapes), "imagePath": name, "imageData": "aGVsbG8=",
+                       "imageHeight": H, "imageWidth": W} | more, indent=1)  # fmt: skip
+
+
+def shape(label: str, *points, kind="rectangle") -> dict:
+    return {"label": label, "points": [list(point) for point in points], "group_id": None, "shape_type": kind, "flags": {}}
+
+
+RECTANGLE = shape("cat", (36, 28), (24, 12))  # drawn from the lower right corner
+OUTLINE = shape("dog", (12, 16), (18, 20), (15, 24), kind="polygon")
+
+LABELME = {
+    "shapes": Case(
+        "labelme: a.json",
+        {"a.json": labelme("a.jpg", RECTANGLE, OUTLINE, shape("cat", (30, 20), (33, 24), kind="circle"),
+                           shape("dog", (1, 2), (9, 4), kind="line"), shape("dog", (1, 2), (9, 4), kind="mask"),
+                           shape("cat", (5, 5), kind="point")),
+         "a.jpg": None, "sub/b.json": labelme("..\\\\b.jpg".replace("..\\\\", "")), "sub/b.jpg": None},
+        {"a.jpg": [CAT, DOG, ("cat", 25, 15, 35, 25), ("dog", 1, 2, 9, 4)], "sub/b.jpg": []},
+        ("point shape passed over", "box given twice"),
+    ),
+    "folders as splits": Case(
+        "labelme: train/a.json",
+        {"train/a.json": labelme("a.jpg", OUTLINE), "train/a.jpg": None, "val/b.json": labelme("b.jpg", RECTANGLE),
+         "val/b.jpg": None},
+        {"train/a.jpg": [DOG]}, classes=("dog", "cat"), splits=("train", "val"),
+    ),
+    "a path of another computer, and images in another folder": Case(
+        "labelme: json/a.json",
+        {"json/a.json": labelme("..\\images\\a.jpg", RECTANGLE), "images/a.jpg": None,
+         "json/b.json": labelme("C:\\Users\\me\\b.jpg", OUTLINE), "json/b.jpg": None},
+        {"images/a.jpg": [CAT], "json/b.jpg": [DOG]},
+    ),
+    "an image that nobody has annotated, and broken files": Case(
+        "labelme: a.json",
+        {"a.json": labelme("a.jpg", RECTANGLE, shape("", (1, 2), (3, 4)), shape("cat", (1,)), shape("cat", (1, 2))),
+         "a.jpg": None,
+         "b.jpg": None, "c.json": '{"shapes": [\n', "other.json": "[]"},
+        {"a.jpg": [CAT]},
+        ("malformed box",) * 3 + ("unreadable annotation file", "image without annotations"), ("cat",),
+    ),
+}  # fmt: skip
+
+
+XYWH = {"cat": [24, 12, 12, 16], "dog": [12, 16, 6, 8]}
+README = """---
+license: mit
+dataset_info:
+  features:
+  - name: objects
+    sequence:
+    - name: bbox
+      sequence: float32
+      length: 4
+    - name: category
+      dtype:
+        class_label:
+          names:
+            '0': cat
+            '1': dog
+---
+"""
+
+IMAGEFOLDER = {
+    "numbers that a README names": Case(
+        "imagefolder: train/metadata.jsonl",
+        {"README.md": README, "train/a.jpg": None, "train/b.jpg": None, "validation/c.jpg": None,
+         "train/metadata.jsonl": rows({"file_name": "a.jpg", "objects": {"bbox": list(XYWH.values()), "category": [0, 1]}},
+                                      {"file_name": "b.jpg", "objects": {"bbox": [], "category": []}}),
+         "validation/metadata.jsonl": rows({"file_name": "c.jpg", "objects": {"bbox": [[1, 2, 3, 4]], "category": [1]}})},
+        {"a.jpg": [CAT, DOG], "b.jpg": []}, splits=("train", "val"),
+    ),
+    "numbers without names": Case(
+        "imagefolder: metadata.jsonl",
+        {"a.jpg": None,
+         "metadata.jsonl": rows({"file_name": "a.jpg", "objects": {"bbox": [XYWH["cat"]], "categories": [3]}})},
+        {"a.jpg": [("3", *CAT[1:])]}, ("class without a name",), ("3",),
+    ),
+    "names, objects as a list, crowds, and one file above the splits": Case(
+        "imagefolder: data/metadata.jsonl",
+        {"data/train/a.jpg": None, "data/test/b.jpg": None,
+         "data/metadata.jsonl": rows(
+             {"file_name": "test/b.jpg", "objects": [{"bbox": [1, 2, 3, 4], "category": "dog"}]},
+             {"file_name": "train/a.jpg", "objects": [{"bbox": XYWH["cat"], "label": "cat", "iscrowd": 1}]})},
+        {"train/a.jpg": [("cat crowd", *CAT[1:])]}, classes=("dog", "cat"), splits=("train", "test"),
+    ),
+    "a CSV": Case(
+        "imagefolder: metadata.csv",
+        {"a.jpg": None, "b.jpg": None,
+         "metadata.csv": 'file_name,objects\na.jpg,"{""bbox"": [[24, 12, 12, 16]], ""category"": [""cat""]}"\nb.jpg,\n'},
+        {"a.jpg": [CAT], "b.jpg": []}, classes=("cat",),
+    ),
+    "what is wrong": Case(
+        "imagefolder: metadata.jsonl",
+        {"a.jpg": None, "b.jpg": None, "metadata.jsonl": rows(
+            {"file_name": "a.jpg", "objects": {"bbox": [XYWH["cat"], [1], [1, 2, 3, 4]], "category": ["cat", "cat", None]}},
+            {"file_name": "gone.jpg", "objects": {"bbox": [XYWH["cat"]], "category": []}},
+            {"objects": {"bbox": []}}) + "{\n[]\n"},
+        {"a.jpg": [CAT]},
+        ("malformed box",) * 3 + ("malformed image entry", "malformed row", "malformed row", "image without annotations",
+                                  "missing image"), ("cat",),
+    ),
+}  # fmt: skip
+
+CASES = {
+    f"{name}: {title}": case
+    for name, cases in (("cvat", CVAT), ("labelme", LABELME), ("imagefolder", IMAGEFOLDER))
+    for title, case in cases.items()
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_set_is_read_as_its_tool_means_it(tmp_path, name):
+    check_case(CASES[name], tmp_path / "set")
