@@ -167,6 +167,9 @@ VOC = {
          "JPEGImages/b.jpg": None},
         {"b": [DOG_BOX], "2/a": []}, ("missing image",),
     ),
+    "an XML of another name that names the listed image": Case(
+        {"Annotations/x.xml": CAT_XML, "JPEGImages/photo.jpg": None, "ImageSets/Main/train.txt": "photo"}, {"x": [CAT_BOX]}
+    ),
     "an image that is listed in another folder": Case(
         {"Annotations/1/a.xml": CAT_XML, "Annotations/b.xml": DOG_XML, "JPEGImages/1/a.jpg": None, "JPEGImages/b.jpg": None,
          "ImageSets/Main/train.txt": "2/a\nb\n"},
@@ -264,6 +267,30 @@ COCO = {
         {"1": [CAT_BOX]}, ("path of another computer", *("listed image without annotations",) * 2),
     ),
 }  # fmt: skip
+
+
+def test_split_called_default_is_what_training_learns_from(tmp_path):
+    write(tmp_path, COCO["a split called default"])
+    assert available_splits(tmp_path) == ["train"]
+    assert len(load_data(tmp_path, "default").records) == len(load_data(tmp_path, "train").records) == 2
+
+
+def test_annotations_with_masks_alone_have_their_boxes(tmp_path):
+    content = json.loads(coco("a.jpg", "b.jpg"))
+    runs = {"size": [H, W], "counts": [24 * H + 12, *([16, H - 16] * 11), 16, 36 * H]}
+    first, second = content["annotations"]
+    del first["bbox"]
+    first["segmentation"] = runs
+    second |= {"bbox": [0, 0, 0, 0], "segmentation": [[12, 16, 18, 16, 18, 24]]}
+    content["annotations"] += [
+        {**second, "id": 3, "bbox": [12, 16, 0, 8]},
+        {**first, "id": 4, "segmentation": {"size": [H, W], "counts": [H * W]}},
+        {**second, "id": 5, "bbox": [1, 2, 3, 4], "segmentation": [[0, 0, 1, 1, 2, 0]]},
+    ]  # fmt: skip
+    case = Case({"any.json": json.dumps(content), "a.jpg": None, "b.jpg": None}, {})
+    found, kinds = read_all(write(tmp_path, case))
+    assert found == {"1": [CAT_BOX], "2": [DOG_BOX, ("dog", 1, 2, 4, 6)]}
+    assert kinds == ["malformed box", "box without area"]
 
 
 def read_all(path):

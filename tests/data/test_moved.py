@@ -28,6 +28,7 @@ def moved(root: Path, files, names, about=""):
         (["/x/train/a.jpg", "C:\\x\\b.jpg", "../../y/c.jpg"], ["train/a.jpg", "1/b.jpg", None], 0),
         (["images/v1/1/b.jpg", "2/b.jpg", "b.jpg"], ["1/b.jpg", None, None], -1),
         (["/x/val/a.jpg", "/x/train/images/1/a.jpg"], ["train/a.jpg", None], 1),
+        (["9/b.jpg"], [None], -1),
         (["http://x.org/photos/B.JPG"], ["1/b.jpg"], 0),
         (["/x/2/c.jpg", "/x/d.jpg"], ["2/c.jpg", None], 0),
         ([unicodedata.normalize("NFD", "ü.jpg")], ["ü.jpg"], -1),

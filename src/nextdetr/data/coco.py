@@ -39,7 +39,7 @@ def read_coco(
     Args:
         annotation_file: the JSON.
         folders: where the images may lie; the one that holds most of the first of them is taken. Where none holds any, they
-            are looked for by name: see ``moved.py``.
+            are looked for by name: see ``moved.py``. Without folders, none is looked for.
         include: file names of the images to use; None uses all.
         classes: names in the model's order; None takes the file's categories in their order.
 

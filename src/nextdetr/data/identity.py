@@ -52,7 +52,7 @@ def coco_identity(annotation_file: Path, classes: Sequence[str]) -> Identity:
     Raises:
         DataError: the file cannot be read, or has none of the classes.
     """
-    raw = read_coco(annotation_file, [annotation_file.parent], classes=classes)
+    raw = read_coco(annotation_file, [], classes=classes)  # no image is looked for: names are all that is wanted
     return Identity(tuple(raw.category_ids), _names(((i.path, i.image_id) for i in raw.images), annotation_file.parent))
 
 

@@ -67,17 +67,18 @@ def find_moved(names: Sequence[str], folders: Iterable[Path], about: str = "") -
         names: as written.
         folders: where to look, with their subfolders, the likeliest first; the one with most of the images is taken.
         about: the split or the file that names the images, for those names that do not say their split.
-
-    Raises:
-        OSError: a folder cannot be listed.
     """
     best = Moved()
+    split = split_words(re.split(r"[^a-zA-Z0-9]+", about))
     seen: set[Path] = set()
     for folder in folders:
         if folder in seen or not folder.is_dir():
             continue
         seen.add(folder)
-        found = _look_in(folder, names, split_words(re.split(r"[^a-zA-Z0-9]+", about)))
+        try:
+            found = _look_in(folder, names, split)
+        except OSError:  # a folder without permission, somewhere below: what is there cannot be trained on either
+            continue
         if len(found.paths) > len(best.paths):
             best = found
         if len(best.paths) == len(names):

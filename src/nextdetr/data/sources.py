@@ -59,10 +59,14 @@ def other_images(path: str | Path, known: Sequence[str]) -> list[tuple[str, Call
     Raises:
         DataError: there is no such data set; what reads raises it too, where a file of the split cannot be read.
     """
-    source, plain = open_source(Path(path).expanduser()), {_plain(split) for split in known}
+    path, plain = Path(path).expanduser(), {_plain(split) for split in known}
+    source = open_source(path)
 
     def images(reader: SplitReader) -> list[tuple[Path, int | str]]:
-        return [(image.path, image.image_id) for image in reader(None).images]
+        try:
+            return [(image.path, image.image_id) for image in reader(None).images]
+        except OSError as error:
+            raise _unreadable(path, error) from error
 
     others = {split: reader for split, reader in source.readers.items() if _plain(split) not in plain}
     return [(split, partial(images, reader)) for split, reader in others.items()]
