@@ -19,8 +19,8 @@ from nextdetr.data.sources import load_data
 from nextdetr.data.unlabelled import find_unlabelled
 from nextdetr.errors import DataError
 
-from .cases import CAT, CAT_BOX, DOG, DOG_BOX, Case, H, W, check, write
 from .files import box_entry, image_entry, kinds, make_image, object_xml, write_coco, write_text
+from .small_sets import CAT, CAT_BOX, DOG, DOG_BOX, Case, H, W, check, write
 
 YAML = "train: images\nnames: [cat, dog]\n"
 KEYPOINTS = "0.1 0.1 0.9 0.9 0.2 0.8"

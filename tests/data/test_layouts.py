@@ -10,8 +10,8 @@ import pytest
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.errors import DataError
 
-from .cases import CAT, CAT_BOX, DOG, DOG_BOX, Case, H, W, check, write
 from .files import box_entry, image_entry, object_xml
+from .small_sets import CAT, CAT_BOX, DOG, DOG_BOX, Case, H, W, check, write
 
 NAMES = "cat\ndog\n\n"
 BARE = "names: [cat, dog]\n"
