@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    ConvNextConfig,
     ConvNextV2Config,
+    DINOv3ConvNextConfig,
     RTDetrConfig,
     RTDetrForObjectDetection,
     RTDetrResNetConfig,
@@ -126,6 +128,23 @@ def test_convnextv2_backbone(second):
     _compare(reference, _loaded(reference, "rtdetr-l-convnextv2-atto", batch_norm_eps="1.0e-5"))
     kind = detector_kind(reference.state_dict())
     assert shipped_model_for(kind, reference.state_dict()) == "rtdetr-l-convnextv2-atto"
+
+
+@pytest.mark.parametrize("kind", [ConvNextConfig, DINOv3ConvNextConfig])
+def test_convnext_of_the_first_version(kind):
+    """LayerScale goes into the weights, and GRN is zero."""
+    torch.manual_seed(6)
+    backbone = kind(depths=[2, 2, 6, 2], hidden_sizes=[40, 80, 160, 320], out_features=["stage2", "stage3", "stage4"])
+    config = RTDetrConfig(
+        backbone_config=backbone, encoder_in_channels=[80, 160, 320], num_labels=CLASSES, num_queries=QUERIES,
+        freeze_backbone_batch_norms=False,
+    )  # fmt: skip
+    reference = _random(RTDetrForObjectDetection(config))
+    for name, tensor in reference.state_dict().items():
+        if name.endswith((".gamma", ".layer_scale_parameter")):
+            tensor.fill_(0.7)
+    assert shipped_model_for("rtdetr-transformers", reference.state_dict()) == "rtdetr-l-convnextv2-atto"
+    _compare(reference, _loaded(reference, "rtdetr-l-convnextv2-atto", batch_norm_eps="1.0e-5"))
 
 
 def test_names_of_release_4():

@@ -7,7 +7,15 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torchvision.models import convnext_tiny
-from transformers import ConvNextConfig, ConvNextModel, ConvNextV2Config, ConvNextV2ForImageClassification, ConvNextV2Model
+from transformers import (
+    ConvNextConfig,
+    ConvNextModel,
+    ConvNextV2Config,
+    ConvNextV2ForImageClassification,
+    ConvNextV2Model,
+    DINOv3ConvNextConfig,
+    DINOv3ConvNextModel,
+)
 
 from nextdetr.models.convnextv2 import SIZES, convnextv2
 from nextdetr.models.graph import build_model, parse_model_text
@@ -61,9 +69,13 @@ def torchvision_model(_):
 
 
 def transformers_model(kind):
-    config, model = {"v1": (ConvNextConfig, ConvNextModel), "v2": (ConvNextV2Config, ConvNextV2Model)}[kind]
+    config, model = {
+        "v1": (ConvNextConfig, ConvNextModel),
+        "v2": (ConvNextV2Config, ConvNextV2Model),
+        "dinov3": (DINOv3ConvNextConfig, DINOv3ConvNextModel),
+    }[kind]
     built = randomise(model(config(depths=list(SIZES["atto"].depths), hidden_sizes=list(SIZES["atto"].dims))))
-    return built, built.encoder.stages
+    return built, built.model.stages if kind == "dinov3" else built.encoder.stages
 
 
 @pytest.mark.parametrize(
@@ -75,6 +87,7 @@ def transformers_model(kind):
         (timm_model, "convnext_tiny", "tiny", "convnext-v1-timm"),
         (torchvision_model, "", "tiny", "convnext-v1-torchvision"),
         (transformers_model, "v2", "atto", "convnextv2-transformers"),
+        (transformers_model, "dinov3", "atto", "convnext-v1-dinov3"),
         (transformers_model, "v1", "atto", "convnext-v1-transformers"),
     ],
 )

@@ -11,7 +11,8 @@ from nextdetr.weights.layouts.table import LAYOUTS
 KINDS = [
     "nextdetr-backbone", "nextdetr-detector", "rtdetr-ultralytics", "rtdetr-transformers", "rtdetrv2-transformers",
     "rtdetr-official", "rtdetrv2-official", "convnextv2-fcmae-sparse", "convnextv2-original", "convnext-v1-original",
-    "convnextv2-timm", "convnext-v1-timm", "convnextv2-transformers", "convnext-v1-transformers", "convnext-v1-torchvision",
+    "convnextv2-timm", "convnext-v1-timm", "convnextv2-transformers", "convnext-v1-transformers", "convnext-v1-dinov3",
+    "convnext-v1-torchvision",
 ]  # fmt: skip
 
 
@@ -19,7 +20,7 @@ def test_the_table_lists_what_there_is():
     assert list(LAYOUTS) == KINDS
     for kind, layout in LAYOUTS.items():
         licence, remarks = layout.licence(1000)
-        assert licence in ("unknown", "Apache-2.0", "AGPL-3.0", "CC-BY-NC-4.0"), kind
+        assert licence in ("unknown", "Apache-2.0", "AGPL-3.0", "CC-BY-NC-4.0", "dinov3-license"), kind
         assert all(remark.endswith(".") for remark in remarks)
         assert layout.matches(["something.weight"], {}) is None
         expected = {True: 1e-6, False: 1e-3 if "ultralytics" in kind else 1e-5}[layout.is_backbone]

@@ -10,13 +10,14 @@ import math
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nextdetr.errors import WeightsError
+from nextdetr.weights.folder import CARD, CONFIG, FOLDER_FILES, read_card
 from nextdetr.weights.gate import is_finite
 from nextdetr.weights.pickle.archive import map_file
 from nextdetr.weights.pickle.calls import NumberKey
@@ -29,9 +30,6 @@ __all__ = ["WeightsFile", "check_finite", "read_tensors"]
 
 _MAX_JSON = 16 << 20
 _LFS = b"version https://git-lfs"
-_FOLDER_FILES = (
-    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
-)  # fmt: skip
 _ALIENS = {
     b"\x1f\x8b": "a gzip archive", b"BZh": "a bzip2 archive", b"\xfd7zXZ": "an xz archive", b"7z\xbc\xaf": "a 7z archive",
     b"\x28\xb5\x2f\xfd": "a zstd archive", b"\x89HDF": "an HDF5 file", b"\x93NUMPY": "a NumPy array", b"GGUF": "GGUF",
@@ -44,20 +42,21 @@ class WeightsFile:
     """What a weights file holds.
 
     Attributes:
-        path: what was read.
+        path: what was read; of a file from the Hugging Face Hub its name there, with the commit.
         format: ``safetensors``, ``torch`` (zip), ``torch-legacy`` or ``folder``.
         tensors: name -> tensor, of the types of the file. They may be views of the file on the disk: copy what is kept for
             longer than the file stays as it is.
         metadata: the header's metadata of safetensors; empty for others.
-        extra: what else is known, as text, numbers, lists and dictionaries. For a folder: ``config`` (config.json). For
-            torch: the other entries of the file by their names (an entry ``config`` as ``file_config``), ``unwrapped``
+        extra: what else is known, as text, numbers, lists and dictionaries. For a folder, or a file with the name of one in
+            a folder: ``config`` (config.json) and ``card`` (of README.md, see ``read_card``). For torch: the other entries
+            of the file by their names (``config`` and ``card`` as ``file_config`` and ``file_card``), ``unwrapped``
             (where the tensors were: ``ema.module``, ``model``, or empty for the whole file), ``keys`` (all entries),
             ``prefix`` (what all names began with), ``not_tensors``, ``stubs`` (classes that were not built); and for a
             pickled module ``pickled_class`` and, if it has them, ``names`` (classes) and ``yaml``.
         maps: the memory maps that tensors are views of.
     """
 
-    path: Path
+    path: PurePath
     format: str
     tensors: dict[str, Tensor]
     metadata: dict[str, str] = field(default_factory=dict)
@@ -91,7 +90,10 @@ def read_tensors(path: str | Path, *, key: str | None = None) -> WeightsFile:
             return _read_folder(path, key)
         if not path.is_file():
             raise WeightsError(f"{path}: no such file." if not path.exists() else f"{path}: not an ordinary file.")
-        return _read_file(path, key)
+        file = _read_file(path, key)
+        if path.name in FOLDER_FILES:
+            file.extra |= _beside(path.parent)
+        return file
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
@@ -203,7 +205,7 @@ def _extra(file: TorchFile, found: Found) -> dict[str, Any]:
         for name in list(file.root)[:100]:
             value = file.root[name]
             if isinstance(name, str) and not (isinstance(value, Stub) and "_modules" in value.state):
-                extra["file_config" if name == "config" else name] = plain(value)
+                extra[f"file_{name}" if name in ("config", "card") else name] = plain(value)
     extra |= {"unwrapped": found.place, "keys": keys, "prefix": found.prefix}
     extra |= {"not_tensors": found.others[:100], "stubs": [name[:200] for name in file.stubs[:200]]}
     if found.module is not None:
@@ -215,17 +217,24 @@ def _extra(file: TorchFile, found: Found) -> dict[str, Any]:
 
 
 def _read_folder(folder: Path, key: str | None) -> WeightsFile:
-    name = next((name for name in _FOLDER_FILES if (folder / name).is_file()), None)
+    name = next((name for name in FOLDER_FILES if (folder / name).is_file()), None)
     if name is None:
         found = sorted(path.name for path in folder.glob("*.safetensors"))
         if len(found) != 1:
             several = f"several files ({', '.join(found[:4])}); name one" if found else "no model.safetensors"
             raise WeightsError(f"{folder}: a folder with {several}; give a weights file or a folder of transformers.")
         name = found[0]
-    config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else None
     file = _read_shards(folder, folder / name, key) if name.endswith(".index.json") else _read_file(folder / name, key)
-    extra = file.extra if config is None else file.extra | {"config": config}
-    return WeightsFile(folder, "folder", file.tensors, file.metadata, extra, file.maps)
+    return WeightsFile(folder, "folder", file.tensors, file.metadata, file.extra | _beside(folder), file.maps)
+
+
+def _beside(folder: Path) -> dict[str, Any]:
+    """Return what a folder says of the weights in it."""
+    found: dict[str, Any] = {}
+    if (folder / CONFIG).is_file():
+        found["config"] = _read_json(folder / CONFIG)
+    card = read_card(folder / CARD)
+    return found | ({"card": card} if card else {})
 
 
 def _read_shards(folder: Path, index: Path, key: str | None) -> WeightsFile:

@@ -11,8 +11,9 @@ from torch import Tensor
 from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
 from nextdetr.weights.layouts.sizes import size_name
+from nextdetr.weights.reader import WeightsFile
 
-__all__ = ["Identity", "Layout", "Licence", "State", "always", "layout_table"]
+__all__ = ["Identity", "Layout", "Licence", "State", "always", "layout_table", "licence_of"]
 
 State = Mapping[str, Tensor]
 Config = Mapping[str, Any] | None
@@ -36,6 +37,8 @@ class Layout:
             that has no place there is kept, so that a report shows it.
         rename: of a backbone, ``to_ours`` without arithmetic, to look at names and shapes.
         shipped: takes the same tensors and config, and returns the name of the shipped model with their backbone.
+        types: what a ``config.json`` beside such files states: transformers' ``model_type``, or a pattern of timm's
+            ``architecture``. Of a file whose config.json states a model, layouts of other types are not asked.
     """
 
     kind: str
@@ -46,6 +49,41 @@ class Layout:
     to_ours: Callable[[State, DetectionModel | None, Config], dict[str, Tensor]]
     rename: Callable[[State], dict[str, Tensor]] = dict
     shipped: Callable[[State, Config], str | None] = lambda state, config: None
+    types: tuple[str, ...] = ()
+
+
+#: Licences beside which that of a model card or a config.json may stand alone.
+_LEAVES_THE_CHOICE = frozenset({"unknown", "none", "Apache-2.0"})
+
+
+def licence_of(file: WeightsFile, layout: Layout, classes: int | None) -> tuple[str, tuple[str, ...]]:
+    """Return the licence of a file's weights, and what is to be said of it.
+
+    What the file itself states is believed, and so is our own list of published weights. A model card, or timm's
+    config.json, is believed where the layout leaves the choice; a licence of published weights that asks for more than the
+    card stays beside it, as cards of copies and of fine-tuned models often name another one than their source has.
+    """
+    own = file.metadata.get("weights_licence") or _text(file.extra.get("nextdetr"), "weights_licence")
+    if own:
+        return own, ()
+    usual, remarks = layout.licence(classes)
+    card, config = file.extra.get("card"), file.extra.get("config")
+    listed = _text(card, "listed")
+    if listed is not None:
+        return listed, ("the licence is the one that nextdetr weights list gives.",)
+    of_timm = _text(config.get("pretrained_cfg"), "license") if isinstance(config, dict) else None
+    stated, where = (of_timm, "config.json") if of_timm else (_text(card, "licence"), "model card")
+    if stated is None or stated.lower() == usual.lower():
+        return usual, remarks
+    if usual in _LEAVES_THE_CHOICE:
+        return stated, (f"the licence is the one that its {where} states.",)
+    note = f"its {where} states {stated}; the licence of published weights of this kind, {usual}, is kept beside it."
+    return f"{stated} and {usual}", (*remarks, note)
+
+
+def _text(entries: object, key: str) -> str | None:
+    value = entries.get(key) if isinstance(entries, dict) else None
+    return value[:100] if isinstance(value, str) and value else None
 
 
 def always(licence: str, *remarks: str) -> Licence:

@@ -34,6 +34,7 @@ def convnext(
     *,
     licence: Licence,
     sparse: bool = False,
+    types: tuple[str, ...] = (),
 ) -> Layout:
     """Return the layout of a ConvNeXt backbone.
 
@@ -44,6 +45,7 @@ def convnext(
         rename: brings tensors to our names.
         licence: of files that state none.
         sparse: whether its kernels are those of sparse convolutions.
+        types: see ``Layout``.
     """
     first = kind.startswith("convnext-v1")
     stems, blocks = re.compile(stem), re.compile(block)
@@ -59,7 +61,7 @@ def convnext(
     def to_ours(state: State, model: DetectionModel | None = None, config: Config = None) -> dict[str, Tensor]:
         return fold_v1(rename(state)) if first else rename(state)
 
-    return Layout(kind, True, licence, EPS, matches, to_ours, rename)
+    return Layout(kind, True, licence, EPS, matches, to_ours, rename, types=types)
 
 
 def _is_first(names: Collection[str]) -> bool:

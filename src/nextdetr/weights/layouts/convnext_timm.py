@@ -74,6 +74,6 @@ def _licence_of_first(classes: int | None) -> tuple[str, tuple[str, ...]]:
 
 _STEM, _BLOCK = r"(.*?)stem[._]0\.weight", r"stages[._]0\.blocks\.0\.conv_dw\."
 LAYOUTS = (
-    convnext("convnextv2-timm", _STEM, _BLOCK, from_timm, licence=CC_BY_NC),
-    convnext("convnext-v1-timm", _STEM, _BLOCK, from_timm, licence=_licence_of_first),
+    convnext("convnextv2-timm", _STEM, _BLOCK, from_timm, licence=CC_BY_NC, types=("convnextv2_*",)),
+    convnext("convnext-v1-timm", _STEM, _BLOCK, from_timm, licence=_licence_of_first, types=("convnext_*",)),
 )

@@ -1,4 +1,4 @@
-"""Checkpoints of transformers' ConvNext and ConvNextV2, with or without the head's prefix."""
+"""Checkpoints of transformers' ConvNext, ConvNextV2 and DINOv3ConvNext, with or without the head's prefix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nextdetr.weights.layouts.base import State, always
 from nextdetr.weights.layouts.convnext import CC_BY_NC, convnext, shaped
 from nextdetr.weights.layouts.names import renamed_once, rules
 
-__all__ = ["LAYOUTS", "from_transformers", "to_transformers"]
+__all__ = ["LAYOUTS", "from_dinov3", "from_transformers", "to_transformers"]
 
 _TRANSFORMERS = rules(
     (r"embeddings\.patch_embeddings\.", "downsample_layers.0.0."),
@@ -53,9 +53,40 @@ def to_transformers(state: State) -> dict[str, Tensor]:
     return renamed_once(state, _TO_TRANSFORMERS)
 
 
+_DINOV3_RULES = rules(
+    (r"(?:model\.)?stages\.(\d+)\.downsample_layers\.(\d)\.", r"downsample_layers.\1.\2."),
+    (r"(?:model\.)?stages\.(\d+)\.layers\.(\d+)\.depthwise_conv\.", r"stages.\1.\2.dwconv."),
+    (r"(?:model\.)?stages\.(\d+)\.layers\.(\d+)\.layer_norm\.", r"stages.\1.\2.norm."),
+    (r"(?:model\.)?stages\.(\d+)\.layers\.(\d+)\.pointwise_conv([12])\.", r"stages.\1.\2.pwconv\3."),
+    (r"(?:model\.)?stages\.(\d+)\.layers\.(\d+)\.gamma$", r"stages.\1.\2.gamma"),
+    (r"layer_norm\.", "norm."),
+)
+
+
+def from_dinov3(state: State) -> dict[str, Tensor]:
+    """Bring the state of a transformers ``dinov3_convnext`` model, which is a ConvNeXt V1, to our names.
+
+    Args:
+        state: name -> tensor. A name that no rule knows is kept, so that loading reports it as unexpected.
+    """
+    return renamed_once(state, _DINOV3_RULES)
+
+
+_DINOV3 = always(
+    "dinov3-license", "Meta's DINOv3 licence has terms of its own for using and passing on its weights: read it before use."
+)
+_DINOV3_STEM = r"(.*?)(?:model\.)?stages\.0\.downsample_layers\.0\.weight"
 _STEM = r"(.*?)(?:convnextv2\.|convnext\.)?embeddings\.patch_embeddings\.weight"
 _BLOCK = r"stages\.0\.layers\.0\.dwconv\."
 LAYOUTS = (
-    convnext("convnextv2-transformers", _STEM, _BLOCK, from_transformers, licence=CC_BY_NC),
-    convnext("convnext-v1-transformers", _STEM, _BLOCK, from_transformers, licence=always("unknown")),
+    convnext("convnextv2-transformers", _STEM, _BLOCK, from_transformers, licence=CC_BY_NC, types=("convnextv2",)),
+    convnext("convnext-v1-transformers", _STEM, _BLOCK, from_transformers, licence=always("unknown"), types=("convnext",)),
+    convnext(
+        "convnext-v1-dinov3",
+        _DINOV3_STEM,
+        r"stages\.0\.layers\.0\.depthwise_conv\.",
+        from_dinov3,
+        licence=_DINOV3,
+        types=("dinov3_convnext",),
+    ),
 )

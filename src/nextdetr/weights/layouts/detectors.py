@@ -16,7 +16,7 @@ from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import available_models, build_skeleton
 from nextdetr.weights.layouts import rtdetr_official, rtdetr_transformers, rtdetr_ultralytics
-from nextdetr.weights.layouts.base import Config, Layout, State, layout_table
+from nextdetr.weights.layouts.base import Config, Layout, State, layout_table, licence_of
 from nextdetr.weights.layouts.classes import published_classes
 from nextdetr.weights.reader import WeightsFile
 
@@ -151,10 +151,8 @@ def describe_detector(file: WeightsFile, layout: Layout) -> dict[str, Any]:
             notes.append("it does not name its 80 classes; they are taken to be COCO's.")
     if model is None:
         notes.append("it fits no shipped model; name the model file that it was trained with.")
-    licence = file.metadata.get("weights_licence")
-    if licence is None:
-        licence, remarks = layout.licence(count)
-        notes += remarks
+    licence, remarks = licence_of(file, layout, count)
+    notes += remarks
     return {
         "kind": kind, "model": model, "classes": classes, "licence": licence, "notes": tuple(notes), "num_classes": count,
     }  # fmt: skip

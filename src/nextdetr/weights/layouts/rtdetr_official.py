@@ -32,6 +32,13 @@ _RESNETS: Mapping[tuple[tuple[int, ...], bool], str] = {
     ((3, 4, 23, 3), True): "r101vd",
 }
 
+#: The decoder's parts. D-FINE's and DEIM's, whose other names are RT-DETR's, has more of them.
+_PARTS = re.compile(
+    r"(?:input_proj|decoder\.layers|denoising_class_embed|tgt_embed|query_pos_head|enc_output|enc_score_head|enc_bbox_head"
+    r"|dec_score_head|dec_bbox_head)\.|anchors|valid_mask"
+)
+_ATTENTION = "decoder.layers.0.cross_attn.value_proj.weight"
+
 #: Buffers that follow from the model's structure and the image size.
 _DERIVED = ("anchors", "valid_mask", "num_points_scale", "n_points_scale")
 _HEAD_OF_CLASSES = "decoder.dec_score_head.0.weight"
@@ -109,7 +116,9 @@ def _layout(kind: str, second: bool) -> Layout:
         found = next((match for name in names if (match := _FIRST.fullmatch(name))), None)
         if found is None or _is_second(names) != second:
             return None
-        return str(found[1])
+        prefix = f"{found[1]}decoder."
+        inside = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+        return str(found[1]) if _ATTENTION in inside and all(_PARTS.match(name) for name in inside) else None
 
     def to_ours(state: State, model: DetectionModel | None, config: Config = None) -> dict[str, Tensor]:
         assert model is not None  # a detector's tensors have their names from its rows

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from nextdetr.models.detection import DetectionModel
 from nextdetr.weights.layouts.base import Config, Layout, State
-from nextdetr.weights.layouts.convnext_transformers import from_transformers
+from nextdetr.weights.layouts.convnext import fold_v1
+from nextdetr.weights.layouts.convnext_transformers import from_dinov3, from_transformers
+from nextdetr.weights.layouts.foreign import foreign_name
 from nextdetr.weights.layouts.names import renamed, rules
 from nextdetr.weights.layouts.rtdetr_official import APACHE, EPS, from_official, resnet_model
 
@@ -23,8 +25,18 @@ __all__ = ["LAYOUTS", "OFFSET_SCALE", "to_official", "transformers_backbone"]
 
 _FIRST = re.compile(r"(.*?)model\.decoder\.layers\.0\.encoder_attn\.sampling_offsets\.weight")
 OFFSET_SCALE = 0.5  # of RT-DETR: an offset of 1 at one point per level is half a box's side
-_CONVNEXT = "model.backbone.model."
-_CONVNEXT_STEM = "embeddings.patch_embeddings.weight"
+_BACKBONE = "model.backbone.model."
+#: What a ConvNeXt backbone's stem is called in there, and what brings such a backbone to our names.
+_CONVNEXTS = (
+    ("embeddings.patch_embeddings.weight", from_transformers),
+    ("stages.0.downsample_layers.0.weight", from_dinov3),
+    ("model.stages.0.downsample_layers.0.weight", from_dinov3),
+)
+#: The parts of a model, and of its decoder. PP-DocLayout and D-FINE, whose other names are RT-DETR's, have more of them.
+_PARTS = re.compile(
+    r"(?:backbone|encoder_input_proj|encoder|decoder_input_proj|enc_output|enc_score_head|enc_bbox_head|weight_embedding"
+    r"|denoising_class_embed|decoder\.(?:layers|query_pos_head|class_embed|bbox_embed))\.|anchors|valid_mask"
+)
 
 _NORMS = ((r"\.convolution\.", ".conv."), (r"\.normalization\.", ".norm."))
 _RULES = rules(
@@ -72,13 +84,10 @@ def to_official(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None 
     Returns:
         Official name -> tensor; query, key and value in one tensor, and the offsets' reach in their weights.
     """
-    named = {}
-    convnext = f"{_CONVNEXT}{_CONVNEXT_STEM}" in tensors
+    backbone = _convnext(tensors, _BACKBONE)
+    named = {f"backbone.{name}": tensor for name, tensor in backbone.items()}
     for name, tensor in tensors.items():
-        if convnext and name.startswith(_CONVNEXT) and ".hidden_states_norms." not in name:
-            ((ours, shaped),) = from_transformers({name.removeprefix(_CONVNEXT): tensor}).items()
-            named[f"backbone.{ours}"] = shaped
-        else:
+        if not backbone or not name.startswith(_BACKBONE) or ".hidden_states_norms." in name:
             # Of a head that stands twice, in the model and in its decoder, both copies are the same tensor.
             named.setdefault(name if ".hidden_states_norms." in name else renamed(name, _RULES), tensor)
     for name in [name for name in named if _QUERY.fullmatch(name)]:
@@ -92,15 +101,23 @@ def to_official(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None 
 
 
 def transformers_backbone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the ConvNeXt V2 backbone of a transformers detector under our names; empty if its backbone is another one.
+    """Return the ConvNeXt backbone of a transformers detector as a V2 under our names; empty if it is another one.
 
     The norms of the maps that it returns (``hidden_states_norms``) belong to the detector and are left out.
     """
-    prefix = next((n.removesuffix(_CONVNEXT_STEM) for n in tensors if n.endswith(_CONVNEXT + _CONVNEXT_STEM)), None)
-    if prefix is None:
+    stems = [_BACKBONE + stem for stem, _ in _CONVNEXTS]
+    found = next((name for name in tensors if name.endswith(tuple(stems))), None)
+    return {} if found is None else _convnext(tensors, found[: found.rindex(_BACKBONE)] + _BACKBONE)
+
+
+def _convnext(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the ConvNeXt under a prefix as a V2 of our names; empty if there is none."""
+    bring = next((bring for stem, bring in _CONVNEXTS if prefix + stem in tensors), None)
+    if bring is None:
         return {}
     inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    return from_transformers({n: tensor for n, tensor in inside.items() if not n.startswith("hidden_states_norms.")})
+    ours = bring({name: tensor for name, tensor in inside.items() if not name.startswith("hidden_states_norms.")})
+    return ours if any(".grn." in name for name in ours) else fold_v1(ours)
 
 
 def _join(named: dict[str, Tensor], query: str) -> None:
@@ -112,12 +129,12 @@ def _join(named: dict[str, Tensor], query: str) -> None:
         named[f"{match[1]}.in_proj_{match[2]}"] = torch.cat([named.pop(source) for source in sources])
 
 
-def _layout(kind: str, second: bool) -> Layout:
+def _layout(kind: str, model_type: str, second: bool) -> Layout:
     def matches(names: Collection[str], metadata: Mapping[str, str]) -> str | None:
         found = next((match for name in names if (match := _FIRST.fullmatch(name))), None)
         if found is None or any(name.endswith("points_scale") for name in names) != second:
             return None
-        return str(found[1])
+        return str(found[1]) if _is_rtdetr(names, f"{found[1]}model.") else None
 
     def to_ours(state: State, model: DetectionModel | None, config: Config = None) -> dict[str, Tensor]:
         assert model is not None  # a detector's tensors have their names from its rows
@@ -126,7 +143,18 @@ def _layout(kind: str, second: bool) -> Layout:
     def shipped(state: State, config: Config) -> str | None:
         return resnet_model(to_official(state, config))
 
-    return Layout(kind, False, APACHE, EPS, matches, to_ours, shipped=shipped)
+    return Layout(kind, False, APACHE, EPS, matches, to_ours, shipped=shipped, types=(model_type,))
 
 
-LAYOUTS = (_layout("rtdetr-transformers", second=False), _layout("rtdetrv2-transformers", second=True))
+def _is_rtdetr(names: Collection[str], prefix: str) -> bool:
+    """Whether names are RT-DETR's and not those of a relative: its parts, all of them known, and its attention."""
+    inside = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+    hybrid = any(name.startswith(("encoder.lateral_convs.", "encoder.fpn_blocks.")) for name in inside)
+    attention = "decoder.layers.0.encoder_attn.value_proj.weight" in inside
+    return hybrid and attention and all(_PARTS.match(name) for name in inside) and foreign_name(names) is None
+
+
+LAYOUTS = (
+    _layout("rtdetr-transformers", "rt_detr", second=False),
+    _layout("rtdetrv2-transformers", "rt_detr_v2", second=True),
+)

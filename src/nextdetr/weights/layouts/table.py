@@ -1,13 +1,12 @@
 """What a weights file is: recognised by its metadata, or by the names and shapes of its tensors; nothing is guessed beyond.
 
-Licences: a file that states its own is believed. Otherwise ConvNeXt V2's published weights are CC-BY-NC-4.0, timm's
+Licences: see ``licence_of``. Where nobody states one, ConvNeXt V2's published weights are CC-BY-NC-4.0, timm's
 ImageNet-trained V1 weights Apache-2.0 (REFERENCE, section 2), pickles of ultralytics AGPL-3.0; the rest is ``unknown``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -20,15 +19,16 @@ from nextdetr.weights.layouts import (
     convnext_transformers,
     nextdetr,
 )
-from nextdetr.weights.layouts.base import Identity, Layout, State, layout_table
+from nextdetr.weights.layouts.base import Identity, Layout, State, layout_table, licence_of
 from nextdetr.weights.layouts.classes import IMAGENET_HEADS
 from nextdetr.weights.layouts.convnext import V1_NOTE, check_stem
-from nextdetr.weights.layouts.detectors import DETECTORS, describe_detector
+from nextdetr.weights.layouts.detectors import DETECTORS, config_of, describe_detector
+from nextdetr.weights.layouts.foreign import foreign_name, is_of_type, model_title, stated_type
 from nextdetr.weights.layouts.nextdetr import FCMAE, own_detector
 from nextdetr.weights.layouts.sizes import backbone_size, known_size, size_name
 from nextdetr.weights.reader import WeightsFile
 
-__all__ = ["FCMAE", "LAYOUTS", "V1_NOTE", "Identity", "backbone_tensors", "identify"]
+__all__ = ["FCMAE", "LAYOUTS", "V1_NOTE", "Identity", "backbone_tensors", "identify", "opens_type"]
 
 #: Every layout, in the order in which a file is compared with them.
 LAYOUTS = layout_table(
@@ -43,26 +43,49 @@ LAYOUTS = layout_table(
 
 
 def identify(file: WeightsFile) -> Identity:
-    """Recognise a file.
+    """Recognise a file: by the model that its ``config.json`` states, else by the names of its tensors.
 
     Raises:
-        WeightsError: it is of no layout that is known, or of a ConvNeXt that no block of ours computes.
+        WeightsError: it is of no layout that is known (the message names what it is, as far as that can be told), or of a
+            ConvNeXt that no block of ours computes.
     """
     if not file.tensors:
         raise WeightsError(f"{file.path}: there are no tensors in it.")
-    for layout in LAYOUTS.values():
+    stated = stated_type(config_of(file))
+    layouts = [layout for layout in LAYOUTS.values() if stated is None or is_of_type(stated, layout.types)]
+    for layout in layouts:
         prefix = layout.matches(file.tensors.keys(), file.metadata)
         if prefix is None:
             continue
         if layout.is_backbone:
             return _backbone(file, layout, prefix)
         if layout.kind not in DETECTORS:
-            return own_detector(file, stated_licence(file))
+            return own_detector(file, licence_of(file, layout, None)[0])
         return Identity(**describe_detector(file, layout))
+    raise WeightsError(f"{file.path}: {_refusal(file, stated, known=bool(layouts))}")
+
+
+def opens_type(stated: str) -> bool:
+    """Whether there is a layout for what a ``config.json`` states."""
+    return any(is_of_type(stated, layout.types) for layout in LAYOUTS.values())
+
+
+def _refusal(file: WeightsFile, stated: str | None, *, known: bool) -> str:
+    """Say what a file is that cannot be opened, and what can."""
     shown = ", ".join(list(file.tensors)[:3])
-    raise WeightsError(
-        f"{file.path}: its {len(file.tensors)} tensors ({shown}, …) are of no known layout; known are {', '.join(LAYOUTS)}."
-    )
+    types = [kind for layout in LAYOUTS.values() for kind in layout.types]
+    opened = f"with a config.json, NextDETR opens {', '.join(dict.fromkeys(types))}."
+    if stated is not None and known:
+        return (
+            f"its config.json says {model_title(stated)}, but its {len(file.tensors)} tensors ({shown}, …) are not "
+            "those of such a model; give the folder as its program wrote it."
+        )
+    if stated is not None:
+        return f"its config.json says {model_title(stated)}, which NextDETR cannot open; {opened}"
+    foreign = foreign_name(file.tensors)
+    if foreign is not None:
+        return f"by the names of its tensors {foreign}, which NextDETR cannot open; it opens {', '.join(LAYOUTS)}."
+    return f"its {len(file.tensors)} tensors ({shown}, …) are of no known layout; known are {', '.join(LAYOUTS)}."
 
 
 def backbone_tensors(file: WeightsFile, identity: Identity) -> dict[str, Tensor]:
@@ -93,15 +116,21 @@ def _backbone(file: WeightsFile, layout: Layout, prefix: str) -> Identity:
         )
     if kind.startswith("convnext-v1"):
         notes.append(V1_NOTE)
-    stated = stated_licence(file)
-    licence, remarks = layout.licence(classes) if stated is None else (stated, ())
+    licence, remarks = licence_of(file, layout, classes)
     # The published sparse files are FCMAE's own; files of ours say it, but for the first ones, known by having no licence.
     alone = kind == "convnextv2-fcmae-sparse" or file.metadata.get("pretraining") == FCMAE
-    alone = alone or (kind == "nextdetr-backbone" and licence == "none")
+    alone = alone or (kind == "nextdetr-backbone" and licence == "none") or _tag_of_timm(file) == FCMAE
     return Identity(
         kind, None if size is None else f"convnextv2-{size}", licence=licence, num_classes=classes,
         depths=depths, dims=dims, notes=(*notes, *remarks), prefix=prefix, without_labels=alone, is_backbone=True,
     )  # fmt: skip
+
+
+def _tag_of_timm(file: WeightsFile) -> str | None:
+    """Return how timm says that weights were trained last: ``fcmae``, or ``fcmae_ft_in1k``."""
+    settings = (config_of(file) or {}).get("pretrained_cfg")
+    tag = settings.get("tag") if isinstance(settings, dict) else None
+    return tag if isinstance(tag, str) else None
 
 
 def _renamed_only(file: WeightsFile, layout: Layout, state: State) -> dict[str, Tensor]:
@@ -112,16 +141,6 @@ def _renamed_only(file: WeightsFile, layout: Layout, state: State) -> dict[str, 
     except (WeightsError, RuntimeError, IndexError, ValueError) as error:
         raise WeightsError(f"{file.path}: {' '.join(str(error).split())}") from error
     return ours
-
-
-def stated_licence(file: WeightsFile) -> str | None:
-    """Return the licence that the file itself states."""
-    licence: Any = file.metadata.get("weights_licence")
-    if licence:
-        return str(licence)
-    extra = file.extra.get("nextdetr")
-    licence = extra.get("weights_licence") if isinstance(extra, dict) else None
-    return licence if isinstance(licence, str) and licence else None
 
 
 def _without(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

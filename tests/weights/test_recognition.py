@@ -1,0 +1,141 @@
+"""What a file is: its config.json decides, then the names of its tensors; and whose licence it has."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from nextdetr.errors import WeightsError
+from nextdetr.weights.folder import read_card
+from nextdetr.weights.layouts.convnext_timm import to_timm
+from nextdetr.weights.layouts.convnext_transformers import to_transformers
+from nextdetr.weights.layouts.foreign import stated_type
+from nextdetr.weights.load import open_weights
+from nextdetr.weights.start import resolve_model
+from tests.weights.layouts_of_original import SMALL, original
+
+RT_DETR = (
+    "model.encoder.lateral_convs.0.conv.weight", "model.decoder.layers.0.encoder_attn.sampling_offsets.weight",
+    "model.decoder.layers.0.encoder_attn.value_proj.weight", "model.enc_score_head.weight",
+)  # fmt: skip
+OFFICIAL = (
+    "decoder.decoder.layers.0.cross_attn.sampling_offsets.weight", "decoder.decoder.layers.0.cross_attn.value_proj.weight",
+    "decoder.dec_score_head.0.weight",
+)  # fmt: skip
+
+
+def folder(path, names, config=None, card=None):
+    path.mkdir(parents=True, exist_ok=True)
+    tensors = names if isinstance(names, dict) else {name: torch.ones(3, 2) for name in names}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path / "model.safetensors")
+    if config is not None:
+        (path / "config.json").write_text(json.dumps(config))
+    if card is not None:
+        (path / "README.md").write_text(card)
+    return path
+
+
+def card(**entries):
+    return "---\n" + "".join(f"{key}: {value}\n" for key, value in entries.items()) + "---\n# A model\n"
+
+
+def kind_of(path):
+    return open_weights(path)[1].kind
+
+
+def licence_of(path):
+    return open_weights(path)[1].licence
+
+
+def refused(path, message):
+    with pytest.raises(WeightsError, match=message) as caught:
+        open_weights(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_config_decides(tmp_path):
+    assert kind_of(folder(tmp_path / "a", RT_DETR, {"model_type": "rt_detr"})) == "rtdetr-transformers"
+    assert kind_of(folder(tmp_path / "b", RT_DETR)) == "rtdetr-transformers"
+    refused(folder(tmp_path / "c", RT_DETR, {"model_type": "deformable_detr"}), r"says Deformable DETR \(deformable_detr\)")
+    refused(
+        folder(tmp_path / "d", RT_DETR, {"model_type": "new_one"}), "says new_one, which NextDETR cannot open; .*rt_detr,"
+    )
+    refused(folder(tmp_path / "e", RT_DETR, {"model_type": "convnextv2"}), "says convnextv2, but its 4 tensors")
+    refused(tmp_path / "c" / "model.safetensors", "Deformable DETR")  # the file of a folder, named by itself
+    with pytest.raises(WeightsError, match="Deformable DETR"):
+        resolve_model(tmp_path / "c")
+
+
+def test_timms_config_decides_too(tmp_path):
+    state = to_timm(original(*SMALL))
+    config = {"architecture": "convnextv2_atto", "pretrained_cfg": {"tag": "fcmae", "license": "cc-by-nc-4.0"}}
+    path = folder(tmp_path / "a", state, config)
+    assert (kind_of(path), licence_of(path)) == ("convnextv2-timm", "CC-BY-NC-4.0")
+    refused(folder(tmp_path / "b", state, config | {"architecture": "edgenext_small"}), "says edgenext_small, which")
+    assert kind_of(folder(tmp_path / "c", state, config | {"model_type": "timm_wrapper"})) == "convnextv2-timm"
+    assert stated_type({"architecture": "LSTM"}) is None  # some other program's word
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    ("names", "more", "what"),
+    [
+        (RT_DETR, "model.decoder.lqe_layers.0.reg_conf.layers.0.weight", "D-FINE, DEIM"),
+        (RT_DETR, "reading_order.encoder.weight", "PP-DocLayout"),
+        (RT_DETR, "model.decoder_norm.weight", "no known layout"),
+        (OFFICIAL, "decoder.pre_bbox_head.layers.0.weight", "D-FINE, DEIM"),
+        (OFFICIAL, "decoder.decoder.lqe_layers.0.reg_conf.layers.0.weight", "D-FINE, DEIM"),
+        (OFFICIAL, "decoder.decoder.extra.weight", "no known layout"),
+        (("backbone.layer1.0.conv1.weight",), "fc.weight", "a ResNet, which NextDETR cannot open"),
+    ],
+)
+def test_names_that_differ_decide_without_a_config(tmp_path, names, more, what, prefix):
+    known = [f"{prefix}{name}" for name in names]
+    if "decoder" in known[1 % len(known)]:
+        assert kind_of(folder(tmp_path / "whole", known)) in ("rtdetr-transformers", "rtdetr-official")
+        without = [name for name in known if "value_proj" not in name]  # neither D-FINE nor DEIM has it
+        refused(folder(tmp_path / "less", without), "no known layout")
+    refused(folder(tmp_path / "more", [*known, prefix + more]), what)
+
+
+def test_the_card_of_a_folder_states_the_licence(tmp_path):
+    config = {"model_type": "rt_detr"}
+    assert licence_of(folder(tmp_path / "a", RT_DETR, config)) == "unknown"
+    path = folder(tmp_path / "b", RT_DETR, config, card(license="mit"))
+    assert licence_of(path) == "mit"
+    assert any("model card" in note for note in open_weights(path)[1].notes)
+    named = card(license="other", license_name="dinov3-license")
+    assert licence_of(folder(tmp_path / "c", RT_DETR, config, named)) == "dinov3-license"
+    save_file({name: torch.ones(3, 2) for name in RT_DETR}, tmp_path / "c" / "model.safetensors", {"weights_licence": "x"})
+    assert licence_of(tmp_path / "c") == "x"  # the file's own word goes first
+
+
+def test_a_card_does_not_lift_what_published_weights_ask_for(tmp_path):
+    state = {name.removeprefix("convnextv2."): tensor for name, tensor in to_transformers(original(*SMALL)).items()}
+    config = {"model_type": "convnextv2"}
+    path = folder(tmp_path / "a", state, config, card(license="apache-2.0"))
+    assert licence_of(path) == "apache-2.0 and CC-BY-NC-4.0"
+    assert any("states apache-2.0" in note for note in open_weights(path)[1].notes)
+    assert licence_of(folder(tmp_path / "b", state, config, card(license="cc-by-nc-4.0"))) == "CC-BY-NC-4.0"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# No card",
+        "---\n---\n",
+        "---\n[\n---\n",
+        "---\nlicense: [a, b]\n---\n",
+        "text\n---\nlicense: mit\n---\n",
+        "---\n- a\n---\n",
+    ],
+)
+def test_what_is_no_card_says_nothing(tmp_path, text):
+    (tmp_path / "README.md").write_text(text)
+    assert read_card(tmp_path / "README.md") == {}
+    assert read_card(tmp_path / "none.md") == {}
