@@ -46,8 +46,9 @@ class Detector:
         model: a shipped name (``nextdetr-atto``), a model YAML, a checkpoint (``best.safetensors``), or what ``export``
             wrote (``model.onnx``, ``model.xml`` or the folder), which can predict and be scored.
         device: where to run, such as ``cpu`` or ``cuda:1``; by default the best there is.
-        weights: detector weights of any known layout to start from (ours, official RT-DETR, transformers, ultralytics).
-        backbone_weights: backbone weights of any known layout; with ``weights`` of another backbone, those bring the rest.
+        weights: detector weights of any known layout to start from (ours, official RT-DETR, transformers, ultralytics): a
+            file, a folder, a name of ``nextdetr weights list``, or ``owner/name[/file][@revision]`` of the Hub.
+        backbone_weights: the same of a backbone; with ``weights`` of another backbone, those bring the rest.
         allow_partial: accept weights that leave a part of the model as initialised, whose results mean nothing.
         runtime: what runs an exported file, ``onnxruntime`` or ``openvino``; ``auto`` is the fastest installed
             one in which the file passed its gate.
@@ -57,7 +58,7 @@ class Detector:
 
     Raises:
         ModelFileError: ``model`` is neither shipped nor a readable model file.
-        WeightsError: a weights file is damaged or does not fit the model.
+        WeightsError: weights are damaged, do not fit the model, or cannot be fetched.
 
     Example:
         >>> detector = Detector("nextdetr-atto")

@@ -6,25 +6,26 @@ shows and counts downloads by) and ``README.md`` (the model card). Nothing in a 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nextdetr.errors import ConfigError, WeightsError
 from nextdetr.files import write_text_atomic
 from nextdetr.hub_card import CARD_MARK, CardFacts, model_card
+from nextdetr.hub_errors import told
 from nextdetr.models.modelfile import available_models, load_model_file
 from nextdetr.weights.checkpoint import OpenedModel, extra_metadata, read_detector_metadata, read_metrics, save_opened
+from nextdetr.weights.layouts.foreign import model_title, stated_type
+from nextdetr.weights.layouts.table import opens_type
+from nextdetr.weights.remote import is_pinned
 
 __all__ = ["CONFIG_FILE", "MODEL_FILE", "fetch_pretrained", "save_folder", "upload_folder"]
 
 MODEL_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
 _REPO_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-_LOGIN = "log in with: hf auth login"
 
 
 def fetch_pretrained(
@@ -53,7 +54,7 @@ def fetch_pretrained(
         raise WeightsError(f"{name}: no such folder, and no repository of the Hub, which is named owner/name.")
     from huggingface_hub import snapshot_download
 
-    with _told(str(name), revision):
+    with told(str(name), revision, **_FETCHING):
         folder = snapshot_download(
             str(name), revision=revision, cache_dir=cache, token=token, allow_patterns=[MODEL_FILE, CONFIG_FILE],
             library_name="nextdetr",
@@ -148,7 +149,7 @@ def upload_folder(
 
     with tempfile.TemporaryDirectory(prefix="nextdetr-") as folder:
         save_folder(opened, folder, data=data, licence=licence, repo_id=repo_id)
-        with _told(repo_id, revision, writing=True):
+        with told(repo_id, revision, **_WRITING):
             api = HfApi(token=token, library_name="nextdetr")
             api.create_repo(repo_id, private=private, exist_ok=True)
             commit = api.upload_folder(
@@ -157,59 +158,24 @@ def upload_folder(
     return str(commit.commit_url)
 
 
-@contextlib.contextmanager
-def _told(repo_id: str, revision: str | None, *, writing: bool = False) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one sentence; errors of the local disk pass as they are."""
-    from huggingface_hub import errors as hub
-
-    # The classes of its HTTP library (requests, httpx, httpx2 by its version) stand among the bases of its own.
-    known: tuple[type[Exception], ...] = (OSError, hub.HFValidationError, *_exceptions(hub.HfHubHTTPError.__bases__))
-    try:
-        yield
-    except known as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
-            raise
-        raise WeightsError(f"{repo_id}: {_cause(error, revision, writing)}") from error
-
-
-def _exceptions(classes: tuple[type, ...]) -> list[type[Exception]]:
-    return [one for one in classes if issubclass(one, Exception)]
-
-
-def _cause(error: Exception, revision: str | None, writing: bool) -> str:
-    """Say what happened and what to do about it."""
-    from huggingface_hub import errors as hub
-
-    if isinstance(error, hub.HFValidationError):
-        return "no name that a repository of the Hub can have; it is owner/name."
-    if isinstance(error, hub.GatedRepoError):
-        return f"the repository is gated; ask for access on its page on the Hub, then {_LOGIN}."
-    if isinstance(error, hub.RepositoryNotFoundError):
-        place = "no such repository on the Hub" if writing else "neither a folder here nor a repository on the Hub"
-        return f"{place}; check the name, or, if it is private, {_LOGIN}."
-    if isinstance(error, hub.RevisionNotFoundError):
-        return f"the repository has no revision {revision}; name a branch, a tag or a commit."
-    if isinstance(error, hub.LocalTokenNotFoundError):
-        return f"the Hub asks for a token; {_LOGIN}."
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in (401, 403):
-        return f"the Hub refuses access ({status}); {_LOGIN}" + (", with a token that may write." if writing else ".")
-    if status is not None:
-        return f"the Hub answers with an error ({status}); try again later."
-    origin = error.__cause__ or error  # huggingface_hub explains at length; the first error is short
-    reason = " ".join(str(origin).split())[:120].rstrip(". ") or type(origin).__name__
-    if writing:
-        return f"the Hub cannot be reached ({reason}); check the connection and HF_HUB_OFFLINE."
-    return (
-        f"no such folder here, and the Hub cannot be reached ({reason}); check the connection and HF_HUB_OFFLINE, or "
-        "name a folder."
-    )
+_FETCHING = {
+    "missing": "neither a folder here nor a repository on the Hub",
+    "unreachable": (
+        "no such folder here, and the Hub cannot be reached ({reason}); check the connection and HF_HUB_OFFLINE, or name a "
+        "folder."
+    ),
+}
+_WRITING = {
+    "missing": "no such repository on the Hub",
+    "unreachable": "the Hub cannot be reached ({reason}); check the connection and HF_HUB_OFFLINE.",
+    "token": ", with a token that may write",
+}
 
 
 def _detector_file(folder: Path, name: str) -> Path:
     """Return the folder's detector file once its metadata say that it is one."""
     path = folder / MODEL_FILE
-    hint = _other_library(folder)
+    hint = _other_library(folder, name)
     if not path.is_file():
         raise WeightsError(f"{name}: it holds no {MODEL_FILE}, so it is no NextDETR detector{hint}.")
     try:
@@ -221,14 +187,18 @@ def _detector_file(folder: Path, name: str) -> Path:
     return path
 
 
-def _other_library(folder: Path) -> str:
-    """What to do with a folder of transformers, as the end of a sentence; "" for any other."""
+def _other_library(folder: Path, name: str) -> str:
+    """What another program's folder is, and what to do with it, as the end of a sentence; "" for any other."""
     try:
         config: Any = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return ""
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    return f" but transformers' {str(kind)[:40]}; download it and give the folder as weights=" if kind else ""
+    stated = stated_type(config) if isinstance(config, dict) else None
+    if stated is None:
+        return ""
+    if opens_type(stated):
+        return f" but transformers' {stated}; name a model and give it weights={name!r}"
+    return f" but transformers' {model_title(stated)}, which NextDETR cannot open"
 
 
 def _shipped_name(text: str) -> str | None:
@@ -237,5 +207,6 @@ def _shipped_name(text: str) -> str | None:
 
 
 def _file_names(paths: str) -> str:
-    """File names of paths joined by " and ": the rest of a path is nobody's business."""
-    return " and ".join(re.split(r"[/\\]", part.rstrip("/\\"))[-1] for part in paths.split(" and "))
+    """File names of paths joined by " and ": the rest of a path is nobody's business. Names of the Hub stay whole."""
+    parts = paths.split(" and ")
+    return " and ".join(part if is_pinned(part) else re.split(r"[/\\]", part.rstrip("/\\"))[-1] for part in parts)

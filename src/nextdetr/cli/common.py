@@ -27,7 +27,8 @@ Json = Annotated[
     bool, Parameter(name="--json", negative="", help="Print one JSON object on standard output, and nothing else.")
 ]
 Weights = Annotated[
-    Path | None, Parameter(help="Weights for MODEL: ours, official RT-DETR's, transformers' or ultralytics'.")
+    Path | None,
+    Parameter(help="Weights for MODEL: a file, a folder, or a name of nextdetr weights list or of the Hugging Face Hub."),
 ]
 AllowPartial = Annotated[
     bool,

@@ -1,4 +1,4 @@
-"""``nextdetr weights inspect`` and ``nextdetr weights convert``."""
+"""``nextdetr weights inspect``, ``nextdetr weights convert`` and ``nextdetr weights list``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ app = App(name="weights", help="Look into weights files of any origin, and write
 
 @app.command
 def inspect(
-    file: Annotated[Path, Parameter(help="A weights file, a transformers folder, or an exported file.")],
+    file: Annotated[Path, Parameter(help="A weights file, a folder, a name (as for --weights), or an exported file.")],
     *,
     model: Annotated[str | None, Parameter(help="A shipped name or model YAML that it should fit.")] = None,
     json: Json = False,
@@ -44,7 +44,7 @@ def inspect(
 
 @app.command
 def convert(
-    file: Annotated[Path, Parameter(help="A weights file, or a transformers folder.")],
+    file: Annotated[Path, Parameter(help="A weights file, a folder, or a name (as for --weights).")],
     *,
     to: Annotated[Literal["nextdetr", "timm", "transformers", "original"], Parameter(help="Layout to write.")],
     output: Annotated[Path | None, Parameter(help="File to write (default: beside FILE, the layout in its name).")] = None,
@@ -63,6 +63,32 @@ def convert(
         print_json({"command": "weights convert", **result, "weights_licence": identity.licence})
     else:
         say(f"{written}  ({to}, from {identity.kind}; licence of the weights: {identity.licence})")
+
+
+@app.command(name="list")
+def list_weights(*, json: Json = False, verbose: Verbose = False) -> None:
+    """List published weights that are known to fit, with their licences, by the names that `--weights` takes.
+
+    Nothing is downloaded. Others load too: `owner/name[/file][@revision]` of the Hugging Face Hub.
+    """
+    from nextdetr.weights.published import listed_weights
+
+    entries = listed_weights()
+    if json:
+        print_json({"command": "weights list", "weights": [entry.to_json() for entry in entries]})
+        return
+    rows = [("name", "model", "parameters", "published", "licence", "size", "repository of the Hub")]
+    for entry in entries:
+        measure = "AP" if entry.part == "detector" else "top-1"
+        rows.append((
+            entry.name, entry.model, "" if entry.parameters is None else f"{entry.parameters / 1e6:.1f} M",
+            "" if entry.metric is None else f"{entry.metric:.3f} {measure}", entry.licence,
+            "" if entry.megabytes is None else f"{entry.megabytes:g} MB", entry.repository,
+        ))  # fmt: skip
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        say("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    say("Give a detector's name as --weights, a backbone's (model convnextv2-…) as --backbone-weights.")
 
 
 def _show(file: Path, found: dict[str, Any]) -> None:

@@ -128,7 +128,7 @@ def prepare_pretraining(
     earlier = state.get("started_from", {"licence": "none", "file": str(config.weights or "none")})
     started_from = (str(earlier["licence"]), str(earlier["file"]))
     if config.weights is not None and "started_from" not in state:  # a resumed run has long left them behind
-        started_from = (_load_encoder(encoder, config.weights), str(config.weights))
+        started_from = _load_encoder(encoder, config.weights)
     model = FCMAE(
         encoder, mask_ratio=config.mask_ratio, patch_size=config.patch_size, decoder_depth=config.decoder_depth,
         decoder_width=config.decoder_width, normalise_target=config.normalise_target,
@@ -182,8 +182,8 @@ def build_pretraining_optimizer(
     return AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=fused)
 
 
-def _load_encoder(encoder: ConvNeXtV2, path: Path) -> str:
-    """Load all tensors of the encoder; return the licence of the weights."""
+def _load_encoder(encoder: ConvNeXtV2, path: Path) -> tuple[str, str]:
+    """Load all tensors of the encoder; return the licence of the weights, and what they are called."""
     file, identity = open_weights(path)
     if not identity.is_backbone:
         raise WeightsError(f"{path}: a {identity.kind} file; --weights of pretrain takes a backbone's.")
@@ -196,4 +196,4 @@ def _load_encoder(encoder: ConvNeXtV2, path: Path) -> str:
             f"shape, such as {unfit[0]}."
         )
     fill(own, {name: state[name] for name in own}, str(path))
-    return identity.licence
+    return identity.licence, str(file.path)

@@ -22,6 +22,7 @@ from nextdetr.inference._supervision import sv
 from nextdetr.inference.look import look, settings_of
 from nextdetr.inference.opened import settle
 from nextdetr.inference.predictor import Prediction, tell_unreadable
+from nextdetr.weights.remote import is_local
 
 __all__ = ["stream_on_ray"]
 
@@ -52,7 +53,8 @@ def stream_on_ray(
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     paths_of = {name: opens.get(name) for name in ("model", "weights", "backbone_weights")}
-    absolute = {**opens, **{name: str(Path(path).absolute()) for name, path in paths_of.items() if path is not None}}
+    here = {name: str(Path(path).absolute()) for name, path in paths_of.items() if path is not None and is_local(path)}
+    absolute = {**opens, **here}
     return _collect(ray, list(paths), absolute, config, skipped)
 
 

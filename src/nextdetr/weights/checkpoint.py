@@ -9,7 +9,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from torch import Tensor
@@ -235,7 +235,7 @@ def _load(model: DetectionModel, names: Sequence[str], path: Path) -> None:
 
 
 @contextlib.contextmanager
-def stated_model(path: str | Path) -> Iterator[None]:
+def stated_model(path: str | PurePath) -> Iterator[None]:
     """Say of a model file that cannot be built that it stands in a weights file's metadata.
 
     Raises:

@@ -28,6 +28,7 @@ from nextdetr.weights.layouts.sizes import backbone_size, known_size
 from nextdetr.weights.layouts.table import FCMAE, Identity, backbone_tensors
 from nextdetr.weights.load import open_weights, plan_load
 from nextdetr.weights.reader import WeightsFile
+from nextdetr.weights.remote import is_local, plain_name
 from nextdetr.weights.tensorfile import write_tensors
 
 __all__ = ["FORMATS", "Format", "backbone_state", "convert", "save_backbone"]
@@ -54,14 +55,14 @@ def convert(path: str | Path, to: Format, output: str | Path | None = None) -> t
         ConfigError: the output's suffix is not the layout's, or it is the input.
     """
     file, identity = open_weights(path)
-    target = _target(Path(path), to, output)
+    target = _target(path, to, output)
     if to == "nextdetr" and not identity.is_backbone:
         return _detector(file, identity, target), identity
     state = backbone_state(file, identity)
     check_tensors(str(file.path), state)
     if to != "nextdetr":
         _check_width(file, state)
-    metadata = {"weights_licence": identity.licence, "source_weights": file.metadata.get("source_weights", Path(path).name)}
+    metadata = {"weights_licence": identity.licence, "source_weights": _origin(file)}
     metadata["pretraining"] = FCMAE if identity.without_labels else "unknown"
     if to == "nextdetr":
         save_backbone(target, state, **metadata)
@@ -108,13 +109,21 @@ def save_backbone(
     return write_tensors(path, state, metadata)
 
 
-def _target(path: Path, to: Format, output: str | Path | None) -> Path:
+def _origin(file: WeightsFile) -> str:
+    """Return what a file says that it comes from; else its name without the folders, or its whole name on the Hub."""
+    name = file.path.name if isinstance(file.path, Path) else str(file.path)
+    return file.metadata.get("source_weights", name)
+
+
+def _target(source: str | Path, to: Format, output: str | Path | None) -> Path:
     suffix = ".pt" if to == "original" else ".safetensors"
     if output is None:
-        stem = path.name.removesuffix(path.suffix) if path.is_file() else path.name
+        # Of a name of the Hub the file is written here, as if what was downloaded were here.
+        path = Path(source) if is_local(source) else Path(plain_name(source))
+        stem = path.stem if path.is_file() or path.suffix in _FILE_SUFFIXES else path.name
         return path.with_name(f"{stem}-{to}" + ("" if to == "transformers" else suffix))
     target = Path(output)
-    if target.resolve() == path.resolve():
+    if is_local(source) and target.resolve() == Path(source).resolve():
         raise ConfigError(f"{target}: the output is the input; choose another --output.")
     if to == "transformers" and target.suffix not in _FILE_SUFFIXES:  # a folder's name may have a point in it
         if target.is_file():
@@ -179,7 +188,7 @@ def _detector(file: WeightsFile, identity: Identity, target: Path) -> Path:
     return save_detector(
         target, model.state_dict(), model_text=model.text, classes=classes,
         image_size=size, metrics=read_metrics(file.metadata),
-        weights_licence=identity.licence, source_weights=file.metadata.get("source_weights", Path(file.path).name),
+        weights_licence=identity.licence, source_weights=_origin(file),
         data=file.metadata.get("data", "none"), extra=extra_metadata(file.metadata) if identity.model_text else None,
     )  # fmt: skip
 

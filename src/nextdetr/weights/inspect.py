@@ -18,7 +18,7 @@ def inspect_file(path: str | Path, model: str | None = None) -> dict[str, Any]:
     """Describe a weights file, and say whether it fits a model.
 
     Args:
-        path: the file.
+        path: the file, or the name of weights (see ``open_weights``).
         model: a shipped name or model YAML; None asks for no model.
 
     Raises:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import torch
@@ -20,6 +20,7 @@ from nextdetr.weights.gate import check_tensor
 from nextdetr.weights.layouts.classes import match_classes
 from nextdetr.weights.layouts.table import Identity, identify
 from nextdetr.weights.reader import WeightsFile, read_tensors
+from nextdetr.weights.remote import locate
 from nextdetr.weights.report import LoadReport
 from nextdetr.weights.rows import to_model
 
@@ -56,15 +57,21 @@ class Plan:
         return self.report
 
 
-def open_weights(path: str | Path) -> tuple[WeightsFile, Identity]:
-    """Read and recognise a weights file.
+def open_weights(source: str | Path) -> tuple[WeightsFile, Identity]:
+    """Read and recognise weights.
+
+    Args:
+        source: a file or folder; or a name, whose files are downloaded unless they are in the cache: see ``locate``.
 
     Raises:
-        WeightsError: it is missing, damaged, hostile, or of no known layout.
+        WeightsError: they are missing, damaged, hostile, of no known layout, or cannot be fetched.
     """
-    if not Path(path).exists():
-        raise WeightsError(f"{path}: no such file.")
-    file = read_tensors(Path(path))
+    located = locate(source)
+    file = read_tensors(located.path)
+    if located.card:
+        file.extra["card"] = dict(located.card)
+    if located.name != str(located.path):
+        file.path = PurePosixPath(located.name)
     return file, identify(file)
 
 
@@ -87,8 +94,8 @@ def load_into(
 
     Args:
         model: the detector; it is changed only if the load is not refused.
-        path: a file of any known layout, or one that has been read; or what ``open_weights`` returned and nobody has
-            written to, as its memory is given back on the way.
+        path: weights of any known layout, as ``open_weights`` takes them, or a file that has been read; or what
+            ``open_weights`` returned and nobody has written to, as its memory is given back on the way.
         part: see ``plan_load``.
         classes_old: see ``plan_load``.
         classes_new: see ``plan_load``.

@@ -79,9 +79,10 @@ def start_model(
     Args:
         model: see ``resolve_model``. A checkpoint's own weights are loaded unless others are given.
         classes: the data's classes; None for those of the weights, or the model file's number.
-        weights: a detector's weights, of any known layout. With ``backbone_weights`` beside them, or a model file whose
-            backbone row names some, only the rest of them is loaded if their backbone is another one.
-        backbone_weights: a backbone's weights, or a detector's whose backbone is taken.
+        weights: a detector's weights of any known layout, or their name (see ``open_weights``). With ``backbone_weights``
+            beside them, or a model file whose backbone row names some, only the rest of them is loaded if their backbone is
+            another one.
+        backbone_weights: the same of a backbone, or of a detector whose backbone is taken.
         allow_partial: accept a load of under half of the tensors.
         whole: refuse files that leave a gap, unless ``allow_partial``; training closes gaps, and nothing else does.
         drop_path: stochastic depth of the backbone's last block, 0 to 1.
@@ -227,11 +228,12 @@ def _refuse_weights(path: Path) -> None:
 
 
 def _as_weights(path: Path) -> str:
-    """Say which model takes a file's weights, and how."""
-    try:
-        identity = open_weights(path)[1]
-    except WeightsError:
-        return f"name a model and give it --weights {path}."
+    """Say which model takes a file's weights, and how.
+
+    Raises:
+        WeightsError: none does, as the file cannot be read or is of no layout that is known.
+    """
+    identity = open_weights(path)[1]
     option = "--backbone-weights" if identity.is_backbone else "--weights"
     name = "nextdetr-atto or another model" if identity.is_backbone or identity.model is None else identity.model
     return f"name {name} as the model and give it {option} {path}."

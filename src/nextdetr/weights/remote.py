@@ -1,0 +1,348 @@
+"""Weights by name: where a path, a short name or a name of the Hugging Face Hub leads on this disk, downloaded if need be.
+
+Downloads are huggingface_hub's: its cache, its progress bar, its log-in. Only the files that are needed are fetched, and
+used once they are whole and their checksums are the Hub's. What was fetched once opens without a network.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from nextdetr.errors import WeightsError
+from nextdetr.hub_errors import hub_errors, is_unreachable, reason_of, told
+from nextdetr.weights.folder import CARD, CONFIG, FOLDER_FILES, read_card
+from nextdetr.weights.published import Published, close_names, find_published
+
+__all__ = ["HubName", "Located", "is_local", "is_pinned", "locate", "parse_name", "plain_name"]
+
+SUFFIXES = frozenset((".safetensors", ".bin", ".pt", ".pth", ".ckpt"))
+_OTHER_FILES = frozenset((".yaml", ".yml", ".json", ".onnx", ".xml", ".npz", ".zip", ".pkl", ".csv", ".txt"))
+_PART = r"[A-Za-z0-9_][\w.-]*"
+_NAME = re.compile(rf"(?P<repository>{_PART}/{_PART})(?:/(?P<file>[^@\\]+))?(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TIMEOUT = 20.0  # seconds for the Hub's first answer
+_MAX_INDEX = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class HubName:
+    """A name of the Hugging Face Hub.
+
+    Attributes:
+        repository: ``owner/name``.
+        file: a file in it; None for what a repository of weights usually holds.
+        revision: branch, tag or commit; None for ``main``.
+    """
+
+    repository: str
+    file: str | None = None
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return self.at(self.revision)
+
+    def at(self, revision: str | None) -> str:
+        """Return the name with another revision."""
+        return self.repository + (f"/{self.file}" if self.file else "") + (f"@{revision}" if revision else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where weights are.
+
+    Attributes:
+        path: file or folder to read.
+        name: what reports and metadata call it: the path, or the name on the Hub with its commit.
+        card: what is known of the licence: ``licence`` of the model card, and ``listed`` of our own list.
+    """
+
+    path: Path
+    name: str
+    card: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse_name(text: str) -> HubName | None:
+    """Return the Hub's name that a text is; None if it can be none."""
+    match = _NAME.fullmatch(text)
+    if match is None:
+        return None
+    repository, file, revision = match["repository"], match["file"], match["revision"]
+    parts = [*repository.split("/"), *(file or "x").split("/"), *(revision or "x").split("/")]
+    if any(part in ("", ".", "..") for part in parts):
+        return None
+    return HubName(repository, file, revision)
+
+
+def is_pinned(text: str) -> bool:
+    """Whether a text is a name of the Hub with a whole commit, as metadata and reports give it."""
+    name = parse_name(text)
+    return name is not None and name.revision is not None and _COMMIT.fullmatch(name.revision) is not None
+
+
+def is_local(source: str | Path) -> bool:
+    """Whether a source of weights is there on this disk."""
+    try:
+        return Path(source).exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def plain_name(source: str | Path) -> str:
+    """Return the last part of a path or a name, without a revision: what a file made of it is called after."""
+    return Path(source).name if is_local(source) else PurePosixPath(Path(source).as_posix().partition("@")[0]).name
+
+
+def locate(source: str | Path) -> Located:
+    """Find weights: a path that exists goes first, then our short names, then the Hub.
+
+    Args:
+        source: a file or folder, a short name of ``nextdetr weights list``, ``owner/name[@revision]``, or
+            ``owner/name/file[@revision]``.
+
+    Raises:
+        WeightsError: there is nothing of that name, or it cannot be fetched; the message says what to do.
+    """
+    if is_local(source):
+        return Located(Path(source), str(source))
+    text = Path(source).as_posix()
+    short, _, revision = text.partition("@")
+    entry = find_published(short) if "/" not in short else None
+    name = parse_name(text) if entry is None else HubName(entry.repository, None, revision or None)
+    if name is None or (entry is None and _means_a_path(name)):
+        raise WeightsError(f"{source}: {_missing(text, name)}")
+    entry = entry or find_published(name.repository)
+    by_hand = Path(name.at(None))
+    if name.revision is None and by_hand.exists():
+        return Located(by_hand, str(by_hand), {} if entry is None else {"listed": entry.licence})
+    return _fetched(name, entry)
+
+
+def _means_a_path(name: HubName) -> bool:
+    """Whether what could be a name of the Hub is rather a path with a slip in it, which nobody is to be asked for."""
+    if name.revision is not None:
+        return False
+    last = PurePosixPath(name.file or name.repository).suffix.lower()
+    return (name.file is None and last in SUFFIXES | _OTHER_FILES) or Path(name.repository.split("/")[0]).is_dir()
+
+
+def _missing(text: str, name: HubName | None) -> str:
+    if name is not None and name.file is None and PurePosixPath(text).suffix.lower() not in SUFFIXES | _OTHER_FILES:
+        owner = name.repository.split("/")[0]
+        return f"no such file, and {owner} is a folder here; for the repository of the Hub write {text}@main."
+    if "/" in text or PurePosixPath(text).suffix.lower() in SUFFIXES | _OTHER_FILES:
+        return "no such file."
+    close = close_names(text)
+    hint = f"did you mean {' or '.join(close)}?" if close else "nextdetr weights list shows the names of published weights."
+    return f"no such file, and no name of published weights; {hint}"
+
+
+@functools.lru_cache(maxsize=64)
+def _fetched(name: HubName, entry: Published | None) -> Located:
+    """Download what is needed of a repository, or take it from the cache; asked once in a process.
+
+    Raises:
+        WeightsError: it cannot be had; the message names the files to fetch by hand and where to put them.
+    """
+    from huggingface_hub import HfApi
+
+    missing = "neither a file here nor a repository on the Hub"
+    unreachable = f"the Hub cannot be reached ({{reason}}); {_by_hand(name)}"
+    with told(str(name), name.revision, missing=missing, unreachable=unreachable):
+        try:
+            api = HfApi(library_name="nextdetr")
+            info: Any = api.model_info(name.repository, revision=name.revision, files_metadata=True, timeout=_TIMEOUT)
+        except hub_errors() as error:
+            found = _cached(name, entry) if is_unreachable(error) else None
+            if found is None:
+                raise
+            _tell(f"{found.name}: from the cache, as the Hub cannot be reached ({reason_of(error)})", found.card)
+            return found
+    sizes = {one.rfilename: one for one in info.siblings or ()}
+    return _download(name, entry, str(info.sha or name.revision or "main"), sizes)
+
+
+def _download(name: HubName, entry: Published | None, commit: str, files: Mapping[str, Any]) -> Located:
+    main = _main_file(name, files)
+    around = PurePosixPath(main).parent
+    beside = [str(around / CONFIG)] if PurePosixPath(main).name in FOLDER_FILES or name.file is None else []
+    download = _Download(name, commit, files)
+    for small in (CARD, *beside):
+        if small in files:
+            download.get(small)
+    card = _card(download.folder, entry)
+    wanted = [main]
+    if main.endswith(".index.json"):
+        wanted += [str(around / shard) for shard in _shards(name, download.get(main))]
+    known = [getattr(files.get(file), "size", None) for file in wanted]
+    size = f", {sum(known) / 1e6:,.1f} MB" if all(known) else ""
+    where = "from the cache" if all(download.has(file) for file in wanted) else f"downloading {', '.join(wanted[:3])}{size}"
+    _tell(f"{name.at(download.commit)}: {where}", card)
+    for file in wanted:
+        download.get(file)
+    return _located(name, download.folder, download.commit, main, card)
+
+
+class _Download:
+    """Fetches files of one commit, each whole and with the checksum that the Hub states.
+
+    Args:
+        name: whose files.
+        commit: which of its commits.
+        files: what the Hub says of each.
+    """
+
+    def __init__(self, name: HubName, commit: str, files: Mapping[str, Any]) -> None:
+        self.name, self.commit, self.files = name, commit, files
+        self.folder = Path()
+        # The branch's own name the first time, so that the cache knows later which commit it was.
+        self.asked = name.revision or "main"
+
+    def has(self, file: str) -> bool:
+        """Whether a file is in the cache."""
+        from huggingface_hub import try_to_load_from_cache
+
+        return isinstance(try_to_load_from_cache(self.name.repository, file, revision=self.commit), str)
+
+    def get(self, file: str) -> Path:
+        """Return where a file is, once it is there.
+
+        Raises:
+            WeightsError: it cannot be fetched whole.
+        """
+        from huggingface_hub import hf_hub_download
+
+        if file not in self.files:
+            raise WeightsError(f"{self.name}: its index names {file[:200]!r}, which is no file of the repository.")
+        broken = f"the download of {file} broke off ({{reason}}); try again, or {_by_hand(self.name)}"
+        fresh = not self.has(file)
+        with told(str(self.name), self.asked, missing="the repository is gone from the Hub", unreachable=broken):
+            path = Path(hf_hub_download(self.name.repository, file, revision=self.asked, library_name="nextdetr"))
+        self.folder = path.parents[file.count("/")]
+        self.asked = self.commit = self.folder.name
+        if fresh:
+            self._check(path, file)
+        return path
+
+    def _check(self, path: Path, file: str) -> None:
+        """Take a file out of the cache again that is not what the Hub says that it has.
+
+        Raises:
+            WeightsError: it is not.
+        """
+        stated, size = getattr(self.files[file], "lfs", None), getattr(self.files[file], "size", None)
+        wanted = stated.get("sha256") if isinstance(stated, dict) else getattr(stated, "sha256", None)
+        with path.open("rb") as opened:
+            sound = (size is None or path.stat().st_size == size) and (
+                wanted is None or hashlib.file_digest(opened, "sha256").hexdigest() == wanted
+            )
+        if not sound:
+            blob = path.resolve()
+            path.unlink()
+            blob.unlink(missing_ok=True)
+            raise WeightsError(
+                f"{self.name}: {file} arrived damaged (its size or checksum is not the one that the Hub states) and was "
+                f"deleted; try again, or {_by_hand(self.name)}"
+            )
+
+
+def _main_file(name: HubName, files: Collection[str]) -> str:
+    """Return the file of a repository that holds its weights, or the index of those that do.
+
+    Raises:
+        WeightsError: the file that was asked for is not there, or nobody can tell which one is meant.
+    """
+    weights = sorted(file for file in files if PurePosixPath(file).suffix in SUFFIXES)
+    shown = ", ".join(weights[:6]) + (", …" if len(weights) > 6 else "") or "no weights"
+    if name.file is not None:
+        if name.file not in files:
+            raise WeightsError(f"{name}: the repository has no file {name.file}; it has {shown}.")
+        return name.file
+    usual = next((file for file in FOLDER_FILES if file in files), None)
+    if usual is not None:
+        return usual
+    for suffixes in ({".safetensors"}, SUFFIXES):
+        found = [file for file in weights if "/" not in file and PurePosixPath(file).suffix in suffixes]
+        if len(found) == 1:
+            return found[0]
+    advice = "it has none that NextDETR reads"
+    if weights:
+        advice = f"name one: {HubName(name.repository, weights[0], name.revision)}"
+    raise WeightsError(f"{name}: which file of the repository holds the weights is not clear ({shown}); {advice}.")
+
+
+def _shards(name: HubName, index: Path) -> list[str]:
+    try:
+        if index.stat().st_size > _MAX_INDEX:
+            raise ValueError("it is far too large")
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = sorted(set(places.values()))
+        if not all(isinstance(shard, str) and shard == PurePosixPath(shard).name for shard in shards):
+            raise ValueError("it names files elsewhere")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{name}: its {index.name} is unreadable ({' '.join(str(error).split())[:80]}).") from error
+    return shards
+
+
+def _cached(name: HubName, entry: Published | None) -> Located | None:
+    """Return what the cache has of a repository; None where the weights are not there."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    storage = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name.repository, repo_type="model")
+    revision = name.revision or "main"
+    reference = storage / "refs" / revision
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    if _COMMIT.fullmatch(commit) is None:
+        return None
+    folder = storage / "snapshots" / commit
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    try:
+        main = _main_file(name, files)
+        whole = not main.endswith(".index.json") or files.issuperset(
+            str(PurePosixPath(main).parent / shard) for shard in _shards(name, folder / main)
+        )
+    except WeightsError:
+        return None
+    return _located(name, folder, commit, main, _card(folder, entry)) if whole else None
+
+
+def _located(name: HubName, folder: Path, commit: str, main: str, card: Mapping[str, str]) -> Located:
+    whole = name.file is None and main in FOLDER_FILES
+    return Located(folder if whole else folder / main, name.at(commit), card)
+
+
+def _card(folder: Path, entry: Published | None) -> dict[str, str]:
+    return read_card(folder / CARD) | ({} if entry is None else {"listed": entry.licence})
+
+
+def _by_hand(name: HubName) -> str:
+    """Say which files to fetch by hand, and where to put them."""
+    from huggingface_hub import constants
+
+    base = f"{constants.ENDPOINT}/{name.repository}"
+    revision = name.revision or "main"
+    if name.file is not None:
+        what = f"download {base}/resolve/{revision}/{name.file}"
+        place = name.at(None)
+    else:
+        what = f"download model.safetensors, config.json and README.md from {base}/tree/{revision}"
+        place = name.repository
+    if name.revision is None:
+        return f"{what} to {place} here, and the same command takes it from there."
+    return f"{what} and name where you put it instead of {name}."
+
+
+def _tell(text: str, card: Mapping[str, str]) -> None:
+    """Say on standard error where weights come from and under which licence they stand, before they are used."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        licence = card.get("listed") or card.get("licence") or "not stated by its card"
+        sys.stderr.write(f"{text}; licence of the weights: {licence}\n")
