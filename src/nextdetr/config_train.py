@@ -22,8 +22,15 @@ class TrainConfig(CommandConfig):
 
     data: str | None = Field(None, description="Data set: a VOC or COCO folder, a YOLO data.yaml, or a dataset YAML.")
     model: str = Field("nextdetr-atto", description="A shipped name, a model YAML, or a checkpoint to go on from.")
-    weights: Path | None = Field(None, description="Detector weights to start from: ours, RT-DETR's, or transformers'.")
-    backbone_weights: Path | None = Field(None, description="File whose weights the backbone starts from.")
+    weights: Path | None = Field(
+        None, description="Detector weights to start from: a file, a folder, or a name (nextdetr weights list)."
+    )
+    backbone_weights: Path | None = Field(
+        None, description="Weights that the backbone starts from: a file, a folder, or a name."
+    )
+    start: str | None = Field(
+        None, description="Published weights to start from: auto (those that fit best), none, or a name of weights list."
+    )
     allow_partial: bool = Field(False, description="Accept weights of which under half fit, or of another backbone.")
     teacher: Path | None = Field(None, description="Larger detector to learn from: a checkpoint, an export, or weights.")
     teacher_weight: float = Field(1.0, ge=0, description="Weight of the teacher's classes, boxes and edges; 0: none.")
@@ -95,6 +102,8 @@ class TrainConfig(CommandConfig):
     def _consistent(self) -> Self:
         if self.epochs is not None and self.minutes is not None:
             raise ValueError("--epochs and --minutes both set the length of the run; give one of them")
+        if self.start not in (None, "none") and (self.weights is not None or self.backbone_weights is not None):
+            raise ValueError("--start chooses the weights; leave --weights and --backbone-weights out, or --start")
         if self.teacher is not None and self.teacher_weight == 0 and self.teacher_maps == 0:
             raise ValueError("--teacher-weight and --teacher-maps are both 0, so that --teacher teaches nothing")
         return self
@@ -109,7 +118,7 @@ class PretrainConfig(CommandConfig):
     model: str = Field(
         "convnextv2-atto", description="Backbone: convnextv2- and zepto, atto, femto, pico, nano, tiny, base, …"
     )
-    weights: Path | None = Field(None, description="Backbone weights to go on from, of any known layout.")
+    weights: Path | None = Field(None, description="Backbone weights to go on from: a file, a folder, or a name.")
     epochs: int | None = Field(
         None, ge=1, description="Passes over the images (800, or what makes 5,000 steps, unless --minutes is given)."
     )

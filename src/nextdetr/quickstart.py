@@ -59,7 +59,7 @@ def quickstart(config: QuickstartConfig, *, quiet: bool = False) -> QuickstartRe
     data = make_coins(output / "data", image_size=IMAGE_SIZE, seed=config.seed)
     settings = TrainConfig(
         data=str(data), model="nextdetr-atto-rtdetr", minutes=config.minutes, image_size=IMAGE_SIZE, batch_size=BATCH_SIZE,
-        strong_until=0.0, seed=config.seed, output=output,
+        strong_until=0.0, seed=config.seed, output=output, start="none",
     )  # fmt: skip
     result = train(settings, quiet=quiet)
     opened = open_model(result.checkpoint)

@@ -28,6 +28,7 @@ from nextdetr.engine.resume import (
     stored_contract,
     write_config,
 )
+from nextdetr.engine.start import choose_start
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.engine.teacher import Teacher, open_teacher
@@ -334,6 +335,8 @@ def prepare(
     times: Times | None = None
     if config.resume is None:
         machine, within = describe_machine(fabric.device, fabric.world_size), None
+        open_config = config
+        config = choose_start(config, lambda: fill_in(open_config, train_data, machine, lambda text: None).model, tell)
         if config.latency is not None and fabric.global_rank == 0:
             times, within = prepare_speed(config, train_data, machine, meter, tell)
         config = shared(fill_in(config, train_data, machine, tell, within=within, teacher=teacher))

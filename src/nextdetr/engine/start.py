@@ -1,0 +1,85 @@
+"""Published weights to start a training from: told where the user names none, fetched only where they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from nextdetr.config import TrainConfig
+from nextdetr.errors import ConfigError
+from nextdetr.models.modelfile import available_models, load_model_file
+from nextdetr.weights.published import Published, close_names, find_published, start_for
+from nextdetr.weights.remote import is_local
+
+__all__ = ["choose_start"]
+
+_CONVNEXT = "convnextv2_"
+
+
+def choose_start(config: TrainConfig, model: Callable[[], str], tell: Callable[[str], None]) -> TrainConfig:
+    """Fill in what ``--start`` asks for, or tell what it could do; nothing is downloaded here.
+
+    Args:
+        config: the settings.
+        model: returns the model that the run is to train, if the user leaves it open.
+        tell: takes a line for the user.
+
+    Returns:
+        The settings with ``weights`` or ``backbone_weights``, and a detector's with its model; ``start`` is gone.
+
+    Raises:
+        ConfigError: no published weights have this name, or fit this model.
+    """
+    if config.start is None:
+        _advise(config, model, tell)
+        entry = None if config.weights is None or is_local(config.weights) else find_published(config.weights.as_posix())
+        return config if entry is None or entry.part == "backbone" else _of_its_model(config, entry, {}, tell)
+    if config.start == "none":
+        return config.model_copy(update={"start": None})
+    entry = _best(model()) if config.start == "auto" else find_published(config.start)
+    if entry is None and config.start == "auto":
+        raise ConfigError(
+            f"--start auto: no published weights are known for {model()}; leave it out, or name another --model."
+        )
+    if entry is None:
+        close = close_names(config.start)
+        hint = f"did you mean {' or '.join(close)}?" if close else "nextdetr weights list shows them."
+        raise ConfigError(f"--start {config.start}: no published weights have this name; {hint}")
+    tell(f"Starting from {_described(entry)}")
+    weights = {"weights" if entry.part == "detector" else "backbone_weights": Path(entry.name), "start": None}
+    return _of_its_model(config, entry, weights, tell) if entry.part == "detector" else config.model_copy(update=weights)
+
+
+def _of_its_model(
+    config: TrainConfig, entry: Published, values: dict[str, Path | None], tell: Callable[[str], None]
+) -> TrainConfig:
+    """Return the settings with the model of a detector's weights, where the user leaves it open."""
+    if "model" in config.model_fields_set:
+        return config.model_copy(update=values)
+    tell(f"--model {entry.model}: the one of these weights")
+    return config.model_copy(update={**values, "model": entry.model})
+
+
+def _advise(config: TrainConfig, model: Callable[[], str], tell: Callable[[str], None]) -> None:
+    """Say which published weights fit a run that is to start from random ones."""
+    if config.weights is not None or config.backbone_weights is not None:
+        return
+    entry = _best(model())
+    if entry is not None:
+        tell(
+            f"Published weights fit this model: {_described(entry)}. The same command with --start auto begins with them "
+            "in place of random weights; nothing was downloaded."
+        )
+
+
+def _best(model: str) -> Published | None:
+    """Return the published weights that fit a shipped model best."""
+    if model not in available_models():
+        return None
+    first = load_model_file(model).rows[0].name
+    return start_for(model, first.removeprefix(_CONVNEXT) if first.startswith(_CONVNEXT) else None)
+
+
+def _described(entry: Published) -> str:
+    size = "" if entry.megabytes is None else f", {entry.megabytes:g} MB"
+    return f"{entry.name} ({entry.repository}, trained on {entry.data}; licence {entry.licence}{size})"

@@ -1,0 +1,66 @@
+"""Published weights to start from: told, chosen, and never fetched unasked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nextdetr.config import TrainConfig, build_config
+from nextdetr.engine.start import choose_start
+from nextdetr.errors import ConfigError
+from nextdetr.weights import remote
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    monkeypatch.setattr(remote, "_fetched", lambda *_: pytest.fail("asked the Hub"))
+
+
+def chosen(model="nextdetr-atto", **settings):
+    told = []
+    return choose_start(TrainConfig(**settings), lambda: model, told.append), "\n".join(told)
+
+
+def test_without_weights_it_is_told_what_fits():
+    config, told = chosen()
+    assert (config.weights, config.backbone_weights) == (None, None)
+    for part in (
+        "convnext-atto-in1k (timm/convnext_atto.d2_in1k",
+        "licence Apache-2.0",
+        "14.8 MB",
+        "--start auto",
+        "nothing was",
+    ):
+        assert part in told
+    assert chosen(start="none")[1] == ""
+    assert chosen(backbone_weights=Path("mine.pt"))[1] == ""
+    assert chosen("nextdetr-zepto")[1] == ""  # no published backbone is so small
+    assert chosen("my.yaml")[1] == ""
+
+
+def test_auto_takes_what_fits_the_model():
+    config, told = chosen(start="auto")
+    assert (config.start, config.weights, config.backbone_weights) == (None, None, Path("convnext-atto-in1k"))
+    assert "licence Apache-2.0" in told
+    config, _ = chosen("rtdetr-r50vd", start="auto", model="rtdetr-r50vd")
+    assert config.weights == Path("rtdetr-r50vd-o365")  # the highest AP
+    with pytest.raises(ConfigError, match="no published weights are known for nextdetr-zepto"):
+        chosen("nextdetr-zepto", start="auto")
+
+
+def test_a_name_brings_its_model():
+    config, told = chosen(start="rtdetr-r18vd-coco")
+    assert (config.model, config.weights) == ("rtdetr-r18vd", Path("rtdetr-r18vd-coco"))
+    assert "model" in config.model_fields_set  # so that the recipe leaves it
+    assert "--model rtdetr-r18vd" in told
+    assert chosen(start="rtdetr-r18vd-coco", model="nextdetr-atto")[0].model == "nextdetr-atto"
+    assert chosen(weights=Path("PekingU/rtdetr_r34vd"))[0].model == "rtdetr-r34vd"
+    assert chosen(weights=Path("mine.safetensors"))[0].model == "nextdetr-atto"
+    with pytest.raises(ConfigError, match="did you mean rtdetr-r18vd-coco"):
+        chosen(start="rtdetr-r18vd-coc")
+
+
+def test_one_of_both():
+    with pytest.raises(ConfigError, match="--start chooses the weights"):
+        build_config(TrainConfig, {"start": "auto", "weights": "a.pt"})
