@@ -49,7 +49,7 @@ def is_unreachable(error: Exception) -> bool:
 
     status = _status(error)
     if status is not None:
-        return status >= 500 or status == 429
+        return _is_trouble(status)
     settled = (hub.HFValidationError, hub.LocalTokenNotFoundError)
     of_the_disk = isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError)
     return not isinstance(error, settled) and not of_the_disk
@@ -59,7 +59,7 @@ def reason_of(error: Exception) -> str:
     """Return why the Hub was not reached, in few words: huggingface_hub explains at length, the first error is short."""
     status = _status(error)
     if status is not None:
-        return f"it answers with an error, {status}"
+        return f"it answers with an error ({status})"
     origin = error.__cause__ or error
     text = re.sub(r"(Cannot reach|for url) \S+ ?", "", " ".join(str(origin).split()))
     return text.partition(". ")[0][:120].rstrip(". ") or type(origin).__name__
@@ -72,6 +72,11 @@ def _status(error: Exception) -> int | None:
         if isinstance(status, int):
             return status
     return None
+
+
+def _is_trouble(status: int) -> bool:
+    """Whether a status says that the Hub is not well, or asked too often."""
+    return status >= 500 or status == 429
 
 
 def _answer(error: Exception, revision: str | None, missing: str, token: str) -> str | None:
@@ -91,6 +96,6 @@ def _answer(error: Exception, revision: str | None, missing: str, token: str) ->
     status = _status(error)
     if status in (401, 403):
         return f"the Hub refuses access ({status}); {LOGIN}{token}."
-    if status is not None:
-        return f"the Hub answers with an error ({status}); try again later."
-    return None
+    if status is None or _is_trouble(status):
+        return None
+    return f"the Hub answers with an error ({status})."

@@ -17,9 +17,9 @@ def _no_network(monkeypatch):
     monkeypatch.setattr(remote, "_fetched", lambda *_: pytest.fail("asked the Hub"))
 
 
-def chosen(model="nextdetr-atto", **settings):
+def chosen(recipes="nextdetr-atto", /, **settings):
     told = []
-    return choose_start(TrainConfig(**settings), lambda: model, told.append), "\n".join(told)
+    return choose_start(TrainConfig(**settings), lambda: recipes, told.append), "\n".join(told)
 
 
 def test_without_weights_it_is_told_what_fits():

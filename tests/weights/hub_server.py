@@ -159,6 +159,7 @@ def serving():
     """Serve a ``Hub`` that has nothing yet; its ``address`` is what HF_ENDPOINT takes."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
+    server.handle_error = lambda *_: None  # a client that has hung up
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

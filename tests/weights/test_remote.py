@@ -56,6 +56,8 @@ def hub(server, tmp_path, monkeypatch):
     quick = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})  # between the client's own attempts
     monkeypatch.setattr("huggingface_hub.file_download.time", quick)
     monkeypatch.setattr("huggingface_hub.utils._http.time", quick, raising=False)
+    for timeout in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):  # this machine may be busy
+        monkeypatch.setattr(constants, timeout, 200)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -192,7 +194,7 @@ def test_without_a_network_the_files_are_named(hub, monkeypatch):
     Path(place).mkdir(parents=True)
     (Path(place) / "model.safetensors").write_bytes(WEIGHTS)
     assert locate("owner/name").path == Path(place)  # what is done by hand is found
-    refused("owner/two/a.pth", f"download {hub.address}/owner/two/resolve/main/a.pth to owner/two/a.pth here")
+    refused("some/two/a.pth", f"download {hub.address}/some/two/resolve/main/a.pth to some/two/a.pth here")
     refused("other/name@v1", "/tree/v1 and name where you put it")
     with pytest.raises(WeightsError, match="/PekingU/rtdetr_r50vd/tree/main to PekingU/rtdetr_r50vd here"):
         locate("rtdetr-r50vd-coco")
@@ -231,7 +233,7 @@ def test_a_path_goes_first_and_a_slip_in_one_asks_nobody(hub):
     assert locate("owner/name@main").path != Path("owner/name")
     hub.asked.clear()
     Path("runs").mkdir()
-    for slip in ("runs/best.safetensors", "runs/a/best.safetensors", "other/best.safetensors", "best.pt", "/a/b", "./a/b"):
+    for slip in ("runs/best.safetensors", "runs/a/best.safetensors", "other/best.safetensors", "best.pt", "/a/b"):
         assert refused(slip).endswith(": no such file.")
     refused("runs/nextdetr", "runs is a folder here; for the repository of the Hub write runs/nextdetr@main")
     refused("rtdetr-r50", "did you mean rtdetr-r50vd")
@@ -315,7 +317,8 @@ def test_the_command_line_with_hf_endpoint(server, atto, tmp_path):
     server.repositories, server.down = {"timm/convnextv2_atto.fcmae": Repository({"main": atto})}, False
     environment = {
         **os.environ, "HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1",
-        "HF_HUB_OFFLINE": "0", "PYTHONIOENCODING": "utf-8",
+        "HF_HUB_OFFLINE": "0", "HF_HUB_ETAG_TIMEOUT": "200", "HF_HUB_DOWNLOAD_TIMEOUT": "200",
+        "PYTHONIOENCODING": "utf-8",
     }  # fmt: skip
     command = [sys.executable, "-m", "nextdetr", "weights", "inspect", "timm/convnextv2_atto.fcmae", "--json"]
     found = subprocess.run(

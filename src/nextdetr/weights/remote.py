@@ -29,7 +29,6 @@ _OTHER_FILES = frozenset((".yaml", ".yml", ".json", ".onnx", ".xml", ".npz", ".z
 _PART = r"[A-Za-z0-9_][\w.-]*"
 _NAME = re.compile(rf"(?P<repository>{_PART}/{_PART})(?:/(?P<file>[^@\\]+))?(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_TIMEOUT = 20.0  # seconds for the Hub's first answer
 _MAX_INDEX = 16 << 20
 
 
@@ -152,14 +151,16 @@ def _fetched(name: HubName, entry: Published | None) -> Located:
     Raises:
         WeightsError: it cannot be had; the message names the files to fetch by hand and where to put them.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
 
     missing = "neither a file here nor a repository on the Hub"
     unreachable = f"the Hub cannot be reached ({{reason}}); {_by_hand(name)}"
     with told(str(name), name.revision, missing=missing, unreachable=unreachable):
         try:
             api = HfApi(library_name="nextdetr")
-            info: Any = api.model_info(name.repository, revision=name.revision, files_metadata=True, timeout=_TIMEOUT)
+            info: Any = api.model_info(
+                name.repository, revision=name.revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+            )
         except hub_errors() as error:
             found = _cached(name, entry) if is_unreachable(error) else None
             if found is None:
@@ -182,7 +183,7 @@ def _download(name: HubName, entry: Published | None, commit: str, files: Mappin
     wanted = [main]
     if main.endswith(".index.json"):
         wanted += [str(around / shard) for shard in _shards(name, download.get(main))]
-    known = [getattr(files.get(file), "size", None) for file in wanted]
+    known: list[Any] = [getattr(files.get(file), "size", None) for file in wanted]
     size = f", {sum(known) / 1e6:,.1f} MB" if all(known) else ""
     where = "from the cache" if all(download.has(file) for file in wanted) else f"downloading {', '.join(wanted[:3])}{size}"
     _tell(f"{name.at(download.commit)}: {where}", card)
