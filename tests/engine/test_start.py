@@ -8,8 +8,10 @@ import pytest
 
 from nextdetr.config import TrainConfig, build_config
 from nextdetr.engine.start import choose_start
+from nextdetr.engine.train import train
 from nextdetr.errors import ConfigError
 from nextdetr.weights import remote
+from tests.helpers import squares, tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +61,15 @@ def test_a_name_brings_its_model():
     assert chosen(weights=Path("mine.safetensors"))[0].model == "nextdetr-atto"
     with pytest.raises(ConfigError, match="did you mean rtdetr-r18vd-coco"):
         chosen(start="rtdetr-r18vd-coc")
+
+
+def test_training_asks_for_it(tmp_path):
+    config = TrainConfig(
+        data=str(squares(tmp_path / "data")), model=str(tiny_model(tmp_path)), start="nobody", output=tmp_path / "run"
+    )
+    with pytest.raises(ConfigError, match="--start nobody: no published weights have this name"):
+        train(config, quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_of_both():

@@ -70,6 +70,16 @@ def test_the_config_decides(tmp_path):
         resolve_model(tmp_path / "c")
 
 
+def test_published_weights_are_no_model():
+    with pytest.raises(
+        WeightsError, match="name rtdetr-r50vd as the model and give it --weights PekingU/rtdetr_r50vd@main"
+    ):
+        resolve_model("PekingU/rtdetr_r50vd@main")
+    with pytest.raises(WeightsError, match="--backbone-weights convnext-atto-in1k"):
+        resolve_model("convnext-atto-in1k")
+    assert resolve_model("nobody/knows") == "nobody/knows"
+
+
 def test_timms_config_decides_too(tmp_path):
     state = to_timm(original(*SMALL))
     config = {"architecture": "convnextv2_atto", "pretrained_cfg": {"tag": "fcmae", "license": "cc-by-nc-4.0"}}

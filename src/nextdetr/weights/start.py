@@ -25,6 +25,7 @@ from nextdetr.weights.checkpoint import (
 )
 from nextdetr.weights.layouts.table import Identity
 from nextdetr.weights.load import Part, Plan, fills, open_weights, plan_load
+from nextdetr.weights.published import find_published
 from nextdetr.weights.reader import WeightsFile
 from nextdetr.weights.report import LoadReport
 from nextdetr.weights.tensorfile import count_tensors, read_metadata
@@ -189,7 +190,14 @@ def resolve_model(model: str | Path) -> str | Path:
         WeightsError: it is something else that training leaves or that holds weights; the message says what to name.
     """
     path = Path(model)
-    if str(model) in available_models() or not path.exists():
+    if str(model) in available_models():
+        return model
+    if not path.exists():
+        entry = find_published(path.as_posix().partition("@")[0])
+        if entry is not None:
+            option = "--weights" if entry.part == "detector" else "--backbone-weights"
+            name = entry.model.replace("convnextv2-", "nextdetr-")
+            raise WeightsError(f"{model}: published weights; name {name} as the model and give it {option} {model}.")
         return model
     if not path.is_dir():
         _refuse_weights(path)
