@@ -13,10 +13,12 @@ import pytest
 from PIL import Image
 
 from nextdetr import pictures
+from nextdetr.config import TrainConfig
 from nextdetr.data.check import require_boxes
-from nextdetr.data.listing import FileFinder, NameIndex, list_images
+from nextdetr.data.listing import list_images
 from nextdetr.data.sources import load_data
 from nextdetr.data.unlabelled import find_unlabelled
+from nextdetr.engine.setup import default_output
 from nextdetr.errors import DataError
 
 from .files import box_entry, image_entry, kinds, make_image, object_xml, write_coco, write_text
@@ -109,6 +111,12 @@ YOLO = {
     "a list of another computer, of images that are not here": Case(
         {"data.yaml": "train: train.txt\nnames: [cat]\n", "train.txt": "/home/u/x/images/a.jpg\n", "images/b.jpg": None},
         r"none of 1 image exists, the first being .*images/a.jpg \(named in .*train.txt, line 1\)",
+    ),
+    "a list spelt in other letters": Case(
+        {"data.yaml": "train: train.txt\nnames: [cat, dog]\n", "labels/ü.txt": CAT, "images/ü.JPG": None,
+         "images/b.jpg": None, "labels/b.txt": DOG,
+         "train.txt": unicodedata.normalize("NFD", "images/ü.jpg\n./images/B.jpg\n")},
+        {"images/ü.JPG": [CAT_BOX], "images/b.jpg": [DOG_BOX]},
     ),
     "label file spelt in other letters": Case(
         {"data.yaml": YAML, "images/Foto.JPG": None, "labels/foto.TXT": CAT}, {"images/Foto.JPG": [CAT_BOX]}
@@ -302,6 +310,17 @@ def test_linked_folders_are_looked_through_once(linked):
     assert kinds(photos) == ["broken link"]
 
 
+def test_what_commands_write_is_no_part_of_the_data_set(tmp_path, monkeypatch):
+    for name in ("set/a.jpg", "set/runs/nextdetr-atto-set/pictures/batch.jpg", "set/1/runs/b.jpg"):
+        make_image(tmp_path / name, (W, H))
+    monkeypatch.chdir(tmp_path / "set")
+    assert [str(path) for path in list_images(Path()).files] == ["1/runs/b.jpg", "a.jpg"]
+    assert [path.name for path in list_images(Path("runs")).files] == ["batch.jpg"]
+    assert default_output(TrainConfig(data=".")) == Path("runs/nextdetr-atto-set")
+    monkeypatch.chdir(tmp_path)
+    assert len(list_images(Path("set")).files) == 3
+
+
 def test_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     path = write(tmp_path, Case({"data.yaml": YAML, "images/1/a.jpg": None, "labels/1/a.txt": CAT}, {}))
     scan = os.scandir
@@ -316,22 +335,6 @@ def test_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         load_data(path, "train")
     with pytest.raises(DataError, match=r"images.1 cannot be read: Permission denied"):
         find_unlabelled([path / "images"])
-
-
-def test_finder_takes_no_guess(tmp_path):
-    for name in ("A.jpg", "a.JPG"):
-        write_text(tmp_path / name, "")
-    if len(list(tmp_path.iterdir())) < 2:
-        pytest.skip("this disk takes these names for the same")
-    assert FileFinder().find(tmp_path / "a.jpg") == tmp_path / "a.jpg"
-    assert FileFinder().find(tmp_path / "A.jpg") == tmp_path / "A.jpg"
-
-
-def test_name_index_prefers_what_agrees_most():
-    index = NameIndex(["a.jpg", "1/a.jpg", "2/a.jpg", "2/b.png"])
-    asked = ("a.jpg", "x/2/a.jpg", "C:\\x\\2\\A.JPG", "b", "3/b.jpg", "1/b", "c")
-    assert [index.find(name) for name in asked] == [[0], [2], [2], [3], [], [], []]
-    assert index.find("x/a") == []
 
 
 @pytest.mark.parametrize(

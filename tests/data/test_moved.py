@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nextdetr.data.coco_masks import box_of_mask
-from nextdetr.data.listing import NameIndex
+from nextdetr.data.listing import FileFinder, NameIndex
 from nextdetr.data.moved import find_moved
 
 from .files import write_text
@@ -63,6 +63,22 @@ def test_many_images_of_one_name_are_found_in_no_time():
     assert all(index.find(f"photos/{n}/0001.jpg") == [n] for n in range(0, 20_000, 20))
     assert index.find("20000/0001.jpg") == []
     assert time.process_time() - start < 3  # 0.3 s; compared with each other one by one they would take 10 s
+
+
+def test_finder_takes_no_guess(tmp_path):
+    for name in ("A.jpg", "a.JPG"):
+        write_text(tmp_path / name, "")
+    if len(list(tmp_path.iterdir())) < 2:
+        pytest.skip("this disk takes these names for the same")
+    assert FileFinder().find(tmp_path / "a.jpg") == tmp_path / "a.jpg"
+    assert FileFinder().find(tmp_path / "A.jpg") == tmp_path / "A.jpg"
+
+
+def test_name_index_prefers_what_agrees_most():
+    index = NameIndex(["a.jpg", "1/a.jpg", "2/a.jpg", "2/b.png"])
+    asked = ("a.jpg", "x/2/a.jpg", "C:\\x\\2\\A.JPG", "b", "3/b.jpg", "1/b", "c")
+    assert [index.find(name) for name in asked] == [[0], [2], [2], [3], [], [], []]
+    assert index.find("x/a") == []
 
 
 def test_same_letters_in_other_case_mean_another_file():

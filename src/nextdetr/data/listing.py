@@ -74,16 +74,20 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def _list(folder: Path, taken: Callable[[str], bool], kind: Callable[[str], str | None]) -> Listing:
-    """List what is ``taken`` by its name; the rest is asked for its ``kind``, and counted where it has one."""
+    """List what is ``taken`` by its name; the rest is asked for its ``kind``, and counted where it has one.
+
+    ``runs`` in the working folder, where commands write pictures, is left out of a folder above it (``--data .``).
+    """
     files: list[Path] = []
     problems: list[Problem] = []
     others: Counter[str] = Counter()
+    written = os.path.realpath("runs")
     seen: set[str] = set()
     waiting = deque([folder])
     while waiting:
         for parent, folders, names in os.walk(waiting.popleft(), onerror=_fail):
             real = os.path.realpath(parent)
-            if real in seen:
+            if real in seen or (real == written and seen):
                 folders.clear()
                 continue
             seen.add(real)
