@@ -15,13 +15,17 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
+from nextdetr import Detector
 from nextdetr.cli.main import run
 from nextdetr.errors import WeightsError
 from nextdetr.models.modelfile import available_models
 from nextdetr.weights import remote
+from nextdetr.weights.backbone import open_encoder, open_features
+from nextdetr.weights.checkpoint import read_detector_metadata
 from nextdetr.weights.load import open_weights
 from nextdetr.weights.published import all_published, find_published, listed_weights
 from nextdetr.weights.remote import is_pinned, locate, parse_name
+from tests.helpers import tiny_model
 from tests.weights.hub_server import Repository, serving
 
 CARD = b"---\nlicense: mit\n---\n# A model\n"
@@ -311,6 +315,23 @@ def test_what_is_fetched_is_read_and_its_origin_goes_along(hub, atto, tmp_path, 
     hub.repositories["timm/convnextv2_atto.fcmae"].revisions["main"] = {"model.safetensors": b"not weights at all"}
     remote._fetched.cache_clear()
     assert run(["weights", "inspect", "timm/convnextv2_atto.fcmae", "--json"]) == 2
+
+
+def test_other_doors_take_names_too(hub, atto, tmp_path):
+    hub.repositories["timm/convnextv2_atto.fcmae"] = Repository({"main": atto})
+    pinned = locate("convnextv2-atto-fcmae").name
+    assert open_features("convnextv2-atto-fcmae").metadata["source_weights"] == pinned  # for embed
+    assert len(open_encoder(pinned).stages) == 4  # for probe and analyze
+    detector = Detector(tiny_model(tmp_path), backbone_weights="timm/convnextv2_atto.fcmae", device="cpu")
+    assert detector.load_reports[0].source == pinned
+    saved = read_detector_metadata(detector.save_pretrained("saved") / "model.safetensors")
+    assert (saved["source_weights"], saved["weights_licence"]) == (pinned, "CC-BY-NC-4.0")
+    other = atto | {"config.json": b'{"model_type": "yolos"}'}
+    hub.repositories["owner/yolos"] = Repository({"main": other})
+    with pytest.raises(
+        WeightsError, match=r"^owner/yolos@[0-9a-f]{40}: its config.json says YOLOS \(yolos\), which NextDETR"
+    ):
+        open_weights("owner/yolos")
 
 
 def test_the_command_line_with_hf_endpoint(server, atto, tmp_path):

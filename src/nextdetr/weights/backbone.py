@@ -12,6 +12,8 @@ from nextdetr.weights.convert import backbone_state
 from nextdetr.weights.gate import fill
 from nextdetr.weights.layouts.sizes import backbone_size
 from nextdetr.weights.load import load_into, open_weights
+from nextdetr.weights.published import find_published
+from nextdetr.weights.remote import is_local, parse_name
 from nextdetr.weights.start import open_detector
 from nextdetr.weights.tensorfile import read_metadata
 
@@ -26,7 +28,7 @@ def open_encoder(source: str | Path, *, drop_path: float = 0.0, num_classes: int
     """Build the backbone that a file holds, and load it.
 
     Args:
-        source: a backbone's or detector's weights of any known layout, whose final norm and classifier are left out; or
+        source: a backbone's or detector's weights (see ``open_weights``), whose final norm and classifier are left out; or
             ``convnextv2-atto`` and the like for a backbone with random weights.
         drop_path: stochastic depth of the last block, 0 to 1.
         num_classes: build a classifier of so many classes, with a new head; None for a feature extractor.
@@ -56,7 +58,7 @@ def open_encoder(source: str | Path, *, drop_path: float = 0.0, num_classes: int
 
 
 def open_features(model: str | Path) -> OpenedModel:
-    """Open what can describe images: all that ``open_detector`` takes, and a backbone's weights of any known layout.
+    """Open what can describe images: all that ``open_detector`` takes, and a backbone's weights (see ``open_weights``).
 
     A backbone alone becomes a model of one row, which has no decoder: it can only run ``row_maps``. It takes images with
     ImageNet's mean and deviation, as published backbones do, and ours.
@@ -66,9 +68,10 @@ def open_features(model: str | Path) -> OpenedModel:
         WeightsError: a weights file is damaged, or no ConvNeXt V2 of a published size.
     """
     path = Path(model)
-    if path.suffix.lower() in (".yaml", ".yml") or not path.is_file() or _is_detector(path):
+    by_name = not is_local(path) and bool(parse_name(path.as_posix()) or find_published(str(model)))
+    if path.suffix.lower() in (".yaml", ".yml") or not (path.is_file() or by_name) or _is_detector(path):
         return open_detector(model)[0]
-    file, identity = open_weights(path)
+    file, identity = open_weights(model)
     size = (identity.model or "").removeprefix("convnextv2-")
     if not identity.is_backbone or size not in SIZES:
         raise WeightsError(
@@ -87,7 +90,7 @@ def open_features(model: str | Path) -> OpenedModel:
         raise WeightsError(
             f"{path}: {len(report.missing)} tensors are missing, such as {report.missing[0]}; is it complete?"
         )
-    metadata = {"weights_licence": identity.licence, "source_weights": str(path)}
+    metadata = {"weights_licence": identity.licence, "source_weights": str(file.path)}
     return OpenedModel(built.eval(), [], BACKBONE_IMAGE_SIZE, str(model), metadata)
 
 
