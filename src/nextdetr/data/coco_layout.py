@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import re
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def coco_splits(root: Path) -> dict[str, Path]:
 
 def _in_annotations(root: Path) -> dict[str, Path]:
     folder = next((root / name for name in ("annotations", "Annotations") if (root / name).is_dir()), None)
-    files = [] if folder is None else [path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".json"]
+    names = [] if folder is None else os.listdir(folder)  # noqa: PTH208 - there may be an XML for each of many images
+    files = [folder / name for name in sorted(names) if name.lower().endswith(".json")] if folder else []
     instances = [path for path in files if not _OTHER_TASKS.fullmatch(path.name) and path.is_file()]
     for pattern, among in ((_INSTANCES, instances), (_ENDS_IN_SPLIT, instances), (_KEYPOINTS, files)):
         found: dict[str, Path] = {}
@@ -58,10 +60,11 @@ def _in_annotations(root: Path) -> dict[str, Path]:
 
 
 def _in_split_folders(root: Path) -> dict[str, Path]:
-    found = {path.parent.name: path for path in sorted(root.glob(f"*/{NAMED[0]}"))}
+    folders = subfolders(root)
+    found = {folder.name: folder / NAMED[0] for folder in folders if (folder / NAMED[0]).is_file()}
     if found:
         return found
-    for folder in subfolders(root):
+    for folder in folders:
         if re.fullmatch(rf"{_SPLIT}\d*", folder.name, re.IGNORECASE):
             for name in NAMED[1:]:
                 if (folder / name).is_file() and is_coco_file(folder / name):
@@ -71,10 +74,10 @@ def _in_split_folders(root: Path) -> dict[str, Path]:
 
 def _by_themselves(root: Path) -> dict[str, Path]:
     """Files in the folder itself: one a split, or a single one."""
-    files = sorted(root.glob("*.json"))
-    if len(files) > _MANY:
+    names = [name for name in os.listdir(root) if name.endswith(".json") and not name.startswith(".")]  # noqa: PTH208
+    if len(names) > _MANY:
         return {}
-    files = [path for path in files if path.is_file() and is_coco_file(path)]
+    files = [path for path in map(root.joinpath, sorted(names)) if path.is_file() and is_coco_file(path)]
     found: dict[str, Path] = {}
     for path in files:
         match = _INSTANCES.fullmatch(path.name) or _ENDS_IN_SPLIT.fullmatch(path.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ def yaml_in(path: Path) -> Path | None:
     if not path.is_dir():
         return path if path.suffix.lower() in {".yaml", ".yml"} else None
     named = next((path / name for name in YAML_NAMES if (path / name).is_file()), None)
-    others = [] if named else sorted((*path.glob("*.yaml"), *path.glob("*.yml")))
+    others = [] if named else [path / name for name in os.listdir(path) if name.endswith((".yaml", ".yml"))]  # noqa: PTH208
     return others[0] if len(others) == 1 else named
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nextdetr.data.hf import BOX_KEYS, CATEGORY_KEYS, RowReader, readme_names
-from nextdetr.data.listing import list_images
+from nextdetr.data.listing import list_images, subfolders
 from nextdetr.data.objects import Annotated, build_split, locate, plain_split
 from nextdetr.data.raw import RawSplit, plural, read_lines
 from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
@@ -36,7 +36,7 @@ def _files(root: Path) -> list[Path]:
         own = [folder / name for name in _NAMES if (folder / name).is_file()]
         if own:
             return own[:1]
-        below = sorted(sub for sub in folder.iterdir() if sub.is_dir()) if folder.is_dir() else []
+        below = subfolders(folder) if folder.is_dir() else []
         files = [next((sub / name for name in _NAMES if (sub / name).is_file()), None) for sub in below]
         if any(files):
             return [file for file in files if file is not None]

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
+from nextdetr.data.listing import subfolders
 from nextdetr.data.raw import RawSplit
 
 __all__ = ["Format", "Glance", "SplitReader", "start_of"]
@@ -57,38 +58,48 @@ class Glance:
     @cached_property
     def names(self) -> list[str]:
         """Names of the files and folders in the folder, sorted, without hidden ones; none in a file."""
-        return [] if self.is_file else sorted(name for name in os.listdir(self.path) if not name.startswith("."))  # noqa: PTH208
+        return sorted(name for names in self._by_ending.values() for name in names)
+
+    @cached_property
+    def _by_ending(self) -> dict[str, list[str]]:
+        """The names by their endings in lower case, with the dot: of a million images few endings are asked for."""
+        found: dict[str, list[str]] = {}
+        for name in () if self.is_file else os.listdir(self.path):  # noqa: PTH208 - names, not paths
+            if not name.startswith("."):
+                found.setdefault(name[dot:] if (dot := name.rfind(".")) > 0 else "", []).append(name)
+        folded: dict[str, list[str]] = {}
+        for ending, names in found.items():
+            folded.setdefault(ending.lower(), []).extend(names)
+        return folded
 
     @cached_property
     def folders(self) -> list[Path]:
         """The subfolders, sorted; linked ones too."""
-        return [self.path / name for name in self.names if (self.path / name).is_dir()]
+        return [] if self.is_file else subfolders(self.path)
 
     def files(self, *suffixes: str) -> list[Path]:
         """Return the files of these endings, in lower case, in the folder; the path itself if it is such a file."""
         if self.is_file:
             return [self.path] if self.path.suffix.lower() in suffixes else []
-        return [self.path / name for name in self.names if os.path.splitext(name)[1].lower() in suffixes]  # noqa: PTH122
+        names = (name for suffix in suffixes for name in self._by_ending.get(suffix, ()))
+        return [self.path / name for name in sorted(names)]
 
     @cached_property
+    def _inner(self) -> list[Glance]:
+        return [Glance(folder) for folder in self.folders]
+
+    @property
     def below(self) -> dict[Path, list[str]]:
         """Names in each of the subfolders, sorted, without hidden ones."""
-        return {folder: Glance(folder).names for folder in self.folders}
+        return {glance.path: glance.names for glance in self._inner}
 
     def nested(self, *suffixes: str) -> list[Path]:
         """Return ``files``, and those of these endings in the subfolders."""
-        below = ((folder, name) for folder, names in self.below.items() for name in names)
-        return [
-            *self.files(*suffixes),
-            *(folder / name for folder, name in below if os.path.splitext(name)[1].lower() in suffixes),  # noqa: PTH122
-        ]
+        return [*self.files(*suffixes), *(path for glance in self._inner for path in glance.files(*suffixes))]
 
     def first_below(self, *suffixes: str) -> list[Path]:
         """Return the first file of these endings in each subfolder."""
-        found: dict[Path, Path] = {}
-        for path in self.nested(*suffixes):
-            found.setdefault(path.parent, path)
-        return [path for folder, path in found.items() if folder != self.path]
+        return [files[0] for glance in self._inner if (files := glance.files(*suffixes))]
 
     def shown(self, path: Path) -> str:
         """Return how to name a file of the data set in a line: relative to the folder, or by its own name."""

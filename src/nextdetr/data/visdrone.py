@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from nextdetr.data.listing import list_images
+from nextdetr.data.listing import list_images, subfolders
 from nextdetr.data.objects import EVERY_CLASS, Annotated, Marked, build_split, locate, plain_split
 from nextdetr.data.raw import RawSplit, plural, read_lines
 from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
@@ -43,7 +43,7 @@ def _is_split(folder: Path) -> bool:
 def _folders(path: Path) -> dict[str, Path]:
     if _is_split(path):
         return {plain_split(path.resolve().name) if "-" in path.resolve().name else _LONE: path}
-    below = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    below = subfolders(path)
     found: dict[str, Path] = {}
     for folder in below:
         if _is_split(folder):

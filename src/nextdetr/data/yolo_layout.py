@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import json
 import os
 import sys
@@ -193,7 +194,8 @@ def _tail(entry: str, split: str, layout: _Layout, bases: Sequence[Path]) -> Pat
 def darknet_file(root: Path) -> Path | None:
     """Return the ``obj.data`` of a folder or of ``data`` in it, or the only file there that ends so; None without one."""
     for folder in (root, root / "data"):
-        files = sorted(folder.glob("*.data")) if folder.is_dir() else []
+        names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - names of which most are images
+        files = [folder / name for name in sorted(names) if name.endswith(".data")]
         named = [path for path in files if path.name == "obj.data"] or files
         if len(named) == 1 and {"names", "train"} <= set(_darknet_content(named[0])):
             return named[0]
@@ -240,10 +242,11 @@ def _first_images(path: Path, root: Path) -> list[Path]:
     found: list[Path] = []
     for parent, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in sorted(names) if is_picture_name(name)]
-        if len(found) >= _ENOUGH:
+        pictures = (name for name in sorted(names) if is_picture_name(name))
+        found += [Path(parent, name) for name in itertools.islice(pictures, _ENOUGH - len(found))]
+        if len(found) == _ENOUGH:
             break
-    return found[:_ENOUGH]
+    return found
 
 
 def _split_folders(root: Path) -> dict[str, list[Path]]:

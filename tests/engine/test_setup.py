@@ -1,0 +1,19 @@
+"""How a run is called that nobody gave a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nextdetr.config import TrainConfig
+from nextdetr.engine.setup import default_output
+
+
+@pytest.mark.parametrize(
+    ("data", "name"), [(".", "photos"), ("1/..", "photos"), ("../photos/data.yaml", "data"), ("/x/photos/", "photos")]
+)
+def test_run_is_named_after_its_data_also_where_they_are_a_dot(tmp_path, monkeypatch, data, name):
+    (tmp_path / "photos" / "1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "photos")
+    assert default_output(TrainConfig(data=data)) == Path(f"runs/nextdetr-atto-{name}")
