@@ -42,9 +42,9 @@ def few(images: int) -> None:
         found = load(*arguments, **more)  # type: ignore[arg-type]
         return replace(found, records=found.records[:images])
 
-    from nextdetr.engine import setup
+    from nextdetr.engine import splits
 
-    setup.load_data = cut  # type: ignore[assignment]
+    splits.load_data = cut  # type: ignore[assignment]
 
 
 def keeping_meter(folder: Path, model: str) -> Meter:

@@ -38,6 +38,10 @@ class ValConfig(CommandConfig):
 
     data: str | None = Field(None, description="Data set: a VOC or COCO folder, a YOLO data.yaml, or a dataset YAML.")
     split: str = Field("val", description="Which part of the data set to score.")
+    split_off: float | None = Field(
+        None, gt=0, lt=1, description="Score the val that training made of so much of train, as --data has none."
+    )
+    seed: int = Field(0, ge=0, description="Seed of --split-off: that of the training.")
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
     batch_size: int = Field(8, ge=1, description="Images a step.")
     queries: int | None = Field(None, ge=1, description="Object queries (default: the model file says).")

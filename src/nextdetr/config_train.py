@@ -54,6 +54,9 @@ class TrainConfig(CommandConfig):
     precision: Precision = Field("32-true", description="Arithmetic of the model; losses are always 32-bit.")
     bits: int | None = Field(None, ge=8, le=16, description="Significant bits of 16-bit grey pictures (default: 16).")
     on_bad_data: Literal["warn", "error"] = Field("warn", description="Drop unusable boxes and images, or refuse to start.")
+    split_off: float | None = Field(
+        None, gt=0, lt=1, description="Share of train to set aside as val, by --seed, where there is none (default: 0.2)."
+    )
     workers: int = Field(1, ge=0, description="Processes that load and augment images; 0 loads in the main process.")
     cache: Literal["auto", "off", "full", "shrunk"] = Field(
         "auto", description="Keep decoded training images: as they are, or shrunk to twice --image-size."

@@ -33,11 +33,15 @@ def test_images_in_two_splits_are_told(tmp_path):
     assert shared_images(train, load_data(path, "val")) == []
 
 
-def test_training_needs_two_splits(tmp_path):
+def test_training_needs_a_split_to_learn_from(tmp_path):
     path = write_text(tmp_path / "data.yaml", YAML + "valid: images\n")
-    require_splits(path)
+    assert require_splits(path)
     path.write_text(YAML)
-    with pytest.raises(DataError, match=r"there is no val, but train\. Set some of the images aside"):
+    assert not require_splits(path)  # a part of train is set aside
+    path.write_text(YAML.replace("train", "test"))
+    with pytest.raises(
+        DataError, match=r"needs the split train, to learn from; there is none, but test\. Name one of them"
+    ):
         require_splits(path)
     path.write_text("nc: 1\nnames: [cat]\n")
     with pytest.raises(DataError, match=r"data\.yaml: no split is named, .* Write where the images of each are\.$"):

@@ -88,11 +88,13 @@ def available_splits(path: str | Path) -> list[str]:
     return sorted(shown, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
 
 
-def require_splits(path: str | Path) -> None:
-    """See that a data set can be trained on: that it has a split to learn from and one to choose the best weights by.
+def require_splits(path: str | Path) -> bool:
+    """See that a data set has a split to learn from, and return whether it has one to choose the best weights by.
+
+    Without the latter, ``split.split_off`` makes one.
 
     Raises:
-        DataError: one of them is missing; the message says what to do.
+        DataError: there is no train; the message says what to do.
     """
     there = available_splits(path)
     if not there:
@@ -100,12 +102,13 @@ def require_splits(path: str | Path) -> None:
             f"{path}: no split is named, and training needs train, to learn from, and val, to choose the best weights by. "
             "Write where the images of each are."
         )
-    missing = [split for split in ("train", "val") if split not in {_plain(name) for name in there}]
-    if missing:
+    plain = {_plain(name) for name in there}
+    if "train" not in plain:
         raise DataError(
-            f"{path}: training needs the splits train, to learn from, and val, to choose the best weights by; there is no "
-            f"{' and no '.join(missing)}, but {', '.join(there)}. Set some of the images aside."
+            f"{path}: training needs the split train, to learn from; there is none, but {', '.join(there)}. Name one of "
+            "them train."
         )
+    return "val" in plain
 
 
 def is_data_set(path: str | Path) -> bool:

@@ -38,6 +38,7 @@ BY_IMAGES = ((500, "nextdetr-pico"), (2000, "nextdetr-nano"), (20_000, "nextdetr
 SMALL_BOX = 16  # pixels that a small box should have on the input: two cells of stride 8; half of it with stride 4
 SIZES = (320, 640)  # smallest and largest input, pixels; BCCD was measured at 320
 ENLARGE = 1.5  # most that images are enlarged: there is nothing to see between the pixels
+SET_ASIDE = 0.2  # of the images, where the data set has no val; a common share, not measured
 PASSES = 15_000  # images shown in a run from random weights; BCCD's 73 epochs, near RT-DETR's 72
 PASSES_TRAINED = 5_000  # the same from a trained detector
 PASSES_LEAST = 9_000  # images that given minutes should show before larger ones are afforded; BCCD had 8,600 in 24 minutes
@@ -93,6 +94,7 @@ def choose_recipe(
     stride: int = 32,
     within: int | None = None,
     teacher_gflop: float | None = None,
+    set_aside: float | None = None,
 ) -> Recipe:
     """Fill in what the user left open.
 
@@ -106,12 +108,15 @@ def choose_recipe(
         stride: the model's; an image size that is chosen is a multiple of it.
         within: largest image size that keeps ``latency``; None without one.
         teacher_gflop: of the teacher, an image at 320 px; None without one, 0 where it is not known.
+        set_aside: share of the images that were set aside as ``val``; None where the data set has one.
 
     Returns:
         The settings and why.
     """
     plan = _Plan(config, data, machine, stride, teacher_gflop)
     plan.within = within
+    if set_aside is not None:
+        plan.choose("there is no val: so much of train chooses the best weights", split_off=set_aside)
     _teacher(plan)
     _model(plan, models, backbone)
     _image_size(plan)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,26 +12,23 @@ import torch
 from lightning_fabric import Fabric
 
 from nextdetr.config import TrainConfig
-from nextdetr.data.check import require_boxes, summarize_problems
 from nextdetr.data.identity import describe_identity
-from nextdetr.data.leak import shared_images
 from nextdetr.data.records import DetectionData
-from nextdetr.data.sources import load_data, require_splits
 from nextdetr.engine.latency import affordable_size, check_contract, times_of
 from nextdetr.engine.recipe import backbone_factor, choose_recipe
 from nextdetr.engine.resume import (
     Contract,
-    check_classes,
     check_teacher,
     merge_resumed,
     stored_contract,
     write_config,
 )
+from nextdetr.engine.splits import load_splits, write_set_aside
 from nextdetr.engine.start import choose_start
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.engine.teacher import Teacher, open_teacher
-from nextdetr.errors import ConfigError, DataError
+from nextdetr.errors import ConfigError
 from nextdetr.files import exclusive, make_directory, new_directory, remove_unused
 from nextdetr.identity import Identity
 from nextdetr.inference.opened import stored_bits
@@ -40,7 +36,6 @@ from nextdetr.inference.times import Meter, Times
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import available_models, build_skeleton, parse_model_text
 from nextdetr.models.sizes import check_sides
-from nextdetr.preprocess import Reading
 from nextdetr.weights.checkpoint import OpenedModel, read_detector_metadata
 from nextdetr.weights.load import open_weights
 from nextdetr.weights.start import resolve_model, start_model
@@ -162,47 +157,6 @@ def open_directory(output: Path | None, default: Path, resume: Path | None, held
     return folder
 
 
-def load_splits(
-    config: TrainConfig, tell: Callable[[str], None], classes: Sequence[str] | None = None
-) -> tuple[DetectionData, DetectionData]:
-    """Read and check the training and the validation split, and tell what is wrong with them.
-
-    Args:
-        config: names the data set.
-        tell: takes a line for the user.
-        classes: those of a run to go on with.
-    """
-    assert config.data is not None
-    read = partial(load_data, config.data, on_bad_data=config.on_bad_data)
-    if classes is not None and not Path(config.data).expanduser().exists():
-        raise DataError(
-            f"{config.data}: the data set of the run is not there any more; if it has moved, name it with --data."
-        )
-    require_splits(config.data)
-    train_data = read("train")
-    if classes is not None and config.resume is not None:
-        reread = partial(read, "train", classes=classes)
-        train_data = check_classes(train_data, classes, config.data, config.resume, reread)
-    tell(train_data.recognised)
-    val_data = read("val", classes=train_data.classes)
-    for data in (train_data, val_data):
-        boxes = sum(len(record.labels) for record in data.records)
-        tell(f"{data.split}: {len(data.records)} images, {boxes} boxes, {len(data.classes)} classes")
-        if data.problems:
-            tell(summarize_problems(data.problems))
-    reading = Reading(bits=config.bits or 16)
-    train_data, val_data = replace(train_data, reading=reading), replace(val_data, reading=reading)
-    if not train_data.classes:
-        raise DataError(f"{config.data}: no class is defined, so there is nothing to learn.")
-    require_boxes(train_data)
-    shared = shared_images(train_data, val_data)
-    if shared and config.on_bad_data == "error":
-        raise DataError(f"{shared[0].file}: {shared[0].message}. Take them out of one of the splits.")
-    if shared:
-        tell(summarize_problems(shared))
-    return train_data, val_data
-
-
 def prepare_model(
     config: TrainConfig, classes: list[str], tell: Callable[[str], None]
 ) -> tuple[DetectionModel, TrainConfig, tuple[str, str]]:
@@ -250,6 +204,7 @@ def fill_in(
     *,
     within: int | None = None,
     teacher: Teacher | None = None,
+    set_aside: float | None = None,
 ) -> TrainConfig:
     """Choose what the user left open, and tell what and why; ``within`` is the largest size that keeps the latency."""
     backbone = None if config.backbone_weights is None else open_weights(config.backbone_weights)[1]
@@ -258,7 +213,7 @@ def fill_in(
         backbone=None if backbone is None else backbone.size,
         without_labels=backbone is not None and backbone.without_labels, stride=_stride(config.model),
         within=within,
-        teacher_gflop=None if teacher is None else teacher.gflop(),
+        teacher_gflop=None if teacher is None else teacher.gflop(), set_aside=set_aside,
     )  # fmt: skip
     if recipe.text:
         tell(recipe.text)
@@ -329,7 +284,8 @@ def prepare(
     cursor, state = (Cursor(), {}) if config.resume is None else read_state(config.resume / "last.ckpt")
     earlier = stored_contract(state, directory / "last.ckpt") if directory is not None and state else None
     teacher = prepare_teacher(config, earlier)
-    train_data, val_data = load_splits(config, tell, None if earlier is None else earlier.classes)
+    splits = load_splits(config, tell, None if earlier is None else earlier.classes)
+    train_data, val_data = splits.train, splits.val
     if teacher is not None:
         teacher.for_classes(train_data.classes)
     times: Times | None = None
@@ -339,7 +295,9 @@ def prepare(
         config = choose_start(config, lambda: fill_in(open_config, train_data, machine, lambda text: None).model, tell)
         if config.latency is not None and fabric.global_rank == 0:
             times, within = prepare_speed(config, train_data, machine, meter, tell)
-        config = shared(fill_in(config, train_data, machine, tell, within=within, teacher=teacher))
+        config = shared(
+            fill_in(config, train_data, machine, tell, within=within, teacher=teacher, set_aside=splits.set_aside)
+        )
     directory = directory or folder()  # its default name has the model's in it
     torch.manual_seed(config.seed)
     written = directory / "last.safetensors"
@@ -351,6 +309,8 @@ def prepare(
     contract = Contract(train_data.classes)
     if fabric.global_rank == 0:  # the others only need the classes
         write_config(config, directory)  # of a resumed run too, whose length may be another now
+        if splits.set_aside is not None:
+            write_set_aside(val_data, str(config.data), directory)
         digest = "" if teacher is None else teacher.digest
         contract = Contract.of(train_data, val_data, together=together, teacher=digest)
         for line in earlier.differences(contract) if earlier is not None else ():

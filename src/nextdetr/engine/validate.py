@@ -14,6 +14,7 @@ from nextdetr.config import ValConfig
 from nextdetr.data.check import summarize_problems
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import load_data
+from nextdetr.data.split import load_split_off
 from nextdetr.engine.evaluate import EvalResult, evaluate
 from nextdetr.engine.log import Display
 from nextdetr.errors import ConfigError
@@ -95,7 +96,12 @@ def score_detector(
     )  # fmt: skip
     if data is None:
         classes = opened.classes if opened.trained else None
-        data = load_data(config.data, config.split, classes=classes, on_bad_data=config.on_bad_data)
+        if config.split_off is None:
+            data = load_data(config.data, config.split, classes=classes, on_bad_data=config.on_bad_data)
+        else:
+            data = load_split_off(
+                config.data, config.split, config.split_off, config.seed, classes=classes, on_bad_data=config.on_bad_data
+            )
     data = replace(data, reading=settled.reading)
     with Display(enabled=not quiet) as display:
         if data.recognised:

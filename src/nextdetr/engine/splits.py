@@ -1,0 +1,105 @@
+"""The two splits of a training, read and checked; where a data set has no ``val``, a part of ``train`` is set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from nextdetr.config import TrainConfig
+from nextdetr.data.check import require_boxes, summarize_problems
+from nextdetr.data.leak import shared_images
+from nextdetr.data.records import DetectionData
+from nextdetr.data.sources import load_data, require_splits
+from nextdetr.data.split import split_off
+from nextdetr.engine.recipe import SET_ASIDE
+from nextdetr.engine.resume import check_classes
+from nextdetr.errors import ConfigError, DataError
+from nextdetr.files import write_text_atomic
+from nextdetr.preprocess import Reading
+
+__all__ = ["Splits", "load_splits", "write_set_aside"]
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """What training learns from, and what it chooses the best weights by.
+
+    Attributes:
+        train, val: the images; both have the same classes.
+        set_aside: share of train that became val; None where the data set has one.
+    """
+
+    train: DetectionData
+    val: DetectionData
+    set_aside: float | None
+
+
+def load_splits(config: TrainConfig, tell: Callable[[str], None], classes: Sequence[str] | None = None) -> Splits:
+    """Read and check the training and the validation split, and tell what is wrong with them.
+
+    Args:
+        config: names the data set.
+        tell: takes a line for the user.
+        classes: those of a run to go on with.
+    """
+    assert config.data is not None
+    read = partial(load_data, config.data, on_bad_data=config.on_bad_data)
+    if classes is not None and not Path(config.data).expanduser().exists():
+        raise DataError(
+            f"{config.data}: the data set of the run is not there any more; if it has moved, name it with --data."
+        )
+    aside = _set_aside(config)
+    train_data = read("train")
+    if classes is not None and config.resume is not None:
+        reread = partial(read, "train", classes=classes)
+        train_data = check_classes(train_data, classes, config.data, config.resume, reread)
+    tell(train_data.recognised)
+    if aside is None:
+        val_data = read("val", classes=train_data.classes)
+    else:
+        parts = split_off(train_data, aside, config.seed)
+        train_data, val_data = parts.train, parts.val
+        tell(parts.text)
+    for data in (train_data, val_data):
+        boxes = sum(len(record.labels) for record in data.records)
+        tell(f"{data.split}: {len(data.records)} images, {boxes} boxes, {len(data.classes)} classes")
+        if data.problems:
+            tell(summarize_problems(data.problems))
+    reading = Reading(bits=config.bits or 16)
+    train_data, val_data = replace(train_data, reading=reading), replace(val_data, reading=reading)
+    if not train_data.classes:
+        raise DataError(f"{config.data}: no class is defined, so there is nothing to learn.")
+    require_boxes(train_data)
+    shared = shared_images(train_data, val_data)
+    if shared and config.on_bad_data == "error":
+        raise DataError(f"{shared[0].file}: {shared[0].message}. Take them out of one of the splits.")
+    if shared:
+        tell(summarize_problems(shared))
+    return Splits(train_data, val_data, aside)
+
+
+def _set_aside(config: TrainConfig) -> float | None:
+    """Return the share of train that becomes val, as the data set has none; None where it has one.
+
+    A run to go on with keeps what it set aside.
+
+    Raises:
+        DataError: there is no train.
+        ConfigError: the data set has a val, and a share is asked for.
+    """
+    assert config.data is not None
+    has_val = require_splits(config.data)
+    if has_val and config.split_off is not None and config.resume is None:
+        raise ConfigError(f"{config.data}: it has a val of its own; leave --split-off out.")
+    return None if has_val and config.split_off is None else config.split_off or SET_ASIDE
+
+
+def write_set_aside(data: DetectionData, source: str, directory: Path) -> None:
+    """Write the images that were set aside, by their paths in the data set ``source``, to the run's ``val.txt``."""
+    root = Path(source).expanduser()
+    root = root if root.is_dir() else root.parent
+    paths = [record.path for record in data.records]
+    names = [(path.relative_to(root) if path.is_relative_to(root) else path).as_posix() for path in paths]
+    write_text_atomic(directory / "val.txt", "".join(f"{name}\n" for name in names))

@@ -1,0 +1,52 @@
+"""A data set without val is trained on all the same: a part of train is set aside, and that is said and kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from nextdetr.config import TrainConfig, ValConfig
+from nextdetr.config_file import read_config_file
+from nextdetr.data.split import load_split_off
+from nextdetr.engine.splits import load_splits
+from nextdetr.engine.train import train
+from nextdetr.engine.validate import score_detector
+from nextdetr.errors import ConfigError, DataError
+from nextdetr.weights.checkpoint import open_model
+from tests.helpers import squares, tiny_model
+
+
+def without_val(folder):
+    """The squares that are there for training."""
+    source = squares(folder)
+    (source / "annotations" / "instances_val.json").unlink()
+    return source
+
+
+def test_run_without_val_sets_a_part_aside_and_keeps_it(tmp_path, capsys):
+    data = without_val(tmp_path / "squares")
+    config = TrainConfig(
+        data=str(data), model=str(tiny_model(tmp_path)), epochs=1, image_size=64, batch_size=2, workers=0, seed=5,
+        output=tmp_path / "run",
+    )  # fmt: skip
+    train(config)
+    told = capsys.readouterr().err
+    assert "--split-off 0.2: there is no val: so much of train chooses the best weights" in told
+    assert "set aside from train (--split-off 0.2 --seed 5)" in told
+    assert read_config_file(tmp_path / "run" / "config.yaml")["split_off"] == 0.2
+    val = load_split_off(data, "val", 0.2, 5)
+    listed = (tmp_path / "run" / "val.txt").read_text().splitlines()
+    assert [name.rpartition("/")[2] for name in listed] == [record.path.name for record in val.records]
+    resumed = TrainConfig(resume=tmp_path / "run", epochs=2)
+    train(resumed, quiet=True)
+    assert (tmp_path / "run" / "val.txt").read_text().splitlines() == listed
+    opened = open_model(tmp_path / "run" / "best.safetensors")
+    result = score_detector(opened, ValConfig(data=str(data), split_off=0.2, seed=5), quiet=True)
+    assert result.images == len(listed)
+    with pytest.raises(DataError, match="there is no split val; available: train"):
+        score_detector(opened, ValConfig(data=str(data)), quiet=True)
+
+
+def test_share_is_refused_where_there_is_a_val(tmp_path):
+    config = TrainConfig(data=str(squares(tmp_path)), split_off=0.3)
+    with pytest.raises(ConfigError, match="it has a val of its own; leave --split-off out"):
+        load_splits(config, lambda _: None)
