@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nextdetr.data.convert import convert
     from nextdetr.detector import Detector
     from nextdetr.engine.pretrain import pretrain
     from nextdetr.errors import (
@@ -33,10 +34,11 @@ __all__ = [
     "TrainingError",
     "WeightsError",
     "__version__",
+    "convert",
     "pretrain",
 ]
 
-_HOMES = {"Detector": "nextdetr.detector", "pretrain": "nextdetr.engine.pretrain"}
+_HOMES = {"Detector": "nextdetr.detector", "convert": "nextdetr.data.convert", "pretrain": "nextdetr.engine.pretrain"}
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,7 @@ from nextdetr.errors import ConfigError
 __all__ = [
     "BenchmarkConfig",
     "CommandConfig",
+    "ConvertConfig",
     "EmbedConfig",
     "ExportConfig",
     "PredictConfig",
@@ -119,6 +120,15 @@ class PredictConfig(CommandConfig):
         if isinstance(value, (list, tuple)):
             return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
         return value
+
+
+class ConvertConfig(CommandConfig):
+    """Settings of ``nextdetr convert``."""
+
+    to: Literal["coco", "yolo", "voc"] | None = Field(None, description="Format to write.")
+    output: Path | None = Field(None, description="New folder for it.")
+    images: Literal["copy", "link"] = Field("copy", description="Copy the image files, or link to where they are.")
+    on_bad_data: Literal["warn", "error"] = Field("warn", description="Leave out unusable boxes and images, or refuse.")
 
 
 class EmbedConfig(CommandConfig):

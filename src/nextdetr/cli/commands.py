@@ -5,7 +5,21 @@ from __future__ import annotations
 from cyclopts import App, Parameter
 
 from nextdetr import __version__
-from nextdetr.cli import analyze, benchmark, embed, export, info, predict, pretrain, probe, quickstart, train, val, weights
+from nextdetr.cli import (
+    analyze,
+    benchmark,
+    convert,
+    embed,
+    export,
+    info,
+    predict,
+    pretrain,
+    probe,
+    quickstart,
+    train,
+    val,
+    weights,
+)
 
 __all__ = ["app"]
 
@@ -32,6 +46,7 @@ app.command(export.export, name="export")
 app.command(benchmark.benchmark, name="benchmark")
 app.command(info.info, name="info")
 app.command(embed.embed, name="embed")
+app.command(convert.convert, name="convert")
 app.command(probe.probe, name="probe")
 app.command(weights.app)
 app.command(analyze.app)

@@ -1,8 +1,8 @@
 """The formats of data sets, in the order in which a path is asked whether it is one of them.
 
 Where several fit, the first counts, and the line that says what was recognised names the others; a dataset YAML with
-``format`` and ``root`` chooses another one. An explicit description (VOC's three folders, a YAML) comes before what is
-recognised by the files of an annotation tool.
+``format`` and ``root`` chooses another one, and comes before all. An explicit description (VOC's folders, a ``data.yaml``)
+comes before what is recognised by the files of an annotation tool.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _open_dataset_yaml(path: Path) -> dict[str, SplitReader]:
 DATASET = Format("yaml", "a dataset YAML", _is_dataset_yaml, _open_dataset_yaml)
 
 FORMATS = (
-    VOC, DATASET, YOLO, COCO, CVAT, LABELME, IMAGEFOLDER, PARQUET, CSV, NDJSON, KITTI, VISDRONE, CROWDHUMAN,
+    DATASET, VOC, YOLO, COCO, CVAT, LABELME, IMAGEFOLDER, PARQUET, CSV, NDJSON, KITTI, VISDRONE, CROWDHUMAN,
 )  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def open_source(path: Path) -> Source:
             found[kind.name] = reason
     if not found:
         raise _unknown(path)
-    first, *others = found
+    first, *others = found if DATASET.name not in found else [DATASET.name]  # whoever wrote it has chosen
     line = f"{first}: {found[first]}"
     if others:
         also = ", ".join(f"{name} ({found[name]})" for name in others)

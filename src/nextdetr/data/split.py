@@ -151,12 +151,13 @@ def _pictures(data: DetectionData) -> NDArray[np.float32]:
     """Return small pictures of mean 0 and length 1, so that a product of two is their correlation; [N, 256]."""
     pool = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1))
     try:
-        pictures = np.stack(list(pool.map(_small, (record.path for record in data.records))))
+        pictures: NDArray[np.float32] = np.stack(list(pool.map(_small, (record.path for record in data.records))))
     finally:
         pool.shutdown(cancel_futures=True)
     pictures -= pictures.mean(axis=1, keepdims=True)
     spread = np.maximum(pictures.std(axis=1, keepdims=True), _FLAT)
-    return (pictures / (spread * _SIDE)).astype(np.float32)
+    pictures /= spread * _SIDE
+    return pictures
 
 
 def _small(path: Path) -> NDArray[np.float32]:
@@ -166,7 +167,9 @@ def _small(path: Path) -> NDArray[np.float32]:
             grey = image.convert("L")
     except OSError:  # another format
         grey = load_image(path).convert("L")
-    return np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float32).ravel()
+    small = grey.resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    cells: NDArray[np.float32] = np.asarray(small, dtype=np.float32).ravel()
+    return cells
 
 
 def _cut(groups: NDArray[np.int64], target: int) -> tuple[NDArray[np.int64], int]:

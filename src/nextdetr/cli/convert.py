@@ -1,0 +1,45 @@
+"""``nextdetr convert``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from nextdetr.cli.common import Json, Verbose, print_json, say, settings
+from nextdetr.config import ConvertConfig
+from nextdetr.errors import ConfigError
+
+__all__ = ["convert"]
+
+
+def convert(
+    data: Annotated[str, Parameter(help="A data set, as for `train --data`.")],
+    *,
+    options: Annotated[ConvertConfig | None, Parameter(name="*")] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write a data set back in another format: every split and class, every box as it was read.
+
+    Example: `nextdetr convert photos --to yolo --output photos-yolo`.
+    """
+    merged = settings(ConvertConfig, options)
+    if merged.to is None or merged.output is None:
+        raise ConfigError("converting needs a format and a new folder: give --to coco, yolo or voc, and --output.")
+    from nextdetr.data.check import summarize_problems
+    from nextdetr.data.convert import convert as run
+
+    result = run(data, merged.to, merged.output, images=merged.images, on_bad_data=merged.on_bad_data)
+    sys.stderr.write(f"{result.recognised}\n")
+    if result.problems:
+        sys.stderr.write(summarize_problems(result.problems) + "\n")
+    if result.crowds_left_out:
+        sys.stderr.write(f"{result.crowds_left_out:,} crowds are left out: {merged.to} has no place for them\n")
+    if json:
+        print_json(result.to_json())
+        return
+    say(f"{result.output}  ({result.to}, {len(result.classes)} classes)")
+    for split, count in result.splits.items():
+        say(f"  {split:<8} {count['images']:>8,} images {count['boxes']:>10,} boxes")

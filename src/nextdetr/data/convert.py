@@ -1,0 +1,198 @@
+"""Write a data set back, in the layouts that most programs read: COCO, YOLO and Pascal VOC.
+
+What comes out has every split, every class in its order, and every box as it was read and checked; reading it again gives
+the same boxes to the last digit. Crowds stay in COCO; the other two have no place for them, so they are left out and
+counted. Images are copied as they are, or linked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from nextdetr.data.records import DetectionData, Problem
+from nextdetr.data.sources import available_splits, load_data
+from nextdetr.data.writers import WRITERS, Named
+from nextdetr.errors import ConfigError, DataError, WriteError
+from nextdetr.files import make_directory
+
+__all__ = ["ConvertResult", "convert"]
+
+_YOLO_SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertResult:
+    """What ``convert`` wrote; the fields of the JSON result.
+
+    Attributes:
+        data: what was read.
+        recognised: as what.
+        to: the format that was written.
+        output: the folder.
+        classes: names, in their order.
+        splits: by name, the numbers of ``images`` and ``boxes`` that were written.
+        crowds_left_out: boxes that the format has no place for.
+        problems: what was dropped, changed or doubtful on reading; not in the JSON.
+    """
+
+    data: str
+    recognised: str
+    to: str
+    output: str
+    classes: list[str]
+    splits: dict[str, dict[str, int]]
+    crowds_left_out: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON result of the command."""
+        return {"command": "convert", **{key: value for key, value in asdict(self).items() if key != "problems"}}
+
+
+def convert(
+    data: str | Path,
+    to: Literal["coco", "yolo", "voc"],
+    output: str | Path,
+    *,
+    images: Literal["copy", "link"] = "copy",
+    on_bad_data: Literal["warn", "error"] = "warn",
+) -> ConvertResult:
+    """Write a data set in another format, or in the same one, mended.
+
+    Args:
+        data: as for ``load_data``.
+        to: the format.
+        output: a folder that does not exist yet, or is empty; it appears when all is written.
+        images: copy the image files, or link to them: by a symbolic link, or a hard link where the system allows none.
+        on_bad_data: "warn" leaves out what is unusable; "error" refuses the data set.
+
+    Raises:
+        DataError: see ``load_data``.
+        ConfigError: ``output`` holds something, or is the data set itself.
+        WriteError: it cannot be written.
+    """
+    target = Path(output).expanduser()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target}: holds something already; name a new folder with --output.")
+    parts = _read(data, to, on_bad_data)
+    classes = parts[0].classes
+    with _new_folder(target) as folder:
+        named = _name_images(parts, to)
+        for part, names in zip(parts, named, strict=True):
+            for record, name in zip(part.records, names, strict=True):
+                _place(record.path, folder / name.path, images)
+        WRITERS[to](folder, parts, named)
+    crowds = 0 if to == "coco" else sum(int(record.crowd.sum()) for part in parts for record in part.records)
+    counts = {part.split: _count(part, with_crowds=to == "coco") for part in parts}
+    problems = [problem for part in parts for problem in part.problems]
+    return ConvertResult(str(data), parts[0].recognised, to, str(target), list(classes), counts, crowds, problems)
+
+
+def _read(data: str | Path, to: str, on_bad_data: Literal["warn", "error"]) -> list[DetectionData]:
+    """Read all splits, with the classes of all of them in one order."""
+    splits = available_splits(data)
+    if not splits:
+        raise DataError(f"{data}: no split is named, so there is nothing to convert.")
+    strange = [split for split in splits if to == "yolo" and split not in _YOLO_SPLITS]
+    if strange:
+        raise DataError(
+            f"{data}: programs for YOLO look for {', '.join(_YOLO_SPLITS)} and would miss the split {strange[0]}; name the "
+            "splits so in a dataset YAML."
+        )
+    parts = [load_data(data, split, on_bad_data=on_bad_data) for split in splits]
+    classes = list(dict.fromkeys(name for part in parts for name in part.classes))
+    own = {name: number for part in reversed(parts) for name, number in zip(part.classes, part.category_ids, strict=True)}
+    return [_with_classes(part, classes, [own[name] for name in classes]) for part in parts]
+
+
+def _with_classes(part: DetectionData, classes: list[str], ids: list[int | str]) -> DetectionData:
+    """Give a split the classes of all splits."""
+    table = np.array([classes.index(name) for name in part.classes] or [0], dtype=np.int64)
+    records = [replace(record, labels=table[record.labels]) for record in part.records]
+    return replace(part, classes=classes, category_ids=ids, records=records)
+
+
+def _count(part: DetectionData, *, with_crowds: bool) -> dict[str, int]:
+    boxes = sum(len(record.labels) if with_crowds else int((~record.crowd).sum()) for record in part.records)
+    return {"images": len(part.records), "boxes": boxes}
+
+
+def _name_images(parts: Sequence[DetectionData], to: str) -> list[list[Named]]:
+    """Name each image below the folder of its format: as it lies in its split's own folder, each name once.
+
+    In YOLO and VOC two images may not differ in their endings alone, as their annotations would have one file.
+    """
+    taken: set[str] = set()
+    found = []
+    for part in parts:
+        folder = {"coco": part.split, "yolo": f"images/{part.split}", "voc": "JPEGImages"}[to]
+        top = _common_folder([record.path for record in part.records])
+        names = []
+        for record in part.records:
+            inside = record.path.relative_to(top) if record.path.is_relative_to(top) else Path(record.path.name)
+            name, number = inside, 1
+            while _key(folder, name, to) in taken:
+                number += 1
+                name = inside.with_name(f"{inside.stem}-{number}{inside.suffix}")
+            taken.add(_key(folder, name, to))
+            names.append(Named(name.as_posix(), f"{folder}/{name.as_posix()}"))
+        found.append(names)
+    return found
+
+
+def _key(folder: str, name: Path, to: str) -> str:
+    """Return what must differ between two images; upper and lower case are the same on many disks."""
+    return f"{folder}/{name if to == 'coco' else name.with_suffix('')}".casefold()
+
+
+def _common_folder(paths: Sequence[Path]) -> Path:
+    try:
+        return Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    except ValueError:  # on several drives
+        return paths[0].absolute().parent
+
+
+@contextlib.contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """Give a folder beside ``target`` that takes its name at the end, and goes again where the block fails."""
+    make_directory(target.parent)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".partial", dir=target.parent))
+    except OSError as error:
+        raise WriteError(f"{target}: the folder cannot be made ({error.strerror or error}).") from error
+    try:
+        yield folder
+        folder.chmod(0o755)  # mkdtemp keeps others out
+        if target.is_dir():
+            target.rmdir()
+        folder.replace(target)
+    except OSError as error:
+        raise WriteError(f"{target}: cannot be written ({error.strerror or error}); nothing is left of it.") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _place(source: Path, target: Path, images: Literal["copy", "link"]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if images == "copy":
+        shutil.copyfile(source, target)
+        return
+    real = source.resolve()
+    try:
+        target.symlink_to(real)
+    except OSError:
+        try:
+            os.link(real, target)
+        except OSError as error:
+            raise WriteError(
+                f"{target.name}: this system lets nobody link to {real} ({error.strerror or error}); use --images copy."
+            ) from error

@@ -1,0 +1,119 @@
+"""What ``convert`` writes is read again as it was: images, classes in their order, boxes to the last digit."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from nextdetr.cli.main import run
+from nextdetr.data import convert as convert_module
+from nextdetr.data.convert import convert
+from nextdetr.data.sources import available_splits, load_data
+from nextdetr.errors import ConfigError, DataError, WriteError
+
+from .files import box_entry, image_entry, make_image, write_coco, write_text
+
+CATEGORIES = ((7, "z b"), (3, "a <&> ü"), (90, "never"))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A COCO set: two splits with equal file names, endings that alone differ, a background image, a crowd, odd numbers."""
+    root = tmp_path_factory.mktemp("source") / "set"
+    generator = np.random.default_rng(0)
+    number = 0
+    for split, names in (("train", ("a.jpg", "a.png", "sub/ü 1.jpg", "empty.jpg")), ("val", ("a.jpg", "b.c.jpg"))):
+        images, rows = [], []
+        for name in names:
+            number += 1
+            make_image(root / split / name, (61, 43 + number))
+            images.append(image_entry(10 * number, name, (61, 43 + number)))
+            for _ in range(0 if name == "empty.jpg" else 6):
+                x, y = generator.uniform(0, 30, 2)
+                width, height = generator.uniform(1, 13, 2)
+                rows.append(box_entry(len(rows) + 1, 10 * number, int(generator.choice([7, 3])), [x, y, width, height]))
+        rows[0]["bbox"], rows[1]["area"] = [0, 0, 61, 44], 12.25
+        rows.append(box_entry(99, 10 * number, 3, [1, 2, 20, 20]) | {"iscrowd": 1})
+        write_coco(root / "annotations" / f"instances_{split}.json", images, rows, CATEGORIES)
+    return root
+
+
+def described(data, *, crowds: bool):
+    """Everything that is to be equal, by image: the pixels' file, and boxes, labels, crowds and areas of the kinds kept."""
+    found = []
+    for record in data.records:
+        keep = np.ones(len(record.labels), bool) if crowds else ~record.crowd
+        values = (record.boxes[keep].tolist(), record.labels[keep].tolist(), record.crowd[keep].tolist())
+        areas = record.areas[keep].tolist() if crowds else None
+        found.append((record.path.read_bytes(), record.width, record.height, *values, areas))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("images", ["copy", "link"])
+@pytest.mark.parametrize("to", ["coco", "yolo", "voc"])
+def test_what_is_written_is_read_again_as_it_was(source, tmp_path, to, images):
+    result = convert(source, to, tmp_path / "new", images=images)
+    assert available_splits(tmp_path / "new") == ["train", "val"]
+    for split in ("train", "val"):
+        before, after = load_data(source, split), load_data(tmp_path / "new", split, on_bad_data="error")
+        assert after.classes == before.classes == [name for _, name in CATEGORIES]
+        assert described(after, crowds=to == "coco") == described(before, crowds=to == "coco")
+        if to == "coco":
+            assert after.category_ids == before.category_ids == [7, 3, 90]
+            assert [record.image_id for record in after.records] == [record.image_id for record in before.records]
+        assert all(record.path.is_symlink() == (images == "link") for record in after.records)
+    kept = to == "coco"
+    assert result.splits == {"train": {"images": 4, "boxes": 18 + kept}, "val": {"images": 2, "boxes": 12 + kept}}
+    assert (result.crowds_left_out, result.recognised) == (0 if kept else 2, "coco: annotations/instances_train.json")
+
+
+def test_classes_of_all_splits_are_kept(tmp_path):
+    header = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
+    for split, name in (("train", "owl"), ("val", "cat")):
+        make_image(tmp_path / "set" / split / f"{split}.jpg")
+        write_text(tmp_path / "set" / split / "_annotations.csv", f"{header}{split}.jpg,60,40,{name},1,2,3,4\n")
+    for split, category in (("train", ((5, "owl"),)), ("val", ((4, "cat"), (5, "owl")))):
+        path = tmp_path / "coco" / "annotations" / f"instances_{split}.json"
+        make_image(tmp_path / "coco" / split / "x.jpg")
+        write_coco(path, [image_entry(1, "x.jpg")], [box_entry(1, 1, category[0][0], [1, 2, 3, 4])], category)
+    for source in ("set", "coco"):
+        assert convert(tmp_path / source, "yolo", tmp_path / f"{source}-yolo").classes == ["owl", "cat"]
+        val = load_data(tmp_path / f"{source}-yolo", "val", on_bad_data="error")
+        assert (val.classes, [record.labels.tolist() for record in val.records]) == (["owl", "cat"], [[1]])
+
+
+def test_output_that_holds_something_and_a_split_that_yolo_lacks(source, tmp_path):
+    write_text(tmp_path / "new" / "mine.txt", "mine")
+    with pytest.raises(ConfigError, match="holds something already; name a new folder with --output"):
+        convert(source, "coco", tmp_path / "new")
+    yaml = write_text(tmp_path / "set.yaml", f"format: coco\nroot: {source.as_posix()}\n"
+                      "some: {images: train, annotations: annotations/instances_train.json}\n")  # fmt: skip
+    with pytest.raises(DataError, match="would miss the split some; name the splits so"):
+        convert(yaml, "yolo", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    assert list(convert(yaml, "voc", tmp_path / "voc").splits) == ["some"]
+    assert available_splits(tmp_path / "voc") == ["some"]
+
+
+def test_failure_leaves_nothing(source, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(convert_module.WRITERS, "coco", full)
+    with pytest.raises(WriteError, match=r"cannot be written \(No space left on device\); nothing is left of it"):
+        convert(source, "coco", tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command(source, tmp_path, capsys):
+    assert run(["convert", str(source), "--to", "voc", "--output", str(tmp_path / "new"), "--json"]) == 0
+    told = capsys.readouterr()
+    result = json.loads(told.out)
+    assert (result["command"], result["to"], result["crowds_left_out"]) == ("convert", "voc", 2)
+    assert result["splits"]["train"] == {"images": 4, "boxes": 18}
+    assert "coco: annotations/instances_train.json" in told.err
+    assert "2 crowds are left out: voc has no place for them" in told.err
+    assert run(["convert", str(source), "--output", str(tmp_path / "new2")]) == 2
+    assert "give --to coco, yolo or voc" in capsys.readouterr().err
