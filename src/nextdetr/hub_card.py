@@ -28,6 +28,7 @@ _PERMISSIVE = {"apache-2.0", "bsd-3-clause", "mit", "cc0-1.0", "cc-by-4.0", "non
 _DUTIES = {
     "agpl-3.0": "AGPL-3.0 asks that users of what is built from the weights, services included, get its source.",
     "cc-by-nc": "CC BY-NC allows no commercial use.",
+    "dinov3": "Meta's DINOv3 licence has terms of its own for the weights and what is made of them.",
     "unknown": "The licence of the weights that the training started from is not known; ask where they came from.",
 }
 

@@ -133,6 +133,20 @@ def test_a_card_does_not_lift_what_published_weights_ask_for(tmp_path):
     assert licence_of(folder(tmp_path / "b", state, config, card(license="cc-by-nc-4.0"))) == "CC-BY-NC-4.0"
 
 
+def test_a_detector_has_the_licence_of_its_backbone_too(tmp_path):
+    v2 = (
+        "model.backbone.model.embeddings.patch_embeddings.weight",
+        "model.backbone.model.encoder.stages.0.layers.0.grn.weight",
+    )
+    dinov3 = ("model.backbone.model.model.stages.0.downsample_layers.0.weight",)
+    config = {"model_type": "rt_detr"}
+    for name, more, licence in (("a", v2, "CC-BY-NC-4.0"), ("b", dinov3, "dinov3-license"), ("c", v2[:1], None)):
+        path = folder(tmp_path / name, (*RT_DETR, *more), config, card(license="apache-2.0"))
+        identity = open_weights(path)[1]
+        assert identity.licence == ("apache-2.0" if licence is None else f"apache-2.0 and {licence}")
+        assert any("its backbone is" in note for note in identity.notes) == (licence is not None)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -240,6 +240,8 @@ def test_a_path_goes_first_and_a_slip_in_one_asks_nobody(hub):
     for slip in ("runs/best.safetensors", "runs/a/best.safetensors", "other/best.safetensors", "best.pt", "/a/b"):
         assert refused(slip).endswith(": no such file.")
     refused("runs/nextdetr", "runs is a folder here; for the repository of the Hub write runs/nextdetr@main")
+    refused(Path("https://huggingface.co/a/b/resolve/v1/c/d.pth"), "not a name of the Hub: write a/b/c/d.pth@v1.")
+    refused(Path("https://huggingface.co/a/b/tree/main"), "not a name of the Hub: write a/b.")
     refused("rtdetr-r50", "did you mean rtdetr-r50vd")
     refused("qqqq", "nextdetr weights list")
     assert not hub.asked

@@ -28,6 +28,7 @@ SUFFIXES = frozenset((".safetensors", ".bin", ".pt", ".pth", ".ckpt"))
 _OTHER_FILES = frozenset((".yaml", ".yml", ".json", ".onnx", ".xml", ".npz", ".zip", ".pkl", ".csv", ".txt"))
 _PART = r"[A-Za-z0-9_][\w.-]*"
 _NAME = re.compile(rf"(?P<repository>{_PART}/{_PART})(?:/(?P<file>[^@\\]+))?(?:@(?P<revision>[\w./-]+))?", re.ASCII)
+_ADDRESS = re.compile(r"https?:/+(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repository>[^/]+/[^/]+)(?P<more>/.*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_INDEX = 16 << 20
 
@@ -134,6 +135,11 @@ def _means_a_path(name: HubName) -> bool:
 
 
 def _missing(text: str, name: HubName | None) -> str:
+    address = _ADDRESS.fullmatch(text)
+    if address is not None:
+        of_file = re.fullmatch(r"/(?:blob|resolve)/([^/]+)/(.+)", address["more"] or "")
+        meant = address["repository"] + (f"/{of_file[2]}@{of_file[1]}" if of_file else "")
+        return f"an address, not a name of the Hub: write {meant}."
     if name is not None and name.file is None and PurePosixPath(text).suffix.lower() not in SUFFIXES | _OTHER_FILES:
         owner = name.repository.split("/")[0]
         return f"no such file, and {owner} is a folder here; for the repository of the Hub write {text}@main."

@@ -37,6 +37,8 @@ class Layout:
             that has no place there is kept, so that a report shows it.
         rename: of a backbone, ``to_ours`` without arithmetic, to look at names and shapes.
         shipped: takes the same tensors and config, and returns the name of the shipped model with their backbone.
+        backbone: of a detector, takes the names of its tensors, and returns the licence of the published weights that its
+            backbone may have started from, and what is to be said of it; None where that adds nothing.
         types: what a ``config.json`` beside such files states: transformers' ``model_type``, or a pattern of timm's
             ``architecture``. Of a file whose config.json states a model, layouts of other types are not asked.
     """
@@ -49,6 +51,7 @@ class Layout:
     to_ours: Callable[[State, DetectionModel | None, Config], dict[str, Tensor]]
     rename: Callable[[State], dict[str, Tensor]] = dict
     shipped: Callable[[State, Config], str | None] = lambda state, config: None
+    backbone: Callable[[Collection[str]], tuple[str, str] | None] = lambda names: None
     types: tuple[str, ...] = ()
 
 

@@ -117,7 +117,10 @@ def shipped_model_for(kind: str, tensors: Mapping[str, Tensor], config: Mapping[
         WeightsError: the kind is unknown.
     """
     layout = DETECTORS[kind]
-    name = layout.shipped(_without_prefix(layout, tensors), config)
+    try:
+        name = layout.shipped(_without_prefix(layout, tensors), config)
+    except WeightsError:  # a backbone that no block of ours computes
+        return None
     classes = detector_classes(kind, tensors)
     if name not in available_models() or classes is None:
         return None
@@ -153,6 +156,10 @@ def describe_detector(file: WeightsFile, layout: Layout) -> dict[str, Any]:
         notes.append("it fits no shipped model; name the model file that it was trained with.")
     licence, remarks = licence_of(file, layout, count)
     notes += remarks
+    backbone = layout.backbone(file.tensors.keys())
+    if backbone is not None and "weights_licence" not in file.metadata:
+        licence = f"{licence} and {backbone[0]}"
+        notes.append(backbone[1])
     return {
         "kind": kind, "model": model, "classes": classes, "licence": licence, "notes": tuple(notes), "num_classes": count,
     }  # fmt: skip

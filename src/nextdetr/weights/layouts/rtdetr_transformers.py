@@ -143,7 +143,22 @@ def _layout(kind: str, model_type: str, second: bool) -> Layout:
     def shipped(state: State, config: Config) -> str | None:
         return resnet_model(to_official(state, config))
 
-    return Layout(kind, False, APACHE, EPS, matches, to_ours, shipped=shipped, types=(model_type,))
+    return Layout(
+        kind, False, APACHE, EPS, matches, to_ours, shipped=shipped, backbone=_backbone_licence, types=(model_type,)
+    )
+
+
+def _backbone_licence(names: Collection[str]) -> tuple[str, str] | None:
+    """Return the licence of the published ConvNeXt that a detector's backbone may have started from."""
+    bring = next((bring for stem, bring in _CONVNEXTS for name in names if name.endswith(_BACKBONE + stem)), None)
+    if bring is from_dinov3:
+        return (
+            "dinov3-license",
+            "its backbone is DINOv3's ConvNeXt, whose published weights are under Meta's DINOv3 licence.",
+        )
+    if bring is not None and any(".grn." in name for name in names):
+        return "CC-BY-NC-4.0", "its backbone is a ConvNeXt V2, whose published weights are CC-BY-NC-4.0."
+    return None
 
 
 def _is_rtdetr(names: Collection[str], prefix: str) -> bool:
