@@ -118,6 +118,16 @@ LABELME = {
          "val/b.jpg": None},
         {"train/a.jpg": [DOG]}, classes=("dog", "cat"), splits=("train", "val"),
     ),
+    "folders that are no splits, and files in none": Case(
+        "labelme: stray.json",
+        {"train/a.json": labelme("a.jpg", RECTANGLE), "train/a.jpg": None, "stray.json": labelme("b.jpg", OUTLINE),
+         "b.jpg": None},
+        {"train/a.jpg": [CAT]}, ("annotations without a split",), ("dog", "cat"),
+    ),
+    "a folder with the word test in its name": Case(
+        "labelme: crash test 2/a.json", {"crash test 2/a.json": labelme("a.jpg", RECTANGLE), "crash test 2/a.jpg": None},
+        {"crash test 2/a.jpg": [CAT]}, classes=("cat",),
+    ),
     "a path of another computer, and images in another folder": Case(
         "labelme: json/a.json",
         {"json/a.json": labelme("..\\images\\a.jpg", RECTANGLE), "images/a.jpg": None,
@@ -204,4 +214,4 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_set_is_read_as_its_tool_means_it(tmp_path, name):
-    check_case(CASES[name], tmp_path / "set")
+    check_case(CASES[name], tmp_path / "test set")

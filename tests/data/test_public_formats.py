@@ -186,7 +186,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_set_is_read_as_its_tool_means_it(tmp_path, name):
-    check_case(CASES[name], tmp_path / "set")
+    check_case(CASES[name], tmp_path / "test set")
 
 
 def test_messages_name_file_and_line(tmp_path):

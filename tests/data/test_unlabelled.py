@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,17 @@ def test_of_a_data_set_only_the_training_split_is_seen(tmp_path):
     assert {record.path.parent.name for record in data.records} == {"train"}
     assert len(data.records) == 3
     assert all(len(record.labels) == 0 for record in data.records)
+
+
+def test_of_a_folder_that_is_being_annotated_all_images_are_seen(tmp_path):
+    for name in ("a.png", "b.png", "sub/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30)).save(tmp_path / name)
+    shape = {"label": "cat", "points": [[1, 2], [9, 8]], "shape_type": "rectangle"}
+    (tmp_path / "a.json").write_text(json.dumps({"shapes": [shape], "imagePath": "a.png"}))
+    assert [record.path.name for record in find_unlabelled([tmp_path]).records] == ["a.png", "b.png", "c.png"]
+    (tmp_path / "sub").rename(tmp_path / "val")  # held out
+    assert [record.path.name for record in find_unlabelled([tmp_path / "val"]).records] == ["c.png"]
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "broken", "nothing"])

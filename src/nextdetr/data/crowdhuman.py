@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nextdetr.data.objects import Annotated, Marked, build_split, locate, plain_split
+from nextdetr.data.objects import Annotated, Marked, build_split, locate, split_in
 from nextdetr.data.raw import RawSplit, read_lines
 from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
 from nextdetr.data.records import Problem
@@ -38,7 +38,7 @@ def _open(path: Path) -> dict[str, SplitReader]:
     files = _files(Glance(path))
     if not files:
         raise DataError(f"{path}: CrowdHuman's annotations are files NAME.odgt; there is none.")
-    return {plain_split(file.stem): partial(_read, file) for file in files}
+    return {split_in(file.stem) or file.stem: partial(_read, file) for file in files}
 
 
 def _read(file: Path, classes: Sequence[str] | None) -> RawSplit:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nextdetr.data.listing import list_images
-from nextdetr.data.objects import Annotated, Box, Marked, build_split, locate, number_classes, plain_split
+from nextdetr.data.objects import Annotated, Box, Marked, build_split, locate, number_classes, split_called, split_in
 from nextdetr.data.raw import RawSplit, plural, read_lines
 from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
 from nextdetr.data.records import Problem
@@ -32,7 +32,6 @@ from nextdetr.preprocess import IMAGE_SUFFIXES
 __all__ = ["CSV"]
 
 _LONE = "train"
-_SPLITS = ("train", "val", "test")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _ALIASES = {
     "image": ("filename", "file_name", "imageid", "image_id", "image", "image_path", "path", "img", "image_name"),
@@ -97,8 +96,8 @@ def _open(path: Path) -> dict[str, SplitReader]:
 
 
 def _split_of(file: Path, root: Path) -> str:
-    parts = (file.stem,) if file.parent in (root, root.parent) else (file.stem, file.parent.name)
-    return next((plain_split(part) for part in parts if plain_split(part) in _SPLITS), _LONE)
+    folder = "" if file.parent in (root, root.parent) else split_called(file.parent.name)
+    return split_in(file.stem) or folder or _LONE
 
 
 def _read(root: Path, splits: Mapping[str, list[Path]], split: str, classes: Sequence[str] | None) -> RawSplit:
@@ -133,7 +132,7 @@ def _find_images(file: Path, root: Path, split: str, images: list[Annotated], *,
     own = [file.parent] if file.parent != top or not shared else []
     for base in dict.fromkeys((file.parent, top, file.parent / "images", top / "images")):
         folders = sorted(folder for folder in base.iterdir() if folder.is_dir()) if base.is_dir() else []
-        own += [folder for folder in folders if plain_split(folder.name) == split]
+        own += [folder for folder in folders if split_called(folder.name) == split]
     places = [*own, file.parent / "images", top / "images", file.parent, top]
     problems = locate(images, places, split)
     named = {item.path for item in images}
@@ -231,4 +230,6 @@ class _CsvFile:
             raise DataError(f"{self.path}, line {reader.line_num}: not valid CSV ({error}).") from error
 
 
-CSV = Format("csv", "CSV files of boxes (TensorFlow's, Open Images' or RetinaNet's columns)", _recognise, _open)
+CSV = Format(
+    "csv", "CSV files of boxes (TensorFlow's, Open Images' or RetinaNet's columns)", _recognise, _open, unfinished=True
+)

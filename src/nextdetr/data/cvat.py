@@ -25,8 +25,8 @@ from nextdetr.data.objects import (
     locate,
     number_classes,
     passed_over,
-    plain_split,
     rotated,
+    split_called,
 )
 from nextdetr.data.raw import RawSplit
 from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
@@ -65,7 +65,7 @@ def _open(path: Path) -> dict[str, SplitReader]:
 
 
 def _split_of(subset: str) -> str:
-    return plain_split(subset) if subset and subset.lower() != "default" else _LONE
+    return split_called(subset) or (subset if subset.lower() not in ("", "default") else _LONE)
 
 
 def _subsets(file: Path) -> list[str]:
@@ -185,13 +185,13 @@ class _CvatFile:
         elif len(self._stack) != 3:
             return  # the attributes of a shape
         elif tag == "skeleton":
-            self._skeleton = (attributes.get("label", ""), where, [])
+            self._skeleton = (attributes.get("label", "").strip(), where, [])
         elif tag in _NO_EXTENT:
             self._counts["tag" if tag == "tag" else "point shape"] += 1
         elif tag in _SHAPES:
             if attributes.get("outside") != "1":
                 for box in self._box(tag, attributes, where):
-                    self._add(attributes.get("label", ""), box, where)
+                    self._add(attributes.get("label", "").strip(), box, where)
         else:
             self._counts[f"shape {tag}"] += 1
 
@@ -243,4 +243,4 @@ def _extent(tag: str, attributes: Mapping[str, str]) -> Box:
     return enclosing([point[0] for point in points], [point[1] for point in points])
 
 
-CVAT = Format("cvat", "an XML of CVAT for images, or its folder", _recognise, _open)
+CVAT = Format("cvat", "an XML of CVAT for images, or its folder", _recognise, _open, unfinished=True)

@@ -56,11 +56,13 @@ class Source:
         name: what it is called, for headings.
         recognised: one line: which format it is, and what shows it.
         readers: by split, spelt as the data set does.
+        unfinished: as of ``Format``.
     """
 
     name: str
     recognised: str
     readers: dict[str, SplitReader]
+    unfinished: bool
 
 
 def open_source(path: Path) -> Source:
@@ -77,10 +79,10 @@ def open_source(path: Path) -> Source:
     for kind in FORMATS:
         try:
             reason = kind.recognise(glance)
-        except DataError:
-            if not found and _is_named(path):
+        except (DataError, OSError) as error:
+            if not found and (isinstance(error, OSError) or _is_named(path)):
                 raise
-            continue  # a YAML with a mistake, beside what was recognised or may yet be
+            continue  # a YAML with a mistake, or a closed folder, beside what was recognised or may yet be
         if reason:
             found[kind.name] = reason
     if not found:
@@ -90,7 +92,8 @@ def open_source(path: Path) -> Source:
     if others:
         also = ", ".join(f"{name} ({found[name]})" for name in others)
         line += f"; {also} would fit too: a dataset YAML with format: {others[0]} and root chooses it"
-    return Source(_name(path, first), line, next(kind for kind in FORMATS if kind.name == first).open(path))
+    kind = next(kind for kind in FORMATS if kind.name == first)
+    return Source(_name(path, first), line, kind.open(path), kind.unfinished)
 
 
 def _is_named(path: Path) -> bool:

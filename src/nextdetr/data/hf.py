@@ -123,13 +123,20 @@ def _columns(row: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any]] |
 
 def class_names(features: Any) -> list[str]:
     """Return the names of the first ``ClassLabel`` in a description of features, in JSON or YAML; else none."""
+    return _class_names(features, set())
+
+
+def _class_names(features: Any, seen: set[int]) -> list[str]:
+    if id(features) in seen:  # an alias: a few lines of aliases to aliases would take for ever
+        return []
+    seen.add(id(features))
     if isinstance(features, list):
-        return next((names for entry in features if (names := class_names(entry))), [])
+        return next((names for entry in features if (names := _class_names(entry, seen))), [])
     if not isinstance(features, Mapping):
         return []
     if features.get("_type") == "ClassLabel" or set(features) == {"names"}:
         return _in_order(features.get("names"))
-    return next((found for value in features.values() if (found := class_names(value))), [])
+    return next((found for value in features.values() if (found := _class_names(value, seen))), [])
 
 
 def _in_order(names: Any) -> list[str]:

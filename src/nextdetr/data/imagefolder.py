@@ -16,7 +16,7 @@ from typing import Any
 
 from nextdetr.data.hf import BOX_KEYS, CATEGORY_KEYS, RowReader, readme_names
 from nextdetr.data.listing import list_images, subfolders
-from nextdetr.data.objects import Annotated, build_split, locate, plain_split
+from nextdetr.data.objects import Annotated, build_split, locate, split_called
 from nextdetr.data.raw import RawSplit, plural, read_lines
 from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
 from nextdetr.data.records import Problem
@@ -26,7 +26,6 @@ __all__ = ["IMAGEFOLDER"]
 
 _NAMES = ("metadata.jsonl", "metadata.csv")
 _LONE = "train"
-_SPLITS = ("train", "val", "test")
 _REMEDY = "a README.md with dataset_info, as datasets writes it, gives them names"
 
 
@@ -58,18 +57,21 @@ def _has_boxes(file: Path) -> bool:
 def _open(path: Path) -> dict[str, SplitReader]:
     files = [path] if path.is_file() else _files(path)
     root = path.parent if path.is_file() else path
-    if len(files) == 1 and plain_split(files[0].parent.name) not in _SPLITS:
+    if len(files) == 1 and (files[0].parent == root or not split_called(files[0].parent.name)):
         names = {_split_of(str(row.get("file_name"))) for _, row in _rows(files[0], [])}
         return {split: partial(_read, root, files, split, True) for split in sorted(names) or [_LONE]}
-    splits = dict.fromkeys(plain_split(file.parent.name) for file in files)
+    splits = dict.fromkeys(_split_above(file) for file in files)
     return {split: partial(_read, root, files, split, False) for split in splits}
+
+
+def _split_above(file: Path) -> str:
+    return split_called(file.parent.name) or file.parent.name
 
 
 def _split_of(name: str) -> str:
     """Return the split that the first folder of a path names, else the only one."""
     first, slash, _ = name.replace("\\", "/").removeprefix("./").partition("/")
-    split = plain_split(first)
-    return split if slash and split in _SPLITS else _LONE
+    return split_called(first) or _LONE if slash else _LONE
 
 
 def _read(root: Path, files: Sequence[Path], split: str, by_path: bool, classes: Sequence[str] | None) -> RawSplit:
@@ -77,7 +79,7 @@ def _read(root: Path, files: Sequence[Path], split: str, by_path: bool, classes:
     chosen: list[Annotated] = []
     problems: list[Problem] = []
     for file in files:
-        own = by_path or plain_split(file.parent.name) == split
+        own = by_path or _split_above(file) == split
         images: list[Annotated] = []
         reader.problems = []
         for where, row in _rows(file, reader.problems):
@@ -154,5 +156,5 @@ def _csv_rows(file: Path, problems: list[Problem]) -> Iterator[tuple[str, dict[s
 
 
 IMAGEFOLDER = Format(
-    "imagefolder", "a Hugging Face image folder (metadata.jsonl with objects)", _recognise, _open
+    "imagefolder", "a Hugging Face image folder (metadata.jsonl with objects)", _recognise, _open, unfinished=True
 )  # fmt: skip

@@ -28,7 +28,7 @@ from nextdetr.data.objects import (
     enclosing,
     number_classes,
     passed_over,
-    plain_split,
+    split_called,
 )
 from nextdetr.data.raw import RawSplit, plural
 from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
@@ -51,7 +51,7 @@ def _recognise(glance: Glance) -> str:
 
 
 def _open(path: Path) -> dict[str, SplitReader]:
-    splits = {plain_split(folder.name) for folder in Glance(path).folders} & {"train", "val", "test"}
+    splits = {split_called(folder.name) for folder in Glance(path).folders} - {""}
     return {split: partial(_read, path, split, bool(splits)) for split in sorted(splits) or [_LONE]}
 
 
@@ -59,7 +59,7 @@ def _read(root: Path, split: str, by_folder: bool, classes: Sequence[str] | None
     """Read the JSON files of a split; the classes are those of all files of the set."""
 
     def is_of_split(path: Path) -> bool:
-        return not by_folder or plain_split(path.relative_to(root).parts[0]) == split
+        return not by_folder or _split_of(path, root) == split
 
     images, files = list_images(root), list_files(root, {".json"})
     reader = _LabelmeReader(root, images.files)
@@ -80,8 +80,18 @@ def _read(root: Path, split: str, by_folder: bool, classes: Sequence[str] | None
             f"{plural(len(without), 'image')} without a JSON, such as {without[0].name}: left out, as not annotated yet"
         )
         problems.append(Problem(str(root), "", message, "image without annotations"))
+    stray = [path for path in files.files if by_folder and not _split_of(path, root)]
+    if stray:
+        message = f"{plural(len(stray), 'JSON file')} in no folder of a split, such as {stray[0].name}: left out"
+        problems.append(Problem(str(root), "", message, "annotations without a split"))
     names = {number: name for name, number in own.items()}
     return build_split(chosen, names, classes, source=str(root), problems=problems)
+
+
+def _split_of(path: Path, root: Path) -> str:
+    """Return the split in whose folder a file lies; "" in none."""
+    folders = path.relative_to(root).parts[:-1]
+    return split_called(folders[0]) if folders else ""
 
 
 class _LabelmeReader:
@@ -153,7 +163,7 @@ def _load(path: Path) -> tuple[dict[str, Any] | None, list[Problem]]:
 def _size(content: dict[str, Any]) -> tuple[float, float] | None:
     try:
         width, height = float(content["imageWidth"]), float(content["imageHeight"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return (width, height) if width > 0 and height > 0 else None
 
@@ -176,4 +186,4 @@ def _box(shape: Any, kind: str) -> tuple[Box | None, str]:
     return enclosing([point[0] for point in points], [point[1] for point in points]), label
 
 
-LABELME = Format("labelme", "a folder of labelme's JSON files", _recognise, _open)
+LABELME = Format("labelme", "a folder of labelme's JSON files", _recognise, _open, unfinished=True)

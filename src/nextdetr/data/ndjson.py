@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nextdetr.data.objects import Annotated, Box, Marked, build_split, enclosing, locate, plain_split
+from nextdetr.data.objects import Annotated, Box, Marked, build_split, enclosing, locate, split_called
 from nextdetr.data.raw import RawSplit, read_lines
 from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
 from nextdetr.data.records import Problem
@@ -48,7 +48,7 @@ def _open(path: Path) -> dict[str, SplitReader]:
 
 
 def _plain(split: str) -> str:
-    return plain_split(split) if split else _LONE
+    return split_called(split) or split or _LONE
 
 
 def _read(file: Path, split: str, classes: Sequence[str] | None) -> RawSplit:
@@ -94,7 +94,7 @@ def _sub_folders(base: Path, split: str) -> list[Path]:
     found = []
     for folder in (base / "images", base):
         below = sorted(sub for sub in folder.iterdir() if sub.is_dir()) if folder.is_dir() else []
-        found += [sub.relative_to(base) for sub in below if plain_split(sub.name) == split]
+        found += [sub.relative_to(base) for sub in below if split_called(sub.name) == split]
     return [*found, Path("images"), Path()]
 
 
@@ -123,10 +123,13 @@ def _image(file: Path, where: str, row: Mapping[str, Any], problems: list[Proble
 
 
 def _size(row: Mapping[str, Any]) -> tuple[float, float] | None:
-    width, height = row.get("width"), row.get("height")
-    if isinstance(width, int | float) and isinstance(height, int | float) and width > 0 and height > 0:
-        return float(width), float(height)
-    return None
+    width: Any = row.get("width")
+    height: Any = row.get("height")
+    try:
+        size = float(width), float(height)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return size if min(size) > 0 else None
 
 
 def _box(kind: str, numbers: Sequence[float]) -> Box:

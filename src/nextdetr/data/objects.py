@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from nextdetr.data.records import Problem
 
 __all__ = [
     "EVERY_CLASS", "Annotated", "Box", "Marked", "build_split", "enclosing", "locate", "number_classes", "passed_over",
-    "plain_split", "rotated",
+    "rotated", "split_called", "split_in",
 ]  # fmt: skip
 
 Box: TypeAlias = tuple[float, float, float, float]
@@ -27,6 +28,7 @@ _SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
 }  # fmt: skip
+_CALLED = re.compile(r"([a-z]+)[_-]?(?:(?:19|20)\d\d)?")
 
 
 class Marked(NamedTuple):
@@ -178,10 +180,15 @@ def passed_over(file: str, counts: Mapping[str, int], cause: str) -> list[Proble
     ]
 
 
-def plain_split(name: str) -> str:
-    """Return train, val or test for a name that has such a word (``VisDrone2019-DET-train``), else the name itself."""
-    words = name.lower().replace("_", "-").replace(".", "-").replace(" ", "-").split("-")
-    return next((_SPLITS[word] for word in words if word in _SPLITS), name)
+def split_called(name: str) -> str:
+    """Return train, val or test for a folder or a subset that is called so (``Valid``, ``val2017``); else ""."""
+    match = _CALLED.fullmatch(name.lower())
+    return _SPLITS.get(match[1], "") if match else ""
+
+
+def split_in(name: str) -> str:
+    """Return train, val or test for a file's name that has such a word (``train_labels``), the first one; else ""."""
+    return next((_SPLITS[word] for word in re.split(r"[^a-z0-9]+", name.lower()) if word in _SPLITS), "")
 
 
 def enclosing(xs: Sequence[float], ys: Sequence[float]) -> Box:

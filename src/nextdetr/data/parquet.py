@@ -19,7 +19,7 @@ from typing import Any
 
 from nextdetr.data.hf import BOX_KEYS, CATEGORY_KEYS, RowReader, class_names, readme_names
 from nextdetr.data.listing import list_files
-from nextdetr.data.objects import Annotated, build_split, locate, plain_split
+from nextdetr.data.objects import Annotated, build_split, locate, split_called, split_in
 from nextdetr.data.raw import RawSplit
 from nextdetr.data.recognise import Format, Glance, SplitReader
 from nextdetr.data.records import Problem
@@ -29,7 +29,6 @@ from nextdetr.files import make_directory, write_text_atomic
 __all__ = ["PARQUET", "cache_folder"]
 
 _LONE = "train"
-_SPLITS = ("train", "val", "test")
 _ROWS = 64  # images that are in memory at once
 _TAIL = 1 << 17  # bytes of a file's end in which its columns are named
 _INDEX = "index.json"
@@ -54,8 +53,7 @@ def _files(glance: Glance) -> list[Path]:
 def _recognise(glance: Glance) -> str:
     files = glance.nested(".parquet")
     if not files:  # default/train/0000.parquet, as the Hub's own copies lie
-        tops = [folder for folder, names in glance.below.items() if not any("." in name for name in names)]
-        files = [path for folder in tops for path in Glance(folder).first_below(".parquet")]
+        files = [path for top in glance.tops for path in top.first_below(".parquet")]
     found = next((path for path in files[:4] if _has_boxes(path)), None)
     return "" if found is None else glance.shown(found)
 
@@ -81,10 +79,8 @@ def _open(path: Path) -> dict[str, SplitReader]:
 
 def _split_of(file: Path, root: Path) -> str:
     inside = file.relative_to(root) if file != root and file.is_relative_to(root) else Path(file.name)
-    for part in (inside.stem, *reversed(inside.parts[:-1])):
-        if plain_split(part) in _SPLITS:
-            return plain_split(part)
-    return _LONE
+    folders = (split_called(part) for part in reversed(inside.parts[:-1]))
+    return split_in(inside.stem) or next((split for split in folders if split), _LONE)
 
 
 def _read(root: Path, splits: dict[str, list[Path]], split: str, classes: Sequence[str] | None) -> RawSplit:
@@ -231,7 +227,7 @@ def _names(schema: Any) -> list[str]:
     """Return the class names that ``datasets`` keeps in a Parquet file's metadata."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return []
     return class_names(features)
 

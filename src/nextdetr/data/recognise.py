@@ -33,12 +33,14 @@ class Format:
             not; reads names, and the beginning of a few files at most.
         open: returns the reader of each split, by the name that the data set gives it; reads no annotations that it can
             leave to the readers.
+        unfinished: whether images that its files do not name are such that nobody has annotated yet.
     """
 
     name: str
     expected: str
     recognise: Callable[[Glance], str]
     open: Callable[[Path], dict[str, SplitReader]]
+    unfinished: bool = False
 
 
 class Glance:
@@ -89,9 +91,9 @@ class Glance:
         return [Glance(folder) for folder in self.folders]
 
     @property
-    def below(self) -> dict[Path, list[str]]:
-        """Names in each of the subfolders, sorted, without hidden ones."""
-        return {glance.path: glance.names for glance in self._inner}
+    def tops(self) -> list[Glance]:
+        """Looks at the subfolders that hold nothing but folders, as far as their names tell."""
+        return [glance for glance in self._inner if set(glance._by_ending) <= {""}]
 
     def nested(self, *suffixes: str) -> list[Path]:
         """Return ``files``, and those of these endings in the subfolders."""

@@ -16,7 +16,7 @@ from nextdetr.data.recognise import SplitReader
 from nextdetr.data.records import DetectionData
 from nextdetr.errors import DataError
 
-__all__ = ["available_splits", "is_data_set", "load_data", "other_images", "require_splits"]
+__all__ = ["available_splits", "is_data_set", "is_unfinished", "load_data", "other_images", "require_splits"]
 
 _ORDER = ("train", "val", "test")
 
@@ -124,6 +124,19 @@ def is_data_set(path: str | Path) -> bool:
         if any((path / name).is_file() for name in YAML_NAMES):
             raise
         return False
+
+
+def is_unfinished(path: str | Path) -> bool:
+    """Whether a folder is a data set without held-out images, among which may lie some that nobody has annotated yet.
+
+    Raises:
+        DataError: see ``is_data_set``.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir() or not is_data_set(path):
+        return False
+    source = open_source(path)
+    return source.unfinished and [_plain(split) for split in source.readers] == ["train"]
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:

@@ -16,7 +16,7 @@ from nextdetr.data.check import inspect_images
 from nextdetr.data.dataset import DetectionDataset, Sample, SampleKey, sample_seed
 from nextdetr.data.listing import describe_others, list_images
 from nextdetr.data.records import DetectionData, ImageRecord, Problem
-from nextdetr.data.sources import is_data_set, load_data
+from nextdetr.data.sources import is_data_set, is_unfinished, load_data
 from nextdetr.errors import DataError
 from nextdetr.preprocess import IMAGE_SUFFIXES, resize_to_tensor
 from nextdetr.structures import Target
@@ -31,7 +31,8 @@ def find_unlabelled(sources: Sequence[str | Path]) -> DetectionData:
 
     A data set (a YAML, or a folder that is recognised as one) gives the images of its split ``train`` and no others, so
     that nothing is learnt from those that scores are taken on. Any other folder gives all images in it and its subfolders,
-    hidden ones left out, unless a dataset YAML beside it bears its name. An image file gives itself.
+    hidden ones left out, unless a dataset YAML beside it bears its name; so does one that is being annotated (labelme,
+    CVAT, image folders, CSV) and has no other split. An image file gives itself.
 
     Args:
         sources: folders, data sets and image files.
@@ -142,7 +143,7 @@ def _find(path: Path) -> DetectionData:
         raise DataError(f"{path}: there is no such file or folder to pre-train on.")
     if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
         return _read_files(path, [path])
-    if path.is_file() or is_data_set(path):
+    if path.is_file() or (is_data_set(path) and not is_unfinished(path)):
         return load_data(path, "train")
     beside = path.with_name(f"{path.resolve().name}.yaml")
     if beside.is_file() and is_data_set(beside):

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from nextdetr.data.listing import list_images, subfolders
-from nextdetr.data.objects import EVERY_CLASS, Annotated, Marked, build_split, locate, plain_split
+from nextdetr.data.objects import EVERY_CLASS, Annotated, Marked, build_split, locate, split_called, split_in
 from nextdetr.data.raw import RawSplit, plural, read_lines
 from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
 from nextdetr.data.records import Problem
@@ -40,14 +40,19 @@ def _is_split(folder: Path) -> bool:
     return _ROW.fullmatch(first) is not None
 
 
+def _split_of(folder: str) -> str:
+    """Return the split of a folder by its name: VisDrone's own has it in the middle."""
+    return split_in(folder) if folder.lower().startswith("visdrone") else split_called(folder)
+
+
 def _folders(path: Path) -> dict[str, Path]:
     if _is_split(path):
-        return {plain_split(path.resolve().name) if "-" in path.resolve().name else _LONE: path}
+        return {_split_of(path.resolve().name) or _LONE: path}
     below = subfolders(path)
     found: dict[str, Path] = {}
     for folder in below:
         if _is_split(folder):
-            split = plain_split(folder.name)
+            split = _split_of(folder.name) or folder.name
             found[folder.name if split in found else split] = folder
     return found
 
