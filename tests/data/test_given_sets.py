@@ -116,6 +116,11 @@ YOLO = {
          "train.txt": unicodedata.normalize("NFD", "images/ü.jpg\n./images/B.jpg\n")},
         {"images/ü.JPG": [CAT_BOX], "images/b.jpg": [DOG_BOX]},
     ),
+    "a list with a zero byte": Case(
+        {"data.yaml": "train: train.txt\nnames: [cat]\n", "train.txt": "images/a.jpg\nima\0ges/b.jpg\n",
+         "images/a.jpg": None, "labels/a.txt": CAT},
+        {"images/a.jpg": [CAT_BOX]}, ("missing image",),
+    ),
     "label file spelt in other letters": Case(
         {"data.yaml": YAML, "images/Foto.JPG": None, "labels/foto.TXT": CAT}, {"images/Foto.JPG": [CAT_BOX]}
     ),

@@ -147,7 +147,7 @@ class FileFinder:
             try:
                 for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names, not paths
                     table.setdefault(fold(name), []).append(name)
-            except OSError:
+            except (OSError, ValueError):  # a name with a zero byte
                 pass
             self._names[folder] = table
         return self._names[folder]
