@@ -123,6 +123,11 @@ VOC = {
         {"annotations/a.xml": CAT_XML, "annotations/b.xml": DOG_XML, "images/a.jpg": None, "images/b.jpg": None},
         {"a": [CAT_BOX], "b": [DOG_BOX]},
     ),
+    "a folder of XML files among other annotations": Case(
+        {"annotations/xmls/a.xml": CAT_XML, "annotations/list_train.json": "{}", "annotations/list.txt": "a 1",
+         "images/a.jpg": None},
+        {"a": [CAT_BOX]},
+    ),
     "one folder": Case(
         {"a.xml": CAT_XML, "a.jpg": None, "b.XML": DOG_XML, "b.jpg": None}, {"a": [CAT_BOX], "b": [DOG_BOX]}
     ),

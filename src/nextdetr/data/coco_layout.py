@@ -52,7 +52,7 @@ def _in_annotations(root: Path) -> dict[str, Path]:
         found: dict[str, Path] = {}
         for path in among:
             match = pattern.fullmatch(path.name)
-            if match:
+            if match and (pattern is not _ENDS_IN_SPLIT or is_coco_file(path)):  # not one image's, called so by chance
                 found.setdefault(next(group for group in match.groups() if group), path)
         if found:
             return found

@@ -90,6 +90,7 @@ def _pair(folders: list[Path]) -> tuple[Path, Path] | None:
     if "Annotations" in names and "JPEGImages" in names:
         return names["Annotations"], names["JPEGImages"]
     xml = [folder for folder in folders if folder.name.lower() in _ANNOTATIONS]
+    xml += [folder for above in xml for folder in subfolders(above) if folder.name.lower() in _ANNOTATIONS]
     images = [folder for folder in folders if folder.name.lower() in _IMAGES]
     if not images or not xml:
         return None

@@ -63,8 +63,9 @@ def load_splits(config: TrainConfig, tell: Callable[[str], None], classes: Seque
         train_data, val_data = parts.train, parts.val
         tell(parts.text)
     for data in (train_data, val_data):
-        boxes = sum(len(record.labels) for record in data.records)
-        tell(f"{data.split}: {len(data.records)} images, {boxes} boxes, {len(data.classes)} classes")
+        boxes = [len(record.labels) for record in data.records]
+        empty = f", {boxes.count(0)} of them without a box" if 0 in boxes else ""
+        tell(f"{data.split}: {len(boxes)} images{empty}, {sum(boxes)} boxes, {len(data.classes)} classes")
         if data.problems:
             tell(summarize_problems(data.problems))
     reading = Reading(bits=config.bits or 16)
