@@ -23,10 +23,10 @@ from nextdetr.weights.checkpoint import (
     read_detector_metadata,
     stated_model,
 )
-from nextdetr.weights.layouts.table import Identity
+from nextdetr.weights.layouts.table import Identity, identify
 from nextdetr.weights.load import Part, Plan, fills, open_weights, plan_load
 from nextdetr.weights.published import find_published
-from nextdetr.weights.reader import WeightsFile
+from nextdetr.weights.reader import WeightsFile, read_tensors
 from nextdetr.weights.report import LoadReport
 from nextdetr.weights.tensorfile import count_tensors, read_metadata
 
@@ -239,9 +239,13 @@ def _as_weights(path: Path) -> str:
     """Say which model takes a file's weights, and how.
 
     Raises:
-        WeightsError: none does, as the file cannot be read or is of no layout that is known.
+        WeightsError: none does, as the file is of no layout that is known.
     """
-    identity = open_weights(path)[1]
+    try:
+        file = read_tensors(path)
+    except WeightsError:  # whoever loads it says why
+        return f"name a model and give it --weights {path}."
+    identity = identify(file)
     option = "--backbone-weights" if identity.is_backbone else "--weights"
     name = "nextdetr-atto or another model" if identity.is_backbone or identity.model is None else identity.model
     return f"name {name} as the model and give it {option} {path}."
