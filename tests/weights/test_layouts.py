@@ -24,6 +24,7 @@ def test_the_table_lists_what_there_is():
         assert all(remark.endswith(".") for remark in remarks)
         assert layout.matches(["something.weight"], {}) is None
         expected = {True: 1e-6, False: 1e-3 if "ultralytics" in kind else 1e-5}[layout.is_backbone]
+        assert layout.types or not kind.endswith("-transformers"), f"which model_type is {kind} for?"
         assert layout.eps == (None if kind == "nextdetr-detector" else expected)
 
 

@@ -81,8 +81,10 @@ _DETECTORS: tuple[tuple[str, str, str, float | None, float | None, float | None,
     ("dfine-s-o365", "ustc-community/dfine-small-obj2coco", "dfine-s", 10, None, 41.5, O365),
     ("dfine-m-o365", "ustc-community/dfine-medium-obj2coco", "dfine-m", 19, None, 78.7, O365),
     ("dfine-x-o365", "ustc-community/dfine-xlarge-obj2coco", "dfine-x", 62, None, 252, O365),
-    ("deimv2-atto-coco", "Intellindust/DEIMv2_HGNetv2_ATTO_COCO", "deimv2-atto", None, 23.8, None, COCO),
-    ("deimv2-n-coco", "Intellindust/DEIMv2_HGNetv2_N_COCO", "deimv2-n", None, None, None, COCO),
+    ("deimv2-atto-coco", "Intellindust/DEIMv2_HGNetv2_ATTO_COCO", "deimv2-atto", 0.5, 23.8, None, COCO),
+    ("deimv2-femto-coco", "Intellindust/DEIMv2_HGNetv2_FEMTO_COCO", "deimv2-femto", 1.0, 31.0, None, COCO),
+    ("deimv2-pico-coco", "Intellindust/DEIMv2_HGNetv2_PICO_COCO", "deimv2-pico", 1.5, 38.5, None, COCO),
+    ("deimv2-n-coco", "Intellindust/DEIMv2_HGNetv2_N_COCO", "deimv2-n", 3.6, 43.0, None, COCO),
 )
 
 #: Size, millions of parameters, top-1 of ImageNet-1k in percent: fine-tuned on it alone, and after ImageNet-22k (224 px).
