@@ -45,6 +45,16 @@ YOLO = {
         {"train/classes.txt": NAMES, "train/a.jpg": None, "train/a.txt": CAT, "val/b.jpg": None, "val/b.txt": DOG},
         {"train/a.jpg": [CAT_BOX], "val/b.jpg": [DOG_BOX]},
     ),
+    "capitals": Case(
+        {"classes.txt": NAMES, "Images/Train/a.jpg": None, "Labels/Train/a.txt": CAT, "Images/Val/b.jpg": None,
+         "Labels/Val/b.txt": DOG},
+        {"Images/Train/a.jpg": [CAT_BOX], "Images/Val/b.jpg": [DOG_BOX]},
+    ),
+    "Roboflow's for darknet": Case(
+        {"train/_darknet.labels": NAMES, "train/a.jpg": None, "train/a.txt": CAT, "valid/_darknet.labels": NAMES,
+         "valid/b.jpg": None, "valid/b.txt": DOG},
+        {"train/a.jpg": [CAT_BOX], "valid/b.jpg": [DOG_BOX]},
+    ),
     "classes.txt and lists": Case(
         {"classes.txt": NAMES, "images/a.jpg": None, "labels/a.txt": CAT, "images/b.jpg": None, "labels/b.txt": DOG,
          "train.txt": "images/a.jpg\n", "val.txt": "./images/b.jpg\n"},

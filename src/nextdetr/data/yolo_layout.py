@@ -24,7 +24,7 @@ from nextdetr.data.moved import split_words
 from nextdetr.data.raw import RawSplit, parse_yaml, read_lines
 from nextdetr.data.records import Problem
 from nextdetr.data.yolo import YoloImages, find_yolo_images, read_yolo, yolo_names
-from nextdetr.data.yolo_labels import keypoint_values, label_path
+from nextdetr.data.yolo_labels import LabelFiles, keypoint_values
 from nextdetr.errors import DataError
 from nextdetr.pictures import is_picture_name
 
@@ -230,8 +230,8 @@ def names_file(root: Path) -> Path | None:
     if file is None:
         return None
     images = [image for paths in _split_folders(root).values() for image in _first_images(paths[0], root)]
-    labelled = any(label_path(path).is_file() or path.with_suffix(".txt").is_file() for path in images)
-    return file if labelled else None
+    labels = LabelFiles(images, None, ())
+    return file if any(labels.find(path) for path in images) else None
 
 
 def _first_images(path: Path, root: Path) -> list[Path]:
@@ -254,11 +254,12 @@ def _split_folders(root: Path) -> dict[str, list[Path]]:
     lists = {split: root / f"{split}.txt" for split in _SPLITS if _lists_images(root / f"{split}.txt")}
     if lists:
         return {split: [file] for split, file in lists.items()}
-    for folder, below in ((root, "images"), (root / "images", ""), (root, "")):
+    images = next((folder for folder in subfolders(root) if folder.name.lower() == "images"), root / "images")
+    for folder, below in ((root, "images"), (images, ""), (root, "")):
         found = {path.name: [path / below] for path in _named_after_splits(folder) if _first_images(path / below, root)}
         if "train" in split_words(found) and not (below == "" and _holds_images(folder)):
             return found
-    return next(({_LONE: [path]} for path in (root / "images", root) if _first_images(path, root)), {})
+    return next(({_LONE: [path]} for path in (images, root) if _first_images(path, root)), {})
 
 
 def _holds_images(folder: Path) -> bool:
