@@ -12,11 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
 from nextdetr import Detector
 from nextdetr.cli.main import run
+from nextdetr.config import TrainConfig
+from nextdetr.engine.train import train
 from nextdetr.errors import WeightsError
 from nextdetr.models.modelfile import available_models
 from nextdetr.weights import remote
@@ -25,7 +28,7 @@ from nextdetr.weights.checkpoint import read_detector_metadata
 from nextdetr.weights.load import open_weights
 from nextdetr.weights.published import all_published, find_published, listed_weights
 from nextdetr.weights.remote import is_pinned, locate, parse_name
-from tests.helpers import tiny_model
+from tests.helpers import squares, tiny_model
 from tests.weights.hub_server import Repository, serving
 
 CARD = b"---\nlicense: mit\n---\n# A model\n"
@@ -334,6 +337,21 @@ def test_other_doors_take_names_too(hub, atto, tmp_path):
         WeightsError, match=r"^owner/yolos@[0-9a-f]{40}: its config.json says YOLOS \(yolos\), which NextDETR"
     ):
         open_weights("owner/yolos")
+
+
+def test_a_training_by_name(hub, atto, tmp_path):
+    hub.repositories["timm/convnextv2_atto.fcmae"] = Repository({"main": atto})
+    config = TrainConfig(
+        data=str(squares(tmp_path / "data", 3)), model=str(tiny_model(tmp_path)), output=tmp_path / "run", epochs=1,
+        image_size=64, batch_size=2, workers=0, device="cpu", start="convnextv2-atto-fcmae",
+    )  # fmt: skip
+    checkpoint = train(config, quiet=True).checkpoint
+    metadata = read_detector_metadata(checkpoint)
+    assert metadata["weights_licence"] == "CC-BY-NC-4.0"
+    assert metadata["source_weights"] == locate("convnextv2-atto-fcmae").name
+    stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (stored["backbone_weights"], stored["start"]) == ("convnextv2-atto-fcmae", None)
+    assert stored["backbone_rate_factor"] == 1.0  # its timm tag says that it has seen no labels
 
 
 def test_the_command_line_with_hf_endpoint(server, atto, tmp_path):
