@@ -205,8 +205,15 @@ def _choose(data: DetectionData, groups: NDArray[np.int64], target: int, seed: i
                 break
         aside = taken[groups]
         inside = np.bincount(labels[aside[image_of]], minlength=len(totals))
-        share = inside[totals > 0] / totals[totals > 0]
-        distance = room / target + float(np.abs(share - target / len(groups)).mean()) if len(share) else room / target
+        distance = room / target + _unlike(inside[totals > 0], totals[totals > 0], target / len(groups))
         if aside.any() and distance < best:
             best, chosen = distance, aside
     return chosen
+
+
+def _unlike(inside: NDArray[np.int64], totals: NDArray[np.float64], share: float) -> float:
+    """Return how far the classes of a part are from their share; farthest if one is not left to train on, or not scored."""
+    if not len(totals):
+        return 0.0
+    lost = 2.0 * (inside == totals) + 1.0 * ((inside == 0) & (totals > 1))
+    return float((np.abs(inside / totals - share) + lost).mean())
