@@ -116,6 +116,11 @@ YOLO = {
          "train.txt": unicodedata.normalize("NFD", "images/ü.jpg\n./images/B.jpg\n")},
         {"images/ü.JPG": [CAT_BOX], "images/b.jpg": [DOG_BOX]},
     ),
+    "a list with folders in it": Case(
+        {"data.yaml": "train: train.txt\nnames: [cat]\n", "train.txt": "/\n.\nimages\nimages/a.jpg\n", "images/a.jpg": None,
+         "labels/a.txt": CAT},
+        {"images/a.jpg": [CAT_BOX]}, ("not an image",) * 3,
+    ),
     "a list with a zero byte": Case(
         {"data.yaml": "train: train.txt\nnames: [cat]\n", "train.txt": "images/a.jpg\nima\0ges/b.jpg\n",
          "images/a.jpg": None, "labels/a.txt": CAT},

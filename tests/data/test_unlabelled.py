@@ -117,3 +117,13 @@ def test_large_images_are_shrunk_as_far_as_the_smallest_crop_allows(tmp_path):
     pixels, _, _ = dataset[SampleKey(0, 0, 64)]
     assert pixels.shape == (3, 64, 64)
     assert dataset.read(0).size == (133, 100)
+
+
+def test_folder_of_images_may_be_a_dot(tmp_path, monkeypatch):
+    _picture(tmp_path / "photos" / "a.png", (80, 60))
+    monkeypatch.chdir(tmp_path / "photos")
+    for source in (".", "../photos/../photos"):
+        assert [record.path.name for record in find_unlabelled([source]).records] == ["a.png"]
+    (tmp_path / "photos.yaml").write_text("format: coco\nroot: photos\ntrain: {annotations: a.json}\n")
+    with pytest.raises(DataError, match=r"photos\.yaml describes this folder as a data set"):
+        find_unlabelled(["."])

@@ -22,7 +22,7 @@ from nextdetr.data.labelme import LABELME
 from nextdetr.data.ndjson import NDJSON
 from nextdetr.data.parquet import PARQUET
 from nextdetr.data.raw import parse_yaml
-from nextdetr.data.recognise import Format, Glance, SplitReader
+from nextdetr.data.recognise import Format, Glance, SplitReader, yaml_beside
 from nextdetr.data.visdrone import VISDRONE
 from nextdetr.errors import DataError
 
@@ -146,7 +146,7 @@ def _unknown(path: Path) -> DataError:
         hint = f" Did you mean {inner[0]}?"
     elif (path / "images").is_dir() and (path / "labels").is_dir():
         hint = " It looks like a YOLO set without its data.yaml, or a classes.txt with the name of a class in each line."
-    beside = path.parent / f"{path.resolve().name}.yaml"
+    beside = yaml_beside(path)
     if not hint and beside.is_file():
         hint = f" Did you mean {beside}?"
     return DataError(f"{path}: not recognised as a data set; expected is {_kinds()}.{hint}")

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from nextdetr.data.listing import subfolders
 from nextdetr.data.raw import RawSplit
 
-__all__ = ["Format", "Glance", "SplitReader", "start_of"]
+__all__ = ["Format", "Glance", "SplitReader", "start_of", "yaml_beside"]
 
 # Reads a split; the argument is the model's classes, or None for the data set's own.
 SplitReader: TypeAlias = Callable[[Sequence[str] | None], RawSplit]
@@ -106,6 +106,12 @@ class Glance:
     def shown(self, path: Path) -> str:
         """Return how to name a file of the data set in a line: relative to the folder, or by its own name."""
         return path.relative_to(self.path).as_posix() if path != self.path and path.is_relative_to(self.path) else path.name
+
+
+def yaml_beside(folder: Path) -> Path:
+    """Return the path of a YAML that bears the name of a folder, in the folder above, whether or not it is there."""
+    above = folder.parent if folder.name not in ("", "..") else folder.resolve().parent
+    return above / f"{folder.resolve().name}.yaml"
 
 
 def start_of(path: Path, count: int = 4096) -> bytes:

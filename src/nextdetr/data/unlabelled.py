@@ -15,6 +15,7 @@ from torch import Tensor
 from nextdetr.data.check import inspect_images
 from nextdetr.data.dataset import DetectionDataset, Sample, SampleKey, sample_seed
 from nextdetr.data.listing import describe_others, list_images
+from nextdetr.data.recognise import yaml_beside
 from nextdetr.data.records import DetectionData, ImageRecord, Problem
 from nextdetr.data.sources import is_data_set, is_unfinished, load_data
 from nextdetr.errors import DataError
@@ -145,7 +146,7 @@ def _find(path: Path) -> DetectionData:
         return _read_files(path, [path])
     if path.is_file() or (is_data_set(path) and not is_unfinished(path)):
         return load_data(path, "train")
-    beside = path.with_name(f"{path.resolve().name}.yaml")
+    beside = yaml_beside(path)
     if beside.is_file() and is_data_set(beside):
         raise DataError(
             f"{path}: {beside} describes this folder as a data set; name that file, so that only its training images are "

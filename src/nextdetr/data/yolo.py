@@ -112,7 +112,7 @@ def _listed_path(name: str, folder: Path, root: Path) -> tuple[Path, bool]:
     """
     name = name.replace("\\", "/") if "\\" in name and not (folder / name).exists() else name
     tried = [folder / name] if name.startswith("./") else [root / name, folder / name]
-    found = next((path for path in tried if path.exists()), None)
+    found = next((path for path in tried if path.is_file()), None)
     return (tried[0], False) if found is None else (found, True)
 
 

@@ -57,9 +57,9 @@ class LabelFiles:
     def candidates(self, image: Path) -> list[Path]:
         """Return the places to look at, the likeliest first."""
         if self.labels is None:
-            return list(dict.fromkeys((label_path(image), image.with_name(f"{image.stem}.txt"))))
+            return list(dict.fromkeys((label_path(image), image.parent / f"{image.stem}.txt")))
         below = [
-            self.labels / image.relative_to(folder).with_name(f"{image.stem}.txt")
+            self.labels / image.relative_to(folder).parent / f"{image.stem}.txt"
             for folder in self.folders
             if image.is_relative_to(folder)
         ]
