@@ -121,6 +121,8 @@ def _fail(error: OSError) -> None:
 
 def fold(name: str) -> str:
     """Return what is the same for names that many disks take for the same: case, and accents as one sign or two."""
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
