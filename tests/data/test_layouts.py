@@ -45,6 +45,9 @@ YOLO = {
         {"train/classes.txt": NAMES, "train/a.jpg": None, "train/a.txt": CAT, "val/b.jpg": None, "val/b.txt": DOG},
         {"train/a.jpg": [CAT_BOX], "val/b.jpg": [DOG_BOX]},
     ),
+    "another program's YAML": Case(
+        {"classes.txt": NAMES, "notes.yaml": "a: [", "a.jpg": None, "a.txt": CAT}, {"a.jpg": [CAT_BOX]}
+    ),
     "capitals": Case(
         {"classes.txt": NAMES, "Images/Train/a.jpg": None, "Labels/Train/a.txt": CAT, "Images/Val/b.jpg": None,
          "Labels/Val/b.txt": DOG},
@@ -132,6 +135,9 @@ VOC = {
     "annotations and images": Case(
         {"annotations/a.xml": CAT_XML, "annotations/b.xml": DOG_XML, "images/a.jpg": None, "images/b.jpg": None},
         {"a": [CAT_BOX], "b": [DOG_BOX]},
+    ),
+    "another program's YAML": Case(
+        {"a.xml": CAT_XML, "a.jpg": None, "notes.yaml": "a: 1"}, {"a": [CAT_BOX]}
     ),
     "a folder of XML files among other annotations": Case(
         {"annotations/xmls/a.xml": CAT_XML, "annotations/list_train.json": "{}", "annotations/list.txt": "a 1",

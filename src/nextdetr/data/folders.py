@@ -30,12 +30,24 @@ def yaml_in(path: Path) -> Path | None:
     return others[0] if len(others) == 1 else named
 
 
+def _is_described(folder: Path) -> bool:
+    """Whether a folder's YAML says what the folder is; one without names and format is another program's."""
+    file = yaml_in(folder)
+    if file is None or file.name in YAML_NAMES:
+        return file is not None
+    try:
+        content = parse_yaml(file)
+    except DataError:
+        return False
+    return "names" in content or "format" in content
+
+
 def _is_voc(glance: Glance) -> str:
     if glance.is_file:
         return ""
     if (glance.path / "Annotations").is_dir() and (glance.path / "JPEGImages").is_dir():
         return "Annotations/, JPEGImages/"
-    splits = {} if yaml_in(glance.path) else voc_splits(glance.path)  # a YAML says more than XML files that lie about
+    splits = {} if _is_described(glance.path) else voc_splits(glance.path)  # a YAML says more than XML files
     place = next(iter(splits.values()), None)
     if place is None:
         return ""
@@ -75,16 +87,16 @@ def _read_coco(root: Path, split: str, file: Path, classes: Sequence[str] | None
 def _yolo_yaml(path: Path) -> Path | None:
     """Return the YAML of a YOLO set: one that has names, or that is called so and has no format."""
     file = yaml_in(path)
-    content = {} if file is None else parse_yaml(file)
-    named = file is not None and (path.is_file() or file.name in YAML_NAMES)
-    return file if "format" not in content and (named or "names" in content) else None
+    if file is None or not (path.is_file() or _is_described(path)):
+        return None
+    return None if "format" in parse_yaml(file) else file
 
 
 def _is_yolo(glance: Glance) -> str:
     file = _yolo_yaml(glance.path)
     if file is None and glance.is_file:
         return glance.path.name if glance.path.suffix.lower() == ".data" else ""
-    file = file or darknet_file(glance.path) or (None if yaml_in(glance.path) else names_file(glance.path))
+    file = file or darknet_file(glance.path) or (None if _is_described(glance.path) else names_file(glance.path))
     return "" if file is None else glance.shown(file)
 
 
