@@ -114,6 +114,6 @@ def test_command(source, tmp_path, capsys):
     assert (result["command"], result["to"], result["crowds_left_out"]) == ("convert", "voc", 2)
     assert result["splits"]["train"] == {"images": 4, "boxes": 18}
     assert "coco: annotations/instances_train.json" in told.err
-    assert "2 crowds are left out: voc has no place for them" in told.err
+    assert "left out: 2 crowds, for which voc has no place" in told.err
     assert run(["convert", str(source), "--output", str(tmp_path / "new2")]) == 2
     assert "give --to coco, yolo or voc" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from .files import make_image, write_text
 CASES = {**test_other_formats.CASES, **test_public_formats.CASES}
 WRONG = (
     "nan", "1e999", "-1", "null", "[]", "{}", '""', "true", "9" * 401, "9" * 5000, "0.5", "\ud800", "\0", "[[1]]",
-    "../..", "ü",
+    "../..", "ü", '"."', '"/"', '"\\u0000"', "[1, 2, 3, 4]",
 )  # fmt: skip
 TOKEN = re.compile(r"-?\d+(?:\.\d+)?|\"[^\"\n]*\"|\[|\]|\{|\}|,")
 

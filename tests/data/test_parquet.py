@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,22 @@ def test_what_is_no_data_set(tmp_path):
     table.write_bytes(table.read_bytes()[:-400] + b"\0" * 396 + b"PAR1")
     with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet cannot be read as Parquet"):
         load_data(table, "train")
+
+
+def test_names_that_are_no_text_are_told(tmp_path):
+    root = make_set(tmp_path)
+    table = root / "data" / "train-00000-of-00001.parquet"
+    content, told = table.read_bytes(), 0
+    places = [match.start() for match in re.finditer(b"category", content)]
+    assert places
+    for place in places:
+        table.write_bytes(content[:place] + b"cat\x97gory" + content[place + 8 :])
+        try:
+            load_data(root, "train")
+        except DataError as error:
+            assert str(table) in str(error)  # noqa: PT017 - what is no DataError is to be seen as it is
+            told += 1
+    assert told
 
 
 def test_missing_package_is_named(tmp_path, monkeypatch):

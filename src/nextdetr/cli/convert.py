@@ -30,16 +30,17 @@ def convert(
         raise ConfigError("converting needs a format and a new folder: give --to coco, yolo or voc, and --output.")
     from nextdetr.data.check import summarize_problems
     from nextdetr.data.convert import convert as run
+    from nextdetr.data.raw import plural
 
     result = run(data, merged.to, merged.output, images=merged.images, on_bad_data=merged.on_bad_data)
     sys.stderr.write(f"{result.recognised}\n")
     if result.problems:
         sys.stderr.write(summarize_problems(result.problems) + "\n")
     if result.crowds_left_out:
-        sys.stderr.write(f"{result.crowds_left_out:,} crowds are left out: {merged.to} has no place for them\n")
+        sys.stderr.write(f"left out: {plural(result.crowds_left_out, 'crowd')}, for which {merged.to} has no place\n")
     if json:
         print_json(result.to_json())
         return
-    say(f"{result.output}  ({result.to}, {len(result.classes)} classes)")
+    say(f"{result.output}  ({result.to}, {len(result.classes)} class{'' if len(result.classes) == 1 else 'es'})")
     for split, count in result.splits.items():
         say(f"  {split:<8} {count['images']:>8,} images {count['boxes']:>10,} boxes")

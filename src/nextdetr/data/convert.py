@@ -93,7 +93,7 @@ def convert(
         WRITERS[to](folder, parts, named)
     crowds = 0 if to == "coco" else sum(int(record.crowd.sum()) for part in parts for record in part.records)
     counts = {part.split: _count(part, with_crowds=to == "coco") for part in parts}
-    problems = [problem for part in parts for problem in part.problems]
+    problems = list(dict.fromkeys(problem for part in parts for problem in part.problems))  # some are of the whole set
     return ConvertResult(str(data), parts[0].recognised, to, str(target), list(classes), counts, crowds, problems)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from nextdetr.data.objects import Annotated, Marked
+from nextdetr.data.objects import Annotated, Marked, split_called
 from nextdetr.data.raw import read_lines
 from nextdetr.data.records import Problem
 
@@ -150,8 +150,9 @@ def _in_order(names: Any) -> list[str]:
 
 
 def readme_names(root: Path) -> list[str]:
-    """Return the class names in the ``dataset_info`` of a ``README.md`` in the folder, or in the one above."""
-    for folder in (root, root.parent):
+    """Return the class names in the ``dataset_info`` of a ``README.md`` in the folder, or in that which it is a part of."""
+    is_part = root.name == "data" or split_called(root.name)
+    for folder in (root, root.parent) if is_part else (root,):
         file = folder / "README.md"
         if not file.is_file():
             continue

@@ -137,7 +137,7 @@ class _Table:
         self.path, self._pa, self._pq = path, pa, pq
         try:
             self.schema = pq.read_schema(path)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:  # also of names that are no UTF-8
             raise DataError(f"{path} cannot be read as Parquet: {_first_line(error)}.") from error
         self.names = _names(self.schema)
         self._image = next((field.name for field in self.schema if self._holds_images(field)), "")
@@ -158,7 +158,7 @@ class _Table:
             with self._pq.ParquetFile(self.path) as file:
                 for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
                     yield from batch.to_pylist()
-        except (OSError, self._pa.ArrowException) as error:
+        except (OSError, ValueError, self._pa.ArrowException) as error:
             raise DataError(f"{self.path} cannot be read as Parquet: {_first_line(error)}.") from error
 
     def objects(self) -> Iterator[dict[str, Any]]:
