@@ -214,7 +214,7 @@ def test_names_in_chinese(case, tmp_path, monkeypatch, capsys):
 def test_no_box_left(case, tmp_path, capsys):
     data = load_data("data.yaml", "train")
     assert [len(record.boxes) for record in data.records] == [7, 16]
-    assert data.problems == []
+    assert [problem.kind for problem in data.problems] == ["confidence in labels"]
     for file in (case / "labels" / "train").iterdir():
         file.write_text("".join(f"{row} 0.5 0.5\n" for row in file.read_text().splitlines()))
     train("data.yaml", tmp_path / "run", code=2)
