@@ -24,6 +24,12 @@ DIALECT = {  # parameters and GFLOP at 640, 80 classes
 # In transformers, whose denoising embedding has one row of 256 more. R34's total, and the second one of R18 and R50, leaves
 # out the backbone's BatchNorms, which are frozen there. R101's is in tests/reference/test_stock_parity.py.
 OFFICIAL = {"rtdetr-r18vd": 20_184_464, "rtdetr-r50vd": 42_944_620}
+# The authors' table has 4, 10, 19, 31 and 62 M parameters. tests/reference/test_dfine_parity.py compares with transformers.
+EDGES = {
+    "dfine-n": 3_782_563, "dfine-s": 10_321_619, "dfine-m": 19_589_806, "dfine-l": 31_289_590, "dfine-x": 62_715_222,
+}  # fmt: skip
+# The authors' table has 0.5, 1.0, 1.5 and 3.6 M.
+DEIM = {"deimv2-atto": 508_919, "deimv2-femto": 983_847, "deimv2-pico": 1_539_425, "deimv2-n": 3_600_291}
 OFFICIAL_FROZEN = {"rtdetr-r18vd": 20_174_608, "rtdetr-r34vd": 31_424_388, "rtdetr-r50vd": 42_891_372}
 STOCK = [*DIALECT, "rtdetr-r18vd", "rtdetr-r34vd", "rtdetr-r50vd", "rtdetr-r101vd"]
 
@@ -49,6 +55,53 @@ def test_totals_of_the_dialects_models(name):
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_totals_of_the_official_models(name):
     assert count(on_meta(name)) == OFFICIAL[name] - 256
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_totals_of_dfine(name):
+    model = on_meta(name)
+    assert count(model) == EDGES[name]
+    assert count(on_meta(name.replace("dfine", "deim"))) == EDGES[name]
+    assert {module.eps for module in model.modules() if isinstance(module, nn.BatchNorm2d)} == {1e-5}
+
+
+@pytest.mark.parametrize("name", DEIM)
+def test_totals_of_deimv2(name):
+    assert count(on_meta(name)) == DEIM[name]
+
+
+@pytest.mark.parametrize("name", ["dfine-n", "deim-n", "deimv2-atto", "deimv2-femto", "deimv2-pico", "deimv2-n"])
+def test_maps_and_gradients_of_the_small_ones(name):
+    """Two maps of strides 16 and 32; what is at the edges of boxes is trained too."""
+    torch.manual_seed(0)
+    model = build_model(name, num_classes=3).train()
+    assert model.row_infos[-1].strides_read == (16, 32)
+    targets = [Target(torch.rand(n, 4) * 0.4 + 0.2, torch.randint(3, (n,))) for n in (2, 0)]
+    training = model(torch.rand(2, 3, 96, 96), targets, queries=20).training
+    parts = [training.layer_logits, training.layer_boxes, training.encoder_logits, training.encoder_boxes]
+    parts += [e for edges in (training.edges, training.denoising.edges) for e in (edges.bins, edges.first_boxes)]
+    sum(part.square().mean() for part in [*parts, training.edges.first_logits]).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+
+
+def test_what_sets_deim_apart():
+    model = on_meta("deimv2-pico")
+    heads = model.rows[-1].dec_bbox_head
+    assert len(heads) == 3
+    assert len(set(heads)) == 1
+    assert not model.rows[-1].follows_boxes
+    assert on_meta("dfine-n").rows[-1].follows_boxes
+    norms = [module for module in model.rows[-1].decoder.modules() if isinstance(module, nn.RMSNorm)]
+    assert len(norms) == 9
+    names = {key for key in on_meta("deimv2-n").state_dict() if "gateway.norm" in key}
+    assert len(names) == 3
+    silu = [row for row in on_meta("deim-s").rows[-1].modules() if isinstance(row, nn.SiLU)]
+    assert silu
+    text = SMALL.replace("RTDETRDecoder, [nc, 32, 20, 2, 4, 1, 64]", "DFINEDecoder, [nc, 32, 20, {{act: gelu}}]")
+    with pytest.raises(ModelFileError, match="act is one of relu, silu, not 'gelu'"):
+        build_model(parse_model_text(text.format("Conv, [16, 3, 2]"), "bad.yaml"))
 
 
 @pytest.mark.parametrize("name", OFFICIAL_FROZEN)
@@ -177,6 +230,12 @@ BAD = {
     "vd of no size": ("resnetvd_20, []", "no layer 'resnetvd_20'; did you mean resnetvd_"),
     "vd weights": ("resnetvd_18, ['none.pt']", r"none\.pt do not exist"),
     "vd arguments": ("resnetvd_18, [3]", "argument weights must be str, not 3"),
+    "sum of two widths": (
+        "Conv, [8, 1, 1]]\n  - [-1, 1, Conv, [16, 1, 1]]\n  - [[-2, -1], 1, Add, []",
+        "channels 8 and 16; they must be equal",
+    ),
+    "pool's padding": ("nn.AvgPool2d, [3, 2, 2]", "needs a padding of 1"),
+    "odd split": ("RepNCSPELAN4, [16, 15, 8]", "15 channels cannot be split into two halves"),
     "stem of one": ("HGStem, [32]", "1 arguments, but the layer takes these: channels inside, channels"),
     "narrow stem": ("HGStem, [1, 8]", "channels inside must be at least 2, not 1"),
     "even kernel": ("HGBlock, [8, 16, 4]", "kernel must be odd, .* it is 4"),

@@ -1,174 +1,209 @@
-"""D-FINE's decoder and its arithmetic against transformers' DFineForObjectDetection."""
+"""transformers' D-FINE and DEIMv2, loaded into the shipped models: the same maps, logits and boxes on random weights.
+
+Tolerance 1e-4, on images of 128 pixels; whole detectors in float64.
+"""
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
-from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config
-from transformers.loss.loss_d_fine import bbox2distance, weighting_function
-from transformers.modeling_outputs import BaseModelOutput
-from transformers.models.d_fine.modeling_d_fine import distance2bbox
+from torch import nn
+from transformers import Deimv2Config, Deimv2ForObjectDetection, DFineConfig, DFineForObjectDetection, HGNetV2Config
 
-from nextdetr.boxes import cxcywh_to_xyxy
-from nextdetr.models.dfine import DFINEDecoder
-from nextdetr.models.edges import (
-    boxes_to_offsets,
-    expected_offsets,
-    offsets_of_bins,
-    offsets_to_boxes,
-    split_over_bins,
-)
-from tests.losses.samples import random_boxes, random_targets
-from tests.reference.test_decoder_parity import RENAMES, SIZES, _align, _pick
+from nextdetr.errors import WeightsError
+from nextdetr.models.graph import build_model
+from nextdetr.weights.layouts.detectors import detector_kind, detector_notes, detector_to_ours, shipped_model_for
+from tests.reference.test_detector_weights_parity import CLASSES, QUERIES, SIDE, _compare, _loaded, _random
 
-CLASSES, HIDDEN, QUERIES, LAYERS, BINS = 5, 32, 30, 3, 16
-CHANNELS = [24, 24, 24]
-OWN = (
-    (r"^model\.decoder\.pre_bbox_head\.", "pre_bbox_head."),
-    (r"^model\.decoder\.lqe_layers\.", "lqe."),
-    (r"\.mlp\.layers\.0\.", ".linear1."),
-    (r"\.mlp\.layers\.1\.", ".linear2."),
-)
-
-
-def _config(**settings):
-    backbone = HGNetV2Config(
-        stem_channels=[3, 8, 8], stage_in_channels=[8, 8, 8, 8], stage_mid_channels=[8] * 4,
-        stage_out_channels=[8] * 4, stage_num_blocks=[1] * 4, stage_numb_of_layers=[1] * 4, hidden_sizes=[8] * 4,
-        embedding_size=8, depths=[1] * 4, out_features=["stage2", "stage3", "stage4"],
-    )  # fmt: skip
-    return DFineConfig(
-        backbone_config=backbone, encoder_hidden_dim=16, encoder_in_channels=[8, 8, 8], encoder_ffn_dim=16,
-        encoder_attention_heads=2, d_model=HIDDEN, hidden_size=HIDDEN, decoder_in_channels=CHANNELS, decoder_ffn_dim=48,
-        num_queries=QUERIES, decoder_layers=LAYERS, decoder_attention_heads=4, decoder_n_points=[3, 4, 2],
-        num_denoising=20, num_labels=CLASSES, max_num_bins=BINS, **settings,
-    )  # fmt: skip
-
-
-def _our_state(model):
-    state = {}
-    for name, tensor in model.state_dict().items():
-        if name.startswith(("model.backbone.", "model.encoder.", "model.encoder_input_proj.", "class_embed", "bbox_embed")):
-            continue
-        if name.endswith(("reg_scale", ".up", "num_points_scale")):
-            continue
-        for pattern, replacement in (*OWN, *RENAMES):
-            name = re.sub(pattern, replacement, name)
-        state[name] = tensor
-    for i in range(LAYERS):
-        prefix = f"decoder.layers.{i}.self_attn."
-        for kind in ("weight", "bias"):
-            state[f"{prefix}in_proj_{kind}"] = torch.cat([state.pop(f"{prefix}{p}_proj.{kind}") for p in "qkv"])
-    state["denoising_class_embed.weight"] = state["denoising_class_embed.weight"][:CLASSES]
-    return state
+B0 = {
+    "stem_channels": [3, 16, 16],
+    "stage_in_channels": [16, 64, 256, 512],
+    "stage_mid_channels": [16, 32, 64, 128],
+    "stage_out_channels": [64, 256, 512, 1024],
+    "hidden_sizes": [64, 256, 512, 1024],
+    "stage_num_blocks": [1, 1, 2, 1],
+    "stage_numb_of_layers": [3, 3, 3, 3],
+    "use_learnable_affine_block": True,
+}
+B5 = {
+    "stem_channels": [3, 32, 64],
+    "stage_in_channels": [64, 128, 512, 1024],
+    "stage_mid_channels": [64, 128, 256, 512],
+    "stage_out_channels": [128, 512, 1024, 2048],
+    "hidden_sizes": [128, 512, 1024, 2048],
+    "stage_num_blocks": [1, 2, 5, 2],
+}
+SIZES = {
+    "dfine-n": {
+        "backbone_config": {**B0, "out_indices": [3, 4]}, "encoder_in_channels": [512, 1024], "feat_strides": [16, 32],
+        "encoder_hidden_dim": 128, "encode_proj_layers": [1], "encoder_ffn_dim": 512, "hidden_expansion": 0.34,
+        "depth_mult": 0.5, "decoder_in_channels": [128, 128], "d_model": 128, "decoder_ffn_dim": 512,
+        "num_feature_levels": 2, "decoder_layers": 3, "decoder_n_points": [6, 6],
+    },
+    "dfine-s": {
+        "backbone_config": {**B0, "out_indices": [2, 3, 4]}, "encoder_in_channels": [256, 512, 1024],
+        "hidden_expansion": 0.5, "depth_mult": 0.34, "decoder_layers": 3, "decoder_n_points": [3, 6, 3],
+    },
+    "dfine-x": {
+        "backbone_config": {**B5, "out_indices": [2, 3, 4]}, "encoder_hidden_dim": 384, "encoder_ffn_dim": 2048,
+        "decoder_in_channels": [384, 384, 384], "decoder_n_points": [3, 6, 3], "reg_scale": 8.0,
+    },
+}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def pair():
-    """transformers' model and our decoder with the same random weights, none of them zero."""
-    torch.manual_seed(1)
-    reference = DFineForObjectDetection(_config())
+def _settled(reference):
+    """Give back what `_random` drew for settings, which the files have as parameters."""
     with torch.no_grad():
-        for name, tensor in reference.state_dict().items():
-            if not tensor.is_floating_point() or name.endswith(("reg_scale", ".up", "num_points_scale")):
-                continue
-            if "running_var" in name:
-                tensor.uniform_(0.5, 1.5)
-            elif tensor.dim() > 1:
-                tensor.normal_(std=1.2 * tensor[0].numel() ** -0.5)
-            else:
-                tensor.add_(torch.randn_like(tensor) * 0.2)
-        reference.model.denoising_class_embed.weight[CLASSES] = 0
-    ours = DFINEDecoder(CLASSES, CHANNELS, HIDDEN, QUERIES, [3, 4, 2], 4, LAYERS, 48, bins=BINS, nd=20, eps=1e-5)
-    ours.load_state_dict(_our_state(reference))
-    return reference, ours
+        reference.model.decoder.up.fill_(reference.config.up)
+        reference.model.decoder.reg_scale.fill_(reference.config.reg_scale)
+    return reference
 
 
-def _features(batch=2):
-    return [torch.randn(batch, c, *size) for c, size in zip(CHANNELS, SIZES, strict=True)]
+def reference_model(name, **settings):
+    """A random D-FINE of transformers of a published size."""
+    made = {**SIZES[name], **settings}
+    backbone = HGNetV2Config(**made.pop("backbone_config"))
+    config = DFineConfig(
+        backbone_config=backbone, num_labels=CLASSES, num_queries=QUERIES, freeze_backbone_batch_norms=False, **made
+    )
+    return _settled(_random(DFineForObjectDetection(config)))
 
 
-def _run_reference(reference, features, targets=None):
-    labels = None if targets is None else [{"class_labels": t.labels, "boxes": t.boxes} for t in targets]
-    return reference.model(None, inputs_embeds=features[0], encoder_outputs=BaseModelOutput(list(features)), labels=labels)
+@pytest.mark.parametrize("name", ["dfine-n", "dfine-s", pytest.param("dfine-x", marks=pytest.mark.slow)])
+def test_whole_detector(name):
+    torch.manual_seed(3)
+    reference = reference_model(name)
+    state = reference.state_dict()
+    assert detector_kind(state) == "dfine-transformers"
+    assert shipped_model_for("dfine-transformers", state, reference.config.to_dict()) == name
+    ours = _loaded(reference, name)
+    _compare(reference.double(), ours.double())  # float32 differs by 1e-3 at single queries, whose boxes are far out
+    # Their denoising embedding has a row of padding.
+    padding = reference.config.d_model
+    settings = 2  # `up` and `reg_scale`, which are parameters there and none of ours
+    theirs = sum(p.numel() for p in reference.parameters())
+    assert sum(p.numel() for p in ours.parameters()) == theirs - padding - settings
 
 
-def test_evaluation(pair):
-    reference, ours = (model.eval() for model in pair)
-    features = _features()
+def test_maps():
+    torch.manual_seed(4)
+    reference = reference_model("dfine-n")
+    ours = _loaded(reference, "dfine-n").double()
+    images = torch.rand(2, 3, SIDE, SIDE).double()
     with torch.no_grad():
-        expected, output = _run_reference(reference, features), ours(features)
-    logits, boxes = expected.intermediate_logits[:, -1], expected.intermediate_reference_points[:, -1].clamp(0, 1)
-    order = _align(torch.cat((output.logits, output.boxes), -1), torch.cat((logits, boxes), -1))
-    torch.testing.assert_close(output.logits, _pick(logits, order), atol=1e-4, rtol=0)
-    torch.testing.assert_close(output.boxes, _pick(boxes, order), atol=1e-4, rtol=0)
-    assert logits.std() > 0.1
+        expected = reference.double().model(images, output_hidden_states=True)
+        maps = ours.decoder_inputs(images)
+    shapes = [tuple(level.shape[1:]) for level in maps]
+    assert shapes == [(128, 8, 8), (128, 4, 4)]
+    for level, theirs in zip(maps, expected.encoder_last_hidden_state, strict=True):
+        torch.testing.assert_close(level / theirs.std(), theirs / theirs.std(), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("counts", [(3, 5), (0, 2), (0, 0)])
-def test_training_outputs_of_every_layer(pair, counts):
-    reference, ours = (model.train() for model in pair)
-    features, targets = _features(), random_targets(counts, CLASSES)
-    torch.manual_seed(3)
-    expected = _run_reference(reference, features, targets)
-    torch.manual_seed(3)
-    training = ours(features, targets).training
-    extra = 0 if training.denoising is None else training.denoising.logits.shape[2]
-    order = _align(training.encoder_logits.detach(), expected.enc_topk_logits.detach())
-    # transformers puts the first layer's plain boxes before the layers' own.
-    logits, boxes = expected.intermediate_logits, expected.intermediate_reference_points.clamp(0, 1)
-    bins = expected.intermediate_predicted_corners  # [B, L, T, 4 (N+1)]
-    anchors = expected.initial_reference_points[:, 0]
-    wanted = {
-        "logits": (logits[:, 1:].transpose(0, 1), training.layer_logits, "logits"),
-        "boxes": (boxes[:, 1:].transpose(0, 1), training.layer_boxes, "boxes"),
-        "bins": (bins.transpose(0, 1), training.edges.bins.flatten(3), "bins"),
-        "anchors": (anchors, training.edges.anchors, "anchors"),
-        "first logits": (logits[:, 0], training.edges.first_logits, "first_logits"),
-        "first boxes": (boxes[:, 0], training.edges.first_boxes, "first_boxes"),
-    }
-    for name, (theirs, mine, field) in wanted.items():
-        by_image = theirs[..., extra:, :] if theirs.dim() == 3 else theirs[..., extra:, :].transpose(0, 1)
-        picked = _pick(by_image, order)
-        picked = picked if theirs.dim() == 3 else picked.transpose(0, 1)
-        torch.testing.assert_close(mine, picked, atol=2e-4, rtol=1e-4, msg=lambda m, n=name: n + m)
-        if training.denoising is not None:
-            noisy = training.denoising if field in ("logits", "boxes") else training.denoising.edges
-            got = getattr(noisy, field)
-            got = got.flatten(3) if field == "bins" else got
-            torch.testing.assert_close(got, theirs[..., :extra, :], atol=2e-4, rtol=1e-4)
-    assert not training.edges.anchors.requires_grad
-    assert training.edges.first_boxes.requires_grad
+def test_another_activation_is_said():
+    torch.manual_seed(5)
+    reference = reference_model("dfine-n", decoder_activation_function="silu")
+    ours = _loaded(reference_model("dfine-n"), "dfine-n")
+    notes = detector_notes("dfine-transformers", reference.state_dict(), ours, reference.config.to_dict())
+    assert any("silu" in note for note in notes)
 
 
-@pytest.mark.parametrize(("bins", "scale"), [(32, 4.0), (16, 8.0), (4, 2.5)])
-def test_offsets_of_bins(bins, scale):
-    expected = weighting_function(bins, torch.tensor([0.5]), scale)
-    torch.testing.assert_close(offsets_of_bins(bins, scale), expected, atol=1e-5, rtol=1e-5)
+STAGES = {  # of the three-stage backbones of DEIMv2's smallest
+    "stage_in_channels": [16, 64, 256], "stage_mid_channels": [16, 32, 64], "stage_downsample": [False, True, True],
+    "stage_light_block": [False, False, True], "stage_numb_of_layers": [3, 3, 3], "stage_downsample_strides": [2, 2, 2],
+    "stem_channels": [3, 16, 16], "use_learnable_affine_block": True, "depths": [1, 1, 1], "out_indices": [3],
+}  # fmt: skip
+LITE = {
+    "encoder_type": "lite", "hidden_expansion": 0.34, "depth_mult": 0.5, "decoder_n_points": [4, 2], "use_gateway": False,
+    "share_bbox_head": True, "feat_strides": [16, 32],
+}  # fmt: skip
+DEIM = {
+    "deimv2-atto": {
+        **LITE, "encoder_in_channels": [256], "encoder_hidden_dim": 64, "d_model": 64, "decoder_ffn_dim": 160,
+        "decoder_in_channels": [64, 64],
+        "backbone_config": {
+            **STAGES, "stage_out_channels": [64, 256, 256], "hidden_sizes": [64, 256, 256], "stage_num_blocks": [1, 1, 1],
+            "stage_kernel_size": [3, 3, 3],
+        },
+    },
+    "deimv2-pico": {
+        **LITE, "encoder_in_channels": [512], "encoder_hidden_dim": 112, "d_model": 112, "decoder_ffn_dim": 320,
+        "decoder_in_channels": [112, 112],
+        "backbone_config": {
+            **STAGES, "stage_out_channels": [64, 256, 512], "hidden_sizes": [64, 256, 512], "stage_num_blocks": [1, 1, 2],
+            "stage_kernel_size": [3, 3, 5],
+        },
+    },
+    "deimv2-n": {**SIZES["dfine-n"], "encoder_fuse_op": "sum"},
+}  # fmt: skip
 
 
-def test_boxes_and_offsets():
-    anchors, offsets = random_boxes(50), torch.randn(50, 4)
-    boxes = offsets_to_boxes(anchors, offsets, 4.0)
-    torch.testing.assert_close(boxes, distance2bbox(anchors, offsets, 4.0), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(boxes_to_offsets(anchors, boxes, 4.0), offsets, atol=1e-4, rtol=1e-4)
+class _Once(nn.Module):
+    """A position head that is asked once for a forward pass, as in the authors' code."""
+
+    def __init__(self, head, layers):
+        super().__init__()
+        self.head, self.layers, self.calls = head, layers, 0
+
+    def forward(self, boxes):
+        if self.calls % self.layers == 0:
+            self.kept = self.head(boxes)
+        self.calls += 1
+        return self.kept
 
 
-def test_targets_in_bins():
-    weights = offsets_of_bins(BINS, 4.0)
-    anchors, boxes = random_boxes(400), random_boxes(400)  # many are out of reach
-    lower, upper_share = split_over_bins(boxes_to_offsets(anchors, boxes, 4.0), weights)
-    theirs, right, left = bbox2distance(anchors, cxcywh_to_xyxy(boxes), BINS, 4.0, torch.tensor([0.5]))
-    torch.testing.assert_close(lower.flatten(), theirs.long())
-    torch.testing.assert_close(upper_share.flatten(), right, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(1 - upper_share.flatten(), left, atol=1e-4, rtol=1e-4)
-    # The mean of the two bins is the value that was split.
-    values = torch.rand(100) * 7.9 - 3.95
-    lower, share = split_over_bins(values, weights)
-    torch.testing.assert_close(weights[lower] * (1 - share) + weights[lower + 1] * share, values)
-    logits = torch.full((100, BINS + 1), -100.0)
-    logits.scatter_(1, lower[:, None], (1 - share).log()[:, None])
-    logits.scatter_(1, lower[:, None] + 1, share.log()[:, None])
-    torch.testing.assert_close(expected_offsets(logits, weights), values, atol=1e-4, rtol=1e-4)
+def deim_reference(name):
+    """A random DEIMv2 of transformers, brought back to what its authors compute (see ``models/deim.py``)."""
+    made = {"num_feature_levels": 2, "decoder_layers": 3, **DEIM[name]}
+    backbone = HGNetV2Config(**made.pop("backbone_config"))
+    config = Deimv2Config(
+        backbone_config=backbone, num_labels=CLASSES, num_queries=QUERIES, freeze_backbone_batch_norms=False,
+        decoder_activation_function="silu", **made,
+    )  # fmt: skip
+    reference = _settled(_random(Deimv2ForObjectDetection(config), encoder_gain=1.0))  # no norm is behind the encoder
+    reference.model.enc_output = nn.Identity()
+    state = {key: tensor.clone() for key, tensor in reference.state_dict().items()}
+    model = reference.model
+    heads = [reference.bbox_embed, model.decoder.bbox_embed, model.enc_bbox_head, model.decoder.pre_bbox_head]
+    for head in (*heads, model.decoder.lqe_layers):
+        for module in head.modules():
+            if hasattr(module, "act"):
+                module.act = nn.SiLU()
+    model.decoder.query_pos_head = _Once(model.decoder.query_pos_head, config.decoder_layers)
+    return reference, state
+
+
+@pytest.mark.parametrize("name", DEIM)
+def test_deim(name):
+    torch.manual_seed(6)
+    reference, state = deim_reference(name)
+    assert detector_kind(state) == "deimv2-transformers"
+    assert shipped_model_for("deimv2-transformers", state, reference.config.to_dict()) == name
+    ours = build_model(name, num_classes=CLASSES).eval()
+    with pytest.warns(UserWarning, match="transformers computes DEIMv2 otherwise than its authors"):
+        mapped = detector_to_ours("deimv2-transformers", state, ours, reference.config.to_dict())
+    result = ours.load_state_dict(mapped, strict=False)
+    assert not result.unexpected_keys
+    assert all(key.endswith("num_batches_tracked") for key in result.missing_keys)
+    _compare(reference.double(), ours.double())
+    theirs = sum(p.numel() for p in reference.parameters())
+    assert sum(p.numel() for p in ours.parameters()) == theirs - reference.config.d_model - 2
+
+
+def test_a_shared_box_head_that_is_saved_once():
+    torch.manual_seed(7)
+    _, state = deim_reference("deimv2-atto")
+    once = {key: tensor for key, tensor in state.items() if ".bbox_embed." not in f".{key}" or "bbox_embed.0." in key}
+    assert len(once) < len(state)
+    ours = build_model("deimv2-atto", num_classes=CLASSES)
+    with pytest.warns(UserWarning, match="DEIMv2"):
+        first, second = (detector_to_ours("deimv2-transformers", given, ours) for given in (state, once))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_other_settings_of_the_distributions_are_refused():
+    torch.manual_seed(8)
+    reference = reference_model("dfine-n")
+    state = {**reference.state_dict(), "model.decoder.reg_scale": torch.tensor([8.0])}
+    with pytest.raises(WeightsError, match="distributions have reg_scale 8, the model's 4"):
+        detector_to_ours("dfine-transformers", state, build_model("dfine-n", num_classes=CLASSES))

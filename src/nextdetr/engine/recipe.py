@@ -52,7 +52,10 @@ RATE, RATE_BATCH, RATE_MOST = 4e-4, 8, 1e-3  # measured at batch 8; above, by th
 # classes on 80 images the same model learnt nothing at 8e-4, and quickly at 2e-4.
 RATE_OF = {"nextdetr-zepto": 8e-4, "nextdetr-atto": 8e-4, "nextdetr-atto-p2": 8e-4}
 FEW_CLASSES, RATE_MANY = 10, 2e-4
-QUERIES, QUERIES_ELSEWHERE = {"nextdetr-zepto": 100, "nextdetr-atto": 200, "nextdetr-femto": 200}, 300
+QUERIES, QUERIES_ELSEWHERE = {
+    "nextdetr-zepto": 100, "nextdetr-atto": 200, "nextdetr-femto": 200, "deimv2-atto": 100, "deimv2-femto": 150,
+    "deimv2-pico": 200,
+}, 300  # fmt: skip
 LEAST_TO_FREEZE = 5  # epochs of a run that can spare one of them for the head alone
 SPARSE = 8  # boxes an image below which small batches and samples of several pictures pay; measured at 4.6 only
 FULL_FROM = 5000  # images for RT-DETR's own augmentation

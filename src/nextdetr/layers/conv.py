@@ -1,4 +1,4 @@
-"""Convolution with BatchNorm and SiLU, its depthwise form, and concatenation: the plainest rows of a model file."""
+"""Convolution with BatchNorm and SiLU, its depthwise form, and what joins maps: the plainest rows of a model file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nextdetr.layers.norm import BatchNorm2d
 from nextdetr.layers.winograd import Conv3x3
 
-__all__ = ["BATCH_NORM_EPS", "BATCH_NORM_MOMENTUM", "Concat", "Conv", "DWConv", "autopad"]
+__all__ = ["BATCH_NORM_EPS", "BATCH_NORM_MOMENTUM", "JOINS", "Add", "Concat", "Conv", "DWConv", "PooledAdd", "autopad"]
 
 BATCH_NORM_EPS = 1e-3
 BATCH_NORM_MOMENTUM = 0.03
@@ -111,3 +111,40 @@ class Concat(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Join maps [B, C_i, H, W]."""
         return torch.cat(list(maps), dim=self.dimension)
+
+
+class Add(nn.Module):
+    """Sum of several maps of one shape."""
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Add maps [B, C, H, W]."""
+        total, *rest = maps
+        for one in rest:
+            total = total + one
+        return total
+
+
+#: Layers that take a list of maps.
+JOINS = (Concat, Add)
+
+
+class PooledAdd(nn.Module):
+    """A map plus its mean over all places, then ``Conv``: how DEIMv2's lite encoder gives each place the whole image.
+
+    DEIMv2, arXiv 2509.20787, section 3.1.
+
+    Args:
+        c1: input channels.
+        c2: output channels.
+        eps: BatchNorm's epsilon.
+        momentum: BatchNorm's momentum.
+    """
+
+    def __init__(self, c1: int, c2: int, *, eps: float = BATCH_NORM_EPS, momentum: float = BATCH_NORM_MOMENTUM) -> None:
+        super().__init__()
+        self.cv = Conv(c1, c2, eps=eps, momentum=momentum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, c1, H, W] to [B, c2, H, W]."""
+        out: Tensor = self.cv(x + x.mean(dim=(2, 3), keepdim=True))
+        return out

@@ -1,29 +1,35 @@
-"""A stack of linear layers, ReLU between them: the box heads and the query position of DETR-like decoders.
+"""A stack of linear layers, an activation between them: the box heads and the query position of DETR-like decoders.
 
-DETR, arXiv 2005.12872, section 3.2 ("a 3-layer perceptron with ReLU activation").
+DETR, arXiv 2005.12872, section 3.2 ("a 3-layer perceptron with ReLU activation"); DEIM has SiLU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.nn import functional
 
-__all__ = ["MLP"]
+__all__ = ["ACTIVATIONS", "MLP"]
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": functional.relu, "silu": functional.silu}
 
 
 class MLP(nn.Module):
-    """Linear layers with a ReLU after each but the last.
+    """Linear layers with an activation after each but the last.
 
     Args:
         in_features: width of the input.
         hidden: width between the layers.
         out_features: width of the output.
         layers: number of linear layers, 1 or more.
+        act: one of ``ACTIVATIONS``.
     """
 
-    def __init__(self, in_features: int, hidden: int, out_features: int, layers: int) -> None:
+    def __init__(self, in_features: int, hidden: int, out_features: int, layers: int, act: str = "relu") -> None:
         super().__init__()
+        self.act = ACTIVATIONS[act]
         widths = [in_features, *[hidden] * (layers - 1), out_features]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
@@ -36,6 +42,6 @@ class MLP(nn.Module):
         """Map [..., in_features] to [..., out_features]."""
         *body, last = self.layers
         for layer in body:
-            x = layer(x).relu()
+            x = self.act(layer(x))
         out: Tensor = last(x)
         return out

@@ -1,4 +1,4 @@
-"""RepVGG convolutions (arXiv 2101.03697, section 3) and RT-DETR's fusion block of them (arXiv 2304.08069, section 4.2).
+"""RepVGG convolutions (arXiv 2101.03697, section 3) and the fusion blocks of them, RT-DETR's and D-FINE's.
 
 The re-parameterised block has no identity branch here, as in RT-DETR.
 """
@@ -12,7 +12,7 @@ from torch.nn import functional
 from nextdetr.layers.conv import BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, Conv
 from nextdetr.layers.winograd import Conv3x3
 
-__all__ = ["RepC3", "RepConv", "fused_kernel"]
+__all__ = ["RepC3", "RepConv", "RepNCSPELAN4", "fused_kernel"]
 
 
 def fused_kernel(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ class RepConv(nn.Module):
 
 
 class RepC3(nn.Module):
-    """RT-DETR's fusion block: n RepConvs beside a 1×1 shortcut.
+    """RT-DETR's fusion block (arXiv 2304.08069, section 4.2): n RepConvs beside a 1×1 shortcut.
 
     Args:
         c1: input channels.
@@ -96,4 +96,50 @@ class RepC3(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, c1, H, W] to [B, c2, H, W]."""
         out: Tensor = self.cv3(self.m(self.cv1(x)) + self.cv2(x))
+        return out
+
+
+class RepNCSPELAN4(nn.Module):
+    """D-FINE's fusion block (arXiv 2410.13842, its ablation; GELAN, arXiv 2402.13616, section 4.2).
+
+    One half of the split map goes on through two branches, each a ``RepC3`` and a 3×3 convolution; both halves and both
+    branches are joined.
+
+    Args:
+        c1: input channels.
+        c2: output channels.
+        split: channels of the map that is split, an even number.
+        inner: channels of a branch.
+        n: number of RepConvs in a branch.
+        eps: BatchNorm's epsilon.
+        momentum: BatchNorm's momentum.
+    """
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        split: int,
+        inner: int,
+        n: int = 3,
+        *,
+        eps: float = BATCH_NORM_EPS,
+        momentum: float = BATCH_NORM_MOMENTUM,
+    ) -> None:
+        super().__init__()
+
+        def branch(channels: int) -> nn.Sequential:
+            repeated = RepC3(channels, inner, n, eps=eps, momentum=momentum)
+            return nn.Sequential(repeated, Conv(inner, inner, 3, eps=eps, momentum=momentum))
+
+        self.cv1 = Conv(c1, split, eps=eps, momentum=momentum)
+        self.cv2 = branch(split // 2)
+        self.cv3 = branch(inner)
+        self.cv4 = Conv(split + 2 * inner, c2, eps=eps, momentum=momentum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, c1, H, W] to [B, c2, H, W]."""
+        whole = self.cv1(x)
+        first = self.cv2(whole.chunk(2, dim=1)[1])
+        out: Tensor = self.cv4(torch.cat((whole, first, self.cv3(first)), dim=1))
         return out

@@ -101,6 +101,8 @@ class RTDETRDecoder(nn.Module):
         mirror: see ``contrastive_denoising``.
         layer: makes a decoder layer from width, heads, feed-forward width, number of maps, points, dropout and activation.
         box_outputs: numbers that the box head of a layer yields.
+        project: bring the maps to the hidden width by a 1x1 convolution and BatchNorm; without it they have it already.
+        mlp_act: activation of the box heads and the position's, see ``MLP``.
 
     Raises:
         ConfigError: if the settings contradict one another.
@@ -134,30 +136,42 @@ class RTDETRDecoder(nn.Module):
         mirror: bool = False,
         layer: Callable[..., nn.Module] = TransformerDecoderLayer,
         box_outputs: int = 4,
+        project: bool = True,
+        mlp_act: str = "relu",
     ) -> None:
         super().__init__()
         _check(nc, ch, hd, nq, nh, ndl, eval_idx)
+        if not project and set(ch) != {hd}:
+            raise ConfigError(f"RTDETRDecoder without projection needs maps of its hidden width {hd}; got {list(ch)}.")
         self.num_classes, self.channels, self.hidden, self.num_queries = nc, list(ch), hd, nq
         self.eval_layer = eval_idx % ndl
         self.num_denoising, self.label_noise, self.box_noise = nd, label_noise_ratio, box_noise_scale
         self.mirror = mirror
         self._anchors: dict[tuple[Shapes, torch.device], tuple[Tensor, Tensor | None]] = {}
 
-        self.input_proj = nn.ModuleList(_projection(channels, hd, eps, momentum) for channels in ch)
-        self.enc_output = nn.Sequential(nn.Linear(hd, hd), nn.LayerNorm(hd))
+        self.input_proj = nn.ModuleList(
+            _projection(channels, hd, eps, momentum) if project else nn.Identity() for channels in ch
+        )
+        self.enc_output = self._make_output(hd)
         self.enc_score_head = nn.Linear(hd, nc)
-        self.enc_bbox_head = MLP(hd, hd, 4, 3)
-        self.query_pos_head = MLP(4, 2 * hd, hd, 2)
+        self.enc_bbox_head = MLP(hd, hd, 4, 3, mlp_act)
+        self.query_pos_head = self._make_position_head(hd, mlp_act)
         activation = act if isinstance(act, nn.Module) else nn.ReLU() if act else nn.Identity()
         self.decoder = TransformerDecoder(
             [layer(hd, nh, d_ffn, len(self.channels), ndp, dropout, activation) for _ in range(ndl)]
         )
         self.dec_score_head = nn.ModuleList(nn.Linear(hd, nc) for _ in range(ndl))
-        self.dec_bbox_head = nn.ModuleList(MLP(hd, hd, box_outputs, 3) for _ in range(ndl))
+        self.dec_bbox_head = nn.ModuleList(MLP(hd, hd, box_outputs, 3, mlp_act) for _ in range(ndl))
         self.denoising_class_embed = nn.Embedding(nc, hd) if nd > 0 else None
         self.query_embed = nn.Embedding(nq, hd) if learnt_init_query else None
         self.dense_head = DenseHead(hd, nc, PRIOR_PROBABILITY) if dense else None
         self.reset_parameters()
+
+    def _make_output(self, hidden: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(hidden, hidden), nn.LayerNorm(hidden))
+
+    def _make_position_head(self, hidden: int, act: str) -> MLP:
+        return MLP(4, 2 * hidden, hidden, 2, act)
 
     def reset_parameters(self) -> None:
         """Initialise as RT-DETR does: no class likely, every box its anchor, projections Xavier; the rest is torch's."""
@@ -166,8 +180,9 @@ class RTDETRDecoder(nn.Module):
         for mlp in (self.enc_bbox_head, *self.dec_bbox_head):
             nn.init.zeros_(mlp.layers[-1].weight)
             nn.init.zeros_(mlp.layers[-1].bias)
-        projections = [projection.conv for projection in self.input_proj]
-        for layer in (*projections, self.enc_output[0], *self.query_pos_head.layers):
+        projections = [projection.conv for projection in self.input_proj if isinstance(projection, nn.Sequential)]
+        output = [part for part in self.enc_output.modules() if isinstance(part, nn.Linear)]
+        for layer in (*projections, *output, *self.query_pos_head.layers):
             nn.init.xavier_uniform_(layer.weight)
         if self.query_embed is not None:
             nn.init.xavier_uniform_(self.query_embed.weight)

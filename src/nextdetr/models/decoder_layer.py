@@ -6,7 +6,7 @@ addition and normalisation. Parameter names are the official RT-DETR's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,7 @@ class TransformerDecoderLayer(nn.Module):
     """
 
     projected = True  # whether the cross-attention has projections of values and output
+    norm: Callable[[int], nn.Module] = nn.LayerNorm
 
     def __init__(
         self,
@@ -92,13 +93,11 @@ class TransformerDecoderLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.self_attn = SelfAttention(hidden, heads, dropout)
-        self.norm1 = nn.LayerNorm(hidden)
+        self.norm1 = type(self).norm(hidden)
         self.cross_attn = MSDeformableAttention(hidden, levels, heads, points, project=self.projected)
         self._make_join(hidden)
-        self.linear1 = nn.Linear(hidden, ffn)
-        self.activation = activation
-        self.linear2 = nn.Linear(ffn, hidden)
-        self.norm3 = nn.LayerNorm(hidden)
+        self._make_feed_forward(hidden, ffn, activation)
+        self.norm3 = type(self).norm(hidden)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -119,12 +118,21 @@ class TransformerDecoderLayer(nn.Module):
         """
         x = self.norm1(x + self.dropout(self.self_attn(x, position, mask)))
         x = self._join(x, self.dropout(self.cross_attn(x + position, boxes, memory, shapes)))
-        forwarded = self.linear2(self.dropout(self.activation(self.linear1(x))))
-        out: Tensor = self.norm3(x + self.dropout(forwarded))
+        out: Tensor = self.norm3(x + self.dropout(self._feed_forward(x)))
+        return out
+
+    def _make_feed_forward(self, hidden: int, ffn: int, activation: nn.Module) -> None:
+        self.linear1 = nn.Linear(hidden, ffn)
+        self.activation = activation
+        self.linear2 = nn.Linear(ffn, hidden)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        """Map [B, Q, D] to the same shape."""
+        out: Tensor = self.linear2(self.dropout(self.activation(self.linear1(x))))
         return out
 
     def _make_join(self, hidden: int) -> None:
-        self.norm2 = nn.LayerNorm(hidden)
+        self.norm2 = type(self).norm(hidden)
 
     def _join(self, before: Tensor, attended: Tensor) -> Tensor:
         """Bring together the queries and what the cross-attention read, both [B, Q, D]."""

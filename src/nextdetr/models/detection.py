@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nextdetr.layers.conv import JOINS
 from nextdetr.layers.fast import is_traced
 from nextdetr.layers.normalize import imagenet_statistics
 from nextdetr.models.names import row_name
@@ -218,7 +219,7 @@ class DetectionModel(nn.Module):
         """Run rows ``first`` to ``last`` - 1 on ``maps``; return those that later rows read, and those of ``kept``."""
         for row, info, drops in list(zip(self.rows, self.row_infos, self._drops, strict=True))[first:last]:
             inputs = [maps[index] for index in info.reads]
-            result = row(inputs if info.name == "Concat" else inputs[0])
+            result = row(inputs if isinstance(row, JOINS) else inputs[0])
             maps.update(zip(info.writes, result if isinstance(result, list) else [result], strict=True))
             for index in drops:  # a map that no later row reads need not live on
                 if index not in kept:

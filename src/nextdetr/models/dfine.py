@@ -12,14 +12,15 @@ authors in these two did not raise AP on BCCD (three seeds, docs/experiments.md)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from nextdetr.boxes import inverse_sigmoid
+from nextdetr.errors import ConfigError
 from nextdetr.layers.deformable import Shapes, at_least_float32
-from nextdetr.layers.mlp import MLP
+from nextdetr.layers.mlp import ACTIVATIONS, MLP
 from nextdetr.models.decoder import Decoded, RTDETRDecoder
 from nextdetr.models.decoder_layer import TransformerDecoderLayer
 from nextdetr.models.edges import expected_offsets, offsets_of_bins, offsets_to_boxes
@@ -37,12 +38,13 @@ class Gate(nn.Module):
 
     Args:
         hidden: width of both.
+        norm: makes the norm from the width.
     """
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, hidden: int, norm: Callable[[int], nn.Module] = nn.LayerNorm) -> None:
         super().__init__()
         self.gate = nn.Linear(2 * hidden, 2 * hidden)
-        self.norm = nn.LayerNorm(hidden)
+        self.norm = norm(hidden)
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
 
@@ -59,13 +61,17 @@ def largest(values: Tensor, count: int) -> Tensor:
 
 
 class QualityHead(nn.Module):
-    """Location quality estimator: a sharp distribution raises the class logits (GFLv2, arXiv 2011.12885, section 3.2)."""
+    """Location quality estimator: a sharp distribution raises the class logits (GFLv2, arXiv 2011.12885, section 3.2).
+
+    Args:
+        act: see ``MLP``.
+    """
 
     largest = staticmethod(largest)  # a portable export replaces it on its copy (export/portable.py)
 
-    def __init__(self) -> None:
+    def __init__(self, act: str = "relu") -> None:
         super().__init__()
-        self.reg_conf = MLP(4 * (TOP_BINS + 1), QUALITY_WIDTH, 1, 2)
+        self.reg_conf = MLP(4 * (TOP_BINS + 1), QUALITY_WIDTH, 1, 2, act)
         self.reg_conf.zero_last()
 
     def forward(self, bins: Tensor) -> Tensor:
@@ -117,14 +123,18 @@ class DFINEDecoder(RTDETRDecoder):
         dense: let a head over all tokens train along.
         mirror: of the negative denoising queries, see ``contrastive_denoising``; the authors' code mirrors them.
         xavier: start the layers' feed-forward networks as the authors' code does.
+        project: bring the maps to the hidden width, see ``RTDETRDecoder``.
+        act: of feed-forward networks and heads, "relu" or "silu" (DEIM, arXiv 2412.04234).
         nd: positive denoising queries per image; 0 trains without them.
         eps: of the projections' BatchNorm.
+        layer: makes a decoder layer, see ``RTDETRDecoder``.
 
     Raises:
         ConfigError: if the settings contradict one another.
     """
 
     edge_offsets: Tensor
+    follows_boxes = True  # whether each layer's position vectors are those of the boxes that the layer before refined
 
     def __init__(
         self,
@@ -143,17 +153,22 @@ class DFINEDecoder(RTDETRDecoder):
         dense: bool = False,
         mirror: bool = False,
         xavier: bool = False,
+        project: bool = True,
+        act: str = "relu",
         nd: int = 100,
         eps: float = 1e-3,
+        layer: Callable[..., nn.Module] = DFINEDecoderLayer,
     ) -> None:
         offsets = offsets_of_bins(bins, scale)
+        if act not in ACTIVATIONS:
+            raise ConfigError(f"a decoder's act is one of {', '.join(ACTIVATIONS)}, not {act!r}.")
         super().__init__(
-            nc, ch, hd, nq, ndp, nh, ndl, d_ffn, dropout, nd=nd, dense=dense, mirror=mirror, eps=eps,
-            layer=DFINEDecoderLayer, box_outputs=4 * (bins + 1),
+            nc, ch, hd, nq, ndp, nh, ndl, d_ffn, dropout, nn.SiLU() if act == "silu" else True, nd=nd, dense=dense,
+            mirror=mirror, eps=eps, layer=layer, box_outputs=4 * (bins + 1), project=project, mlp_act=act,
         )  # fmt: skip
         self.bins, self.scale = bins, float(scale)
-        self.pre_bbox_head = MLP(hd, hd, 4, 3)
-        self.lqe = nn.ModuleList(QualityHead() for _ in range(ndl))
+        self.pre_bbox_head = MLP(hd, hd, 4, 3, act)
+        self.lqe = nn.ModuleList(QualityHead(act) for _ in range(ndl))
         self.register_buffer("edge_offsets", offsets, persistent=False)  # it follows from the model file
         self.pre_bbox_head.zero_last()
         if xavier:
@@ -170,8 +185,10 @@ class DFINEDecoder(RTDETRDecoder):
         reference, previous = boxes, content
         bins = anchors = first_boxes = first_logits = content  # the first layer sets them
         logits, layer_boxes, layer_bins = [], [], []
+        position = content  # the first layer sets it
         for i, layer in enumerate(self.decoder.layers[: last + 1]):
-            position = self.query_pos_head(reference.to(content.dtype)).clamp(-POSITION_LIMIT, POSITION_LIMIT)
+            if i == 0 or self.follows_boxes:
+                position = self.query_pos_head(reference.to(content.dtype)).clamp(-POSITION_LIMIT, POSITION_LIMIT)
             content = layer(content, position, reference, memory, shapes, mask)
             if i == 0:
                 step = at_least_float32(self.pre_bbox_head(content))

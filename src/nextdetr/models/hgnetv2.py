@@ -1,7 +1,8 @@
-"""HGNetV2's stem and block, of which the stock RT-DETR-l and -x are built.
+"""HGNetV2's stem and block, of which the stock RT-DETR-l and -x, D-FINE and the small DEIMv2 are built.
 
 PP-HGNetV2 has no paper of its own; RT-DETR, arXiv 2304.08069, table A, uses it, and PaddlePaddle's ``hgnet_v2.py``
 (Apache-2.0) and transformers' ``hgnet_v2`` (Apache-2.0) define it. Parameters carry the names of RT-DETR's published files.
+The small sizes of D-FINE (arXiv 2410.13842) and DEIMv2 (arXiv 2509.20787) have a learnable affine block behind each ReLU.
 """
 
 from __future__ import annotations
@@ -12,7 +13,24 @@ from torch.nn import functional
 
 from nextdetr.layers.conv import BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, Conv, DWConv
 
-__all__ = ["HGBlock", "HGStem", "LightConv"]
+__all__ = ["AffineReLU", "HGBlock", "HGStem", "LightConv"]
+
+
+class AffineReLU(nn.Module):
+    """ReLU, then one scale and one shift for the whole map: PP-HGNetV2's learnable affine block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map of the shape of ``x``."""
+        return self.scale * x.relu() + self.bias
+
+
+def _activation(affine: bool) -> nn.Module:
+    return AffineReLU() if affine else nn.ReLU(inplace=True)
 
 
 class HGStem(nn.Module):
@@ -22,17 +40,25 @@ class HGStem(nn.Module):
         c1: input channels.
         cm: channels inside, at least 2.
         c2: output channels.
+        affine: put a learnable affine block behind each ReLU.
         eps: BatchNorm's epsilon.
         momentum: BatchNorm's momentum.
     """
 
     def __init__(
-        self, c1: int, cm: int, c2: int, *, eps: float = BATCH_NORM_EPS, momentum: float = BATCH_NORM_MOMENTUM
+        self,
+        c1: int,
+        cm: int,
+        c2: int,
+        *,
+        affine: bool = False,
+        eps: float = BATCH_NORM_EPS,
+        momentum: float = BATCH_NORM_MOMENTUM,
     ) -> None:
         super().__init__()
 
         def conv(inputs: int, outputs: int, k: int, s: int, p: int | None = None) -> Conv:
-            return Conv(inputs, outputs, k, s, p, act=nn.ReLU(inplace=True), eps=eps, momentum=momentum)
+            return Conv(inputs, outputs, k, s, p, act=_activation(affine), eps=eps, momentum=momentum)
 
         self.stem1 = conv(c1, cm, 3, 2)
         self.stem2a = conv(cm, cm // 2, 2, 1, 0)
@@ -56,16 +82,24 @@ class LightConv(nn.Module):
         c1: input channels.
         c2: output channels.
         k: kernel side of the depthwise convolution, odd.
+        affine: put a learnable affine block behind the ReLU.
         eps: BatchNorm's epsilon.
         momentum: BatchNorm's momentum.
     """
 
     def __init__(
-        self, c1: int, c2: int, k: int, *, eps: float = BATCH_NORM_EPS, momentum: float = BATCH_NORM_MOMENTUM
+        self,
+        c1: int,
+        c2: int,
+        k: int,
+        *,
+        affine: bool = False,
+        eps: float = BATCH_NORM_EPS,
+        momentum: float = BATCH_NORM_MOMENTUM,
     ) -> None:
         super().__init__()
         self.conv1 = Conv(c1, c2, act=False, eps=eps, momentum=momentum)
-        self.conv2 = DWConv(c2, c2, k, act=nn.ReLU(inplace=True), eps=eps, momentum=momentum)
+        self.conv2 = DWConv(c2, c2, k, act=_activation(affine), eps=eps, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, c1, H, W] to [B, c2, H, W]."""
@@ -85,6 +119,7 @@ class HGBlock(nn.Module):
         lightconv: take ``LightConv`` in place of full convolutions.
         shortcut: add the input, where its channels are those of the output; elsewhere this does nothing, as in the files
             that the row comes from.
+        affine: put a learnable affine block behind each ReLU.
         eps: BatchNorm's epsilon.
         momentum: BatchNorm's momentum.
     """
@@ -99,17 +134,18 @@ class HGBlock(nn.Module):
         lightconv: bool = False,
         shortcut: bool = False,
         *,
+        affine: bool = False,
         eps: float = BATCH_NORM_EPS,
         momentum: float = BATCH_NORM_MOMENTUM,
     ) -> None:
         super().__init__()
 
         def conv(inputs: int, outputs: int, side: int) -> Conv:
-            return Conv(inputs, outputs, side, act=nn.ReLU(inplace=True), eps=eps, momentum=momentum)
+            return Conv(inputs, outputs, side, act=_activation(affine), eps=eps, momentum=momentum)
 
         widths = [c1, *[cm] * (n - 1)]
         if lightconv:
-            self.m = nn.ModuleList(LightConv(width, cm, k, eps=eps, momentum=momentum) for width in widths)
+            self.m = nn.ModuleList(LightConv(width, cm, k, affine=affine, eps=eps, momentum=momentum) for width in widths)
         else:
             self.m = nn.ModuleList(conv(width, cm, k) for width in widths)
         self.sc = conv(c1 + n * cm, c2 // 2, 1)

@@ -11,10 +11,11 @@ from typing import Any
 from torch import nn
 
 from nextdetr.layers.attention import AIFI
-from nextdetr.layers.conv import Concat, Conv
+from nextdetr.layers.conv import Add, Concat, Conv
 from nextdetr.layers.rep import RepC3
 from nextdetr.models.convnextv2 import SIZES, convnextv2
 from nextdetr.models.decoder import RTDETRDecoder
+from nextdetr.models.deim import DEIMDecoder
 from nextdetr.models.dfine import DFINEDecoder
 from nextdetr.models.rows_stock import STOCK_LAYERS
 from nextdetr.models.rowtypes import (
@@ -28,6 +29,7 @@ from nextdetr.models.rowtypes import (
     check_first,
     check_kernel,
     repeated,
+    split_options,
 )
 
 __all__ = ["DECODERS", "LAYERS", "Argument", "Built", "Layer", "RowContext", "RowError"]
@@ -86,6 +88,13 @@ def _concat(context: RowContext, arguments: list[Any]) -> Built:
     return Built(Concat(1), [sum(context.channels)], context.strides[:1], [dimension])
 
 
+def _add(context: RowContext, arguments: list[Any]) -> Built:
+    for name, values in (("strides", context.strides), ("channels", context.channels)):
+        if len(set(values)) > 1:
+            raise RowError(f"the maps have {name} {' and '.join(map(str, values))}; they must be equal.")
+    return Built(Add(), context.channels[:1], context.strides[:1], [])
+
+
 def _rep_c3(context: RowContext, arguments: list[Any]) -> Built:
     c1, c2, rest = context.channels[0], context.scaled(arguments[0]), arguments[1:]
     if rest and int(c2 * rest[0]) < 1:
@@ -96,13 +105,12 @@ def _rep_c3(context: RowContext, arguments: list[Any]) -> Built:
 
 def _decoder(kind: Callable[..., RTDETRDecoder]) -> Callable[[RowContext, list[Any]], Built]:
     def build(context: RowContext, arguments: list[Any]) -> Built:
-        nc, *rest = arguments
+        (nc, *rest), options = split_options(arguments)
         classes = context.num_classes if nc == "nc" else nc
         if classes != context.num_classes:
             raise RowError(f"it has {classes} classes, but the model has {context.num_classes}; write nc.")
         if sorted(context.strides) != context.strides:
             raise RowError(f"the maps have strides {context.strides}; the finest must come first.")
-        options = rest.pop() if rest and isinstance(rest[-1], dict) else {}
         module = kind(classes, context.channels, *rest, **options, eps=context.eps)
         return Built(module, [], [], [classes, context.channels, *arguments[1:]])
 
@@ -119,6 +127,12 @@ _DECODER = (
     Argument("layers", (int,), least=1),
     Argument("feed-forward width", (int,), least=1),
     Argument("dropout", (int, float), least=0, most=1),
+)
+
+_EDGES = (
+    Argument("bins", (int,), least=4, most=512),
+    Argument("scale", (int, float), least=0.01, most=1000),
+    Argument("project", (bool,)),
 )
 
 #: Names that a model file may use, and nothing else.
@@ -156,20 +170,20 @@ LAYERS: Mapping[str, Layer] = {
         title="Upsample",
     ),
     "Concat": Layer((Argument("dimension", (int,)),), _concat, inputs=None),
+    "Add": Layer((), _add, inputs=None),
     "RepC3": Layer((CHANNELS, Argument("width inside", (int, float), least=0.01)), _rep_c3, repeatable=True),
     "RTDETRDecoder": Layer(_DECODER, _decoder(RTDETRDecoder), inputs=None, options=(_DENSE,)),
     "DFINEDecoder": Layer(
+        _DECODER, _decoder(DFINEDecoder), inputs=None, options=(*_EDGES, Argument("act", (str,)), _DENSE)
+    ),
+    "DEIMDecoder": Layer(
         _DECODER,
-        _decoder(DFINEDecoder),
+        _decoder(DEIMDecoder),
         inputs=None,
-        options=(
-            Argument("bins", (int,), least=4, most=512),
-            Argument("scale", (int, float), least=0.01, most=1000),
-            _DENSE,
-        ),
+        options=(*_EDGES, Argument("gate", (bool,)), Argument("share", (bool,)), _DENSE),
     ),
     **STOCK_LAYERS,
 }
 
-DECODERS = ("RTDETRDecoder", "DFINEDecoder")
+DECODERS = ("RTDETRDecoder", "DFINEDecoder", "DEIMDecoder")
 """Names of which one, and only one, stands in the last row."""

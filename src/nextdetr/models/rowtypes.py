@@ -11,6 +11,7 @@ from torch import nn
 
 __all__ = [
     "CHANNELS", "NONE", "Argument", "Built", "Layer", "RowContext", "RowError", "check_first", "check_kernel", "repeated",
+    "split_options",
 ]  # fmt: skip
 
 NONE = type(None)
@@ -151,6 +152,13 @@ class Layer:
             if name not in known:
                 raise RowError(f"it has no option {name!r}; there are {', '.join(known)}.")
             known[name].check(value)
+
+
+def split_options(arguments: list[Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Part the positional arguments from the mapping that may stand last."""
+    if arguments and isinstance(arguments[-1], dict):
+        return arguments[:-1], arguments[-1]
+    return arguments, {}
 
 
 def check_first(context: RowContext) -> None:

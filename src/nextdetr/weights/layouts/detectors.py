@@ -1,6 +1,6 @@
 """What the layouts of whole detectors have in common: which model fits, what differs, and what is known of a file.
 
-Sources: official RT-DETR and RT-DETRv2, transformers' ``rt_detr`` and ``rt_detr_v2``, and ultralytics' RT-DETR state dicts.
+Sources: official RT-DETR, RT-DETRv2 and D-FINE, transformers' folders of them, and ultralytics' RT-DETR state dicts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import available_models, build_skeleton
-from nextdetr.weights.layouts import rtdetr_official, rtdetr_transformers, rtdetr_ultralytics
+from nextdetr.weights.layouts import dfine, rtdetr_official, rtdetr_transformers, rtdetr_ultralytics
 from nextdetr.weights.layouts.base import Config, Layout, State, layout_table, licence_of
 from nextdetr.weights.layouts.classes import published_classes
 from nextdetr.weights.reader import WeightsFile
@@ -25,8 +25,10 @@ __all__ = [
     "detector_to_ours", "shipped_model_for",
 ]  # fmt: skip
 
-#: In the order in which a file is compared with them.
-DETECTORS = layout_table(*rtdetr_ultralytics.LAYOUTS, *rtdetr_transformers.LAYOUTS, *rtdetr_official.LAYOUTS)
+#: In the order in which a file is compared with them; D-FINE's have all that RT-DETR's are known by.
+DETECTORS = layout_table(
+    *rtdetr_ultralytics.LAYOUTS, *dfine.LAYOUTS, *rtdetr_transformers.LAYOUTS, *rtdetr_official.LAYOUTS
+)
 
 
 def detector_kind(names: Iterable[str]) -> str | None:
@@ -96,6 +98,16 @@ def detector_notes(
         notes.append(
             "the file's decoder reads the nearest cell of a map (decoder_method discrete), ours interpolates between them: "
             "its outputs will differ a little."
+        )
+    act = settings.get("decoder_activation_function", "relu")
+    if kind == "dfine-transformers" and act != "relu":
+        notes.append(
+            f"the file's decoder has {act} in its feed-forward networks, D-FINE's relu: its outputs will differ a little."
+        )
+    if kind == "deimv2-transformers":
+        notes.append(
+            "transformers computes DEIMv2 otherwise than its authors, whom our model follows, also in an output layer "
+            "(enc_output) that the authors' files do not have: the outputs will differ from transformers'."
         )
     if any(".hidden_states_norms." in name for name in tensors):
         notes.append(

@@ -5,7 +5,7 @@ RT-DETR, arXiv 2304.08069, figure 4; names as in lyuwenyu/RT-DETR (Apache-2.0), 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -14,10 +14,12 @@ from nextdetr.models.detection import DetectionModel
 from nextdetr.models.names import row_name
 from nextdetr.weights.layouts.names import Rules, renamed, rules
 
-__all__ = ["official_to_rows"]
+__all__ = ["DECODER", "INSIDE", "Head", "official_to_rows"]
 
-#: RT-DETR's head, from the projection of the coarsest map on: layer, and the official name of what it is.
-_HEAD = (
+#: A head, from the projection of the coarsest map on: layer, and the official name of what it is.
+Head = Sequence[tuple[str, str | None]]
+
+_RTDETR: Head = (
     ("Conv", "encoder.input_proj.2"),
     ("AIFI", "encoder.encoder.0.layers.0"),
     ("Conv", "encoder.lateral_convs.0"),
@@ -44,30 +46,50 @@ _HEAD = (
 _CONV = rules((r"^(0|conv)\.", "conv."), (r"^(1|norm)\.", "bn."))
 _AIFI = rules((r"^self_attn\.", "ma."), (r"^linear([12])\.", r"fc\1."))
 _REP_C3 = rules((r"\.norm\.", ".bn."), (r"^conv([123])\.", r"cv\1."), (r"^bottlenecks\.", "m."))
-_DECODER = rules(
+DECODER = rules(
     (r"^(input_proj\.\d+)\.(0|conv)\.", r"\1.conv."),
     (r"^(input_proj\.\d+)\.(1|norm)\.", r"\1.bn."),
     (r"^enc_output\.proj\.", "enc_output.0."),
     (r"^enc_output\.norm\.", "enc_output.1."),
     (r"^tgt_embed\.", "query_embed."),
 )
-_INSIDE: Mapping[str, Rules] = {"Conv": _CONV, "AIFI": _AIFI, "RepC3": _REP_C3, "RTDETRDecoder": _DECODER}
+INSIDE: Mapping[str, Rules] = {"Conv": _CONV, "AIFI": _AIFI, "RepC3": _REP_C3, "RTDETRDecoder": DECODER}
 
 
-def official_to_rows(tensors: Mapping[str, Tensor], model: DetectionModel) -> dict[str, Tensor]:
+def official_to_rows(
+    tensors: Mapping[str, Tensor],
+    model: DetectionModel,
+    heads: Sequence[Head] = (_RTDETR,),
+    inside: Mapping[str, Rules] = INSIDE,
+    kind: str = "RT-DETR",
+    example: str = "rtdetr-r50vd",
+) -> dict[str, Tensor]:
     """Bring official names to a model's ``rows.<k>.…``.
 
     Args:
-        tensors: official name -> tensor. Those of the backbone may have any of our names after ``backbone.``.
-        model: its head must be RT-DETR's.
+        tensors: official name -> tensor. Those of a backbone of one row may have any of our names after ``backbone.``.
+        model: its head must be one of ``heads``.
+        heads: by their layers.
+        inside: layer -> how its official names become ours.
+        kind: whose heads they are, for messages.
+        example: a shipped model with one of them.
 
     Returns:
-        Name in the model -> tensor; a tensor that belongs to no part of RT-DETR keeps its name.
+        Name in the model -> tensor; a tensor that belongs to no part keeps its name.
 
     Raises:
-        WeightsError: the model's head has other rows than RT-DETR's.
+        WeightsError: the model's head has other rows.
     """
-    parts = _parts(model)
+    first = model.backbone_rows
+    layers = [info.name.removeprefix("nn.") for info in model.row_infos]
+    head = next((head for head in heads if [layer for layer, _ in head] == layers[first:]), None)
+    if head is None:
+        raise WeightsError(
+            f"the model's head is {', '.join(layers[first:])}, which is not {kind}'s: it cannot take the file's "
+            f"encoder and decoder; take a shipped model, {example} for example."
+        )
+    parts = _backbone_parts(layers[:first])
+    parts |= {part: (first + k, layer) for k, (layer, part) in enumerate(head) if part is not None}
     result = {}
     for name, tensor in tensors.items():
         part = next((part for part in parts if name.startswith(f"{part}.")), None)
@@ -75,21 +97,22 @@ def official_to_rows(tensors: Mapping[str, Tensor], model: DetectionModel) -> di
             result[name] = tensor
             continue
         row, layer = parts[part]
-        inside = name.removeprefix(f"{part}.")
-        result[row_name(row, renamed(inside, _INSIDE.get(layer, ())))] = tensor
+        result[row_name(row, renamed(name.removeprefix(f"{part}."), inside.get(layer, ())))] = tensor
     return result
 
 
-def _parts(model: DetectionModel) -> dict[str, tuple[int, str]]:
-    """Return for each official part its row and the row's layer."""
-    first = model.backbone_rows
-    layers = [info.name.removeprefix("nn.") for info in model.row_infos]
-    if layers[first:] != [layer for layer, _ in _HEAD]:
-        raise WeightsError(
-            f"the model's head is {', '.join(layers[first:])}, which is not RT-DETR's: it cannot take the file's "
-            "encoder and decoder; take a shipped model, rtdetr-r50vd for example."
-        )
-    parts = {part: (first + k, layer) for k, (layer, part) in enumerate(_HEAD) if part is not None}
-    if first == 1:
-        parts["backbone"] = (0, "")
+def _backbone_parts(layers: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Return for each official part of a backbone its row and the row's layer: the whole of it, or HGNetV2's blocks."""
+    if len(layers) == 1:
+        return {"backbone": (0, "")}
+    parts, stage, block = {}, 0, 0
+    for row, layer in enumerate(layers):
+        if layer == "HGStem":
+            parts["backbone.stem"] = (row, layer)
+        elif layer == "HGBlock":
+            parts[f"backbone.stages.{stage}.blocks.{block}"] = (row, layer)
+            block += 1
+        else:
+            stage, block = stage + 1, 0
+            parts[f"backbone.stages.{stage}.downsample"] = (row, layer)
     return parts

@@ -20,7 +20,7 @@ from nextdetr.weights.layouts.names import renamed, rules
 from nextdetr.weights.layouts.rtdetr_head import official_to_rows
 from nextdetr.weights.layouts.sizes import backbone_size, known_size
 
-__all__ = ["APACHE", "EPS", "LAYOUTS", "convnext_model", "from_official", "resnet_model"]
+__all__ = ["APACHE", "EPS", "LAYOUTS", "convnext_model", "from_official", "resnet_model", "without_derived"]
 
 EPS = 1e-5  # of its BatchNorms
 APACHE = always("unknown", "the published files are Apache-2.0; this one does not state its licence.")
@@ -55,17 +55,22 @@ def from_official(tensors: Mapping[str, Tensor], model: DetectionModel) -> dict[
     Raises:
         WeightsError: the model's head is not RT-DETR's, or the file has different numbers of points on its levels.
     """
+    for name, tensor in tensors.items():
+        if name.endswith("points_scale"):
+            _check_points(name, tensor)
+    return official_to_rows(_placed(without_derived(tensors), model), model)
+
+
+def without_derived(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out the buffers that follow from structure and image size, and the denoising embedding's row of padding."""
     kept = {}
     for name, tensor in tensors.items():
         last = name.rpartition(".")[2]
-        if last.endswith("points_scale"):
-            _check_points(name, tensor)
-        if last in _DERIVED or last.startswith("pos_embed"):
-            continue
-        kept[name] = tensor
+        if last not in _DERIVED and not last.startswith("pos_embed"):
+            kept[name] = tensor
     if _DENOISING in kept and _HEAD_OF_CLASSES in kept and len(kept[_DENOISING]) == len(kept[_HEAD_OF_CLASSES]) + 1:
-        kept[_DENOISING] = kept[_DENOISING][:-1]  # the padding's row; we pad with zeros
-    return official_to_rows(_placed(kept, model), model)
+        kept[_DENOISING] = kept[_DENOISING][:-1]  # we pad with zeros
+    return kept
 
 
 def _check_points(name: str, scale: Tensor) -> None:
