@@ -9,9 +9,10 @@ from nextdetr.weights.layouts.base import layout_table
 from nextdetr.weights.layouts.table import LAYOUTS
 
 KINDS = [
-    "nextdetr-backbone", "nextdetr-detector", "rtdetr-ultralytics", "rtdetr-transformers", "rtdetrv2-transformers",
-    "rtdetr-official", "rtdetrv2-official", "convnextv2-fcmae-sparse", "convnextv2-original", "convnext-v1-original",
-    "convnextv2-timm", "convnext-v1-timm", "convnextv2-transformers", "convnext-v1-transformers", "convnext-v1-dinov3",
+    "nextdetr-backbone", "nextdetr-detector", "rtdetr-ultralytics", "deimv2-transformers", "deimv2-official",
+    "dfine-transformers", "dfine-official", "rtdetr-transformers", "rtdetrv2-transformers", "rtdetr-official",
+    "rtdetrv2-official", "convnextv2-fcmae-sparse", "convnextv2-original", "convnext-v1-original", "convnextv2-timm",
+    "convnext-v1-timm", "convnextv2-transformers", "convnext-v1-transformers", "convnext-v1-dinov3",
     "convnext-v1-torchvision",
 ]  # fmt: skip
 

@@ -117,6 +117,7 @@ _SPELLED = rules(
     (r"^(encoder\.down_sample[12])\.2\.", r"\1.norm."),
 )
 _GATE = re.compile(r"(.*\.layers\.\d+)\.mlp\.gate_proj\.(weight|bias)")
+_BOX_HEAD = re.compile(r"(decoder\.dec_bbox_head\.)\d+(\..*)")
 _HALVES = re.compile(r"(.*\.cv[23]\.0)\.conv1\.(.*)")
 
 
@@ -158,12 +159,15 @@ def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _shared(tensors: dict[str, Tensor], model: DetectionModel) -> dict[str, Tensor]:
-    """Give every layer the box head that the layers share; a saved file may hold it once."""
+    """Give every layer the box head that the layers share; a saved file holds it once, under the name of any of them."""
     heads = getattr(model.rows[-1], "dec_bbox_head", ())
-    first = "decoder.dec_bbox_head.0."
-    for name in [name for name in tensors if name.startswith(first) and len(set(heads)) == 1]:
-        for k in range(1, len(heads)):
-            tensors.setdefault(f"decoder.dec_bbox_head.{k}.{name.removeprefix(first)}", tensors[name])
+    if len(set(heads)) != 1:
+        return tensors
+    for name in list(tensors):
+        match = _BOX_HEAD.fullmatch(name)
+        for k in range(len(heads) if match else 0):
+            assert match is not None
+            tensors.setdefault(f"{match[1]}{k}{match[2]}", tensors[name])
     return tensors
 
 
