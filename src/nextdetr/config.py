@@ -37,7 +37,9 @@ __all__ = [
 class ValConfig(CommandConfig):
     """Settings of ``nextdetr val``."""
 
-    data: str | None = Field(None, description="Data set: a VOC or COCO folder, a YOLO data.yaml, or a dataset YAML.")
+    data: str | None = Field(
+        None, description="Data set of any known format (COCO, YOLO, VOC, CVAT, CSV, …): its folder or file."
+    )
     split: str = Field("val", description="Which part of the data set to score.")
     split_off: float | None = Field(
         None, gt=0, lt=1, description="Score the val that training made of so much of train, as --data has none."

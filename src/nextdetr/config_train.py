@@ -20,7 +20,9 @@ class TrainConfig(CommandConfig):
 
     alternatives, latency_chooses = _LENGTH_AND_PLACE, False
 
-    data: str | None = Field(None, description="Data set: a VOC or COCO folder, a YOLO data.yaml, or a dataset YAML.")
+    data: str | None = Field(
+        None, description="Data set of any known format (COCO, YOLO, VOC, CVAT, CSV, …): its folder or file."
+    )
     model: str = Field("nextdetr-atto", description="A shipped name, a model YAML, or a checkpoint to go on from.")
     weights: Path | None = Field(
         None, description="Detector weights to start from: a file, a folder, or a name (nextdetr weights list)."

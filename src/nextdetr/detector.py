@@ -126,7 +126,7 @@ class Detector:
         """Train on a data set; afterwards this detector has the best weights of the run.
 
         Args:
-            data: a VOC or COCO folder, a YOLO ``data.yaml``, or a dataset YAML.
+            data: a data set of any format that ``docs/data-formats.md`` has: its folder or file.
             quiet: show no progress on standard error.
             settings: the options of ``nextdetr train`` as keywords (``epochs``, ``minutes``, ``image_size``, …).
 
