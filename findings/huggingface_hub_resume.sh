@@ -4,9 +4,9 @@
 # Guess, written down first: downloads of huggingface_hub are resumed: what a broken connection left is kept as an
 # .incomplete file, and the next call, or the next run of the program, asks for the rest with a Range header.
 #
-# What happens (huggingface_hub 2.4.0 over HTTP, without hf_xet, 2026-11-29): when the server ends the connection early, the
-# call fails, its temporary file is deleted, and the next call asks for the whole file again. Only within one call, and for
-# some kinds of errors, does it go on where it stopped.
+# What happens (huggingface_hub 2.4.0 over HTTP, without hf_xet, 2026-11-29): when the server ends each connection early, the
+# call tries a few times, fails and deletes its temporary file, whose name is drawn anew for each call; the next call asks
+# for the whole file again.
 #
 # Who is hurt: whoever fetches large weights over a bad line and starts the program again and again: each time from the
 # first byte.
