@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -332,3 +333,44 @@ def living_children():
     import psutil
 
     return [child.pid for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+
+
+LONG_TMPDIR = """
+import numpy as np, sys
+from pathlib import Path
+from PIL import Image
+from nextdetr.data.dataset import DetectionDataset
+from nextdetr.data.loader import build_eval_loader
+from nextdetr.data.records import DetectionData, ImageRecord
+path = Path(sys.argv[1])
+Image.new("RGB", (8, 8)).save(path)
+none = np.zeros((0, 4), np.float32)
+record = ImageRecord(path, 0, 8, 8, none, np.zeros(0, np.int64), np.zeros(0, bool), none[:, 0])
+loader = build_eval_loader(DetectionDataset(DetectionData("toy", "val", ["a"], [1], [record], [])), 32, workers=1)
+print(sum(len(batch.images) for batch in loader))
+loader.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers import torch anew")
+def test_workers_behind_a_long_tmpdir(tmp_path):
+    """A socket's path is short; batches were lost behind a longer TMPDIR, and waited for without end."""
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", LONG_TMPDIR, str(tmp_path / "a.png")], env={**os.environ, "TMPDIR": str(long)},
+        timeout=120, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == "1", done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(long.iterdir())
+
+
+def test_without_a_short_folder_a_sentence(monkeypatch, tmp_path):
+    long = tmp_path / ("x" * 100)
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    monkeypatch.setattr(workers_module, "SHORT_FOLDERS", ())
+    with pytest.raises(
+        TrainingError, match=r"too long a path .*set TMPDIR to one of at most 71 characters, or use --workers 0"
+    ):
+        workers_module._make_socket_folder()

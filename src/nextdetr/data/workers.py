@@ -19,7 +19,9 @@ import multiprocessing.util
 import os
 import shutil
 import signal
+import socket
 import sys
+import tempfile
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,6 +42,10 @@ from nextdetr.structures import Batch, Target
 __all__ = ["BatchStream", "affordable_workers", "collate"]
 
 _log = logging.getLogger(__name__)
+
+#: A socket's path has up to 104 bytes with its end on macOS, 108 on Linux; this is what is left of them for TMPDIR.
+LONGEST_TMPDIR = 104 - 1 - len("/pymp-12345678/listener-12345678")
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -198,7 +204,7 @@ def _watched(loader: DataLoader[Any]) -> Iterator[_Packed | NextDETRError]:
     if getattr(loader, "_iterator", None) is None:
         before = signal.getsignal(signal.SIGCHLD)
         others = set(multiprocessing.active_children())
-        multiprocessing.util.get_temp_dir()  # one for all workers, which goes whatever becomes of them
+        _make_socket_folder()  # one for all workers, which goes whatever becomes of them
         try:
             with signals_held():
                 batches = iter(loader)
@@ -215,6 +221,33 @@ def _watched(loader: DataLoader[Any]) -> Iterator[_Packed | NextDETRError]:
         if packed is None:
             return
         yield packed
+
+
+def _make_socket_folder() -> None:
+    """Make the folder of the sockets through which tensors travel: elsewhere where TMPDIR is too long for a socket's path.
+
+    multiprocessing would lose every batch there, with a traceback from a thread, and the wait for it would have no end.
+
+    Raises:
+        TrainingError: no folder has a path that is short enough.
+    """
+    usual = tempfile.gettempdir()
+    if len(os.fsencode(usual)) <= LONGEST_TMPDIR or not hasattr(socket, "AF_UNIX"):
+        multiprocessing.util.get_temp_dir()
+        return
+    for folder in SHORT_FOLDERS:
+        tempfile.tempdir = folder
+        try:
+            multiprocessing.util.get_temp_dir()
+            return
+        except OSError:
+            continue
+        finally:
+            tempfile.tempdir = usual
+    raise TrainingError(
+        f"the folder for temporary files has too long a path for the processes that load images ({usual}): set TMPDIR to "
+        f"one of at most {LONGEST_TMPDIR} characters, or use --workers 0."
+    )
 
 
 @contextlib.contextmanager
