@@ -40,3 +40,16 @@ def test_an_export_gives_pytorchs_detections_and_carries_its_terms(source, kind,
     assert report["passed"] is True
     assert report["weights_licence"] == "MIT"
     assert report["comparison"]["matched"] >= 0.99
+
+
+@pytest.mark.parametrize("name", ["dfine-n", "deimv2-atto"])
+def test_other_decoders_and_encoders_export_too(name, tmp_path):
+    """Two maps, sums for joins, pooling, RMSNorm and a shared box head: rows that the family does not have."""
+    source = checkpoint(tmp_path, name, SIZE)
+    result = Detector(source).export("onnx", output=tmp_path / "onnx", images=2, quiet=True)
+    assert result.passed, result.failures
+    assert result.comparison.matched >= 0.99
+    images = pictures()
+    expected = detections(Detector(source), images)
+    for runtime in ("onnxruntime", "openvino"):
+        assert_same_detections(expected, detections(Detector(result.file, runtime=runtime), images))
