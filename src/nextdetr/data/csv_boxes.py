@@ -22,7 +22,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nextdetr.data.listing import list_images
-from nextdetr.data.objects import Annotated, Box, Marked, build_split, locate, number_classes, split_called, split_in
+from nextdetr.data.objects import (
+    Annotated,
+    Box,
+    Marked,
+    build_split,
+    locate,
+    number_classes,
+    split_called,
+    split_in,
+    unannotated,
+)
 from nextdetr.data.raw import RawSplit, plural, read_lines
 from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
 from nextdetr.data.records import Problem
@@ -140,10 +150,8 @@ def _find_images(file: Path, root: Path, split: str, images: list[Annotated], *,
         (f for f in [*own, *([] if shared else places)] if any(item.path == f / item.name for item in images)), None
     )
     others = [path for path in list_images(folder).files if path not in named] if folder is not None else []
-    if others:
-        message = f"{plural(len(others), 'image')} in {folder} without a row, such as {others[0].name}: taken as background"
-        problems.append(Problem(str(file), "", message, "image without annotations"))
-        images += [Annotated(_relative(path, folder), str(file), "", path=path) for path in others]
+    problems += unannotated(file, others, f"in {folder} without a row", "taken as background")
+    images += [Annotated(_relative(path, folder), str(file), "", path=path) for path in others]
     return problems
 
 

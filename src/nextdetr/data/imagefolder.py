@@ -16,8 +16,8 @@ from typing import Any
 
 from nextdetr.data.hf import BOX_KEYS, CATEGORY_KEYS, RowReader, readme_names
 from nextdetr.data.listing import list_images, subfolders
-from nextdetr.data.objects import Annotated, build_split, locate, split_called
-from nextdetr.data.raw import RawSplit, plural, read_lines
+from nextdetr.data.objects import Annotated, build_split, locate, split_called, unannotated
+from nextdetr.data.raw import RawSplit, read_lines
 from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
 from nextdetr.data.records import Problem
 from nextdetr.errors import DataError
@@ -108,10 +108,7 @@ def _unnamed(file: Path, images: Sequence[Annotated], split: str) -> list[Proble
     named = {item.path for item in images}
     others = [path for path in list_images(file.parent).files if path not in named]
     others = [path for path in others if not split or _split_of(path.relative_to(file.parent).as_posix()) == split]
-    if not others:
-        return []
-    message = f"{plural(len(others), 'image')} beside it that no row names, such as {others[0].name}: left out"
-    return [Problem(str(file), "", message, "image without annotations")]
+    return unannotated(file, others, "beside it that no row names")
 
 
 def _rows(file: Path, problems: list[Problem]) -> Iterator[tuple[str, dict[str, Any]]]:

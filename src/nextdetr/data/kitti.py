@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from nextdetr.data.listing import list_images
-from nextdetr.data.objects import EVERY_CLASS, Annotated, Marked, build_split, locate, number_classes
+from nextdetr.data.objects import EVERY_CLASS, Annotated, Marked, build_split, locate, number_classes, unannotated
 from nextdetr.data.raw import NameList, RawSplit, plural, read_lines, read_name_list
 from nextdetr.data.recognise import Format, Glance, SplitReader
 from nextdetr.data.records import Problem
@@ -81,10 +81,7 @@ def _read(folder: Path, list_file: Path | None, classes: Sequence[str] | None) -
 def _unlabelled(folder: Path, stems: set[str]) -> list[Problem]:
     images = folder / "image_2"
     others = [path for path in list_images(images).files if path.stem not in stems] if images.is_dir() else []
-    if not others:
-        return []
-    message = f"{plural(len(others), 'image')} without a label file, such as {others[0].name}: left out"
-    return [Problem(str(images), "", message, "image without annotations")]
+    return unannotated(images, others, "without a label file")
 
 
 def _rows(path: Path) -> tuple[list[tuple[str, Marked]], list[Problem]]:

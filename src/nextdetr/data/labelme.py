@@ -29,6 +29,7 @@ from nextdetr.data.objects import (
     number_classes,
     passed_over,
     split_called,
+    unannotated,
 )
 from nextdetr.data.raw import RawSplit, plural
 from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
@@ -75,11 +76,7 @@ def _read(root: Path, split: str, by_folder: bool, classes: Sequence[str] | None
         item.objects = [mark._replace(label=own[reader.used[mark.label]]) for mark in item.objects]
     taken = {item.path for item in chosen}
     without = [path for path in images.files if path not in taken and is_of_split(path)]
-    if without:
-        message = (
-            f"{plural(len(without), 'image')} without a JSON, such as {without[0].name}: left out, as not annotated yet"
-        )
-        problems.append(Problem(str(root), "", message, "image without annotations"))
+    problems += unannotated(root, without, "without a JSON", "left out, as not annotated yet")
     stray = [path for path in files.files if by_folder and not _split_of(path, root)]
     if stray:
         message = f"{plural(len(stray), 'JSON file')} in no folder of a split, such as {stray[0].name}: left out"

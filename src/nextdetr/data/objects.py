@@ -16,7 +16,7 @@ from nextdetr.data.records import Problem
 
 __all__ = [
     "EVERY_CLASS", "Annotated", "Box", "Marked", "build_split", "enclosing", "locate", "number_classes", "passed_over",
-    "rotated", "split_called", "split_in",
+    "rotated", "split_called", "split_in", "unannotated",
 ]  # fmt: skip
 
 Box: TypeAlias = tuple[float, float, float, float]
@@ -178,6 +178,21 @@ def passed_over(file: str, counts: Mapping[str, int], cause: str) -> list[Proble
         Problem(file, "", f"{plural(count, kind)} passed over: {cause}", f"{kind} passed over")
         for kind, count in counts.items()
     ]
+
+
+def unannotated(place: Path, others: Sequence[Path], which: str, fate: str = "left out") -> list[Problem]:
+    """Return one problem for all images that nothing is said of; none where there are none.
+
+    Args:
+        place: the file or folder to name.
+        others: the images.
+        which: what sets them apart ("without a label file").
+        fate: what becomes of them.
+    """
+    if not others:
+        return []
+    message = f"{plural(len(others), 'image')} {which}, such as {others[0].name}: {fate}"
+    return [Problem(str(place), "", message, "image without annotations")]
 
 
 def split_called(name: str) -> str:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from nextdetr.data.listing import list_images, subfolders
-from nextdetr.data.objects import EVERY_CLASS, Annotated, Marked, build_split, locate, split_called, split_in
+from nextdetr.data.objects import EVERY_CLASS, Annotated, Marked, build_split, locate, split_called, split_in, unannotated
 from nextdetr.data.raw import RawSplit, plural, read_lines
 from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
 from nextdetr.data.records import Problem
@@ -86,9 +86,7 @@ def _read(folder: Path, classes: Sequence[str] | None) -> RawSplit:
     problems += locate(chosen, [folder / "images"])
     named = {item.path for item in chosen}
     others = [path for path in list_images(folder / "images").files if path not in named]
-    if others:
-        message = f"{plural(len(others), 'image')} without an annotation file, such as {others[0].name}: left out"
-        problems.append(Problem(str(folder / "images"), "", message, "image without annotations"))
+    problems += unannotated(folder / "images", others, "without an annotation file")
     own = dict(enumerate(_CLASSES, start=1))
     return build_split(chosen, own, classes, source=str(folder), problems=problems)
 
