@@ -39,6 +39,7 @@ class Layout:
         shipped: takes the same tensors and config, and returns the name of the shipped model with their backbone.
         backbone: of a detector, takes the names of its tensors, and returns the licence of the published weights that its
             backbone may have started from, and what is to be said of it; None where that adds nothing.
+        notes: takes transformers' ``config.json``, and returns a sentence for each thing by which outputs will differ.
         types: what a ``config.json`` beside such files states: transformers' ``model_type``, or a pattern of timm's
             ``architecture``. Of a file whose config.json states a model, layouts of other types are not asked.
     """
@@ -52,6 +53,7 @@ class Layout:
     rename: Callable[[State], dict[str, Tensor]] = dict
     shipped: Callable[[State, Config], str | None] = lambda state, config: None
     backbone: Callable[[Collection[str]], tuple[str, str] | None] = lambda names: None
+    notes: Callable[[Mapping[str, Any]], list[str]] = lambda settings: []
     types: tuple[str, ...] = ()
 
 

@@ -99,22 +99,12 @@ def detector_notes(
             "the file's decoder reads the nearest cell of a map (decoder_method discrete), ours interpolates between them: "
             "its outputs will differ a little."
         )
-    act = settings.get("decoder_activation_function", "relu")
-    if kind == "dfine-transformers" and act != "relu":
-        notes.append(
-            f"the file's decoder has {act} in its feed-forward networks, D-FINE's relu: its outputs will differ a little."
-        )
-    if kind == "deimv2-transformers":
-        notes.append(
-            "transformers computes DEIMv2 otherwise than its authors, whom our model follows, also in an output layer "
-            "(enc_output) that the authors' files do not have: the outputs will differ from transformers'."
-        )
     if any(".hidden_states_norms." in name for name in tensors):
         notes.append(
             "the file's backbone norms each map that it returns (hidden_states_norms), ours does not: "
             "its outputs will differ until it is trained."
         )
-    return notes
+    return notes + layout.notes(settings)
 
 
 def shipped_model_for(kind: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> str | None:

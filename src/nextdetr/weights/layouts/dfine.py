@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from nextdetr.models.detection import DetectionModel
 from nextdetr.models.dfine import DFINEDecoder
 from nextdetr.weights.layouts.base import Config, Layout, State, always
 from nextdetr.weights.layouts.names import Rules, renamed, rules
-from nextdetr.weights.layouts.rtdetr_head import DECODER, INSIDE, Head, official_to_rows
+from nextdetr.weights.layouts.rtdetr_head import DECODER, INSIDE, Family, Head, official_to_rows
 from nextdetr.weights.layouts.rtdetr_official import EPS, without_derived
 from nextdetr.weights.layouts.rtdetr_transformers import to_official
 
@@ -72,6 +73,9 @@ _INSIDE: Mapping[str, Rules] = {
     **INSIDE, "HGStem": _HG, "HGBlock": _HG, "RepNCSPELAN4": _ELAN, "PooledAdd": rules((r"\.norm\.", ".bn.")),
     "DFINEDecoder": _EDGES, "DEIMDecoder": _EDGES,
 }  # fmt: skip
+
+_DFINE = Family("D-FINE", "dfine-n", _DFINE_HEADS, _INSIDE)
+_DEIM = Family("DEIMv2", "deimv2-n", _DEIM_HEADS, _INSIDE)
 
 # From transformers' names, after RT-DETR's rules, to the official ones.
 _BLOCK = r"^(encoder\.(?:fpn|pan)_blocks?(?:\.\d+)?)"
@@ -140,8 +144,8 @@ def from_official(tensors: Mapping[str, Tensor], model: DetectionModel, second: 
         else:
             kept[renamed(name, _SPELLED)] = tensor
     if not second:
-        return official_to_rows(kept, model, _DFINE_HEADS, _INSIDE, "D-FINE", "dfine-n")
-    return official_to_rows(_shared(_halved(kept), model), model, _DEIM_HEADS, _INSIDE, "DEIMv2", "deimv2-n")
+        return official_to_rows(kept, model, _DFINE)
+    return official_to_rows(_shared(_halved(kept), model), model, _DEIM)
 
 
 def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -193,6 +197,20 @@ def _check_setting(name: str, tensor: Tensor, model: DetectionModel) -> None:
         raise WeightsError(f"the file's distributions have {name} {given:g}, the model's {wanted:g}.")
 
 
+def _dfine_notes(settings: Mapping[str, Any]) -> list[str]:
+    act = settings.get("decoder_activation_function", "relu")
+    if act == "relu":
+        return []
+    return [f"the file's decoder has {act} in its feed-forward networks, D-FINE's relu: its outputs will differ a little."]
+
+
+def _deim_notes(settings: Mapping[str, Any]) -> list[str]:
+    return [
+        "transformers computes DEIMv2 otherwise than its authors, whom our model follows, also in an output layer "
+        "(enc_output) that the authors' files do not have: the outputs will differ from transformers'."
+    ]
+
+
 def _shipped(state: State, second: bool) -> str | None:
     """Return the shipped model that the widths of stem and encoder are those of."""
     names = ("backbone.stem.stem1.conv.weight", "encoder.input_proj.0.conv.weight")
@@ -226,8 +244,10 @@ def _layout(kind: str, first: str, official: bool, second: bool) -> Layout:
         return _shipped(named(state, config), second)
 
     licence = _LICENCES[second]
-    types = () if official else ("deimv2" if second else "d_fine",)
-    return Layout(kind, False, licence, EPS, matches, to_ours, shipped=shipped, types=types)
+    if official:
+        return Layout(kind, False, licence, EPS, matches, to_ours, shipped=shipped)
+    notes, types = (_deim_notes, ("deimv2",)) if second else (_dfine_notes, ("d_fine",))
+    return Layout(kind, False, licence, EPS, matches, to_ours, shipped=shipped, notes=notes, types=types)
 
 
 _STATED = "the published {} files are Apache-2.0; this one does not state its licence."

@@ -6,6 +6,7 @@ RT-DETR, arXiv 2304.08069, figure 4; names as in lyuwenyu/RT-DETR (Apache-2.0), 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from nextdetr.models.detection import DetectionModel
 from nextdetr.models.names import row_name
 from nextdetr.weights.layouts.names import Rules, renamed, rules
 
-__all__ = ["DECODER", "INSIDE", "Head", "official_to_rows"]
+__all__ = ["DECODER", "INSIDE", "Family", "Head", "official_to_rows"]
 
 #: A head, from the projection of the coarsest map on: layer, and the official name of what it is.
 Head = Sequence[tuple[str, str | None]]
@@ -56,23 +57,32 @@ DECODER = rules(
 INSIDE: Mapping[str, Rules] = {"Conv": _CONV, "AIFI": _AIFI, "RepC3": _REP_C3, "RTDETRDecoder": DECODER}
 
 
-def official_to_rows(
-    tensors: Mapping[str, Tensor],
-    model: DetectionModel,
-    heads: Sequence[Head] = (_RTDETR,),
-    inside: Mapping[str, Rules] = INSIDE,
-    kind: str = "RT-DETR",
-    example: str = "rtdetr-r50vd",
-) -> dict[str, Tensor]:
+class Family(NamedTuple):
+    """Detectors whose files have one spelling.
+
+    Attributes:
+        title: whose they are, for messages.
+        example: a shipped model of theirs.
+        heads: by their layers.
+        inside: layer -> how its official names become ours.
+    """
+
+    title: str
+    example: str
+    heads: Sequence[Head]
+    inside: Mapping[str, Rules]
+
+
+RTDETR = Family("RT-DETR", "rtdetr-r50vd", (_RTDETR,), INSIDE)
+
+
+def official_to_rows(tensors: Mapping[str, Tensor], model: DetectionModel, family: Family = RTDETR) -> dict[str, Tensor]:
     """Bring official names to a model's ``rows.<k>.…``.
 
     Args:
         tensors: official name -> tensor. Those of a backbone of one row may have any of our names after ``backbone.``.
-        model: its head must be one of ``heads``.
-        heads: by their layers.
-        inside: layer -> how its official names become ours.
-        kind: whose heads they are, for messages.
-        example: a shipped model with one of them.
+        model: its head must be one of the family's.
+        family: whose file it is.
 
     Returns:
         Name in the model -> tensor; a tensor that belongs to no part keeps its name.
@@ -82,11 +92,11 @@ def official_to_rows(
     """
     first = model.backbone_rows
     layers = [info.name.removeprefix("nn.") for info in model.row_infos]
-    head = next((head for head in heads if [layer for layer, _ in head] == layers[first:]), None)
+    head = next((head for head in family.heads if [layer for layer, _ in head] == layers[first:]), None)
     if head is None:
         raise WeightsError(
-            f"the model's head is {', '.join(layers[first:])}, which is not {kind}'s: it cannot take the file's "
-            f"encoder and decoder; take a shipped model, {example} for example."
+            f"the model's head is {', '.join(layers[first:])}, which is not {family.title}'s: it cannot take the file's "
+            f"encoder and decoder; take a shipped model, {family.example} for example."
         )
     parts = _backbone_parts(layers[:first])
     parts |= {part: (first + k, layer) for k, (layer, part) in enumerate(head) if part is not None}
@@ -97,7 +107,7 @@ def official_to_rows(
             result[name] = tensor
             continue
         row, layer = parts[part]
-        result[row_name(row, renamed(name.removeprefix(f"{part}."), inside.get(layer, ())))] = tensor
+        result[row_name(row, renamed(name.removeprefix(f"{part}."), family.inside.get(layer, ())))] = tensor
     return result
 
 
