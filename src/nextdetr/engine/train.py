@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from nextdetr.engine.log import Display, clock, shown_score
 from nextdetr.engine.loop import Loop
 from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
 from nextdetr.engine.profile import StepProfile
+from nextdetr.engine.result import TrainResult
 from nextdetr.engine.setup import Run, data_name, prepare, resolve_config
 from nextdetr.engine.teaching import Teaching
 from nextdetr.engine.validate import validate
@@ -48,38 +49,6 @@ from nextdetr.structures import Batch, UncastTargets
 from nextdetr.weights.checkpoint import save_detector
 
 __all__ = ["TrainResult", "train"]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """What ``train`` returns; the fields of the JSON result.
-
-    Attributes:
-        output: the run's folder.
-        epochs: epochs trained, all sessions of the run.
-        seconds: wall-clock, all sessions of the run.
-        images_per_second: training images by wall-clock, validation included.
-        best: ``epoch`` and ``metrics`` of the best validation.
-        checkpoint: file with the best weights.
-        profile: with ``--profile``: ``steps`` measured, seconds a ``step``, and of its ``parts``; else None, and not shown.
-        speed: with ``--latency``: the table (see ``SpeedTable``); else None, and not shown.
-    """
-
-    output: str
-    epochs: int
-    seconds: float
-    images_per_second: float
-    best: dict[str, Any]
-    checkpoint: str
-    profile: dict[str, Any] | None = None
-    speed: dict[str, Any] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON result of the command."""
-        values = {
-            name: value for name, value in asdict(self).items() if name not in ("profile", "speed") or value is not None
-        }
-        return {"command": "train", **values}
 
 
 def train(config: TrainConfig, *, quiet: bool = False, meter: Meter | None = None) -> TrainResult:
