@@ -34,7 +34,7 @@ class TrainConfig(CommandConfig):
         None, description="Published weights to start from: auto (those that fit best), none, or a name of weights list."
     )
     allow_partial: bool = Field(False, description="Accept weights of which under half fit, or of another backbone.")
-    teacher: Path | None = Field(None, description="Larger detector to learn from: a checkpoint, an export, or weights.")
+    teacher: Path | None = Field(None, description="Larger detector to learn from: checkpoint, export, weights, or a name.")
     teacher_weight: float = Field(1.0, ge=0, description="Weight of the teacher's classes, boxes and edges; 0: none.")
     teacher_maps: float = Field(1.0, ge=0, description="Weight of the maps of the teacher's backbone; 0: none.")
     teacher_until: float = Field(1.0, gt=0, le=1, description="Share of the run in which the teacher is asked.")

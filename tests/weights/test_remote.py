@@ -19,12 +19,17 @@ from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from nextdetr import Detector
 from nextdetr.cli.main import run
 from nextdetr.config import TrainConfig
+from nextdetr.engine.resume import Contract
+from nextdetr.engine.setup import prepare_teacher
+from nextdetr.engine.teacher import open_teacher
 from nextdetr.engine.train import train
-from nextdetr.errors import WeightsError
+from nextdetr.errors import ConfigError, WeightsError
+from nextdetr.models.graph import build_model
 from nextdetr.models.modelfile import available_models
 from nextdetr.weights import remote
 from nextdetr.weights.backbone import open_encoder, open_features
-from nextdetr.weights.checkpoint import read_detector_metadata
+from nextdetr.weights.checkpoint import read_detector_metadata, save_detector
+from nextdetr.weights.layouts.classes import COCO
 from nextdetr.weights.load import open_weights
 from nextdetr.weights.published import all_published, find_published, listed_weights
 from nextdetr.weights.remote import is_pinned, locate, parse_name
@@ -352,6 +357,29 @@ def test_a_training_by_name(hub, atto, tmp_path):
     stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert (stored["backbone_weights"], stored["start"]) == ("convnextv2-atto-fcmae", None)
     assert stored["backbone_rate_factor"] == 1.0  # its timm tag says that it has seen no labels
+
+
+def test_a_teacher_by_name(hub, tmp_path):
+    model = build_model("deimv2-atto", num_classes=80)
+    save_detector(
+        tmp_path / "t.safetensors", model.state_dict(), model_text=model.text, classes=list(COCO), image_size=320,
+        weights_licence="Apache-2.0",
+    )  # fmt: skip
+    files = {"README.md": CARD, "model.safetensors": (tmp_path / "t.safetensors").read_bytes()}
+    hub.repositories["Intellindust/DEIMv2_HGNetv2_ATTO_COCO"] = Repository({"main": files})
+    teacher = open_teacher("deimv2-atto-coco")
+    assert teacher.opened.classes == list(COCO)
+    assert teacher.to_metadata() == {"teacher": "deimv2-atto-coco", "teacher_licence": "Apache-2.0"}
+    hub.down = True
+    remote._fetched.cache_clear()
+    again = prepare_teacher(
+        TrainConfig(teacher="deimv2-atto-coco", resume=tmp_path), Contract(list(COCO), teacher=teacher.digest)
+    )
+    assert again is not None
+    with pytest.raises(WeightsError, match="the Hub cannot be reached"):
+        open_teacher("deimv2-femto-coco")
+    with pytest.raises(ConfigError, match=r"there is no such teacher; give --teacher .* a name of nextdetr weights list"):
+        open_teacher("deimv2-atto-coc")
 
 
 def test_the_command_line_with_hf_endpoint(server, atto, tmp_path):

@@ -38,6 +38,7 @@ from nextdetr.models.graph import available_models, build_skeleton, parse_model_
 from nextdetr.models.sizes import check_sides
 from nextdetr.weights.checkpoint import OpenedModel, read_detector_metadata
 from nextdetr.weights.load import open_weights
+from nextdetr.weights.remote import is_name
 from nextdetr.weights.start import resolve_model, start_model
 
 __all__ = [
@@ -186,7 +187,8 @@ def prepare_teacher(config: TrainConfig, earlier: Contract | None) -> Teacher | 
     Raises:
         NextDETRError: see ``open_teacher``; or it is another one than before, or not there any more.
     """
-    if config.teacher is not None and config.resume is not None and not config.teacher.expanduser().exists():
+    gone = config.teacher is not None and not (config.teacher.expanduser().exists() or is_name(config.teacher))
+    if gone and config.resume is not None:
         raise ConfigError(
             f"{config.teacher}: the teacher of the run is not there any more; if it has moved, name it with --teacher."
         )

@@ -30,6 +30,7 @@ from nextdetr.structures import EdgeOutput, Lesson
 from nextdetr.weights.checkpoint import OpenedModel
 from nextdetr.weights.layouts.classes import match_classes
 from nextdetr.weights.load import open_weights
+from nextdetr.weights.remote import is_name, locate, plain_name
 from nextdetr.weights.start import open_detector, resolve_model
 
 __all__ = ["PLACES", "Teacher", "open_teacher"]
@@ -108,7 +109,7 @@ class Teacher:
     def to_metadata(self) -> dict[str, str]:
         """Return what a pupil's file says of it: its name, and the licence of the weights that it started from."""
         licence = self.opened.metadata.get("weights_licence", "none")
-        return {"teacher": Path(self.source).name, "teacher_licence": licence}
+        return {"teacher": plain_name(self.source), "teacher_licence": licence}
 
     def gflop(self) -> float:
         """Return what a look at one image of about 320 px costs; 0 of a file, which does not say."""
@@ -173,33 +174,44 @@ class Teacher:
 
 
 def open_teacher(source: str | Path) -> Teacher:
-    """Open a detector that has been trained: a checkpoint or the folder of a run, an export, or weights of another program.
+    """Open a detector that has been trained.
+
+    Args:
+        source: a checkpoint or the folder of a run, an export, weights of another program, or the name of published ones,
+            which are downloaded unless they are in the cache (see ``locate``).
 
     Raises:
         ConfigError: it has not been trained, or its runtime is not installed.
-        WeightsError: it cannot be read, or is no detector.
+        WeightsError: it cannot be read or fetched, or is no detector.
         ModelFileError: the same of an exported file.
     """
     path = Path(source).expanduser()
-    if not path.exists():
+    named = is_name(source)
+    if named:
+        path = locate(source).path
+    elif not path.exists():
         random = f" {path} names a model without weights: train it first." if str(source) in available_models() else ""
-        raise ConfigError(f"{path}: there is no such teacher; give --teacher a checkpoint or an exported detector.{random}")
+        raise ConfigError(
+            f"{path}: there is no such teacher; give --teacher a checkpoint, an exported detector, or a name of nextdetr "
+            f"weights list.{random}"
+        )
     if path.suffix in (".yaml", ".yml"):
         raise ConfigError(f"{path}: a model file has no weights to teach with; give --teacher a checkpoint of it.")
     if is_exported(path):
         opened: OpenedModel | OpenedExport = open_export(path, threads=torch.get_num_threads())
         return Teacher(opened, str(source), _digest(exported_file(path)))
     file = Path(resolve_model(path)) if _is_run(path) else path
-    identity = open_weights(file)[1]
+    weights = source if named else file  # a name carries the licence of its model card along
+    identity = open_weights(weights)[1]
     if identity.is_backbone:
-        raise WeightsError(f"{path}: a backbone alone ({identity.kind}), which detects nothing; name a detector.")
+        raise WeightsError(f"{source}: a backbone alone ({identity.kind}), which detects nothing; name a detector.")
     if identity.kind == "nextdetr-detector":
         file = Path(resolve_model(file))
         opened = open_detector(file)[0]
     elif identity.model is None:
-        raise WeightsError(f"{path}: it is not known for which model these weights are; name a checkpoint or an export.")
+        raise WeightsError(f"{source}: it is not known for which model these weights are; name a checkpoint or an export.")
     else:
-        opened = open_detector(identity.model, weights=file)[0]
+        opened = open_detector(identity.model, weights=weights)[0]
     folded = fuse(opened.model)
     opened = OpenedModel(folded, opened.classes, opened.image_size, opened.source, opened.metadata)
     return Teacher(opened, str(source), _digest(file), maps=folded.backbone_maps(unread=True))

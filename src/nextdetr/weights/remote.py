@@ -22,7 +22,7 @@ from nextdetr.hub_errors import hub_errors, is_unreachable, reason_of, told
 from nextdetr.weights.folder import CARD, CONFIG, FOLDER_FILES, read_card
 from nextdetr.weights.published import Published, close_names, find_published
 
-__all__ = ["HubName", "Located", "is_local", "is_pinned", "locate", "parse_name", "plain_name"]
+__all__ = ["HubName", "Located", "is_local", "is_name", "is_pinned", "locate", "parse_name", "plain_name"]
 
 SUFFIXES = frozenset((".safetensors", ".bin", ".pt", ".pth", ".ckpt"))
 _OTHER_FILES = frozenset((".yaml", ".yml", ".json", ".onnx", ".xml", ".npz", ".zip", ".pkl", ".csv", ".txt"))
@@ -94,6 +94,17 @@ def is_local(source: str | Path) -> bool:
         return Path(source).exists()
     except (OSError, ValueError):  # a name that no file can have
         return False
+
+
+def is_name(source: str | Path) -> bool:
+    """Whether a source that is not on this disk can be a name: a short one of ours, or one of the Hub. Nobody is asked."""
+    if is_local(source):
+        return False
+    text = Path(source).as_posix()
+    if "/" not in text:
+        return find_published(text.partition("@")[0]) is not None
+    name = parse_name(text)
+    return name is not None and not _means_a_path(name)
 
 
 def plain_name(source: str | Path) -> str:
