@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-core test-export lint install install-dev clean
+.PHONY: quickstart test test-core test-export lint install install-dev browser clean
 
 # Train on real coins and find them in the untouched photograph (about ten minutes with the installation's downloads apart).
 quickstart: $(VENV)/.quickstart
@@ -40,6 +40,13 @@ $(VENV)/.quickstart: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
 	touch $@ $(VENV)/.quickstart
+
+# The server's page is tested in Debian's Chromium; without one those tests fail. Elsewhere: install Chromium or Chrome by hand.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+browser:
+	command -v chromium >/dev/null || ($(SUDO) apt-get update -qq && \
+		$(SUDO) apt-get install -y -qq --no-install-recommends chromium fonts-noto-cjk)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
