@@ -210,6 +210,10 @@ RENAMED = {
     "kitti": {"zebra": "zebra", "apple": "apple", "traffic light": "traffic_light"},
 }
 KEEP_CROWDS = ("crowdhuman", "visdrone")
+GIVEN = (
+    "cvat_xml", "labelme_json", "hf_imagefolder", "roboflow_csv", "csv_tf", "ultra_ndjson", "kitti", "visdrone",
+    "crowdhuman",
+)  # fmt: skip
 
 
 def expected_of(name: str, truth: dict) -> dict[str, dict[tuple[int, int], list[tuple]]]:
@@ -230,20 +234,7 @@ def expected_of(name: str, truth: dict) -> dict[str, dict[tuple[int, int], list[
 
 
 @pytest.mark.shared_data
-@pytest.mark.parametrize(
-    "name",
-    [
-        "cvat_xml",
-        "labelme_json",
-        "hf_imagefolder",
-        "roboflow_csv",
-        "csv_tf",
-        "ultra_ndjson",
-        "kitti",
-        "visdrone",
-        "crowdhuman",
-    ],
-)
+@pytest.mark.parametrize("name", GIVEN)
 def test_given_sets_of_other_tools(name, shared_data):
     path = shared_data.parent / "cases" / "datasets" / name
     if not path.is_dir():

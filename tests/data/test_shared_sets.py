@@ -1,6 +1,6 @@
 """The data sets that real tools wrote, in ../shared/cases/datasets, come out as their README says.
 
-A picture is told by its size: each has one of its own. The new formats have tests of their own.
+Each picture has a size of its own, by which it is recognised. The formats of other tools are in test_public_formats.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import pytest
 from nextdetr.data.check import require_boxes
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.errors import DataError
+
+from .test_public_formats import GIVEN
 
 ALL = ("train", "val")
 LONE = ("train",)
@@ -135,8 +137,16 @@ def test_set_comes_out_as_its_readme_says(folder, truth, name):
         assert sorted(data.classes) == ["apple", "traffic light", "zebra"]
 
 
+SAME_NAMES = ("same_names_coco_include_base", "same_names_yolo_include", "same_names_yolo_labels")
+
+
 @pytest.mark.shared_data
-@pytest.mark.parametrize("name", ["same_names_coco_include_base", "same_names_yolo_include", "same_names_yolo_labels"])
+def test_every_set_has_a_test(folder):
+    assert sorted([*SETS, *SAME_NAMES, *GIVEN]) == sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", SAME_NAMES)
 def test_each_entry_is_its_own_picture(folder, truth, name):
     data = load_data(folder / name, "val")
     assert [truth[record.width, record.height]["name"] for record in data.records] == ["e5.jpg"]

@@ -71,6 +71,14 @@ def test_unrecognised(tmp_path):
     assert "expected is a Pascal VOC folder" in message_of(write_text(tmp_path / "x.txt", ""))
 
 
+def test_set_further_down_is_named(tmp_path):
+    make_voc(tmp_path / "archive" / "cells")
+    assert message_of(tmp_path).endswith(f"Did you mean {tmp_path / 'archive' / 'cells'}?")
+    assert message_of(tmp_path / "archive").endswith(f"Did you mean {tmp_path / 'archive' / 'cells'}?")
+    make_voc(tmp_path / "archive" / "faces")
+    assert "Did you mean" not in message_of(tmp_path)
+
+
 def test_folder_with_one_yaml(tmp_path):
     yaml = make_yolo(tmp_path / "set", {"a": ""})
     for name, expected in (("data.yaml", "set"), ("dataset.yml", "set"), ("mine.yaml", "mine")):

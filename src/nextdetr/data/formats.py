@@ -47,6 +47,8 @@ FORMATS = (
     DATASET, VOC, YOLO, COCO, CVAT, LABELME, IMAGEFOLDER, PARQUET, CSV, NDJSON, KITTI, VISDRONE, CROWDHUMAN,
 )  # fmt: skip
 
+_MOST_BELOW = 10  # subfolders of a folder in which a data set is looked for, to name it in a message
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -141,7 +143,7 @@ def _unknown(path: Path) -> DataError:
     yaml = yaml_in(path)
     if yaml is not None:
         YOLO.open(yaml)  # says what is wrong with it
-    inner = sorted(file for name in YAML_NAMES for file in path.glob(f"*/{name}"))
+    inner = sorted(file for name in YAML_NAMES for file in path.glob(f"*/{name}")) or _sets_below(path)
     if len(inner) == 1:
         hint = f" Did you mean {inner[0]}?"
     elif (path / "images").is_dir() and (path / "labels").is_dir():
@@ -150,3 +152,25 @@ def _unknown(path: Path) -> DataError:
     if not hint and beside.is_file():
         hint = f" Did you mean {beside}?"
     return DataError(f"{path}: not recognised as a data set; expected is {_kinds()}.{hint}")
+
+
+def _sets_below(path: Path) -> list[Path]:
+    """Return the data sets one or two folders down, where unpacking an archive often leaves them."""
+    folders = Glance(path).folders[:_MOST_BELOW]
+    for _ in range(2):
+        found = [folder for folder in folders if _is_known(folder)]
+        if found:
+            return found
+        folders = [inner for folder in folders for inner in Glance(folder).folders[:_MOST_BELOW]]
+    return []
+
+
+def _is_known(folder: Path) -> bool:
+    glance = Glance(folder)
+    for kind in FORMATS:
+        try:
+            if kind.recognise(glance):
+                return True
+        except (DataError, OSError):
+            continue
+    return False
