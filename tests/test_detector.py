@@ -6,7 +6,9 @@ import supervision as sv
 from PIL import Image
 
 from nextdetr import Detector
+from nextdetr.confidence import DEFAULT, THRESHOLDS, thresholds_metadata
 from nextdetr.errors import ConfigError, DataError, WeightsError
+from nextdetr.weights.checkpoint import extra_metadata, save_opened
 from tests.helpers import squares, tiny_model
 
 
@@ -60,6 +62,19 @@ def test_saved_and_opened_again_it_finds_the_same(trained, tmp_path):
     assert again.classes == detector.classes
     with pytest.raises(ConfigError, match="safetensors"):
         detector.save(tmp_path / "copy.pt")
+
+
+def test_a_detectors_own_thresholds_are_its_confidence(trained, tmp_path):
+    detector, data, _ = trained
+    opened, source = detector.opened, data / "images" / "val" / "2.png"
+    extra = {name: value for name, value in extra_metadata(opened.metadata).items() if name != THRESHOLDS}
+    own = Detector(save_opened(tmp_path / "own.safetensors", opened, extra=extra | thresholds_metadata([1.0, 0.0])))
+    plain = Detector(save_opened(tmp_path / "plain.safetensors", opened, extra=extra))
+    every, found = plain.predict(source, confidence=0.0)[0], own.predict(source)[0]
+    np.testing.assert_array_equal(found.confidence, every.confidence[every.class_id == 1])
+    assert len(found) > 0
+    assert len(plain.predict(source)[0]) == (every.confidence >= DEFAULT).sum()
+    assert len(own.predict(source, confidence=0.0)[0]) == len(every)
 
 
 def test_info(trained):

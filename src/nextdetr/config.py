@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
+from nextdetr.confidence import AUTO
 from nextdetr.config_base import CommandConfig, Latency, LatencyOf
 from nextdetr.config_train import PretrainConfig, TrainConfig
 from nextdetr.errors import ConfigError
@@ -60,7 +61,10 @@ class ValConfig(CommandConfig):
 class PredictConfig(CommandConfig):
     """Settings of ``nextdetr predict``."""
 
-    confidence: float = Field(0.3, ge=0, le=1, description="Detections below this score are left out.")
+    confidence: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        AUTO,
+        description="Detections below this score are left out; auto: below the detector's own of each class, else 0.3.",
+    )
     classes: tuple[str, ...] | None = Field(None, description="Only these classes, by name.")
     max_detections: int = Field(300, ge=1, description="Most detections an image.")
     queries: int | None = Field(None, ge=1, description="Object queries, fewer or more than the model was trained with.")

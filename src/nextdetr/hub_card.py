@@ -122,7 +122,7 @@ def _body(facts: CardFacts, scores: dict[str, float], data_name: str) -> str:
         f"parameters; any image is resized to a square of {facts.image_size} pixels.",
         "## Use\n\nWith NextDETR installed:\n\n```python\nfrom nextdetr import Detector\n\n"
         f'detector = Detector.from_pretrained("{facts.repo_id}")\n'
-        'detections = detector.predict("image.jpg", confidence=0.3)  # list[supervision.Detections]\n```',
+        'detections = detector.predict("image.jpg")  # list[supervision.Detections]\n```',
         f"## Data\n\nTrained on {_plain(data_name)}.",
         f"## Classes\n\n{_classes(facts.classes)}",
         f"## Metrics\n\n{_metrics(scores, data_name)}",

@@ -34,6 +34,7 @@ def info(
 
     Example: `nextdetr info rtdetr-l-convnextv2-atto --profile`.
     """
+    from nextdetr.confidence import named_thresholds, thresholds_line
     from nextdetr.errors import ConfigError
     from nextdetr.inference.header import exported_file, is_exported, read_metadata, summarize_export, summary_lines
 
@@ -56,10 +57,12 @@ def info(
     origin: dict[str, Any] = {
         key: opened.metadata[key] for key in ("weights_licence", "source_weights") if key in opened.metadata
     }
+    thresholds = named_thresholds(opened.metadata, opened.classes)
+    known = {} if thresholds is None else {"thresholds": thresholds}
     table = _table(opened.metadata, model, plot)
     summary = summarize(opened.model, image_size, profile=profile)
     if json:
-        print_json({"command": "info", "model": model, **summary.to_json(), **origin, **_speed(table)})
+        print_json({"command": "info", "model": model, **summary.to_json(), **origin, **known, **_speed(table)})
         return
     _show(summary)
     say(
@@ -69,6 +72,8 @@ def info(
     if opened.trained:
         metrics = opened.metadata.get("metrics", "{}")
         say(f"classes: {', '.join(opened.classes)}; image size {opened.image_size}; metrics {metrics}")
+    if thresholds is not None:
+        say(thresholds_line(thresholds))
     if origin:
         say(
             f"licence of the weights: {origin.get('weights_licence', 'unknown')}; "

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from nextdetr.confidence import named_thresholds, thresholds_line
 from nextdetr.errors import ModelFileError
 from nextdetr.inference.contract import Contract
 
@@ -160,6 +161,7 @@ def summarize_export(source: str | Path) -> dict[str, Any]:
         "passed_runtimes": None if contract.passed_runtimes is None else list(contract.passed_runtimes),
         "source": metadata.get("source", "unknown"), "weights_licence": metadata.get("weights_licence", "unknown"),
         "source_weights": metadata.get("source_weights", "unknown"),
+        "thresholds": named_thresholds(metadata, contract.classes),
     }  # fmt: skip
 
 
@@ -178,4 +180,5 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
         *(f"  {name}: {text}" for name, text in ports.items()),
         f"  passed its gate in: {judged}",
         f"  licence of the weights: {found['weights_licence']}; started from: {found['source_weights']}",
+        *([] if found["thresholds"] is None else ["  " + thresholds_line(found["thresholds"])]),
     ]

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from nextdetr.confidence import read_thresholds
 from nextdetr.errors import ConfigError
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.predictor import Predictor
@@ -50,11 +51,16 @@ class Settled:
     reading: Reading
     queries: int | None = None
 
+    @property
+    def thresholds(self) -> list[float] | None:
+        """The detector's own least score of each class; None where its file has none."""
+        return read_thresholds(self.opened.metadata, len(self.opened.classes))
+
     def predictor(self, **more: Any) -> Predictor:
         """Return what finds objects with it; ``more`` goes to ``Predictor``."""
         return Predictor(
             self.opened.model, self.opened.classes, self.image_size, device=self.device, reading=self.reading,
-            queries=self.queries, **more
+            queries=self.queries, thresholds=self.thresholds, **more
         )  # fmt: skip
 
 

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from nextdetr.confidence import AUTO, DEFAULT
 from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.identity import Identity
@@ -48,9 +51,10 @@ def predict_stream(
     if config.track or config.line or config.zone:
         from nextdetr.inference.tracking import UNSURE, Follower
 
-        follower = Follower(confidence=config.confidence, track=config.track, lines=config.line, zones=config.zone)
+        least = predictor.least_scores(config.confidence)
+        follower = Follower(confidence=least, track=config.track, lines=config.line, zones=config.zone)
         if config.track:
-            settings["confidence"] = min(UNSURE, config.confidence)
+            settings["confidence"] = np.minimum(UNSURE, least)
     predictions = look(predictor, sources, config, settings)
     if follower is not None:
         predictions = follower.follow(predictions)
@@ -83,6 +87,8 @@ def _to_table(
     if memory is not None:
         raise ConfigError(f"a Parquet table names its images by their files, and {memory} has none.")
     kept = {name: value for name, value in settings_of(config).items() if name != "batch_size"}
+    if config.confidence == AUTO:  # as numbers: the rows depend on them
+        kept["confidence"] = predictor.thresholds or DEFAULT
     kept |= {"tile": config.tile, "overlap": config.overlap, "image_size": predictor.image_size}
     kept |= {} if config.latency is None else {"latency": config.latency, "latency_of": str(config.latency_of or "")}
     kept |= {} if predictor.reading.bits == 16 else {"bits": predictor.reading.bits}  # earlier tables do not say

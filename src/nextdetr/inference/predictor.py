@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from nextdetr.confidence import AUTO, least_scores
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import path_text
 from nextdetr.inference._supervision import sv
@@ -34,6 +36,7 @@ from nextdetr.postprocess import Detected, postprocess
 from nextdetr.preprocess import AS_EVER, Reading, choose_device, resize_to_tensor
 
 if TYPE_CHECKING:
+    from nextdetr.confidence import Confidence
     from nextdetr.inference.features import FeatureMap, FeatureRecorder
     from nextdetr.inference.static_camera import StaticCamera
 
@@ -133,6 +136,7 @@ class Predictor:
         recorder: looks on, so that each prediction has its ``maps``.
         queries: number of object queries where ``stream`` is told none; None is the model's own.
         camera: runs in the place of ``model``, which it has inside; videos, cameras and streams only.
+        thresholds: least score of each class where ``stream`` is told ``auto``; None is ``nextdetr.confidence.DEFAULT``.
 
     Attributes:
         skipped: what was passed over, by kind: ``heic``, ``raw``, ``unreadable`` (files), ``frames`` (of animations, and
@@ -153,6 +157,7 @@ class Predictor:
         recorder: FeatureRecorder | None = None,
         queries: int | None = None,
         camera: StaticCamera | None = None,
+        thresholds: Sequence[float] | None = None,
     ) -> None:
         check_size = getattr(model, "check_size", None)  # any callable will do as a model
         if check_size is not None:
@@ -164,8 +169,17 @@ class Predictor:
         self.classes = list(classes)
         self.image_size = image_size
         self.reading, self.recorder, self.queries, self.camera = reading, recorder, queries, camera
+        self.thresholds = thresholds
         self.skipped: Counter[str] = Counter()
         self._names = np.array(self.classes, dtype=str)
+
+    def least_scores(self, confidence: Confidence) -> NDArray[np.float32]:
+        """Return the least score of a detection of each class, [C].
+
+        Raises:
+            ConfigError: ``confidence`` is out of its range.
+        """
+        return least_scores(confidence, self.thresholds, len(self.classes))
 
     def predict(self, sources: Sources, **settings: Any) -> list[sv.Detections]:
         """Return one ``Detections`` per image, in order; takes the settings of :meth:`stream`.
@@ -178,7 +192,7 @@ class Predictor:
         self,
         sources: Sources,
         *,
-        confidence: float = 0.3,
+        confidence: Confidence = AUTO,
         classes: Sequence[str | int] | None = None,
         max_detections: int = 300,
         queries: int | None = None,
@@ -190,7 +204,7 @@ class Predictor:
 
         Args:
             sources: see :func:`nextdetr.inference.sources.find_images`.
-            confidence: least score, 0 to 1.
+            confidence: least score, 0 to 1: one number, one for each class, or ``auto`` (see ``nextdetr.confidence``).
             classes: only these, by name or index.
             max_detections: most detections an image.
             queries: number of object queries, where it is not the model's own.
@@ -201,8 +215,7 @@ class Predictor:
                 images could be read; on the way, an array is not an image.
             ConfigError: a setting is out of its range.
         """
-        if not 0 <= confidence <= 1:
-            raise ConfigError(f"the confidence is a fraction, 0 to 1, not {confidence}.")
+        least = self.least_scores(confidence)
         for name, value in (("max_detections", max_detections), ("batch_size", batch_size), ("queries", queries)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is at least 1, not {value}.")
@@ -211,13 +224,13 @@ class Predictor:
         items = find_images(sources, videos=True, skipped=self.skipped)
         if self.camera is not None:
             items = videos_only(items)
-        found = self._stream(items, confidence, chosen, max_detections, queries, batch_size)
+        found = self._stream(items, least, chosen, max_detections, queries, batch_size)
         return tell_unreadable(found, self.skipped)
 
     def _stream(
         self,
         items: Iterable[SourceItem],
-        confidence: float,
+        least: NDArray[np.float32],
         classes: list[int] | None,
         max_detections: int,
         queries: int | None,
@@ -233,7 +246,7 @@ class Predictor:
                     continue
                 self.skipped.update({"frames": read.more_frames} if read.more_frames else {})
                 detected, maps = next(found)
-                detections = self._detections(detected, confidence)
+                detections = self._detections(detected, least)
                 yield Prediction(
                     item.path, *image.size, detections, image, None, item.frame, item.seconds, tags=item.tags, maps=maps
                 )
@@ -283,16 +296,16 @@ class Predictor:
 
     def nothing(self) -> sv.Detections:
         """Return no detections, with all fields."""
-        return self._detections(None, 0.0)
+        return self._detections(None, self.least_scores(0.0))
 
-    def _detections(self, detected: Detected | None, confidence: float) -> sv.Detections:
-        """Detections of at least ``confidence``, with their class names; empty, but with all fields, for None."""
+    def _detections(self, detected: Detected | None, least: NDArray[np.float32]) -> sv.Detections:
+        """Detections of at least ``least`` [C] of their class, with their names; empty, but with all fields, for None."""
         if detected is None:
             boxes, scores = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
             labels = np.zeros(0, np.int64)
         else:
             boxes, scores, labels = detected.boxes.numpy(), detected.scores.numpy(), detected.labels.numpy()
-            kept = scores >= confidence
+            kept = scores >= least[labels]
             boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
         return sv.Detections(xyxy=boxes, confidence=scores, class_id=labels, data={"class_name": self._names[labels]})
 

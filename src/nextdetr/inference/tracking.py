@@ -49,7 +49,7 @@ class Follower:
     """Tracks and counts, video by video.
 
     Args:
-        confidence: least score that begins a track, and that is shown without one.
+        confidence: least score that is shown without a track, one for all classes or [C]; the lowest begins a track.
         track: whether to follow objects; lines need it.
         lines: ``x1,y1,x2,y2`` each.
         zones: ``x1,y1,x2,y2,x3,y3,…`` each, polygons.
@@ -61,8 +61,10 @@ class Follower:
     the same picture at another scale.
     """
 
-    def __init__(self, *, confidence: float, track: bool, lines: Sequence[str] = (), zones: Sequence[str] = ()) -> None:
-        self.confidence, self.track = confidence, track
+    def __init__(
+        self, *, confidence: float | NDArray[np.float32], track: bool, lines: Sequence[str] = (), zones: Sequence[str] = ()
+    ) -> None:
+        self.confidence, self.track = np.asarray(confidence, np.float32), track
         self.lines = [parse_points(line, "line", 2, 2) for line in lines]
         self.zones = [parse_points(zone, "zone", 3) for zone in zones]
         if any(start == end for start, end in self.lines):
@@ -78,9 +80,7 @@ class Follower:
         path: str | None = None
         for prediction in predictions:
             if prediction.frame is None or prediction.image is None:
-                sure = prediction.detections.confidence
-                assert sure is not None
-                yield replace(prediction, detections=rows(prediction.detections, sure >= self.confidence))
+                yield replace(prediction, detections=rows(prediction.detections, self._sure(prediction.detections)))
                 continue
             if prediction.begins_video(path):
                 self._reset(prediction)
@@ -123,8 +123,9 @@ class Follower:
         self._tracker: Any = None
         if self.track:
             rate = first.tags.rate if first.tags is not None else 0
+            least = float(self.confidence.min(initial=1))
             self._tracker = _tracker_class()(
-                track_activation_threshold=self.confidence, high_conf_det_threshold=self.confidence,
+                track_activation_threshold=least, high_conf_det_threshold=least,
                 frame_rate=rate or USUAL_RATE,
             )  # fmt: skip
         self._lines = [CrossingLine(*line) for line in self.lines]
@@ -164,8 +165,16 @@ class Follower:
         assert found.confidence is not None
         assert found.tracker_id is not None
         order = np.argsort(-found.confidence, kind="stable")
-        kept = (found.tracker_id >= 0) | (found.confidence >= self.confidence)
+        kept = (found.tracker_id >= 0) | self._sure(found)
         return rows(found, order[kept[order]])
+
+    def _sure(self, found: sv.Detections) -> NDArray[np.bool_]:
+        """Whether each detection is shown without a track."""
+        assert found.confidence is not None
+        assert found.class_id is not None
+        least = self.confidence if self.confidence.ndim == 0 else self.confidence[found.class_id]
+        sure: NDArray[np.bool_] = found.confidence >= least
+        return sure
 
     def _cross(self, earlier: Sequence[tuple[int, NDArray[Any]]], found: sv.Detections) -> None:
         """Let the lines see where tracks were that have a number only now, and where all are now."""
