@@ -50,6 +50,7 @@ def info(
         _show_table(table)
         return
     from nextdetr.models.summary import summarize
+    from nextdetr.weights.checkpoint import read_metrics
     from nextdetr.weights.start import open_detector
 
     opened, reports = open_detector(model, weights=weights, allow_partial=allow_partial)
@@ -70,8 +71,10 @@ def info(
         f"{summary.gflop:.2f} GFLOP at {image_size} px"
     )
     if opened.trained:
-        metrics = opened.metadata.get("metrics", "{}")
-        say(f"classes: {', '.join(opened.classes)}; image size {opened.image_size}; metrics {metrics}")
+        metrics = read_metrics(opened.metadata)
+        known = [(name, metrics.get(name)) for name in ("AP", "AP50", "AP75")]
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in known if isinstance(value, int | float))
+        say(f"classes: {', '.join(opened.classes)}; image size {opened.image_size}; {scores or 'not scored yet'}")
     if thresholds is not None:
         say(thresholds_line(thresholds))
     if origin:

@@ -55,6 +55,13 @@ def plot_lines(table: SpeedTable) -> list[str]:
     return [*lines, f"          0{f'{right:.0f} ms':>{WIDTH - 1}}"]
 
 
+def _machines(table: SpeedTable) -> str:
+    """Name the machine of the points, with the runtime where all have the same."""
+    named = sorted({point.machine for point in table.points})
+    places = sorted({name.split(" on ", 1)[-1] for name in named})
+    return named[0] if len(named) == 1 else " and ".join(places)
+
+
 def draw_points(table: SpeedTable, path: Path) -> None:
     """Draw AP over latency as a picture, in the format of the path's ending."""
     from matplotlib.figure import Figure  # no pyplot: nothing global, no window
@@ -67,12 +74,16 @@ def draw_points(table: SpeedTable, path: Path) -> None:
         if shown:
             axes.plot([point.latency_ms for point in shown], [point.score for point in shown], style, label=label)
     for point in table.points:
-        text = f" {point.image_size} px, {point.queries} q, {point.layers} l"
-        axes.annotate(text, (point.latency_ms, point.score), fontsize="x-small")
+        text = f"{point.image_size} px\n{point.queries} queries\n{point.layers} layer{'s' if point.layers > 1 else ''}"
+        place = (point.latency_ms, point.score)
+        axes.annotate(text, place, (7, -4), textcoords="offset points", fontsize="x-small", va="top", linespacing=0.95)
     if table.chosen is not None:
         axes.plot([table.chosen.latency_ms], [table.chosen.score], "*", markersize=14, label="chosen")
     axes.axvline(table.asked_ms, linestyle="--", color="0.5", label="asked for")
-    axes.set(xlabel=f"milliseconds an image, {table.points[0].machine}", ylabel="AP", xlim=(0, None))
+    fastest, slowest = table.points[0].latency_ms, max(table.points[-1].latency_ms, table.asked_ms)
+    room = 0.15 * (slowest - fastest) or 1.0  # for the labels, which stand at the right of their points
+    axes.set(xlabel=f"milliseconds an image, {_machines(table)}", ylabel="AP", xlim=(fastest - room / 2, slowest + room))
+    axes.margins(y=0.12)
     axes.legend(fontsize="small")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format=path.suffix.lstrip(".") or "png")
