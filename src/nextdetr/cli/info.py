@@ -72,8 +72,8 @@ def info(
     )
     if opened.trained:
         metrics = read_metrics(opened.metadata)
-        known = [(name, metrics.get(name)) for name in ("AP", "AP50", "AP75")]
-        scores = ", ".join(f"{name} {value:.4f}" for name, value in known if isinstance(value, int | float))
+        scored = [(name, metrics.get(name)) for name in ("AP", "AP50", "AP75")]
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in scored if isinstance(value, int | float))
         say(f"classes: {', '.join(opened.classes)}; image size {opened.image_size}; {scores or 'not scored yet'}")
     if thresholds is not None:
         say(thresholds_line(thresholds))
