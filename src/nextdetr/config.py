@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from nextdetr.confidence import AUTO
-from nextdetr.config_base import CommandConfig, Latency, LatencyOf
+from nextdetr.config_base import CommandConfig, Latency, LatencyOf, LeastConfidence
 from nextdetr.config_train import PretrainConfig, TrainConfig
 from nextdetr.errors import ConfigError
 
@@ -135,6 +135,7 @@ class ConvertConfig(CommandConfig):
     output: Path | None = Field(None, description="New folder for it.")
     images: Literal["copy", "link"] = Field("copy", description="Copy the image files, or link to where they are.")
     on_bad_data: Literal["warn", "error"] = Field("warn", description="Leave out unusable boxes and images, or refuse.")
+    min_confidence: LeastConfidence = None
 
 
 class EmbedConfig(CommandConfig):

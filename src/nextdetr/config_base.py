@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["CommandConfig", "Latency", "LatencyOf"]
+__all__ = ["CommandConfig", "Latency", "LatencyOf", "LeastConfidence"]
 
 Latency: TypeAlias = Annotated[
     float | None,
@@ -16,6 +16,10 @@ Latency: TypeAlias = Annotated[
 ]
 LatencyOf: TypeAlias = Annotated[
     Path | None, Field(description="Times to go by, of another machine: what nextdetr benchmark wrote there.")
+]
+LeastConfidence: TypeAlias = Annotated[
+    float | None,
+    Field(ge=0, le=1, description="Leave out boxes with a smaller confidence, where labels have one (default: none)."),
 ]
 
 

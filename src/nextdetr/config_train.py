@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from nextdetr.config_base import CommandConfig
+from nextdetr.config_base import CommandConfig, LeastConfidence
 
 __all__ = ["PretrainConfig", "TrainConfig"]
 
@@ -56,6 +56,7 @@ class TrainConfig(CommandConfig):
     precision: Precision = Field("32-true", description="Arithmetic of the model; losses are always 32-bit.")
     bits: int | None = Field(None, ge=8, le=16, description="Significant bits of 16-bit grey pictures (default: 16).")
     on_bad_data: Literal["warn", "error"] = Field("warn", description="Drop unusable boxes and images, or refuse to start.")
+    min_confidence: LeastConfidence = None
     split_off: float | None = Field(
         None, gt=0, lt=1, description="Share of train to set aside as val, by --seed, where there is none (default: 0.2)."
     )

@@ -129,7 +129,8 @@ KITTI = {
          "training/image_2/000000.png": None, "training/image_2/000001.png": None,
          "ImageSets/train.txt": "000001\n000009\n",
          "ImageSets/val.txt": "000000\n"},
-        {"000001": [DOG]}, ("malformed label line", "missing annotation file"), splits=("train", "val"),
+        {"000001": [DOG]}, ("malformed label line", "missing annotation file", "confidence in labels"),
+        splits=("train", "val"),
     ),
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from nextdetr.data.sources import load_data
-from nextdetr.errors import ConfigError, WriteError
+from nextdetr.errors import ConfigError, DataError, WriteError
 from nextdetr.identity import Identity
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.outputs import coco_results, save_predictions, yolo_text
@@ -84,6 +84,7 @@ def test_coco_results(tmp_path):
         "image_id": 77,
         "file_name": "a/y.png",
         "category_id": 18,
+        "category_name": "dog",
         "bbox": [20, 10, 60, 40],
         "score": pytest.approx(0.9),
     }
@@ -166,6 +167,31 @@ def test_label_files_are_read_back(tmp_path):
     assert len(boxes["y.png"].boxes) == 0
     np.testing.assert_allclose(boxes["x.png"].boxes, [[20, 10, 80, 50], [0, 0, 200, 100]], atol=1e-3)
     assert list(boxes["x.png"].labels) == [1, 2]
+
+
+@pytest.mark.parametrize("kind", ["yolo", "json"])
+def test_what_was_found_is_a_data_set(tmp_path, monkeypatch, kind):
+    """The folder that predict wrote is read as it is: images, classes, boxes, confidence; no annotated picture."""
+    given = [prediction("a/scene 1.png"), prediction("a/y.png", found=False)]
+    (tmp_path / "a").mkdir()
+    for item in given:
+        item.image.save(tmp_path / item.path)
+    monkeypatch.chdir(tmp_path)
+    run([*given, unreadable()], tmp_path / "out", "images", kind, classes=["cat", "dog", "Vögel"])
+    data = load_data("out", "train", on_bad_data="error")
+    record = data.records[0]
+    assert record.path.resolve() == (tmp_path / "a" / "scene 1.png").resolve()
+    np.testing.assert_allclose(record.boxes, [[20, 10, 80, 50], [0, 0, 200, 100]], atol=1e-3)
+    np.testing.assert_allclose(record.confidence, [0.9, 0.4], atol=1e-6)
+    assert [data.classes[label] for label in record.labels] == ["dog", "Vögel"]
+    assert [other.path.name for other in data.records[1:]] == (["y.png"] if kind == "yolo" else [])
+    assert "2 of 2 boxes have a confidence (0.4 to 0.9)" in data.problems[0].message
+    path = "out" if kind == "yolo" else "out/predictions.json"
+    assert len(load_data(path, "train", min_confidence=0.5).records[0].boxes) == 1
+    if kind == "json":
+        monkeypatch.chdir(tmp_path / "out")
+        with pytest.raises(DataError, match=r"no image of the split train can be used: .*there is no such image file"):
+            load_data(".", "train")
 
 
 def test_what_is_found_twice_is_written_twice(tmp_path):

@@ -32,12 +32,18 @@ def convert(
     from nextdetr.data.convert import convert as run
     from nextdetr.data.raw import plural
 
-    result = run(data, merged.to, merged.output, images=merged.images, on_bad_data=merged.on_bad_data)
+    result = run(
+        data, merged.to, merged.output, images=merged.images, on_bad_data=merged.on_bad_data,
+        min_confidence=merged.min_confidence,
+    )  # fmt: skip
     sys.stderr.write(f"{result.recognised}\n")
     if result.problems:
         sys.stderr.write(summarize_problems(result.problems) + "\n")
     if result.crowds_left_out:
         sys.stderr.write(f"left out: {plural(result.crowds_left_out, 'crowd')}, for which {merged.to} has no place\n")
+    if result.confidences_left_out:
+        boxes = plural(result.confidences_left_out, "box")
+        sys.stderr.write(f"left out: the confidence of {boxes}, for which {merged.to} has no place\n")
     if json:
         print_json(result.to_json())
         return

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from nextdetr.data.confidence import CONFIDENCE_KIND, sift
 from nextdetr.data.listing import FileFinder
 from nextdetr.data.raw import RawImage, RawSplit, plural
 from nextdetr.data.records import DetectionData, ImageRecord, Problem
@@ -51,7 +52,13 @@ class ImageReport:
 
 
 def finish(
-    raw: RawSplit, *, name: str, split: str, on_bad_data: Literal["warn", "error"] = "warn", check_images: bool = True
+    raw: RawSplit,
+    *,
+    name: str,
+    split: str,
+    on_bad_data: Literal["warn", "error"] = "warn",
+    check_images: bool = True,
+    min_confidence: float | None = None,
 ) -> DetectionData:
     """Check what a reader found and build the records.
 
@@ -61,12 +68,14 @@ def finish(
         split: of the split.
         on_bad_data: "warn" drops what is unusable and lists it in ``problems``; "error" refuses the data set.
         check_images: decode every image; otherwise only its header is read.
+        min_confidence: leave out boxes of which a detector was less sure; None takes what the data set says.
 
     Raises:
         DataError: no image can be used, or ``on_bad_data`` is "error" and there is a problem.
     """
     if not raw.images and not raw.problems:
         raise DataError(f"{raw.source}: the split {split} is empty; it lists no image.")
+    raw = sift(raw, raw.min_confidence if min_confidence is None else min_confidence)
     reports = _look(raw, decode=check_images)
     count = np.bincount(raw.box_image, minlength=len(raw.images))
     problems = list(raw.problems)
@@ -76,11 +85,12 @@ def finish(
             problems.append(problem)
     records, box_problems = _build_records(raw, reports)
     problems += box_problems
+    bad = [problem for problem in problems if problem.kind != CONFIDENCE_KIND]
     if not records:
-        raise DataError(f"{raw.source}: no image of the split {split} can be used: {_clauses(problems, 3)}.")
-    if problems and on_bad_data == "error":
+        raise DataError(f"{raw.source}: no image of the split {split} can be used: {_clauses(bad, 3)}.")
+    if bad and on_bad_data == "error":
         raise DataError(
-            f"{raw.source}, split {split}: {plural(len(problems), 'problem')}: {_clauses(problems, 5)}. Mend the data, or "
+            f"{raw.source}, split {split}: {plural(len(bad), 'problem')}: {_clauses(bad, 5)}. Fix the data, or "
             "go on without what is bad with --on-bad-data warn."
         )
     return DetectionData(name, split, raw.classes, raw.category_ids, records, problems, raw.own_ids)
@@ -286,10 +296,12 @@ def _build_records(raw: RawSplit, reports: Sequence[ImageReport]) -> tuple[list[
     given = raw.areas[order]
     areas = np.where(np.isfinite(given) & (given > 0), given, extents[:, 0] * extents[:, 1]).astype(np.float32)
     bounds = np.searchsorted(raw.box_image[order], np.arange(len(reports) + 1)).tolist()
+    sure = None if raw.confidence is None else raw.confidence[order].astype(np.float32)
     records = [
         ImageRecord(
             image.path, image.image_id, report.width, report.height,
             kept[start:stop], labels[start:stop], crowd[start:stop], areas[start:stop],
+            None if sure is None or np.isnan(sure[start:stop]).all() else sure[start:stop],
         )
         for image, report, start, stop in zip(raw.images, reports, bounds[:-1], bounds[1:], strict=True)
         if report.width

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextdetr.data.coco_masks import box_of_mask
+from nextdetr.data.coco_results import from_results
 from nextdetr.data.listing import NameIndex
 from nextdetr.data.moved import find_moved
 from nextdetr.data.raw import NameList, RawImage, RawSplit, choose, map_classes
@@ -29,6 +30,7 @@ __all__ = ["read_coco"]
 
 # what an id that an annotation refers to stands for, where it is no position
 _UNKNOWN, _UNWANTED = -1, -2
+_ABOVE = 8  # folders above that of the images which a name in results may start from
 
 
 def read_coco(
@@ -46,7 +48,7 @@ def read_coco(
     Raises:
         DataError: the file is missing, no valid JSON (the message has the line), or not of this form.
     """
-    content = _load(annotation_file)
+    content, is_results = _load(annotation_file)
     file = str(annotation_file)
     problems: list[Problem] = list(include.problems) if include else []
     own, category_index = _categories(content["categories"], file, problems)
@@ -55,16 +57,17 @@ def read_coco(
     written = {category_index[key]: key for key in reversed(category_index)}  # the first spelling is the file's: "7" or 7
     spelt: dict[int | str, int | str] = {own_id: key for own_id, key in written.items() if isinstance(key, str)}
     mapped = names, [spelt.get(own_id, own_id) for own_id in ids]
-    images, image_index, file_names = _images(content["images"], file, folders, problems)
+    images, image_index, file_names = _images(content["images"], file, folders, is_results, problems)
     if include is not None:
         images, image_index = _select(images, image_index, file_names, include, problems)
     labels = {key: to_label[own_id] for key, own_id in category_index.items() if own_id in to_label}
     raw = _annotations(content["annotations"], file, (images, image_index), (mapped, labels), problems)
-    raw.own_ids = True
+    raw.own_ids = not is_results
     return raw
 
 
-def _load(path: Path) -> dict[str, list[Any]]:
+def _load(path: Path) -> tuple[dict[str, list[Any]], bool]:
+    """Return the content, and whether it was a list of results."""
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -75,13 +78,14 @@ def _load(path: Path) -> dict[str, list[Any]]:
         raise DataError(f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg}).") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}).") from error
+    if isinstance(content, list):
+        return from_results(content, path), True
     if not isinstance(content, dict):
-        hint = "; a list is what COCO results look like, not annotations" if isinstance(content, list) else ""
-        raise DataError(f"{path}: not a COCO file, which is an object with images, annotations and categories{hint}.")
+        raise DataError(f"{path}: not a COCO file, which is an object with images, annotations and categories.")
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
             raise DataError(f'{path}: not a COCO file: it has no list "{key}".')
-    return content
+    return content, False
 
 
 def _integer(value: Any) -> int | None:
@@ -150,7 +154,7 @@ def _without_parents(
 
 
 def _images(
-    entries: list[Any], file: str, folders: Sequence[Path], problems: list[Problem]
+    entries: list[Any], file: str, folders: Sequence[Path], is_results: bool, problems: list[Problem]
 ) -> tuple[list[RawImage], dict[Any, int], list[str]]:
     """Return the images, their positions by any spelling of an id, and their names in the file."""
     sound: list[tuple[dict[str, Any], str]] = []
@@ -161,7 +165,7 @@ def _images(
         else:
             where = f"image number {position + 1}"
             problems.append(Problem(file, where, "it has no usable id and file_name; dropped", "malformed image entry"))
-    paths = _find_images([name for _, name in sound], file, folders, problems)
+    paths = _find_images([name for _, name in sound], file, folders, is_results, problems)
     images: list[RawImage] = []
     index: dict[Any, int] = {}
     names: list[str] = []
@@ -199,10 +203,18 @@ def _file_name(entry: dict[str, Any]) -> str:
     return "/".join(address.split("/")[-2:]) if isinstance(address, str) else ""
 
 
-def _find_images(names: Sequence[str], file: str, folders: Sequence[Path], problems: list[Problem]) -> list[Path]:
-    """Return the path of each image: in the folder that has most of the first 50, or where ``find_moved`` finds it."""
+def _find_images(
+    names: Sequence[str], file: str, folders: Sequence[Path], is_results: bool, problems: list[Problem]
+) -> list[Path]:
+    """Return the path of each image: in the folder that has most of the first 50, or where ``find_moved`` finds it.
+
+    Results name images as they were given to ``predict``, from the working directory; beside them may lie pictures of the
+    same names with the boxes drawn in, which are none to learn from.
+    """
     own = Path(file).parent
     others = [own, own.parent] if own.name.lower() == "annotations" else [own]  # what names may be relative to besides
+    if is_results:
+        others = [Path(), *(above for folder in folders for above in folder.absolute().parents[:_ABOVE])]
     tried = [*folders, *others]
     counts = [sum(_image_path(folder, name).exists() for name in names[:50]) for folder in tried]
     folder = tried[counts.index(max(counts))]  # the first of equals
@@ -328,6 +340,9 @@ def _annotations(
     def where(number: int) -> tuple[str, str]:
         return file, f"annotation {kept[number].get('id', f'number {int(keep[number]) + 1}')}"
 
+    scores = _numbers([row.get("score") for row in kept])
+    with np.errstate(invalid="ignore"):
+        is_confidence = np.isnan(scores) | ((scores >= 0) & (scores <= 1))
     return RawSplit(
         classes[0][0],
         classes[0][1],
@@ -340,6 +355,7 @@ def _annotations(
         where,
         problems,
         source=file,
+        confidence=scores if is_confidence.all() and not np.isnan(scores).all() else None,
     )
 
 

@@ -2,7 +2,8 @@
 
 - ``annotations/instances_train.json``, and what else ends in a split (``lvis_v1_val.json``, ``instances_default.json``);
 - a folder a split with its own file (Roboflow's ``_annotations.coco.json``, FiftyOne's ``labels.json``);
-- one file beside the images (Label Studio's ``result.json``, ``labels.json``, any other), which is one split, ``train``.
+- one file beside the images (Label Studio's ``result.json``, ``labels.json``, any other), which is one split, ``train``;
+- results of ``predict --save json``, likewise.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import re
 from pathlib import Path
 
+from nextdetr.data.coco_results import is_results_file
 from nextdetr.data.listing import subfolders
 
 __all__ = ["coco_splits", "image_folders", "is_coco_file"]
@@ -39,7 +41,8 @@ def coco_splits(root: Path) -> dict[str, Path]:
         OSError: a folder cannot be listed.
     """
     if root.is_file():
-        return {_LONE: root} if root.suffix.lower() == ".json" and is_coco_file(root) else {}
+        is_coco = root.suffix.lower() == ".json" and (is_coco_file(root) or is_results_file(root))
+        return {_LONE: root} if is_coco else {}
     return _in_annotations(root) or _in_split_folders(root) or _by_themselves(root)
 
 
@@ -86,6 +89,8 @@ def _by_themselves(root: Path) -> dict[str, Path]:
     if found:
         return found
     named = [path for name in NAMED for path in files if path.name == name]
+    if not files:  # what predict --save json wrote
+        files = [path for path in (root / "predictions.json",) if path.is_file() and is_results_file(path)]
     return {_LONE: (named or files)[0]} if named or len(files) == 1 else {}
 
 
@@ -106,6 +111,8 @@ def image_folders(root: Path, split: str, annotation_file: Path) -> list[Path]:
         split: as in ``coco_splits``.
         annotation_file: the file of the split.
     """
+    if is_results_file(annotation_file):
+        return []  # they name images from the working directory
     own = annotation_file.parent
     if root.is_file():
         root = own.parent if own.name.lower() == "annotations" else own

@@ -41,6 +41,7 @@ class ConvertResult:
         classes: names, in their order.
         splits: by name, the numbers of ``images`` and ``boxes`` that were written.
         crowds_left_out: boxes that the format has no place for.
+        confidences_left_out: boxes whose confidence the format has no place for.
         problems: what was dropped, changed or doubtful on reading; not in the JSON.
     """
 
@@ -51,6 +52,7 @@ class ConvertResult:
     classes: list[str]
     splits: dict[str, dict[str, int]]
     crowds_left_out: int = 0
+    confidences_left_out: int = 0
     problems: list[Problem] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -65,6 +67,7 @@ def convert(
     *,
     images: Literal["copy", "link"] = "copy",
     on_bad_data: Literal["warn", "error"] = "warn",
+    min_confidence: float | None = None,
 ) -> ConvertResult:
     """Write a data set in another format, or in the same one, mended.
 
@@ -74,6 +77,7 @@ def convert(
         output: a folder that does not exist yet, or is empty; it appears when all is written.
         images: copy the image files, or link to them: by a symbolic link, or a hard link where the system allows none.
         on_bad_data: "warn" leaves out what is unusable; "error" refuses the data set.
+        min_confidence: leave out boxes of which a detector was less sure; None takes what a YAML says, else all boxes.
 
     Raises:
         DataError: see ``load_data``.
@@ -83,7 +87,7 @@ def convert(
     target = Path(output).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target}: holds something already; name a new folder with --output.")
-    parts = _read(data, to, on_bad_data)
+    parts = _read(data, to, on_bad_data, min_confidence)
     classes = parts[0].classes
     with _new_folder(target) as folder:
         named = _name_images(parts, to)
@@ -92,12 +96,18 @@ def convert(
                 _place(record.path, folder / name.path, images)
         WRITERS[to](folder, parts, named)
     crowds = 0 if to == "coco" else sum(int(record.crowd.sum()) for part in parts for record in part.records)
+    sure = [record.confidence for part in parts for record in part.records if to == "voc" and record.confidence is not None]
     counts = {part.split: _count(part, with_crowds=to == "coco") for part in parts}
     problems = list(dict.fromkeys(problem for part in parts for problem in part.problems))  # some are of the whole set
-    return ConvertResult(str(data), parts[0].recognised, to, str(target), list(classes), counts, crowds, problems)
+    return ConvertResult(
+        str(data), parts[0].recognised, to, str(target), list(classes), counts, crowds,
+        sum(int(np.isfinite(values).sum()) for values in sure), problems,
+    )  # fmt: skip
 
 
-def _read(data: str | Path, to: str, on_bad_data: Literal["warn", "error"]) -> list[DetectionData]:
+def _read(
+    data: str | Path, to: str, on_bad_data: Literal["warn", "error"], min_confidence: float | None
+) -> list[DetectionData]:
     """Read all splits, with the classes of all of them in one order."""
     splits = available_splits(data)
     if not splits:
@@ -108,7 +118,7 @@ def _read(data: str | Path, to: str, on_bad_data: Literal["warn", "error"]) -> l
             f"{data}: programs for YOLO look for {', '.join(_YOLO_SPLITS)} and would miss the split {strange[0]}; name the "
             "splits so in a dataset YAML."
         )
-    parts = [load_data(data, split, on_bad_data=on_bad_data) for split in splits]
+    parts = [load_data(data, split, on_bad_data=on_bad_data, min_confidence=min_confidence) for split in splits]
     classes = list(dict.fromkeys(name for part in parts for name in part.classes))
     own = {name: number for part in reversed(parts) for name, number in zip(part.classes, part.category_ids, strict=True)}
     return [_with_classes(part, classes, [own[name] for name in classes]) for part in parts]

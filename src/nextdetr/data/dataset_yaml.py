@@ -6,6 +6,7 @@ root: photos                 # relative to this file
 classes: [cat, dog]          # optional: otherwise from the annotations, in their order
 train: {images: images, annotations: train.json, include: lists/train.txt}
 val: {images: images, annotations: val.json}
+min_confidence: 0.5          # optional: leave out boxes of which a detector was less sure, where labels say so
 ```
 
 Splits are named for COCO, YOLO and VOC. Without any, the root is opened as a folder of that format, as for ``--data``; so
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nextdetr.data.coco import read_coco
+from nextdetr.data.confidence import least_confidence
 from nextdetr.data.raw import NameList, RawSplit, parse_yaml, read_name_list
 from nextdetr.data.recognise import Format, Glance, SplitReader
 from nextdetr.data.voc import read_voc
@@ -32,7 +34,7 @@ __all__ = ["open_dataset_yaml"]
 
 _ORDER = ("train", "val", "test")
 _SPLIT_KEYS = ("images", "annotations", "include")
-_KEYS = ("format", "root", "classes", "kpt_shape")
+_KEYS = ("format", "root", "classes", "kpt_shape", "min_confidence")
 _WITH_SPLITS = ("coco", "yolo", "voc")
 
 
@@ -74,7 +76,14 @@ def open_dataset_yaml(path: Path, formats: Mapping[str, Format]) -> dict[str, Sp
     }
     if not readers and (kind.name != "yolo" or kind.recognise(Glance(root))):
         readers = {split: partial(_with_default, reader, classes) for split, reader in kind.open(root).items()}
-    return readers
+    least = least_confidence(content, path)
+    return {split: partial(_with_least, reader, least) for split, reader in readers.items()} if least else readers
+
+
+def _with_least(reader: SplitReader, least: float, classes: Sequence[str] | None) -> RawSplit:
+    raw = reader(classes)
+    raw.min_confidence = least
+    return raw
 
 
 def _with_default(reader: SplitReader, default: Sequence[str] | None, classes: Sequence[str] | None) -> RawSplit:

@@ -8,12 +8,22 @@ split.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from nextdetr.data.listing import list_images
-from nextdetr.data.objects import EVERY_CLASS, Annotated, Marked, build_split, locate, number_classes, unannotated
+from nextdetr.data.objects import (
+    EVERY_CLASS,
+    Annotated,
+    Marked,
+    as_confidence,
+    build_split,
+    locate,
+    number_classes,
+    unannotated,
+)
 from nextdetr.data.raw import NameList, RawSplit, plural, read_lines, read_name_list
 from nextdetr.data.recognise import Format, Glance, SplitReader
 from nextdetr.data.records import Problem
@@ -96,10 +106,12 @@ def _rows(path: Path) -> tuple[list[tuple[str, Marked]], list[Problem]]:
             if len(fields) not in (15, 16):  # the sixteenth is a score, as of results
                 raise ValueError(f"it has {plural(len(fields), 'value')} where 15 belong")
             left, top, right, bottom = (float(value) for value in fields[4:8])
+            score = float(fields[15]) if len(fields) == 16 else math.nan
         except ValueError as error:
             problems.append(Problem(str(path), where, f"{error}; dropped", "malformed label line"))
             continue
-        found.append((fields[0], Marked(0, (left, top, right, bottom), where, crowd=fields[0] == _NOBODY_LABELLED)))
+        crowd, box = fields[0] == _NOBODY_LABELLED, (left, top, right, bottom)
+        found.append((fields[0], Marked(0, box, where, crowd, as_confidence(score))))
     return found, problems
 
 

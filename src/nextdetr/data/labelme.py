@@ -24,6 +24,7 @@ from nextdetr.data.objects import (
     Annotated,
     Box,
     Marked,
+    as_confidence,
     build_split,
     enclosing,
     number_classes,
@@ -127,7 +128,8 @@ class _LabelmeReader:
             if label not in self._numbers:
                 self._numbers[label] = len(self.used)
                 self.used.append(label)
-            item.objects.append(Marked(self._numbers[label], box, where))
+            confidence = as_confidence(shape.get("score"))  # of AnyLabeling's models
+            item.objects.append(Marked(self._numbers[label], box, where, confidence=confidence))
         return item, [*problems, *passed_over(file, counts, "there is no extent to make a box of")]
 
     def _image(self, path: Path, name: str) -> Path:

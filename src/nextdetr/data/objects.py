@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from nextdetr.data.listing import NameIndex, list_images
 from nextdetr.data.moved import find_moved
@@ -15,8 +15,8 @@ from nextdetr.data.raw import BoxTable, RawImage, RawSplit, map_classes, plural
 from nextdetr.data.records import Problem
 
 __all__ = [
-    "EVERY_CLASS", "Annotated", "Box", "Marked", "build_split", "enclosing", "locate", "number_classes", "passed_over",
-    "rotated", "split_called", "split_in", "unannotated",
+    "EVERY_CLASS", "Annotated", "Box", "Marked", "as_confidence", "build_split", "enclosing", "locate", "number_classes",
+    "passed_over", "rotated", "split_called", "split_in", "unannotated",
 ]  # fmt: skip
 
 Box: TypeAlias = tuple[float, float, float, float]
@@ -39,12 +39,14 @@ class Marked(NamedTuple):
         box: xyxy, in pixels or fractions, as the split says.
         where: place in the file.
         crowd: whether it is left out of training and of the score.
+        confidence: 0 to 1, how sure a detector was of it; None where it was drawn by hand.
     """
 
     label: int
     box: Box
     where: str
     crowd: bool = False
+    confidence: float | None = None
 
 
 @dataclass(slots=True)
@@ -101,7 +103,8 @@ def build_split(
                     message = f"its class {own.get(mark.label, mark.label)} is not among the classes; dropped"
                     problems.append(Problem(item.file, mark.where, message, "unknown class"))
                 else:
-                    table.add(len(images) - 1, mark.box, label, (item.file, mark.where), crowd=mark.crowd)
+                    place = (item.file, mark.where)
+                    table.add(len(images) - 1, mark.box, label, place, crowd=mark.crowd, confidence=mark.confidence)
     return table.split(mapped, images, problems, source=source, fractions=fractions)
 
 
@@ -204,6 +207,13 @@ def split_called(name: str) -> str:
 def split_in(name: str) -> str:
     """Return train, val or test for a file's name that has such a word (``train_labels``), the first one; else ""."""
     return next((_SPLITS[word] for word in re.split(r"[^a-z0-9]+", name.lower()) if word in _SPLITS), "")
+
+
+def as_confidence(value: Any) -> float | None:
+    """Return a number from 0 to 1; None for anything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+        return float(value)
+    return None
 
 
 def enclosing(xs: Sequence[float], ys: Sequence[float]) -> Box:

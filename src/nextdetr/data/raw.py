@@ -67,6 +67,8 @@ class RawSplit:
         fractions: whether ``boxes`` are fractions of the image's size.
         source: the file or folder to name when nothing in it can be used.
         own_ids: as in ``DetectionData``.
+        confidence: [M] float64, 0 to 1, NaN where the files give none; None where they give none at all.
+        min_confidence: boxes with a smaller one are left out.
     """
 
     classes: list[str]
@@ -82,6 +84,8 @@ class RawSplit:
     fractions: bool = False
     source: str = ""
     own_ids: bool = False
+    confidence: NDArray[np.float64] | None = None
+    min_confidence: float = 0.0
 
 
 @dataclass(slots=True)
@@ -93,6 +97,7 @@ class BoxTable:
     labels: list[int] = field(default_factory=list)
     places: list[tuple[str, str]] = field(default_factory=list)
     crowds: list[bool] = field(default_factory=list)
+    confidences: dict[int, float] = field(default_factory=dict)
 
     def add(
         self,
@@ -102,8 +107,11 @@ class BoxTable:
         place: tuple[str, str],
         *,
         crowd: bool = False,
+        confidence: float | None = None,
     ) -> None:
         """Append one xyxy box of image ``image``, found at ``place`` (file, where)."""
+        if confidence is not None:
+            self.confidences[len(self.labels)] = confidence
         self.images.append(image)
         self.boxes.append(box)
         self.labels.append(label)
@@ -134,7 +142,15 @@ class BoxTable:
             problems,
             fractions,
             source,
+            confidence=self._confidence(),
         )
+
+    def _confidence(self) -> NDArray[np.float64] | None:
+        if not self.confidences:
+            return None
+        values = np.full(len(self.labels), np.nan)
+        values[list(self.confidences)] = list(self.confidences.values())
+        return values
 
 
 @dataclass(frozen=True, slots=True)

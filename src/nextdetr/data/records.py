@@ -27,6 +27,8 @@ class ImageRecord:
         crowd: [N] bool; crowds are left out of training and ignored by the metric.
         areas: [N] float32, square pixels: COCO's ``area`` (of the mask, usually) where it is given, else the box's own. The
             metric sorts objects into small, medium and large by it.
+        confidence: [N] float32, 0 to 1: how sure a detector was of each box, NaN for one that was drawn by hand; None
+            where no box of the image has one. Training takes all boxes alike.
     """
 
     path: Path
@@ -37,6 +39,7 @@ class ImageRecord:
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     areas: NDArray[np.float32]
+    confidence: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ def load_data(
     classes: Sequence[str] | None = None,
     on_bad_data: Literal["warn", "error"] = "warn",
     check_images: bool = True,
+    min_confidence: float | None = None,
 ) -> DetectionData:
     """Read and check one split of a data set.
 
@@ -38,6 +39,8 @@ def load_data(
             other classes are dropped and reported. None takes the data set's classes in its order.
         on_bad_data: "warn" drops what is unusable and lists it in ``problems``; "error" refuses the data set.
         check_images: decode every image; otherwise only its header is read, for the size.
+        min_confidence: leave out boxes of which a detector was less sure, where labels carry a confidence; None takes what
+            a YAML says, else all boxes.
 
     Raises:
         DataError: there is no such data set or split, a file that all depends on cannot be read, no image can be used, none
@@ -49,7 +52,10 @@ def load_data(
         raw = _find_split(source, split, path)(classes)
     except OSError as error:
         raise _unreadable(path, error) from error
-    data = finish(raw, name=source.name, split=split, on_bad_data=on_bad_data, check_images=check_images)
+    data = finish(
+        raw, name=source.name, split=split, on_bad_data=on_bad_data, check_images=check_images,
+        min_confidence=min_confidence,
+    )  # fmt: skip
     return replace(data, recognised=source.recognised)
 
 

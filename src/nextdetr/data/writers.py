@@ -37,15 +37,15 @@ def write_coco(folder: Path, parts: Sequence[DetectionData], named: Sequence[Seq
         for record, name, image_id in zip(part.records, names, image_ids, strict=True):
             size = {"width": record.width, "height": record.height}
             images.append({"id": image_id, "file_name": name.name, **size})
-            for box, label, crowd, area in zip(
+            for box, label, crowd, area, confidence in zip(
                 record.boxes.astype(np.float64).tolist(), record.labels.tolist(), record.crowd.tolist(),
-                record.areas.tolist(), strict=True,
+                record.areas.tolist(), _confidences(record), strict=True,
             ):  # fmt: skip
                 x1, y1, x2, y2 = box
                 rows.append(
                     {"id": len(rows) + 1, "image_id": image_id, "category_id": ids[label],
                      "bbox": [_whole(value) for value in (x1, y1, x2 - x1, y2 - y1)], "area": _whole(area),
-                     "iscrowd": int(crowd)}
+                     "iscrowd": int(crowd), **({"score": float(confidence)} if confidence else {})}
                 )  # fmt: skip
         categories = [{"id": number, "name": name} for number, name in zip(ids, part.classes, strict=True)]
         info = {"description": f"{part.name}, {part.split}, written by nextdetr convert"}
@@ -60,9 +60,10 @@ def write_yolo(folder: Path, parts: Sequence[DetectionData], named: Sequence[Seq
         for record, name in zip(part.records, names, strict=True):
             size = np.array([record.width, record.height] * 2, dtype=np.float64)
             rows = []
-            for label, box in _objects(record):
+            for (label, box), confidence in zip(_objects(record), _confidences(record, crowds=False), strict=True):
                 x1, y1, x2, y2 = (np.array(box, dtype=np.float64) / size).tolist()
-                rows.append(f"{label} {(x1 + x2) / 2!r} {(y1 + y2) / 2!r} {x2 - x1!r} {y2 - y1!r}\n")
+                last = f" {confidence}" if confidence else ""
+                rows.append(f"{label} {(x1 + x2) / 2!r} {(y1 + y2) / 2!r} {x2 - x1!r} {y2 - y1!r}{last}\n")
             label_file = PurePosixPath("labels", part.split, name.name).with_suffix(".txt")
             _write(folder / label_file, "".join(rows))
     content = {part.split: f"images/{part.split}" for part in parts} | {"names": dict(enumerate(parts[0].classes))}
@@ -102,6 +103,14 @@ def _objects(record: ImageRecord) -> list[tuple[int, list[np.float32]]]:
     """Return (label, xyxy) of all that is no crowd."""
     rows = zip(record.labels, record.boxes, record.crowd, strict=True)
     return [(int(label), list(box)) for label, box, crowd in rows if not crowd]
+
+
+def _confidences(record: ImageRecord, *, crowds: bool = True) -> list[str]:
+    """Return the confidence of each box as text; "" where it has none."""
+    if record.confidence is None:
+        return [""] * (len(record.labels) if crowds else int((~record.crowd).sum()))
+    values = record.confidence if crowds else record.confidence[~record.crowd]
+    return ["" if np.isnan(value) else _short(value) for value in values]
 
 
 def _category_ids(part: DetectionData) -> list[int]:

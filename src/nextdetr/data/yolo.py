@@ -164,13 +164,13 @@ def read_yolo(
             )
             problems.append(Problem(str(label_file), "", message, "label file of two images"))
         used.setdefault(label_file, path)
-        for line, index, box, values in read_labels(label_file, keypoints, problems):
+        for line, index, box, confidence, values in read_labels(label_file, keypoints, problems):
             counts[index] += 1
             shapes[values] += 1
             if values not in first_of:
                 first_of[values] = str(label_file), line
             if index in to_label:
-                table.add(len(images) - 1, box, to_label[index], (str(label_file), line))
+                table.add(len(images) - 1, box, to_label[index], (str(label_file), line), confidence=confidence)
                 continue
             unnamed = unnamed or (f"{label_file}, {line}" if index not in names else "")
             what = f"the class index {index}" + (f" ({names[index]})" if index in names else "")

@@ -14,19 +14,29 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nextdetr.data.listing import FileFinder
 from nextdetr.data.raw import plural, read_lines
 from nextdetr.data.records import Problem
 from nextdetr.errors import DataError
 
-__all__ = ["LabelFiles", "check_indices", "doubts", "keypoint_values", "label_path", "read_labels"]
+__all__ = ["LabelFiles", "Row", "check_indices", "doubts", "keypoint_values", "label_path", "read_labels"]
 
 _CORNERS_OF_BOX = 9  # values: a class and the four corners of a rotated box
 _ENOUGH = 10  # rows of which nobody draws each with the same number of points
 
 _Box = tuple[float, float, float, float]
+
+
+class Row(NamedTuple):
+    """A row of a label file: its line, class index, xyxy in fractions, confidence, and how many values it has."""
+
+    where: str
+    label: int
+    box: _Box
+    confidence: float | None
+    values: int
 
 
 def label_path(image: Path) -> Path:
@@ -52,18 +62,22 @@ class LabelFiles:
     def __init__(self, images: Sequence[Path], labels: Path | None, folders: Sequence[Path]) -> None:
         self.labels, self.folders = labels, folders
         self._finder = FileFinder()
-        self._stems = Counter(image.stem for image in images)
+        # one name in several folders; a.jpg and a.png in one folder share their labels
+        self._stems = Counter(stem for _, stem in dict.fromkeys((image.parent, image.stem) for image in images))
 
     def candidates(self, image: Path) -> list[Path]:
         """Return the places to look at, the likeliest first."""
         if self.labels is None:
             return list(dict.fromkeys((label_path(image), image.parent / f"{image.stem}.txt")))
-        below = [
+        return list(dict.fromkeys((*self._mirrored(image), self.labels / f"{image.stem}.txt")))
+
+    def _mirrored(self, image: Path) -> list[Path]:
+        """Return the places with the image's own subfolders."""
+        return [
             self.labels / image.relative_to(folder).parent / f"{image.stem}.txt"
             for folder in self.folders
-            if image.is_relative_to(folder)
+            if self.labels is not None and image.is_relative_to(folder)
         ]
-        return list(dict.fromkeys((*below, self.labels / f"{image.stem}.txt")))
 
     def find(self, image: Path) -> Path | None:
         """Return the label file, or None where the image has none.
@@ -71,12 +85,11 @@ class LabelFiles:
         Raises:
             DataError: the file may belong to several images, which have one name in different folders.
         """
-        candidates = self.candidates(image)
-        for position, path in enumerate(candidates):
+        for path in self.candidates(image):
             found = self._finder.find(path)
             if not found.is_file():
                 continue
-            if self.labels is not None and position == len(candidates) - 1 > 0 and self._stems[image.stem] > 1:
+            if self.labels is not None and self._stems[image.stem] > 1 and path not in self._mirrored(image):
                 raise DataError(
                     f"{found}: {self._stems[image.stem]} images of the split are called {image.stem}, and nothing says "
                     f"whose labels these are; give {self.labels} the same subfolders as the images have."
@@ -106,8 +119,8 @@ def keypoint_values(content: Mapping[str, Any], source: Path) -> int:
     return points * values
 
 
-def read_labels(path: Path, keypoints: int, problems: list[Problem]) -> Iterator[tuple[str, int, _Box, int]]:
-    """Yield (line, class index, xyxy in fractions, how many values) of every row that can be read, and report the others.
+def read_labels(path: Path, keypoints: int, problems: list[Problem]) -> Iterator[Row]:
+    """Yield every row that can be read, and report the others.
 
     Args:
         path: the label file.
@@ -137,7 +150,8 @@ def read_labels(path: Path, keypoints: int, problems: list[Problem]) -> Iterator
         elif not values[0].is_integer():
             problems.append(Problem(file, where, f"the class index {fields[0]} is not whole; dropped", "unknown class"))
         else:
-            yield where, int(values[0]), _corners(values[1:] if not keypoints else values[1:5]), len(values)
+            box = _corners(values[1:] if not keypoints else values[1:5])
+            yield Row(where, int(values[0]), box, values[5] if len(values) == 6 else None, len(values))
 
 
 def _fault(values: Sequence[float], keypoints: int) -> str:
@@ -166,12 +180,6 @@ def doubts(shapes: Mapping[int, int], first: Mapping[int, tuple[str, str]], keyp
         keypoints: as from ``keypoint_values``.
     """
     problems = []
-    if 6 in shapes:
-        message = (
-            f"the sixth value is taken for a confidence, as predictions have one, here and in {shapes[6] - 1:,} other "
-            "rows; it is passed over, and every box counts as drawn by hand"
-        )
-        problems.append(Problem(*first[6], message, "confidence in labels"))
     long = [count for count in shapes if count > 6]
     if not keypoints and len(long) == 1 and long[0] > _CORNERS_OF_BOX and shapes[long[0]] >= _ENOUGH:
         count = long[0]

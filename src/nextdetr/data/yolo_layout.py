@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
+from nextdetr.data.confidence import least_confidence
 from nextdetr.data.listing import is_foreign, subfolders
 from nextdetr.data.moved import split_words
 from nextdetr.data.raw import RawSplit, parse_yaml, read_lines
@@ -49,6 +50,7 @@ class _Layout:
         entries: split -> what its file has for it.
         keypoints: as from ``keypoint_values``.
         count: ``nc``, as it is written.
+        min_confidence: as in ``RawSplit``.
     """
 
     source: Path
@@ -57,6 +59,7 @@ class _Layout:
     entries: Mapping[str, Any]
     keypoints: int = 0
     count: Any = None
+    min_confidence: float = 0.0
 
 
 def yolo_readers(path: Path) -> dict[str, Reader]:
@@ -82,6 +85,7 @@ def _read(layout: _Layout, split: str, classes: Sequence[str] | None) -> RawSpli
     raw = read_yolo(
         found, layout.names, root=layout.root, source=layout.source, classes=classes, keypoints=layout.keypoints
     )
+    raw.min_confidence = layout.min_confidence
     if layout.count and layout.count != str(len(layout.names)):
         message = f"nc is {layout.count}, but there are {len(layout.names)} names; the names count"
         raw.problems.append(Problem(str(layout.source), "nc", message, "class count differs"))
@@ -92,7 +96,10 @@ def _from_yaml(path: Path) -> _Layout:
     content = parse_yaml(path)
     names, root = yolo_names(content, path), _root(content, path)
     entries = {split: content[split] for split in _SPLITS if content.get(split)}
-    return _Layout(path, root, names, entries or _split_folders(root), keypoint_values(content, path), content.get("nc"))
+    return _Layout(
+        path, root, names, entries or _split_folders(root), keypoint_values(content, path), content.get("nc"),
+        least_confidence(content, path),
+    )  # fmt: skip
 
 
 def _root(content: Mapping[str, Any], source: Path) -> Path:

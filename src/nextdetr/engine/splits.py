@@ -45,7 +45,7 @@ def load_splits(config: TrainConfig, tell: Callable[[str], None], classes: Seque
         classes: those of a run to go on with.
     """
     assert config.data is not None
-    read = partial(load_data, config.data, on_bad_data=config.on_bad_data)
+    read = partial(load_data, config.data, on_bad_data=config.on_bad_data, min_confidence=config.min_confidence)
     if classes is not None and not Path(config.data).expanduser().exists():
         raise DataError(
             f"{config.data}: the data set of the run is not there any more; if it has moved, name it with --data."

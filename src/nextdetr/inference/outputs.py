@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ def save_predictions(
     *,
     identity: Identity | None = None,
     draw: Draw | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Iterator[Prediction]:
     """Write each prediction as it comes, and pass it on.
 
@@ -39,7 +40,8 @@ def save_predictions(
     (YOLO) and ``predictions.json`` (COCO results, written when the run ends). An image whose stem was taken already, from
     another folder or with another ending, becomes ``<stem>-2``, and so on. Unreadable images leave no file. Of a video
     there are ``videos/<stem>.mp4`` (annotated), ``videos/<stem>.jsonl`` (one line of JSON a frame) and
-    ``labels/<stem>_<frame>.txt`` instead.
+    ``labels/<stem>_<frame>.txt`` instead. ``predictions.yaml`` makes a data set of the label files and of the images that
+    they are of, which ``predictions.txt`` lists.
 
     Of a run that is broken off, or left before its end, ``predictions.part.json``, ``videos/<stem>.part.mp4`` and
     ``videos/<stem>.part.jsonl`` hold what there is by then; the names without ``part`` are for what is whole.
@@ -50,6 +52,7 @@ def save_predictions(
         save: any of ``images``, ``json``, ``yolo``.
         identity: what the data set calls its classes and images, for the COCO results; see ``coco_results``.
         draw: makes the picture of a video's frame; by default its detections are drawn.
+        classes: names in the order of the model's indices; with them, label files get a ``predictions.yaml``.
 
     Raises:
         ConfigError: ``save`` names something else, or another process is writing the same results.
@@ -63,7 +66,7 @@ def save_predictions(
     if "images" in save:
         writers.append(PictureFiles(output / "images", stems))
     if "yolo" in save:
-        writers.append(LabelFiles(output / "labels", stems))
+        writers.append(LabelFiles(output / "labels", stems, classes))
     if "json" in save:
         writers.append(CocoFile(output / "predictions.json", identity))
     if "images" in save or "json" in save:

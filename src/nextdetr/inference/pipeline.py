@@ -61,7 +61,8 @@ def predict_stream(
     if config.output is None:
         return predictions
     draw = None if follower is None else follower.draw
-    return save_predictions(predictions, config.output, config.save, identity=identity, draw=draw)
+    names = predictor.classes
+    return save_predictions(predictions, config.output, config.save, identity=identity, draw=draw, classes=names)
 
 
 def file_identity(source: str) -> str:

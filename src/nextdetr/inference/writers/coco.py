@@ -73,8 +73,8 @@ class CocoFile:
 def coco_results(predictions: Iterable[Prediction], *, identity: Identity | None = None) -> list[dict[str, Any]]:
     """Return detections as COCO results, boxes (x, y, width, height) in pixels.
 
-    ``category_id`` and ``image_id`` are the data set's own where they are known (see ``Identity``); ``file_name`` is added,
-    so that no result is ever in doubt.
+    ``category_id`` and ``image_id`` are the data set's own where they are known (see ``Identity``); ``file_name`` and
+    ``category_name`` are added, so that no result is ever in doubt, and that results can be trained on.
 
     Args:
         predictions: the results.
@@ -93,6 +93,7 @@ def _results(seen: Sequence[tuple[str, dict[str, Any]]], identity: Identity) -> 
                     "image_id": path_text(image_id) if isinstance(image_id, str) else image_id,
                     "file_name": path_text(path),
                     "category_id": identity.category_id(row["class_id"]),
+                    "category_name": row["class_name"],
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                     "score": row["confidence"],
                 }

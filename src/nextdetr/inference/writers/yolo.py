@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from nextdetr.files import write_text_atomic
+import yaml
+
+from nextdetr.files import write_bytes_atomic, write_text_atomic
 from nextdetr.inference.predictor import Prediction
 from nextdetr.inference.writers.names import Stems
 
@@ -14,13 +17,17 @@ __all__ = ["LabelFiles", "yolo_text"]
 class LabelFiles:
     """Writes ``<stem>.txt`` of each image that could be read, and ``<stem>_<frame>.txt`` of each frame.
 
+    At the end, ``predictions.yaml`` beside the folder makes a data set of them and of the image files that they are of.
+
     Args:
         folder: where to.
         stems: names the files.
+        classes: names in the order of the indices; None writes no YAML.
     """
 
-    def __init__(self, folder: Path, stems: Stems) -> None:
-        self._folder, self._stems = folder, stems
+    def __init__(self, folder: Path, stems: Stems, classes: Sequence[str] | None = None) -> None:
+        self._folder, self._stems, self._classes = folder, stems, classes
+        self._images: list[str] = []
 
     def add(self, prediction: Prediction) -> None:
         """Write the labels of an image or frame, whole or not at all."""
@@ -28,9 +35,20 @@ class LabelFiles:
             return
         frame = "" if prediction.frame is None else f"_{prediction.frame:06d}"
         write_text_atomic(self._folder / f"{self._stems.of(prediction)}{frame}.txt", yolo_text(prediction))
+        path = Path(prediction.path)
+        if prediction.frame is None and "\n" not in prediction.path and path.is_file():
+            self._images.append(str(path.absolute()))
 
     def commit(self) -> None:
-        """Do nothing: each file has its name already."""
+        """Write the YAML; each label file has its name already."""
+        if not self._classes or not self._images:
+            return
+        lines = "".join(f"{path}\n" for path in self._images)
+        write_bytes_atomic(self._folder.parent / "predictions.txt", lines.encode("utf-8", "surrogateescape"))
+        train = {"images": "predictions.txt", "annotations": self._folder.name}
+        content = {"format": "yolo", "classes": list(self._classes), "train": train}
+        text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
+        write_text_atomic(self._folder.parent / "predictions.yaml", text)
 
     def abort(self) -> None:
         """Do nothing: those that are there are whole."""
