@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nextdetr.data.convert import convert
     from nextdetr.detector import Detector
+    from nextdetr.engine.graft import graft
     from nextdetr.engine.pretrain import pretrain
     from nextdetr.errors import (
         ConfigError,
@@ -35,10 +36,16 @@ __all__ = [
     "WeightsError",
     "__version__",
     "convert",
+    "graft",
     "pretrain",
 ]
 
-_HOMES = {"Detector": "nextdetr.detector", "convert": "nextdetr.data.convert", "pretrain": "nextdetr.engine.pretrain"}
+_HOMES = {
+    "Detector": "nextdetr.detector",
+    "convert": "nextdetr.data.convert",
+    "graft": "nextdetr.engine.graft",
+    "pretrain": "nextdetr.engine.pretrain",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """One typed configuration per command; the command line, the YAML files and the Python keywords all derive from it.
 
-Defaults stand here, those of the trainings in ``config_train.py``, and nowhere else. Unknown keys are refused with the
-closest valid name.
+Defaults stand here, those of the trainings in ``config_train.py`` and ``config_graft.py``, and nowhere else. Unknown keys
+are refused with the closest valid name.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pydantic import Field, PositiveInt, ValidationError, field_validator, model
 
 from nextdetr.confidence import AUTO
 from nextdetr.config_base import CommandConfig, Latency, LatencyOf, LeastConfidence
+from nextdetr.config_graft import GraftConfig
 from nextdetr.config_train import PretrainConfig, TrainConfig
 from nextdetr.errors import ConfigError
 
@@ -24,6 +25,7 @@ __all__ = [
     "ConvertConfig",
     "EmbedConfig",
     "ExportConfig",
+    "GraftConfig",
     "PredictConfig",
     "PretrainConfig",
     "ProbeConfig",

@@ -11,6 +11,7 @@ from nextdetr.cli import (
     convert,
     embed,
     export,
+    graft,
     info,
     predict,
     pretrain,
@@ -39,6 +40,7 @@ app = App(
 )
 app.command(quickstart.quickstart, name="quickstart")
 app.command(pretrain.pretrain, name="pretrain")
+app.command(graft.graft, name="graft")
 app.command(train.train, name="train")
 app.command(val.val, name="val")
 app.command(predict.predict, name="predict")

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment, find_free_network_port
 from torch import Tensor
 
-from nextdetr.config import PretrainConfig, TrainConfig
+from nextdetr.config import GraftConfig, PretrainConfig, TrainConfig
 from nextdetr.engine import children
 from nextdetr.errors import ConfigError, FailedElsewhere, NextDETRError
 from nextdetr.preprocess import choose_device
@@ -22,7 +22,9 @@ __all__ = ["largest", "launch", "scaler_of"]
 
 @contextlib.contextmanager
 def launch(
-    given: TrainConfig | PretrainConfig, config: TrainConfig | PretrainConfig, run: Callable[..., Any]
+    given: TrainConfig | PretrainConfig | GraftConfig,
+    config: TrainConfig | PretrainConfig | GraftConfig,
+    run: Callable[..., Any],
 ) -> Iterator[Fabric]:
     """Start the processes of a run, one a device, and end them with it.
 
@@ -65,7 +67,7 @@ def launch(
         torch.distributed.destroy_process_group()
 
 
-def _fabric(config: TrainConfig | PretrainConfig, environment: LightningEnvironment | None = None) -> Fabric:
+def _fabric(config: TrainConfig | PretrainConfig | GraftConfig, environment: LightningEnvironment | None = None) -> Fabric:
     accelerator: str = config.accelerator
     devices: int | list[int] = config.devices
     if config.device is not None:

@@ -36,10 +36,10 @@ C = TypeVar("C", bound=CommandConfig)
 # What a resumed run may be told anew; all else comes from the run's own config.yaml.
 RESUMABLE = {
     "resume", "epochs", "minutes", "devices", "accelerator", "device", "workers", "cache_gigabytes", "data", "images",
-    "on_bad_data", "teacher",
+    "on_bad_data", "teacher", "detector",
 }  # fmt: skip
 # Settings that may name a file or folder.
-PATHS = ("data", "images", "model", "weights", "backbone_weights", "teacher", "latency_of", "output")
+PATHS = ("data", "images", "model", "weights", "backbone_weights", "teacher", "detector", "latency_of", "output")
 TAIL = 4096  # bytes of an image file that are looked at
 
 

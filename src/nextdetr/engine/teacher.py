@@ -33,7 +33,7 @@ from nextdetr.weights.load import open_weights
 from nextdetr.weights.remote import is_name, locate, plain_name
 from nextdetr.weights.start import open_detector, resolve_model
 
-__all__ = ["PLACES", "Teacher", "open_teacher"]
+__all__ = ["PLACES", "Teacher", "open_teacher", "open_trained"]
 
 PLACES = 100  # of an image that the pupil is asked about: those of which the teacher is most sure
 NOISE = 0.5  # sides of a file's boxes move by up to half of this share of the box, so that the pupil has something to find
@@ -49,7 +49,7 @@ class Teacher:
         digest: of the file's content.
         pairs: (index among the data's classes, index among the teacher's) of each class that both have.
         classes: the data's.
-        maps: index of the backbone's map by stride, none of a file.
+        maps: index of the maps that it can show, the backbone's by stride; none of a file.
         unnamed: whether the teacher's classes have no names and are taken in their order.
     """
 
@@ -135,7 +135,7 @@ class Teacher:
         model = self.opened.model
         if isinstance(model, DetectionModel):
             sides = [max(1, round(side / model.stride)) * model.stride for side in images.shape[2:]]
-            return self._lesson(teach(model, _resized(images, sides), strides))
+            return self._lesson(teach(model, _resized(images, sides), strides, indices=self.maps))
         return self._lesson(self._from_file(model, images))
 
     def _from_file(self, model: ExportedModel, images: Tensor) -> Taught:
@@ -174,17 +174,31 @@ class Teacher:
 
 
 def open_teacher(source: str | Path) -> Teacher:
+    """Open a teacher; arguments and errors are those of ``open_trained``."""
+    opened, digest = open_trained(source, option="teacher")
+    if not isinstance(opened, OpenedModel):
+        return Teacher(opened, str(source), digest)
+    folded = OpenedModel(fuse(opened.model), opened.classes, opened.image_size, opened.source, opened.metadata)
+    return Teacher(folded, str(source), digest, maps=folded.model.backbone_maps(unread=True))
+
+
+def open_trained(source: str | Path, *, option: str) -> tuple[OpenedModel | OpenedExport, str]:
     """Open a detector that has been trained.
 
     Args:
         source: a checkpoint or the folder of a run, an export, weights of another program, or the name of published ones,
             which are downloaded unless they are in the cache (see ``locate``).
+        option: what it was given as, ``teacher`` or ``graft``, for messages.
+
+    Returns:
+        The detector, and a digest of its content.
 
     Raises:
         ConfigError: it has not been trained, or its runtime is not installed.
         WeightsError: it cannot be read or fetched, or is no detector.
         ModelFileError: the same of an exported file.
     """
+    what, give = ("teacher", "give --teacher") if option == "teacher" else ("detector", "name")
     path = Path(source).expanduser()
     named = is_name(source)
     if named:
@@ -192,14 +206,14 @@ def open_teacher(source: str | Path) -> Teacher:
     elif not path.exists():
         random = f" {path} names a model without weights: train it first." if str(source) in available_models() else ""
         raise ConfigError(
-            f"{path}: there is no such teacher; give --teacher a checkpoint, an exported detector, or a name of nextdetr "
+            f"{path}: there is no such {what}; {give} a checkpoint, an exported detector, or a name of nextdetr "
             f"weights list.{random}"
         )
     if path.suffix in (".yaml", ".yml"):
-        raise ConfigError(f"{path}: a model file has no weights to teach with; give --teacher a checkpoint of it.")
+        raise ConfigError(f"{path}: a model file has no weights to teach with; {give} a checkpoint of it.")
     if is_exported(path):
         opened: OpenedModel | OpenedExport = open_export(path, threads=torch.get_num_threads())
-        return Teacher(opened, str(source), _digest(exported_file(path)))
+        return opened, _digest(exported_file(path))
     file = Path(resolve_model(path)) if _is_run(path) else path
     weights = source if named else file  # a name carries the licence of its model card along
     identity = open_weights(weights)[1]
@@ -212,9 +226,7 @@ def open_teacher(source: str | Path) -> Teacher:
         raise WeightsError(f"{source}: it is not known for which model these weights are; name a checkpoint or an export.")
     else:
         opened = open_detector(identity.model, weights=weights)[0]
-    folded = fuse(opened.model)
-    opened = OpenedModel(folded, opened.classes, opened.image_size, opened.source, opened.metadata)
-    return Teacher(opened, str(source), _digest(file), maps=folded.backbone_maps(unread=True))
+    return opened, _digest(file)
 
 
 def _is_run(path: Path) -> bool:

@@ -30,7 +30,14 @@ from nextdetr.losses.processes import mean_over_processes
 from nextdetr.models.edges import rebin
 from nextdetr.structures import Answers, EdgeOutput, Lesson
 
-__all__ = ["DistillationLoss", "MapProjections", "correlation_loss", "edge_divergence", "quality_focal_loss"]
+__all__ = [
+    "DistillationLoss",
+    "MapProjections",
+    "correlation_loss",
+    "edge_divergence",
+    "quality_focal_loss",
+    "regression_loss",
+]
 
 
 class MapProjections(nn.Module):
@@ -168,6 +175,23 @@ def correlation_loss(pupil: Tensor, teacher: Tensor) -> Tensor:
     ours, theirs = _centred(pupil.float()), _centred(teacher)
     spread = (ours.square().sum(1) * theirs.square().sum(1)).clamp(min=1e-12).sqrt()
     return (1 - (ours * theirs).sum(1) / spread).mean()
+
+
+def regression_loss(pupil: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of two maps whose channels mean the same, as a share of each channel's variance in the teacher's.
+
+    Args:
+        pupil: [B, C, height, width].
+        teacher: [B, C, height, width], without gradient.
+
+    Returns:
+        Scalar, the mean over the channels: 0 where they are equal, 1 where the pupil's is the mean of the teacher's. Of
+        channels that hardly vary (under a thousandth of the mean variance) the distance counts no more than of that one.
+    """
+    ours, theirs = (maps.float().transpose(0, 1).flatten(1) for maps in (pupil, teacher))
+    variance = theirs.var(dim=1, unbiased=False)
+    variance = variance.clamp(min=float(1e-3 * variance.mean()) + 1e-12)
+    return ((ours - theirs).square().mean(dim=1) / variance).mean()
 
 
 def _centred(maps: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ most like the place. The group is a pass of its own through the layers: it sees 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nextdetr.models.decoder import RTDETRDecoder
     from nextdetr.models.detection import DetectionModel
 
-__all__ = ["Taught", "answer_points", "nearest_tokens", "teach"]
+__all__ = ["Taught", "answer", "answer_points", "nearest_tokens", "teach"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Taught:
         logits: [B, Q, C] of the evaluated layer.
         boxes: [B, Q, 4] cxcywh, 0 to 1, of the same.
         edges: of a D-FINE decoder, the distributions of that layer alone.
-        maps: the backbone's by stride, as asked for.
+        maps: by stride, or by the key that was asked for.
     """
 
     points: Tensor
@@ -70,16 +70,40 @@ def answer_points(decoder: RTDETRDecoder, memory: Tensor, shapes: tuple[tuple[in
     return Answers(torch.stack([*logits, *decoded.logits]), torch.stack([*boxes, *decoded.boxes]), edges)
 
 
-def teach(model: DetectionModel, images: Tensor, strides: Sequence[int] = ()) -> Taught:
-    """Detect as in evaluation, and also return where the queries start, how sure the edges are, and the backbone's maps.
+def answer(model: DetectionModel, images: Tensor, points: Tensor, indices: Mapping[int, int]) -> Answers:
+    """Say something of given places and nothing else, with the maps of any rows: a pupil that has no labels.
+
+    Args:
+        model: in any mode.
+        images: as of ``DetectionModel.forward``.
+        points: [B, K, 4] cxcywh, 0 to 1.
+        indices: of the maps that are wanted, by any key.
+
+    Returns:
+        The answers; ``maps`` has the keys of ``indices``.
+    """
+    decoder: RTDETRDecoder = model.rows[-1]  # type: ignore[assignment]
+    maps = model._maps(images, len(model.rows) - 1, kept=tuple(indices.values()))
+    memory, shapes = decoder._flatten([maps[index] for index in model.row_infos[-1].reads])
+    answers = answer_points(decoder, memory, shapes, points)
+    return replace(answers, maps={key: maps[index] for key, index in indices.items()})
+
+
+def teach(
+    model: DetectionModel, images: Tensor, strides: Sequence[int] = (), *, indices: Mapping[int, int] | None = None
+) -> Taught:
+    """Detect as in evaluation, and also return where the queries start, how sure the edges are, and maps.
 
     Args:
         model: in evaluation mode; it may be folded (``fuse``).
         images: as of ``DetectionModel.forward``.
-        strides: of the maps that are wanted, each one of ``model.backbone_maps(unread=True)``.
+        strides: of the maps that are wanted.
+        indices: of the maps to choose from by key; None for the backbone's by stride
+            (``model.backbone_maps(unread=True)``).
     """
     decoder: RTDETRDecoder = model.rows[-1]  # type: ignore[assignment]
-    indices = {stride: index for stride, index in model.backbone_maps(unread=True).items() if stride in strides}
+    known = model.backbone_maps(unread=True) if indices is None else indices
+    indices = {key: index for key, index in known.items() if key in strides}
     maps = model._maps(images, len(model.rows) - 1, kept=tuple(indices.values()))
     memory, shapes = decoder._flatten([maps[index] for index in model.row_infos[-1].reads])
     content, box_logits = decoder._select(memory, shapes, decoder._count(None, memory.shape[1]), supervised=False)
@@ -89,7 +113,7 @@ def teach(model: DetectionModel, images: Tensor, strides: Sequence[int] = ()) ->
     if edges is not None:
         rest = (edges.anchors, edges.offsets, edges.scale, edges.first_logits, edges.first_boxes)
         edges = EdgeOutput(edges.bins[layer : layer + 1], *rest)
-    found = {stride: maps[index] for stride, index in indices.items()}
+    found = {key: maps[index] for key, index in indices.items()}
     return Taught(points, decoded.logits[layer], decoded.boxes[layer], edges, found)
 
 

@@ -31,7 +31,7 @@ from nextdetr.weights.reader import WeightsFile, read_tensors
 from nextdetr.weights.report import LoadReport
 from nextdetr.weights.tensorfile import count_tensors, read_metadata
 
-__all__ = ["Started", "open_detector", "resolve_model", "start_model"]
+__all__ = ["Started", "joined_names", "open_detector", "resolve_model", "start_model"]
 
 
 @dataclass(slots=True)
@@ -58,12 +58,12 @@ class Started:
     @property
     def weights_licence(self) -> str:
         """Licences of all files that were loaded, ``none`` if there is none."""
-        return _joined([report.identity.licence for report in self.reports])
+        return joined_names([report.identity.licence for report in self.reports])
 
     @property
     def source_weights(self) -> str:
         """All files that were loaded, ``none`` if there is none."""
-        return _joined([report.source for report in self.reports])
+        return joined_names([report.source for report in self.reports])
 
 
 def start_model(
@@ -253,6 +253,7 @@ def _as_weights(path: Path) -> str:
     return f"name {name} as the model and give it {option} {path}."
 
 
-def _joined(values: Sequence[str]) -> str:
+def joined_names(values: Sequence[str]) -> str:
+    """Return licences or files in one line, each once; ``none`` where there is none."""
     distinct = [value for value in dict.fromkeys(values) if value != "none"]
     return " and ".join(distinct) or "none"

@@ -1,0 +1,44 @@
+"""``nextdetr graft``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from nextdetr.cli.common import Json, Verbose, print_json, say, settings
+from nextdetr.config import GraftConfig
+
+__all__ = ["graft"]
+
+
+def graft(
+    source: Annotated[
+        str | None,
+        Parameter(
+            help="DETECTOR: a checkpoint, the folder of a run, weights of another program, or a name of weights list."
+        ),
+    ] = None,
+    /,
+    *,
+    options: Annotated[GraftConfig | None, Parameter(name="*")] = None,
+    config: Annotated[str | None, Parameter(help="YAML file of the same settings; options given here win.")] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Put a detector's encoder and decoder on a ConvNeXt V2 backbone, aligned on images without labels.
+
+    Example: `nextdetr graft dfine-n-coco --backbone convnextv2-atto=atto.pt --images photos --minutes 20`. Ctrl-C stops it;
+    `--resume DIR` goes on exactly there.
+    """
+    merged = settings(GraftConfig, options, config)
+    if source is not None:
+        given = {name: getattr(merged, name) for name in merged.model_fields_set}
+        merged = GraftConfig(**{**given, "detector": source})
+    from nextdetr.engine.graft import run_graft
+
+    result = run_graft(merged)
+    if json:
+        print_json(result.to_json())
+    else:
+        say(f"{result.checkpoint}  loss {result.loss:.4f}  {result.parameters:,} parameters")

@@ -1,0 +1,216 @@
+"""Everything that happens before the first step of a graft: the old detector, the new one, images and settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+
+from nextdetr.config import GraftConfig
+from nextdetr.data.check import summarize_problems
+from nextdetr.data.records import DetectionData
+from nextdetr.data.unlabelled import find_unlabelled
+from nextdetr.engine.optim import undecayed
+from nextdetr.engine.resume import Contract, merge_resumed, stored_contract, write_config
+from nextdetr.engine.setup import open_directory
+from nextdetr.engine.state import Cursor, read_state
+from nextdetr.engine.teacher import Teacher, open_trained
+from nextdetr.errors import ConfigError, DataError
+from nextdetr.models.convnextv2 import SIZES
+from nextdetr.models.detection import DetectionModel
+from nextdetr.models.fuse import fuse
+from nextdetr.models.graft import Graft, build_graft, plan_graft
+from nextdetr.weights.checkpoint import SPEED, OpenedModel, extra_metadata
+from nextdetr.weights.load import load_into
+from nextdetr.weights.published import start_for
+from nextdetr.weights.remote import plain_name
+from nextdetr.weights.start import joined_names
+
+__all__ = ["Grafting", "build_graft_optimizer", "graft_folder", "prepare_graft", "resolve_graft"]
+
+PREFIX = "convnextv2-"
+SHOWN = 20_000  # images shown in a run of no other length; not measured
+
+
+@dataclass(slots=True)
+class Grafting:
+    """What a graft works on.
+
+    Attributes:
+        config: the settings, with image size and length filled in.
+        directory: the run's folder.
+        data: the images.
+        graft: the new model file, and what corresponds to what.
+        model: the grafted detector.
+        teacher: the old one, folded.
+        cursor: where to begin.
+        state: what to continue from, empty for a new run.
+        contract: what a resumed run must find as it is now.
+        started_from: (licence, file) of both sources' weights, joined.
+    """
+
+    config: GraftConfig
+    directory: Path
+    data: DetectionData
+    graft: Graft
+    model: DetectionModel
+    teacher: Teacher
+    cursor: Cursor
+    state: dict[str, Any]
+    contract: Contract
+    started_from: tuple[str, str]
+
+    @property
+    def classes(self) -> list[str]:
+        """The old detector's classes, which are the new one's."""
+        return self.teacher.opened.classes
+
+    @property
+    def extra(self) -> dict[str, str]:
+        """What else the old detector's file says and holds of the new one: ids of the data set, bits of its pictures."""
+        known = extra_metadata(self.teacher.opened.metadata)
+        return {key: value for key, value in known.items() if key != SPEED}
+
+
+def resolve_graft(config: GraftConfig) -> GraftConfig:
+    """Merge a resumed run's own settings with what was given anew.
+
+    Raises:
+        ConfigError: a detector, backbone or size is missing or unknown, or ``resume`` with a setting that would change the
+            run, or no such run.
+        DataError: no image is named.
+    """
+    if config.resume is not None:
+        return merge_resumed(config, config.resume)
+    if config.detector is None:
+        raise ConfigError("there is nothing to graft: name a detector.")
+    if config.backbone is None:
+        raise ConfigError("a graft needs a backbone: give --backbone convnextv2-atto=WEIGHTS, or another size.")
+    name, _, weights = config.backbone.partition("=")
+    if not name.startswith(PREFIX) or name.removeprefix(PREFIX) not in SIZES or (weights == "" and "=" in config.backbone):
+        names = ", ".join(PREFIX + size for size in SIZES)
+        raise ConfigError(f"--backbone {config.backbone}: give one of {names}, with =WEIGHTS where it has weights.")
+    if not config.images:
+        raise DataError("a graft learns from images: give --images with a folder; labels are not needed.")
+    return config
+
+
+def graft_folder(config: GraftConfig, held: ExitStack) -> Path:
+    """Create the run's folder, or return the resumed one's; see :func:`nextdetr.engine.setup.open_directory`."""
+    name = f"graft-{str(config.backbone).partition('=')[0]}"
+    return open_directory(config.output, Path("runs") / name, config.resume, held)
+
+
+def prepare_graft(config: GraftConfig, directory: Path, tell: Callable[[str], None]) -> Grafting:
+    """Open the old detector, build the new one, and fill in what the settings leave open.
+
+    Args:
+        config: what ``resolve_graft`` returned.
+        directory: the run's folder.
+        tell: takes a line for the user.
+
+    Raises:
+        NextDETRError: a detector or weights that cannot be read, do not fit, or are another one than a resumed run's; no
+            image that can be used; a size that the model does not take.
+    """
+    assert config.detector is not None
+    assert config.backbone is not None
+    cursor, state = (Cursor(), {}) if config.resume is None else read_state(directory / "last.ckpt")
+    opened, digest = _open(config, state, directory)
+    name, _, weights = config.backbone.partition("=")
+    graft = plan_graft(opened.model, name.removeprefix(PREFIX), plain_name(config.detector))
+    torch.manual_seed(config.seed)
+    model = build_graft(graft, opened.model)
+    model.check_size(config.image_size or opened.image_size)
+    earlier = state.get("started_from")
+    started_from = (str(earlier["licence"]), str(earlier["file"])) if earlier else _load(model, opened, weights, name, tell)
+    data = find_unlabelled(config.images)
+    tell(f"{len(data.records):,} images to learn from" + (f", of {data.recognised}" if data.recognised else ""))
+    if data.problems:
+        tell(summarize_problems(data.problems))
+    if config.resume is None:
+        epochs = config.epochs or (None if config.minutes else max(1, math.ceil(SHOWN / len(data.records))))
+        config = config.model_copy(update={"image_size": config.image_size or opened.image_size, "epochs": epochs})
+    write_config(config, directory)
+    contract = Contract.of(data, together=config.batch_size, teacher=digest)
+    before = stored_contract(state, directory / "last.ckpt") if state else contract
+    for line in before.differences(contract):
+        tell(line)
+    teacher = _teacher(opened, graft, opened.source, digest)
+    return Grafting(config, directory, data, graft, model, teacher, cursor, state, contract, started_from)
+
+
+def _open(config: GraftConfig, state: dict[str, Any], directory: Path) -> tuple[OpenedModel, str]:
+    """Open the old detector, which of a run to go on with must be the one that it had."""
+    opened, digest = open_trained(str(config.detector), option="graft")
+    if not isinstance(opened, OpenedModel):
+        raise ConfigError(
+            f"{config.detector}: an exported file cannot be grafted; name the checkpoint that it was made from."
+        )
+    if state and stored_contract(state, directory / "last.ckpt").teacher != digest:
+        raise ConfigError(
+            f"{config.detector}: not the detector of the run {directory}, as its content is another; name that one, or "
+            "start a new run."
+        )
+    return opened, digest
+
+
+def _load(
+    model: DetectionModel, opened: OpenedModel, weights: str, name: str, tell: Callable[[str], None]
+) -> tuple[str, str]:
+    """Load the backbone's weights; return licences and names of both sources."""
+    metadata = opened.metadata
+    licences = [metadata.get("weights_licence", "none")]
+    sources = [metadata.get("source_weights", "none") if not opened.source.endswith(".safetensors") else opened.source]
+    if weights:
+        report = load_into(model, weights, part="backbone")
+        tell(report.text())
+        licences.append(report.identity.licence)
+        sources.append(report.source)
+    else:
+        entry = start_for(name, name.removeprefix(PREFIX))
+        hint = "" if entry is None else f" Published ones: --backbone {name}={entry.name} (licence {entry.licence})."
+        tell(f"The backbone starts from random weights, as --backbone names none.{hint}")
+    return joined_names(licences), joined_names(sources)
+
+
+def _teacher(opened: OpenedModel, graft: Graft, source: str, digest: str) -> Teacher:
+    """Fold the old detector, and let it show the maps that have a counterpart."""
+    folded = OpenedModel(fuse(opened.model), opened.classes, opened.image_size, opened.source, opened.metadata)
+    teacher = Teacher(folded, source, digest, maps={key: old for key, (old, _) in enumerate(graft.pairs)})
+    teacher.for_classes(opened.classes)
+    return teacher
+
+
+def build_graft_optimizer(
+    model: DetectionModel, fresh: Sequence[nn.Module], config: GraftConfig, *, fused: bool = True
+) -> torch.optim.Optimizer:
+    """AdamW: the backbone and what is made anew at the whole rate, the old head at its share of it, or not at all.
+
+    Args:
+        model: the grafted detector; parameters of a head that is to stay as it is get no gradient any more.
+        fresh: its backbone and joints.
+        config: the settings.
+        fused: as for :func:`nextdetr.engine.optim.build_optimizer`.
+    """
+    new = {id(parameter) for module in fresh for parameter in module.parameters()}
+    spared = undecayed(model)
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if id(parameter) not in new and config.head_rate_factor == 0:
+            parameter.requires_grad_(False)
+        else:
+            groups.setdefault((id(parameter) in new, id(parameter) in spared), []).append(parameter)
+    result = []
+    for (is_new, no_decay), parameters in groups.items():
+        rate = config.learning_rate * (1.0 if is_new else config.head_rate_factor)
+        decay = 0.0 if no_decay else config.weight_decay
+        result.append({"params": parameters, "lr": rate, "peak_rate": rate, "weight_decay": decay, "backbone": False})
+    return AdamW(result, lr=config.learning_rate, betas=(0.9, 0.999), fused=fused)
