@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable, Collection
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
@@ -25,6 +28,7 @@ __all__ = [
     "is_picture",
     "is_picture_name",
     "kind_of",
+    "open_encoded",
     "open_picture",
 ]
 
@@ -113,25 +117,47 @@ def count_frames(path: Path) -> int:
         return 1
 
 
+def open_encoded(content: bytes, formats: Collection[str]) -> Image.Image:
+    """Open a picture lazily whose file is in memory, without a limit on its size: look at ``size`` before loading it.
+
+    Args:
+        content: the whole file.
+        formats: Pillow's names of those that are tried ("JPEG", "PNG", …).
+
+    Raises:
+        UnidentifiedImageError: it is no picture of these formats.
+    """
+    if "HEIF" in formats and _has_heif():
+        _register_heif()
+    return _first(content[:16], lambda: BytesIO(content), "the content", formats)
+
+
 def _identified(path: Path) -> Image.Image:
     """Do what ``Image.open`` does, without its guard."""
     if path.suffix.lower() in HEIF_SUFFIXES:
         _register_heif()
     with path.open("rb") as file:
         prefix = file.read(16)
+    return _first(prefix, lambda: str(path), str(path))  # opened, and closed, by the image
+
+
+def _first(prefix: bytes, source: Callable[[], Any], name: str, formats: Collection[str] | None = None) -> Image.Image:
+    """Return what the first reader makes of ``source`` that knows its first 16 bytes."""
     for register in (Image.preinit, Image.init):  # the usual formats, then all: these take a while the first time
         register()
-        for name in Image.ID:
-            factory, accept = Image.OPEN[name]
+        for kind in Image.ID:
+            if kind == "EPS" or (formats is not None and kind not in formats):
+                continue
+            factory, accept = Image.OPEN[kind]
             try:
                 answer = accept is None or accept(prefix)
-                if name == "EPS" or not answer or isinstance(answer, str):  # text says why Pillow cannot decode it
+                if not answer or isinstance(answer, str):  # text says why Pillow cannot decode it
                     continue
-                image: Image.Image = factory(str(path), "")  # type: ignore[arg-type]  # opened, and closed, by the image
+                image: Image.Image = factory(source(), "")
             except (SyntaxError, IndexError, TypeError, struct.error):
                 continue
             return image
-    raise UnidentifiedImageError(f"cannot identify image file {path}")
+    raise UnidentifiedImageError(f"cannot identify image file {name}")
 
 
 def _has_heif() -> bool:

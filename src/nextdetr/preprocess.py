@@ -42,6 +42,7 @@ __all__ = [
     "load_image",
     "resize_to_tensor",
     "to_rgb",
+    "upright_rgb",
 ]
 
 ImageSource: TypeAlias = str | Path | Image.Image | NDArray[np.generic]
@@ -94,14 +95,22 @@ def load_image(path: str | Path, reading: Reading = AS_EVER) -> Image.Image:
                     f"{path} has colours of 16 bits, of which the upper 8 are read: --bits is for grey pictures. Save it "
                     "with 8 bits a colour."
                 )
-            image.load()
-            method = _TRANSPOSE.get(_orientation(image))
-            upright = image if method is None else image.transpose(method)
-            return to_rgb(upright, reading.bits)
+            return upright_rgb(image, reading.bits)
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
         raise _unreadable(path, error) from error
+
+
+def upright_rgb(image: Image.Image, bits: int = 16) -> Image.Image:
+    """Decode a lazily opened picture as upright 8-bit RGB; Pillow's decoders raise nearly everything on damaged files.
+
+    Raises:
+        DataError: see ``to_rgb``.
+    """
+    image.load()
+    method = _TRANSPOSE.get(_orientation(image))
+    return to_rgb(image if method is None else image.transpose(method), bits)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
