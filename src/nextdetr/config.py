@@ -1,7 +1,7 @@
 """One typed configuration per command; the command line, the YAML files and the Python keywords all derive from it.
 
-Defaults stand here, those of the trainings in ``config_train.py`` and ``config_graft.py``, and nowhere else. Unknown keys
-are refused with the closest valid name.
+Defaults stand here, those of the trainings in ``config_train.py`` and ``config_graft.py``, of the server in
+``config_serve.py``, and nowhere else. Unknown keys are refused with the closest valid name.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import Field, PositiveInt, ValidationError, field_validator, model
 from nextdetr.confidence import AUTO
 from nextdetr.config_base import CommandConfig, Latency, LatencyOf, LeastConfidence
 from nextdetr.config_graft import GraftConfig
+from nextdetr.config_serve import ServeConfig
 from nextdetr.config_train import PretrainConfig, TrainConfig
 from nextdetr.errors import ConfigError
 
@@ -30,6 +31,7 @@ __all__ = [
     "PretrainConfig",
     "ProbeConfig",
     "QuickstartConfig",
+    "ServeConfig",
     "TrainConfig",
     "ValConfig",
     "build_config",

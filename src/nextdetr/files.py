@@ -163,7 +163,7 @@ def exclusive(target: str | Path, *, wait: float = 0.0) -> Iterator[None]:
     target = Path(target)
     file = target / ".lock" if target.is_dir() else target.with_name(f".{target.name}.lock")
     make_directory(file.parent)
-    lock = FileLock(file, timeout=wait)
+    lock = FileLock(file, timeout=wait, thread_local=False)  # another thread may release it
     try:
         lock.acquire()
     except Timeout as error:

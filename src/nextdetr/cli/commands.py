@@ -17,6 +17,7 @@ from nextdetr.cli import (
     pretrain,
     probe,
     quickstart,
+    serve,
     train,
     val,
     weights,
@@ -45,6 +46,7 @@ app.command(train.train, name="train")
 app.command(val.val, name="val")
 app.command(predict.predict, name="predict")
 app.command(export.export, name="export")
+app.command(serve.serve, name="serve")
 app.command(benchmark.benchmark, name="benchmark")
 app.command(info.info, name="info")
 app.command(embed.embed, name="embed")

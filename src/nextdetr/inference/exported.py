@@ -170,6 +170,7 @@ def open_any(
     backbone_weights: str | Path | None = None,
     allow_partial: bool = False,
     runtime: Runtime = "auto",
+    threads: int | None = None,
 ) -> tuple[OpenedModel | OpenedExport, list[LoadReport]]:
     """Open whatever a user names: a shipped name, a model YAML, a checkpoint or an exported file.
 
@@ -179,6 +180,7 @@ def open_any(
         backbone_weights: see ``open_detector``.
         allow_partial: see ``open_detector``.
         runtime: what opens an exported file: see ``choose_runtime``.
+        threads: processor threads; for a model of torch they are the whole process's. None leaves it to the runtime.
 
     Raises:
         ModelFileError: it can be none of these.
@@ -188,12 +190,14 @@ def open_any(
     if not is_exported(model):
         if runtime != "auto":
             raise ConfigError(f"{model}: {runtime} opens exported files; export the detector first (nextdetr export).")
+        if threads is not None:
+            torch.set_num_threads(threads)
         return open_detector(model, weights=weights, backbone_weights=backbone_weights, allow_partial=allow_partial)
     if weights is not None or backbone_weights is not None:
         raise ConfigError(
             f"{model}: an exported file has its weights inside; give --weights to the model it was made from."
         )
-    return open_export(model, runtime=runtime), []
+    return open_export(model, threads=threads, runtime=runtime), []
 
 
 def _tensor(values: Sequence[float] | NDArray[Any]) -> Tensor:

@@ -246,7 +246,7 @@ class Predictor:
                     continue
                 self.skipped.update({"frames": read.more_frames} if read.more_frames else {})
                 detected, maps = next(found)
-                detections = self._detections(detected, least)
+                detections = self.as_detections(detected, least)
                 yield Prediction(
                     item.path, *image.size, detections, image, None, item.frame, item.seconds, tags=item.tags, maps=maps
                 )
@@ -296,9 +296,9 @@ class Predictor:
 
     def nothing(self) -> sv.Detections:
         """Return no detections, with all fields."""
-        return self._detections(None, self.least_scores(0.0))
+        return self.as_detections(None, self.least_scores(0.0))
 
-    def _detections(self, detected: Detected | None, least: NDArray[np.float32]) -> sv.Detections:
+    def as_detections(self, detected: Detected | None, least: NDArray[np.float32]) -> sv.Detections:
         """Detections of at least ``least`` [C] of their class, with their names; empty, but with all fields, for None."""
         if detected is None:
             boxes, scores = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)

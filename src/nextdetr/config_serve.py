@@ -1,0 +1,70 @@
+"""Settings of ``nextdetr serve``."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from nextdetr.config_base import CommandConfig
+
+__all__ = ["ServeConfig", "is_loopback"]
+
+_ORIGIN = re.compile(r"https?://[^/\s?#]+|\*")
+
+
+class ServeConfig(CommandConfig):
+    """Settings of ``nextdetr serve``."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; any but this computer's own needs a key.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    batch: int = Field(8, ge=1, description="Most images a step, of several requests.")
+    wait: float = Field(0.0, ge=0, le=1000, description="Milliseconds that a batch waits for more images.")
+    queue: int = Field(64, ge=1, description="Most images accepted and not answered yet; further ones are refused (503).")
+    parallel: int = Field(1, ge=1, le=64, description="Batches that a model computes at once.")
+    threads: int | None = Field(None, ge=1, description="Processor threads of a batch (default: the runtime chooses).")
+    api_key: str | None = Field(None, description="Key that requests must have; others see it among the processes.")
+    api_key_file: Path | None = Field(None, description="File with such a key, or several, one a line.")
+    cors_origins: tuple[str, ...] = Field(
+        (), description="Other web sites whose pages may call the server (https://example.org)."
+    )
+    corrections: Path | None = Field(None, description="Folder for corrected images, which nextdetr train reads.")
+    allow_reload: bool = Field(False, description="Let requests ask for a model to be read from its file again.")
+    confidence: float = Field(0.3, ge=0, le=1, description="Detections below this score are left out.")
+    max_detections: int = Field(300, ge=1, description="Most detections an image.")
+    image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the model's).")
+    max_bytes: int = Field(32 * 2**20, ge=1, description="Most bytes of a request.")
+    max_pixels: int = Field(64_000_000, ge=1, description="Most pixels of an image.")
+    max_images: int = Field(16, ge=1, description="Most images of a request.")
+    timeout: float = Field(30.0, gt=0, description="Seconds in which a request is sent and answered, or refused.")
+    device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        values = [value] if isinstance(value, str) else value
+        if not isinstance(values, (list, tuple)):
+            return values
+        return tuple(part.strip().rstrip("/") for item in values for part in str(item).split(",") if part.strip())
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        wrong = next((origin for origin in self.cors_origins if not _ORIGIN.fullmatch(origin)), None)
+        if wrong is not None:
+            raise ValueError(f"--cors-origins takes web sites as https://example.org, not {wrong}")
+        if self.api_key is not None and self.api_key_file is not None:
+            raise ValueError("--api-key and --api-key-file both set the key; give one of them")
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is this computer's own, which no other one reaches."""
+    if host.rstrip(".").lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,88 @@
+"""From the bytes of a request to a picture: what is no picture, or too large, is refused before anything is decoded."""
+
+from __future__ import annotations
+
+from PIL import Image, UnidentifiedImageError
+
+from nextdetr.errors import DataError
+from nextdetr.files import path_text
+from nextdetr.pictures import open_encoded
+from nextdetr.preprocess import Reading, upright_rgb
+from nextdetr.serve.errors import ServeError
+
+__all__ = ["EXTENSIONS", "decode", "file_extension", "open_checked"]
+
+#: Formats that are taken, by Pillow's names, and the endings of their files. Those that have no signature (TGA) would be
+#: seen in any bytes; the others of Pillow's are not what cameras, phones or browsers send.
+EXTENSIONS = {
+    "AVIF": "avif", "BMP": "bmp", "DIB": "bmp", "GIF": "gif", "HEIF": "heic", "JPEG": "jpg", "JPEG2000": "jp2",
+    "MPO": "jpg", "PNG": "png", "PPM": "ppm", "TIFF": "tif", "WEBP": "webp",
+}  # fmt: skip
+#: A progressive JPEG is decoded once a scan; ten are usual, and a small file may hold thousands.
+MOST_SCANS = 100
+_HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypheim", b"ftyphevc")
+
+
+def open_checked(content: bytes, name: str, max_pixels: int) -> Image.Image:
+    """Open a picture lazily; its header is all that is read.
+
+    Args:
+        content: the whole file.
+        name: for messages.
+        max_pixels: most pixels that it may have.
+
+    Raises:
+        ServeError: it is no picture (422), or has too many pixels (413).
+    """
+    if not content:
+        raise ServeError(422, f"{name} is empty.")
+    try:
+        image = open_encoded(content, EXTENSIONS)
+    except UnidentifiedImageError:
+        if content[4:12] in _HEIC:
+            raise ServeError(
+                415,
+                f"{name} is a HEIC picture, for which this server needs pillow-heif: send a JPEG.",
+            ) from None
+        raise ServeError(
+            422, f"{name} is not an image that can be read (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 or PPM)."
+        ) from None
+    except Exception as error:  # Pillow's readers raise nearly everything on damaged files
+        raise _damaged(name, error) from error
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ServeError(422, f"{name} has no pixels.")
+    if width * height > max_pixels:
+        raise ServeError(
+            413, f"{name} is too large: {width} x {height} are {width * height:,} pixels, and the limit is {max_pixels:,}."
+        )
+    if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MOST_SCANS:
+        raise ServeError(422, f"{name} has more scans than any real JPEG: save it again.")
+    return image
+
+
+def decode(content: bytes, name: str, reading: Reading) -> Image.Image:
+    """Return a picture as upright 8-bit RGB.
+
+    Raises:
+        ServeError: it is no picture (422), damaged (422), or too large (413).
+    """
+    try:
+        with open_checked(content, name, reading.max_pixels) as image:
+            return upright_rgb(image, reading.bits)
+    except (ServeError, MemoryError):
+        raise
+    except DataError as error:
+        raise ServeError(422, f"{name}: {path_text(str(error))}") from error
+    except Exception as error:  # likewise
+        raise _damaged(name, error) from error
+
+
+def file_extension(image: Image.Image) -> str:
+    """Return the ending, without a dot, that a file of an opened picture's format has."""
+    return EXTENSIONS.get(image.format or "", "bin")
+
+
+def _damaged(name: str, error: Exception) -> ServeError:
+    reason = " ".join((str(error) or type(error).__name__).split()).rstrip(". ")
+    return ServeError(422, f"{name} cannot be read: {path_text(reason)}.")

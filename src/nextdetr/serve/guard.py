@@ -1,0 +1,106 @@
+"""Around every request: who may ask, what it is counted as, and an answer whatever happens."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nextdetr.serve.answers import error_response
+from nextdetr.serve.errors import ServeError, as_serve_error
+from nextdetr.serve.limits import refusal
+from nextdetr.serve.metrics import Metrics
+from nextdetr.serve.security import Access
+
+__all__ = ["Guard"]
+
+logger = logging.getLogger(__name__)
+
+HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "no-store"}
+
+
+class Guard:
+    """ASGI middleware that checks access, counts, and turns what escapes the application into an answer.
+
+    Args:
+        app: what it stands around.
+        access: who may ask.
+        metrics: counts requests.
+        max_bytes: of a body that is thrown away.
+    """
+
+    def __init__(self, app: ASGIApp, *, access: Access, metrics: Metrics, max_bytes: int) -> None:
+        self._app, self._access, self._metrics, self._max_bytes = app, access, metrics, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request or a WebSocket; lifespan events pass."""
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started, status = time.monotonic(), 0
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            try:
+                self._access.check(scope["path"], Headers(scope=scope))
+            except ServeError as error:
+                answer = await refusal(Request(scope, receive), error, self._max_bytes)
+                await error_response(answer)(scope, receive, counted)
+            else:
+                await self._app(scope, receive, counted)
+        except ClientDisconnect:  # nobody is there to be answered
+            pass
+        except Exception as error:
+            _log(error)
+            if status:  # it broke off in the middle of an answer, which the server ends by closing the connection
+                raise
+            await error_response(as_serve_error(error))(scope, receive, counted)
+        finally:
+            route = _route(scope)
+            self._metrics.requests.labels(route, str(status or 499)).inc()  # 499: the client went before the answer
+            self._metrics.request_seconds.labels(route).observe(time.monotonic() - started)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A browser cannot send a key with the handshake: the stream asks for it where there is none."""
+        try:
+            self._access.check_place(Headers(scope=scope))
+        except ServeError as error:
+            await receive()
+            await _refuse(error, send)
+            return
+        await self._app(scope, receive, send)
+
+
+async def _refuse(error: ServeError, send: Send) -> None:
+    response = error_response(error)
+    await send({"type": "websocket.http.response.start", "status": error.status, "headers": response.raw_headers})
+    await send({"type": "websocket.http.response.body", "body": response.body})
+
+
+def _route(scope: Scope) -> str:
+    """The address as it was declared, so that nobody's made-up addresses become labels."""
+    route: Any = scope.get("route")
+    return getattr(route, "path", None) or "other"
+
+
+def _log(error: Exception) -> None:
+    logger.error("a request failed: %s: %s", type(error).__name__, " ".join(str(error).split()))
+    logger.debug("%s", "".join(traceback.format_exception(error)))

@@ -1,0 +1,141 @@
+"""Reading a request's body as it arrives: never more than its limit, never longer than its time.
+
+What is refused before its body was read is still read to its end and thrown away, within the same limits, as a client that
+is sending sees no answer until it has sent; one that waits for ``100 Continue`` is answered at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+
+from starlette.requests import ClientDisconnect, Request
+
+from nextdetr.serve.errors import ServeError, as_serve_error
+
+__all__ = ["Budget", "body_chunks", "refusal"]
+
+DRAIN_SECONDS = 5.0
+
+
+class Budget:
+    """Bytes that all bodies together may take in memory.
+
+    Args:
+        limit: most bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._used = limit, 0
+        self._lock = threading.Lock()
+
+    @property
+    def used(self) -> int:
+        """Bytes that are taken."""
+        return self._used
+
+    @contextmanager
+    def share(self) -> Iterator[Share]:
+        """Give a request's share, which is returned at its end."""
+        share = Share(self)
+        try:
+            yield share
+        finally:
+            self._add(-share.used)
+
+    def _add(self, count: int) -> None:
+        with self._lock:
+            if count > 0 and self._used + count > self._limit:
+                raise ServeError(
+                    503, "the server is busy: too many large requests are on their way. Try again in 1 s.",
+                    headers={"Retry-After": "1"},
+                )  # fmt: skip
+            self._used += count
+
+
+class Share:
+    """What one request takes of a budget.
+
+    Attributes:
+        used: bytes taken so far.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget, self.used = budget, 0
+
+    def take(self, count: int) -> None:
+        """Take so many bytes more.
+
+        Raises:
+            ServeError: there are no more (503).
+        """
+        self._budget._add(count)
+        self.used += count
+
+
+async def body_chunks(request: Request, *, most: int, deadline: float, share: Share) -> AsyncIterator[bytes]:
+    """Yield a body piece by piece.
+
+    Args:
+        request: whose body nobody has read.
+        most: bytes that it may have.
+        deadline: value of ``time.monotonic`` by which it must have arrived.
+        share: of the memory for bodies.
+
+    Raises:
+        ServeError: it is too large (413), too slow (408), or compressed (415).
+        ClientDisconnect: the client has gone.
+    """
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding not in ("", "identity"):
+        raise ServeError(415, "compressed requests are not taken: send images as they are, without Content-Encoding.")
+    stated = request.headers.get("content-length", "")
+    too_large = ServeError(413, f"the request is too large: the limit is {most:,} bytes.")
+    if stated.isdecimal() and int(stated) > most:
+        raise too_large
+    stream, received = request.stream(), 0
+    while True:
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                chunk = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise ServeError(408, "the request took too long to arrive.", headers={"Connection": "close"}) from None
+        received += len(chunk)
+        if received > most:
+            raise too_large
+        share.take(len(chunk))
+        yield chunk
+
+
+async def refusal(request: Request, error: Exception, most: int) -> ServeError:
+    """Return what to answer to a request whose body may not have been read, once it was read, and thrown away.
+
+    Args:
+        request: that is refused.
+        error: why.
+        most: bytes to throw away; a longer body, or one that takes longer than a few seconds, ends with the connection.
+    """
+    answer = as_serve_error(error)
+    if not await _drained(request, most):
+        answer.headers["Connection"] = "close"
+    return answer
+
+
+async def _drained(request: Request, most: int) -> bool:
+    """Read what is left of a body; return whether that was all."""
+    if request.headers.get("expect", "").lower() == "100-continue":
+        return False
+    received = 0
+    with suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while received <= most:
+                message = await request.receive()
+                received += len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return True
+    return False

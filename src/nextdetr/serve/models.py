@@ -1,0 +1,234 @@
+"""The models of a server, by name: opened, asked, and read again without losing a request."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nextdetr.config_serve import ServeConfig
+from nextdetr.errors import ConfigError, NextDETRError
+from nextdetr.inference.exported import OpenedExport, open_any
+from nextdetr.inference.opened import settle, warn_of_random_weights
+from nextdetr.inference.steps import Steps
+from nextdetr.preprocess import Reading
+from nextdetr.serve.batcher import Batcher, Closed, Job
+from nextdetr.serve.engine import DetectorEngine
+from nextdetr.serve.errors import ServeError
+from nextdetr.serve.metrics import Metrics
+
+__all__ = ["Models", "Served", "named_sources"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_PLAIN = ("model", "best", "last")  # names of files that say nothing of the model; the folder's says more
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model in service.
+
+    Attributes:
+        name: of the model in addresses.
+        source: file or name that it was opened from.
+        engine: the detector.
+        batcher: answers its jobs.
+        info: what ``GET /model`` returns.
+    """
+
+    name: str
+    source: str
+    engine: DetectorEngine
+    batcher: Batcher
+    info: dict[str, Any]
+
+
+class Models:
+    """Opens all models at once, and serves them until ``close``.
+
+    Args:
+        sources: file or name by name of the model; the first is the one that is meant where a request names none.
+        config: the server's settings.
+        metrics: counts.
+        opens: opens a model (for tests).
+
+    Raises:
+        NextDETRError: a model cannot be opened.
+    """
+
+    def __init__(
+        self,
+        sources: dict[str, str],
+        config: ServeConfig,
+        metrics: Metrics,
+        *,
+        opens: Callable[[str, ServeConfig], tuple[DetectorEngine, dict[str, Any]]] | None = None,
+    ) -> None:
+        self._config, self._metrics, self._open = config, metrics, opens or open_engine
+        self._sources = sources
+        self._reloading = threading.Lock()
+        self._served: dict[str, Served] = {}
+        try:
+            for name in sources:
+                self._served[name] = self._start(name, generation=1)
+        except BaseException:
+            self.close()
+            raise
+        for name in sources:
+            metrics.watch_queue(name, lambda name=name: float(self._served[name].batcher.pending))  # type: ignore[misc]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the models, the first one first."""
+        return list(self._sources)
+
+    def get(self, name: str | None = None) -> Served:
+        """Return a model by its name, or the first.
+
+        Raises:
+            ServeError: there is none of that name (404).
+        """
+        try:
+            return self._served[name or self.names[0]]
+        except KeyError:
+            raise ServeError(404, f"there is no model of that name here: there is {', '.join(self.names)}.") from None
+
+    def submit(self, name: str | None, jobs: Sequence[Job], classes: Sequence[str] | None) -> Served:
+        """Accept jobs for a model as it is now, and return that.
+
+        Raises:
+            ServeError: there is no such model, or its queue is full.
+            DataError: there is no such class.
+        """
+        while True:
+            served = self.get(name)
+            indices = served.engine.class_indices(classes)  # of this generation, whose classes may be others
+            for job in jobs:
+                job.settings["classes"] = indices
+            try:
+                served.batcher.submit(jobs)
+            except Closed:
+                if served is self.get(name):  # not replaced, so that the server stops
+                    raise ServeError(503, "the server is stopping.", headers={"Retry-After": "5"}) from None
+                continue
+            except ServeError as error:
+                if error.status == 503:
+                    self._metrics.refused.labels(served.name, "queue").inc()
+                raise
+            return served
+
+    def reload(self, name: str | None) -> Served:
+        """Open a model's file again, let new requests go to it, and answer those of the old one; takes its time.
+
+        Raises:
+            ServeError: there is no such model, the file cannot be opened (422, the old model stays), or another reload is
+                on its way (409).
+        """
+        old = self.get(name)
+        if not self._reloading.acquire(blocking=False):
+            raise ServeError(409, "another model is being read at the moment: try again later.", kind="Conflict")
+        try:
+            try:
+                fresh = self._start(old.name, generation=old.info["generation"] + 1)
+            except NextDETRError as error:
+                raise ServeError(422, f"{old.name} stays as it is: {error}", kind=type(error).__name__) from error
+            self._served[old.name] = fresh
+            self._metrics.reloads.labels(old.name).inc()
+            old.batcher.close()
+        finally:
+            self._reloading.release()
+        return fresh
+
+    def close(self) -> None:
+        """Answer what was accepted, and end."""
+        for served in self._served.values():
+            served.batcher.close(wait=False)
+        for served in self._served.values():
+            served.batcher.close()
+
+    def _start(self, name: str, *, generation: int) -> Served:
+        config = self._config
+        engine, info = self._open(self._sources[name], config)
+        engine.warm_up()
+        batcher = Batcher(
+            engine, _Watch(self._metrics, name), batch=config.batch, wait=config.wait / 1000, queue=config.queue,
+            parallel=config.parallel,
+        )  # fmt: skip
+        information = {"name": name, **info, "generation": generation, "loaded": round(time.time(), 3)}
+        return Served(name, self._sources[name], engine, batcher, information)
+
+
+class _Watch:
+    """Passes what a batcher reports on to the metrics."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self._images, self._batches = metrics.images.labels(name), metrics.batches.labels(name)
+        self._steps = {
+            step: metrics.step_seconds.labels(name, step) for step in ("queue", "preprocess", "model", "postprocess")
+        }
+
+    def batch(self, images: int, seconds: float) -> None:
+        self._batches.observe(images)
+        self._steps["model"].observe(seconds)
+
+    def image(self, seconds: dict[str, float]) -> None:
+        self._images.inc()
+        for step, taken in seconds.items():
+            if step != "model":
+                self._steps[step].observe(taken)
+
+
+def open_engine(source: str, config: ServeConfig) -> tuple[DetectorEngine, dict[str, Any]]:
+    """Open a detector, and return it with what ``GET /model`` says of it.
+
+    Raises:
+        NextDETRError: it cannot be opened, or does not run so.
+    """
+    opened, _ = open_any(source, threads=config.threads)
+    settled = settle(opened, device=config.device, image_size=config.image_size)
+    warn_of_random_weights(opened, weights=False)
+    exported = opened if isinstance(opened, OpenedExport) else None
+    reading = Reading(settled.reading.bits, config.max_pixels)
+    info = {
+        "model": source, "classes": list(opened.classes), "image_size": settled.image_size,
+        "runtime": "pytorch" if exported is None else exported.model.session.name,
+        "device": str(settled.device), "batches": exported is None or exported.model.contract.dynamic,
+        "trained": bool(opened.trained), "confidence": config.confidence, "max_detections": config.max_detections,
+    }  # fmt: skip
+    return DetectorEngine(Steps(settled.predictor()), reading), info
+
+
+def named_sources(models: Sequence[str | Path]) -> dict[str, str]:
+    """Return files or names of models by the names that they are served as: ``NAME=FILE``, or the file's own.
+
+    ``runs/cells/best.safetensors`` and ``exports/cells/model.onnx`` are called ``cells``, as every run has such files.
+
+    Raises:
+        ConfigError: there is no model, or there are two of one name.
+    """
+    sources: dict[str, str] = {}
+    for model in map(str, models):
+        name, equals, source = model.partition("=")
+        if not (equals and _NAME.fullmatch(name) and source and not Path(model).exists()):
+            name, source = _own_name(model), model
+        if name in sources:
+            raise ConfigError(
+                f"two models would be called {name}: {sources[name]} and {source}; give one a name of its own, as in "
+                f"other={source}."
+            )
+        sources[name] = source
+    if not sources:
+        raise ConfigError("the server needs a model: a checkpoint, an exported file or a shipped name.")
+    return sources
+
+
+def _own_name(model: str) -> str:
+    path = Path(model)
+    name = path.name if path.is_dir() else path.name.removesuffix(path.suffix)
+    if name in _PLAIN and path.resolve().parent.name:
+        name = path.resolve().parent.name
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:100]
+    return name or "model"

@@ -1,0 +1,51 @@
+"""The page at ``/``: plain files of this package, and nothing from elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.resources import files
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from nextdetr.serve.errors import ServeError
+
+__all__ = ["page_file"]
+
+_TYPES = {
+    ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml", ".webmanifest": "application/manifest+json",
+}  # fmt: skip
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src blob:; "
+    "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+@cache
+def _files() -> dict[str, tuple[bytes, str, str]]:
+    """Content, type and tag of each file, by its name; there are no others, so no path leads out."""
+    found = {}
+    for entry in files("nextdetr.serve").joinpath("page").iterdir():
+        suffix = entry.name[entry.name.rfind(".") :]
+        if suffix in _TYPES:
+            content = entry.read_bytes()
+            found[entry.name] = (content, _TYPES[suffix], f'"{hashlib.sha256(content).hexdigest()[:20]}"')
+    return found
+
+
+def page_file(request: Request, name: str) -> Response:
+    """Return a file of the page.
+
+    Raises:
+        ServeError: there is none of that name (404).
+    """
+    if name not in _files():
+        raise ServeError(404, "there is no such file.")
+    content, kind, tag = _files()[name]
+    headers = {"ETag": tag, "Cache-Control": "no-cache", "Content-Security-Policy": _POLICY,
+               "Permissions-Policy": "camera=(self), microphone=(), geolocation=()"}  # fmt: skip
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return Response(content, headers=headers, media_type=kind)

@@ -1,0 +1,190 @@
+"""Parameters that are checked, and what OpenAPI says of requests and answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+__all__ = ["CORRECTION_BODY", "PREDICT_ANSWERS", "PREDICT_BODY", "ErrorBody", "ModelBody", "PredictBody", "PredictQuery"]
+
+
+class PredictQuery(BaseModel):
+    """Parameters of a prediction."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    confidence: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Least score (default: the server's).",
+    )
+    classes: list[str] | None = Field(
+        None, description="Only these classes, by name or number: several times, or with commas."
+    )
+    max_detections: int | None = Field(None, ge=1, le=10_000, description="Most detections an image.")
+
+    @field_validator("classes")
+    @classmethod
+    def _split_commas(cls, value: list[str] | None) -> list[str] | None:
+        if value is None:
+            return None
+        names = [part.strip() for item in value for part in item.split(",") if part.strip()]
+        if not names:
+            raise ValueError("names no class")
+        return names
+
+
+class Detection(BaseModel):
+    """One object."""
+
+    box: tuple[float, float, float, float] = Field(description="x1, y1, x2, y2 in pixels of the upright image.")
+    confidence: float = Field(description="0 to 1.")
+    class_id: int
+    class_name: str
+
+
+class ImageBody(BaseModel):
+    """One image and what was found in it, best first."""
+
+    name: str
+    width: int
+    height: int
+    detections: list[Detection]
+
+
+class SecondsBody(BaseModel):
+    """Where the time went: the longest wait, and the work on all images."""
+
+    queue: float
+    preprocess: float
+    model: float
+    postprocess: float
+
+
+_FOUND: dict[str, Any] = {
+    "model": "coins",
+    "images": [
+        {
+            "name": "photo.jpg", "width": 640, "height": 480,
+            "detections": [{"box": [34.5, 20.0, 120.25, 104.0], "confidence": 0.93, "class_id": 0, "class_name": "coin"}],
+        }
+    ],
+    "seconds": {"queue": 0.0004, "preprocess": 0.006, "model": 0.031, "postprocess": 0.0008},
+}  # fmt: skip
+
+
+class PredictBody(BaseModel):
+    """Answer to a prediction."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _FOUND})
+
+    model: str
+    images: list[ImageBody]
+    seconds: SecondsBody
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong."""
+
+    type: str
+    message: str
+
+
+class ErrorBody(BaseModel):
+    """Answer to a request that cannot be served: one sentence."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"error": {"type": "DataError", "message": "photo.jpg cannot be read: image file is truncated."}}
+        }
+    )
+
+    error: ErrorDetail
+
+
+class ModelBody(BaseModel):
+    """What is known of a model."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "name": "coins", "model": "exports/coins/model.onnx", "classes": ["coin"], "image_size": 640,
+                "runtime": "onnxruntime", "device": "cpu", "batches": False, "trained": True, "confidence": 0.3,
+                "max_detections": 300, "generation": 1, "loaded": 1767225600.0,
+            }
+        }
+    )  # fmt: skip
+
+    name: str
+    model: str
+    classes: list[str]
+    image_size: int
+    runtime: str
+    device: str
+    batches: bool = Field(description="Whether it computes several images at once.")
+    trained: bool
+    confidence: float
+    max_detections: int
+    generation: int = Field(description="1, and one more for each reload.")
+    loaded: float = Field(description="When, in seconds since 1970.")
+
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+PREDICT_BODY: dict[str, Any] = {
+    "required": True,
+    "description": "One image as the body, or several as the files of a form.",
+    "content": {
+        "image/jpeg": _BINARY,
+        "image/png": _BINARY,
+        "application/octet-stream": _BINARY,
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+            }
+        },
+    },
+}
+CORRECTION_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["image", "annotations"],
+                "properties": {
+                    "image": {"type": "string", "format": "binary"},
+                    "annotations": {"type": "string", "description": "JSON: all boxes of the image, as they should be."},
+                },
+            },
+            "example": {
+                "image": "(the file)",
+                "annotations": '{"detections": [{"box": [34.5, 20, 120.25, 104], "class_name": "coin"}]}',
+            },
+        }
+    },
+}
+
+
+def _error(status: int, text: str) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorBody, "description": text}}
+
+
+PREDICT_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": PredictBody,
+        "description": "Detections, or by Accept the annotated picture.",
+        "content": {"image/jpeg": _BINARY, "image/png": _BINARY},
+    },
+    **_error(400, "The form is damaged."),
+    **_error(401, "The key is missing or wrong."),
+    **_error(404, "There is no such model."),
+    **_error(408, "The request took too long to arrive."),
+    **_error(413, "Too many bytes, pixels or images."),
+    **_error(415, "Another type than an image or a form."),
+    **_error(422, "An image cannot be read, or a parameter is wrong."),
+    **_error(503, "The queue is full; Retry-After says when to try again."),
+}
