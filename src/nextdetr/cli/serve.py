@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -28,6 +29,8 @@ def serve(
     """
     merged = settings(ServeConfig, options)
     from nextdetr.serve.run import serve as run
+
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged pictures, which clients send and are told of
 
     def ready(url: str, app: FastAPI) -> None:
         names = app.state.service.models.names

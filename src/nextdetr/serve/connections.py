@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from nextdetr.json_text import json_text
+from nextdetr.serve.errors import ServeError
 
 __all__ = ["PatientProtocol"]
 
 HEAD_SECONDS = 10.0  # for a request's head to arrive
 WRITE_SECONDS = 30.0  # for a client to read what it was sent
 MOST_HEAD_BYTES = 1 << 16
-_BODY = b'{"error": {"type": "TooLarge", "message": "the address and headers of the request are larger than 64 KiB."}}'
-_TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: application/json\r\nconnection: close\r\n"
-    b"content-length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
-)
 
 
 class PatientProtocol(HttpToolsProtocol):
@@ -49,10 +48,13 @@ class PatientProtocol(HttpToolsProtocol):
             return
         self._head_bytes += len(data)
         if self._head_bytes > MOST_HEAD_BYTES:
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
+            self._refuse(ServeError(431, "the address and headers of the request are larger than 64 KiB."))
         elif self._head_timer is None:
             self._wait_for_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP, in the form of all other errors."""
+        self._refuse(ServeError(400, "the request is not valid HTTP."))
 
     def handle_websocket_upgrade(self) -> None:
         """Leave the connection to the WebSocket."""
@@ -72,6 +74,12 @@ class PatientProtocol(HttpToolsProtocol):
             self._write_timer.cancel()
             self._write_timer = None
         super().resume_writing()
+
+    def _refuse(self, error: ServeError) -> None:
+        body = json_text(error.to_json()).encode()
+        head = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"
+        self.transport.write(f"{head}connection: close\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        self.transport.close()
 
     def _wait_for_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -25,7 +24,7 @@ from nextdetr.serve.errors import ServeError
 __all__ = ["Corrections", "read_boxes"]
 
 MOST_BOXES, LONGEST_CLASS, LONGEST_NAME = 2000, 100, 255
-LEAST_SIDE = 1.0  # pixels
+LEAST_SIDE, MOST = 1.0, 1e9  # pixels
 
 Box = tuple[float, float, float, float]
 
@@ -119,7 +118,7 @@ def read_boxes(text: bytes) -> list[tuple[Box, str]]:
     """
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ServeError(422, "the part annotations is not JSON.") from error
     rows = value.get("detections") if isinstance(value, Mapping) else None
     if not isinstance(rows, list):
@@ -132,7 +131,7 @@ def read_boxes(text: bytes) -> list[tuple[Box, str]]:
 def _read_row(row: Any, number: int) -> tuple[Box, str]:
     box = row.get("box") if isinstance(row, Mapping) else None
     label = row.get("class_name") if isinstance(row, Mapping) else None
-    numbers = isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) and math.isfinite(v) for v in box)
+    numbers = isinstance(box, list) and len(box) == 4 and all(type(v) in (int, float) and abs(v) < MOST for v in box)
     if not numbers:
         raise ServeError(422, f"box {number} is not four numbers [x1, y1, x2, y2].")
     if not isinstance(label, str) or not label.strip() or len(label) > LONGEST_CLASS or not label.isprintable():

@@ -13,7 +13,7 @@ from nextdetr.serve.errors import ServeError
 
 __all__ = ["Part", "read_parts"]
 
-_RAW = ("application/octet-stream", "application/x-www-form-urlencoded", "")  # the last but one is curl's habit
+_RAW = ("application/octet-stream", "application/x-www-form-urlencoded")  # the latter is curl's habit
 _LONGEST_NAME = 255
 
 
@@ -60,7 +60,7 @@ async def read_parts(chunks: AsyncIterator[bytes], content_type: str, *, most: i
         async for chunk in chunks:
             reader.feed(chunk)
         return reader.end()
-    if name not in _RAW and not name.startswith("image/"):
+    if content_type.strip() and name not in _RAW and not name.startswith("image/"):
         raise ServeError(
             415, "send an image as the body (Content-Type: image/jpeg), or several as a form (multipart/form-data)."
         )

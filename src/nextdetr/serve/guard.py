@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nextdetr.serve.answers import error_response
 from nextdetr.serve.errors import ServeError, as_serve_error
-from nextdetr.serve.limits import refusal
+from nextdetr.serve.limits import BODY_READ, refusal
 from nextdetr.serve.metrics import Metrics
 from nextdetr.serve.security import Access
 
@@ -58,14 +58,20 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
+        async def watched() -> Message:
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                scope[BODY_READ] = True
+            return message
+
         try:
             try:
                 self._access.check(scope["path"], Headers(scope=scope))
             except ServeError as error:
-                answer = await refusal(Request(scope, receive), error, self._max_bytes)
+                answer = await refusal(Request(scope, watched), error, self._max_bytes)
                 await error_response(answer)(scope, receive, counted)
             else:
-                await self._app(scope, receive, counted)
+                await self._app(scope, watched, counted)
         except ClientDisconnect:  # nobody is there to be answered
             pass
         except Exception as error:

@@ -16,9 +16,10 @@ from starlette.requests import ClientDisconnect, Request
 
 from nextdetr.serve.errors import ServeError, as_serve_error
 
-__all__ = ["Budget", "body_chunks", "refusal"]
+__all__ = ["BODY_READ", "Budget", "body_chunks", "refusal"]
 
 DRAIN_SECONDS = 5.0
+BODY_READ = "nextdetr.body_read"  # in the scope of a request whose body was read to its end
 
 
 class Budget:
@@ -121,13 +122,15 @@ async def refusal(request: Request, error: Exception, most: int) -> ServeError:
         most: bytes to throw away; a longer body, or one that takes longer than a few seconds, ends with the connection.
     """
     answer = as_serve_error(error)
-    if not await _drained(request, most):
+    if answer.status == 408 or not await _drained(request, most):  # whoever was too slow is not waited for again
         answer.headers["Connection"] = "close"
     return answer
 
 
 async def _drained(request: Request, most: int) -> bool:
     """Read what is left of a body; return whether that was all."""
+    if request.scope.get(BODY_READ):
+        return True
     if request.headers.get("expect", "").lower() == "100-continue":
         return False
     received = 0

@@ -116,9 +116,25 @@ class Models:
                 continue
             except ServeError as error:
                 if error.status == 503:
-                    self._metrics.refused.labels(served.name, "queue").inc()
+                    self.count_refusal(served, "queue")
                 raise
             return served
+
+    def check_room(self, served: Served) -> None:
+        """Refuse a request before its body is read where even one image has no room.
+
+        Raises:
+            ServeError: the queue is full (503).
+        """
+        try:
+            served.batcher.check_room()
+        except ServeError:
+            self.count_refusal(served, "queue")
+            raise
+
+    def count_refusal(self, served: Served, reason: str) -> None:
+        """Count a request that was refused: the ``queue`` was full, or its ``time`` over."""
+        self._metrics.refused.labels(served.name, reason).inc()
 
     def reload(self, name: str | None) -> Served:
         """Open a model's file again, let new requests go to it, and answer those of the old one; takes its time.

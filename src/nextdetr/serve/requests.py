@@ -73,7 +73,7 @@ class Service:
                 kind = wanted_type(request.headers.get("accept", ""))
                 served = self.models.get(name)
                 served.engine.class_indices(query.classes)
-                served.batcher.check_room()
+                self.models.check_room(served)
                 chunks = body_chunks(request, most=self.config.max_bytes, deadline=deadline, share=share)
                 most = self.config.max_images
                 parts = await read_parts(chunks, request.headers.get("content-type", ""), most=most)
@@ -116,7 +116,7 @@ class Service:
                 return served, list(waiting.result())
             if done:
                 raise ClientDisconnect
-            self.metrics.refused.labels(served.name, "time").inc()
+            self.models.count_refusal(served, "time")
             raise ServeError(503, "the request's time is over: try again.", headers={"Retry-After": "1"})
         finally:
             if not waiting.done():

@@ -75,7 +75,7 @@ async def _let_in(socket: WebSocket, service: Service) -> None:
         message = await _next(socket, KEY_SECONDS)
         try:
             value: Any = json.loads(message.get("text") or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         key = value.get("api_key") if isinstance(value, dict) else None
         key = key if isinstance(key, str) else None
@@ -96,12 +96,14 @@ async def _next(socket: WebSocket, seconds: float) -> dict[str, Any]:
 def _settings(text: str) -> PredictQuery:
     try:
         value = json.loads(text)
+        if isinstance(value, dict):
+            value.pop("api_key", None)  # of a client that had one, though none is needed here
         if isinstance(value, dict) and isinstance(value.get("classes"), str):
             value["classes"] = [value["classes"]]
         return PredictQuery.model_validate(value)
     except ValidationError as error:
         raise ServeError(422, explain(error).replace("--", "")) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ServeError(422, 'a text message is JSON with settings, such as {"confidence": 0.5}.') from error
 
 

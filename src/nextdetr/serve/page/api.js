@@ -1,0 +1,119 @@
+// What the page asks the server.
+
+import { word } from './words.js';
+
+let key = null;
+try { key = sessionStorage.getItem('nextdetr-key'); } catch { /* storage is off */ }
+let asking = null;
+
+/** A sentence for the user. */
+export class Failure extends Error {}
+
+export const hasKey = () => key !== null;
+
+/** Ask for the key; several requests that miss it ask once. */
+export function askForKey() {
+  asking ??= new Promise((resolve) => {
+    const dialog = document.getElementById('ask'), field = document.getElementById('secret');
+    field.value = '';
+    dialog.returnValue = 'cancel';
+    dialog.addEventListener('close', () => {
+      asking = null;
+      const given = dialog.returnValue === 'ok' && field.value.trim() !== '';
+      if (given) {
+        key = field.value.trim();
+        try { sessionStorage.setItem('nextdetr-key', key); } catch { /* likewise */ }
+      }
+      resolve(given);
+    }, { once: true });
+    dialog.showModal();
+    field.focus();
+  });
+  return asking;
+}
+
+async function send(path, options = {}) {
+  for (;;) {
+    const headers = { ...options.headers };
+    if (key !== null) headers.Authorization = `Bearer ${key}`;
+    let response;
+    try {
+      response = await fetch(path, { ...options, headers });
+    } catch (error) {
+      if (error.name === 'AbortError') throw error;
+      throw new Failure(word('noServer'));
+    }
+    if (response.ok) return response.json();
+    if (response.status === 401 && await askForKey()) continue;
+    const body = await response.json().catch(() => null);
+    const failure = new Failure(body?.error?.message || `${response.status} ${response.statusText}`);
+    failure.status = response.status;
+    failure.wait = Number(response.headers.get('Retry-After')) || 1;
+    throw failure;
+  }
+}
+
+export const models = () => send('/models');
+
+const address = (model, what) => `/models/${encodeURIComponent(model)}/${what}`;
+
+/** Detect in one file; all but the least confident boxes come, so that the slider needs no other request. */
+export async function predict(model, file, least, onWait) {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await send(`${address(model, 'predict')}?confidence=${least}`, {
+        method: 'POST', body: file, headers: { 'Content-Type': file.type.startsWith('image/') ? file.type : 'application/octet-stream' },
+      });
+    } catch (error) {
+      if (error.status !== 503 || attempt === 6) throw error;
+      onWait(error.wait);
+      await new Promise((resolve) => { setTimeout(resolve, 1000 * error.wait); });
+    }
+  }
+}
+
+export function correct(model, file, name, detections) {
+  const form = new FormData();
+  form.append('image', file, name);
+  form.append('annotations', JSON.stringify({ detections }));
+  return send(address(model, 'corrections'), { method: 'POST', body: form });
+}
+
+/** A stream: `send(blob)` resolves to what was found in the frame. */
+export class Stream {
+  constructor(model, least) {
+    this.waiting = null;
+    const scheme = location.protocol === 'https:' ? 'wss' : 'ws';
+    this.socket = new WebSocket(`${scheme}://${location.host}${address(model, 'stream')}`);
+    this.open = new Promise((resolve, reject) => {
+      this.socket.onopen = () => {
+        if (key !== null) this.socket.send(JSON.stringify({ api_key: key }));
+        this.socket.send(JSON.stringify({ confidence: least }));
+        resolve();
+      };
+      this.socket.onclose = () => {
+        const failure = this.failure || new Failure(word('noServer'));
+        reject(failure);
+        this.waiting?.reject(failure);
+      };
+    });
+    this.open.catch(() => {});
+    this.socket.onmessage = (event) => {
+      const message = JSON.parse(event.data);
+      if (message.error && message.frame === undefined) this.failure = new Failure(message.error.message);
+      else if (message.error) this.waiting?.reject(new Failure(message.error.message));
+      else this.waiting?.resolve(message);
+    };
+  }
+
+  async send(blob) {
+    await this.open;
+    return new Promise((resolve, reject) => {
+      if (this.socket.readyState !== WebSocket.OPEN) { reject(this.failure || new Failure(word('noServer'))); return; }
+      this.waiting = { resolve, reject };
+      this.socket.send(blob);
+    });
+  }
+
+  close() { this.socket.onclose = null; this.socket.close(); }
+}

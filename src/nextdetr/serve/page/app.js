@@ -1,0 +1,334 @@
+// The page: what is open, what is shown, and what buttons and keys do.
+
+import { askForKey, correct, models, predict, Failure } from './api.js';
+import { Item } from './boxes.js';
+import { View } from './canvas.js';
+import { showClasses, showObjects, showStrip, focusObject, renameObject } from './panel.js';
+import { asCoco, asJson, asPicture, asYolo, download } from './save.js';
+import { dropped, isPicture, isVideo, Player } from './sources.js';
+import { chooseLanguage, otherLanguage, word } from './words.js';
+
+const LEAST = 0.05, AT_ONCE = 2;  // confidence asked of the server; requests on their way
+const element = (id) => document.getElementById(id);
+
+const state = {
+  models: [], model: null, classes: [], threshold: 0.3, hidden: new Set(), items: [], item: null, corrections: false, live: null,
+  lastName: null,
+  newName: () => state.lastName || state.item?.chosen?.name || state.classes[0] || 'object',
+};
+const view = new View(element('canvas'), state, { changed: refresh, chosen: () => { refresh(); focusObject(state, false); }, added });
+
+// -- showing
+
+function tell(error) {
+  if (error && !(error instanceof Failure)) console.error(error);
+  element('error').hidden = !error;
+  element('error').querySelector('p').textContent = error ? error.message : '';
+}
+
+function refresh() {
+  const item = state.item, ready = item?.state === 'done';
+  view.draw();
+  for (const box of item?.boxes || []) if (!state.classes.includes(box.name)) state.classes.push(box.name);
+  showClasses(state, () => { refresh(); });
+  showObjects(state, view.shown(), {
+    choose: (box) => { item.chosen = box; refresh(); focusObject(state, true); },
+    rename: (box, name) => { item.rename(box, name); state.lastName = name; refresh(); focusObject(state, true); },
+  });
+  showStrip(state, (chosen) => open(chosen));
+  element('remove').disabled = !item?.chosen || !!state.live;
+  element('undo').disabled = !item?.steps.length;
+  element('add').disabled = !ready || !!state.live;
+  element('save').disabled = !ready || !!state.live || item.saved;
+  element('saving').hidden = !state.corrections;
+  for (const button of document.querySelectorAll('[data-download]')) {
+    const own = button.dataset.download === 'picture' ? ready : state.items.some((other) => other.state === 'done');
+    button.disabled = !own;
+  }
+  element('empty').hidden = state.items.length > 0 || !!state.live;
+  element('work').hidden = !element('empty').hidden;
+  element('player').hidden = !state.live;
+  busy();
+}
+
+function busy(text) {
+  const waiting = state.item?.state === 'looking' || state.item?.state === 'waiting';
+  element('busy').textContent = text || word('looking');
+  element('busy').hidden = !(text || (waiting && !state.live));
+}
+
+async function open(item) {
+  state.item = item;
+  tell(item?.state === 'failed' ? item.error : null);
+  element('saved').textContent = word('saveText');
+  if (item && !item.bitmap && item.file) {
+    item.bitmap = await createImageBitmap(item.file).catch(() => null);
+    if (item.state !== 'done' && item.bitmap) Object.assign(item, { width: item.bitmap.width, height: item.bitmap.height });
+    if (!item.bitmap && item.state === 'done') tell(new Failure(word('noView')));
+    for (const other of state.items) {  // decoded pictures are large, so that only the open one is kept
+      if (other !== state.item) { other.bitmap?.close(); other.bitmap = null; }
+    }
+  }
+  if (state.item !== item) return;
+  view.show(item, item?.bitmap || null);
+  refresh();
+}
+
+// -- pictures
+
+function addFiles(pairs) {
+  const pictures = pairs.filter(([file]) => isPicture(file));
+  const video = pairs.find(([file]) => isVideo(file));
+  if (!pictures.length && video) { play((player) => player.openFile(video[0])); return; }
+  if (!pictures.length) { if (pairs.length) tell(new Failure(word('noPicture', pairs[0][1]))); return; }
+  stopPlaying();
+  tell(null);
+  const items = pictures.map(([file, name]) => Object.assign(new Item(file, name), { url: URL.createObjectURL(file) }));
+  state.items.push(...items);
+  open(items[0]);
+  work();
+}
+
+let working = 0;
+async function work() {
+  while (working < AT_ONCE) {
+    const item = state.items.find((other) => other.state === 'waiting');
+    if (!item) return;
+    item.state = 'looking';
+    working += 1;
+    look(item).finally(() => { working -= 1; work(); });
+  }
+}
+
+async function look(item) {
+  try {
+    const model = state.model.name;
+    const answer = await predict(model, item.file, LEAST, (seconds) => { if (item === state.item) busy(word('waiting', seconds)); });
+    if (model !== state.model.name) { item.state = 'waiting'; return; }
+    item.found(answer.images[0]);
+    if (item === state.item && !item.bitmap) tell(new Failure(word('noView')));
+  } catch (error) {
+    Object.assign(item, { state: 'failed', error: error instanceof Failure ? error : new Failure(String(error)) });
+    if (item === state.item) tell(item.error);
+  }
+  refresh();
+}
+
+// -- video and camera
+
+async function play(openIt) {
+  stopPlaying();
+  tell(null);
+  const player = new Player(state.model.name, LEAST, (result, frame, rate) => {
+    const item = new Item(null, result.name);
+    item.found(result);
+    item.frame = frame;
+    state.item?.frame?.picture.close();
+    state.item = item;
+    view.show(item, frame.picture, true);
+    element('rate').textContent = word('perSecond', rate);
+    const { duration, currentTime } = player.video;
+    element('seek').hidden = !Number.isFinite(duration);
+    if (Number.isFinite(duration)) element('seek').value = String(Math.round(1000 * currentTime / duration));
+    element('play').textContent = player.video.paused ? '▶' : '❚❚';
+    refresh();
+  });
+  try {
+    state.live = player;
+    state.item = null;
+    refresh();
+    await openIt(player);
+    if (!player.camera) player.video.play().catch(() => {});
+    await player.run();
+  } catch (error) {
+    if (state.live === player) { stopPlaying(); tell(error); }
+  }
+}
+
+function stopPlaying() {
+  if (!state.live) return;
+  state.live.close();
+  state.live = null;
+  open(state.items.at(-1) || null);
+}
+
+/** Make the frame that is shown a picture like any other, which can be corrected. */
+function grab() {
+  const { item } = state;
+  if (!item?.frame) return;
+  const name = `frame-${state.items.length + 1}.jpg`;
+  const kept = Object.assign(new Item(new File([item.frame.blob], name, { type: 'image/jpeg' }), name), { url: URL.createObjectURL(item.frame.blob) });
+  Object.assign(kept, { width: item.width, height: item.height, boxes: item.boxes, state: 'done' });
+  state.items.push(kept);
+  refresh();
+}
+
+// -- corrections
+
+function added() {
+  setAdding(false);
+  refresh();
+  renameObject(state);
+}
+
+function setAdding(on) {
+  view.adding = on;
+  element('add').setAttribute('aria-pressed', String(on));
+  view.canvas.style.cursor = on ? 'crosshair' : 'default';
+}
+
+/** By the keyboard a box begins in the middle of the picture. */
+function addInTheMiddle() {
+  const { width, height } = state.item;
+  state.item.add([width * 0.4, height * 0.4, width * 0.6, height * 0.6], state.newName());
+  added();
+}
+
+function change(doIt) {
+  if (!state.item?.chosen || state.live) return;
+  doIt(state.item, state.item.chosen);
+  refresh();
+}
+
+async function save() {
+  const { item } = state;
+  element('save').disabled = true;
+  try {
+    const detections = item.above(state.threshold).map((box) => ({ box: box.box, class_name: box.name }));
+    const answer = await correct(state.model.name, item.file, item.name, detections);
+    Object.assign(item, { saved: true, changed: false });
+    tell(null);
+    refresh();
+    element('saved').textContent = word('saved', answer.images);
+  } catch (error) {
+    tell(error);
+    refresh();
+  }
+}
+
+async function saveAs(kind) {
+  const items = state.items.filter((item) => item.state === 'done'), one = state.item;
+  const { threshold, classes, hidden } = state;
+  const makers = {
+    json: () => [asJson(items, threshold, classes, state.model.name), 'detections.json'],
+    coco: () => [asCoco(items, threshold, classes), 'instances_train.json'],
+    yolo: async () => [await asYolo(items, threshold, classes), 'yolo.zip'],
+    picture: async () => [await asPicture(one, one.bitmap || one.frame?.picture, threshold, hidden, classes), `${one.name.replace(/^.*[/\\]|\.[^.]*$/g, '')}-boxes.png`],
+  };
+  download(...await makers[kind]());
+}
+
+// -- models
+
+async function useModel(model) {
+  stopPlaying();
+  Object.assign(state, { model, classes: [...model.classes], hidden: new Set(), lastName: null });
+  setThreshold(Math.max(LEAST, model.confidence));
+  for (const item of state.items) if (!item.changed && !item.saved) Object.assign(item, { state: 'waiting', boxes: [], chosen: null, steps: [] });
+  refresh();
+  work();
+}
+
+function setThreshold(value) {
+  state.threshold = value;
+  element('threshold').value = String(value);
+  element('level').textContent = value.toFixed(2);
+}
+
+async function begin() {
+  const answer = await models();
+  Object.assign(state, { models: answer.models, corrections: answer.corrections });
+  element('model').replaceChildren(...answer.models.map((model) => new Option(model.name)));
+  element('model').disabled = answer.models.length < 2;
+  await useModel(answer.models[0]);
+}
+
+// -- buttons, keys and what is dropped
+
+function onKey(event) {
+  const typing = event.target.closest('input[type=text], input[type=password], select, dialog');
+  if (typing || event.isComposing || !state.item) return;
+  const step = event.shiftKey ? 10 : 1;
+  const arrows = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
+  const command = event.ctrlKey || event.metaKey, key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  const onRange = event.target.matches('input[type=range], input[type=checkbox]');
+  const actions = {
+    a: () => addInTheMiddle(), r: () => renameObject(state), s: () => { if (state.corrections && !element('save').disabled) save(); },
+    Delete: () => change((item, box) => item.remove(box)), Backspace: () => change((item, box) => item.remove(box)),
+    Escape: () => { setAdding(false); state.item.chosen = null; refresh(); },
+    '[': () => step_(-1), ']': () => step_(1), '+': () => view.zoomBy(1.4), '=': () => view.zoomBy(1.4), '-': () => view.zoomBy(1 / 1.4),
+    '?': () => element('shortcuts').showModal(),
+  };
+  let action = actions[key];
+  if (command) action = key === 'z' ? () => { state.item.undo(); refresh(); } : null;
+  else if (arrows[key] && state.item.chosen && !onRange) {
+    action = () => change((item, box) => {
+      const [dx, dy] = arrows[key];
+      item.remember();
+      if (event.altKey) item.place(box, [box.box[0], box.box[1], Math.max(box.box[0] + 1, box.box[2] + dx), Math.max(box.box[1] + 1, box.box[3] + dy)]);
+      else item.move(box, dx, dy);
+    });
+  } else if (event.altKey) action = null;
+  if ('as'.includes(key) && (state.item.state !== 'done' || state.live)) action = null;
+  if (!action) return;
+  event.preventDefault();
+  action();
+}
+
+function step_(by) {
+  const next = state.items[state.items.indexOf(state.item) + by];
+  if (next) open(next);
+}
+
+function wire() {
+  const click = (id, action) => element(id).addEventListener('click', action);
+  click('language', () => { chooseLanguage(otherLanguage()); refresh(); });
+  click('help', () => element('shortcuts').showModal());
+  click('key', () => askForKey().then((given) => { if (given) start(); }));
+  element('error').querySelector('button').addEventListener('click', () => tell(null));
+  click('add', () => setAdding(!view.adding));
+  click('remove', () => change((item, box) => item.remove(box)));
+  click('undo', () => { state.item.undo(); refresh(); });
+  click('larger', () => view.zoomBy(1.4));
+  click('smaller', () => view.zoomBy(1 / 1.4));
+  click('more', () => element('pictures').click());
+  click('save', save);
+  click('grab', grab);
+  click('stop', stopPlaying);
+  click('play', () => { const { video } = state.live; if (video.paused) video.play(); else video.pause(); });
+  element('seek').addEventListener('input', (event) => { const { video } = state.live; video.currentTime = video.duration * event.target.value / 1000; });
+  element('model').addEventListener('change', (event) => useModel(state.models[event.target.selectedIndex]));
+  element('threshold').addEventListener('input', (event) => { setThreshold(Number(event.target.value)); refresh(); });
+  for (const button of document.querySelectorAll('[data-download]')) button.addEventListener('click', () => saveAs(button.dataset.download).catch(tell));
+  for (const button of document.querySelectorAll('[data-open]')) {
+    const source = button.dataset.open;
+    button.addEventListener('click', () => (source === 'camera' ? play((player) => player.openCamera()) : element(source).click()));
+  }
+  for (const id of ['pictures', 'folder', 'video']) {
+    element(id).addEventListener('change', (event) => {
+      addFiles([...event.target.files].map((file) => [file, file.webkitRelativePath || file.name]));
+      event.target.value = '';
+    });
+  }
+  document.addEventListener('keydown', onKey);
+  document.addEventListener('paste', (event) => addFiles([...event.clipboardData.files].map((file) => [file, file.name])));
+  const over = (on) => element('stage').classList.toggle('over', on);
+  document.addEventListener('dragover', (event) => { event.preventDefault(); over(true); });
+  document.addEventListener('dragleave', (event) => { if (!event.relatedTarget) over(false); });
+  document.addEventListener('drop', (event) => {
+    event.preventDefault();
+    over(false);
+    dropped(event.dataTransfer).then(addFiles).catch(tell);
+  });
+  window.addEventListener('beforeunload', (event) => {
+    if (state.corrections && state.items.some((item) => item.changed)) event.preventDefault();
+  });
+}
+
+function start() {
+  begin().then(() => tell(null)).catch((error) => { tell(error); element('key').hidden = error.status !== 401; });
+}
+
+chooseLanguage();
+wire();
+start();

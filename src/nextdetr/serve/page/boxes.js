@@ -1,0 +1,78 @@
+// The boxes of a picture: what is shown, what was changed, and the way back.
+
+// As nextdetr predict draws them.
+const COLOURS = ['#1f9bff', '#ff7f0e', '#00c853', '#ff2d95', '#ffd600', '#8c5bff', '#00d5d5', '#ff3b30', '#a4de02', '#c77dff',
+  '#ffb3ba', '#00897b', '#b5651d', '#5c6bc0', '#f06292', '#cddc39'];
+const MOST_STEPS = 100;
+
+export const colourOf = (index) => COLOURS[((index % COLOURS.length) + COLOURS.length) % COLOURS.length];
+
+/** One picture: its file, and its boxes in its own pixels, the most confident first. */
+export class Item {
+  constructor(file, name) {
+    Object.assign(this, { file, name, state: 'waiting', error: null, bitmap: null, url: null, width: 0, height: 0 });
+    Object.assign(this, { boxes: [], steps: [], chosen: null, changed: false, saved: false });
+  }
+
+  found(result) {
+    this.width = result.width;
+    this.height = result.height;
+    this.boxes = result.detections.map((row) => ({ box: [...row.box], name: row.class_name, confidence: row.confidence, own: false }));
+    this.state = 'done';
+  }
+
+  /** Boxes above a confidence; those that the user has touched count always. */
+  above(threshold) { return this.boxes.filter((box) => box.own || box.confidence >= threshold); }
+
+  /** Note the state before a change, so that it can be undone. */
+  remember() {
+    this.steps.push({ boxes: this.boxes.map((box) => ({ ...box, box: [...box.box] })), changed: this.changed });
+    if (this.steps.length > MOST_STEPS) this.steps.shift();
+    this.changed = true;
+    this.saved = false;
+  }
+
+  undo() {
+    const before = this.steps.pop();
+    if (!before) return;
+    this.boxes = before.boxes;
+    this.changed = before.changed || this.saved;
+    this.saved = false;
+    this.chosen = null;
+  }
+
+  add(box, name) {
+    this.remember();
+    const added = { box, name, confidence: 1, own: true };
+    this.boxes.unshift(added);
+    this.chosen = added;
+    return added;
+  }
+
+  remove(box) {
+    this.remember();
+    this.boxes = this.boxes.filter((other) => other !== box);
+    this.chosen = null;
+  }
+
+  rename(box, name) {
+    if (!name || name === box.name) return;
+    this.remember();
+    box.name = name;
+    box.own = true;
+  }
+
+  /** Set a box, in order and inside the picture. */
+  place(box, [x1, y1, x2, y2]) {
+    const inside = (value, most) => Math.min(Math.max(value, 0), most);
+    box.box = [inside(Math.min(x1, x2), this.width), inside(Math.min(y1, y2), this.height),
+      inside(Math.max(x1, x2), this.width), inside(Math.max(y1, y2), this.height)];
+    box.own = true;
+  }
+
+  move(box, dx, dy) {
+    const [x1, y1, x2, y2] = box.box;
+    const x = Math.min(Math.max(dx, -x1), this.width - x2), y = Math.min(Math.max(dy, -y1), this.height - y2);
+    this.place(box, [x1 + x, y1 + y, x2 + x, y2 + y]);
+  }
+}

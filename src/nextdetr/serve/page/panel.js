@@ -1,0 +1,114 @@
+// The lists beside the picture: classes, objects, and the strip of pictures below it.
+
+import { colourOf } from './boxes.js';
+import { word } from './words.js';
+
+const element = (id) => document.getElementById(id);
+
+function make(kind, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(kind), properties);
+  made.append(...children);
+  return made;
+}
+
+function swatch(index) {
+  const made = make('span', { className: 'swatch' });
+  made.style.background = colourOf(index);
+  return made;
+}
+
+/** Classes with what was found of each, the frequent ones first; a mark hides or shows them. */
+export function showClasses(state, changed) {
+  const counts = new Map();
+  for (const box of state.item?.above(state.threshold) || []) counts.set(box.name, (counts.get(box.name) || 0) + 1);
+  const rows = state.classes.map((name, index) => ({ name, index, count: counts.get(name) || 0 }))
+    .sort((a, b) => b.count - a.count || a.index - b.index);
+  const key = JSON.stringify([rows, [...state.hidden]]);
+  const list = element('classes');
+  if (list.dataset.key === key) return;
+  const focused = list.contains(document.activeElement) ? document.activeElement.value : null;
+  list.dataset.key = key;
+  list.replaceChildren(...rows.map(({ name, index, count }) => {
+    const mark = make('input', { type: 'checkbox', value: name, checked: !state.hidden.has(name) });
+    mark.addEventListener('change', () => {
+      if (mark.checked) state.hidden.delete(name); else state.hidden.add(name);
+      changed();
+    });
+    return make('li', {}, make('label', {}, mark, swatch(index), make('span', { className: 'name', textContent: name, title: name }),
+      make('span', { className: 'number', textContent: count || '' })));
+  }));
+  if (focused !== null) [...list.querySelectorAll('input')].find((mark) => mark.value === focused)?.focus();
+  element('names').replaceChildren(...state.classes.map((name) => make('option', { value: name })));
+}
+
+/** Objects of the open picture; the chosen one has a field with its class. */
+export function showObjects(state, boxes, { choose, rename }) {
+  const list = element('objects'), chosen = state.item?.chosen;
+  element('count').textContent = String(boxes.length);
+  element('nothing').hidden = boxes.length > 0 || state.item?.state !== 'done';
+  const now = [...boxes, chosen, !!state.live, word('added'), ...boxes.map((box) => box.name + box.own)];
+  if (list.shown && list.shown.length === now.length && list.shown.every((part, place) => part === now[place])) return;
+  list.shown = now;  // not drawn again without need, as somebody may be typing there
+  list.replaceChildren(...boxes.map((box) => {
+    const number = make('span', { className: 'number', textContent: box.own ? word('added') : box.confidence.toFixed(2) });
+    const what = box === chosen && !state.live ? field(box, rename) : row(box, choose);
+    return make('li', { className: box === chosen ? 'chosen' : '' }, swatch(state.classes.indexOf(box.name)), what, number);
+  }));
+}
+
+function row(box, choose) {
+  const button = make('button', { type: 'button', textContent: box.name });
+  button.addEventListener('click', () => choose(box));
+  return button;
+}
+
+function field(box, rename) {
+  const input = make('input', { type: 'text', value: box.name, maxLength: 100, ariaLabel: word('name') });
+  input.setAttribute('list', 'names');
+  input.addEventListener('focus', () => input.select());
+  input.addEventListener('change', () => rename(box, input.value.trim()));
+  input.addEventListener('keydown', (event) => {
+    if (event.key === 'Enter' || event.key === 'Escape') {
+      if (event.key === 'Escape') input.value = box.name;
+      event.preventDefault();
+      event.stopPropagation();
+      element('canvas').focus();
+    }
+  });
+  return input;
+}
+
+/** Bring the chosen object into view; with `take` the canvas has the keyboard then, for moving the box. */
+export function focusObject(state, take) {
+  element('objects').querySelector('.chosen')?.scrollIntoView({ block: 'nearest' });
+  if (take && state.item?.chosen) element('canvas').focus();
+}
+
+/** Let the user type another class for the chosen object. */
+export function renameObject(state) {
+  focusObject(state, false);
+  element('objects').querySelector('.chosen input')?.focus();
+}
+
+/** The pictures that are open, each with the number of its objects. */
+export function showStrip(state, open) {
+  const strip = element('strip');
+  while (strip.children.length > state.items.length) strip.lastChild.remove();
+  state.items.forEach((item, number) => {
+    let button = strip.children[number];
+    if (button?.item !== item) {
+      const made = make('button', { type: 'button', title: item.name, ariaLabel: item.name },
+        make('img', { src: item.url, alt: '', loading: 'lazy' }), make('span', { className: 'mark' }));
+      made.setAttribute('role', 'option');
+      made.item = item;
+      made.addEventListener('click', () => open(item));
+      if (button) button.replaceWith(made); else strip.append(made);
+      button = made;
+    }
+    button.setAttribute('aria-selected', String(item === state.item));
+    button.className = item.state === 'failed' ? 'failed' : item.saved ? 'saved' : '';
+    const marks = { failed: '!', waiting: '…', looking: '…' };
+    button.querySelector('.mark').textContent = marks[item.state] || (item.saved ? '✓' : item.changed ? `${item.above(state.threshold).length}*` : item.above(state.threshold).length);
+  });
+  strip.querySelector('[aria-selected=true]')?.scrollIntoView({ block: 'nearest', inline: 'nearest' });
+}

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nextdetr import Detector
+from nextdetr.cli.main import run
+from nextdetr.serve.run import start
+from tests.export.helpers import checkpoint
+from tests.serve.conftest import client, encoded
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(1)
+    for number, (size, form) in enumerate([((90, 60), "png"), ((70, 130), "jpg"), ((64, 64), "webp")]):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        pixels = generator.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.{form}", **({"exif": exif} if form == "jpg" else {}))
+    return sorted(folder.iterdir())
+
+
+def told_by_the_command_line(capsys, model, photos, *options):
+    assert (
+        run(["predict", str(model), *map(str, photos), "--json", "--output", str(photos[0].parent / "out"), *options]) == 0
+    )
+    return json.loads(capsys.readouterr().out)["images"]
+
+
+def as_served(images):
+    """Results of the command line as the server's; the last digit may differ, as it postprocesses image by image."""
+    return [
+        {
+            "name": image["path"].rpartition("/")[2],
+            "width": image["width"],
+            "height": image["height"],
+            "detections": [
+                {
+                    **row,
+                    "box": pytest.approx(row["box"], rel=1e-6),
+                    "confidence": pytest.approx(row["confidence"], rel=1e-6),
+                }
+                for row in image["detections"]
+            ],
+        }
+        for image in images
+    ]
+
+
+def test_a_form_of_several_pictures_is_answered_as_predict_does(server, model, photos, capsys):
+    answer = server.post("/predict", files=[("image", (path.name, path.read_bytes())) for path in photos])
+    expected = as_served(told_by_the_command_line(capsys, model, photos))
+    assert answer.json()["images"] == expected
+    assert answer.json()["model"] == "toy"
+    assert set(answer.json()["seconds"]) == {"queue", "preprocess", "model", "postprocess"}
+    assert any(image["detections"] for image in expected)
+
+
+def test_settings_count_as_in_predict(server, model, photos, capsys):
+    query = {"confidence": 0.05, "classes": "dog,bird", "max_detections": 1}
+    answer = server.post("/models/toy/predict", params=query, content=photos[1].read_bytes())
+    options = ["--confidence", "0.05", "--classes", "dog,bird", "--max-detections", "1"]
+    (expected,) = as_served(told_by_the_command_line(capsys, model, photos[1:2], *options))
+    (image,) = answer.json()["images"]
+    assert image == {**expected, "name": "image"}
+    assert len(image["detections"]) == 1
+    assert (image["width"], image["height"]) == (130, 70)  # turned upright
+
+
+def test_a_checkpoint_is_answered_as_predict_does_in_batches(tmp_path, photos):
+    path = checkpoint(tmp_path, "nextdetr-zepto", 64)
+    expected = Detector(path).predict(photos, confidence=0.0)
+    with start(path, batch=3, wait=200, confidence=0.0) as running, client(running) as ours:
+        files = [("image", (photo.name, photo.read_bytes())) for photo in photos]
+        images = ours.post("/predict", files=files).json()["images"]
+        assert 'nextdetr_batch_images_bucket{le="2.0",model="nextdetr-zepto"} 0.0' in ours.get("/metrics").text
+    for image, found in zip(images, expected, strict=True):
+        boxes = np.array([row["box"] for row in image["detections"]])
+        assert len(boxes) == len(found) > 100
+        np.testing.assert_allclose(boxes, found.xyxy, atol=1e-3)
+        np.testing.assert_allclose([row["confidence"] for row in image["detections"]], found.confidence, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("accept", "form"), [("image/jpeg", "JPEG"), ("image/png", "PNG"), ("image/*;q=0.9, text/html", "JPEG")]
+)
+def test_the_annotated_picture_is_sent_where_it_is_asked_for(server, accept, form):
+    answer = server.post("/predict?confidence=0", content=encoded(size=(200, 120)), headers={"Accept": accept})
+    picture = Image.open(BytesIO(answer.content))
+    assert (answer.status_code, picture.format, picture.size) == (200, form, (200, 120))
+    assert answer.headers["content-type"] == f"image/{form.lower()}"
+    assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 2  # more than the one colour that came
+
+
+def test_what_is_said_of_models_fits_the_file(server):
+    info = server.get("/model").json()
+    assert (info["name"], info["classes"], info["image_size"]) == ("toy", ["cat", "dog", "bird"], 64)
+    everything = server.get("/models").json()
+    assert everything["models"] == [server.get("/models/toy").json()] == [info]
+    assert everything["limits"]["max_images"] == 4
+    assert server.get("/health").json() == {"status": "ok"}
+    assert server.get("/ready").json() == {"status": "ready"}
+
+
+def test_metrics_count_images_and_requests_by_declared_addresses_only(server):
+    server.post("/predict", content=encoded())
+    server.get("/made/up/by/somebody")
+    text = server.get("/metrics").text
+    assert 'nextdetr_requests_total{route="/predict",status="200"}' in text
+    assert 'nextdetr_requests_total{route="other",status="404"}' in text
+    assert "somebody" not in text
+    assert 'nextdetr_images_total{model="toy"}' in text
+    assert 'nextdetr_queue_images{model="toy"} 0.0' in text
+
+
+def test_openapi_describes_bodies_answers_and_errors_with_examples(server):
+    document = server.get("/openapi.json").json()
+    predict = document["paths"]["/models/{name}/predict"]["post"]
+    assert {"image/jpeg", "multipart/form-data"} <= set(predict["requestBody"]["content"])
+    assert {"200", "413", "422", "503"} <= set(predict["responses"])
+    assert {"confidence", "classes", "max_detections"} <= {parameter["name"] for parameter in predict["parameters"]}
+    schemas = document["components"]["schemas"]
+    assert schemas["PredictBody"]["example"]["images"][0]["detections"]
+    assert schemas["ErrorBody"]["example"]["error"]["message"]
