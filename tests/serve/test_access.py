@@ -53,7 +53,8 @@ def test_a_key_of_the_file_opens_everything(keyed, headers):
     {"X-API-Key": KEY + "x"}, {"X-API-Key": "# for the line"}, {"Authorization": "Bearer é".encode()},
 ])  # fmt: skip
 @pytest.mark.parametrize(("method", "address"), [
-    ("POST", "/predict"), ("POST", "/corrections"), ("POST", "/models/fake/reload"), ("GET", "/models"), ("GET", "/metrics"),
+    ("POST", "/predict"), ("POST", "/corrections"), ("POST", "/models/fake/reload"), ("GET", "/models"),
+    ("GET", "/metrics"),
 ])  # fmt: skip
 def test_without_a_right_key_nothing_is_done(keyed, headers, method, address):
     answer = keyed.request(method, address, headers=headers)

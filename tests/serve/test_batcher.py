@@ -39,17 +39,20 @@ def batcher(engine):
 
 def test_requests_of_several_clients_share_batches(engine):
     engine.gate.clear()
-    with start("fake", opens=fake_opens(engine), batch=4) as running, client(running) as ours:
-        with ThreadPoolExecutor(9) as pool:
-            colours = [(number, 100, 0) for number in range(9)]
-            first = pool.submit(ours.post, "/predict", content=encoded(colours[0]))
-            assert engine.entered.acquire(timeout=10)  # it keeps the model busy while the others come
-            others = [pool.submit(ours.post, "/predict", content=encoded(colour)) for colour in colours[1:]]
-            deadline = time.monotonic() + 10
-            while 'nextdetr_queue_images{model="fake"} 9.0' not in ours.get("/metrics").text:
-                assert time.monotonic() < deadline
-            engine.gate.set()
-            answers = [future.result() for future in (first, *others)]
+    with (
+        start("fake", opens=fake_opens(engine), batch=4) as running,
+        client(running) as ours,
+        ThreadPoolExecutor(9) as pool,
+    ):
+        colours = [(number, 100, 0) for number in range(9)]
+        first = pool.submit(ours.post, "/predict", content=encoded(colours[0]))
+        assert engine.entered.acquire(timeout=10)  # it keeps the model busy while the others come
+        others = [pool.submit(ours.post, "/predict", content=encoded(colour)) for colour in colours[1:]]
+        deadline = time.monotonic() + 10
+        while 'nextdetr_queue_images{model="fake"} 9.0' not in ours.get("/metrics").text:
+            assert time.monotonic() < deadline
+        engine.gate.set()
+        answers = [future.result() for future in (first, *others)]
     assert [len(batch) for batch in engine.batches] == [1, 4, 4]
     pixels = [answer.json()["images"][0]["pixel"] for answer in answers]
     assert pixels == [list(colour) for colour in colours]  # everybody's own

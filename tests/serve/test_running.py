@@ -159,21 +159,24 @@ def test_a_client_that_sends_half_a_body_hangs_or_leaves_costs_the_others_nothin
 
 def test_the_images_of_a_client_that_left_are_not_computed(engine):
     engine.gate.clear()
-    with start("fake", opens=fake_opens(engine), batch=1, queue=100) as running, client(running) as ours:
-        with ThreadPoolExecutor(20) as pool:
-            busy = [pool.submit(ours.post, "/predict", content=GOOD) for _ in range(8)]  # more than are decoded ahead
-            while 'nextdetr_queue_images{model="fake"} 8.0' not in ours.get("/metrics").text:
-                pass
-            leaves = opened(running)
-            content = encoded((9, 9, 9))
-            leaves.sendall(HEAD.replace(b"1000", str(len(content)).encode()) + content)
-            while 'nextdetr_queue_images{model="fake"} 9.0' not in ours.get("/metrics").text:
-                pass
-            leaves.close()
-            while 'status="499"' not in ours.get("/metrics").text:
-                pass
-            engine.gate.set()
-            assert {future.result().status_code for future in busy} == {200}
+    with (
+        start("fake", opens=fake_opens(engine), batch=1, queue=100) as running,
+        client(running) as ours,
+        ThreadPoolExecutor(20) as pool,
+    ):
+        busy = [pool.submit(ours.post, "/predict", content=GOOD) for _ in range(8)]  # more than are decoded ahead
+        while 'nextdetr_queue_images{model="fake"} 8.0' not in ours.get("/metrics").text:
+            pass
+        leaves = opened(running)
+        content = encoded((9, 9, 9))
+        leaves.sendall(HEAD.replace(b"1000", str(len(content)).encode()) + content)
+        while 'nextdetr_queue_images{model="fake"} 9.0' not in ours.get("/metrics").text:
+            pass
+        leaves.close()
+        while 'status="499"' not in ours.get("/metrics").text:
+            pass
+        engine.gate.set()
+        assert {future.result().status_code for future in busy} == {200}
     assert [9, 9, 9] not in [pixel for batch in engine.batches for pixel in batch]
 
 

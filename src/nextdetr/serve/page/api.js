@@ -24,6 +24,7 @@ export function askForKey() {
         key = field.value.trim();
         try { sessionStorage.setItem('nextdetr-key', key); } catch { /* likewise */ }
       }
+      field.value = '';
       resolve(given);
     }, { once: true });
     dialog.showModal();

@@ -283,6 +283,7 @@ function step_(by) {
 function wire() {
   const click = (id, action) => element(id).addEventListener('click', action);
   click('language', () => { chooseLanguage(otherLanguage()); refresh(); });
+  click('cancel', () => element('ask').close('cancel'));
   click('help', () => element('shortcuts').showModal());
   click('key', () => askForKey().then((given) => { if (given) start(); }));
   element('error').querySelector('button').addEventListener('click', () => tell(null));

@@ -1,0 +1,339 @@
+"""The page in Debian's Chromium: ``make browser`` installs it, and without it these tests fail."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from io import BytesIO
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect, sync_playwright
+
+from nextdetr.data.sources import load_data
+from nextdetr.serve.run import start
+from tests.serve.conftest import FOUND, FakeEngine, encoded, fake_opens, scene
+
+WIDTH, HEIGHT = 640, 480
+ARGUMENTS = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--no-sandbox", "--disable-gpu"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.fail("the page is tested in Chromium, which is not installed: make browser")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corrected")
+    with start("fake", opens=fake_opens(FakeEngine(10_000_000)), corrections=folder) as running:
+        running.folder = folder
+        yield running
+
+
+@pytest.fixture
+def open_page(browser, running):
+    """Open the page; at the end of the test nothing has gone elsewhere, and nothing went wrong in the browser."""
+    contexts, wrong = [], []
+
+    def open_page(width=1400, height=900, *, server=None, keys=(), **settings):
+        settings = {"locale": "en-GB", **settings}
+        context = browser.new_context(viewport={"width": width, "height": height}, **settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        url = (server or running).url
+        page.requested = []
+        page.on("request", lambda request: page.requested.append(request.url))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda line: wrong.append(line.text) if "Content Security" in line.text else None)
+        page.goto(url)
+        for key in keys:
+            expect(page.locator("#ask")).to_be_visible()
+            page.locator("#secret").fill(key)
+            page.keyboard.press("Enter")
+            expect(page.locator("#secret")).not_to_have_value(key)
+        page.locator("#classes li").first.wait_for(state="attached")
+        return page
+
+    yield open_page
+    for context in contexts:
+        elsewhere = [url for page in context.pages for url in page.requested
+                     if not url.startswith(("http://127.0.0.1", "blob:", "data:"))]  # fmt: skip
+        assert not elsewhere
+        context.close()
+    assert not wrong
+
+
+def drop(page, *files):
+    """Drop files, (name, content) each, as from another window."""
+    page.evaluate(
+        """files => {
+            const transfer = new DataTransfer();
+            for (const [name, bytes] of files) transfer.items.add(new File([new Uint8Array(bytes)], name));
+            for (const kind of ['dragover', 'drop']) {
+                const event = new DragEvent(kind, {dataTransfer: transfer, bubbles: true, cancelable: true});
+                document.getElementById('stage').dispatchEvent(event);
+            }
+        }""",
+        [[name, list(content)] for name, content in files],
+    )
+
+
+def on_canvas(page, x, y):
+    """Where a pixel of the picture lies on the screen."""
+    box = page.locator("#canvas").bounding_box()
+    scale = min(box["width"] / WIDTH, box["height"] / HEIGHT)
+    left, top = (box["width"] - WIDTH * scale) / 2, (box["height"] - HEIGHT * scale) / 2
+    return box["x"] + left + x * scale, box["y"] + top + y * scale
+
+
+def drag(page, start, end):
+    page.mouse.move(*on_canvas(page, *start))
+    page.mouse.down()
+    page.mouse.move(*on_canvas(page, (start[0] + end[0]) / 2, (start[1] + end[1]) / 2))
+    page.mouse.move(*on_canvas(page, *end))
+    page.mouse.up()
+
+
+def colour_at(page, x, y):
+    """Colour of the screen at a pixel of the picture."""
+    place = on_canvas(page, x, y)
+    clip = {"x": round(place[0]) - 1, "y": round(place[1]) - 1, "width": 3, "height": 3}
+    picture = np.asarray(Image.open(BytesIO(page.screenshot(clip=clip))).convert("RGB"))
+    return picture.reshape(-1, 3)
+
+
+def names(page):
+    row = "row.querySelector('input')?.value ?? row.children[1].textContent"
+    return page.locator("#objects li").evaluate_all(f"rows => rows.map(row => {row})")
+
+
+def pixels(number):
+    (x1, y1, x2, y2), _, _ = FOUND[number]
+    return [x1 * WIDTH, y1 * HEIGHT, x2 * WIDTH, y2 * HEIGHT]
+
+
+def count(page, number):
+    expect(page.locator("#count")).to_have_text(str(number))
+
+
+def test_what_is_dropped_is_looked_at_and_the_sliders_ask_nothing_more(open_page):
+    page = open_page()
+    drop(page, ("scene.jpg", scene()), ("other.png", encoded(size=(WIDTH, HEIGHT))))
+    count(page, 3)
+    expect(page.locator("#strip button")).to_have_count(2)
+    expect(page.locator("#strip .mark").nth(1)).to_have_text("3")
+    x1, y1, x2, y2 = pixels(0)
+    blue = [0x1F, 0x9B, 0xFF]
+    for x, y in ((x1, (y1 + y2) / 2), ((x1 + x2) / 2, y2)):
+        assert (abs(colour_at(page, x, y).astype(int) - blue).max(axis=1) < 40).any()
+    asked = len(page.requested)
+    page.locator("#threshold").fill("0.5")
+    count(page, 2)
+    page.locator("#threshold").fill("0.8")
+    count(page, 1)
+    assert names(page) == ["cat"]
+    page.locator("#threshold").fill("0.05")
+    page.get_by_label("dog").uncheck()
+    count(page, 2)
+    assert names(page) == ["cat", "bird"]
+    assert len(page.requested) == asked
+
+
+def test_corrections_by_mouse_are_saved_as_training_reads_them(open_page, running):
+    page = open_page()
+    content = scene()
+    drop(page, ("cells/scene.jpg", content))
+    count(page, 3)
+    drag(page, (200, 180), (230, 200))  # move the cat by 30, 20
+    x1, y1, x2, y2 = pixels(1)
+    page.mouse.click(*on_canvas(page, 450, 300))
+    drag(page, (x2, y2), (x2 - 50, y2 - 60))  # resize the dog
+    page.mouse.click(*on_canvas(page, 100, 400))
+    page.keyboard.press("Delete")  # the bird
+    page.get_by_role("button", name="Add a box").click()
+    drag(page, (500, 40), (600, 120))
+    page.keyboard.type("mouse")  # its class has the cursor
+    page.keyboard.press("Enter")
+    count(page, 3)
+    page.get_by_role("button", name="Save this picture").click()
+    expect(page.locator("#saved")).to_contain_text("Saved")
+    data = load_data(running.folder, "train", on_bad_data="error")
+    assert data.classes == ["cat", "dog", "bird", "mouse"]
+    (record,) = data.records
+    assert record.path.read_bytes() == content
+    saved = {data.classes[label]: box for label, box in zip(record.labels, record.boxes, strict=True)}
+    cat = np.add(pixels(0), [30, 20, 30, 20])
+    expected = {"cat": cat, "dog": [x1, y1, x2 - 50, y2 - 60], "mouse": [500, 40, 600, 120]}
+    assert saved.keys() == expected.keys()
+    for name, box in expected.items():
+        np.testing.assert_allclose(saved[name], box, atol=2, err_msg=name)
+
+
+def test_everything_can_be_done_by_the_keyboard_and_undone(open_page):
+    page = open_page()
+    drop(page, ("scene.jpg", scene()), ("other.jpg", scene()))
+    count(page, 3)
+    page.locator("#objects button").first.focus()
+    page.keyboard.press("Enter")
+    for key in ("ArrowRight", "Shift+ArrowDown", "Alt+ArrowRight", "r"):
+        page.keyboard.press(key)
+    page.keyboard.type("lion")
+    page.keyboard.press("Enter")
+    assert names(page) == ["lion", "dog", "bird"]
+    page.keyboard.press("a")
+    page.keyboard.press("Enter")
+    count(page, 4)
+    page.keyboard.press("Delete")
+    count(page, 3)
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="JSON").click()
+    box = json.loads(waiting.value.path().read_text())["images"][0]["detections"][0]["box"]
+    np.testing.assert_allclose(box, np.add(pixels(0), [1, 10, 2, 10]), atol=1e-3)
+    page.locator("#canvas").focus()
+    for _ in range(6):
+        page.keyboard.press("Control+z")
+    assert names(page) == ["cat", "dog", "bird"]
+    page.keyboard.press("]")
+    expect(page.locator("#strip [aria-selected=true]")).to_have_attribute("title", "other.jpg")
+    page.keyboard.press("?")
+    expect(page.locator("#shortcuts")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#shortcuts")).to_be_hidden()
+
+
+def test_all_downloads_are_what_they_say(open_page, tmp_path):
+    page = open_page()
+    drop(page, ("scene.jpg", scene()), ("scene.png", encoded(size=(WIDTH, HEIGHT))))
+    count(page, 3)
+    expect(page.locator("#strip .mark").nth(1)).to_have_text("3")
+    files = {}
+    for kind in ("json", "coco", "yolo", "picture"):
+        with page.expect_download() as waiting:
+            page.locator(f"[data-download={kind}]").click()
+        files[kind] = tmp_path / waiting.value.suggested_filename
+        waiting.value.save_as(files[kind])
+    result = json.loads(files["json"].read_text())
+    assert [(image["name"], len(image["detections"])) for image in result["images"]] == [("scene.jpg", 3), ("scene.png", 3)]
+    coco = json.loads(files["coco"].read_text())
+    assert (len(coco["images"]), len(coco["annotations"]), len(coco["categories"])) == (2, 6, 3)
+    with zipfile.ZipFile(files["yolo"]) as archive:
+        assert archive.testzip() is None
+        archive.extractall(tmp_path / "yolo")
+    data = load_data(tmp_path / "yolo" / "data.yaml", "train", on_bad_data="error")
+    assert (len(data.records), data.classes) == (2, ["cat", "dog", "bird"])
+    for record in data.records:
+        np.testing.assert_allclose(record.boxes, [pixels(number) for number in range(3)], atol=0.01)
+    with Image.open(files["picture"]) as picture:
+        assert (picture.size, files["picture"].name) == ((WIDTH, HEIGHT), "scene-boxes.png")
+        line = picture.convert("RGB").getpixel((round(pixels(0)[0]), 200))
+        np.testing.assert_allclose(line, (0x1F, 0x9B, 0xFF), atol=20)
+
+
+def test_what_is_wrong_is_said_in_a_sentence(open_page):
+    with start("fake", opens=fake_opens(FakeEngine())) as server:
+        page = open_page(server=server)
+        expect(page.locator("#saving")).to_be_hidden()  # nothing is saved there
+        drop(page, ("broken.jpg", scene()[:3000]), ("fine.jpg", scene()))
+        expect(page.get_by_role("alert")).to_contain_text("cannot be read")
+        expect(page.locator("#strip .failed")).to_have_count(1)
+        page.locator("#strip button").nth(1).click()
+        count(page, 3)
+        expect(page.get_by_role("alert")).to_be_hidden()
+        drop(page, ("notes.txt", b"no picture"))
+        expect(page.get_by_role("alert")).to_contain_text("notes.txt is neither a picture nor a video")
+    drop(page, ("late.jpg", scene()))
+    expect(page.get_by_role("alert")).to_contain_text("The server does not answer")
+
+
+def test_the_key_is_asked_for_once_and_again_where_it_is_wrong(open_page):
+    with start("fake", opens=fake_opens(FakeEngine()), api_key="open sesame") as server:
+        page = open_page(server=server, keys=("guess", "open sesame"))
+        drop(page, ("scene.jpg", scene()))
+        count(page, 3)
+        page.set_input_files("#video", files=[{"name": "a.webm", "mimeType": "video/webm", "buffer": video()}])
+        expect(page.locator("#count")).to_have_text("3")
+        expect(page.locator("#player")).to_be_visible()
+
+
+def video():
+    file = BytesIO()
+    with av.open(file, "w", format="webm") as container:
+        stream = container.add_stream("libvpx", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for number in range(10):
+            frame = av.VideoFrame.from_ndarray(np.full((120, 160, 3), 20 * number, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def test_frames_of_a_video_are_looked_at_and_can_be_kept(open_page):
+    page = open_page()
+    page.set_input_files("#video", files=[{"name": "a.webm", "mimeType": "video/webm", "buffer": video()}])
+    count(page, 3)
+    expect(page.locator("#rate")).to_contain_text("frames/s")
+    page.get_by_role("button", name="Keep this frame").click()
+    expect(page.locator("#strip button")).to_have_count(1)
+    page.locator("#stop").click()
+    expect(page.locator("#player")).to_be_hidden()
+    count(page, 3)
+    expect(page.get_by_role("button", name="Add a box")).to_be_enabled()  # an image like any other
+
+
+def test_the_camera_is_looked_at_on_a_phone_in_chinese(open_page, tmp_path):
+    page = open_page(390, 844, locale="zh-CN", has_touch=True, is_mobile=True, device_scale_factor=2)
+    expect(page.get_by_role("heading", name="把图片拖到这里")).to_be_visible()
+    page.screenshot(path=tmp_path / "empty.png")
+    page.get_by_role("button", name="使用摄像头").tap()
+    count(page, 3)
+    page.get_by_role("button", name="保留这一帧").tap()
+    page.locator("#stop").tap()
+    box = page.locator("#canvas").bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] * 0.28, box["y"] + box["height"] * 0.4)
+    expect(page.locator("#objects .chosen")).to_have_count(1)
+    page.get_by_role("button", name="删除").tap()
+    count(page, 2)
+    page.get_by_role("button", name="撤销").tap()
+    count(page, 3)
+    page.screenshot(path=tmp_path / "found.png", full_page=True)
+    page.get_by_role("button", name="English").tap()
+    expect(page.get_by_role("button", name="Add a box")).to_be_visible()
+    assert page.evaluate("document.documentElement.lang") == "en"
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_nothing_is_cut_off_at_the_width_of_a_phone_or_a_desk(open_page, width, tmp_path):
+    page = open_page(width, 844)
+    drop(page, *((f"picture number {number}.jpg", scene()) for number in range(12)))
+    count(page, 3)
+    page.screenshot(path=tmp_path / f"{width}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    cut = page.evaluate(
+        """width => [...document.querySelectorAll('button, select, input:not([type=file])')].filter(element => {
+            const box = element.getBoundingClientRect();
+            return box.width && !element.closest('#strip') && (box.left < 0 || box.right > width);
+        }).map(element => element.id)""",
+        width,
+    )
+    assert cut == []
+    small = page.evaluate(
+        "[...document.querySelectorAll('main button')].filter(b => b.offsetWidth && b.offsetHeight < 30).length"
+    )
+    assert small == 0
+    unnamed = page.evaluate(
+        """[...document.querySelectorAll('button, select, canvas, input:not([hidden])')].filter(element =>
+            element.offsetWidth && !element.textContent.trim() && !element.ariaLabel && !element.labels?.length
+        ).map(element => element.outerHTML)"""
+    )
+    assert unnamed == []
