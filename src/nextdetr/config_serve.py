@@ -5,10 +5,11 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from nextdetr.confidence import AUTO
 from nextdetr.config_base import CommandConfig
 
 __all__ = ["ServeConfig", "is_loopback"]
@@ -33,7 +34,10 @@ class ServeConfig(CommandConfig):
     )
     corrections: Path | None = Field(None, description="Folder for corrected images, which nextdetr train reads.")
     allow_reload: bool = Field(False, description="Let requests ask for a model to be read from its file again.")
-    confidence: float = Field(0.3, ge=0, le=1, description="Detections below this score are left out.")
+    confidence: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        AUTO,
+        description="Detections below this score are left out; auto: below the detector's own of each class, else 0.3.",
+    )
     max_detections: int = Field(300, ge=1, description="Most detections an image.")
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the model's).")
     max_bytes: int = Field(32 * 2**20, ge=1, description="Most bytes of a request.")

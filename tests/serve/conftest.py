@@ -48,7 +48,7 @@ class FakeEngine:
             {"box": [a * b for a, b in zip(box, scale, strict=True)], "confidence": score, "class_id": label,
              "class_name": CLASSES[label]}
             for box, score, label in FOUND
-            if score >= job.settings["confidence"]
+            if score >= (0.3 if job.settings["confidence"] == "auto" else job.settings["confidence"])
             and (job.settings["classes"] is None or label in job.settings["classes"])
         ]  # fmt: skip
         detections = detections[: job.settings["max_detections"]]
@@ -62,7 +62,7 @@ class FakeEngine:
 
 
 INFO = {"model": "fake", "classes": CLASSES, "image_size": 64, "runtime": "none", "device": "cpu", "batches": True,
-        "trained": True, "confidence": 0.3, "max_detections": 300}  # fmt: skip
+        "trained": True, "confidence": "auto", "thresholds": None, "max_detections": 300}  # fmt: skip
 
 
 def fake_opens(engine):

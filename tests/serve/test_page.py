@@ -15,7 +15,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from nextdetr.data.sources import load_data
 from nextdetr.serve.run import start
-from tests.serve.conftest import FOUND, FakeEngine, encoded, fake_opens, scene
+from tests.serve.conftest import FOUND, INFO, FakeEngine, encoded, fake_opens, scene
 
 WIDTH, HEIGHT = 640, 480
 ARGUMENTS = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--no-sandbox", "--disable-gpu"]
@@ -254,6 +254,19 @@ def test_what_is_wrong_is_said_in_a_sentence(open_page):
         expect(page.get_by_role("alert")).to_contain_text("notes.txt is neither a picture nor a video")
     drop(page, ("late.jpg", scene()))
     expect(page.get_by_role("alert")).to_contain_text("The server does not answer")
+
+
+def test_a_model_with_thresholds_of_its_own_begins_with_them(open_page):
+    own = {**INFO, "thresholds": {"cat": 0.95, "dog": 0.5, "bird": 0.1}}
+    with start("fake", opens=lambda source, config: (FakeEngine(), own)) as server:
+        page = open_page(server=server)
+        drop(page, ("scene.jpg", scene()))
+        count(page, 2)
+        assert names(page) == ["dog", "bird"]
+        page.locator("#threshold").fill("0.8")
+        count(page, 1)
+        page.get_by_role("button", name="own of each class").click()
+        count(page, 2)
 
 
 def test_the_key_is_asked_for_once_and_again_where_it_is_wrong(open_page):

@@ -9,7 +9,9 @@ from PIL import Image
 
 from nextdetr import Detector
 from nextdetr.cli.main import run
+from nextdetr.confidence import thresholds_metadata
 from nextdetr.serve.run import start
+from tests.export.handmade import handmade, terms
 from tests.export.helpers import checkpoint
 from tests.serve.conftest import client, encoded
 
@@ -128,3 +130,19 @@ def test_openapi_describes_bodies_answers_and_errors_with_examples(server):
     schemas = document["components"]["schemas"]
     assert schemas["PredictBody"]["example"]["images"][0]["detections"]
     assert schemas["ErrorBody"]["example"]["error"]["message"]
+
+
+def test_the_models_own_thresholds_count_unless_the_request_has_one(tmp_path, capsys, photos):
+    path = tmp_path / "toy.onnx"
+    contract = terms()
+    contract.details.update(thresholds_metadata([0.1, 0.9, 0.0]))
+    handmade(path, contract)
+    expected = as_served(told_by_the_command_line(capsys, path, photos[:1]))
+    assert {row["class_name"] for row in expected[0]["detections"]} == {"cat", "bird"}
+    with start(path) as running, client(running) as ours:
+        files = [("image", (photos[0].name, photos[0].read_bytes()))]
+        assert ours.post("/predict", files=files).json()["images"] == expected
+        assert ours.post("/predict?confidence=auto", files=files).json()["images"] == expected
+        assert len(ours.post("/predict?confidence=0", files=files).json()["images"][0]["detections"]) == 4
+        info = ours.get("/model").json()
+        assert (info["confidence"], info["thresholds"]) == ("auto", {"cat": 0.1, "dog": 0.9, "bird": 0.0})

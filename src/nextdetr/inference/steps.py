@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from nextdetr.confidence import AUTO
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.predictor import Predictor
 from nextdetr.postprocess import postprocess
 from nextdetr.preprocess import resize_to_tensor
 from nextdetr.structures import DetectorOutput
+
+if TYPE_CHECKING:
+    from nextdetr.confidence import Confidence
 
 __all__ = ["Steps"]
 
@@ -51,7 +56,7 @@ class Steps:
         output: DetectorOutput,
         size: tuple[int, int],
         *,
-        confidence: float = 0.3,
+        confidence: Confidence = AUTO,
         classes: Sequence[int] | None = None,
         max_detections: int = 300,
     ) -> sv.Detections:
@@ -60,10 +65,10 @@ class Steps:
         Args:
             output: one of those that ``compute`` returned.
             size: width and height of the image in pixels.
-            confidence: least score, 0 to 1.
+            confidence: see ``Predictor.stream``.
             classes: only these, by index.
             max_detections: most detections.
         """
         width, height = size
         (found,) = postprocess(output, [(height, width)], max_detections=max_detections, classes=classes)
-        return self.predictor.as_detections(found, confidence)
+        return self.predictor.as_detections(found, self.predictor.least_scores(confidence))

@@ -25,7 +25,15 @@ from nextdetr.serve.metrics import CONTENT_TYPE_LATEST, Metrics
 from nextdetr.serve.models import Models, named_sources
 from nextdetr.serve.page import page_file
 from nextdetr.serve.requests import Service
-from nextdetr.serve.schemas import CORRECTION_BODY, PREDICT_ANSWERS, PREDICT_BODY, ErrorBody, ModelBody, PredictQuery
+from nextdetr.serve.schemas import (
+    CORRECTION_BODY,
+    PREDICT_ANSWERS,
+    PREDICT_BODY,
+    ErrorBody,
+    ModelBody,
+    PredictQuery,
+    explain_parameters,
+)
 from nextdetr.serve.security import access_of
 from nextdetr.serve.streams import stream
 
@@ -103,24 +111,12 @@ def _add_handlers(app: FastAPI) -> None:
 
     async def of_parameters(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return error_response(ServeError(422, _explain(error), kind="ParameterError"))
+        return error_response(ServeError(422, explain_parameters(error.errors()), kind="ParameterError"))
 
     for kind in (ServeError, NextDETRError):
         app.add_exception_handler(kind, told)
     app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(RequestValidationError, of_parameters)
-
-
-def _explain(error: RequestValidationError) -> str:
-    parts = []
-    for item in error.errors():
-        name = str(item["loc"][-1]) if item["loc"] else "the request"
-        if item["type"] == "extra_forbidden":
-            parts.append(f"there is no parameter {name[:40]!r}")
-        else:
-            text = str(item["msg"]).removeprefix("Value error, ")
-            parts.append(f"{name[:40]}: {text[:1].lower()}{text[1:]}")
-    return "; ".join(parts[:3]) + "."
 
 
 def _add_predictions(app: FastAPI, service: Service) -> None:

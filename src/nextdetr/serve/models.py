@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nextdetr.confidence import named_thresholds
 from nextdetr.config_serve import ServeConfig
 from nextdetr.errors import ConfigError, NextDETRError
 from nextdetr.inference.exported import OpenedExport, open_any
@@ -212,7 +213,8 @@ def open_engine(source: str, config: ServeConfig) -> tuple[DetectorEngine, dict[
         "model": source, "classes": list(opened.classes), "image_size": settled.image_size,
         "runtime": "pytorch" if exported is None else exported.model.session.name,
         "device": str(settled.device), "batches": exported is None or exported.model.contract.dynamic,
-        "trained": bool(opened.trained), "confidence": config.confidence, "max_detections": config.max_detections,
+        "trained": bool(opened.trained), "confidence": config.confidence,
+        "thresholds": named_thresholds(opened.metadata, opened.classes), "max_detections": config.max_detections,
     }  # fmt: skip
     return DetectorEngine(Steps(settled.predictor()), reading), info
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-__all__ = ["CORRECTION_BODY", "PREDICT_ANSWERS", "PREDICT_BODY", "ErrorBody", "ModelBody", "PredictBody", "PredictQuery"]
+__all__ = [
+    "CORRECTION_BODY",
+    "PREDICT_ANSWERS",
+    "PREDICT_BODY",
+    "ErrorBody",
+    "ModelBody",
+    "PredictBody",
+    "PredictQuery",
+    "explain_parameters",
+]
 
 
 class PredictQuery(BaseModel):
@@ -14,12 +24,8 @@ class PredictQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    confidence: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="Least score (default: the server's).",
+    confidence: Literal["auto"] | Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        None, description="Least score, 0 to 1, or auto (default: the server's)."
     )
     classes: list[str] | None = Field(
         None, description="Only these classes, by name or number: several times, or with commas."
@@ -112,8 +118,8 @@ class ModelBody(BaseModel):
         json_schema_extra={
             "example": {
                 "name": "coins", "model": "exports/coins/model.onnx", "classes": ["coin"], "image_size": 640,
-                "runtime": "onnxruntime", "device": "cpu", "batches": False, "trained": True, "confidence": 0.3,
-                "max_detections": 300, "generation": 1, "loaded": 1767225600.0,
+                "runtime": "onnxruntime", "device": "cpu", "batches": False, "trained": True, "confidence": "auto",
+                "thresholds": {"coin": 0.41}, "max_detections": 300, "generation": 1, "loaded": 1767225600.0,
             }
         }
     )  # fmt: skip
@@ -126,10 +132,24 @@ class ModelBody(BaseModel):
     device: str
     batches: bool = Field(description="Whether it computes several images at once.")
     trained: bool
-    confidence: float
+    confidence: Literal["auto"] | float = Field(description="Least score where a request names none.")
+    thresholds: dict[str, float] | None = Field(description="The model's own, by class, which auto takes; else it is 0.3.")
     max_detections: int
     generation: int = Field(description="1, and one more for each reload.")
     loaded: float = Field(description="When, in seconds since 1970.")
+
+
+def explain_parameters(errors: Iterable[Mapping[str, Any]]) -> str:
+    """Return one sentence on what pydantic has found wrong; a parameter that may be of several kinds is told once."""
+    told: dict[str, str] = {}
+    for item in errors:
+        place = [str(part) for part in item["loc"] if part != "query"]
+        name = place[0][:40] if place else "the settings"
+        text = str(item["msg"]).removeprefix("Value error, ")
+        told[name] = f"{name}: {text[:1].lower()}{text[1:]}"
+        if item["type"] == "extra_forbidden":
+            told[name] = f"there is no parameter {name!r}"
+    return "; ".join(list(told.values())[:3]) + "."
 
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}

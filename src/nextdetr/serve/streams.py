@@ -14,13 +14,12 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from nextdetr.config import explain
 from nextdetr.json_text import json_text
 from nextdetr.serve.answers import predict_json
 from nextdetr.serve.batcher import Job
 from nextdetr.serve.errors import ServeError, as_serve_error
 from nextdetr.serve.requests import Service
-from nextdetr.serve.schemas import PredictQuery
+from nextdetr.serve.schemas import PredictQuery, explain_parameters
 from nextdetr.serve.security import key_of
 
 __all__ = ["MOST_STREAMS", "stream"]
@@ -102,7 +101,7 @@ def _settings(text: str) -> PredictQuery:
             value["classes"] = [value["classes"]]
         return PredictQuery.model_validate(value)
     except ValidationError as error:
-        raise ServeError(422, explain(error).replace("--", "")) from error
+        raise ServeError(422, explain_parameters(error.errors())) from error
     except (ValueError, RecursionError) as error:
         raise ServeError(422, 'a text message is JSON with settings, such as {"confidence": 0.5}.') from error
 

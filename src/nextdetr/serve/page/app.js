@@ -1,7 +1,7 @@
 // The page: what is open, what is shown, and what buttons and keys do.
 
 import { askForKey, correct, models, predict, Failure } from './api.js';
-import { Item } from './boxes.js';
+import { DEFAULT, Item } from './boxes.js';
 import { View } from './canvas.js';
 import { showClasses, showObjects, showStrip, focusObject, renameObject } from './panel.js';
 import { asCoco, asJson, asPicture, asYolo, download } from './save.js';
@@ -223,16 +223,20 @@ async function saveAs(kind) {
 async function useModel(model) {
   stopPlaying();
   Object.assign(state, { model, classes: [...model.classes], hidden: new Set(), lastName: null });
-  setThreshold(Math.max(LEAST, model.confidence));
+  setThreshold(model.confidence === 'auto' ? model.thresholds || DEFAULT : Math.max(LEAST, model.confidence));
+  element('auto').hidden = !model.thresholds;
   for (const item of state.items) if (!item.changed && !item.saved) Object.assign(item, { state: 'waiting', boxes: [], chosen: null, steps: [] });
   refresh();
   work();
 }
 
+/** Take one threshold for all classes, or, where it is an object, the model's own of each. */
 function setThreshold(value) {
+  const own = typeof value !== 'number';
   state.threshold = value;
-  element('threshold').value = String(value);
-  element('level').textContent = value.toFixed(2);
+  if (!own) element('threshold').value = String(value);
+  element('level').textContent = own ? word('auto') : value.toFixed(2);
+  element('auto').setAttribute('aria-pressed', String(own));
 }
 
 async function begin() {
@@ -282,8 +286,9 @@ function step_(by) {
 
 function wire() {
   const click = (id, action) => element(id).addEventListener('click', action);
-  click('language', () => { chooseLanguage(otherLanguage()); refresh(); });
+  click('language', () => { chooseLanguage(otherLanguage()); setThreshold(state.threshold); refresh(); });
   click('cancel', () => element('ask').close('cancel'));
+  click('auto', () => { setThreshold(state.model.thresholds); refresh(); });
   click('help', () => element('shortcuts').showModal());
   click('key', () => askForKey().then((given) => { if (given) start(); }));
   element('error').querySelector('button').addEventListener('click', () => tell(null));

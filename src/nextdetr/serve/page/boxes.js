@@ -4,6 +4,7 @@
 const COLOURS = ['#1f9bff', '#ff7f0e', '#00c853', '#ff2d95', '#ffd600', '#8c5bff', '#00d5d5', '#ff3b30', '#a4de02', '#c77dff',
   '#ffb3ba', '#00897b', '#b5651d', '#5c6bc0', '#f06292', '#cddc39'];
 const MOST_STEPS = 100;
+export const DEFAULT = 0.3;  // confidence where a model has none of its own, as in nextdetr predict
 
 export const colourOf = (index) => COLOURS[((index % COLOURS.length) + COLOURS.length) % COLOURS.length];
 
@@ -21,8 +22,11 @@ export class Item {
     this.state = 'done';
   }
 
-  /** Boxes above a confidence; those that the user has touched count always. */
-  above(threshold) { return this.boxes.filter((box) => box.own || box.confidence >= threshold); }
+  /** Boxes above a confidence, a number or one by class; those that the user has touched count always. */
+  above(threshold) {
+    const least = (name) => (typeof threshold === 'number' ? threshold : threshold[name] ?? DEFAULT);
+    return this.boxes.filter((box) => box.own || box.confidence >= least(box.name));
+  }
 
   /** Note the state before a change, so that it can be undone. */
   remember() {
