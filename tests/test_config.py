@@ -44,7 +44,15 @@ def test_lists_may_be_given_with_commas():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("- a\n", "must be a mapping"), ("a: [", "not valid YAML"), (None, "cannot be read")]
+    ("text", "message"),
+    [
+        ("- a\n", "must be a mapping"),
+        ("a: [", "not valid YAML"),
+        ("a: 2026-99-99\n", "not valid YAML"),
+        (f"a: {'9' * 5000}\n", "not valid YAML"),
+        ("a: " + "[" * 10_000, "nested too deeply"),
+        (None, "cannot be read"),
+    ],
 )
 def test_bad_config_file(tmp_path, text, message):
     path = tmp_path / "c.yaml"

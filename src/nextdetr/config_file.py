@@ -25,8 +25,10 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: the configuration cannot be read ({error}).") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}.") from error
+    except (yaml.YAMLError, ValueError) as error:  # a date such as 2026-99-99 is a ValueError
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split()).rstrip('.')}.") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply for a configuration.") from error
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -38,6 +38,7 @@ def test_polygon_becomes_its_bounding_box(tmp_path):
         ("cat 0.5 0.5 0.2 0.2", "malformed label line"),
         ("0 0,5 0.5 0.2 0.2", "malformed label line"),
         ("2 0.5 0.5 0.2 0.2", "unknown class"),
+        ("9" * 40 + " 0.5 0.5 0.2 0.2", "unknown class"),
         ("-1 0.5 0.5 0.2 0.2", "unknown class"),
         ("0.5 0.5 0.5 0.2 0.2", "unknown class"),
         ("inf 0.5 0.5 0.2 0.2", "unknown class"),

@@ -11,7 +11,7 @@ import pytest
 from nextdetr import files
 from nextdetr.engine import log
 from nextdetr.engine.curves import draw_curves, draw_loss
-from nextdetr.engine.log import Display, MetricsTable, TensorBoard
+from nextdetr.engine.log import Display, MetricsTable, TensorBoard, read_table
 
 LINE = "Класс 猫 é"
 
@@ -121,3 +121,22 @@ def test_events_stop_and_the_run_does_not_when_the_disk_is_full(tmp_path, caplog
 
 def test_a_clock_says_hours_only_when_there_are_some():
     assert [log.clock(seconds) for seconds in (None, 61, 3661)] == ["-:--", "1:01", "1:01:01"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", bytes(300), b"epoch,loss\nfirst,low\n", b"epoch,loss\n1,low\n", b"epoch,loss\n\xff\xfe,1\n", b"loss\n1\n",
+        b"epoch,loss\n1\n", b"epoch,loss\n1.5,2\n", b"epoch,loss\n1,2,3\n", b'epoch,loss\n"1',
+        b"epoch,loss\n1," + b"x" * 200_000,
+    ],
+)  # fmt: skip
+def test_a_damaged_table_is_kept_aside_and_a_new_one_begun(tmp_path, caplog, content):
+    file = tmp_path / "metrics.csv"
+    file.write_bytes(content)
+    draw_curves(file, tmp_path / "curves.png")
+    assert "its curves are not drawn" in caplog.text
+    MetricsTable(file, [], resume_epoch=3).add({"epoch": 4, "step": 1})
+    assert (tmp_path / "metrics-damaged.csv").read_bytes() == content
+    assert "kept as metrics-damaged.csv" in caplog.text
+    assert [row["epoch"] for row in read_table(file)] == ["4"]

@@ -16,7 +16,7 @@ from nextdetr.data.sources import load_data
 from nextdetr.engine.pretrain import Pretrainer
 from nextdetr.engine.resume import Contract, describe_images
 from nextdetr.engine.train import Trainer, train
-from nextdetr.errors import DataError, Interrupted, WeightsError
+from nextdetr.errors import ConfigError, DataError, Interrupted, WeightsError
 from nextdetr.weights.checkpoint import read_detector_metadata
 from tests.helpers import squares, stop_after, tiny_model
 
@@ -152,3 +152,34 @@ def test_a_state_that_does_not_fit_is_refused_in_a_sentence(settings, monkeypatc
     torch.save({"state_version": 1, "cursor": {"epoch": 1, "batch": 0}}, "run/last.ckpt")
     with pytest.raises(WeightsError, match="written by an earlier NextDETR"):
         train(TrainConfig(resume="run"), quiet=True)
+
+
+def test_a_damaged_contract_or_config_is_refused(settings, tmp_path, monkeypatch):
+    interrupt(settings, monkeypatch)
+    state = torch.load("run/last.ckpt", weights_only=True)
+    for contract, cause in (
+        ({"classes": 5}, "classes: "),
+        (None, "contract is no mapping"),
+        ({}, "classes: field required"),
+    ):
+        torch.save({**state, "contract": contract}, "run/last.ckpt")
+        with pytest.raises(WeightsError, match=f"not a whole training state .{cause}"):
+            train(TrainConfig(resume="run"), quiet=True)
+    torch.save(state, "run/last.ckpt")
+    for text, missing in (("", "model"), ("model: tiny.yaml\n", "data")):
+        (tmp_path / "run" / "config.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=f"config.yaml: the setting {missing} is missing"):
+            train(TrainConfig(resume="run"), quiet=True)
+
+
+def test_a_damaged_state_of_pretraining_is_refused(tmp_path, monkeypatch):
+    squares(tmp_path / "squares")
+    output = tmp_path / "run"
+    options = {"model": "convnextv2-zepto", "image_size": 64, "batch_size": 4, "workers": 0, "quiet": True}
+    nextdetr.pretrain(str(tmp_path / "squares" / "images" / "train"), epochs=1, output=output, **options)
+    state = torch.load(output / "last.ckpt", weights_only=True)
+    changes = {"pretraining": {}, "started_from": [1]}
+    for name, value in [*changes.items(), ("pretraining", {"loss": "low", "drawn_at": 0.0})]:
+        torch.save({**state, name: value}, output / "last.ckpt")
+        with pytest.raises(WeightsError, match=r"last\.ckpt: "):
+            nextdetr.pretrain(resume=output, epochs=2, workers=0, quiet=True)

@@ -47,3 +47,31 @@ def test_bad_files_are_refused_and_run_nothing(tmp_path, capsys, kind):
 def test_step_seeds_differ():
     seeds = {step_seed(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(2)}
     assert len(seeds) == 300
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"epoch": "one"}, "epoch: input should be a valid integer"),
+        ({"place": -4}, "place: input should be greater than or equal to 0"),
+        ({"step": 2**70}, "step: input should be less than"),
+        ({"sums": [1]}, "sums: input should be a valid dictionary"),
+        ({"best": None}, "best: "),
+        ({"best": {"epoch": "x"}}, "best.epoch: "),
+        ({"more": 1}, "unknown is more"),
+    ],
+)
+def test_a_cursor_of_other_kinds_is_refused(tmp_path, change, cause):
+    path = tmp_path / "last.ckpt"
+    write_state(path, Cursor())
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "cursor": {**state["cursor"], **change}}, path)
+    with pytest.raises(WeightsError, match=f"last.ckpt: not a whole training state .{cause}"):
+        read_state(path)
+
+
+@pytest.mark.parametrize("cursor", [[1], None, 5])
+def test_a_cursor_that_is_no_mapping_is_refused(tmp_path, cursor):
+    torch.save({"state_version": 2, "cursor": cursor}, tmp_path / "last.ckpt")
+    with pytest.raises(WeightsError, match="cursor is no mapping"):
+        read_state(tmp_path / "last.ckpt")

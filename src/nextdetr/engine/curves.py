@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import csv
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nextdetr.engine.log import read_table
 from nextdetr.files import atomic_write, optional_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["draw_curves", "draw_loss"]
+
+_log = logging.getLogger(__name__)
 
 
 def draw_curves(table: Path, target: Path) -> None:
@@ -75,8 +78,11 @@ def draw_loss(table: Path, target: Path, title: str) -> None:
 def _rows(table: Path) -> list[dict[str, str]]:
     if not table.is_file():  # it could not be written, which was told then
         return []
-    with table.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        return read_table(table)
+    except ValueError as error:
+        _log.warning("%s: cannot be read (%s), so its curves are not drawn.", table, error)
+        return []
 
 
 def _draw_loss(axis: Axes, rows: list[dict[str, str]]) -> None:

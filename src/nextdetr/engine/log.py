@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from nextdetr.files import optional_file, write_text_atomic
 
-__all__ = ["METRIC_NAMES", "Display", "MetricsTable", "TensorBoard", "clock", "epoch_line", "shown_score"]
+__all__ = ["METRIC_NAMES", "Display", "MetricsTable", "TensorBoard", "clock", "epoch_line", "read_table", "shown_score"]
 
 _log = logging.getLogger(__name__)
 
@@ -56,8 +56,11 @@ class MetricsTable:
         self.columns = ["epoch", "step", "seconds", "learning_rate", "loss", *terms, *metrics]
         self.rows: list[dict[str, str]] = []
         if resume_epoch and path.is_file():
-            with path.open(encoding="utf-8", newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= resume_epoch]
+            try:
+                self.rows = [row for row in read_table(path) if int(row["epoch"]) <= resume_epoch]
+            except ValueError as error:
+                kept = path.replace(path.with_name(f"{path.stem}-damaged{path.suffix}"))
+                _log.warning("%s: cannot be read (%s); it is kept as %s, and a new one begun.", path, error, kept.name)
 
     def add(self, row: Mapping[str, float | int | None]) -> None:
         """Append a row and write the table, whole or not at all; what a full disk kept out comes with a later row."""
@@ -76,6 +79,29 @@ class MetricsTable:
         writer.writerows(self.rows)
         with optional_file():
             write_text_atomic(self.path, buffer.getvalue())
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a ``metrics.csv``, each value text; empty where there is none.
+
+    Raises:
+        ValueError: the file is damaged, or something else.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        try:
+            table = csv.DictReader(file)
+            rows = list(table)
+        except csv.Error as error:
+            raise ValueError(str(error)) from error
+    if "epoch" not in (table.fieldnames or ()):
+        raise ValueError("it has no column epoch")
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise ValueError(f"line {number} has another number of values than the first")
+        int(row["epoch"])
+        for value in filter(None, row.values()):
+            float(value)
+    return rows
 
 
 def _cell(value: float | int | None) -> str:

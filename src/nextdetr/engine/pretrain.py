@@ -159,11 +159,9 @@ class Pretrainer(Loop):
         self.loss = math.nan
         self.restore(run.state)
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from the parts of a ``last.ckpt``."""
-        super().restore(state)
-        if state:
-            self.loss, self.drawn_at = state["pretraining"]["loss"], state["pretraining"]["drawn_at"]
+    def restore_extra(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``extra_state``."""
+        self.loss, self.drawn_at = (float(state["pretraining"][name]) for name in ("loss", "drawn_at"))
 
     def run(self) -> PretrainResult:
         """Train until the budget is spent, and return what came of it."""

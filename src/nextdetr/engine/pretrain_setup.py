@@ -125,8 +125,10 @@ def prepare_pretraining(
     if data.problems:
         tell(summarize_problems(data.problems))
     encoder = convnextv2(config.model.removeprefix(PREFIX), grn=config.grn)
-    earlier = state.get("started_from", {"licence": "none", "file": str(config.weights or "none")})
-    started_from = (str(earlier["licence"]), str(earlier["file"]))
+    origin = state.get("started_from", {"licence": "none", "file": str(config.weights or "none")})
+    if not isinstance(origin, dict):
+        raise WeightsError(f"{directory / 'last.ckpt'}: not a whole training state (started_from is no mapping).")
+    started_from = (str(origin.get("licence", "none")), str(origin.get("file", "none")))
     if config.weights is not None and "started_from" not in state:  # a resumed run has long left them behind
         started_from = _load_encoder(encoder, config.weights)
     model = FCMAE(

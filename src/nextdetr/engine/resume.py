@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from nextdetr.config import CommandConfig, build_config
 from nextdetr.config_file import dump_config, merge_settings, read_config_file
 from nextdetr.data.records import DetectionData, ImageRecord
+from nextdetr.engine.state import from_file
 from nextdetr.errors import ConfigError, DataError, WeightsError
 from nextdetr.files import write_text_atomic
 
@@ -97,8 +98,8 @@ def stored_contract(state: Mapping[str, Any], path: Path) -> Contract:
         WeightsError: it is not there.
     """
     try:
-        return Contract(**state["contract"])
-    except (KeyError, TypeError) as error:
+        return from_file(Contract, state["contract"])
+    except (KeyError, ValueError) as error:
         raise WeightsError(f"{path}: not a whole training state ({error}).") from error
 
 
@@ -118,8 +119,11 @@ def merge_resumed(config: C, folder: Path) -> C:
     stored = folder / "config.yaml"
     if not stored.is_file():
         raise ConfigError(f"{folder}: not the folder of a run (it has no config.yaml).")
-    anew = {name: getattr(config, name) for name in given}
-    return build_config(type(config), merge_settings(type(config), read_config_file(stored), anew), source=str(stored))
+    values, anew = read_config_file(stored), {name: getattr(config, name) for name in given}
+    for name in ("model", "data", "images"):
+        if name in type(config).model_fields and not (values.get(name) or anew.get(name)):
+            raise ConfigError(f"{stored}: the setting {name} is missing, which a run always writes; restore the file.")
+    return build_config(type(config), merge_settings(type(config), values, anew), source=str(stored))
 
 
 def write_config(config: CommandConfig, directory: Path) -> None:

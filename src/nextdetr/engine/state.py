@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from nextdetr.engine.best import Best
 from nextdetr.errors import WeightsError
 from nextdetr.files import atomic_write
 
-__all__ = ["Cursor", "non_finite_tensor", "read_state", "step_seed", "write_state"]
+__all__ = ["Cursor", "from_file", "non_finite_tensor", "read_state", "step_seed", "write_state"]
 
 STATE_VERSION = 2
+
+T = TypeVar("T")
+Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**62)]
 
 
 @dataclass(slots=True)
@@ -48,19 +52,19 @@ class Cursor:
         validation_seconds: what it took.
     """
 
-    epoch: int = 0
-    place: int = 0
-    step: int = 0
-    images: int = 0
+    epoch: Count = 0
+    place: Count = 0
+    step: Count = 0
+    images: Count = 0
     sums: dict[str, float] = field(default_factory=dict)
-    counted: int = 0
+    counted: Count = 0
     rate: float = 0.0
     seconds: float = 0.0
     reserve: float = 0.0
     progress: float = 0.0
     length: tuple[int | None, float | None] = (None, None)
     best: Best = field(default_factory=Best)
-    validated: int = 0
+    validated: Count = 0
     metrics: dict[str, float | None] = field(default_factory=dict)
     validated_at: float = 0.0
     validation_seconds: float = 0.0
@@ -87,6 +91,25 @@ def write_state(path: str | Path, cursor: Cursor, **parts: dict[str, Any]) -> No
         torch.save({"state_version": STATE_VERSION, "cursor": asdict(cursor), **parts}, temporary)
 
 
+def from_file(kind: type[T], values: Any) -> T:
+    """Build a dataclass from what a file says, which may be anything.
+
+    Raises:
+        ValueError: that is no mapping, or a field is unknown, missing or of another type; the message names it.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{kind.__name__.lower()} is no mapping")
+    unknown = values.keys() - {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    if unknown:
+        raise ValueError(f"unknown is {min(map(str, unknown))}")
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}") from error
+
+
 def read_state(path: str | Path) -> tuple[Cursor, dict[str, Any]]:
     """Return the cursor and the other parts of a ``last.ckpt``.
 
@@ -111,9 +134,8 @@ def read_state(path: str | Path) -> tuple[Cursor, dict[str, Any]]:
             else f"{path}: not a training state of this version of NextDETR (expected version {STATE_VERSION})."
         )
     try:
-        cursor = Cursor(**state.pop("cursor"))
-        cursor.best, cursor.length = Best(**cursor.best), tuple(cursor.length)  # type: ignore[arg-type, assignment]
-    except (KeyError, TypeError) as error:
+        cursor = from_file(Cursor, state.pop("cursor"))
+    except (KeyError, ValueError) as error:
         raise WeightsError(f"{path}: not a whole training state ({error}).") from error
     state.pop("state_version")
     return cursor, state
