@@ -10,23 +10,22 @@ from typing import TYPE_CHECKING, Any, Self
 
 from nextdetr.config import EmbedConfig, ExportConfig, PredictConfig, TrainConfig, ValConfig, build_config
 from nextdetr.errors import ConfigError
+from nextdetr.measures import exported_meter, scorer
 
 if TYPE_CHECKING:
     import numpy as np
     import supervision as sv
     from PIL import Image
 
-    from nextdetr.data.records import DetectionData
     from nextdetr.engine.train import TrainResult
     from nextdetr.engine.validate import ValResult
-    from nextdetr.export.run import ExportResult, Score
+    from nextdetr.export.run import ExportResult
     from nextdetr.identity import Identity
     from nextdetr.inference.camera_report import CameraReport
     from nextdetr.inference.embed import Embeddings
     from nextdetr.inference.exported import OpenedExport, Runtime
     from nextdetr.inference.opened import Settled
     from nextdetr.inference.predictor import Prediction
-    from nextdetr.inference.speed import Setting, SpeedPoint
     from nextdetr.models.summary import Summary
     from nextdetr.weights.checkpoint import OpenedModel
     from nextdetr.weights.report import LoadReport
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     Source = str | Path | Image.Image | np.ndarray
     Runs = PredictConfig | EmbedConfig
 
-__all__ = ["Detector", "exported_meter", "scorer"]
+__all__ = ["Detector"]
 
 _OPENING = threading.RLock()  # not a detector's own, so that it can be pickled
 
@@ -311,6 +310,19 @@ class Detector:
 
         return export(self._network("be exported again"), config, score=scorer(config.data, config.split, quiet=quiet))
 
+    def serve(self, **settings: Any) -> None:
+        """Serve the detector over HTTP, with a page to try it, until the process is asked to stop.
+
+        Args:
+            settings: the options of ``nextdetr serve`` as keywords (``host``, ``port``, ``queue``, ``corrections``, …).
+
+        Raises:
+            ConfigError: the port is taken, a setting is wrong, or a package is missing.
+        """
+        from nextdetr.serve.run import serve
+
+        serve(self.source, opened=self.opened, **{"device": self.device, **settings})
+
     def save(self, path: str | Path) -> Path:
         """Write the detector to a ``*.safetensors`` file.
 
@@ -371,25 +383,3 @@ class Detector:
         from nextdetr.hub import upload_folder
 
         return upload_folder(self._network("be saved as a checkpoint"), repo_id, **settings)
-
-
-def scorer(data: str | None, split: str, *, quiet: bool = False) -> Score | None:
-    """Return what export and benchmark score detectors with, as they stand beside the engine; None without data."""
-    if data is None:
-        return None
-    from nextdetr.engine.validate import score_detector
-
-    def score(
-        opened: OpenedModel | OpenedExport, queries: int | None, part: DetectionData | None = None
-    ) -> dict[str, float | None]:
-        asked = ValConfig(data=data, split=split, device="cpu", queries=queries)
-        return score_detector(opened, asked, quiet=quiet or part is not None, data=part).metrics
-
-    return score
-
-
-def exported_meter(opened: OpenedModel, setting: Setting) -> SpeedPoint:
-    """Measure a setting for a training with ``latency``; the engine stands beside the exports and is handed this."""
-    from nextdetr.export.speed import meter
-
-    return meter()(opened, setting)

@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from nextdetr import Detector
 from nextdetr.errors import ModelFileError
 from nextdetr.serve import connections
 from nextdetr.serve.run import start
@@ -58,6 +59,19 @@ def test_a_stop_by_the_system_answers_what_was_accepted_and_ends_with_success(mo
         assert process.stdout.read() == ""
     finally:
         process.kill()
+
+
+def test_an_open_detector_serves_itself_until_the_process_is_asked_to_stop(model):
+    answers = []
+
+    def ask(url):
+        answers.append(httpx.post(f"{url}/models/toy/predict", content=GOOD, trust_env=False).json()["model"])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    Detector(model).serve(port=0, ready=lambda url, app: threading.Thread(target=ask, args=(url,)).start())
+    assert answers == ["toy"]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_reload_under_load_loses_no_request_and_brings_the_new_model(tmp_path):
@@ -222,7 +236,8 @@ def test_memory_does_not_grow_with_requests(engine):
             return process.memory_info().rss
 
         before = ask(150)
-        assert ask(150) < before + 20e6
+        # It goes up and down by 30 MB, this client's share included; bodies or images that stayed would be 240 MB.
+        assert ask(150) < before + 80e6
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "xml"])

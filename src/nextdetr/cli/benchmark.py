@@ -27,8 +27,8 @@ def benchmark(
     Example: `nextdetr benchmark runs/nextdetr-atto-photos/best.safetensors --data photos --precision float32 int8`.
     """
     merged = settings(BenchmarkConfig, options)
-    from nextdetr.detector import scorer
     from nextdetr.export.benchmark import benchmark as run
+    from nextdetr.measures import scorer
 
     result = run(
         model, merged, weights=weights, allow_partial=allow_partial, score=scorer(merged.data, merged.split), tell=_note

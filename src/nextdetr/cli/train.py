@@ -24,9 +24,9 @@ def train(
     Example: `nextdetr train --data photos --minutes 30`. Ctrl-C stops it; `--resume DIR` goes on exactly there.
     """
     merged = settings(TrainConfig, options, config)
-    from nextdetr.detector import exported_meter
     from nextdetr.engine.log import shown_score
     from nextdetr.engine.train import train as run
+    from nextdetr.measures import exported_meter
 
     result = run(merged, meter=exported_meter)
     if not is_first_process():

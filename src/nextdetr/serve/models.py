@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from nextdetr.confidence import named_thresholds
 from nextdetr.config_serve import ServeConfig
@@ -21,8 +21,12 @@ from nextdetr.serve.batcher import Batcher, Closed, Job
 from nextdetr.serve.engine import DetectorEngine
 from nextdetr.serve.errors import ServeError
 from nextdetr.serve.metrics import Metrics
+from nextdetr.weights.checkpoint import OpenedModel
 
-__all__ = ["Models", "Served", "named_sources"]
+__all__ = ["Models", "Opens", "Served", "engine_of", "named_sources"]
+
+#: Opens a model of the command line, and says what is known of it.
+Opens: TypeAlias = Callable[[str, ServeConfig], tuple[DetectorEngine, dict[str, Any]]]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PLAIN = ("model", "best", "last")  # names of files that say nothing of the model; the folder's says more
@@ -54,7 +58,7 @@ class Models:
         sources: file or name by name of the model; the first is the one that is meant where a request names none.
         config: the server's settings.
         metrics: counts.
-        opens: opens a model (for tests).
+        opens: opens a model; by default from its file.
 
     Raises:
         NextDETRError: a model cannot be opened.
@@ -66,7 +70,7 @@ class Models:
         config: ServeConfig,
         metrics: Metrics,
         *,
-        opens: Callable[[str, ServeConfig], tuple[DetectorEngine, dict[str, Any]]] | None = None,
+        opens: Opens | None = None,
     ) -> None:
         self._config, self._metrics, self._open = config, metrics, opens or open_engine
         self._sources = sources
@@ -205,6 +209,13 @@ def open_engine(source: str, config: ServeConfig) -> tuple[DetectorEngine, dict[
         NextDETRError: it cannot be opened, or does not run so.
     """
     opened, _ = open_any(source, threads=config.threads)
+    return engine_of(opened, source, config)
+
+
+def engine_of(
+    opened: OpenedModel | OpenedExport, source: str, config: ServeConfig
+) -> tuple[DetectorEngine, dict[str, Any]]:
+    """Do what ``open_engine`` does, for a detector that is open."""
     settled = settle(opened, device=config.device, image_size=config.image_size)
     warn_of_random_weights(opened, weights=False)
     exported = opened if isinstance(opened, OpenedExport) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import signal
 import socket
@@ -36,14 +37,19 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def serve(
-    *models: str | Path, ready: Callable[[str, FastAPI], None] | None = None, opens: Any = None, **settings: Any
+    *models: str | Path,
+    ready: Callable[[str, FastAPI], None] | None = None,
+    opened: Any = None,
+    opens: Any = None,
+    **settings: Any,
 ) -> None:
     """Serve models until the process is asked to stop (Ctrl-C, ``SIGTERM``), and answer what was accepted until then.
 
     Args:
         models: files or shipped names; ``NAME=FILE`` for another name than the file's.
         ready: is called with the address and the application once connections are taken.
-        opens: opens a model (for tests).
+        opened: the one model, where it is open already.
+        opens: opens a model; by default from its file.
         settings: the options of ``nextdetr serve`` as keywords (``host``, ``port``, ``batch``, ``queue``, …).
 
     Raises:
@@ -51,6 +57,10 @@ def serve(
         NextDETRError: a model cannot be opened.
     """
     config = build_config(ServeConfig, settings)
+    if opened is not None:
+        from nextdetr.serve.models import engine_of
+
+        opens = functools.partial(engine_of, opened)
     with _listening(config) as listener:
         _server(models, config, listener, ready, opens).run(sockets=[listener])
 

@@ -1,0 +1,38 @@
+"""How exports are scored and timed: the engine stands beside the exports, and is handed these from above both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nextdetr.config import ValConfig
+
+if TYPE_CHECKING:
+    from nextdetr.data.records import DetectionData
+    from nextdetr.export.run import Score
+    from nextdetr.inference.exported import OpenedExport
+    from nextdetr.inference.speed import Setting, SpeedPoint
+    from nextdetr.weights.checkpoint import OpenedModel
+
+__all__ = ["exported_meter", "scorer"]
+
+
+def scorer(data: str | None, split: str, *, quiet: bool = False) -> Score | None:
+    """Return what export and benchmark score detectors with, as they stand beside the engine; None without data."""
+    if data is None:
+        return None
+    from nextdetr.engine.validate import score_detector
+
+    def score(
+        opened: OpenedModel | OpenedExport, queries: int | None, part: DetectionData | None = None
+    ) -> dict[str, float | None]:
+        asked = ValConfig(data=data, split=split, device="cpu", queries=queries)
+        return score_detector(opened, asked, quiet=quiet or part is not None, data=part).metrics
+
+    return score
+
+
+def exported_meter(opened: OpenedModel, setting: Setting) -> SpeedPoint:
+    """Measure a setting for a training with ``latency``; the engine stands beside the exports and is handed this."""
+    from nextdetr.export.speed import meter
+
+    return meter()(opened, setting)
