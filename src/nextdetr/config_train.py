@@ -73,6 +73,8 @@ class TrainConfig(CommandConfig):
         1.0, gt=0, le=1, description="Factor of the rate from each block of the backbone to the one before it."
     )
     freeze_backbone_epochs: int = Field(0, ge=0, description="Epochs at the start in which only the head is trained.")
+    freeze_stages: int = Field(0, ge=0, description="First stages of the backbone that stay as they are, with the stem.")
+    freeze_norms: bool = Field(False, description="Keep the backbone's BatchNorms as they are, statistics included.")
     weight_decay: float = Field(1e-4, ge=0, description="Decay of matrices and kernels; norms, GRN and biases have none.")
     clip_norm: float = Field(0.1, ge=0, description="Largest norm of the gradient; 0 switches clipping off.")
     class_loss: Literal["varifocal", "matchability"] = Field(

@@ -14,6 +14,7 @@ from typing import Any
 
 from nextdetr.config import TrainConfig
 from nextdetr.data.cache import cache_bytes
+from nextdetr.engine.fine_tune import GENTLE, PASSES_KNOWN, FineTuning
 from nextdetr.engine.loading import shrink_limit
 from nextdetr.engine.statistics import DataStats, Machine
 
@@ -40,7 +41,6 @@ SIZES = (320, 640)  # smallest and largest input, pixels; BCCD was measured at 3
 ENLARGE = 1.5  # most that images are enlarged: there is nothing to see between the pixels
 SET_ASIDE = 0.2  # of the images, where the data set has no val; a common share, not measured
 PASSES = 15_000  # images shown in a run from random weights; BCCD's 73 epochs, near RT-DETR's 72
-PASSES_TRAINED = 5_000  # the same from a trained detector
 PASSES_LEAST = 9_000  # images that given minutes should show before larger ones are afforded; BCCD had 8,600 in 24 minutes
 EPOCHS = (24, 300)
 SECONDS_AN_IMAGE = 0.145  # atto at 320 px on two threads, measured
@@ -98,6 +98,7 @@ def choose_recipe(
     within: int | None = None,
     teacher_gflop: float | None = None,
     set_aside: float | None = None,
+    tuning: FineTuning | None = None,
 ) -> Recipe:
     """Fill in what the user left open.
 
@@ -112,12 +113,15 @@ def choose_recipe(
         within: largest image size that keeps ``latency``; None without one.
         teacher_gflop: of the teacher, an image at 320 px; None without one, 0 where it is not known.
         set_aside: share of the images that were set aside as ``val``; None where the data set has one.
+        tuning: what follows from the detector that is started from; None without one, or where nothing is known of it.
 
     Returns:
         The settings and why.
     """
     plan = _Plan(config, data, machine, stride, teacher_gflop)
-    plan.within = within
+    plan.within, plan.tuning = within, tuning
+    if tuning is not None:
+        plan.reasons.append(tuning.reason)
     if set_aside is not None:
         plan.choose("there is no val: so much of train chooses the best weights", split_off=set_aside)
     _teacher(plan)
@@ -145,6 +149,7 @@ class _Plan:
         self.chosen: dict[str, Any] = {}
         self.reasons: list[str] = []
         self.within: int | None = None
+        self.tuning: FineTuning | None = None
 
     def open(self, *names: str) -> bool:
         return not self.given & set(names)
@@ -258,7 +263,8 @@ def _batch(plan: _Plan) -> None:
 def _length(plan: _Plan) -> None:
     if not plan.open("epochs", "minutes"):
         return
-    passes = PASSES_TRAINED if plan.trained else PASSES
+    from_detector = PASSES_KNOWN if plan.tuning is None else plan.tuning.passes
+    passes = from_detector if plan.trained else PASSES
     epochs = min(max(round(passes / max(1, plan.data.images)), EPOCHS[0]), EPOCHS[1])
     seconds = _seconds_an_image(plan, int(plan.get("image_size") or SIZES[1]))
     if seconds is None:
@@ -294,16 +300,25 @@ def _expected_epochs(plan: _Plan) -> float:
 
 def _rates(plan: _Plan, without_labels: bool) -> None:
     scale = math.sqrt(max(1.0, plan.together / RATE_BATCH))
-    if plan.trained:
+    tuning = plan.tuning
+    if tuning is not None:
+        plan.choose("", backbone_rate_factor=tuning.backbone_factor, freeze_norms=tuning.freeze_norms)
+        norms = " --freeze-norms" if plan.chosen.get("freeze_norms") else ""
+        if "backbone_rate_factor" in plan.chosen:
+            plan.reasons.append(f"--backbone-rate-factor {tuning.backbone_factor:g}{norms}: for a backbone of this kind")
+    if plan.trained and (tuning is None or tuning.knows_all):
         reason = "a quarter of the usual rate: the weights are trained already"
-        plan.choose(reason, learning_rate=round(min(RATE_MOST, RATE * scale) / 4, 7))
+        plan.choose(reason, learning_rate=round(min(RATE_MOST, RATE * scale) * GENTLE, 7))
         return
     few = len(plan.data.classes) <= FEW_CLASSES
-    base = RATE_OF.get(plan.get("model"), RATE) if few else RATE_MANY
+    model = plan.get("model") if tuning is None or tuning.model is None else tuning.model
+    base = RATE_OF.get(model, RATE) if few else RATE_MANY
     rate = min(RATE_MOST, base * scale)
     measured = "what this model was trained with here" if few else f"{len(plan.data.classes)} classes want a gentler rate"
     why = measured if rate == base else f"by the root of {plan.together} images a step"
     plan.choose("" if rate == RATE else why, learning_rate=round(rate, 7))
+    if tuning is not None:
+        return
     if plan.config.backbone_weights is None:
         plan.choose("", backbone_rate_factor=1.0)
         return

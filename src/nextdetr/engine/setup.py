@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from nextdetr.config import TrainConfig
 from nextdetr.data.identity import describe_identity
 from nextdetr.data.records import DetectionData
+from nextdetr.engine.fine_tune import FineTuning, plan_fine_tuning
 from nextdetr.engine.latency import affordable_size, check_contract, times_of
 from nextdetr.engine.recipe import backbone_factor, choose_recipe
 from nextdetr.engine.resume import (
@@ -216,10 +217,23 @@ def fill_in(
         without_labels=backbone is not None and backbone.without_labels, stride=_stride(config.model),
         within=within,
         teacher_gflop=None if teacher is None else teacher.gflop(), set_aside=set_aside,
+        tuning=_tuning(config, data.classes),
     )  # fmt: skip
     if recipe.text:
         tell(recipe.text)
     return recipe.config
+
+
+def _tuning(config: TrainConfig, classes: Sequence[str]) -> FineTuning | None:
+    """Say how to start from the run's detector weights, or its model's own; None where it has none."""
+    weights: str | Path | None = config.weights
+    if weights is None and config.model not in available_models():
+        model = str(resolve_model(config.model))
+        weights = model if model.endswith(".safetensors") else None
+    if weights is None:
+        return None
+    identity = open_weights(weights)[1]
+    return None if identity.is_backbone else plan_fine_tuning(classes, identity, config.model)
 
 
 def resumed_model(

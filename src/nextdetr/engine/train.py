@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 
 from nextdetr.config import TrainConfig
 from nextdetr.data.records import DetectionData
@@ -25,6 +24,7 @@ from nextdetr.engine.budget import Budget
 from nextdetr.engine.curves import draw_curves
 from nextdetr.engine.diagnosis import non_finite
 from nextdetr.engine.ema import ModelEMA
+from nextdetr.engine.freezing import Freezing
 from nextdetr.engine.latency import expected_seconds, fulfil
 from nextdetr.engine.launch import largest, launch, scaler_of
 from nextdetr.engine.loading import build_training_loader
@@ -92,6 +92,7 @@ class Trainer(Loop):
         loader = build_training_loader(
             config, run.train_data, stride=run.model.stride, rank=fabric.global_rank, world=fabric.world_size
         )
+        self.freezing = Freezing(run.model, config)
         optimizer = build_optimizer(
             run.model, learning_rate=config.learning_rate, weight_decay=config.weight_decay,
             backbone_factor=config.backbone_rate_factor, layer_decay=config.layer_decay,
@@ -169,7 +170,7 @@ class Trainer(Loop):
     def begin_epoch(self) -> None:
         """Freeze the backbone, or let it go."""
         if self.fabric.world_size == 1:  # saves the gradient; DDP has decided already which ones it waits for
-            self._backbone.requires_grad_(not self._frozen)
+            self.freezing.begin(self.cursor.epoch)
 
     def strong(self, place: int) -> bool:
         """Whether the batch at image ``place`` of the epoch has strong augmentation: up to its share of the run.
@@ -193,11 +194,10 @@ class Trainer(Loop):
         if cursor.epoch == 0 and cursor.place == 0:
             self._picture(batch)
         factor = rate_factor(progress, cursor.step, warmup=config.warmup, flat=config.flat)
-        cursor.rate = set_rate(self.optimizer, factor, frozen=self._frozen)
+        cursor.rate = set_rate(self.optimizer, factor, frozen=self.freezing.whole(cursor.epoch))
         torch.manual_seed(self.seed_of_step(config.seed, self.fabric.global_rank))
         self.model.train()
-        if self._frozen:  # nor may its BatchNorms follow the batches
-            self._backbone.eval()
+        self.freezing.hold_statistics(cursor.epoch)
         asked: dict[str, Any] = {}
         if self.teaching is not None:
             with part("teacher"):
@@ -218,9 +218,7 @@ class Trainer(Loop):
             raise non_finite(self.run_.model, terms, names, cursor, self.advice())
         if last:
             with part("optimiser"):
-                if self._frozen:  # with several processes DDP has made gradients of the backbone all the same
-                    for parameter in self._backbone.parameters():
-                        parameter.grad = None
+                self.freezing.drop_gradients(cursor.epoch)
                 if self.teaching is not None:
                     self.teaching.synchronize()
                 if config.clip_norm > 0:
@@ -233,14 +231,6 @@ class Trainer(Loop):
                 assert self.ema is not None
                 self.ema.update(self.run_.model)
         return values
-
-    @property
-    def _backbone(self) -> nn.ModuleList:
-        return self.run_.model.rows[: self.run_.model.backbone_rows]
-
-    @property
-    def _frozen(self) -> bool:
-        return self.cursor.epoch < self.config.freeze_backbone_epochs
 
     # Its score
 

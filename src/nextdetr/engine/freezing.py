@@ -1,0 +1,95 @@
+"""What of the backbone does not learn: all of it at the start of a run, its first stages, or its BatchNorms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from nextdetr.config import TrainConfig
+from nextdetr.errors import ConfigError
+from nextdetr.models.convnextv2 import ConvNeXtV2
+from nextdetr.models.detection import DetectionModel
+from nextdetr.models.resnet import ResNetVD
+
+__all__ = ["Freezing", "first_stages"]
+
+
+class Freezing:
+    """Keeps parts of the backbone as they are; made before the optimiser, which leaves them out.
+
+    Args:
+        model: the detector; parameters of stages and norms that stay get no gradient any more.
+        config: ``freeze_backbone_epochs``, ``freeze_stages`` and ``freeze_norms``.
+
+    Attributes:
+        backbone: its rows.
+
+    Raises:
+        ConfigError: the backbone has fewer stages, or no BatchNorm.
+    """
+
+    def __init__(self, model: DetectionModel, config: TrainConfig) -> None:
+        self.backbone = model.rows[: model.backbone_rows]
+        self.epochs = config.freeze_backbone_epochs
+        self.parts: list[nn.Module] = first_stages(model, config.freeze_stages) if config.freeze_stages else []
+        norms = [module for module in self.backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+        if config.freeze_norms and not norms:
+            raise ConfigError("--freeze-norms: the backbone has no BatchNorm; leave the option out.")
+        self.parts += norms if config.freeze_norms else []
+        self._keep()
+
+    def whole(self, epoch: int) -> bool:
+        """Whether the whole backbone stands still in an epoch (from 0)."""
+        return epoch < self.epochs
+
+    def begin(self, epoch: int) -> None:
+        """Let the gradient of the whole backbone be, or have it again."""
+        self.backbone.requires_grad_(not self.whole(epoch))
+        self._keep()
+
+    def hold_statistics(self, epoch: int) -> None:
+        """Keep BatchNorms of what stands still from following the batches, after the model was set to training."""
+        if self.whole(epoch):
+            self.backbone.eval()
+        for part in self.parts:
+            part.eval()
+
+    def drop_gradients(self, epoch: int) -> None:
+        """Remove gradients of a backbone that stands still; with several processes DDP has made them all the same."""
+        if self.whole(epoch):
+            for parameter in self.backbone.parameters():
+                parameter.grad = None
+
+    def _keep(self) -> None:
+        for part in self.parts:
+            part.requires_grad_(False)
+
+
+def first_stages(model: DetectionModel, count: int) -> list[nn.Module]:
+    """Return the stem and the first stages of a backbone.
+
+    A stage ends where the next map is half as large: the first has stride 4. Of a backbone of several rows, it is rows.
+
+    Args:
+        model: the detector.
+        count: of stages, at least 1.
+
+    Raises:
+        ConfigError: there are fewer.
+    """
+    row = model.backbone
+    found: Iterator[list[nn.Module]]
+    if model.backbone_rows == 1 and isinstance(row, ConvNeXtV2):
+        found = ([down, stage] for down, stage in zip(row.downsample_layers, row.stages, strict=True))
+    elif model.backbone_rows == 1 and isinstance(row, ResNetVD):
+        found = ([*([row.conv1] if number == 0 else []), stage] for number, stage in enumerate(row.res_layers))
+    else:
+        by_stride: dict[int, list[nn.Module]] = {}
+        for part, info in zip(model.rows, model.row_infos[: model.backbone_rows], strict=False):
+            by_stride.setdefault(max(4, info.strides[0]), []).append(part)
+        found = (by_stride[stride] for stride in sorted(by_stride))
+    stages = list(found)
+    if count > len(stages):
+        raise ConfigError(f"--freeze-stages {count}: the backbone has {len(stages)} stages.")
+    return [module for stage in stages[:count] for module in stage]

@@ -1,0 +1,139 @@
+"""Starting from a detector: what the recipe makes of the classes that it knows, and what stays as it is."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nextdetr.config import TrainConfig
+from nextdetr.engine.fine_tune import plan_fine_tuning
+from nextdetr.engine.freezing import Freezing, first_stages
+from nextdetr.engine.optim import build_optimizer
+from nextdetr.engine.train import train
+from nextdetr.errors import ConfigError
+from nextdetr.models.graph import build_model, parse_model_text
+from nextdetr.weights.checkpoint import save_detector
+from nextdetr.weights.layouts.table import Identity
+from tests.engine.test_recipe import CELLS, LAPTOP, MODELS, choose_recipe
+from tests.helpers import TINY_MODEL, squares
+
+ATTO = {"depths": (2, 2, 6, 2), "dims": (40, 80, 160, 320)}
+
+
+def identity(classes, model="nextdetr-atto", size=ATTO, **values):
+    return Identity("nextdetr-detector", model, classes, **size, **values)
+
+
+def recipe(plan, data=CELLS, **settings):
+    config = TrainConfig(data="cells", weights="w.safetensors", **settings)
+    return choose_recipe(config, data, LAPTOP, models=MODELS, tuning=plan)
+
+
+def test_other_classes_learn_at_the_rate_of_a_new_detector():
+    plan = plan_fine_tuning(CELLS.classes, identity(["wbc", "car"]), "nextdetr-atto")
+    assert plan.reason.startswith("start: 1 of 3 classes carried over by name (WBC); the others learn at the rate of")
+    chosen = recipe(plan, model="nextdetr-atto")
+    config = chosen.config
+    assert (config.learning_rate, config.backbone_rate_factor, config.freeze_norms) == (8e-4, 1.0, False)
+    assert (config.epochs, config.image_size, config.freeze_backbone_epochs) == (49, None, 0)
+    assert chosen.text.count("start: ") == 1
+    assert "--backbone-rate-factor 1: " in chosen.text
+    given = {"learning_rate": 1e-5, "backbone_rate_factor": 0.3, "epochs": 7, "freeze_norms": True}
+    kept = recipe(plan, model="nextdetr-atto", **given)
+    assert {name: getattr(kept.config, name) for name in given} == given
+    # A checkpoint as the model learns at the rate of the shipped model that it is.
+    assert recipe(plan, model="best.safetensors").config.learning_rate == 8e-4
+
+
+def test_a_detector_of_the_same_classes_is_treated_gently():
+    plan = plan_fine_tuning(CELLS.classes, identity(["car", "rbc", "WBC", "plate-lets"]), "nextdetr-atto")
+    assert plan.reason == "start: 3 of 3 classes carried over by name; a gentle rate"
+    config = recipe(plan, model="nextdetr-atto").config
+    assert (config.learning_rate, config.backbone_rate_factor, config.epochs) == (1e-4, 0.1, 24)
+    unnamed = plan_fine_tuning(CELLS.classes, identity(None, num_classes=3), "nextdetr-atto")
+    assert unnamed.knows_all
+    assert "in their order, as the file does not name them" in unnamed.reason
+    assert not plan_fine_tuning(CELLS.classes, identity(None, num_classes=80), "nextdetr-atto").knows_all
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "factor", "norms"),
+    [
+        ("dfine-n", {}, 0.5, False), ("deim-l", {}, 0.05, True), ("deimv2-pico", {}, 0.5, False),
+        ("rtdetr-r18vd", {}, 0.1, False), ("rtdetr-r50vd", {}, 0.1, True), ("nextdetr-atto", ATTO, 1.0, False),
+        ("nextdetr-tiny", {"depths": (3, 3, 9, 3), "dims": (96, 192, 384, 768)}, 0.1, False), (None, ATTO, 1.0, False),
+    ],
+)  # fmt: skip
+def test_backbones_learn_as_their_authors_have_it(model, size, factor, norms):
+    plan = plan_fine_tuning(["cell"], identity(["car"], model, size), "model.yaml")
+    assert (plan.backbone_factor, plan.freeze_norms) == (factor, norms)
+
+
+# What stays as it is
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"), [("nextdetr-zepto", 4), ("rtdetr-r18vd", 4), ("dfine-n", 4), ("deimv2-atto", 3)]
+)
+def test_stages_are_in_order_and_all_there_are(name, stages):
+    model = build_model(name, num_classes=1)
+    backbone = list(model.rows[: model.backbone_rows].parameters())
+    counts = [sum(p.numel() for part in first_stages(model, n) for p in part.parameters()) for n in range(1, stages + 1)]
+    assert counts == sorted(set(counts))
+    norm = sum(p.numel() for p in getattr(model.backbone, "norm", torch.nn.Identity()).parameters())
+    assert counts[-1] + norm == sum(p.numel() for p in backbone)
+    with pytest.raises(ConfigError, match=f"--freeze-stages {stages + 1}: the backbone has {stages} stages"):
+        first_stages(model, stages + 1)
+
+
+def test_frozen_norms_and_stages_get_no_gradient_and_keep_their_statistics():
+    model = build_model("deimv2-atto", num_classes=1)
+    config = TrainConfig(freeze_norms=True, freeze_stages=1, freeze_backbone_epochs=1)
+    freezing = Freezing(model, config)
+    optimizer = build_optimizer(model, learning_rate=1e-3, weight_decay=0, backbone_factor=1.0)
+    learning = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    backbone = model.rows[: model.backbone_rows]
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    for epoch in (0, 1):
+        freezing.begin(epoch)
+        model.train()
+        freezing.hold_statistics(epoch)
+        sum(found.square().mean() for found in model.decoder_inputs(torch.rand(2, 3, 64, 64))).backward()
+        assert any(p.grad is not None for p in backbone.parameters()) is (epoch == 1)
+    optimizer.step()
+    parts = {name for name, module in backbone.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    after = backbone.state_dict()
+    moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert moved
+    assert not [name for name in moved if name.rpartition(".")[0] in parts or name.startswith(("0.", "1."))]
+    assert all((id(p) in learning) == p.requires_grad for p in model.parameters())
+    with pytest.raises(ConfigError, match="has no BatchNorm"):
+        Freezing(build_model("nextdetr-zepto", num_classes=1), config)
+
+
+def test_a_run_carries_classes_over_and_keeps_its_first_stages(tmp_path, capsys):
+    torch.manual_seed(1)
+    old = build_model(parse_model_text(TINY_MODEL, "old"), num_classes=3)
+    names = ["car", "Square", "dog"]
+    file = save_detector(
+        tmp_path / "old.safetensors", old.state_dict(), model_text=TINY_MODEL, classes=names, image_size=64
+    )
+    config = TrainConfig(
+        data=str(squares(tmp_path / "data")), model=str(file), epochs=1, batch_size=3, workers=0, freeze_stages=2,
+        learning_rate=1e-9, output=tmp_path / "run", device="cpu", val_every=1,
+    )  # fmt: skip
+    result = train(config)
+    told = capsys.readouterr().err
+    assert "start: 1 of 2 classes carried over by name (square); the others learn at the rate of a new detector" in told
+    before, after = load_file(file), load_file(result.checkpoint)
+    for name in ("rows.0.downsample_layers.1.1.weight", "rows.0.stages.1.0.dwconv.weight"):
+        assert torch.equal(after[name], before[name])
+    assert not torch.equal(after["rows.0.stages.2.0.dwconv.weight"], before["rows.0.stages.2.0.dwconv.weight"])
+    for name in ("enc_score_head.weight", "dec_score_head.1.bias", "denoising_class_embed.weight"):
+        torch.testing.assert_close(after[f"rows.3.{name}"][0], before[f"rows.3.{name}"][1], atol=1e-6, rtol=0)
+    torch.testing.assert_close(after["rows.3.enc_score_head.bias"][1], torch.tensor(-4.59512), atol=1e-4, rtol=0)
+    with (tmp_path / "run" / "metrics.csv").open() as stream:
+        assert len(list(csv.DictReader(stream))) == 1
