@@ -80,12 +80,15 @@ def coco_rows(**score):
     return [image_entry(1, "a.jpg")], rows
 
 
-def test_scores_of_coco_annotations(tmp_path):
+@pytest.mark.parametrize(
+    ("score", "expected"), [(0.25, 0.25), ("0.25", 0.25), (0, 0.0), (None, None), (17, None), (1.0, None), ([], None)]
+)
+def test_scores_of_coco_annotations(tmp_path, score, expected):
     make_image(tmp_path / "train" / "a.jpg")
-    path = tmp_path / "annotations" / "instances_train.json"
-    for score, expected in ((0.25, [0.25, None]), ("0.25", [0.25, None]), (None, [None, None]), (17, [None, None])):
-        write_coco(path, *coco_rows(score=score))
-        assert found(load_data(tmp_path, "train")) == expected
+    write_coco(tmp_path / "annotations" / "instances_train.json", *coco_rows(score=score))
+    data = load_data(tmp_path, "train")
+    assert found(data) == [expected, None]
+    assert len(data.problems) == (expected is not None)
 
 
 def test_results_that_do_not_say_what_they_are_of(tmp_path):

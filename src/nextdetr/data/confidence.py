@@ -45,9 +45,9 @@ def sift(raw: RawSplit, least: float) -> RawSplit:
     if raw.confidence is None:
         return raw
     known = np.flatnonzero(np.isfinite(raw.confidence))
-    if not len(known):
-        return replace(raw, confidence=None)
     values = raw.confidence[known]
+    if (values == 1).all():  # none, or what some tools write of boxes that were drawn by hand
+        return replace(raw, confidence=None)
     keep = np.flatnonzero(~(raw.confidence < least))
     dropped = len(raw.confidence) - len(keep)
     fate = f"the {dropped:,} below {least:g} are left out" if least else "all are used; min_confidence sets a limit"
