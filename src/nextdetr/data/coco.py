@@ -100,6 +100,8 @@ def _integer(value: Any) -> int | None:
 
 def _keys(value: Any) -> list[Any]:
     """Return the spellings under which an id may be referred to: 3 and "3"."""
+    if type(value) is int:  # nearly always
+        return [value, str(value)]
     number = _integer(value)
     if number is not None:
         return list(dict.fromkeys((value, number, str(number))))

@@ -78,7 +78,7 @@ def _list(folder: Path, taken: Callable[[str], bool], kind: Callable[[str], str 
 
     ``runs`` in the working folder, where commands write pictures, is left out of a folder above it (``--data .``).
     """
-    files: list[Path] = []
+    files: list[str] = []
     problems: list[Problem] = []
     others: Counter[str] = Counter()
     written = os.path.realpath("runs")
@@ -96,7 +96,7 @@ def _list(folder: Path, taken: Callable[[str], bool], kind: Callable[[str], str 
             folders[:] = visible  # links among them are not entered here
             for name in names:
                 if taken(name):
-                    files.append(Path(parent, name))
+                    files.append(os.path.join(parent, name))  # noqa: PTH118 - there may be a million names
                 elif name.startswith("."):
                     continue
                 elif (other := kind(name)) is not None:
@@ -107,7 +107,8 @@ def _list(folder: Path, taken: Callable[[str], bool], kind: Callable[[str], str 
         Problem(str(folder), "", f"{count:,} {NOT_HERE[other]} are passed over", "picture of another kind")
         for other, count in sorted(others.items())
     ]
-    return Listing(sorted(files), problems)
+    files.sort(key=lambda path: path.replace(os.sep, "\0"))  # folder by folder, as paths are sorted
+    return Listing([Path(path) for path in files], problems)
 
 
 def describe_others(problems: Sequence[Problem]) -> str:

@@ -6,6 +6,7 @@ called ``images`` changes its name), or ``b.txt`` beside the image where that is
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ def read_yolo(
     problems = [*found.problems, *_equal_names(names, str(source))]
     mapped, to_label = map_classes(names, classes, str(source))
     images, table = [], BoxTable()
-    used: dict[Path, Path] = {}  # label file -> image
+    used: dict[str, Path] = {}  # label file -> image
     counts: Counter[int] = Counter()
     shapes: Counter[int] = Counter()
     first_of: dict[int, tuple[str, str]] = {}
@@ -155,27 +156,28 @@ def read_yolo(
     files = LabelFiles([path for path, _, _ in chosen], labels, found.folders)
     for path, file, where in chosen:
         images.append(RawImage(path, _image_id(path, root), file, where))
-        label_file = files.find(path)
-        if label_file is None:
+        found_file = files.find(path)
+        if found_file is None:
             continue
+        label_file = str(found_file)
         if label_file in used:
             message = (
                 f"it holds the labels of {used[label_file].name} and of {path.name}, which have one name; used for both"
             )
-            problems.append(Problem(str(label_file), "", message, "label file of two images"))
+            problems.append(Problem(label_file, "", message, "label file of two images"))
         used.setdefault(label_file, path)
-        for line, index, box, confidence, values in read_labels(label_file, keypoints, problems):
+        for line, index, box, confidence, values in read_labels(found_file, keypoints, problems):
             counts[index] += 1
             shapes[values] += 1
             if values not in first_of:
-                first_of[values] = str(label_file), line
+                first_of[values] = label_file, line
             if index in to_label:
-                table.add(len(images) - 1, box, to_label[index], (str(label_file), line), confidence=confidence)
+                table.add(len(images) - 1, box, to_label[index], (label_file, line), confidence=confidence)
                 continue
             unnamed = unnamed or (f"{label_file}, {line}" if index not in names else "")
             what = f"the class index {index}" + (f" ({names[index]})" if index in names else "")
             message = f"{what} is not among the classes of {source}; dropped"
-            problems.append(Problem(str(label_file), line, message, "unknown class"))
+            problems.append(Problem(label_file, line, message, "unknown class"))
     check_indices(counts, names, str(source), unnamed)
     if images and not used:
         raise _no_labels(images, files, source)
@@ -210,6 +212,9 @@ def _no_labels(images: Sequence[RawImage], files: LabelFiles, source: Path) -> D
 
 
 def _image_id(path: Path, root: Path) -> str:
+    start, text = f"{root}{os.sep}", str(path)
+    if text.startswith(start):  # as nearly always, and much faster
+        return text[len(start) :].replace(os.sep, "/")
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
@@ -223,15 +228,15 @@ def _select(
     return [images[position] for position in chosen]
 
 
-def _orphans(found: YoloImages, used: set[Path]) -> list[Problem]:
+def _orphans(found: YoloImages, used: set[str]) -> list[Problem]:
     """Report label files, in the folders that mirror the image folders, whose image is missing."""
     problems: list[Problem] = []
     for folder in found.folders:
         mirror = label_path(folder / "any").parent
         if mirror == folder or not mirror.is_dir():
             continue
-        listed = [path for path in list_files(mirror, {".txt"}).files if path not in used]
-        real = {path.resolve() for path in used} if listed else set()  # links may lead there under several names
+        listed = [path for path in list_files(mirror, {".txt"}).files if str(path) not in used]
+        real = {Path(path).resolve() for path in used} if listed else set()  # links may lead there under several names
         problems += [
             Problem(str(path), "", f"the label file has no image in {folder}; passed over", "missing image")
             for path in listed

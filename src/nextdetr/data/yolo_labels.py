@@ -11,8 +11,10 @@ A row is a class index and, all as fractions of the image's sides, one of these:
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,8 +64,13 @@ class LabelFiles:
     def __init__(self, images: Sequence[Path], labels: Path | None, folders: Sequence[Path]) -> None:
         self.labels, self.folders = labels, folders
         self._finder = FileFinder()
-        # one name in several folders; a.jpg and a.png in one folder share their labels
-        self._stems = Counter(stem for _, stem in dict.fromkeys((image.parent, image.stem) for image in images))
+        self._images = images
+        self._beside: dict[str, str] = {}  # folder of images -> folder of their labels, by the rule
+
+    @cached_property
+    def _stems(self) -> Counter[str]:
+        """In how many folders there is an image of a name; a.jpg and a.png in one folder share their labels."""
+        return Counter(stem for _, stem in dict.fromkeys((image.parent, image.stem) for image in self._images))
 
     def candidates(self, image: Path) -> list[Path]:
         """Return the places to look at, the likeliest first."""
@@ -85,6 +92,13 @@ class LabelFiles:
         Raises:
             DataError: the file may belong to several images, which have one name in different folders.
         """
+        if self.labels is None:  # nearly always, and a hundred thousand times: without paths that are not needed
+            folder = os.path.dirname(image)  # noqa: PTH120
+            if folder not in self._beside:
+                self._beside[folder] = str(label_path(image).parent)
+            likely = f"{self._beside[folder]}{os.sep}{image.stem}.txt"
+            if os.path.isfile(likely):  # noqa: PTH113
+                return Path(likely)
         for path in self.candidates(image):
             found = self._finder.find(path)
             if not found.is_file():
