@@ -9,10 +9,10 @@ import pytest
 
 from .cases import CAT, DOG, Case, H, W, check_case, rows
 
+META = "<task><labels><label><name>cat</name></label><label><name>dog</name></label></labels></task>"
 
-def cvat(
-    *images: str, meta: str = "<task><labels><label><name>cat</name></label><label><name>dog</name></label></labels></task>"
-) -> str:
+
+def cvat(*images: str, meta: str = META) -> str:
     return (
         f"<?xml version='1.0' encoding='utf-8'?>\n<annotations><version>1.1</version><meta>{meta}</meta>\n"
         + "\n".join(images)
@@ -26,8 +26,20 @@ def cvat_image(name: str, *shapes: str, subset: str = "", size=(W, H)) -> str:
     return f'<image id="0" name="{name}"{subset} width="{size[0]}" height="{size[1]}">\n{body}\n</image>'
 
 
+def on_frame(frame: int | str, *, outside: int = 0, keyframe: int = 1, xtl: float = 24, xbr: float = 36) -> str:
+    return (
+        f'<box frame="{frame}" keyframe="{keyframe}" outside="{outside}" occluded="0" xtl="{xtl}" ytl="12.00" xbr="{xbr}" '
+        'ybr="28.00" z_order="0"></box>'
+    )
+
+
+def track(*shapes: str, label: str = "cat", task_id: int = 1) -> str:
+    return f'<track id="0" label="{label}" source="manual" task_id="{task_id}">\n' + "\n".join(shapes) + "\n</track>"
+
+
+DOG_POINTS = "12.00,16.00;18.00,20.00;15.00,24.00"
 BOX = '<box label="cat" occluded="0" xtl="24.00" ytl="12.00" xbr="36.00" ybr="28.00" z_order="0"></box>'
-POLYGON = '<polygon label="dog" points="12.00,16.00;18.00,20.00;15.00,24.00"><attribute name="a">1</attribute></polygon>'
+POLYGON = f'<polygon label="dog" points="{DOG_POINTS}"><attribute name="a">1</attribute></polygon>'
 TURN = 5 * math.sqrt(2)  # half of a square of 10, turned by 45 degrees
 
 CVAT = {
@@ -78,9 +90,55 @@ CVAT = {
          "images/a.jpg": None},
         {"a.jpg": [DOG]}, ("malformed box", "malformed box"),
     ),
-    "a video": Case(
-        "cvat: a.xml", {"a.xml": cvat('<track id="0" label="cat"><box frame="0"></box></track>'), "a.jpg": None},
-        r'a.xml, line 3: this is "CVAT for video"',
+    "a video without its frames": Case(
+        "cvat: a.xml", {"a.xml": cvat(track(on_frame(0)), meta=f"{META}<source>yard.mp4</source>"), "a.jpg": None},
+        r'"CVAT for video", and .* has none of its frames \(frame_000000.png, …\).*ffmpeg -i yard.mp4 -start_number 0',
+    ),
+    "a video, with frames in which nothing is": Case(
+        "cvat: annotations.xml",
+        {"annotations.xml": cvat(
+            track(on_frame(0), on_frame(1, keyframe=0, xtl=26, xbr=38), on_frame(2, outside=1)),
+            track(f'<polygon frame="2" keyframe="1" outside="0" points="{DOG_POINTS}"></polygon>',
+                  '<points frame="3" keyframe="1" outside="0" points="1,2"></points>', label="dog"),
+            meta=f"{META}<original_size><width>60</width><height>40</height></original_size>",
+         ), **{f"images/frame_{n:06d}.PNG": None for n in range(4)}},
+        {"frame_000000.PNG": [CAT], "frame_000001.PNG": [("cat", 26, 12, 38, 28)], "frame_000002.PNG": [DOG],
+         "frame_000003.PNG": []}, ("point shape passed over",),
+    ),
+    "a video of another split": Case(
+        "cvat: a.xml",
+        {"a.xml": cvat(track(on_frame(0)), meta=f"{META}<subset>Validation</subset>"), "frame_000000.png": None},
+        "there is no split train; available: val",
+    ),
+    "a video in which every second frame was annotated, and key frames alone are written": Case(
+        "cvat: annotations.xml",
+        {"annotations.xml": cvat(
+            track(on_frame(2), on_frame(6, xtl=28, xbr=40), on_frame(10, outside=1)),
+            meta=f"{META}<start_frame>2</start_frame><stop_frame>8</stop_frame><frame_filter>step=2</frame_filter>",
+         ), **{f"images/frame_{n:06d}.png": None for n in range(12) if n != 6}},
+        {"frame_000002.png": [CAT], "frame_000004.png": [("cat", 26, 12, 38, 28)],
+         "frame_000008.png": [("cat", 28, 12, 40, 28)]},
+        ("box between key frames", "missing image"),
+    ),
+    "a video whose frames were numbered from 1": Case(
+        "cvat: a.xml",
+        {"a.xml": cvat(track(on_frame(0), on_frame(1)), meta=f"{META}<start_frame>0</start_frame><stop_frame>1</stop_frame>"
+         ),
+         "frame_000001.png": None, "frame_000002.png": None},
+        r"its frames are numbered from 1, and those of .*a.xml from 0",
+    ),
+    "a project of two videos": Case(
+        "cvat: a.xml",
+        {"a.xml": cvat(track(on_frame(0), task_id=1), track(on_frame(0), task_id=2)), "frame_000000.png": None},
+        "it holds tracks of several tasks, whose frames have the same numbers",
+    ),
+    "a frame twice": Case(
+        "cvat: a.xml", {"a.xml": cvat(track(on_frame(0))), "images/1/frame_000000.png": None, "images/2/frame_0.png": None},
+        "may be its frame 0; keep one",
+    ),
+    "a frame without a number": Case(
+        "cvat: a.xml", {"a.xml": cvat(track(on_frame("x"), on_frame(0))), "frame_000000.png": None},
+        {"frame_000000.png": [CAT]}, ("malformed box",),
     ),
     "no end": Case("cvat: a.xml", {"a.xml": cvat(BOX)[:-20], "a.jpg": None}, r"a.xml, line \d: not valid XML"),
     "a DOCTYPE": Case(

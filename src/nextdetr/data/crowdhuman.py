@@ -34,10 +34,10 @@ def _recognise(glance: Glance) -> str:
     return ", ".join(glance.shown(path) for path in _files(glance))
 
 
-def _open(path: Path) -> dict[str, SplitReader]:
-    files = _files(Glance(path))
+def _open(glance: Glance) -> dict[str, SplitReader]:
+    files = _files(glance)
     if not files:
-        raise DataError(f"{path}: CrowdHuman's annotations are files NAME.odgt; there is none.")
+        raise DataError(f"{glance.path}: CrowdHuman's annotations are files NAME.odgt; there is none.")
     return {split_in(file.stem) or file.stem: partial(_read, file) for file in files}
 
 

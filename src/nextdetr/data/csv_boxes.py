@@ -27,10 +27,10 @@ from nextdetr.data.objects import (
     Box,
     Marked,
     build_split,
+    by_split,
     locate,
     number_classes,
     split_called,
-    split_in,
     unannotated,
 )
 from nextdetr.data.raw import RawSplit, plural, read_lines
@@ -41,7 +41,6 @@ from nextdetr.preprocess import IMAGE_SUFFIXES
 
 __all__ = ["CSV"]
 
-_LONE = "train"
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _ALIASES = {
     "image": ("filename", "file_name", "imageid", "image_id", "image", "image_path", "path", "img", "image_name"),
@@ -98,16 +97,10 @@ def _recognise(glance: Glance) -> str:
     return ", ".join(glance.shown(path) for path in files[:2]) + (", …" if len(files) > 2 else "")
 
 
-def _open(path: Path) -> dict[str, SplitReader]:
-    splits: dict[str, list[Path]] = {}
-    for file in _files(Glance(path)):
-        splits.setdefault(_split_of(file, path), []).append(file)
+def _open(glance: Glance) -> dict[str, SplitReader]:
+    path = glance.path
+    splits = by_split(_files(glance), path)
     return {split: partial(_read, path, splits, split) for split in splits}
-
-
-def _split_of(file: Path, root: Path) -> str:
-    folder = "" if file.parent in (root, root.parent) else split_called(file.parent.name)
-    return split_in(file.stem) or folder or _LONE
 
 
 def _read(root: Path, splits: Mapping[str, list[Path]], split: str, classes: Sequence[str] | None) -> RawSplit:

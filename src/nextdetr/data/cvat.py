@@ -1,4 +1,4 @@
-"""CVAT for images 1.1: one XML, and the images in ``images/`` (https://docs.cvat.ai, import and export formats).
+"""CVAT for images and for video 1.1: one XML, and the images in ``images/`` (https://docs.cvat.ai, export formats).
 
 A project's export has all of its tasks in one file; exports of several tasks may lie side by side, each in a folder. An
 image's ``subset`` is its split. Of what is no box the enclosing box is used: rotated boxes, ellipses, polygons, polylines,
@@ -16,6 +16,7 @@ from html import unescape
 from pathlib import Path
 from xml.parsers import expat
 
+from nextdetr.data.cvat_video import Shape, Track, Video
 from nextdetr.data.objects import (
     Annotated,
     Box,
@@ -38,7 +39,10 @@ __all__ = ["CVAT"]
 _LONE = "train"  # the split of images that have none
 _SUBSET = re.compile(rb"<image\b([^>]*)>")
 _SUBSET_VALUE = re.compile(rb"""\ssubset=["']([^"']*)["']""")
+_META_SUBSET = re.compile(rb"<subset>([^<]*)</subset>")
+_META = ("subset", "source", "start_frame", "stop_frame", "frame_filter", "width", "height")
 _NO_EXTENT = ("tag", "points")
+_FRAME = re.compile(r"\d{1,9}")
 _SHAPES = ("box", "polygon", "polyline", "ellipse", "cuboid", "mask", "skeleton")
 
 
@@ -57,11 +61,10 @@ def _recognise(glance: Glance) -> str:
     return ", ".join(glance.shown(path) for path in files[:2]) + (", …" if len(files) > 2 else "")
 
 
-def _open(path: Path) -> dict[str, SplitReader]:
-    names: dict[str, None] = {}
-    for file in _files(Glance(path)):
-        names |= dict.fromkeys(_split_of(subset) for subset in _subsets(file))
-    return {split: partial(_read, path, split) for split in names or {_LONE: None}}
+def _open(glance: Glance) -> dict[str, SplitReader]:
+    files = _files(glance)
+    names = dict.fromkeys(_split_of(subset) for file in files for subset in _subsets(file))
+    return {split: partial(_read, glance.path, files, split) for split in names or {_LONE: None}}
 
 
 def _split_of(subset: str) -> str:
@@ -71,16 +74,18 @@ def _split_of(subset: str) -> str:
 def _subsets(file: Path) -> list[str]:
     """Return the subsets of a file; a quick look that does not parse it."""
     found: dict[str, None] = {}
-    for tag in _SUBSET.finditer(file.read_bytes()):
+    content = file.read_bytes()
+    for tag in _SUBSET.finditer(content):
         value = _SUBSET_VALUE.search(tag[1])
         found[unescape(value[1].decode("utf-8", "replace")) if value else ""] = None
-    return list(found)
+    meta = None if found else _META_SUBSET.search(content, 0, content.find(b"<track"))  # of a video
+    return list(found) or ([unescape(meta[1].decode("utf-8", "replace")).strip()] if meta else [])
 
 
-def _read(path: Path, split: str, classes: Sequence[str] | None) -> RawSplit:
+def _read(path: Path, paths: Sequence[Path], split: str, classes: Sequence[str] | None) -> RawSplit:
     found: list[Annotated] = []
     problems: list[Problem] = []
-    files = [_CvatFile(file) for file in _files(Glance(path))]
+    files = [_CvatFile(file) for file in paths]
     own = number_classes(name for file in files for name in (*file.labels, *file.used))
     for file in files:
         images = [item for subset, item in file.images if _split_of(subset) == split]
@@ -122,6 +127,8 @@ class _CvatFile:
         self._stack: list[str] = []
         self._text = ""
         self._skeleton: tuple[str, str, list[Box]] | None = None  # label, where, boxes of its points
+        self._video = Video()
+        self._frame = -1  # of the skeleton of a track
         self._parser = parser = expat.ParserCreate()
         parser.buffer_text = True
         parser.StartElementHandler, parser.EndElementHandler = self._start, self._end
@@ -135,6 +142,9 @@ class _CvatFile:
             raise DataError(f"{path}, line {error.lineno}: not valid XML ({expat.ErrorString(error.code)}).") from error
         except (ValueError, LookupError) as error:  # an encoding that Python does not know
             raise DataError(f"{path}, line 1: not valid XML ({error}).") from error
+        if self._video.tracks:
+            subset = self._video.meta.get("subset", "")
+            self.images += [(subset, item) for item in self._video.images(path, self.problems)]
         self.problems += passed_over(str(path), self._counts, "there is no extent to make a box of")
 
     def _where(self) -> str:
@@ -143,24 +153,25 @@ class _CvatFile:
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
         if not self._stack and tag != "annotations":
             raise DataError(f"{self.path}, {self._where()}: not a CVAT file: its first element is {tag}.")
-        if tag == "track" and self._stack == ["annotations"]:
-            raise DataError(
-                f'{self.path}, {self._where()}: this is "CVAT for video", which names frames of a video and no images; '
-                'export the task as "CVAT for images 1.1", with images.'
-            )
         self._stack.append(tag)
         self._text = ""
         if tag == "image" and len(self._stack) == 2:
             size = _size(attributes)
             name = attributes.get("name") or f"image {len(self.images) + 1}, which has no name"
             self.images.append((attributes.get("subset", ""), Annotated(name, str(self.path), self._where(), size)))
-        elif len(self._stack) > 2 and self._stack[1] == "image":
+        elif tag == "track" and len(self._stack) == 2:
+            label = self._number(attributes.get("label", "").strip())
+            self._video.tracks.append(Track(label, attributes.get("task_id", "")))
+        elif len(self._stack) > 2 and self._stack[1] in ("image", "track"):
             self._shape(tag, attributes)
 
     def _end(self, tag: str) -> None:
         self._stack.pop()
-        if tag == "name" and self._stack[-1:] == ["label"] and "image" not in self._stack:
-            self.labels.append(self._text.strip())
+        if self._stack[1:2] == ["meta"]:
+            if tag == "name" and self._stack[-1] == "label":
+                self.labels.append(self._text.strip())
+            elif tag in _META:
+                self._video.meta[tag] = self._text.strip()
         if tag == "skeleton" and self._skeleton is not None and len(self._stack) == 2:
             label, where, boxes = self._skeleton
             self._skeleton = None
@@ -179,6 +190,16 @@ class _CvatFile:
 
     def _shape(self, tag: str, attributes: Mapping[str, str]) -> None:
         where = self._where()
+        if len(self._stack) == 3 and self._stack[1] == "track":
+            frame = attributes.get("frame", "")
+            if not _FRAME.fullmatch(frame):
+                message = f"its frame is {frame[:20]!r}, no number; dropped"
+                self.problems.append(Problem(str(self.path), where, message, "malformed box"))
+                return
+            self._frame = int(frame)
+            if attributes.get("outside") == "1":
+                self._video.tracks[-1].shapes.append(Shape(self._frame, None, where))
+                return
         if self._skeleton is not None:
             if tag == "points" and attributes.get("outside") != "1":
                 self._skeleton[2].extend(self._box(tag, attributes, where))
@@ -195,11 +216,17 @@ class _CvatFile:
         else:
             self._counts[f"shape {tag}"] += 1
 
-    def _add(self, label: str, box: Box, where: str) -> None:
+    def _number(self, label: str) -> int:
         if label not in self._numbers:
             self._numbers[label] = len(self.used)
             self.used.append(label)
-        self.images[-1][1].objects.append(Marked(self._numbers[label], box, where))
+        return self._numbers[label]
+
+    def _add(self, label: str, box: Box, where: str) -> None:
+        if self._stack[1] == "track":
+            self._video.tracks[-1].shapes.append(Shape(self._frame, box, where))
+        else:
+            self.images[-1][1].objects.append(Marked(self._number(label), box, where))
 
     def _box(self, tag: str, attributes: Mapping[str, str], where: str) -> list[Box]:
         """Return the box around a shape; none, with a problem, where its numbers cannot be read."""
@@ -243,4 +270,4 @@ def _extent(tag: str, attributes: Mapping[str, str]) -> Box:
     return enclosing([point[0] for point in points], [point[1] for point in points])
 
 
-CVAT = Format("cvat", "an XML of CVAT for images, or its folder", _recognise, _open, unfinished=True)
+CVAT = Format("cvat", "an XML of CVAT, or its folder", _recognise, _open, unfinished=True)

@@ -74,8 +74,9 @@ def open_dataset_yaml(path: Path, formats: Mapping[str, Format]) -> dict[str, Sp
         split: partial(_read_split, kind.name, root, split, entry, classes, path, keypoints)
         for split, entry in splits.items()
     }
-    if not readers and (kind.name != "yolo" or kind.recognise(Glance(root))):
-        readers = {split: partial(_with_default, reader, classes) for split, reader in kind.open(root).items()}
+    glance = Glance(root)
+    if not readers and (kind.name != "yolo" or kind.recognise(glance)):
+        readers = {split: partial(_with_default, reader, classes) for split, reader in kind.open(glance).items()}
     least = least_confidence(content, path)
     return {split: partial(_with_least, reader, least) for split, reader in readers.items()} if least else readers
 

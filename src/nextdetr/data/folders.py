@@ -47,7 +47,7 @@ def _is_voc(glance: Glance) -> str:
         return ""
     if (glance.path / "Annotations").is_dir() and (glance.path / "JPEGImages").is_dir():
         return "Annotations/, JPEGImages/"
-    splits = {} if _is_described(glance.path) else voc_splits(glance.path)  # a YAML says more than XML files
+    splits = {} if _is_described(glance.path) else glance.once(voc_splits)  # a YAML says more than XML files
     place = next(iter(splits.values()), None)
     if place is None:
         return ""
@@ -57,11 +57,11 @@ def _is_voc(glance: Glance) -> str:
     return f"XML files{' in ' if folders else ' beside the images'}{', '.join(folders)}"
 
 
-def _open_voc(path: Path) -> dict[str, SplitReader]:
-    splits = voc_splits(path)
+def _open_voc(glance: Glance) -> dict[str, SplitReader]:
+    splits = glance.once(voc_splits)
     if not splits:
         raise DataError(
-            f"{path}: not a VOC folder: there is no Annotations/ with JPEGImages/, and no XML file beside images."
+            f"{glance.path}: not a VOC folder: there is no Annotations/ with JPEGImages/, and no XML file beside images."
         )
     return {split: partial(_read_voc, place) for split, place in splits.items()}
 
@@ -72,12 +72,12 @@ def _read_voc(place: VocSplit, classes: Sequence[str] | None) -> RawSplit:
 
 
 def _is_coco(glance: Glance) -> str:
-    files = coco_splits(glance.path)
+    files = glance.once(coco_splits)
     return glance.shown(next(iter(files.values()))) if files else ""
 
 
-def _open_coco(path: Path) -> dict[str, SplitReader]:
-    return {split: partial(_read_coco, path, split, file) for split, file in coco_splits(path).items()}
+def _open_coco(glance: Glance) -> dict[str, SplitReader]:
+    return {split: partial(_read_coco, glance.path, split, file) for split, file in glance.once(coco_splits).items()}
 
 
 def _read_coco(root: Path, split: str, file: Path, classes: Sequence[str] | None) -> RawSplit:
@@ -100,11 +100,11 @@ def _is_yolo(glance: Glance) -> str:
     return "" if file is None else glance.shown(file)
 
 
-def _open_yolo(path: Path) -> dict[str, SplitReader]:
-    file = _yolo_yaml(path)
+def _open_yolo(glance: Glance) -> dict[str, SplitReader]:
+    file = _yolo_yaml(glance.path)
     content = {"names": None} if file is None else parse_yaml(file)
     if "names" in content:
-        return yolo_readers(file or path)
+        return yolo_readers(file or glance.path)
     if "backbone" in content or "head" in content:
         raise DataError(f"{file}: this is a model file, not a data set; a model is given with --model.")
     raise DataError(

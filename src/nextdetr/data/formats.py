@@ -35,8 +35,8 @@ def _is_dataset_yaml(glance: Glance) -> str:
     return f"{glance.shown(file)} (format: {content['format']})" if file is not None and "format" in content else ""
 
 
-def _open_dataset_yaml(path: Path) -> dict[str, SplitReader]:
-    file = yaml_in(path)
+def _open_dataset_yaml(glance: Glance) -> dict[str, SplitReader]:
+    file = yaml_in(glance.path)
     assert file is not None
     return open_dataset_yaml(file, {kind.name: kind for kind in FORMATS if kind is not DATASET})
 
@@ -95,7 +95,7 @@ def open_source(path: Path) -> Source:
         also = ", ".join(f"{name} ({found[name]})" for name in others)
         line += f"; {also} would fit too: a dataset YAML with format: {others[0]} and root chooses it"
     kind = next(kind for kind in FORMATS if kind.name == first)
-    return Source(_name(path, first), line, kind.open(path), kind.unfinished)
+    return Source(_name(path, first), line, kind.open(glance), kind.unfinished)
 
 
 def _is_named(path: Path) -> bool:
@@ -142,7 +142,7 @@ def _unknown(path: Path) -> DataError:
         return DataError(f"{path}: not a data set; expected is {_kinds()}.{hint}")
     yaml = yaml_in(path)
     if yaml is not None:
-        YOLO.open(yaml)  # says what is wrong with it
+        YOLO.open(Glance(yaml))  # says what is wrong with it
     inner = sorted(file for name in YAML_NAMES for file in path.glob(f"*/{name}")) or _sets_below(path)
     if len(inner) == 1:
         hint = f" Did you mean {inner[0]}?"

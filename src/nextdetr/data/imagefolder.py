@@ -54,7 +54,8 @@ def _has_boxes(file: Path) -> bool:
     return b"file_name" in start and any(key.encode() in start for key in ("objects", *BOX_KEYS))
 
 
-def _open(path: Path) -> dict[str, SplitReader]:
+def _open(glance: Glance) -> dict[str, SplitReader]:
+    path = glance.path
     files = [path] if path.is_file() else _files(path)
     root = path.parent if path.is_file() else path
     if len(files) == 1 and (files[0].parent == root or not split_called(files[0].parent.name)):

@@ -54,7 +54,8 @@ def _lists(path: Path, folder: Path) -> dict[str, Path]:
     return {}
 
 
-def _open(path: Path) -> dict[str, SplitReader]:
+def _open(glance: Glance) -> dict[str, SplitReader]:
+    path = glance.path
     folder = _folder(path)
     if folder is None:
         raise DataError(f"{path}: a KITTI folder has training/label_2 with the label files; there is none.")

@@ -52,9 +52,9 @@ def _recognise(glance: Glance) -> str:
     return "" if found is None else glance.shown(found)
 
 
-def _open(path: Path) -> dict[str, SplitReader]:
-    splits = {split_called(folder.name) for folder in Glance(path).folders} - {""}
-    return {split: partial(_read, path, split, bool(splits)) for split in sorted(splits) or [_LONE]}
+def _open(glance: Glance) -> dict[str, SplitReader]:
+    splits = {split_called(folder.name) for folder in glance.folders} - {""}
+    return {split: partial(_read, glance.path, split, bool(splits)) for split in sorted(splits) or [_LONE]}
 
 
 def _read(root: Path, split: str, by_folder: bool, classes: Sequence[str] | None) -> RawSplit:

@@ -39,8 +39,8 @@ def _recognise(glance: Glance) -> str:
     return "" if file is None else glance.shown(file)
 
 
-def _open(path: Path) -> dict[str, SplitReader]:
-    file = _file(Glance(path))
+def _open(glance: Glance) -> dict[str, SplitReader]:
+    file = _file(glance)
     assert file is not None
     found = (match[1] if (match := _SPLIT.search(line)) else "" for line in read_lines(file)[1:] if line.strip())
     splits = dict.fromkeys(_plain(split) for split in found)

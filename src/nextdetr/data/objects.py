@@ -15,8 +15,8 @@ from nextdetr.data.raw import BoxTable, RawImage, RawSplit, map_classes, plural
 from nextdetr.data.records import Problem
 
 __all__ = [
-    "EVERY_CLASS", "Annotated", "Box", "Marked", "as_confidence", "build_split", "enclosing", "locate", "number_classes",
-    "passed_over", "rotated", "split_called", "split_in", "unannotated",
+    "EVERY_CLASS", "Annotated", "Box", "Marked", "as_confidence", "build_split", "by_split", "enclosing", "locate",
+    "number_classes", "passed_over", "rotated", "split_called", "split_in", "unannotated",
 ]  # fmt: skip
 
 Box: TypeAlias = tuple[float, float, float, float]
@@ -214,6 +214,17 @@ def as_confidence(value: Any) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
         return float(value)
     return None
+
+
+def by_split(files: Iterable[Path], root: Path) -> dict[str, list[Path]]:
+    """Group files by the splits that their names say, else the folders below ``root`` that they are in, else ``train``."""
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        inside = file.relative_to(root) if file != root and file.is_relative_to(root) else Path(file.name)
+        folders = (split_called(part) for part in reversed(inside.parts[:-1]))
+        split = split_in(inside.stem) or next((split for split in folders if split), "train")
+        splits.setdefault(split, []).append(file)
+    return splits
 
 
 def enclosing(xs: Sequence[float], ys: Sequence[float]) -> Box:

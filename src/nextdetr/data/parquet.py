@@ -19,7 +19,7 @@ from typing import Any
 
 from nextdetr.data.hf import BOX_KEYS, CATEGORY_KEYS, RowReader, class_names, readme_names
 from nextdetr.data.listing import list_files
-from nextdetr.data.objects import Annotated, build_split, locate, split_called, split_in
+from nextdetr.data.objects import Annotated, build_split, by_split, locate
 from nextdetr.data.raw import RawSplit
 from nextdetr.data.recognise import Format, Glance, SplitReader
 from nextdetr.data.records import Problem
@@ -28,7 +28,6 @@ from nextdetr.files import make_directory, write_text_atomic
 
 __all__ = ["PARQUET", "cache_folder"]
 
-_LONE = "train"
 _ROWS = 64  # images that are in memory at once
 _TAIL = 1 << 17  # bytes of a file's end in which its columns are named
 _INDEX = "index.json"
@@ -70,17 +69,10 @@ def _has_boxes(file: Path) -> bool:
     return end.endswith(b"PAR1") and b"image" in end and any(key.encode() in end for key in BOX_KEYS)
 
 
-def _open(path: Path) -> dict[str, SplitReader]:
-    splits: dict[str, list[Path]] = {}
-    for file in _files(Glance(path)):
-        splits.setdefault(_split_of(file, path), []).append(file)
+def _open(glance: Glance) -> dict[str, SplitReader]:
+    path = glance.path
+    splits = by_split(_files(glance), path)
     return {split: partial(_read, path, splits, split) for split in splits}
-
-
-def _split_of(file: Path, root: Path) -> str:
-    inside = file.relative_to(root) if file != root and file.is_relative_to(root) else Path(file.name)
-    folders = (split_called(part) for part in reversed(inside.parts[:-1]))
-    return split_in(inside.stem) or next((split for split in folders if split), _LONE)
 
 
 def _read(root: Path, splits: dict[str, list[Path]], split: str, classes: Sequence[str] | None) -> RawSplit:

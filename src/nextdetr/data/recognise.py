@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from nextdetr.data.listing import subfolders
 from nextdetr.data.raw import RawSplit
@@ -19,6 +19,7 @@ from nextdetr.data.raw import RawSplit
 __all__ = ["Format", "Glance", "SplitReader", "start_of", "yaml_beside"]
 
 # Reads a split; the argument is the model's classes, or None for the data set's own.
+T = TypeVar("T")
 SplitReader: TypeAlias = Callable[[Sequence[str] | None], RawSplit]
 
 
@@ -39,7 +40,7 @@ class Format:
     name: str
     expected: str
     recognise: Callable[[Glance], str]
-    open: Callable[[Path], dict[str, SplitReader]]
+    open: Callable[[Glance], dict[str, SplitReader]]
     unfinished: bool = False
 
 
@@ -56,6 +57,14 @@ class Glance:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.is_file = path.is_file()
+        self._found: dict[Callable[[Path], Any], Any] = {}
+
+    def once(self, find: Callable[[Path], T]) -> T:
+        """Return what ``find`` says of the path; it is asked once, by the recognition or by what opens the set."""
+        if find not in self._found:
+            self._found[find] = find(self.path)
+        found: T = self._found[find]
+        return found
 
     @cached_property
     def names(self) -> list[str]:

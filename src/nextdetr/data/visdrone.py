@@ -65,7 +65,8 @@ def _recognise(glance: Glance) -> str:
     return f"{first.relative_to(glance.path).as_posix()}/"
 
 
-def _open(path: Path) -> dict[str, SplitReader]:
+def _open(glance: Glance) -> dict[str, SplitReader]:
+    path = glance.path
     folders = _folders(path)
     if not folders:
         raise DataError(
