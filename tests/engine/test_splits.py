@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from nextdetr.config import TrainConfig, ValConfig
 from nextdetr.config_file import read_config_file
-from nextdetr.data.split import load_split_off
+from nextdetr.data.split import SetAside, load_split_off
 from nextdetr.engine.setup import resolve_config
 from nextdetr.engine.splits import load_splits
 from nextdetr.engine.train import train
@@ -42,8 +44,20 @@ def test_run_without_val_sets_a_part_aside_and_keeps_it(tmp_path, capsys):
     opened = open_model(tmp_path / "run" / "best.safetensors")
     result = score_detector(opened, ValConfig(data=str(data), split_off=0.2, seed=5), quiet=True)
     assert result.images == len(listed)
-    with pytest.raises(DataError, match="there is no split val; available: train"):
+    again = score_detector(opened, ValConfig(data=str(data)), quiet=True)  # the file knows what was set aside
+    assert (again.images, again.metrics, again.per_class) == (result.images, result.metrics, result.per_class)
+    with pytest.raises(DataError, match="there is no split test; available: train"):
+        score_detector(opened, ValConfig(data=str(data), split="test"), quiet=True)
+    content = json.loads((data / "annotations" / "instances_train.json").read_text())
+    content["images"].pop()
+    (data / "annotations" / "instances_train.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"has changed since, so the images that training set aside .* val\.txt lists them"):
         score_detector(opened, ValConfig(data=str(data)), quiet=True)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"share": 2, "seed": 1, "min_confidence": null, "images": "a"}'])
+def test_what_a_file_says_of_its_images_may_be_anything(text):
+    assert SetAside.from_metadata({"set_aside": text}) is None
 
 
 def test_share_is_refused_where_there_is_a_val(tmp_path):

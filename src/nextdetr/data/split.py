@@ -8,11 +8,13 @@ first 600 images of Facemask twelve.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +28,7 @@ from nextdetr.data.sources import load_data, require_splits
 from nextdetr.errors import DataError
 from nextdetr.preprocess import load_image
 
-__all__ = ["SplitOff", "load_split_off", "split_off"]
+__all__ = ["SetAside", "SplitOff", "load_split_off", "split_off"]
 
 _SIDE = 16  # cells of the small picture
 _ALIKE = 0.9  # correlation of two small pictures from which on they look alike
@@ -106,6 +108,65 @@ def load_split_off(
         raise DataError(f"{path}: --split-off makes a val of train, and no {split}; leave it out.")
     parts = split_off(load_data(path, "train", classes=classes, on_bad_data=on_bad_data), share, seed)
     return parts.val if split == "val" else parts.train
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """How a training parted its images, as its detector's file has it (metadata ``set_aside``, JSON).
+
+    Attributes:
+        share, seed: as of :func:`split_off`.
+        min_confidence: as of ``load_data``.
+        images: a digest of the ids of the images that were set aside.
+    """
+
+    share: float
+    seed: int
+    min_confidence: float | None
+    images: str
+
+    @classmethod
+    def of(cls, val: DetectionData, share: float, seed: int, min_confidence: float | None = None) -> SetAside:
+        """Describe a part that was set aside."""
+        return cls(share, seed, min_confidence, _digest(val))
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the entry for the file."""
+        return {"set_aside": json.dumps(asdict(self))}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> SetAside | None:
+        """Read what ``to_metadata`` wrote; None where nothing usable is there."""
+        try:
+            values = json.loads(metadata["set_aside"])
+            share, seed, least = float(values["share"]), int(values["seed"]), values["min_confidence"]
+            found = cls(share, seed, None if least is None else float(least), str(values["images"]))
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+            return None
+        return found if 0 < found.share < 1 and found.seed >= 0 else None
+
+    def load(
+        self, path: str | Path, *, classes: Sequence[str] | None = None, on_bad_data: Literal["warn", "error"] = "warn"
+    ) -> DetectionData:
+        """Read the images that were set aside of a data set without ``val``.
+
+        Raises:
+            DataError: see ``load_data``; or the images are others than those that the training set aside.
+        """
+        train = load_data(path, "train", classes=classes, on_bad_data=on_bad_data, min_confidence=self.min_confidence)
+        val = split_off(train, self.share, self.seed).val
+        if _digest(val) != self.images:
+            raise DataError(
+                f"{path}: there is no split val, and it is not what the detector was trained on, or has changed since, so "
+                "the images that training set aside cannot be told from the others. The run's val.txt lists them: write "
+                "val with include: val.txt into a dataset YAML."
+            )
+        return val
+
+
+def _digest(data: DetectionData) -> str:
+    names = "\0".join(sorted(str(record.image_id) for record in data.records))
+    return hashlib.blake2b(names.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def _groups(data: DetectionData) -> NDArray[np.int64]:

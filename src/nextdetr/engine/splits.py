@@ -12,14 +12,14 @@ from nextdetr.data.check import require_boxes, summarize_problems
 from nextdetr.data.leak import shared_images
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import load_data, require_splits
-from nextdetr.data.split import split_off
+from nextdetr.data.split import SetAside, split_off
 from nextdetr.engine.recipe import SET_ASIDE
 from nextdetr.engine.resume import check_classes
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import write_text_atomic
 from nextdetr.preprocess import Reading
 
-__all__ = ["Splits", "load_splits", "write_set_aside"]
+__all__ = ["Splits", "load_splits", "set_aside_metadata", "write_set_aside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,13 @@ def _set_aside(config: TrainConfig) -> float | None:
     if has_val and config.split_off is not None and config.resume is None:
         raise ConfigError(f"{config.data}: it has a val of its own; leave --split-off out.")
     return None if has_val and config.split_off is None else config.split_off or SET_ASIDE
+
+
+def set_aside_metadata(config: TrainConfig, val: DetectionData) -> dict[str, str]:
+    """Return what a detector's file says of the images that were set aside; nothing where the data set has a ``val``."""
+    if config.split_off is None:
+        return {}
+    return SetAside.of(val, config.split_off, config.seed, config.min_confidence).to_metadata()
 
 
 def write_set_aside(data: DetectionData, source: str, directory: Path) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
 from nextdetr.engine.profile import StepProfile
 from nextdetr.engine.result import TrainResult
 from nextdetr.engine.setup import Run, data_name, prepare, resolve_config
+from nextdetr.engine.splits import set_aside_metadata
 from nextdetr.engine.teaching import Teaching
 from nextdetr.engine.validate import validate
 from nextdetr.files import atomic_write, optional_file
@@ -307,13 +309,15 @@ class Trainer(Loop):
             self.directory / name, self.average.state_dict(), model_text=self.run_.model.text,
             classes=self.run_.train_data.classes, image_size=self.image_size, metrics=metrics,
             weights_licence=licence, source_weights=source, data=data_name(self.run_.config),
-            extra=self.run_.identity.to_metadata() | bits_metadata(self.run_.train_data.reading.bits) | self._taught_by,
+            extra=self._origin,
         )  # fmt: skip
 
-    @property
-    def _taught_by(self) -> dict[str, str]:
-        """What a detector's file says of its teacher."""
-        return {} if self.run_.teacher is None else self.run_.teacher.to_metadata()
+    @cached_property
+    def _origin(self) -> dict[str, str]:
+        """What a detector's file says of its data set and of its teacher."""
+        data = self.run_.identity.to_metadata() | set_aside_metadata(self.run_.config, self.run_.val_data)
+        teacher = {} if self.run_.teacher is None else self.run_.teacher.to_metadata()
+        return data | bits_metadata(self.run_.train_data.reading.bits) | teacher
 
     def _picture(self, batch: Batch) -> None:
         if self.main:

@@ -13,8 +13,8 @@ from torch import nn
 from nextdetr.config import ValConfig
 from nextdetr.data.check import summarize_problems
 from nextdetr.data.records import DetectionData
-from nextdetr.data.sources import load_data
-from nextdetr.data.split import load_split_off
+from nextdetr.data.sources import available_splits, load_data
+from nextdetr.data.split import SetAside, load_split_off
 from nextdetr.engine.evaluate import EvalResult, evaluate
 from nextdetr.engine.log import Display
 from nextdetr.errors import ConfigError
@@ -79,6 +79,20 @@ def gather_values(value: Any) -> list[Any]:
     return values
 
 
+def _load(opened: OpenedModel | OpenedExport, config: ValConfig) -> DetectionData:
+    """Read the split to score; where the data set has no ``val``, the images that the detector's training set aside."""
+    assert config.data is not None
+    classes = opened.classes if opened.trained else None
+    if config.split_off is not None:
+        return load_split_off(
+            config.data, config.split, config.split_off, config.seed, classes=classes, on_bad_data=config.on_bad_data
+        )
+    aside = SetAside.from_metadata(opened.metadata)
+    if aside is not None and config.split == "val" and "val" not in available_splits(config.data):
+        return aside.load(config.data, classes=classes, on_bad_data=config.on_bad_data)
+    return load_data(config.data, config.split, classes=classes, on_bad_data=config.on_bad_data)
+
+
 def score_detector(
     opened: OpenedModel | OpenedExport, config: ValConfig, *, quiet: bool = False, data: DetectionData | None = None
 ) -> ValResult:
@@ -95,13 +109,7 @@ def score_detector(
         latency_of=config.latency_of,
     )  # fmt: skip
     if data is None:
-        classes = opened.classes if opened.trained else None
-        if config.split_off is None:
-            data = load_data(config.data, config.split, classes=classes, on_bad_data=config.on_bad_data)
-        else:
-            data = load_split_off(
-                config.data, config.split, config.split_off, config.seed, classes=classes, on_bad_data=config.on_bad_data
-            )
+        data = _load(opened, config)
     data = replace(data, reading=settled.reading)
     with Display(enabled=not quiet) as display:
         if data.recognised:
