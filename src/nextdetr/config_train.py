@@ -120,17 +120,30 @@ class TrainConfig(CommandConfig):
 class PretrainConfig(CommandConfig):
     """Settings of ``nextdetr pretrain``."""
 
-    alternatives = _LENGTH_AND_PLACE
+    alternatives = (*_LENGTH_AND_PLACE, frozenset({"head_epochs", "minutes"}))
 
     images: tuple[str, ...] = Field((), description="Folders of images, with their subfolders, or data sets.")
     model: str = Field(
-        "convnextv2-atto", description="Backbone: convnextv2- and zepto, atto, femto, pico, nano, tiny, base, …"
+        "convnextv2-atto",
+        description="Backbone: convnextv2- and zepto, atto, femto, pico, nano, …; with --detector a detector with one.",
     )
     weights: Path | None = Field(None, description="Backbone weights to go on from: a file, a folder, or a name.")
     epochs: int | None = Field(
         None, ge=1, description="Passes over the images (800, or what makes 5,000 steps, unless --minutes is given)."
     )
     minutes: float | None = Field(None, gt=0, description="Wall-clock budget that the whole schedule fits itself to.")
+    detector: bool = Field(False, description="Prepare the head too: --model is a detector, such as nextdetr-atto.")
+    head_share: float = Field(0.6, gt=0, lt=1, description="With --detector, the head's share of --minutes.")
+    head_epochs: int | None = Field(
+        None, ge=1, description="Passes over the images for the head (default: what makes 3,000 steps)."
+    )
+    head_image_size: int | None = Field(
+        None, ge=1, description="Side of the head's square input, pixels (default: --image-size)."
+    )
+    head_batch_size: int | None = Field(None, ge=1, description="Images a step and process for the head (default: 8).")
+    proposals: Literal["mixed", "pasted", "found"] = Field(
+        "mixed", description="What the head learns to find: segments pasted onto other images, found in them, or both."
+    )
     mask_ratio: float = Field(0.6, gt=0, lt=1, description="Share of the patches that is hidden.")
     patch_size: int = Field(32, ge=32, description="Side of a patch in pixels, a multiple of 32.")
     image_size: int = Field(224, ge=1, description="Side of the square crops in pixels, a multiple of the patch size.")
@@ -167,11 +180,29 @@ class PretrainConfig(CommandConfig):
     def _consistent(self) -> Self:
         if self.epochs is not None and self.minutes is not None:
             raise ValueError("--epochs and --minutes both set the length of the run; give one of them")
+        if self.head_epochs is not None and self.minutes is not None:
+            raise ValueError("--head-epochs and --minutes both set the length of the run; give one of them")
+        if self.detector and not self.grn:
+            raise ValueError("--no-grn is for comparing backbones; a detector's have GRN: leave it out, or --detector")
+        of_head = [name for name in type(self).model_fields if name.startswith("head_") or name == "proposals"]
+        given = [name for name in of_head if getattr(self, name) != type(self).model_fields[name].default]
+        if given and not self.detector and self.resume is None:
+            raise ValueError(f"--{given[0].replace('_', '-')} is for the head: give --detector too")
         if self.patch_size % 32:
             raise ValueError(
                 f"--patch-size must be a multiple of 32, the stride at which the mask is drawn (given: {self.patch_size})"
             )
         return self
+
+    @property
+    def backbone_minutes(self) -> float | None:
+        """Minutes of the backbone's part of the run."""
+        return None if self.minutes is None else self.minutes * (1 - self.head_share if self.detector else 1)
+
+    @property
+    def head_minutes(self) -> float | None:
+        """Minutes of the head's part of the run."""
+        return None if self.minutes is None else self.minutes * self.head_share
 
     @field_validator("images", mode="before")
     @classmethod

@@ -24,20 +24,23 @@ def pretrain(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Pre-train a backbone on images without labels, for `train --backbone-weights`.
+    """Pre-train a backbone on images without labels, for `train --backbone-weights`; with --detector the head too.
 
-    Example: `nextdetr pretrain photos --minutes 30`. Ctrl-C stops it; `--resume DIR` goes on exactly there.
+    Examples: `nextdetr pretrain photos --minutes 30`; for `train --weights`,
+    `nextdetr pretrain photos --model nextdetr-atto --detector --minutes 60`. Ctrl-C stops it; `--resume DIR` goes on
+    exactly there.
     """
     merged = settings(PretrainConfig, options, config)
     if sources:
         given = {name: getattr(merged, name) for name in merged.model_fields_set}
         merged = PretrainConfig(**{**given, "images": tuple(sources)})
-    from nextdetr.engine.pretrain import run_pretraining
+    from nextdetr.engine.pretrain import pretrain_all
 
-    result = run_pretraining(merged)
+    result = pretrain_all(merged)
     if not is_first_process():
         return
     if json:
         print_json(result.to_json())
     else:
-        say(f"{result.weights}  loss {result.loss:.4f}")
+        loss = result.loss if result.head is None else result.head["loss"]
+        say(f"{result.weights}  loss {loss:.4f}")

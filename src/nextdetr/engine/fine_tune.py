@@ -1,6 +1,7 @@
 """How a run starts from a trained detector: what it knows already, and what follows for rates, length and freezing.
 
-``plan_fine_tuning`` is the only place that decides; the recipe fills in what the user leaves open. There are two cases. A
+``plan_fine_tuning`` is the only place that decides; the recipe fills in what the user leaves open. There are two cases, and
+a third, that of a detector without labels, which trains like one from random weights. A
 detector of other classes trains at the usual rate: at a quarter of it, and a tenth of that for the backbone, it ended below
 random weights on BCCD, at the whole rate well above (docs/experiments.md). D-FINE's configurations for other data keep its
 rates, too. One that knows all classes only has to adapt to other images. Large backbones are slowed as their authors do.
@@ -41,6 +42,7 @@ class FineTuning:
         freeze_norms: whether the backbone's BatchNorms stay as they are.
         passes: images shown in a run of no given length.
         model: shipped model that the weights fit, if any.
+        without_labels: whether they have seen none (``pretrain --detector``): all of the task is yet to be learnt.
     """
 
     reason: str
@@ -49,6 +51,7 @@ class FineTuning:
     freeze_norms: bool
     passes: int
     model: str | None = None
+    without_labels: bool = False
 
 
 def plan_fine_tuning(classes: Sequence[str], weights: Identity, model: str) -> FineTuning:
@@ -59,6 +62,9 @@ def plan_fine_tuning(classes: Sequence[str], weights: Identity, model: str) -> F
         weights: what the file is; classes without names, as many as the data's, are taken to be these.
         model: what the run trains, a shipped name or a file.
     """
+    if weights.without_labels:
+        reason = "start: pre-trained without labels; each class starts as any object, and all learns as from random weights"
+        return FineTuning(reason, False, 1.0, False, PASSES_NEW, weights.model, without_labels=True)
     if weights.classes is None:
         carried = list(classes) if weights.num_classes == len(classes) else []
         how = "taken over in their order, as the file does not name them"

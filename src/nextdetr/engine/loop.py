@@ -140,6 +140,11 @@ class Loop(ABC):
         """Whether this is the process that writes."""
         return bool(self.fabric.global_rank == 0)
 
+    @property
+    def resume_folder(self) -> Path:
+        """What ``--resume`` takes to go on with this run."""
+        return self.directory
+
     def seed_of_step(self, seed: int, rank: int) -> int:
         """Seed of what is random in the batch under way, by its number over all epochs."""
         number = self.cursor.epoch * len(self.sampler) + self.cursor.place // self.sampler.places
@@ -327,7 +332,7 @@ class Loop(ABC):
         self.save()
         raise Interrupted(
             f"stopped in epoch {self.cursor.epoch + 1} after {self.cursor.step} steps; go on with: "
-            f"nextdetr {self.command} --resume {self.directory}"
+            f"nextdetr {self.command} --resume {self.resume_folder}"
         )
 
     def _give_up(self, error: Exception | None) -> None:

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from nextdetr.engine.pretrain_picture import Reconstructions
 from nextdetr.engine.pretrain_setup import (
     Pretraining,
     build_pretraining_optimizer,
+    head_size,
     prepare_pretraining,
     resolve_pretrain,
     run_folder,
@@ -44,7 +45,7 @@ from nextdetr.structures import Batch
 from nextdetr.weights.convert import save_backbone
 from nextdetr.weights.layouts.table import FCMAE
 
-__all__ = ["PretrainResult", "Pretrainer", "pretrain", "run_pretraining"]
+__all__ = ["PretrainResult", "Pretrainer", "pretrain", "pretrain_all", "run_pretraining"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,9 @@ class PretrainResult:
         seconds: wall-clock, all sessions of the run.
         images_per_second: images by wall-clock.
         loss: mean loss of the last epoch.
-        weights: the backbone's file, for ``train --backbone-weights``.
+        weights: the backbone's file, for ``train --backbone-weights``; with ``detector`` the detector's, for ``--weights``.
+        head: with ``detector``: the head's ``epochs``, ``seconds`` and ``loss``; ``epochs`` and ``loss`` above are then the
+            backbone's, ``seconds`` and ``images_per_second`` of both. Else None, and not shown.
     """
 
     output: str
@@ -66,14 +69,18 @@ class PretrainResult:
     images_per_second: float
     loss: float
     weights: str
+    head: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON result of the command."""
-        return {"command": "pretrain", **asdict(self)}
+        return {
+            "command": "pretrain",
+            **{name: value for name, value in asdict(self).items() if name != "head" or value is not None},
+        }
 
 
 def pretrain(images: str | Path | Sequence[str | Path] = (), *, quiet: bool = False, **settings: Any) -> PretrainResult:
-    """Pre-train a backbone on images without labels.
+    """Pre-train a backbone on images without labels; with ``detector=True`` a whole detector.
 
     Args:
         images: a folder of images, a data set as ``train`` takes it (its training split is used), or several of these.
@@ -87,10 +94,36 @@ def pretrain(images: str | Path | Sequence[str | Path] = (), *, quiet: bool = Fa
         >>> import nextdetr
         >>> weights = nextdetr.pretrain("photos", model="convnextv2-atto", minutes=30).weights
         >>> nextdetr.Detector("nextdetr-atto", backbone_weights=weights).train(data="labelled")
+        >>> weights = nextdetr.pretrain("photos", model="nextdetr-atto", detector=True, minutes=30).weights
+        >>> nextdetr.Detector("nextdetr-atto", weights=weights).train(data="labelled")
     """
     if images:
         settings["images"] = images
-    return run_pretraining(build_config(PretrainConfig, settings), quiet=quiet)
+    return pretrain_all(build_config(PretrainConfig, settings), quiet=quiet)
+
+
+def pretrain_all(config: PretrainConfig, *, quiet: bool = False) -> PretrainResult:
+    """Pre-train a backbone and, with ``detector``, then the head; a resumed run goes on with whichever it had come to.
+
+    Raises:
+        NextDETRError: see :func:`run_pretraining`; ConfigError also where the head needs scikit-image.
+    """
+    whole = resolve_pretrain(config)
+    if not whole.detector:
+        return run_pretraining(config, quiet=quiet)
+    from nextdetr.data.proposals import require_segmentation
+    from nextdetr.engine.pretrain_head import run_head
+
+    # What the head lacks is said now rather than after the backbone.
+    require_segmentation()
+    head_size(whole)
+    backbone = run_pretraining(config, quiet=quiet)
+    head = run_head(whole.model_copy(update={"resume": Path(backbone.output)}), quiet=quiet)
+    seconds, images = backbone.seconds + head.seconds, backbone.images_per_second * backbone.seconds + head.images
+    return replace(
+        backbone, seconds=round(seconds, 2), images_per_second=round(images / max(1e-9, seconds), 3), weights=head.weights,
+        head={"epochs": head.epochs, "seconds": head.seconds, "loss": head.loss},
+    )  # fmt: skip
 
 
 def run_pretraining(config: PretrainConfig, *, quiet: bool = False) -> PretrainResult:
@@ -148,7 +181,7 @@ class Pretrainer(Loop):
         super().__init__(
             fabric=fabric, display=display, directory=run.directory, cursor=cursor,
             budget=Budget.of(
-                config.epochs, config.minutes, len(sampler) * sampler.places, spent=cursor.seconds, started=started
+                config.epochs, config.backbone_minutes, len(sampler) * sampler.places, spent=cursor.seconds, started=started
             ),
             loader=build_loader(dataset, sampler, workers=config.workers), model=run.model, optimizer=optimizer,
             ema=ModelEMA(run.model.encoder.to(fabric.device), config.ema_decay) if config.ema_decay > 0 else None,
@@ -166,11 +199,11 @@ class Pretrainer(Loop):
     def run(self) -> PretrainResult:
         """Train until the budget is spent, and return what came of it."""
         config = self.config
-        length = f"{config.minutes:g} minutes" if config.minutes is not None else f"{config.epochs} epochs"
+        length = f"{config.backbone_minutes:g} minutes" if config.minutes is not None else f"{config.epochs} epochs"
         self.display.line(
-            f"Pre-training {config.model} at {config.image_size} px for {length}, {len(self.sampler)} steps an epoch, "
-            f"batch {self.sampler.places}, rate {config.learning_rate:.2e}, on {self.fabric.device}; "
-            f"run folder {self.directory}"
+            f"Pre-training {'the backbone of ' * config.detector}{config.model} at {config.image_size} px for {length}, "
+            f"{len(self.sampler)} steps an epoch, batch {self.sampler.places}, rate {config.learning_rate:.2e}, "
+            f"on {self.fabric.device}; run folder {self.directory}"
         )
         self.run_epochs()
         return self._finish()

@@ -35,13 +35,18 @@ from nextdetr.engine.state import Cursor, read_state
 from nextdetr.errors import ConfigError, DataError, WeightsError
 from nextdetr.models.convnextv2 import SIZES, ConvNeXtV2, convnextv2
 from nextdetr.models.fcmae import FCMAE, check_image_size
+from nextdetr.models.graph import build_skeleton
+from nextdetr.models.modelfile import available_models, load_model_file
 from nextdetr.weights.gate import fill
 from nextdetr.weights.layouts.table import backbone_tensors
 from nextdetr.weights.load import open_weights
 
 __all__ = [
     "Pretraining",
+    "backbone_of",
     "build_pretraining_optimizer",
+    "detector_of",
+    "head_size",
     "prepare_pretraining",
     "resolve_pretrain",
     "run_folder",
@@ -91,15 +96,65 @@ def resolve_pretrain(config: PretrainConfig) -> PretrainConfig:
     check_image_size(config.image_size, None, config.patch_size)
     if not config.images:
         raise DataError("there is nothing to pre-train on: give a folder of images.")
-    if config.model.removeprefix(PREFIX) not in SIZES or not config.model.startswith(PREFIX):
+    if not config.detector and not _is_backbone(config.model):
         names = ", ".join(PREFIX + size for size in SIZES)
-        raise ConfigError(f"--model {config.model}: what is pre-trained is a backbone, one of {names}.")
+        raise ConfigError(
+            f"--model {config.model}: what is pre-trained is a backbone, one of {names}; with --detector, a detector."
+        )
+    if config.detector:
+        backbone_of(config)
     return config
+
+
+def detector_of(config: PretrainConfig) -> str:
+    """Return the detector of a run with ``detector``: ``model``, or the shipped one with this backbone.
+
+    Raises:
+        ConfigError: none is shipped.
+    """
+    if not _is_backbone(config.model):
+        return config.model
+    name = f"nextdetr-{config.model.removeprefix(PREFIX)}"
+    if name not in available_models():
+        raise ConfigError(f"--model {config.model}: no detector is shipped with this backbone; name a detector.")
+    return name
+
+
+def backbone_of(config: PretrainConfig) -> str:
+    """Return the size of the backbone that a run pre-trains: ``atto`` and so on.
+
+    Raises:
+        ConfigError: the detector has a backbone that is no ConvNeXt V2.
+        ModelFileError: there is no such detector.
+    """
+    if not config.detector:
+        return config.model.removeprefix(PREFIX)
+    name = detector_of(config)
+    size = load_model_file(name).rows[0].name.removeprefix("convnextv2_")
+    if size not in SIZES:
+        raise ConfigError(f"--model {name}: its backbone is no ConvNeXt V2, which is what pretrain prepares.")
+    return size
+
+
+def head_size(config: PretrainConfig) -> int:
+    """Return the side of the head's square input, pixels.
+
+    Raises:
+        ConfigError: the detector takes no such size.
+        ModelFileError: the detector cannot be built.
+    """
+    size = config.head_image_size or config.image_size
+    build_skeleton(detector_of(config)).check_size(size)
+    return size
+
+
+def _is_backbone(model: str) -> bool:
+    return model.startswith(PREFIX) and model.removeprefix(PREFIX) in SIZES
 
 
 def run_folder(config: PretrainConfig, held: ExitStack) -> Path:
     """Create the run's folder, or return the resumed one's; see :func:`nextdetr.engine.setup.open_directory`."""
-    return open_directory(config.output, Path("runs") / f"pretrain-{config.model}", config.resume, held)
+    return open_directory(config.output, Path("runs") / f"pretrain-{Path(config.model).stem}", config.resume, held)
 
 
 def prepare_pretraining(
@@ -124,7 +179,7 @@ def prepare_pretraining(
     tell(f"{len(data.records):,} images to pre-train on" + (f", of {data.recognised}" if data.recognised else ""))
     if data.problems:
         tell(summarize_problems(data.problems))
-    encoder = convnextv2(config.model.removeprefix(PREFIX), grn=config.grn)
+    encoder = convnextv2(backbone_of(config), grn=config.grn)
     origin = state.get("started_from", {"licence": "none", "file": str(config.weights or "none")})
     if not isinstance(origin, dict):
         raise WeightsError(f"{directory / 'last.ckpt'}: not a whole training state (started_from is no mapping).")

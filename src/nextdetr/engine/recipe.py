@@ -167,8 +167,9 @@ class _Plan:
 
     @property
     def trained(self) -> bool:
-        """Whether a whole detector's weights are started from."""
-        return self.config.weights is not None or self.config.model.endswith(".safetensors")
+        """Whether a whole detector's weights, which have learnt from labels, are started from."""
+        named = self.config.weights is not None or self.config.model.endswith(".safetensors")
+        return named and not (self.tuning is not None and self.tuning.without_labels)
 
     @property
     def on_gpu(self) -> bool:
@@ -195,7 +196,9 @@ def _teacher(plan: _Plan) -> None:
 def _model(plan: _Plan, models: Sequence[str], backbone: str | None) -> None:
     if not plan.open("model"):
         return
-    if backbone is not None and f"nextdetr-{backbone}" in models:
+    if plan.tuning is not None and plan.tuning.without_labels and plan.tuning.model in models:
+        plan.choose("the one of these weights", model=plan.tuning.model)
+    elif backbone is not None and f"nextdetr-{backbone}" in models:
         plan.choose("the size of the backbone's weights", model=f"nextdetr-{backbone}")
     elif plan.on_gpu and plan.config.weights is None and plan.config.backbone_weights is None:
         wanted = next(name for images, name in BY_IMAGES if plan.data.images <= images)

@@ -37,7 +37,7 @@ C = TypeVar("C", bound=CommandConfig)
 # What a resumed run may be told anew; all else comes from the run's own config.yaml.
 RESUMABLE = {
     "resume", "epochs", "minutes", "devices", "accelerator", "device", "workers", "cache_gigabytes", "data", "images",
-    "on_bad_data", "teacher", "detector",
+    "on_bad_data", "teacher", "detector", "head_epochs",
 }  # fmt: skip
 # Settings that may name a file or folder.
 PATHS = ("data", "images", "model", "weights", "backbone_weights", "teacher", "detector", "latency_of", "output")
@@ -139,7 +139,7 @@ def _whole(value: Any) -> Any:
     """The absolute path where ``value`` names something on the disk, which a shipped model's name does not."""
     if isinstance(value, tuple):
         return tuple(_whole(item) for item in value)
-    if value is None or not Path(value).expanduser().exists():
+    if value is None or isinstance(value, bool) or not Path(value).expanduser().exists():
         return value
     path = Path(value).expanduser()
     return type(value)(path.resolve() if ".." in path.parts else path.absolute())

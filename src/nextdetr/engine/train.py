@@ -19,6 +19,7 @@ import torch
 from lightning_fabric import Fabric
 
 from nextdetr.config import TrainConfig
+from nextdetr.data.loader import TrainLoader
 from nextdetr.data.records import DetectionData
 from nextdetr.engine.best import Best
 from nextdetr.engine.budget import Budget
@@ -91,9 +92,7 @@ class Trainer(Loop):
         assert config.image_size is not None
         assert config.backbone_rate_factor is not None
         self.image_size = config.image_size
-        loader = build_training_loader(
-            config, run.train_data, stride=run.model.stride, rank=fabric.global_rank, world=fabric.world_size
-        )
+        loader = self.build_loader(fabric)
         self.freezing = Freezing(run.model, config)
         optimizer = build_optimizer(
             run.model, learning_rate=config.learning_rate, weight_decay=config.weight_decay,
@@ -127,6 +126,13 @@ class Trainer(Loop):
         matcher.match = self.profile.wrap(matcher.match, "matcher")  # type: ignore[method-assign]
         self.new_best = False
         self.restore(run.state)
+
+    def build_loader(self, fabric: Fabric) -> TrainLoader:
+        """Return this process's batches; called before all else is there but ``run_`` and ``config``."""
+        return build_training_loader(
+            self.config, self.run_.train_data, stride=self.run_.model.stride, rank=fabric.global_rank,
+            world=fabric.world_size,
+        )  # fmt: skip
 
     def extra_state(self) -> dict[str, Any]:
         """Return the projections to the teacher's maps, which no detector file has."""

@@ -173,7 +173,8 @@ def plan_load(
     )  # fmt: skip
     plan = Plan(report, pages)
     report.unexpected = [name for name in given if name not in own] + mapped.unplaced
-    classes, of_classes = _Classes(classes_old or identity.classes, classes_new, report), set(model.class_parameters())
+    classes = _Classes(classes_old or identity.classes, classes_new, report, objects=identity.without_labels)
+    of_classes = set(model.class_parameters())
     for name, target in own.items():
         tensor = given.get(name)
         if tensor is None:
@@ -216,9 +217,13 @@ class _Classes:
         old: the file's classes, if known.
         new: the model's classes; None for the file's own.
         report: where it is told.
+        objects: whether the file's one class is that of any object.
     """
 
-    def __init__(self, old: Sequence[str] | None, new: Sequence[str] | None, report: LoadReport) -> None:
+    def __init__(
+        self, old: Sequence[str] | None, new: Sequence[str] | None, report: LoadReport, *, objects: bool = False
+    ) -> None:
+        self.objects = objects
         self.old, self.new, self.report = None if old is None else list(old), None if new is None else list(new), report
         self.told = False
 
@@ -235,6 +240,10 @@ class _Classes:
                 self._tell("its classes have no names; they are taken to be the model's, in their order.")
             plan.whole.append((name, tensor))
             self.report.loaded.append(name)
+        elif self.objects and len(tensor) == 1:
+            plan.rows.append((name, tensor, list(range(len(target))), [0] * len(target)))
+            self.report.reshaped.append(name)
+            self._tell(f"it knows objects and no classes: each of the model's {len(target)} classes starts as any object.")
         else:
             self._by_name(plan, name, tensor, target)
 

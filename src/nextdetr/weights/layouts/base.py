@@ -131,7 +131,7 @@ class Identity:
         depths, dims: blocks and channels of a ConvNeXt's stages; empty for others.
         prefix: what stands before every name.
         model_text: the model YAML, if the file holds it.
-        without_labels: whether a backbone has learnt from images alone so far (FCMAE).
+        without_labels: whether a backbone has learnt from images alone so far (FCMAE), or a detector that knows no classes.
         is_backbone: whether the file holds a backbone alone.
     """
 

@@ -15,9 +15,10 @@ from nextdetr.weights.layouts.convnext import EPS
 from nextdetr.weights.layouts.sizes import backbone_size
 from nextdetr.weights.reader import WeightsFile
 
-__all__ = ["FCMAE", "LAYOUTS", "own_detector"]
+__all__ = ["DETECTOR_KIND", "FCMAE", "LAYOUTS", "own_detector"]
 
 FCMAE = "fcmae"  # in a file's metadata: what it learnt last, it learnt without labels
+DETECTOR_KIND = "detector-pretrained"  # the same of a whole detector, which has learnt what objects are and no class
 
 
 def _is_backbone(names: Collection[str], metadata: Mapping[str, str]) -> str | None:
@@ -51,9 +52,13 @@ def own_detector(file: WeightsFile, licence: str | None) -> Identity:
         notes.append("it does not state its classes.")
     if text is None:
         notes.append("it does not hold its model file.")
+    alone = metadata.get("kind") == DETECTOR_KIND
+    if alone:
+        notes.append("pre-trained without labels: it finds objects and knows no classes, which --weights of train adds.")
     state = {inside_row(name): tensor for name, tensor in file.tensors.items() if row_of(name) == 0}
     depths, dims = backbone_size(state)
     return Identity(
         "nextdetr-detector", None if text is None else shipped_name(text), classes, licence or "unknown",
         tuple(notes), None if classes is None else len(classes), depths, dims, "", text,
+        without_labels=alone,
     )  # fmt: skip

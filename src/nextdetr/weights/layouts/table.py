@@ -24,11 +24,11 @@ from nextdetr.weights.layouts.classes import IMAGENET_HEADS
 from nextdetr.weights.layouts.convnext import V1_NOTE, check_stem
 from nextdetr.weights.layouts.detectors import DETECTORS, config_of, describe_detector
 from nextdetr.weights.layouts.foreign import foreign_name, is_of_type, model_title, stated_type
-from nextdetr.weights.layouts.nextdetr import FCMAE, own_detector
+from nextdetr.weights.layouts.nextdetr import DETECTOR_KIND, FCMAE, own_detector
 from nextdetr.weights.layouts.sizes import backbone_size, known_size, size_name
 from nextdetr.weights.reader import WeightsFile
 
-__all__ = ["FCMAE", "LAYOUTS", "V1_NOTE", "Identity", "backbone_tensors", "identify", "opens_type"]
+__all__ = ["DETECTOR_KIND", "FCMAE", "LAYOUTS", "V1_NOTE", "Identity", "backbone_tensors", "identify", "opens_type"]
 
 #: Every layout, in the order in which a file is compared with them.
 LAYOUTS = layout_table(
