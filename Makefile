@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: quickstart test test-core test-export lint install install-dev browser clean
 
-# Train on real coins and find them in the untouched photograph (about ten minutes with the installation's downloads apart).
+# Train on real coins and find them in the untouched photograph (some four minutes on two idle cores, the installation apart).
 quickstart: $(VENV)/.quickstart
 	$(BIN)/nextdetr quickstart
 

@@ -23,6 +23,17 @@ def test_epochs(clock):
     assert budget.remaining_seconds(4, 2) == pytest.approx(56)
 
 
+def test_a_limit_ends_a_run_of_epochs_that_is_too_slow_for_it(clock):
+    budget = Budget.of(10, None, 5, started=clock[0], limit=2.0)
+    clock[0] += 30
+    assert budget.progress(5, 0) == 0.5  # a quarter of the time is over
+    assert budget.progress(1, 0) == 0.25
+    budget.keep_back(60)
+    assert budget.progress(1, 0) == 0.5
+    clock[0] += 30
+    assert budget.over(1, 0)
+
+
 def test_minutes_count_earlier_sessions_and_keep_a_reserve(clock):
     budget = Budget(None, 2.0, places=5, spent=30.0, reserve=20.0, started=clock[0])
     assert budget.progress(0, 0) == pytest.approx(0.3)

@@ -23,12 +23,15 @@ def quickstart(
     Example: `nextdetr quickstart`.
     """
     merged = settings(QuickstartConfig, options)
+    from nextdetr.quickstart import EPOCHS
     from nextdetr.quickstart import quickstart as run
 
     result = run(merged)
     if json:
         print_json(result.to_json())
         return
+    if result.epochs < EPOCHS:
+        say(f"--minutes {merged.minutes:g} ended the training after {result.epochs} of its {EPOCHS} epochs; expect less.")
     metrics = result.metrics
     say(f"held-out composites: AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f}")
     photo = result.photograph

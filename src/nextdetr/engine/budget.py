@@ -23,6 +23,7 @@ class Budget:
         epochs: length in epochs, or None.
         minutes: length in minutes of wall-clock, or None; exactly one of the two is set. Everything counts: checking the
             data, loading, training, validation and writing.
+        limit: with ``epochs``, minutes after which the run is over all the same; its schedule then ends with them.
         places: images an epoch, the filling of the last batch included.
         spent: seconds that earlier sessions of a resumed run have used.
         reserve: seconds kept back for the last validation; see ``keep_back``.
@@ -38,16 +39,18 @@ class Budget:
     started: float = field(default_factory=time.perf_counter)
     since: float = 0.0
     passed: float = 0.0
+    limit: float | None = None
 
     @classmethod
     def of(
-        cls, epochs: int | None, minutes: float | None, places: int, *, spent: float = 0.0, started: float | None = None
-    ) -> Budget:
+        cls, epochs: int | None, minutes: float | None, places: int, *, spent: float = 0.0, started: float | None = None,
+        limit: float | None = None,
+    ) -> Budget:  # fmt: skip
         """Apply the default length when neither is given."""
         if minutes is None and epochs is None:
             epochs = DEFAULT_EPOCHS
         started = time.perf_counter() if started is None else started
-        return cls(epochs if minutes is None else None, minutes, max(1, places), spent, started=started)
+        return cls(epochs if minutes is None else None, minutes, max(1, places), spent, started=started, limit=limit)
 
     @property
     def seconds(self) -> float:
@@ -69,7 +72,8 @@ class Budget:
     def progress(self, epoch: int, place: int) -> float:
         """Share of the run that is over before image ``place`` of epoch ``epoch`` (both from 0)."""
         if self.minutes is None:
-            return min(1.0, (epoch + min(1.0, place / self.places)) / self._epochs)
+            shown = (epoch + min(1.0, place / self.places)) / self._epochs
+            return min(1.0, max(shown, self._share_of_limit()))
         left = self.minutes * 60 - self.reserve - self.since
         if left <= 0:
             return 1.0
@@ -93,6 +97,11 @@ class Budget:
             return max(0.0, self.minutes * 60 - self.seconds)
         progress = self.progress(epoch, place)
         return self.seconds / progress * (1 - progress) if progress > 0.002 else None
+
+    def _share_of_limit(self) -> float:
+        if self.limit is None:
+            return 0.0
+        return self.seconds / (self.limit * 60 - min(self.reserve, LARGEST_RESERVE * self.limit * 60))
 
     @property
     def _epochs(self) -> int:

@@ -54,13 +54,16 @@ from nextdetr.weights.checkpoint import save_detector
 __all__ = ["TrainResult", "train"]
 
 
-def train(config: TrainConfig, *, quiet: bool = False, meter: Meter | None = None) -> TrainResult:
+def train(
+    config: TrainConfig, *, quiet: bool = False, meter: Meter | None = None, limit: float | None = None
+) -> TrainResult:
     """Train a detector.
 
     Args:
         config: all settings; see :class:`nextdetr.config.TrainConfig`.
         quiet: show no progress on standard error.
         meter: measures a setting for ``latency``; by default PyTorch is measured, as nothing is exported here.
+        limit: minutes after which a run of so many ``epochs`` ends all the same.
 
     Raises:
         ConfigError: settings that contradict each other or this machine, or a ``latency`` that cannot be kept.
@@ -78,7 +81,7 @@ def train(config: TrainConfig, *, quiet: bool = False, meter: Meter | None = Non
         Display(enabled=fabric.global_rank == 0 and not quiet) as display,
         ExitStack() as held,
     ):
-        return Trainer(prepare(config, fabric, display.line, held, meter), fabric, display, started).run()
+        return Trainer(prepare(config, fabric, display.line, held, meter), fabric, display, started, limit).run()
 
 
 class Trainer(Loop):
@@ -86,7 +89,9 @@ class Trainer(Loop):
 
     command = "train"
 
-    def __init__(self, run: Run, fabric: Fabric, display: Display, started: float | None = None) -> None:
+    def __init__(
+        self, run: Run, fabric: Fabric, display: Display, started: float | None = None, limit: float | None = None
+    ) -> None:
         self.run_, self.config = run, run.config
         config, cursor = self.config, run.cursor
         assert config.image_size is not None
@@ -109,8 +114,9 @@ class Trainer(Loop):
         ema = ModelEMA(run.model.to(fabric.device), config.ema_decay)
         profile = StepProfile(config.profile, fabric.device, teacher=self.teaching is not None)
         budget = Budget.of(
-            config.epochs, config.minutes, len(loader) * loader.sampler.places, spent=cursor.seconds, started=started
-        )
+            config.epochs, config.minutes, len(loader) * loader.sampler.places, spent=cursor.seconds, started=started,
+            limit=limit,
+        )  # fmt: skip
         super().__init__(
             fabric=fabric, display=display, directory=run.directory, cursor=cursor, budget=budget, loader=loader,
             model=run.model, optimizer=optimizer, ema=ema, contract=run.contract, accumulate=config.accumulate,
