@@ -11,9 +11,8 @@ from nextdetr.files import atomic_write, new_directory
 
 __all__ = ["EPOCHS", "IMAGE_SIZE", "QuickstartResult", "quickstart"]
 
-# The length is in steps, so that a slow or busy machine takes longer and gets the same detector. Small pictures and batches,
-# as the number of steps is what counts. The composites vary enough by themselves, so that strong augmentation would only
-# cost time.
+# The length is in steps: a slow or busy machine takes longer and gets the same detector. Small pictures and batches, since
+# the number of steps is what counts. The composites vary enough by themselves; strong augmentation would only cost time.
 MODEL = "nextdetr-zepto"
 EPOCHS = 20  # of 80 steps
 IMAGE_SIZE = 224
