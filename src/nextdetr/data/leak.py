@@ -4,35 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
-from nextdetr.data.records import DetectionData, Problem
+from nextdetr.data.records import DetectionData, ImageRecord, Problem
 
-__all__ = ["shared_images"]
+__all__ = ["same_files", "shared_images"]
 
 _START = 1 << 16  # bytes that nearly always tell two files of one length apart
 
 
 def shared_images(first: DetectionData, second: DetectionData) -> list[Problem]:
-    """Return one problem if images of ``second`` are in ``first`` too, under whatever name, and none otherwise.
-
-    Files are the same if their bytes are; only those that agree in length and beginning are read to the end.
-    """
-    known: dict[int, list[Path]] = defaultdict(list)
-    for record in first.records:
-        known[_length(record.path)].append(record.path)
-    starts: dict[Path, bytes] = {}
-    whole: dict[Path, bytes] = {}
-    shared = []
-    for record in second.records:
-        for path in known.get(_length(record.path), ()):
-            same = path == record.path or (
-                _digest(path, _START, starts) == _digest(record.path, _START, starts)
-                and _digest(path, -1, whole) == _digest(record.path, -1, whole)
-            )
-            if same:
-                shared.append((record.path, path))
-                break
+    """Return one problem if images of ``second`` are in ``first`` too, under whatever name, and none otherwise."""
+    shared = [
+        (record.path, path)
+        for record, path in zip(second.records, same_files(first.records, second.records), strict=True)
+        if path is not None
+    ]
     if not shared:
         return []
     example, other = shared[0]
@@ -41,6 +29,26 @@ def shared_images(first: DetectionData, second: DetectionData) -> list[Problem]:
     verb = "is" if len(shared) == 1 else "are"
     message = f"{count} {verb} in the split {first.split} too{named}, so its score tells little of new images"
     return [Problem(str(example), "", message, "image in two splits")]
+
+
+def same_files(first: Sequence[ImageRecord], second: Sequence[ImageRecord]) -> list[Path | None]:
+    """Return for each image of ``second`` the file in ``first`` that has the same bytes, or None.
+
+    Only files that agree in length and beginning are read to the end.
+    """
+    known: dict[int, list[Path]] = defaultdict(list)
+    for record in first:
+        known[_length(record.path)].append(record.path)
+    starts: dict[Path, bytes] = {}
+    whole: dict[Path, bytes] = {}
+
+    def same(one: Path, other: Path) -> bool:
+        return one == other or (
+            _digest(one, _START, starts) == _digest(other, _START, starts)
+            and _digest(one, -1, whole) == _digest(other, -1, whole)
+        )
+
+    return [next((path for path in known.get(_length(r.path), ()) if same(path, r.path)), None) for r in second]
 
 
 def _length(path: Path) -> int:

@@ -10,29 +10,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from nextdetr.data.alike import small_pictures
 from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import load_data, require_splits
 from nextdetr.errors import DataError
-from nextdetr.preprocess import load_image
 
 __all__ = ["SetAside", "SplitOff", "load_split_off", "split_off"]
 
-_SIDE = 16  # cells of the small picture
 _ALIKE = 0.9  # correlation of two small pictures from which on they look alike
-_FLAT = 4.0  # levels of 255: a picture that varies less is compared as if it varied so much
 _BLOCK = 256  # images that are compared with all others at once
 _DRAWS = 32  # random parts, of which the one whose classes are nearest to the whole is taken
 _COPY = re.compile(r"(.+)\.rf\.[0-9A-Za-z]{8,}")  # Roboflow's names of the copies of one source
@@ -177,7 +172,7 @@ def _groups(data: DetectionData) -> NDArray[np.int64]:
         match = _COPY.fullmatch(record.path.stem)
         if match:
             joined.join(first.setdefault(match[1], position), position)
-    pictures = _pictures(data)
+    pictures = small_pictures([record.path for record in data.records])
     for start in range(0, len(pictures), _BLOCK):
         block = pictures[start : start + _BLOCK]
         for row, alike in enumerate(block @ pictures[start:].T >= _ALIKE):
@@ -206,31 +201,6 @@ class _Union:
             self._parent[number] = self._parent[self._parent[number]]
             number = self._parent[number]
         return number
-
-
-def _pictures(data: DetectionData) -> NDArray[np.float32]:
-    """Return small pictures of mean 0 and length 1, so that a product of two is their correlation; [N, 256]."""
-    pool = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1))
-    try:
-        pictures: NDArray[np.float32] = np.stack(list(pool.map(_small, (record.path for record in data.records))))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    pictures -= pictures.mean(axis=1, keepdims=True)
-    spread = np.maximum(pictures.std(axis=1, keepdims=True), _FLAT)
-    pictures /= spread * _SIDE
-    return pictures
-
-
-def _small(path: Path) -> NDArray[np.float32]:
-    try:
-        with Image.open(path, formats=("JPEG",)) as image:
-            image.draft("L", (4 * _SIDE, 4 * _SIDE))  # decodes an eighth of the pixels
-            grey = image.convert("L")
-    except OSError:  # another format
-        grey = load_image(path).convert("L")
-    small = grey.resize((_SIDE, _SIDE), Image.Resampling.BOX)
-    cells: NDArray[np.float32] = np.asarray(small, dtype=np.float32).ravel()
-    return cells
 
 
 def _cut(groups: NDArray[np.int64], target: int) -> tuple[NDArray[np.int64], int]:
