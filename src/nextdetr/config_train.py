@@ -38,6 +38,19 @@ class TrainConfig(CommandConfig):
     teacher_weight: float = Field(1.0, ge=0, description="Weight of the teacher's classes, boxes and edges; 0: none.")
     teacher_maps: float = Field(1.0, ge=0, description="Weight of the maps of the teacher's backbone; 0: none.")
     teacher_until: float = Field(1.0, gt=0, le=1, description="Share of the run in which the teacher is asked.")
+    unlabelled: tuple[str, ...] = Field(
+        (), description="Folders of images without labels to learn from too; those that val or test has are left out."
+    )
+    unlabelled_from: float | None = Field(
+        None, ge=0, lt=1, description="Share of the run after which they join (default: 0.2; 0 with --teacher)."
+    )
+    unlabelled_until: float = Field(
+        0.85, gt=0, le=1, description="Share of the run after which they are gone again: the end is the labels'."
+    )
+    unlabelled_batch: int | None = Field(
+        None, ge=1, description="Unlabelled images beside the labelled ones of a step (default: as many)."
+    )
+    unlabelled_weight: float = Field(0.5, gt=0, description="Weight of the losses of the unlabelled images.")
     epochs: int | None = Field(None, ge=1, description="Passes over the training images (default: the recipe's).")
     minutes: float | None = Field(None, gt=0, description="Wall-clock budget that the whole schedule fits itself to.")
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the recipe's).")
@@ -112,9 +125,26 @@ class TrainConfig(CommandConfig):
             raise ValueError("--epochs and --minutes both set the length of the run; give one of them")
         if self.start not in (None, "none") and (self.weights is not None or self.backbone_weights is not None):
             raise ValueError("--start chooses the weights; leave --weights and --backbone-weights out, or --start")
+        fields = type(self).model_fields
+        about = [name for name in fields if name.startswith("unlabelled_") and getattr(self, name) != fields[name].default]
+        if about and not self.unlabelled:
+            option = "--" + about[0].replace("_", "-")
+            raise ValueError(f"{option} is about unlabelled images: give their folders with --unlabelled too")
+        if self.unlabelled_from is not None and self.unlabelled_from >= self.unlabelled_until:
+            raise ValueError("--unlabelled-from must be less than --unlabelled-until, or no image is ever learnt from")
         if self.teacher is not None and self.teacher_weight == 0 and self.teacher_maps == 0:
             raise ValueError("--teacher-weight and --teacher-maps are both 0, so that --teacher teaches nothing")
         return self
+
+    @field_validator("unlabelled", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return _as_texts(value)
+
+
+def _as_texts(value: Any) -> Any:
+    """One path or several, as texts."""
+    return (str(value),) if isinstance(value, str | Path) else tuple(str(item) for item in value or ())
 
 
 class PretrainConfig(CommandConfig):
@@ -207,4 +237,4 @@ class PretrainConfig(CommandConfig):
     @field_validator("images", mode="before")
     @classmethod
     def _several(cls, value: Any) -> Any:
-        return (str(value),) if isinstance(value, str | Path) else tuple(str(item) for item in value)
+        return _as_texts(value)

@@ -37,17 +37,21 @@ class Target:
     Attributes:
         boxes: [N, 4] float32, cxcywh, fractions of the image, 0 to 1.
         labels: [N] int64, class indices 0 to C-1.
+        view: of an image without labels, [2, 3] float32: brings a point (x, y, 1) of the whole picture, as fractions of it,
+            to this view, as fractions of that; None of other images.
     """
 
     boxes: Tensor
     labels: Tensor
+    view: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
 
     def to(self, device: torch.device | str) -> Target:
         """Return the same target on another device."""
-        return replace(self, boxes=self.boxes.to(device), labels=self.labels.to(device))
+        view = None if self.view is None else self.view.to(device)
+        return replace(self, boxes=self.boxes.to(device), labels=self.labels.to(device), view=view)
 
 
 @dataclass(slots=True)

@@ -172,3 +172,33 @@ def test_an_epoch_goes_on_with_other_processes(tmp_path, images, first, then):
     for epoch in range(2):
         shown = (tmp_path / "site-run" / f"shown-{epoch}.txt").read_text().split()
         assert sorted(map(int, shown)) == list(range(images)), epoch
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_unlabelled_images_as_one_does(tmp_path):
+    """After four steps; a fixed teacher finds the boxes, as an average of few steps finds none."""
+    data, model, teacher = squares(tmp_path / "data", images=8), tiny_model(tmp_path), tmp_path / "teacher.safetensors"
+    more = squares(tmp_path / "more", images=7, size=80) / "images" / "val"
+    torch.manual_seed(1)
+    built = build_model(model)
+    for head in built.rows[-1].dec_score_head:
+        head.weight.data *= 40
+        head.bias.data += 4.0
+    for mlp in built.rows[-1].dec_bbox_head:
+        mlp.layers[-1].bias.data += torch.tensor([0.3, -0.4, 0.5, -0.6])
+    state = {name: tensor for name, tensor in built.state_dict().items() if "denoising" not in name}  # as WITHOUT_DENOISING
+    save_detector(teacher, state, model_text=built.text, classes=["bar", "square"], image_size=64)
+    options = ("--epochs", "1", "--teacher", str(teacher), "--teacher-maps", "0", "--unlabelled", str(more))
+    every = "import nextdetr.data.alike\nnextdetr.data.alike.COPY = 2.0\n"  # these pictures are all alike
+    rows = []
+    for name, own in (
+        ("one", ("--batch-size", "2", "--unlabelled-batch", "2")),
+        ("two", ("--batch-size", "1", "--unlabelled-batch", "1", "--devices", "2")),
+    ):
+        run(data, model, tmp_path / name, *own, *options, before=WITHOUT_DENOISING + WITHOUT_ROUNDING + every)
+        with (tmp_path / name / "metrics.csv").open(newline="") as file:
+            rows += csv.DictReader(file)
+    one, two = rows
+    assert float(one["pseudo_boxes"]) > 0
+    for name in (name for name in one if name.startswith("loss") or name == "pseudo_boxes"):
+        assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-3, abs=1e-5), name

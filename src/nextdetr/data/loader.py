@@ -12,8 +12,9 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import Dataset
 
-from nextdetr.data.dataset import DetectionDataset, SampleKey
+from nextdetr.data.dataset import DetectionDataset, Sample, SampleKey
 from nextdetr.data.workers import BatchStream, affordable_workers
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.structures import Batch
@@ -85,6 +86,11 @@ class EpochSampler:
     def __len__(self) -> int:
         """Batches an epoch, the same on every rank."""
         return (self.end + self.places - 1) // self.places
+
+    @property
+    def most_samples(self) -> int:
+        """Most samples that a batch of one rank may have."""
+        return self.batch_size
 
     @property
     def largest_size(self) -> int:
@@ -182,7 +188,7 @@ class EvalLoader:
         self._stream.close()
 
 
-def build_loader(dataset: DetectionDataset, sampler: EpochSampler, workers: int = 1, prefetch: int = 2) -> TrainLoader:
+def build_loader(dataset: Dataset[Sample], sampler: EpochSampler, workers: int = 1, prefetch: int = 2) -> TrainLoader:
     """Return the loader of a training run.
 
     Args:
@@ -191,7 +197,7 @@ def build_loader(dataset: DetectionDataset, sampler: EpochSampler, workers: int 
         workers: processes that prepare batches; 0 for none.
         prefetch: batches that each of them prepares ahead.
     """
-    workers = affordable_workers(workers, prefetch, sampler.batch_size, sampler.largest_size)
+    workers = affordable_workers(workers, prefetch, sampler.most_samples, sampler.largest_size)
     return TrainLoader(BatchStream(dataset, workers, prefetch), sampler)
 
 

@@ -27,8 +27,8 @@ __all__ = ["UnlabelledDataset", "find_unlabelled", "random_crop"]
 _RATIO = math.log(4 / 3)  # crops are between 3:4 and 4:3, as in Inception (arXiv 1409.4842, section 6)
 
 
-def find_unlabelled(sources: Sequence[str | Path]) -> DetectionData:
-    """List the images to pre-train on, each once.
+def find_unlabelled(sources: Sequence[str | Path], purpose: str = "to pre-train on") -> DetectionData:
+    """List the images without labels to learn from, each once.
 
     A data set (a YAML, or a folder that is recognised as one) gives the images of its split ``train`` and no others, so
     that nothing is learnt from those that scores are taken on. Any other folder gives all images in it and its subfolders,
@@ -37,6 +37,7 @@ def find_unlabelled(sources: Sequence[str | Path]) -> DetectionData:
 
     Args:
         sources: folders, data sets and image files.
+        purpose: what they are for, for the messages.
 
     Returns:
         Records without boxes; what could not be read is in ``problems``, and which data sets were recognised in
@@ -47,12 +48,12 @@ def find_unlabelled(sources: Sequence[str | Path]) -> DetectionData:
             its own ``data.yaml``, which has a mistake, or by a YAML beside it, which is to be named in its place.
     """
     if not sources:
-        raise DataError("there is nothing to pre-train on: give a folder of images.")
+        raise DataError(f"there is nothing {purpose}: give a folder of images.")
     records: list[ImageRecord] = []
     problems: list[Problem] = []
     lines: list[str] = []
     for source in sources:
-        found = _find(Path(source).expanduser())
+        found = _find(Path(source).expanduser(), purpose)
         lines += [found.recognised] if found.recognised else []
         records += found.records
         problems += found.problems
@@ -139,9 +140,9 @@ def _crop_box(width: int, height: int, generator: np.random.Generator, crop_min:
     return left, top, left + wide, top + high
 
 
-def _find(path: Path) -> DetectionData:
+def _find(path: Path, purpose: str) -> DetectionData:
     if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder to pre-train on.")
+        raise DataError(f"{path}: there is no such file or folder {purpose}.")
     if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
         return _read_files(path, [path])
     if path.is_file() or (is_data_set(path) and not is_unfinished(path)):

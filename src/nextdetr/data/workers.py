@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from nextdetr.data.dataset import DetectionDataset, Sample, SampleKey
+from nextdetr.data.dataset import Sample, SampleKey
 from nextdetr.data.signals import ignore_held_signals, signals_held
 from nextdetr.errors import NextDETRError, TrainingError
 from nextdetr.structures import Batch, Target
@@ -63,7 +63,7 @@ class BatchStream:
         prefetch: batches that each worker prepares ahead.
     """
 
-    def __init__(self, dataset: DetectionDataset, workers: int = 0, prefetch: int = 2) -> None:
+    def __init__(self, dataset: Dataset[Sample], workers: int = 0, prefetch: int = 2) -> None:
         self._dataset = dataset
         self._keys = _CurrentKeys()
         self._loader: DataLoader[Any] | None = None
@@ -149,6 +149,7 @@ class _Packed(NamedTuple):
     labels: NDArray[np.int64]
     counts: list[int]
     indices: list[int]
+    views: list[NDArray[np.float32] | None]
 
 
 _Fetched: TypeAlias = "list[Sample] | NextDETRError"
@@ -157,7 +158,7 @@ _Fetched: TypeAlias = "list[Sample] | NextDETRError"
 class _Guarded(Dataset[Sample]):
     """Hands a user's error over as a value: a DataLoader would bury its message in the worker's traceback."""
 
-    def __init__(self, dataset: DetectionDataset) -> None:
+    def __init__(self, dataset: Dataset[Sample]) -> None:
         self._dataset = dataset
 
     def __getitem__(self, key: SampleKey) -> Sample:
@@ -180,13 +181,15 @@ def _pack(samples: _Fetched) -> _Packed | NextDETRError:
         labels=torch.cat([target.labels for target in batch.targets]).numpy(),
         counts=[len(target) for target in batch.targets],
         indices=batch.indices,
+        views=[None if target.view is None else target.view.numpy() for target in batch.targets],
     )
 
 
 def _unpack(packed: _Packed) -> Batch:
     boxes = torch.split(torch.from_numpy(packed.boxes), packed.counts)
     labels = torch.split(torch.from_numpy(packed.labels), packed.counts)
-    return Batch(packed.images, [Target(b, c) for b, c in zip(boxes, labels, strict=True)], packed.indices)
+    views = [None if view is None else torch.from_numpy(view) for view in packed.views]
+    return Batch(packed.images, [Target(*parts) for parts in zip(boxes, labels, views, strict=True)], packed.indices)
 
 
 _of_torch: list[Any] = []  # its handler of SIGCHLD, which it sets once in a process

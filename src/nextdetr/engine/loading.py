@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nextdetr.config import TrainConfig
 from nextdetr.data.balance import repeat_factors
+from nextdetr.data.cache import cache_bytes
 from nextdetr.data.dataset import DetectionDataset
 from nextdetr.data.loader import EpochSampler, TrainLoader, build_loader
 from nextdetr.data.mix import MixConfig
 from nextdetr.data.records import DetectionData
 from nextdetr.data.transforms import AugmentConfig, TrainTransform, multi_scale_sizes
+from nextdetr.data.unlabelled_views import StudentView, UnlabelledSampler, WithUnlabelled
 
 __all__ = ["AUGMENTATIONS", "SHRINK_FACTOR", "build_training_loader", "shrink_limit", "training_sizes"]
 
@@ -42,7 +46,13 @@ def training_sizes(config: TrainConfig, stride: int) -> tuple[int, ...]:
 
 
 def build_training_loader(
-    config: TrainConfig, data: DetectionData, *, stride: int = 32, rank: int, world: int
+    config: TrainConfig,
+    data: DetectionData,
+    *,
+    stride: int = 32,
+    rank: int,
+    world: int,
+    unlabelled: DetectionData | None = None,
 ) -> TrainLoader:
     """Build one process's loader.
 
@@ -52,14 +62,14 @@ def build_training_loader(
         stride: the model's; sizes of ``multi_scale`` are its multiples.
         rank: this process, 0 to ``world`` - 1.
         world: number of processes.
+        unlabelled: images without labels; the sampler is then an ``UnlabelledSampler``.
     """
     assert config.image_size is not None
     sizes = training_sizes(config, stride) if config.multi_scale else None
-    sampler = EpochSampler(
-        len(data.records), config.batch_size, seed=config.seed, base_size=config.image_size,
-        multi_scale=sizes, rank=rank, world=world,
-        weights=repeat_factors(data.records, len(data.classes)) if config.balance else None,
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "seed": config.seed, "base_size": config.image_size, "multi_scale": sizes, "rank": rank, "world": world,
+        "weights": repeat_factors(data.records, len(data.classes)) if config.balance else None,
+    }  # fmt: skip
     transform = TrainTransform(
         AUGMENTATIONS[config.augmentation], flip_horizontal=config.flip_horizontal, flip_vertical=config.flip_vertical,
         rotate90=config.rotate90,
@@ -70,4 +80,17 @@ def build_training_loader(
         cache_bytes=0 if config.cache == "off" else int(config.cache_gigabytes * 2**30),
         shrink_to=shrink_limit(config.image_size) if config.cache == "shrunk" else None,
     )  # fmt: skip
-    return build_loader(dataset, sampler, workers=config.workers)
+    images = len(data.records)
+    if unlabelled is None:
+        return build_loader(dataset, EpochSampler(images, config.batch_size, **options), workers=config.workers)
+    limit = shrink_limit(config.image_size)
+    spent = 0 if dataset.cache is None else cache_bytes(((r.width, r.height) for r in data.records), dataset.shrink_to)
+    both = WithUnlabelled(
+        dataset, unlabelled, StudentView(transform), shrink_to=limit,
+        cache_bytes=0 if config.cache == "off" else max(0, int(config.cache_gigabytes * 2**30) - spent),
+    )  # fmt: skip
+    views = config.unlabelled_batch or config.batch_size
+    sampler = UnlabelledSampler(
+        images, config.batch_size, unlabelled=len(unlabelled.records), views=views, **options
+    )  # fmt: skip
+    return build_loader(both, sampler, workers=config.workers)

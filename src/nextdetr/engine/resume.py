@@ -37,10 +37,12 @@ C = TypeVar("C", bound=CommandConfig)
 # What a resumed run may be told anew; all else comes from the run's own config.yaml.
 RESUMABLE = {
     "resume", "epochs", "minutes", "devices", "accelerator", "device", "workers", "cache_gigabytes", "data", "images",
-    "on_bad_data", "teacher", "detector", "head_epochs",
+    "on_bad_data", "teacher", "detector", "head_epochs", "unlabelled",
 }  # fmt: skip
 # Settings that may name a file or folder.
-PATHS = ("data", "images", "model", "weights", "backbone_weights", "teacher", "detector", "latency_of", "output")
+PATHS = (
+    "data", "images", "unlabelled", "model", "weights", "backbone_weights", "teacher", "detector", "latency_of", "output",
+)  # fmt: skip
 TAIL = 4096  # bytes of an image file that are looked at
 
 

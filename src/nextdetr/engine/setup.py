@@ -12,8 +12,10 @@ import torch
 from lightning_fabric import Fabric
 
 from nextdetr.config import TrainConfig
+from nextdetr.config_file import read_config_file
 from nextdetr.data.identity import describe_identity
 from nextdetr.data.records import DetectionData
+from nextdetr.data.unlabelled_set import find_more
 from nextdetr.engine.fine_tune import FineTuning, plan_fine_tuning
 from nextdetr.engine.latency import affordable_size, check_contract, times_of
 from nextdetr.engine.recipe import backbone_factor, choose_recipe
@@ -24,7 +26,8 @@ from nextdetr.engine.resume import (
     stored_contract,
     write_config,
 )
-from nextdetr.engine.splits import load_splits, write_set_aside
+from nextdetr.engine.semi_recipe import with_unlabelled
+from nextdetr.engine.splits import Splits, load_splits, write_set_aside
 from nextdetr.engine.start import choose_start
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
@@ -71,6 +74,7 @@ class Run:
         identity: what the data set calls its classes and images.
         times: what settings of the model take, with ``latency``; in the first process.
         teacher: what the model learns from beside the labels, if anything.
+        unlabelled: images without labels to learn from, if there are any.
     """
 
     config: TrainConfig
@@ -85,6 +89,7 @@ class Run:
     identity: Identity = field(default_factory=Identity)
     times: Times | None = None
     teacher: Teacher | None = None
+    unlabelled: DetectionData | None = None
 
 
 def resolve_config(config: TrainConfig) -> TrainConfig:
@@ -199,6 +204,33 @@ def prepare_teacher(config: TrainConfig, earlier: Contract | None) -> Teacher | 
     return teacher
 
 
+def prepare_unlabelled(
+    config: TrainConfig, splits: Splits, earlier: Contract | None, tell: Callable[[str], None]
+) -> DetectionData | None:
+    """List the images without labels, and tell what is left out of them; None without any.
+
+    Raises:
+        DataError: a folder cannot be used.
+        ConfigError: the run to go on with, whose contract is ``earlier``, has none.
+    """
+    if not config.unlabelled:
+        return None
+    if earlier is not None and config.resume is not None and "unlabelled" not in earlier.images:
+        if read_config_file(config.resume / "config.yaml").get("unlabelled"):
+            return None  # none was left when it began
+        raise ConfigError(
+            f"the run {config.resume} has no unlabelled images; leave --unlabelled out, or start a new run from its "
+            f"weights with --model {config.resume / 'best.safetensors'}."
+        )
+    found = find_more(config.unlabelled, str(config.data), splits.train, splits.val)
+    for line in found.lines:
+        tell(line)
+    if not found.data.records:
+        tell("No unlabelled image is left: the run learns from the labels alone.")
+        return None
+    return found.data
+
+
 def fill_in(
     config: TrainConfig,
     data: DetectionData,
@@ -208,6 +240,7 @@ def fill_in(
     within: int | None = None,
     teacher: Teacher | None = None,
     set_aside: float | None = None,
+    unlabelled: DetectionData | None = None,
 ) -> TrainConfig:
     """Choose what the user left open, and tell what and why; ``within`` is the largest size that keeps the latency."""
     backbone = None if config.backbone_weights is None else open_weights(config.backbone_weights)[1]
@@ -219,6 +252,7 @@ def fill_in(
         teacher_gflop=None if teacher is None else teacher.gflop(), set_aside=set_aside,
         tuning=_tuning(config, data.classes),
     )  # fmt: skip
+    recipe = with_unlabelled(recipe, config, len(data.records), 0 if unlabelled is None else len(unlabelled.records))
     if recipe.text:
         tell(recipe.text)
     return recipe.config
@@ -304,6 +338,7 @@ def prepare(
     train_data, val_data = splits.train, splits.val
     if teacher is not None:
         teacher.for_classes(train_data.classes)
+    unlabelled = prepare_unlabelled(config, splits, earlier, tell)
     times: Times | None = None
     if config.resume is None:
         machine, within = describe_machine(fabric.device, fabric.world_size), None
@@ -312,7 +347,16 @@ def prepare(
         if config.latency is not None and fabric.global_rank == 0:
             times, within = prepare_speed(config, train_data, machine, meter, tell)
         config = shared(
-            fill_in(config, train_data, machine, tell, within=within, teacher=teacher, set_aside=splits.set_aside)
+            fill_in(
+                config,
+                train_data,
+                machine,
+                tell,
+                within=within,
+                teacher=teacher,
+                set_aside=splits.set_aside,
+                unlabelled=unlabelled,
+            )
         )
     directory = directory or folder()  # its default name has the model's in it
     torch.manual_seed(config.seed)
@@ -328,12 +372,14 @@ def prepare(
         if splits.set_aside is not None:
             write_set_aside(val_data, str(config.data), directory)
         digest = "" if teacher is None else teacher.digest
-        contract = Contract.of(train_data, val_data, together=together, teacher=digest)
+        more = () if unlabelled is None else (unlabelled,)
+        contract = Contract.of(train_data, val_data, *more, together=together, teacher=digest)
         for line in earlier.differences(contract) if earlier is not None else ():
             tell(line)
     identity = describe_identity(str(config.data), [train_data, val_data], tell)
     if config.latency is not None and times is None:
         times = times_of(config, model, meter)
     return Run(
-        config, directory, train_data, val_data, model, cursor, state, contract, started_from, identity, times, teacher
+        config, directory, train_data, val_data, model, cursor, state, contract, started_from, identity, times, teacher,
+        unlabelled,
     )  # fmt: skip

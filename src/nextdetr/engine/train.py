@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from nextdetr.config import TrainConfig
 from nextdetr.data.loader import TrainLoader
@@ -35,6 +36,8 @@ from nextdetr.engine.loop import Loop
 from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
 from nextdetr.engine.profile import StepProfile
 from nextdetr.engine.result import TrainResult
+from nextdetr.engine.semi import Semi, together
+from nextdetr.engine.semi_run import SemiRun
 from nextdetr.engine.setup import Run, data_name, prepare, resolve_config
 from nextdetr.engine.splits import set_aside_metadata
 from nextdetr.engine.teaching import Teaching
@@ -47,8 +50,9 @@ from nextdetr.inference.times import Meter
 from nextdetr.layers.syncnorm import synchronize_norms
 from nextdetr.losses.criterion import Criterion
 from nextdetr.losses.matcher import HungarianMatcher
+from nextdetr.losses.pseudo import of_images
 from nextdetr.memory import keep_freed_memory
-from nextdetr.structures import Batch, UncastTargets
+from nextdetr.structures import Batch, Target, UncastTargets
 from nextdetr.weights.checkpoint import save_detector
 
 __all__ = ["TrainResult", "train"]
@@ -112,7 +116,7 @@ class Trainer(Loop):
         if fabric.world_size > 1:
             synchronize_norms(run.model)
         ema = ModelEMA(run.model.to(fabric.device), config.ema_decay)
-        profile = StepProfile(config.profile, fabric.device, teacher=self.teaching is not None)
+        profile = StepProfile(config.profile, fabric.device, teacher=run.teacher is not None or run.unlabelled is not None)
         budget = Budget.of(
             config.epochs, config.minutes, len(loader) * loader.sampler.places, spent=cursor.seconds, started=started,
             limit=limit,
@@ -130,24 +134,32 @@ class Trainer(Loop):
             dense_weight=config.dense_weight,
         )  # fmt: skip
         matcher.match = self.profile.wrap(matcher.match, "matcher")  # type: ignore[method-assign]
-        self.new_best = False
+        self.new_best, self.semi = False, None
+        if run.unlabelled is not None:
+            semi = Semi(
+                run.train_data, run.unlabelled, run.model, self.average, self.criterion, config, fabric, run.teacher
+            )
+            self.semi = SemiRun(self, semi, lambda: self._score(run.val_data)["AP"], self._picture)
         self.restore(run.state)
 
     def build_loader(self, fabric: Fabric) -> TrainLoader:
         """Return this process's batches; called before all else is there but ``run_`` and ``config``."""
         return build_training_loader(
             self.config, self.run_.train_data, stride=self.run_.model.stride, rank=fabric.global_rank,
-            world=fabric.world_size,
+            world=fabric.world_size, unlabelled=self.run_.unlabelled,
         )  # fmt: skip
 
     def extra_state(self) -> dict[str, Any]:
-        """Return the projections to the teacher's maps, which no detector file has."""
-        return {} if self.teaching is None else {"projections": self.teaching.state_dict()}
+        """Return what no detector file has: the projections to the teacher's maps, and what unlabelled images brought."""
+        parts: dict[str, Any] = {} if self.teaching is None else {"projections": self.teaching.state_dict()}
+        return parts if self.semi is None else parts | {"unlabelled": self.semi.state_dict()}
 
     def restore_extra(self, state: Mapping[str, Any]) -> None:
         """Continue from ``extra_state``."""
         if self.teaching is not None:
             self.teaching.load_state_dict(state["projections"])
+        if self.semi is not None:
+            self.semi.load_state_dict(state["unlabelled"])
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from the parts of a ``last.ckpt``, and see that ``best.safetensors`` is the one that it tells of."""
@@ -171,6 +183,8 @@ class Trainer(Loop):
             f"Training {self.config.model} at {self.image_size} px on {self.fabric.device}; run folder {self.directory}"
         )
         for line in [] if self.teaching is None else self.teaching.lines(self.run_.model):
+            self.display.line(line)
+        for line in [] if self.semi is None else self.semi.semi.lines():
             self.display.line(line)
         if self.budget.minutes is not None and not self.cursor.validated:
             self._expect_validation()
@@ -206,27 +220,32 @@ class Trainer(Loop):
         """Train on a batch and, if it is the ``last`` of its group, move the optimiser; return the losses."""
         cursor, config, part = self.cursor, self.config, self.profile.part
         if cursor.epoch == 0 and cursor.place == 0:
-            self._picture(batch)
+            self._picture(batch.images, batch.targets, "training_batch.jpg")
         factor = rate_factor(progress, cursor.step, warmup=config.warmup, flat=config.flat)
         cursor.rate = set_rate(self.optimizer, factor, frozen=self.freezing.whole(cursor.epoch))
         torch.manual_seed(self.seed_of_step(config.seed, self.fabric.global_rank))
         self.model.train()
         self.freezing.hold_statistics(cursor.epoch)
+        batch, views = (batch, None) if self.semi is None else self.semi.look(batch)
+        images, targets = together(batch, views)
         asked: dict[str, Any] = {}
         if self.teaching is not None:
             with part("teacher"):
-                asked["questions"] = self.teaching.ask(batch.images, progress)
+                asked["questions"] = self.teaching.ask(images, progress)
         with self.fabric.no_backward_sync(self.model, enabled=not last):
             with part("forward"):
-                output = self.model(batch.images, UncastTargets(batch.targets), **asked)
+                output = self.model(images, UncastTargets(targets), **asked)
             with part("losses"):
-                terms = self.criterion(output, batch.targets)
+                terms = self.criterion(of_images(output, slice(len(batch.images))), batch.targets)
+                if self.semi is not None:
+                    terms |= self.semi.semi.losses(output, views, progress)
                 if self.teaching is not None:
                     terms |= self.teaching.losses(output)
                 loss = torch.stack(list(terms.values())).sum()
             with part("backward"):
                 self.fabric.backward(loss / config.accumulate)
-        values = self.mean({"loss": loss, **terms})
+        counts = {} if self.semi is None else {"pseudo_boxes": self.semi.semi.count(views)}
+        values = self.mean({"loss": loss, **terms, **counts})
         if not math.isfinite(values["loss"]):
             names = [self.run_.train_data.records[index].path.name for index in batch.indices]
             raise non_finite(self.run_.model, terms, names, cursor, self.advice())
@@ -269,6 +288,8 @@ class Trainer(Loop):
         cursor.validation_seconds = self.budget.seconds - started
         self._keep_back(cursor.validation_seconds)
         cursor.metrics, self.unsaved = metrics, True
+        if self.semi is not None:
+            self.semi.validated(metrics["AP"])
         return metrics
 
     def _score(self, data: DetectionData) -> dict[str, float | None]:
@@ -331,10 +352,10 @@ class Trainer(Loop):
         teacher = {} if self.run_.teacher is None else self.run_.teacher.to_metadata()
         return data | bits_metadata(self.run_.train_data.reading.bits) | teacher
 
-    def _picture(self, batch: Batch) -> None:
+    def _picture(self, images: Tensor, targets: Sequence[Target], name: str) -> None:
         if self.main:
-            picture = draw_batch(batch.images.cpu(), [t.to("cpu") for t in batch.targets], self.run_.train_data.classes)
-            with optional_file(), atomic_write(self.directory / "pictures" / "training_batch.jpg") as temporary:
+            picture = draw_batch(images.cpu(), [t.to("cpu") for t in targets], self.run_.train_data.classes)
+            with optional_file(), atomic_write(self.directory / "pictures" / name) as temporary:
                 picture.save(temporary, quality=90)
 
     def _finish(self) -> TrainResult:
@@ -342,6 +363,8 @@ class Trainer(Loop):
         if self.unsaved:
             self.save()
         checkpoint = self.directory / "best.safetensors"
+        if self.semi is not None:
+            self.semi.guard.finish()
         speed = self._fulfil(checkpoint)
         seconds = self.budget.seconds
         if self.main:

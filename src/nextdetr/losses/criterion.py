@@ -26,6 +26,7 @@ from nextdetr.losses.dense import DensePairs, task_aligned_pairs
 from nextdetr.losses.edges import distillation_loss, fine_grained_loss, united
 from nextdetr.losses.matcher import HungarianMatcher, Matches
 from nextdetr.losses.processes import mean_over_processes
+from nextdetr.losses.pseudo import PseudoTarget, class_factors
 from nextdetr.losses.terms import matchability_loss, pair_terms, varifocal_loss
 from nextdetr.structures import DenoisingOutput, DenseOutput, DetectorOutput, EdgeOutput, Target, TrainingOutput
 
@@ -73,6 +74,12 @@ class _FlatTargets:
     labels: Tensor  # [N]
     offsets: Tensor  # [B] position of each image's first target
     most: int  # targets of the fullest image
+    weights: Tensor | None = None  # [N] of a teacher's boxes
+    doubtful: Sequence[Tensor] = ()  # of each image, boxes [M, 4] that a teacher is not sure of
+
+    def weighted(self, values: Tensor, rows: Tensor) -> Tensor:
+        """Return values [..., P] by the weights of the targets ``rows`` [P]."""
+        return values if self.weights is None else values * self.weights[rows]
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
@@ -153,7 +160,7 @@ class Criterion:
 
         Args:
             output: of a model in training mode that was given the targets.
-            targets: one per image, on the device of the output.
+            targets: one per image, on the device of the output; all labelled, or all ``PseudoTarget``.
 
         Returns:
             Weighted float32 scalars, by default under the keys of ``LOSS_NAMES``: the last decoder layer, then ``_aux``,
@@ -241,20 +248,24 @@ class Criterion:
         """
         layers = logits.shape[0]
         places, rows = (matches.layer_index, matches.batch_index, matches.query_index), flat.rows(matches)
+        trained_rows = rows if pairs is None else flat.rows(pairs)
         with torch.set_grad_enabled(pairs is None and torch.is_grad_enabled()):
             terms = pair_terms(boxes[places], flat.boxes[rows])  # [M] each
-        classes = self._class_loss(logits, (*places, flat.labels[rows]), terms.iou)  # [L, B, Q, C]
+        positives = (*places, flat.labels[rows])
+        classes = self._class_loss(logits, positives, terms.iou)  # [L, B, Q, C]
+        if flat.weights is not None:
+            classes = classes * class_factors(logits, boxes, positives, flat.weights[rows], flat.doubtful)
         box_number = number
         if pairs is not None and pair_number is not None:
             trained, box_number = boxes[:, pairs.batch_index, pairs.query_index], pair_number
-            terms = pair_terms(trained, flat.boxes[flat.rows(pairs)].expand_as(trained))  # [L, P] each
+            terms = pair_terms(trained, flat.boxes[trained_rows].expand_as(trained))  # [L, P] each
         # Zero, unless some value is not finite: a NaN in an unmatched box would otherwise pass unseen into the gradients.
         bad_logits, bad_boxes = (values.detach().flatten(1).sum(1) * 0 for values in (logits, boxes))  # [L] each
         shape = (layers, terms.l1.numel() // layers)  # every layer has the same number of pairs
         losses = {
             _CLASS_TERMS[self.class_loss]: classes.flatten(1).sum(1) * (self.vfl_weight / number) + bad_logits,
-            "l1": terms.l1.view(shape).sum(1) * (self.l1_weight / box_number) + bad_boxes,
-            "giou": terms.giou.view(shape).sum(1) * (self.giou_weight / box_number),
+            "l1": flat.weighted(terms.l1, trained_rows).view(shape).sum(1) * (self.l1_weight / box_number) + bad_boxes,
+            "giou": flat.weighted(terms.giou, trained_rows).view(shape).sum(1) * (self.giou_weight / box_number),
         }
         return losses, terms.iou.view(shape)
 
@@ -272,7 +283,8 @@ class Criterion:
         layers = edges.bins.shape[0]
         fgl = ddf = torch.zeros(layers, device=quality.device)
         if self.fine_grained_weight:
-            by_pair = fine_grained_loss(edges, pairs, flat.boxes[flat.rows(pairs)], quality[:layers])
+            rows = flat.rows(pairs)
+            by_pair = flat.weighted(fine_grained_loss(edges, pairs, flat.boxes[rows], quality[:layers]), rows)
             fgl = by_pair.sum(1) * (self.fine_grained_weight / number)
         if self.distillation_weight:
             confidence = last_logits.detach().amax(-1).sigmoid()
@@ -285,13 +297,18 @@ class Criterion:
         """Losses of all tokens, [1] each; every pair counts as much as its quality says."""
         logits, boxes = dense.logits.float(), dense.boxes.float()
         places, rows = (pairs.batch_index, pairs.token_index), flat.offsets[pairs.batch_index] + pairs.target_index
-        classes = varifocal_loss(logits, (*places, flat.labels[rows]), pairs.quality, self.alpha, self.gamma).sum()
+        positives, quality = (*places, flat.labels[rows]), flat.weighted(pairs.quality, rows)
+        classes = varifocal_loss(logits, positives, pairs.quality, self.alpha, self.gamma)
+        if flat.weights is not None:
+            one = torch.zeros_like(positives[0])
+            factors = class_factors(logits[None], boxes[None], (one, *positives), flat.weights[rows], flat.doubtful)
+            classes = classes * factors[0]
         terms = pair_terms(boxes[places], flat.boxes[rows])
         factor = self.dense_weight / number
         losses = {
-            "vfl": classes * (factor * self.vfl_weight) + logits.detach().sum() * 0,
-            "l1": (terms.l1 * pairs.quality).sum() * (factor * self.l1_weight) + boxes.detach().sum() * 0,
-            "giou": (terms.giou * pairs.quality).sum() * (factor * self.giou_weight),
+            "vfl": classes.sum() * (factor * self.vfl_weight) + logits.detach().sum() * 0,
+            "l1": (terms.l1 * quality).sum() * (factor * self.l1_weight) + boxes.detach().sum() * 0,
+            "giou": (terms.giou * quality).sum() * (factor * self.giou_weight),
         }
         return {term: value[None] for term, value in losses.items()}
 
@@ -335,11 +352,14 @@ def _stacked(
 
 def _flatten(targets: Sequence[Target], device: torch.device) -> _FlatTargets:
     counts = [len(target) for target in targets]
+    pseudo = [target for target in targets if isinstance(target, PseudoTarget)]  # all of them, or none
     return _FlatTargets(
         boxes=torch.cat([target.boxes for target in targets]).to(device, torch.float32),
         labels=torch.cat([target.labels for target in targets]).to(device),
         offsets=torch.tensor([0, *accumulate(counts[:-1])], device=device),
         most=max(counts),
+        weights=torch.cat([target.confidence for target in pseudo]).to(device) if pseudo else None,
+        doubtful=[target.doubtful for target in pseudo],
     )
 
 

@@ -1,0 +1,91 @@
+"""Which images without labels a training may learn from: none that it is scored on, and none that have labels already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from nextdetr.data.alike import near_copies, small_pictures
+from nextdetr.data.check import summarize_problems
+from nextdetr.data.leak import same_files
+from nextdetr.data.raw import plural
+from nextdetr.data.records import DetectionData, ImageRecord
+from nextdetr.data.sources import available_splits, load_data
+from nextdetr.data.unlabelled import find_unlabelled
+from nextdetr.errors import DataError
+
+__all__ = ["UnlabelledSet", "find_more"]
+
+
+@dataclass(frozen=True, slots=True)
+class UnlabelledSet:
+    """Images to learn from beside the labelled ones.
+
+    Attributes:
+        data: the images, split ``unlabelled``; there may be none.
+        left_out: how many of those found are left out, by split that has them too.
+        lines: what the user is told.
+    """
+
+    data: DetectionData
+    left_out: dict[str, int]
+    lines: list[str]
+
+
+def find_more(sources: Sequence[str], data: str, train: DetectionData, val: DetectionData) -> UnlabelledSet:
+    """List the images of ``sources`` that are in no split of a data set, neither as the same file nor as a near copy.
+
+    Near copies are resized, brighter or saved anew, or frames of one video in which little moves (see ``data/alike.py``).
+    Labelled training images are left out as well: their boxes are known, so that the teacher has nothing to add.
+
+    Args:
+        sources: as for ``find_unlabelled``.
+        data: the data set.
+        train: what the training reads of it.
+        val: the same; it may be a part of ``train`` that was set aside.
+
+    Raises:
+        DataError: a source cannot be used.
+    """
+    found = find_unlabelled(sources, "to learn from without labels")
+    splits, lines = _splits(data, train, val)
+    pictures = small_pictures([record.path for record in found.records])
+    kept = np.ones(len(found.records), dtype=np.bool_)
+    left_out: dict[str, int] = {}
+    for name, records in splits.items():
+        same = np.array([path is not None for path in same_files(records, found.records)], dtype=np.bool_)
+        close = near_copies(pictures, small_pictures([record.path for record in records]))
+        out = (same | close) & kept
+        kept &= ~out
+        if out.any():
+            left_out[name] = int(out.sum())
+    records = [record for record, keep in zip(found.records, kept, strict=True) if keep]
+    lines = [*([found.recognised] if found.recognised else []), *lines, _line(len(found.records), len(records), left_out)]
+    if found.problems:
+        lines.append(summarize_problems(found.problems))
+    return UnlabelledSet(
+        replace(found, split="unlabelled", records=records, classes=train.classes, reading=train.reading), left_out, lines
+    )
+
+
+def _splits(data: str, train: DetectionData, val: DetectionData) -> tuple[dict[str, list[ImageRecord]], list[str]]:
+    """The images of every split, those that are scored first, and what could not be read."""
+    splits, lines = {"val": list(val.records)}, []
+    for name in available_splits(data):
+        if name in ("train", "val"):
+            continue
+        try:
+            splits[name] = load_data(data, name, classes=train.classes, check_images=False).records
+        except DataError as error:
+            lines.append(f"the split {name} cannot be read, so its images cannot be told from the unlabelled: {error}")
+    splits["train"] = list(train.records)
+    return {name: [r for r in records if Path(r.path).is_file()] for name, records in splits.items()}, lines
+
+
+def _line(found: int, kept: int, left_out: dict[str, int]) -> str:
+    parts = ", ".join(f"{count:,} in {name}" for name, count in left_out.items())
+    out = f"; {found - kept:,} of {found:,} left out, as they or near copies are labelled: {parts}" if parts else ""
+    return f"unlabelled: {plural(kept, 'image')}{out}"

@@ -1,0 +1,165 @@
+"""How a run learns from images without labels: the averaged weights say what is there, the weights in training learn it.
+
+Mean teacher with pseudo-boxes (Unbiased Teacher, arXiv 2102.09480; Soft Teacher, arXiv 2106.09018; for DETRs Semi-DETR,
+arXiv 2307.08095). The teacher sees the whole picture, the student an augmented part; see ``data/unlabelled_views.py``
+for the views and ``losses/pseudo.py`` for what of the teacher's answers counts. With ``--teacher`` that fixed detector says
+what is there, from the first step on.
+
+Labelled and unlabelled images go through the student together, so that BatchNorm sees both, and have their losses apart.
+The one-to-many assignment that Semi-DETR starts with is left to the dense head, where a model has one: its losses are the
+criterion's, of pseudo-boxes too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from nextdetr.config import TrainConfig
+from nextdetr.data.records import DetectionData
+from nextdetr.engine.launch import largest
+from nextdetr.engine.teacher import Teacher
+from nextdetr.losses.criterion import Criterion
+from nextdetr.losses.pseudo import PseudoTarget, Thresholds, find_boxes, of_images, seen_through
+from nextdetr.models.detection import DetectionModel
+from nextdetr.models.dfine import DFINEDecoder
+from nextdetr.structures import Batch, DetectorOutput, Target
+
+__all__ = ["Semi", "Views", "together"]
+
+RAMP = 0.1  # share of the run in which the loss grows to its whole weight
+_TERMS = {"vfl": "class", "mal": "class", "l1": "l1", "giou": "giou", "fgl": "edges", "ddf": "edges"}
+
+
+@dataclass(slots=True)
+class Views:
+    """The unlabelled images of a batch.
+
+    Attributes:
+        student: [U, 3, S, S], as they are learnt from.
+        teacher: [U, 3, S, S], the whole pictures.
+        ways: [2, 3] each, from the whole picture to the student's view.
+        targets: what the teacher finds, in the student's view; filled in by ``look``.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    ways: list[Tensor]
+    targets: list[PseudoTarget]
+
+
+class Semi:
+    """The unlabelled images' part of each step.
+
+    Args:
+        labelled: the training split, whose boxes an image are what is expected of the unlabelled ones.
+        unlabelled: the images without labels.
+        model: what is trained.
+        average: the average of its weights, in evaluation mode: the teacher.
+        criterion: the losses of boxes.
+        config: says when the images join, and what they weigh.
+        fabric: devices, processes and precision.
+        teacher: a fixed teacher in the average's place.
+    """
+
+    def __init__(
+        self, labelled: DetectionData, unlabelled: DetectionData, model: DetectionModel, average: torch.nn.Module,
+        criterion: Criterion, config: TrainConfig, fabric: Fabric, teacher: Teacher | None = None,
+    ) -> None:  # fmt: skip
+        self.labelled, self.images = len(labelled.records), len(unlabelled.records)
+        self.average, self.criterion, self.fabric, self.teacher = average, criterion, fabric, teacher
+        self.weight = config.unlabelled_weight
+        self.start, self.end = config.unlabelled_from or 0.0, config.unlabelled_until
+        self.thresholds = Thresholds(_frequency(labelled))
+        self.on = True  # until the guard says otherwise
+        self.met = False  # whether they have joined
+        edges = isinstance(model.rows[-1], DFINEDecoder)
+        self.names = [f"loss_unlabelled_{name}" for name in ("class", "l1", "giou", *(["edges"] if edges else []))]
+
+    def joins(self, progress: float) -> bool:
+        """Whether unlabelled images stand beside the labelled ones at this share of the run."""
+        return self.on and self.start <= progress < self.end
+
+    def split(self, batch: Batch) -> tuple[Batch, Views | None]:
+        """Part a batch into its labelled images and the others; these are None unless all processes have them."""
+        count = sum(index < self.labelled for index in batch.indices)
+        rest = len(batch.indices) - count
+        (missing,) = largest(self.fabric, not (rest and self.on))
+        labelled = replace(batch, images=batch.images[:count], targets=batch.targets[:count], indices=batch.indices[:count])
+        if missing:
+            return labelled, None
+        student, teacher = batch.images[count : count + rest // 2], batch.images[count + rest // 2 :]
+        ways = [target.view for target in batch.targets[count : count + rest // 2] if target.view is not None]
+        return labelled, Views(student, teacher, ways, [])
+
+    @torch.no_grad()
+    def look(self, views: Views) -> list[PseudoTarget]:
+        """Let the teacher look, and return what it finds in the student's views."""
+        with self.fabric.autocast():
+            if self.teacher is None:
+                output: DetectorOutput = self.average(views.teacher)
+                scores, boxes = output.logits.float().sigmoid(), output.boxes
+            else:
+                lesson = self.teacher.teach(views.teacher, ())
+                scores, boxes = lesson.scores, lesson.boxes
+        found = find_boxes(scores, boxes)
+        self.thresholds.update(found)
+        whole = self.thresholds.targets(found)
+        views.targets = [seen_through(target, way) for target, way in zip(whole, views.ways, strict=True)]
+        return views.targets
+
+    def losses(self, output: DetectorOutput, views: Views | None, progress: float) -> dict[str, Tensor]:
+        """Return the weighted losses of the unlabelled images, which stand last in ``output``; always the same terms."""
+        zero = output.logits.new_zeros((), dtype=torch.float32)
+        sums = dict.fromkeys(self.names, zero)
+        if views is None:
+            return sums
+        part = of_images(output, slice(len(output.logits) - len(views.student), len(output.logits)))
+        ramp = self.weight * self.thresholds.readiness * min(1.0, max(0.0, progress - self.start) / RAMP)
+        for name, value in self.criterion(part, views.targets).items():
+            term = f"loss_unlabelled_{_TERMS[name.split('_')[1]]}"
+            sums[term] = sums[term] + value * ramp
+        return sums
+
+    def count(self, views: Views | None) -> Tensor:
+        """Pseudo-boxes an image of this process; 0 without."""
+        boxes = [] if views is None else [len(target) for target in views.targets]
+        return torch.tensor(sum(boxes) / max(1, len(boxes)), device=self.fabric.device)
+
+    def lines(self) -> list[str]:
+        """Return what the user is told at the start."""
+        who = "the averaged weights" if self.teacher is None else str(self.teacher.source)
+        return [
+            f"Unlabelled images: {self.images:,}, learnt from between {self.start:.0%} and {self.end:.0%} of the run; "
+            f"{who} find the boxes in them."
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that resuming needs."""
+        return {**self.thresholds.state_dict(), "on": self.on, "met": self.met}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self.thresholds.load_state_dict(dict(state))
+        self.on, self.met = bool(state["on"]), bool(state["met"])
+
+
+def together(batch: Batch, views: Views | None) -> tuple[Tensor, Sequence[Target]]:
+    """Images and targets of the student's pass: labelled, then unlabelled."""
+    if views is None:
+        return batch.images, batch.targets
+    return torch.cat((batch.images, views.student)), [*batch.targets, *views.targets]
+
+
+def _frequency(data: DetectionData) -> Tensor:
+    """Boxes of each class an image, crowds apart, [C]."""
+    counts = torch.zeros(len(data.classes))
+    for record in data.records:
+        labels = torch.as_tensor(record.labels)[~torch.as_tensor(record.crowd)]
+        counts += torch.bincount(labels, minlength=len(data.classes))
+    return counts / max(1, len(data.records))

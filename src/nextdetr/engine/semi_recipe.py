@@ -1,0 +1,50 @@
+"""What a recipe adds for images without labels; see ``engine/recipe.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nextdetr.config import TrainConfig
+from nextdetr.engine.fine_tune import PASSES_KNOWN
+from nextdetr.engine.recipe import EPOCHS, PASSES, Recipe
+
+__all__ = ["with_unlabelled"]
+
+JOIN = 0.2  # share of the run after which they join, when the averaged weights are the teacher
+
+
+def with_unlabelled(recipe: Recipe, given: TrainConfig, labelled: int, unlabelled: int) -> Recipe:
+    """Fill in how the unlabelled images are used, where the user leaves it open.
+
+    Args:
+        recipe: of the labelled images.
+        given: what the user gave.
+        labelled: number of images.
+        unlabelled: likewise; without any the recipe stays as it is.
+    """
+    if not unlabelled:
+        return recipe
+    config, reasons, chosen = recipe.config, list(recipe.reasons), dict(recipe.chosen)
+
+    def choose(reason: str, **values: Any) -> None:
+        fresh = {name: value for name, value in values.items() if getattr(given, name) is None}
+        if fresh:
+            chosen.update(fresh)
+            shown = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in fresh.items())
+            reasons.append(f"{shown}: {reason}")
+
+    if given.teacher is None:
+        choose(
+            "first the labels alone, or the averaged weights would have nothing to teach",
+            unlabelled_from=min(JOIN, given.unlabelled_until / 2),
+        )
+    else:
+        choose("the teacher knows its classes from the start", unlabelled_from=0.0)
+    choose(f"{unlabelled:,} unlabelled images, as many a step as labelled ones", unlabelled_batch=config.batch_size)
+    if "epochs" in recipe.chosen:  # the length that so many images would have if all had labels
+        everything = labelled + unlabelled
+        passes = PASSES_KNOWN if config.weights is not None or config.model.endswith(".safetensors") else PASSES
+        shown = min(max(round(passes / everything), EPOCHS[0]), EPOCHS[1]) * everything
+        epochs = max(chosen["epochs"], round(shown / labelled))
+        choose(f"as many steps as {everything:,} labelled images would have", epochs=epochs)
+    return Recipe(config.model_copy(update=chosen), reasons, chosen)

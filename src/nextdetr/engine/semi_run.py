@@ -1,0 +1,76 @@
+"""The unlabelled images in a run: when they join, the guard that watches over them, and what is drawn and kept of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from nextdetr.data.unlabelled_views import UnlabelledSampler
+from nextdetr.engine.guard import Guard
+from nextdetr.engine.loop import Loop
+from nextdetr.engine.semi import Semi, Views
+from nextdetr.structures import Batch, Target
+
+__all__ = ["SemiRun"]
+
+
+class SemiRun:
+    """What a ``Trainer`` asks about its unlabelled images.
+
+    Args:
+        loop: the run.
+        semi: their part of a step.
+        score: returns the AP of the averaged weights on ``val``.
+        picture: draws images and targets into the file of a name.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        semi: Semi,
+        score: Callable[[], float | None],
+        picture: Callable[[Tensor, Sequence[Target], str], None],
+    ) -> None:
+        self.loop, self.semi, self._score, self._picture = loop, semi, score, picture
+        self.guard = Guard(loop, loop.display.line)
+        self.picture_due = True
+        if isinstance(loop.sampler, UnlabelledSampler):
+            loop.sampler.joined = self.joined
+
+    def joined(self, place: int) -> bool:
+        """Whether unlabelled images stand in the batch at image ``place`` of the epoch; as for ``Trainer.strong``."""
+        budget = self.loop.budget
+        known = budget.minutes is None
+        return self.semi.joins(budget.progress(self.loop.cursor.epoch, place) if known else self.loop.progress)
+
+    def look(self, batch: Batch) -> tuple[Batch, Views | None]:
+        """Part a batch, and let the teacher look at its unlabelled images; when they first come, the guard begins."""
+        labelled, views = self.semi.split(batch)
+        if views is None:
+            return labelled, None
+        if not self.semi.met:
+            self.semi.met = True
+            self.guard.begin(self._score())
+        with self.loop.profile.part("teacher"):
+            found = self.semi.look(views)
+        if self.picture_due:
+            self._picture(views.student, found, "pseudo_boxes.jpg")
+            self.picture_due = False
+        return labelled, views
+
+    def validated(self, score: float | None) -> None:
+        """Take in the AP of a validation, and go on without the images if the guard says so."""
+        self.picture_due = True
+        if self.semi.on and self.semi.met:
+            self.semi.on = not self.guard.judge(score)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that resuming needs."""
+        return {"semi": self.semi.state_dict(), "guard": self.guard.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self.semi.load_state_dict(state["semi"])
+        self.guard.load_state_dict(state["guard"])

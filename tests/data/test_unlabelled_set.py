@@ -1,0 +1,74 @@
+"""Which unlabelled images are learnt from: none of val, test or train, under whatever name and however saved."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from nextdetr.data.sources import load_data
+from nextdetr.data.unlabelled_set import find_more
+from nextdetr.errors import DataError
+
+
+def scene(path, seed):
+    """Large patches, as photographs have them, so that it looks like itself when saved anew."""
+    cells = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.kron(cells, np.ones((16, 16, 1), dtype=np.uint8))).save(path)
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("set")
+    data, more = folder / "data", folder / "more"
+    for split, first in (("train", 0), ("val", 10), ("test", 20)):
+        for number in range(first, first + 3):
+            scene(data / "images" / split / f"{number}.png", number)
+            label = data / "labels" / split / f"{number}.txt"
+            label.parent.mkdir(parents=True, exist_ok=True)
+            label.write_text("0 0.5 0.5 0.2 0.2\n")
+    splits = {split: f"images/{split}" for split in ("train", "val", "test")}
+    (data / "data.yaml").write_text(yaml.safe_dump({"path": str(data), **splits, "names": ["thing"]}))
+    for number in range(30, 34):
+        scene(more / f"{number}.png", number)
+    shutil.copy(data / "images" / "train" / "0.png", more / "other.png")
+    shutil.copy(data / "images" / "val" / "10.png", more / "deep.png")
+    with Image.open(data / "images" / "val" / "11.png") as image:
+        image.resize((64, 64)).save(more / "small.jpg", quality=40)
+    with Image.open(data / "images" / "test" / "20.png") as image:
+        image.point(lambda value: min(255, value + 12)).save(more / "brighter.png")
+    return data, more
+
+
+def found(data, *sources):
+    path = str(data / "data.yaml")
+    train = load_data(path, "train")
+    return find_more([str(source) for source in sources], path, train, load_data(path, "val", classes=train.classes))
+
+
+def test_what_is_scored_or_labelled_is_left_out_and_counted_in_a_line(given):
+    data, more = given
+    result = found(data, more)
+    assert sorted(record.path.name for record in result.data.records) == ["30.png", "31.png", "32.png", "33.png"]
+    assert result.left_out == {"val": 2, "test": 1, "train": 1}
+    assert result.lines == [
+        "unlabelled: 4 images; 4 of 8 left out, as they or near copies are labelled: 2 in val, 1 in test, 1 in train"
+    ]
+    assert all(len(record.labels) == 0 for record in result.data.records)
+    assert (result.data.split, result.data.classes) == ("unlabelled", ["thing"])
+
+
+def test_nothing_may_be_left(given):
+    data, _ = given
+    result = found(data, data / "images" / "test", data / "images" / "train")
+    assert result.data.records == []
+    assert result.lines[-1].startswith("unlabelled: 0 images; 6 of 6 left out")
+
+
+def test_a_folder_that_is_not_there(given, tmp_path):
+    with pytest.raises(DataError, match="there is no such file or folder to learn from without labels"):
+        found(given[0], tmp_path / "gone")

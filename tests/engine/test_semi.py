@@ -1,0 +1,217 @@
+"""A run with unlabelled images: when they join, what is written, how it goes on, and the guard."""
+
+from __future__ import annotations
+
+import csv
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nextdetr import Detector
+from nextdetr.cli.main import main
+from nextdetr.config import TrainConfig
+from nextdetr.config_file import read_config_file
+from nextdetr.engine import guard as guard_module
+from nextdetr.engine.guard import Guard
+from nextdetr.engine.recipe import Recipe
+from nextdetr.engine.semi_recipe import with_unlabelled
+from nextdetr.engine.train import Trainer, train
+from nextdetr.errors import ConfigError, Interrupted
+from tests.helpers import squares, stop_after
+
+from .test_teacher import checkpoint
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("semi")
+    squares(folder / "data", 4)
+    squares(folder / "more", 9, size=80)
+    checkpoint(folder / "start.safetensors")
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _alike():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nextdetr.data.alike.COPY", 2.0)  # these pictures are all alike
+        yield
+
+
+def settings_in(given, output):
+    return {
+        "data": str(given / "data"), "model": str(given / "start.safetensors"),
+        "unlabelled": (str(given / "more" / "images" / "val"),),
+        "epochs": 3, "image_size": 64, "batch_size": 2, "workers": 0, "val_every": 1, "unlabelled_from": 0.3,
+        "unlabelled_batch": 3, "output": output,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def settings(given, tmp_path):
+    return settings_in(given, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def whole(given):
+    """A run that nothing interrupts: two batches an epoch, of which the third is the first with unlabelled images."""
+    train(TrainConfig(**settings_in(given, given / "whole")), quiet=True)
+    return given / "whole"
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_unlabelled_images_join_and_are_learnt_from(whole):
+    found = rows(whole)
+    terms = ["loss_unlabelled_class", "loss_unlabelled_l1", "loss_unlabelled_giou", "loss_unlabelled_edges", "pseudo_boxes"]
+    assert [name for name in found[0] if "unlabelled" in name or name == "pseudo_boxes"] == terms
+    assert [float(found[0][name]) for name in terms] == [0] * 5
+    for row in found[1:]:
+        assert all(float(row[name]) > 0 for name in terms)
+    assert (whole / "pictures" / "pseudo_boxes.jpg").is_file()
+    assert not (whole / "guard.ckpt").exists()  # a run that is over has no use for it
+
+
+def test_until_they_join_a_run_is_the_one_without_them(whole, settings):
+    plain = {name: value for name, value in settings.items() if not name.startswith("unlabelled")}
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, Trainer, 3)
+        with pytest.raises(Interrupted):
+            train(TrainConfig(**plain), quiet=True)
+    with_them, without = rows(whole)[0], rows(settings["output"])[0]
+    assert {name: value for name, value in with_them.items() if name in without} == without
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one(whole, settings, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, Trainer, 5)
+        with pytest.raises(Interrupted):
+            train(TrainConfig(**settings), quiet=True)
+    stored = read_config_file(settings["output"] / "config.yaml")
+    assert list(stored["unlabelled"]) == list(settings["unlabelled"])
+    train(TrainConfig(resume=settings["output"]), quiet=True)
+    one, two = (torch.load(run / "last.ckpt", weights_only=True) for run in (whole, settings["output"]))
+    for part in ("model", "ema", "unlabelled"):
+        torch.testing.assert_close(one[part], two[part], rtol=0, atol=0)
+    assert rows(whole) == rows(settings["output"])
+
+
+def test_a_run_gets_no_unlabelled_images_on_resume(settings, monkeypatch):
+    plain = {name: value for name, value in settings.items() if not name.startswith("unlabelled")}
+    with monkeypatch.context() as patch:
+        stop_after(patch, Trainer, 1)
+        with pytest.raises(Interrupted):
+            train(TrainConfig(**plain), quiet=True)
+    with pytest.raises(ConfigError, match="has no unlabelled images; leave --unlabelled out"):
+        train(TrainConfig(resume=settings["output"], unlabelled=settings["unlabelled"]), quiet=True)
+
+
+def test_a_run_that_gets_worse_goes_back_and_on_without_them(settings, monkeypatch, capsys):
+    """The AP that the run is told: after an epoch, when the images join, and then after each epoch."""
+    scores = iter([0.3, 0.5, 0.4, 0.4, 0.4, *[0.45] * 20])
+    monkeypatch.setattr(Trainer, "_score", lambda self, data: {"AP": next(scores), "AP50": 0.5})
+    kept, looked = {}, []
+    keep = Guard._keep
+
+    def keeping(self):
+        keep(self)
+        kept.update({name: value.clone() for name, value in self.loop.network.state_dict().items()})
+
+    after = Guard._return
+
+    def returning(self, score):
+        after(self, score)
+        assert all(torch.equal(value, kept[name]) for name, value in self.loop.network.state_dict().items())
+        looked.append(self.loop.cursor.epoch + 1)
+
+    monkeypatch.setattr(Guard, "_keep", keeping)
+    monkeypatch.setattr(Guard, "_return", returning)
+    train(TrainConfig(**settings | {"epochs": 6, "unlabelled_from": 1 / 6, "val_every": 1}))
+    assert looked == [4]
+    told = capsys.readouterr().err
+    assert "AP on val has been below 0.5000 for 3 validations (now 0.4000): the run goes back to its best state" in told
+    lost = [float(row["loss_unlabelled_class"]) for row in rows(settings["output"])]
+    assert lost[0] == 0
+    assert min(lost[1:4]) > 0
+    assert lost[4:] == [0, 0]
+
+
+def test_the_guard_bears_what_validations_differ_by_anyway(monkeypatch):
+    monkeypatch.setattr(Guard, "_keep", lambda self: None)
+    monkeypatch.setattr(Guard, "_return", lambda self, score: None)
+    told = []
+    guard = Guard(SimpleNamespace(), told.append)
+    guard.begin(0.3)
+    assert not any(guard.judge(score) for score in (0.29, 0.2, 0.2, 0.29, 0.2, 0.2, 0.35, 0.3, None, 0.3))
+    assert guard.stale == 2
+    assert guard.judge(0.3)
+    blind = Guard(SimpleNamespace(), told.append)
+    blind.begin(None)
+    assert not any(blind.judge(score) for score in [0.0] * 5)
+    assert told == ["No AP can be had on val, so nothing guards this run: the unlabelled images may make it worse."]
+    assert guard_module.PATIENCE == 3
+
+
+def test_a_fixed_teacher_finds_the_boxes_from_the_first_step(settings, tmp_path):
+    changed = {"teacher": checkpoint(tmp_path / "teacher.safetensors"), "unlabelled_from": None, "epochs": 1}
+    train(TrainConfig(**settings | changed), quiet=True)
+    row = rows(settings["output"])[0]
+    assert float(row["pseudo_boxes"]) > 0
+    assert float(row["loss_teacher_class"]) > 0
+
+
+def test_minutes_and_python(settings, given, capsys):
+    """A share of a run in minutes; ``Detector.train`` takes a path or several."""
+    options = {
+        name: value for name, value in settings.items() if name not in ("epochs", "model", "data", "unlabelled_batch")
+    }
+    result = Detector(settings["model"]).train(
+        settings["data"], **options | {"minutes": 0.08, "unlabelled": given / "more" / "images" / "val"}
+    )
+    told = capsys.readouterr().err
+    assert "unlabelled: 9 images" in told
+    assert (
+        "Unlabelled images: 9, learnt from between 30% and 85% of the run; the averaged weights find the boxes in them."
+        in told
+    )
+    assert result.epochs >= 1
+    assert read_config_file(settings["output"] / "config.yaml")["unlabelled_batch"] == 2
+
+
+def test_where_every_image_has_labels_the_run_learns_from_these_alone(settings, given, capsys):
+    train(TrainConfig(**settings | {"unlabelled": (str(given / "data" / "images" / "train"),), "epochs": 1}))
+    told = capsys.readouterr().err
+    assert "unlabelled: 0 images; 4 of 4 left out, as they or near copies are labelled: 4 in train" in told
+    assert "No unlabelled image is left: the run learns from the labels alone." in told
+    assert "pseudo_boxes" not in rows(settings["output"])[0]
+
+
+def test_settings_without_folders_are_refused(settings, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--data", settings["data"], "--unlabelled-weight", "0.7"])
+    assert ended.value.code == 2
+    assert (
+        "--unlabelled-weight is about unlabelled images: give their folders with --unlabelled too"
+        in capsys.readouterr().err
+    )
+
+
+def test_what_the_recipe_chooses():
+    def chosen(**given):
+        config = TrainConfig(unlabelled=("more",), **given)
+        recipe = Recipe(
+            config.model_copy(update={"epochs": config.epochs or 300}), [], {"epochs": 300} if config.epochs is None else {}
+        )
+        return with_unlabelled(recipe, config, 20, 180).config
+
+    config = chosen()
+    assert (config.unlabelled_from, config.unlabelled_batch, config.epochs) == (0.2, 8, 750)  # 15,000 images of 20
+    config = chosen(epochs=10, unlabelled_from=0.5, unlabelled_batch=2, teacher="t.safetensors")
+    assert (config.unlabelled_from, config.unlabelled_batch, config.epochs) == (0.5, 2, 10)
+    assert chosen(teacher="t.safetensors").unlabelled_from == 0
+    plain = Recipe(TrainConfig(), [], {})
+    assert with_unlabelled(plain, TrainConfig(), 20, 0) is plain
