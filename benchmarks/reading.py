@@ -71,7 +71,8 @@ def measure(name: str, count: int, images: Path, before: Path | None, pairs: int
     results: dict[str, list[Any]] = {"before": [], "after": []}
     try:
         layout.write(root, count)
-        read(root / layout.data, ROOT, count)  # fills the cache of the file system
+        if before is not None:
+            read(root / layout.data, ROOT, count)  # fills the cache of the file system
         sides = {"after": ROOT} if before is None else {"before": before, "after": ROOT}
         for turn in range(pairs):
             for side in sorted(sides, reverse=turn % 2 == 1):
@@ -107,7 +108,7 @@ def main() -> None:
             for name in options.formats:
                 last = count == sizes[-1]
                 before = earlier if last and name in KNOWN_BEFORE else None
-                pairs = options.pairs if last else 1
+                pairs = 1 if before is None else options.pairs
                 table[name][count] = measure(name, count, folder / "images", before, pairs)
                 print(name, count, {side: seconds(found) for side, found in table[name][count].items()}, file=sys.stderr)
     write_result("reading", report(table, sizes, options.before), write=options.write)
