@@ -44,7 +44,9 @@ def test_run_without_val_sets_a_part_aside_and_keeps_it(tmp_path, capsys):
     opened = open_model(tmp_path / "run" / "best.safetensors")
     result = score_detector(opened, ValConfig(data=str(data), split_off=0.2, seed=5), quiet=True)
     assert result.images == len(listed)
-    again = score_detector(opened, ValConfig(data=str(data)), quiet=True)  # the file knows what was set aside
+    capsys.readouterr()
+    again = score_detector(opened, ValConfig(data=str(data)))  # the file knows what was set aside
+    assert f"; no val, so the {len(listed)} of 6 images that training set aside" in capsys.readouterr().err
     assert (again.images, again.metrics, again.per_class) == (result.images, result.metrics, result.per_class)
     with pytest.raises(DataError, match="there is no split test; available: train"):
         score_detector(opened, ValConfig(data=str(data), split="test"), quiet=True)

@@ -156,7 +156,8 @@ class SetAside:
                 "the images that training set aside cannot be told from the others. The run's val.txt lists them: write "
                 "val with include: val.txt into a dataset YAML."
             )
-        return val
+        count = f"{len(val.records):,} of {plural(len(train.records), 'image')}"
+        return replace(val, recognised=f"{val.recognised}; no val, so the {count} that training set aside")
 
 
 def _digest(data: DetectionData) -> str:
