@@ -52,8 +52,10 @@ class Load:
 
 
 async def connection(load: Load) -> None:
+    if not await load.turn():  # a connection is opened when there is something to send
+        return
     reader, writer = await asyncio.open_connection(load.host, load.port)
-    while await load.turn():
+    while True:
         begun = time.perf_counter()
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -67,6 +69,8 @@ async def connection(load: Load) -> None:
             load.note(f"lost: {type(error).__name__}", time.perf_counter() - begun)
             writer.close()
             reader, writer = await asyncio.open_connection(load.host, load.port)
+        if not await load.turn():
+            break
     writer.close()
 
 

@@ -245,7 +245,7 @@ def test_what_is_wrong_is_said_in_a_sentence(open_page):
         page = open_page(server=server)
         expect(page.locator("#saving")).to_be_hidden()  # nothing is saved there
         drop(page, ("broken.jpg", scene()[:3000]), ("fine.jpg", scene()))
-        expect(page.get_by_role("alert")).to_contain_text("cannot be read")
+        expect(page.get_by_role("alert")).to_contain_text("broken.jpg cannot be read")
         expect(page.locator("#strip .failed")).to_have_count(1)
         page.locator("#strip button").nth(1).click()
         count(page, 3)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Running", "serve", "start"]
 
+IDLE_SECONDS = 30  # that a connection is kept for the next request; a proxy's pool has to be shorter
 STOP_SECONDS = 5  # besides the time of a request, in which connections are to end
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -159,7 +160,7 @@ def _server(
     settings = uvicorn.Config(
         app, http=PatientProtocol, ws="websockets-sansio", ws_max_size=config.max_bytes, ws_per_message_deflate=False,
         log_config=None, access_log=False, proxy_headers=False, server_header=False, backlog=512,
-        timeout_graceful_shutdown=int(config.timeout) + STOP_SECONDS,
+        timeout_keep_alive=IDLE_SECONDS, timeout_graceful_shutdown=int(config.timeout) + STOP_SECONDS,
     )  # fmt: skip
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"

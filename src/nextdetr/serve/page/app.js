@@ -108,7 +108,8 @@ async function look(item) {
     item.found(answer.images[0]);
     if (item === state.item && !item.bitmap) tell(new Failure(word('noView')));
   } catch (error) {
-    Object.assign(item, { state: 'failed', error: error instanceof Failure ? error : new Failure(String(error)) });
+    const message = (error instanceof Failure ? error.message : String(error)).replace(/^image\b/, item.name);
+    Object.assign(item, { state: 'failed', error: new Failure(message) });
     if (item === state.item) tell(item.error);
   }
   refresh();

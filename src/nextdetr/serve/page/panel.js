@@ -102,6 +102,7 @@ export function showStrip(state, open) {
       made.setAttribute('role', 'option');
       made.item = item;
       made.addEventListener('click', () => open(item));
+      made.firstChild.addEventListener('error', () => made.firstChild.remove());  // no browser shows it
       if (button) button.replaceWith(made); else strip.append(made);
       button = made;
     }
