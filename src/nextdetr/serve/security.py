@@ -18,11 +18,11 @@ from nextdetr.config_serve import ServeConfig, is_loopback
 from nextdetr.errors import ConfigError
 from nextdetr.serve.errors import ServeError
 
-__all__ = ["OPEN", "Access", "access_of"]
+__all__ = ["Access", "access_of"]
 
 VARIABLE = "NEXTDETR_API_KEY"
 #: Addresses that need no key: they say nothing of the models, and the page has to be there to ask for the key.
-OPEN = ("/", "/health", "/ready", "/openapi.json", "/page/")
+OPEN = ("/", "/health", "/ready", "/openapi.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,10 @@ class Access:
     Attributes:
         keys: those that are accepted; empty where none is needed.
         origins: other web sites whose pages may call.
-        loopback: whether it listens on this computer's own addresses only.
     """
 
     keys: tuple[bytes, ...]
     origins: frozenset[str]
-    loopback: bool
 
     def check(self, path: str, headers: Mapping[str, str]) -> None:
         """Refuse a request by its address and headers.
@@ -105,15 +103,14 @@ def access_of(config: ServeConfig, environment: Mapping[str, str] = os.environ) 
         ConfigError: a server that others reach has no key, or the file of keys cannot be read.
     """
     keys = _keys(config, environment)
-    loopback = is_loopback(config.host)
-    if not loopback and not keys:
+    if not is_loopback(config.host) and not keys:
         raise ConfigError(
             f"--host {config.host} lets other computers reach the server, which needs a key then: set {VARIABLE}, or give "
             "--api-key-file."
         )
     if "*" in config.cors_origins and not keys:
         raise ConfigError("--cors-origins '*' lets every web page call the server, which needs a key then.")
-    return Access(tuple(key.encode(errors="surrogateescape") for key in keys), frozenset(config.cors_origins), loopback)
+    return Access(tuple(key.encode(errors="surrogateescape") for key in keys), frozenset(config.cors_origins))
 
 
 def _keys(config: ServeConfig, environment: Mapping[str, str]) -> list[str]:
