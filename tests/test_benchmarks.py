@@ -127,3 +127,42 @@ class TestAnchors:
         assert digest(tmp_path) == first
         (tmp_path / "src" / "model.py").write_text("two")
         assert digest(tmp_path) != first
+
+
+@pytest.fixture
+def few_labels(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    return importlib.import_module("few_labels")
+
+
+def test_the_study_of_few_labels_goes_on_where_it_stopped(few_labels, monkeypatch, tmp_path, capsys):
+    data, output = squares(tmp_path / "data", images=12), tmp_path / "study"
+    done = []
+
+    def trained(options, job, folder):
+        listed, more, count = few_labels.write_data(options, job, folder)
+        train = load_data(listed, "train")
+        assert len(train.records) == count
+        assert count + len(list(more.iterdir())) == 12
+        assert {record.path.resolve() for record in train.records}.isdisjoint(path.resolve() for path in more.iterdir())
+        done.append((job.name, count, len(load_data(listed, "val").records)))
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        return {"images": count, "val": {"AP": 0.1 * len(done)}}
+
+    monkeypatch.setattr(few_labels, "train_ours", trained)
+    command = ["few_labels.py", str(data), "--output", str(output), "--fractions", "0.25", "0.5", "--seeds", "0"]
+    monkeypatch.setattr(sys, "argv", [*command, "--rows", "random", "together"])
+    with pytest.raises(KeyboardInterrupt):
+        few_labels.main()
+    few_labels.main()
+    assert [name for name, *_ in done] == [
+        "25-random-seed0", "25-together-seed0", "25-together-seed0", "50-random-seed0", "50-together-seed0",
+    ]  # fmt: skip
+    assert {(train, val) for _, train, val in done} == {(3, 3), (6, 6)}
+    table = capsys.readouterr().out
+    assert "| random | 0.1000 (0.100) | 0.4000 (0.400) |" in table
+    assert "| together | 0.3000 (0.300) | 0.5000 (0.500) |" in table
+    monkeypatch.setattr(sys, "argv", [*command, "--minutes", "3"])
+    with pytest.raises(SystemExit, match="holds a study with another minutes"):
+        few_labels.main()
