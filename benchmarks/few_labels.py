@@ -1,8 +1,8 @@
 """Few labels, many images: what each way of learning without labels is worth, over the share of labels.
 
     python benchmarks/few_labels.py DATA [--rows random pretrained unlabelled together yolo26n]
-        [--fractions 0.05 0.1 0.25 1] [--seeds 0 1 2] [--minutes 12 | --steps 600] [--model nextdetr-atto] [--image-size 256] [--block MINUTES]
-        [--output DIR] [--test] [--write]
+        [--fractions 0.05 0.1 0.25 1] [--seeds 0 1 2] [--minutes 12 | --steps 600] [--model nextdetr-atto]
+        [--image-size 256] [--block MINUTES] [--output DIR] [--test] [--write]
 
 DATA has the splits train and val (and test, for ``--test``). Of each fraction the labelled images are the first ones of one
 shuffle by the seed, and ``val`` is cut down alike, as a user's would be; the other images of train are unlabelled.
@@ -14,10 +14,10 @@ shuffle by the seed, and ``val`` is cut down alike, as a user's would be; the ot
 - yolo26n: the peer, from random weights, in an environment of its own (see ``peers.py``); with ``--minutes`` only.
 
 ``--minutes`` counts everything, pre-training too. ``--steps`` gives each run as many steps of the student instead, its
-pre-training apart, so that method and speed are told apart. Where all images have labels, ``unlabelled``
-and ``together`` have nothing more to learn from, and train without. A run that is over is never repeated, one that was stopped goes on, and ``state.json`` in the folder
-has what is known; ``--block`` ends the script after a run when so many minutes have passed, so that a long study fits into
-several evenings. ``--test`` scores each run's best weights on ``test``, once.
+pre-training apart, so that method and speed are told apart. Where all images have labels, ``unlabelled`` and ``together``
+have nothing more to learn from, and train without. A run that is over is never repeated, one that was stopped goes on, and
+``state.json`` in the folder has what is known; ``--block`` ends the script after a run when so many minutes have passed, so
+that a long study fits into several evenings. ``--test`` scores each run's best weights on ``test``, once.
 """
 
 from __future__ import annotations
