@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nextdetr.data.convert import convert
     from nextdetr.detector import Detector
+    from nextdetr.engine.compare import compare
     from nextdetr.engine.graft import graft
     from nextdetr.engine.pretrain import pretrain
     from nextdetr.errors import (
@@ -35,6 +36,7 @@ __all__ = [
     "TrainingError",
     "WeightsError",
     "__version__",
+    "compare",
     "convert",
     "graft",
     "pretrain",
@@ -42,6 +44,7 @@ __all__ = [
 
 _HOMES = {
     "Detector": "nextdetr.detector",
+    "compare": "nextdetr.engine.compare",
     "convert": "nextdetr.data.convert",
     "graft": "nextdetr.engine.graft",
     "pretrain": "nextdetr.engine.pretrain",

@@ -23,6 +23,7 @@ from nextdetr.errors import ConfigError
 __all__ = [
     "BenchmarkConfig",
     "CommandConfig",
+    "CompareConfig",
     "ConvertConfig",
     "EmbedConfig",
     "ExportConfig",
@@ -31,6 +32,7 @@ __all__ = [
     "PretrainConfig",
     "ProbeConfig",
     "QuickstartConfig",
+    "ReportConfig",
     "ServeConfig",
     "TrainConfig",
     "ValConfig",
@@ -60,6 +62,23 @@ class ValConfig(CommandConfig):
         None, ge=8, le=16, description="Significant bits of 16-bit grey pictures (default: as in training, else 16)."
     )
     device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
+
+
+class ReportConfig(ValConfig):
+    """Settings of ``nextdetr report``."""
+
+    pictures: int = Field(12, ge=0, description="Most images to show with their boxes.")
+    store: bool = Field(False, description="Write the thresholds with the best F1 on this split into the checkpoint.")
+    output: Path | None = Field(None, description="The HTML file (default: report.html beside the model).")
+
+
+class CompareConfig(ValConfig):
+    """Settings of ``nextdetr compare``."""
+
+    resamples: int = Field(1000, ge=100, description="Samples of the images that the interval is taken from.")
+    level: float = Field(0.95, gt=0, lt=1, description="Share of the samples within the interval.")
+    pictures: int = Field(8, ge=0, description="Most images to show with --output.")
+    output: Path | None = Field(None, description="HTML file to write.")
 
 
 class PredictConfig(CommandConfig):

@@ -113,6 +113,7 @@ class TrainConfig(CommandConfig):
     rotate90: bool = Field(False, description="Also turn by quarter turns (aerial and microscope pictures).")
     drop_path: float = Field(0.0, ge=0, lt=1, description="Stochastic depth of the backbone's last block.")
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="Largest decay of the averaged weights that are validated.")
+    report: bool = Field(True, description="Write report.html into the run at the end: scores, errors and pictures.")
     profile: bool = Field(False, description="Measure the parts of a step; shown after 20 steps and at the end.")
     patience: int | None = Field(None, ge=1, description="Stop after so many validations without a better AP.")
     val_every: int | None = Field(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from nextdetr.config import EmbedConfig, ExportConfig, PredictConfig, TrainConfig, ValConfig, build_config
+from nextdetr.config import EmbedConfig, ExportConfig, PredictConfig, ReportConfig, TrainConfig, ValConfig, build_config
 from nextdetr.errors import ConfigError
 from nextdetr.measures import exported_meter, scorer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import supervision as sv
     from PIL import Image
 
+    from nextdetr.engine.report import ReportResult
     from nextdetr.engine.train import TrainResult
     from nextdetr.engine.validate import ValResult
     from nextdetr.export.run import ExportResult
@@ -162,6 +163,20 @@ class Detector:
         config = build_config(ValConfig, {"data": str(data), "split": split, **settings})
         config = config.model_copy(update={"device": config.device or self.device})
         return score_detector(self.opened, config, quiet=quiet)
+
+    def report(self, data: str | Path, split: str = "val", *, quiet: bool = False, **settings: Any) -> ReportResult:
+        """Write one HTML file that shows where the detector fails on a split, and return its numbers.
+
+        ``data``, ``split`` and ``quiet`` are as for :meth:`val`; ``settings`` are the options of ``nextdetr report`` as
+        keywords (``output``, ``pictures``, ``store``, …).
+        """
+        from nextdetr.engine.report import report
+
+        config = build_config(ReportConfig, {"data": str(data), "split": split, **settings})
+        result = report(self.opened, config.model_copy(update={"device": config.device or self.device}), quiet=quiet)
+        if config.store:
+            self._opened = None  # the file has other thresholds now
+        return result
 
     def predict(self, source: Source | Iterable[Source], **settings: Any) -> list[sv.Detections]:
         """Find objects: always a list with one ``supervision.Detections`` an image, boxes xyxy in pixels of that image.

@@ -8,6 +8,7 @@ from nextdetr import __version__
 from nextdetr.cli import (
     analyze,
     benchmark,
+    compare,
     convert,
     embed,
     export,
@@ -17,6 +18,7 @@ from nextdetr.cli import (
     pretrain,
     probe,
     quickstart,
+    report,
     serve,
     train,
     val,
@@ -44,6 +46,8 @@ app.command(pretrain.pretrain, name="pretrain")
 app.command(graft.graft, name="graft")
 app.command(train.train, name="train")
 app.command(val.val, name="val")
+app.command(report.report, name="report")
+app.command(compare.compare, name="compare")
 app.command(predict.predict, name="predict")
 app.command(export.export, name="export")
 app.command(serve.serve, name="serve")

@@ -11,8 +11,9 @@ from nextdetr.files import atomic_write, optional_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["draw_curves", "draw_loss"]
+__all__ = ["draw_curves", "draw_loss", "plot_curves"]
 
 _log = logging.getLogger(__name__)
 
@@ -26,13 +27,24 @@ def draw_curves(table: Path, target: Path) -> None:
     """
     from matplotlib.figure import Figure  # no pyplot: nothing global, no window
 
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    if plot_curves(figure, table):
+        with optional_file(), atomic_write(target) as temporary:
+            figure.savefig(temporary, dpi=110)
+
+
+def plot_curves(figure: Figure, table: Path, *, ink: str = "black") -> bool:
+    """Do the drawing of :func:`draw_curves` on a figure, with the loss in the colour ``ink``.
+
+    Returns:
+        Whether there was anything to draw.
+    """
     rows = _rows(table)
     if not rows:
-        return
-    figure = Figure(figsize=(12, 4), layout="constrained")
+        return False
     loss, terms, score = figure.subplots(1, 3)
 
-    _draw_loss(loss, rows)
+    _draw_loss(loss, rows, ink)
     loss.set_ylim(0, None)
     for name in (name for name in rows[0] if name.startswith("loss_") and name.count("_") == 1):
         _plot(terms, *_series(rows, name), label=name.removeprefix("loss_"))
@@ -49,8 +61,7 @@ def draw_curves(table: Path, target: Path) -> None:
         score.legend(loc="lower right")
     for axis in (loss, terms, score):
         axis.grid(alpha=0.3)
-    with optional_file(), atomic_write(target) as temporary:
-        figure.savefig(temporary, dpi=110)
+    return True
 
 
 def draw_loss(table: Path, target: Path, title: str) -> None:
@@ -85,8 +96,8 @@ def _rows(table: Path) -> list[dict[str, str]]:
         return []
 
 
-def _draw_loss(axis: Axes, rows: list[dict[str, str]]) -> None:
-    _plot(axis, *_series(rows, "loss"), color="black")
+def _draw_loss(axis: Axes, rows: list[dict[str, str]], ink: str = "black") -> None:
+    _plot(axis, *_series(rows, "loss"), color=ink)
     axis.set(title="Training loss", xlabel="epoch", ylabel="loss")
     rate = axis.twinx()
     _plot(rate, *_series(rows, "learning_rate"), color="tab:orange", linestyle=":", linewidth=1)

@@ -65,11 +65,16 @@ class CocoEvaluator:
 
     Args:
         data: the images and their boxes; the index in ``update`` is the position in ``data.records``.
+
+    Attributes:
+        precision: after ``summarize``, [T, R, C, A, M]: IoU thresholds, recalls, classes, sizes (all, small, medium,
+            large), limits of detections; -1 where undefined. None where there was nothing to score.
     """
 
     def __init__(self, data: DetectionData) -> None:
         self.data = data
         self._found: State = {}
+        self.precision: NDArray[np.float64] | None = None
 
     def update(self, index: int, detected: Detected) -> None:
         """Add the detections of one image; an image that comes again (a sampler's padding) replaces itself.
@@ -87,6 +92,11 @@ class CocoEvaluator:
                 "its weights are damaged or its training diverged; go back to an earlier checkpoint."
             )
         self._found[index] = (boxes.reshape(-1, 4), scores, detected.labels.detach().cpu().numpy().astype(np.int64))
+
+    def order(self) -> list[int]:
+        """Return the positions of the images in the order in which the scorer goes through them."""
+        ids = self._image_ids()
+        return sorted(range(len(ids)), key=ids.__getitem__)
 
     def state(self) -> State:
         """Return what was collected so far, ready to be sent to another process."""
@@ -111,8 +121,9 @@ class CocoEvaluator:
         scorer.evaluate()
         scorer.accumulate()
         scorer.summarize()
+        self.precision = scorer.eval["precision"]
         metrics = {name: _defined(value) for name, value in zip(METRICS, scorer.stats, strict=True)}
-        return EvalResult(metrics, _per_class(classes, boxes, scorer.eval["precision"]), len(records))
+        return EvalResult(metrics, _per_class(classes, boxes, self.precision), len(records))
 
     def _image_ids(self) -> list[int]:
         """Ids for the scorer: the data's own where they can be used, as equal scores are ranked in the order of the ids."""
@@ -149,6 +160,7 @@ def evaluate(
     world: int = 1,
     gather: Callable[[Any], list[Any]] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    evaluator: CocoEvaluator | None = None,
 ) -> EvalResult:
     """Run a model over a split and score it.
 
@@ -166,6 +178,7 @@ def evaluate(
         world: number of processes.
         gather: with several processes, returns the values of all of them, in every process.
         progress: called with (images done, images to do) of this process.
+        evaluator: of ``data``; collects what is found, for whoever wants to see more of it than the scores.
 
     Raises:
         DataError: an image cannot be read.
@@ -173,7 +186,7 @@ def evaluate(
     """
     device = torch.device(device)
     indices = range(rank, len(data.records), world)
-    evaluator, seconds = CocoEvaluator(data), dict.fromkeys(STAGES, 0.0)
+    evaluator, seconds = evaluator or CocoEvaluator(data), dict.fromkeys(STAGES, 0.0)
     if batches is None:
         batches = read_batches(data, indices, image_size, batch_size, device, seconds)
     done = 0

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -20,17 +21,19 @@ from nextdetr.config import TrainConfig
 from nextdetr.data.records import DetectionData
 from nextdetr.engine.evaluate import CocoEvaluator, read_batches
 from nextdetr.engine.loading import training_sizes
+from nextdetr.engine.log import Display
 from nextdetr.engine.validate import gather_values
 from nextdetr.errors import ConfigError
 from nextdetr.inference.latency import eager_point
 from nextdetr.inference.speed import SPEED, Setting, SpeedPoint, SpeedTable, choose, pareto, read_points
+from nextdetr.inference.speed_text import table_lines
 from nextdetr.inference.times import Meter, Times, model_digest
 from nextdetr.models.cut import choices, cut_layers, whole_queries
 from nextdetr.models.detection import DetectionModel
 from nextdetr.postprocess import postprocess
 from nextdetr.weights.checkpoint import OpenedModel, extra_metadata, open_model, save_opened
 
-__all__ = ["affordable_size", "check_contract", "expected_seconds", "fulfil", "score_settings", "times_of"]
+__all__ = ["affordable_size", "check_contract", "expected_seconds", "fulfil", "keep_contract", "score_settings", "times_of"]
 
 SCORED = 300  # validation images at most, evenly from all
 LEAST, MOST = 160, 640  # sizes that are chosen for a latency, pixels
@@ -94,6 +97,20 @@ def expected_seconds(config: TrainConfig, times: Times | None, stride: int, vali
     pixels = sum((size / config.image_size) ** 2 for size in training_sizes(config, stride))
     scoring = 1.5 * validation * pixels * min(1.0, SCORED / max(1, images))
     return scoring + (REFINE + 2) * (0.0 if times is None else times.seconds)
+
+
+def keep_contract(
+    checkpoint: Path, data: DetectionData, config: TrainConfig, fabric: Fabric, times: Times | None, display: Display
+) -> dict[str, Any] | None:
+    """Write the table of the speed contract into the best weights, show it and return it; None without a contract."""
+    if times is None:
+        return None
+    fabric.barrier()  # the first process has written the file
+    display.update("speed contract", 1.0, "")
+    table = fulfil(checkpoint, data, config, fabric, times, display.line)
+    for line in table_lines(table):
+        display.line(line)
+    return table.to_json()
 
 
 def fulfil(

@@ -48,6 +48,7 @@ class Cursor:
         best: the best validation so far.
         validated: number of epochs that were over at the last validation.
         metrics: its COCO metrics.
+        thresholds: the confidence of the best F1 of each class there.
         validated_at: wall-clock at its end.
         validation_seconds: what it took.
     """
@@ -66,6 +67,7 @@ class Cursor:
     best: Best = field(default_factory=Best)
     validated: Count = 0
     metrics: dict[str, float | None] = field(default_factory=dict)
+    thresholds: list[float] = field(default_factory=list)
     validated_at: float = 0.0
     validation_seconds: float = 0.0
 

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from nextdetr.confidence import thresholds_metadata
 from nextdetr.config import TrainConfig
 from nextdetr.data.loader import TrainLoader
 from nextdetr.data.records import DetectionData
@@ -27,14 +27,16 @@ from nextdetr.engine.budget import Budget
 from nextdetr.engine.curves import draw_curves
 from nextdetr.engine.diagnosis import non_finite
 from nextdetr.engine.ema import ModelEMA
+from nextdetr.engine.evaluate import CocoEvaluator, EvalResult
 from nextdetr.engine.freezing import Freezing
-from nextdetr.engine.latency import expected_seconds, fulfil
+from nextdetr.engine.latency import expected_seconds, keep_contract
 from nextdetr.engine.launch import largest, launch, scaler_of
 from nextdetr.engine.loading import build_training_loader
 from nextdetr.engine.log import Display, clock, shown_score
 from nextdetr.engine.loop import Loop
 from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
 from nextdetr.engine.profile import StepProfile
+from nextdetr.engine.report import thresholds_of, training_report
 from nextdetr.engine.result import TrainResult
 from nextdetr.engine.semi import Semi, together
 from nextdetr.engine.semi_run import SemiRun
@@ -45,7 +47,6 @@ from nextdetr.engine.validate import validate
 from nextdetr.files import atomic_write, optional_file
 from nextdetr.inference.drawing import draw_batch
 from nextdetr.inference.opened import bits_metadata
-from nextdetr.inference.speed_text import table_lines
 from nextdetr.inference.times import Meter
 from nextdetr.layers.syncnorm import synchronize_norms
 from nextdetr.losses.criterion import Criterion
@@ -134,6 +135,8 @@ class Trainer(Loop):
             dense_weight=config.dense_weight,
         )  # fmt: skip
         matcher.match = self.profile.wrap(matcher.match, "matcher")  # type: ignore[method-assign]
+        self.scored: tuple[CocoEvaluator, EvalResult] | None = None  # what the last validation found
+        self.best_scored: tuple[CocoEvaluator, EvalResult] | None = None
         self.new_best, self.semi = False, None
         if run.unlabelled is not None:
             semi = Semi(
@@ -168,7 +171,7 @@ class Trainer(Loop):
         if cursor.best.epoch == cursor.epoch and cursor.place == 0:
             # The state was saved with the best weights in it, and the run perhaps killed before it wrote them apart.
             if self.main:
-                self._write_detector(file.name, cursor.best.metrics)
+                self._write_detector(file.name, cursor.best.metrics, cursor.best.thresholds)
         elif cursor.best.epoch >= 0 and not self.fabric.broadcast(file.is_file()):
             self.display.line(f"{file} is not there any more; the next validation is the best again.")
             cursor.best = Best()
@@ -282,8 +285,12 @@ class Trainer(Loop):
         cursor, started = self.cursor, self.budget.seconds
         self.require_finite()
         self.display.update("validating", self.budget.progress(cursor.epoch, cursor.place), "")
+        self.scored = None
         metrics = self._score(self.run_.val_data)
-        self.new_best = cursor.best.update(number, metrics)
+        cursor.thresholds = [] if self.scored is None else thresholds_of(self.scored[0])
+        self.new_best = cursor.best.update(number, metrics, cursor.thresholds)
+        if self.new_best:
+            self.best_scored = self.scored
         cursor.validated, cursor.validated_at = number, self.budget.seconds
         cursor.validation_seconds = self.budget.seconds - started
         self._keep_back(cursor.validation_seconds)
@@ -293,10 +300,12 @@ class Trainer(Loop):
         return metrics
 
     def _score(self, data: DetectionData) -> dict[str, float | None]:
+        evaluator = CocoEvaluator(data)
         result = validate(
             self.average, data, image_size=self.image_size, batch_size=self.config.batch_size, device=self.fabric.device,
-            fabric=self.fabric,
+            fabric=self.fabric, evaluator=evaluator,
         )  # fmt: skip
+        self.scored = (evaluator, result)
         return dict(result.metrics)
 
     def _expect_validation(self) -> None:
@@ -332,17 +341,18 @@ class Trainer(Loop):
         The state is there already, with the same weights in it: if the run is killed in between, a resume writes them.
         """
         if self.new_best:
-            self._write_detector("best.safetensors", self.cursor.best.metrics)
+            self._write_detector("best.safetensors", self.cursor.best.metrics, self.cursor.best.thresholds)
         scored = self.cursor.validated == self.cursor.epoch and self.cursor.place == 0
-        self._write_detector("last.safetensors", self.cursor.metrics if scored else {})
+        metrics, thresholds = (self.cursor.metrics, self.cursor.thresholds) if scored else ({}, [])
+        self._write_detector("last.safetensors", metrics, thresholds)
 
-    def _write_detector(self, name: str, metrics: dict[str, float | None]) -> None:
+    def _write_detector(self, name: str, metrics: dict[str, float | None], thresholds: Sequence[float]) -> None:
         licence, source = self.run_.started_from
         save_detector(
             self.directory / name, self.average.state_dict(), model_text=self.run_.model.text,
             classes=self.run_.train_data.classes, image_size=self.image_size, metrics=metrics,
             weights_licence=licence, source_weights=source, data=data_name(self.run_.config),
-            extra=self._origin,
+            extra=self._origin | thresholds_metadata(thresholds),
         )  # fmt: skip
 
     @cached_property
@@ -365,10 +375,15 @@ class Trainer(Loop):
         checkpoint = self.directory / "best.safetensors"
         if self.semi is not None:
             self.semi.guard.finish()
-        speed = self._fulfil(checkpoint)
+        speed = keep_contract(
+            checkpoint, self.run_.val_data, self.config, self.fabric, self.run_.times, self.display
+        )  # fmt: skip
         seconds = self.budget.seconds
         if self.main:
             draw_curves(self.directory / "metrics.csv", self.directory / "pictures" / "curves.png")
+            if self.config.report:
+                self.display.update("report", 1.0, "")
+                training_report(checkpoint, self.run_.val_data, self.best_scored, self.config, self.fabric.device)
             if self.tensorboard is not None:
                 self.tensorboard.close()
         self.fabric.barrier()
@@ -383,14 +398,3 @@ class Trainer(Loop):
             {"epoch": best.epoch, "metrics": best.metrics}, str(checkpoint), self.profile.result(),
             speed,
         )  # fmt: skip
-
-    def _fulfil(self, checkpoint: Path) -> dict[str, Any] | None:
-        """Write the table of the speed contract into the best weights, where there is one to keep."""
-        if self.run_.times is None:
-            return None
-        self.fabric.barrier()  # the first process has written the file
-        self.display.update("speed contract", 1.0, "")
-        table = fulfil(checkpoint, self.run_.val_data, self.config, self.fabric, self.run_.times, self.display.line)
-        for line in table_lines(table):
-            self.display.line(line)
-        return table.to_json()

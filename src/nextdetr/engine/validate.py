@@ -15,14 +15,14 @@ from nextdetr.data.check import summarize_problems
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.data.split import SetAside, load_split_off
-from nextdetr.engine.evaluate import EvalResult, evaluate
+from nextdetr.engine.evaluate import CocoEvaluator, EvalResult, evaluate
 from nextdetr.engine.log import Display
 from nextdetr.errors import ConfigError
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.opened import settle
 from nextdetr.weights.checkpoint import OpenedModel
 
-__all__ = ["ValResult", "gather_values", "score_detector", "validate"]
+__all__ = ["Examined", "ValResult", "examine", "gather_values", "score_detector", "validate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,14 @@ def validate(
     fabric: Fabric | None = None,
     queries: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    evaluator: CocoEvaluator | None = None,
 ) -> EvalResult:
     """Score ``model`` on all images of ``data``, shared out over the processes of ``fabric``."""
     rank, world = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     gather = None if world == 1 else gather_values
     return evaluate(
         model, data, image_size=image_size, batch_size=batch_size, device=device, rank=rank, world=world, gather=gather,
-        queries=queries, progress=progress,
+        queries=queries, progress=progress, evaluator=evaluator,
     )  # fmt: skip
 
 
@@ -93,10 +94,41 @@ def _load(opened: OpenedModel | OpenedExport, config: ValConfig) -> DetectionDat
     return load_data(config.data, config.split, classes=classes, on_bad_data=config.on_bad_data)
 
 
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A detector's scores on a split, and what it found there.
+
+    Attributes:
+        opened: the detector, as it ran.
+        data: the split.
+        evaluator: has the detections of all images.
+        result: the scores.
+        image_size: side of the square input in pixels.
+    """
+
+    opened: OpenedModel | OpenedExport
+    data: DetectionData
+    evaluator: CocoEvaluator
+    result: EvalResult
+    image_size: int
+
+
 def score_detector(
     opened: OpenedModel | OpenedExport, config: ValConfig, *, quiet: bool = False, data: DetectionData | None = None
 ) -> ValResult:
-    """Score an opened detector on a split, or on ``data``, which was read before.
+    """Score an opened detector on a split, or on ``data``, which was read before; raises what :func:`examine` does."""
+    examined = examine(opened, config, quiet=quiet, data=data)
+    result = examined.result
+    return ValResult(
+        opened.source, str(config.data), config.split, result.images, dict(result.metrics), dict(result.per_class),
+        dict(result.seconds_per_image),
+    )  # fmt: skip
+
+
+def examine(
+    opened: OpenedModel | OpenedExport, config: ValConfig, *, quiet: bool = False, data: DetectionData | None = None
+) -> Examined:
+    """Run an opened detector over a split, or over ``data``, which was read before, and score it.
 
     Raises:
         DataError: the data set or the split cannot be used, or it has none of the detector's classes.
@@ -111,6 +143,7 @@ def score_detector(
     if data is None:
         data = _load(opened, config)
     data = replace(data, reading=settled.reading)
+    evaluator = CocoEvaluator(data)
     with Display(enabled=not quiet) as display:
         if data.recognised:
             display.line(data.recognised)
@@ -120,10 +153,7 @@ def score_detector(
             display.line(f"{opened.source}: random weights, so the scores mean nothing.")
         result = validate(
             settled.opened.model, data, image_size=settled.image_size, batch_size=config.batch_size, device=settled.device,
-            queries=config.queries or settled.queries,
+            queries=config.queries or settled.queries, evaluator=evaluator,
             progress=lambda done, total: display.update("scoring", done / max(1, total), f"{done}/{total} images"),
         )  # fmt: skip
-    return ValResult(
-        opened.source, config.data, config.split, len(data.records), dict(result.metrics), dict(result.per_class),
-        dict(result.seconds_per_image),
-    )  # fmt: skip
+    return Examined(settled.opened, data, evaluator, result, settled.image_size)

@@ -1,0 +1,54 @@
+"""``nextdetr compare``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from nextdetr.cli.common import Json, Runtime, Verbose, print_json, say, settings
+from nextdetr.config import CompareConfig
+from nextdetr.errors import ConfigError
+
+__all__ = ["compare"]
+
+
+def compare(
+    a: Annotated[str, Parameter(help="A checkpoint, the folder of a run, or an exported file.")],
+    b: Annotated[str, Parameter(help="The one to compare with it.")],
+    *,
+    options: Annotated[CompareConfig | None, Parameter(name="*")] = None,
+    runtime: Runtime = "auto",
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare two detectors on the same images: AP of B minus AP of A, with the interval of a paired bootstrap.
+
+    Example: `nextdetr compare runs/old runs/new --data photos --output compare.html`.
+    """
+    merged = settings(CompareConfig, options)
+    if merged.data is None:
+        raise ConfigError("a comparison needs a data set: give --data with a folder or a YAML.")
+    from nextdetr.engine.compare import compare_opened
+    from nextdetr.inference.exported import is_exported, open_any
+
+    first, second = (open_any(name, runtime=runtime if is_exported(name) else "auto")[0] for name in (a, b))
+    result = compare_opened(first, second, merged)
+    if json:
+        print_json(result.to_json())
+        return
+    for letter in "ab":
+        score = result.metrics[letter]["AP"]
+        say(f"{letter.upper()}: AP {'-' if score is None else format(score, '.4f')}  {getattr(result, letter)}")
+    found = result.difference
+    if found["AP"] is None:
+        say("No image has a box, so there is no AP to compare.")
+    else:
+        say(
+            f"B minus A: {found['AP']:+.4f}, {100 * result.level:g} % of {result.resamples:,} resamples of the images from "
+            f"{found['low']:+.4f} to {found['high']:+.4f}"
+        )
+    for row in result.most_different[:5]:
+        say(f"  {row['image']}: cost of errors {row['a']:.1f} with A, {row['b']:.1f} with B")
+    if result.output is not None:
+        say(f"Written to {result.output}")

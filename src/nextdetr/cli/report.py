@@ -1,0 +1,50 @@
+"""``nextdetr report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from nextdetr.cli.common import AllowPartial, Json, Runtime, Verbose, Weights, print_json, say, settings, tell_reports
+from nextdetr.config import ReportConfig
+from nextdetr.errors import ConfigError
+
+__all__ = ["report"]
+
+
+def report(
+    model: Annotated[str, Parameter(help="The folder of a run, a checkpoint, an exported file or a model with --weights.")],
+    *,
+    options: Annotated[ReportConfig | None, Parameter(name="*")] = None,
+    weights: Weights = None,
+    allow_partial: AllowPartial = False,
+    runtime: Runtime = "auto",
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show where a detector fails: one HTML file with scores, thresholds, kinds of error, calibration and pictures.
+
+    Example: `nextdetr report runs/nextdetr-atto-photos --data photos`.
+    """
+    merged = settings(ReportConfig, options)
+    if merged.data is None:
+        raise ConfigError("a report needs a data set: give --data with a folder or a YAML.")
+    from nextdetr.engine.report import report as run
+    from nextdetr.inference.exported import open_any
+
+    opened, reports = open_any(model, weights=weights, allow_partial=allow_partial, runtime=runtime)
+    tell_reports(reports)
+    if merged.output is not None and merged.output.is_dir():
+        merged = merged.model_copy(update={"output": Path(merged.output) / "report.html"})
+    result = run(opened, merged)
+    if json:
+        print_json(result.to_json())
+        return
+    score = result.metrics["AP"]
+    shown = "-" if score is None else f"{score:.4f}"
+    say(f"AP {shown} on {result.images} images of {result.data}, split {result.split}")
+    for name, error in result.errors.items():
+        say(f"  {name:<11} {error['count']:>7,} errors cost {error['cost']:.3f} of AP50")
+    say(f"Written to {result.output}")

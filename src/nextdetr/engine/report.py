@@ -1,0 +1,212 @@
+"""Reports: a detector run over a split, what was found there taken apart, and the page written; for ``nextdetr report``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nextdetr.confidence import THRESHOLDS, read_thresholds, thresholds_metadata
+from nextdetr.config import ReportConfig, TrainConfig, ValConfig
+from nextdetr.data.records import DetectionData
+from nextdetr.engine.curves import plot_curves
+from nextdetr.engine.evaluate import CocoEvaluator, EvalResult
+from nextdetr.engine.validate import examine
+from nextdetr.errors import ConfigError
+from nextdetr.files import optional_file, write_text_atomic
+from nextdetr.inference.exported import OpenedExport
+from nextdetr.inference.speed import read_table
+from nextdetr.inference.speed_text import table_lines
+from nextdetr.report.analysis import Analysis, analyse
+from nextdetr.report.figures import INK, themed
+from nextdetr.report.matching import IOUS, match
+from nextdetr.report.pages import Facts, report_page
+from nextdetr.report.thresholds import best_thresholds
+from nextdetr.weights.checkpoint import OpenedModel, extra_metadata, open_model, save_opened
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ReportResult", "report", "report_target", "thresholds_of", "training_report", "write_page"]
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportResult:
+    """What ``report`` returns; the fields of the JSON result.
+
+    Attributes:
+        model, data, split: what was scored, and on what.
+        images: number of images.
+        output: the HTML file.
+        metrics: the twelve COCO metrics, fractions 0 to 1, None where undefined, as ``val`` has them.
+        per_class: by name, ``AP``, ``AP50``, ``AP_small``, ``AP_medium``, ``AP_large`` and the number of ``boxes``.
+        thresholds: by name, the confidence of the best F1 on this split; empty where nothing was found.
+        confidence: by name, the confidence in use: the detector's own, else ``thresholds``, else the default.
+        errors: by kind, ``count`` and ``cost``, the AP50 that is lost to them.
+        calibration_error: expected calibration error; None where nothing was found.
+        confusion: ``classes`` and ``counts``, a row a true class and a column a found one; the last is background.
+        without_objects: number of such ``images``, and of ``false_positives`` in them.
+        seconds_per_image: means of ``preprocess``, ``model`` and ``postprocess``.
+    """
+
+    model: str
+    data: str
+    split: str
+    images: int
+    output: str
+    metrics: dict[str, float | None]
+    per_class: dict[str, dict[str, Any]]
+    thresholds: dict[str, float]
+    confidence: dict[str, float]
+    errors: dict[str, dict[str, float]]
+    calibration_error: float | None
+    confusion: dict[str, Any]
+    without_objects: dict[str, int]
+    seconds_per_image: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON result of the command."""
+        return {"command": "report", **{name: getattr(self, name) for name in self.__slots__}}
+
+
+def report(opened: OpenedModel | OpenedExport, config: ReportConfig, *, quiet: bool = False) -> ReportResult:
+    """Score a detector on a split, take apart what it found, and write the page.
+
+    Args:
+        opened: the detector.
+        config: the settings; without ``output`` the page is ``report.html`` beside the detector's file.
+        quiet: show no progress on standard error.
+
+    Raises:
+        DataError: the data set or the split cannot be used.
+        ConfigError: thresholds cannot be stored with this detector.
+    """
+    if config.store and not (isinstance(opened, OpenedModel) and Path(opened.source).suffix == ".safetensors"):
+        raise ConfigError(f"{opened.source}: --store writes into a checkpoint (*.safetensors); name the checkpoint.")
+    examined = examine(opened, config, quiet=quiet)
+    target = config.output or report_target(opened.source)
+    analysis = write_page(
+        target, examined.evaluator, examined.result, model=opened.source, split=config.split, size=examined.image_size,
+        metadata=opened.metadata, table=_metrics_table(opened.source), pictures=config.pictures,
+        device=str(config.device or "cpu"),
+    )  # fmt: skip
+    if config.store:
+        _store(opened, analysis, config.split)
+    return ReportResult(
+        model=opened.source, data=str(config.data), split=config.split, images=examined.result.images, output=str(target),
+        seconds_per_image=dict(examined.result.seconds_per_image), **analysis.to_json(),
+    )  # fmt: skip
+
+
+def write_page(
+    target: Path,
+    evaluator: CocoEvaluator,
+    result: EvalResult,
+    *,
+    model: str,
+    split: str,
+    size: int,
+    metadata: Mapping[str, str],
+    table: Path | None = None,
+    pictures: int = 12,
+    device: str = "cpu",
+) -> Analysis:
+    """Take apart what was found on a split, and write the page, whole or not at all.
+
+    Args:
+        target: the HTML file.
+        evaluator: has the detections, and was summed up.
+        result: its scores.
+        model: what the detector is called.
+        split: name of the part of the data set.
+        size: side of the square input in pixels.
+        metadata: of the detector's file, with its own thresholds and table of speeds, if any.
+        table: a run's ``metrics.csv``.
+        pictures: most images to show.
+        device: where it ran.
+    """
+    data = evaluator.data
+    own = read_thresholds(metadata, len(data.classes))
+    analysis = analyse(
+        data, evaluator.state(), dict(result.metrics), result.per_class, evaluator.precision, own=own,
+        order=evaluator.order(),
+    )  # fmt: skip
+    speed = read_table(metadata, model)
+    training = None
+    if table is not None:
+        with themed("training", 12, 3.8) as (figure, drawn):
+            plotted = plot_curves(figure, table, ink=INK)
+        training = drawn[0] if plotted else None
+    facts = Facts(
+        title=f"{_called(model)} on {data.name}", stored=own is not None, pictures=pictures, device=device,
+        subtitle=f"split {split}, {result.images:,} images at {size} px; model {model}",
+        seconds=dict(result.seconds_per_image), speed=[] if speed is None else table_lines(speed), training=training,
+    )  # fmt: skip
+    write_text_atomic(target, report_page(analysis, facts))
+    return analysis
+
+
+def training_report(
+    checkpoint: Path,
+    data: DetectionData,
+    scored: tuple[CocoEvaluator, EvalResult] | None,
+    config: TrainConfig,
+    device: torch.device,
+) -> None:
+    """Write the page of a training into its folder; that it cannot be written is a warning.
+
+    Args:
+        checkpoint: the best weights.
+        data: the split that they were chosen on.
+        scored: what they found there and its scores; None looks again, as after a resume that has found nothing better.
+        config: of the training.
+        device: where it ran.
+    """
+    if not checkpoint.is_file():
+        return
+    opened = open_model(checkpoint)
+    if scored is None:
+        asked = ValConfig(data=config.data, batch_size=config.batch_size, device=str(device))
+        examined = examine(opened, asked, quiet=True, data=data)
+        scored = examined.evaluator, examined.result
+    with optional_file():
+        write_page(
+            checkpoint.parent / PAGE, *scored, model=str(checkpoint), split=data.split, size=opened.image_size,
+            metadata=opened.metadata, table=_metrics_table(str(checkpoint)), device=str(device),
+        )  # fmt: skip
+
+
+def thresholds_of(evaluator: CocoEvaluator) -> list[float]:
+    """Return the confidence of the best F1 of each class, from what an evaluator has collected."""
+    data = evaluator.data
+    return best_thresholds(match(data.records, evaluator.state(), len(data.classes), ious=IOUS[:1]))
+
+
+def report_target(source: str | Path) -> Path:
+    """Return where the page of a detector goes: into the folder of its file, or here for one without a file."""
+    path = Path(source)
+    folder = path if path.is_dir() else path.parent if path.is_file() else Path()
+    return folder / PAGE
+
+
+def _metrics_table(source: str) -> Path | None:
+    path = report_target(source).parent / "metrics.csv"
+    return path if path.is_file() else None
+
+
+def _called(model: str) -> str:
+    """What a page calls a detector: its run for weights that have a run's name."""
+    path = Path(model)
+    return path.resolve().parent.name if path.stem in ("best", "last", "model") else path.stem
+
+
+def _store(opened: OpenedModel | OpenedExport, analysis: Analysis, split: str) -> None:
+    assert isinstance(opened, OpenedModel)
+    if not analysis.thresholds:
+        raise ConfigError(f"{opened.source}: nothing was found, so there is no threshold to store.")
+    fresh = open_model(opened.source)  # as it is on the disk, not as it ran
+    extra = {name: text for name, text in extra_metadata(fresh.metadata).items() if name != THRESHOLDS}
+    save_opened(opened.source, fresh, extra=extra | thresholds_metadata(analysis.thresholds, split=split))

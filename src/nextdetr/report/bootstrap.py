@@ -1,0 +1,71 @@
+"""How sure a difference in AP is: both detectors on the same resamples of the images (Efron and Tibshirani, 1993)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from nextdetr.report.matching import Matches, average_precision
+
+__all__ = ["Difference", "paired_difference"]
+
+STEP = 50  # resamples between two reports of progress
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """AP of one detector minus that of another, with the interval of the bootstrap.
+
+    Attributes:
+        value: on the images as they are; NaN where neither has a box.
+        low: lower end of the interval.
+        high: upper end.
+        positive: share of the resamples in which it is above 0.
+    """
+
+    value: float
+    low: float
+    high: float
+    positive: float
+
+
+def paired_difference(
+    first: Matches,
+    second: Matches,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Difference:
+    """Compare two detectors on the same images: ``second`` minus ``first``.
+
+    Each resample draws as many images as there are, with replacement, the same for both; the interval is that of the
+    percentiles. It says how much the difference would vary with other images like these, not with other trainings.
+
+    Args:
+        first: matches of one detector.
+        second: matches of the other one, on the same images in the same order.
+        resamples: number of resamples.
+        level: share of them within the interval.
+        seed: of the resamples.
+        progress: called with (resamples done, resamples to do).
+    """
+    images = len(first.boxes)
+    assert len(second.boxes) == images
+    value = float((average_precision(second) - average_precision(first))[0])
+    generator, parts = np.random.default_rng(seed), []
+    for start in range(0, resamples, STEP):
+        picks = generator.integers(0, max(1, images), (min(STEP, resamples - start), images))
+        weights = np.stack([np.bincount(pick, minlength=images) for pick in picks])
+        parts.append(average_precision(second, weights) - average_precision(first, weights))
+        if progress is not None:
+            progress(min(resamples, start + STEP), resamples)
+    found = np.concatenate(parts)
+    found = found[~np.isnan(found)]
+    if not len(found):
+        return Difference(value, value, value, 0.0)
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return Difference(value, float(low), float(high), float((found > 0).mean()))

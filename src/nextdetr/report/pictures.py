@@ -1,0 +1,102 @@
+"""Images of a report: a small JPEG with the boxes as SVG over it, sharp at any size and coloured by the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nextdetr.data.records import ImageRecord
+from nextdetr.errors import DataError
+from nextdetr.files import path_text
+from nextdetr.preprocess import Reading, load_image
+from nextdetr.report.confusion import Pairs
+
+__all__ = ["Box", "Picture", "picture"]
+
+SIDE = 560  # most pixels of a picture's longer side
+QUALITY = 78
+#: Most detections that are drawn of each image; the least confident beyond them would only hide the rest.
+MOST = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box: its place in pixels of the picture, its ``kind`` (right, wrong, false or missed), and what it is."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image with boxes.
+
+    Attributes:
+        name: of the file.
+        caption: what is wrong in it, a few words.
+        width: of the picture in pixels.
+        height: likewise.
+        data: the JPEG as a data address; empty where the file cannot be read any more.
+        boxes: the boxes, what is right first, so that errors are drawn over it.
+    """
+
+    name: str
+    caption: str
+    width: int
+    height: int
+    data: str
+    boxes: list[Box]
+
+
+def picture(record: ImageRecord, pairs: Pairs, classes: Sequence[str], reading: Reading) -> Picture:
+    """Return an image with its boxes and detections.
+
+    Args:
+        record: the image.
+        pairs: what belongs together in it.
+        classes: class names by index.
+        reading: how the file is read.
+    """
+    data, size = "", (max(1, record.width), max(1, record.height))
+    scale = min(1.0, SIDE / max(size))
+    small = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    try:
+        image = load_image(record.path, reading).convert("RGB").resize(small)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=QUALITY)
+        data = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    except DataError:  # it could be read when it was scored, so the boxes are still worth showing
+        pass
+    boxes = sorted(_boxes(pairs, classes, scale), key=lambda box: ("right", "wrong", "false", "missed").index(box.kind))
+    counts = {kind: sum(box.kind == kind for box in boxes) for kind in ("missed", "false", "wrong", "right")}
+    words = {"missed": "missed", "false": "false", "wrong": "of the wrong class", "right": "right"}
+    caption = ", ".join(f"{counts[kind]} {words[kind]}" for kind in counts if counts[kind])
+    return Picture(path_text(record.path.name), caption or "nothing in it", *small, data, boxes)
+
+
+def _boxes(pairs: Pairs, classes: Sequence[str], scale: float) -> list[Box]:
+    boxes = []
+    right = pairs.right
+    for row in np.argsort(-pairs.scores, kind="stable")[:MOST]:
+        name, owner = classes[pairs.labels[row]], pairs.box_of[row]
+        text = f"{name} {pairs.scores[row]:.2f}"
+        kind = "right" if right[row] else "false" if owner < 0 else "wrong"
+        if kind == "wrong":
+            text += f" (is {classes[pairs.truth_labels[owner]]})"
+        boxes.append(_box(pairs.found[row], scale, kind, text))
+    missed = np.flatnonzero(pairs.missed)
+    return boxes + [_box(pairs.truth[row], scale, "missed", classes[pairs.truth_labels[row]]) for row in missed]
+
+
+def _box(corners: NDArray[np.float32], scale: float, kind: str, text: str) -> Box:
+    x1, y1, x2, y2 = (round(float(value) * scale, 1) for value in corners)
+    return Box(x1, y1, round(x2 - x1, 1), round(y2 - y1, 1), kind, text)

@@ -1,0 +1,76 @@
+"""The confidence at which F1 is best, class by class, and the curves over confidence that it is read from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nextdetr.report.matching import Matches
+
+__all__ = ["GRID", "Curves", "best_thresholds", "curves"]
+
+#: Confidences at which precision, recall and F1 are looked at.
+GRID = np.arange(1, 200) / 200
+#: A class is treated as if so many more boxes of it had been found as those of all classes are. With few boxes its curve is
+#: a staircase whose highest step is chance; with hundreds of them this changes nothing.
+BORROWED = 10.0
+#: F1 is averaged over confidences this far to either side, so that a plateau wins over a peak.
+REACH = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Precision, recall and F1 of the classes over ``GRID``, at IoU 0.5; NaN where undefined.
+
+    Attributes:
+        precision: [C, G].
+        recall: [C, G].
+        f1: [C, G].
+    """
+
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    f1: NDArray[np.float64]
+
+
+def curves(matches: Matches) -> Curves:
+    """Return precision, recall and F1 of each class over the confidence."""
+    hits, false, boxes = _counts(matches)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return Curves(hits / (hits + false), hits / boxes[:, None], 2 * hits / (hits + false + boxes[:, None]))
+
+
+def best_thresholds(matches: Matches) -> list[float]:
+    """Return the confidence of the best F1 at IoU 0.5 of each class.
+
+    Returns:
+        C numbers of ``GRID``: of a class without boxes, the best one of all classes; none where not a box was found.
+    """
+    hits, false, boxes = _counts(matches)
+    total = boxes.sum()
+    if not total or not hits.any():
+        return []
+    share = BORROWED / total
+    hits, false, boxes = hits + share * hits.sum(0), false + share * false.sum(0), boxes + share * total
+    f1 = 2 * hits / (hits + false + boxes[:, None])
+    reach = round(REACH / (GRID[1] - GRID[0]))
+    window = np.ones(2 * reach + 1) / (2 * reach + 1)
+    smooth = np.stack([np.convolve(np.pad(row, reach, mode="edge"), window, mode="valid") for row in f1])
+    # Of equal values the middle: the threshold is as far from both sides of a gap as it can be
+    best = np.isclose(smooth, smooth.max(1, keepdims=True), rtol=1e-9, atol=0)
+    return [float(GRID[int(np.median(np.flatnonzero(row)))]) for row in best]
+
+
+def _counts(matches: Matches) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Hits and false detections [C, G] from each confidence on, and boxes [C]."""
+    classes = matches.boxes.shape[1]
+    counted = ~matches.ignored[0]
+    places = np.searchsorted(GRID, matches.score, side="right")  # how many of the confidences a detection reaches
+    tables = []
+    for chosen in (matches.hit[0] & counted, ~matches.hit[0] & counted):
+        table = np.zeros((classes, len(GRID) + 1))
+        np.add.at(table, (matches.label[chosen], places[chosen]), 1.0)
+        tables.append(table[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:])
+    return tables[0], tables[1], matches.boxes.sum(axis=0).astype(np.float64)

@@ -1,0 +1,169 @@
+"""The report and the comparison of trained detectors, from Python and from the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from nextdetr import Detector
+from nextdetr.cli.main import run
+from nextdetr.confidence import THRESHOLDS, read_thresholds, thresholds_metadata
+from nextdetr.weights.checkpoint import open_model, save_opened
+from tests.helpers import squares, tiny_model
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    data = squares(folder / "data")
+    detector = Detector(tiny_model(folder))
+    detector.train(
+        data=data, epochs=2, image_size=64, batch_size=2, workers=0, output=folder / "run", quiet=True, learning_rate=2e-3
+    )
+    return folder / "run", what_it_finds(detector, data, folder / "easy")
+
+
+def what_it_finds(detector, data, target):
+    """The same images with some of what the detector finds for boxes, so that it has an AP after so few steps."""
+    for split in ("train", "val"):
+        content = json.loads((data / "annotations" / f"instances_{split}.json").read_text())
+        rows = []
+        for image in content["images"][:-1]:
+            found = detector.predict(data / "images" / split / image["file_name"], confidence=0.0)[0]
+            for place in (0, 1, 3, 8):
+                x1, y1, x2, y2 = found.xyxy[place].tolist()
+                rows.append(
+                    {"id": len(rows) + 1, "image_id": image["id"], "category_id": int(found.class_id[place]) + 1,
+                     "iscrowd": 0,
+                     "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
+                )  # fmt: skip
+        (target / "images").mkdir(parents=True, exist_ok=True)
+        (target / "images" / split).symlink_to(data / "images" / split)
+        (target / "annotations").mkdir(exist_ok=True)
+        text = json.dumps({**content, "annotations": rows})
+        (target / "annotations" / f"instances_{split}.json").write_text(text)
+    return target
+
+
+class Page(HTMLParser):
+    """Tags that are open, addresses that are named, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses, self.ids, self.tables, self.captions, self.text = [], [], 0, 0, ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.addresses += [values[name] for name in ("src", "href", "xlink:href") if values.get(name)]
+        self.ids += [values["id"]] if values.get("id") else []
+        self.tables += tag == "table"
+        self.captions += tag == "caption"
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def check(path) -> Page:
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    outside = [name for name in page.addresses if not name.startswith(("#", "data:"))]
+    assert outside in ([], ["https://arxiv.org/abs/2008.08115"])  # a link to read, not to load
+    assert not re.search(r"<script|@import|url\((?!['\"]?#)", text)
+    assert len(set(page.ids)) == len(page.ids)
+    assert page.tables == page.captions
+    assert {name.removeprefix("#") for name in page.addresses if name.startswith("#")} <= set(page.ids)
+    return page
+
+
+def test_training_leaves_a_report_and_thresholds(trained):
+    folder, _ = trained
+    page = check(folder / "report.html")
+    assert "Validation, averaged weights" in page.text
+    metadata = open_model(folder / "best.safetensors").metadata
+    metrics = json.loads(metadata["metrics"])
+    assert f"{metrics['AP']:.3f}" in page.text
+    found = metrics["AP50"] > 0
+    assert (read_thresholds(metadata, 2) is not None) == found
+
+
+def test_ap_of_the_report_is_vals(trained, tmp_path):
+    folder, data = trained
+    detector = Detector(folder)
+    result = detector.report(data, output=tmp_path / "page.html", quiet=True)
+    scored = detector.val(data, quiet=True)
+    assert result.metrics == scored.metrics  # to the last digit
+    for name, row in scored.per_class.items():
+        assert {key: result.per_class[name][key] for key in row} == row
+    page = check(tmp_path / "page.html")
+    assert "1 image has no object" in page.text
+    assert result.metrics["AP50"] > 0.1
+    assert sum(row["boxes"] for row in result.per_class.values()) == 20
+    assert sum(map(sum, result.confusion["counts"][:2])) == 20
+
+
+def test_the_command(trained, tmp_path, capsys):
+    folder, data = trained
+    assert run(["report", str(folder), "--data", str(data), "--output", str(tmp_path / "a.html"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result) >= {"command", "model", "data", "split", "images", "metrics", "thresholds", "errors", "output"}
+    assert (tmp_path / "a.html").is_file()
+    assert run(["report", str(folder)]) == 2
+    assert "--data" in capsys.readouterr().err
+
+
+def test_names_of_classes_and_files_are_escaped(trained, tmp_path):
+    folder, data = trained
+    opened = open_model(folder / "best.safetensors")
+    wild = ["<script>alert(1)</script>", 'a"b&c']
+    content = json.loads((data / "annotations" / "instances_val.json").read_text())
+    for category, name in zip(content["categories"], wild, strict=True):
+        category["name"] = name
+    for split in ("train", "val"):
+        (tmp_path / "data" / "images").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / "images" / split).symlink_to(data / "images" / split)
+        (tmp_path / "data" / "annotations").mkdir(exist_ok=True)
+        (tmp_path / "data" / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    checkpoint = save_opened(tmp_path / "wild.safetensors", opened, classes=wild)
+    Detector(checkpoint).report(tmp_path / "data", quiet=True)
+    assert wild[0] in check(tmp_path / "report.html").text
+
+
+def test_thresholds_can_be_stored(trained, tmp_path):
+    folder, data = trained
+    opened = open_model(folder / "best.safetensors")
+    copy = save_opened(tmp_path / "copy.safetensors", opened, extra={"speed_of": "x"} | thresholds_metadata([0.9, 0.9]))
+    result = Detector(copy).report(data, store=True, quiet=True)
+    assert set(result.confidence.values()) == {0.9}
+    again = open_model(copy)
+    assert read_thresholds(again.metadata, 2) == pytest.approx(list(result.thresholds.values()))
+    assert again.metadata["speed_of"] == "x"
+    assert THRESHOLDS in again.metadata
+
+
+def test_two_detectors_on_the_same_images(trained, tmp_path, capsys):
+    folder, data = trained
+    worse = save_opened(tmp_path / "worse.safetensors", open_model(folder / "last.safetensors"), image_size=96)
+    command = ["compare", str(folder), str(worse), "--data", str(data), "--resamples", "100"]
+    assert run([*command, "--output", str(tmp_path / "page.html"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {"command", "a", "b", "difference"} <= set(result)
+    difference = result["difference"]
+    assert difference["AP"] == pytest.approx(result["metrics"]["b"]["AP"] - result["metrics"]["a"]["AP"], abs=1e-9)
+    assert difference["low"] <= difference["AP"] <= difference["high"]
+    check(tmp_path / "page.html")
+    other = save_opened(tmp_path / "other.safetensors", open_model(worse), classes=["square", "cat"])
+    assert run(["compare", str(folder), str(other), "--data", str(data)]) == 2
+    assert "'bar'" in capsys.readouterr().err
+
+
+def test_training_without_a_report(tmp_path):
+    data = squares(tmp_path / "data", images=2)
+    result = Detector(tiny_model(tmp_path)).train(
+        data=data, epochs=1, image_size=64, batch_size=2, workers=0, output=tmp_path / "run", quiet=True, report=False
+    )
+    assert result.best["epoch"] == 1
+    assert not (tmp_path / "run" / "report.html").exists()
