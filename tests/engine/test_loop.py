@@ -228,10 +228,10 @@ def test_best_file_and_state_are_one(settings, monkeypatch):
     settings |= {"batch_size": 6}
     write = Trainer._write_detector
 
-    def killed(self, name, metrics):
+    def killed(self, name, *rest):
         if name == "best.safetensors" and self.cursor.best.epoch == 2:
             raise Killed
-        write(self, name, metrics)
+        write(self, name, *rest)
 
     scores = iter([0.1, 0.2, 0.2, 0.2])
     monkeypatch.setattr(Trainer, "_score", lambda self, data: {"AP": next(scores), "AP50": 0.0})

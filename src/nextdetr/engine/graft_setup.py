@@ -27,7 +27,7 @@ from nextdetr.models.convnextv2 import SIZES
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.fuse import fuse
 from nextdetr.models.graft import Graft, build_graft, plan_graft
-from nextdetr.weights.checkpoint import SPEED, OpenedModel, extra_metadata
+from nextdetr.weights.checkpoint import OF_THESE_WEIGHTS, OpenedModel, extra_metadata
 from nextdetr.weights.load import load_into
 from nextdetr.weights.published import start_for
 from nextdetr.weights.remote import plain_name
@@ -76,7 +76,7 @@ class Grafting:
     def extra(self) -> dict[str, str]:
         """What else the old detector's file says and holds of the new one: ids of the data set, bits of its pictures."""
         known = extra_metadata(self.teacher.opened.metadata)
-        return {key: value for key, value in known.items() if key != SPEED}
+        return {key: value for key, value in known.items() if key not in OF_THESE_WEIGHTS}
 
 
 def resolve_graft(config: GraftConfig) -> GraftConfig:

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nextdetr.confidence import THRESHOLDS
 from nextdetr.errors import ModelFileError, WeightsError
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import (
@@ -30,6 +31,7 @@ from nextdetr.weights.tensorfile import open_tensors, read_metadata, write_tenso
 
 __all__ = [
     "FORMAT_VERSION",
+    "OF_THESE_WEIGHTS",
     "SPEED",
     "OpenedModel",
     "extra_metadata",
@@ -43,7 +45,9 @@ __all__ = [
 ]
 
 FORMAT_VERSION = "1"
-SPEED = "speed"  # further metadata that hold of this very model only: inference/speed.py
+SPEED = "speed"  # inference/speed.py
+#: Further metadata that hold of these very weights only.
+OF_THESE_WEIGHTS = frozenset((SPEED, THRESHOLDS))
 _FIXED = frozenset(
     (
         "format_version", "model", "classes", "image_size", "metrics", "weights_licence", "source_weights", "data",

@@ -10,13 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nextdetr.confidence import THRESHOLDS
 from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import build_model, build_skeleton, load_model_file, parse_model_text, skip_backbone, with_memory
 from nextdetr.models.modelfile import available_models
 from nextdetr.weights.checkpoint import (
-    SPEED,
+    OF_THESE_WEIGHTS,
     OpenedModel,
     extra_metadata,
     image_size_of,
@@ -134,7 +133,7 @@ def start_model(
     if opened is not None and opened[1].kind == "nextdetr-detector":
         started.extra = extra_metadata(opened[0].metadata)
         if backbone_weights is not None or opened[0].metadata.get("model") != detector.text:
-            for name in (SPEED, THRESHOLDS):  # the times and scores of another model
+            for name in OF_THESE_WEIGHTS:  # the times and scores of another model
                 started.extra.pop(name, None)
         if "image_size" in opened[0].metadata:
             started.image_size = image_size_of(opened[0].metadata, detector, str(opened[0].path))
