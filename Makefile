@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: test-core test-export
 
-test-core: $(VENV)/.dev
+test-core: $(VENV)/.dev browser
 	$(PYTEST) --ignore=tests/export
 
 test-export: $(VENV)/.dev
@@ -41,12 +41,12 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
 	touch $@ $(VENV)/.quickstart
 
-# The server's page is tested in Debian's Chromium; without one those tests fail. Elsewhere: install Chromium or Chrome by hand.
+# The server's page is tested in Debian's Chromium; without a browser those tests fail and say so.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 browser:
-	command -v chromium >/dev/null || ($(SUDO) apt-get update -qq && \
-		$(SUDO) apt-get install -y -qq --no-install-recommends chromium fonts-noto-cjk)
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || ! command -v apt-get >/dev/null || \
+		($(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends chromium fonts-noto-cjk)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
