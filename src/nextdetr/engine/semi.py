@@ -30,7 +30,7 @@ from nextdetr.models.detection import DetectionModel
 from nextdetr.models.dfine import DFINEDecoder
 from nextdetr.structures import Batch, DetectorOutput, Target
 
-__all__ = ["Semi", "Views", "together"]
+__all__ = ["Semi", "Views", "labelled_output", "together"]
 
 RAMP = 0.1  # share of the run in which the loss grows to its whole weight
 _TERMS = {"vfl": "class", "mal": "class", "l1": "l1", "giou": "giou", "fgl": "edges", "ddf": "edges"}
@@ -154,6 +154,11 @@ def together(batch: Batch, views: Views | None) -> tuple[Tensor, Sequence[Target
     if views is None:
         return batch.images, batch.targets
     return torch.cat((batch.images, views.student)), [*batch.targets, *views.targets]
+
+
+def labelled_output(output: DetectorOutput, batch: Batch, views: Views | None) -> DetectorOutput:
+    """Of the outputs of that pass, those of the labelled images."""
+    return output if views is None else of_images(output, slice(len(batch.images)))
 
 
 def _frequency(data: DetectionData) -> Tensor:

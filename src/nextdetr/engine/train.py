@@ -38,7 +38,7 @@ from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
 from nextdetr.engine.profile import StepProfile
 from nextdetr.engine.report import thresholds_of, training_report
 from nextdetr.engine.result import TrainResult
-from nextdetr.engine.semi import Semi, together
+from nextdetr.engine.semi import Semi, labelled_output, together
 from nextdetr.engine.semi_run import SemiRun
 from nextdetr.engine.setup import Run, data_name, prepare, resolve_config
 from nextdetr.engine.splits import set_aside_metadata
@@ -51,7 +51,6 @@ from nextdetr.inference.times import Meter
 from nextdetr.layers.syncnorm import synchronize_norms
 from nextdetr.losses.criterion import Criterion
 from nextdetr.losses.matcher import HungarianMatcher
-from nextdetr.losses.pseudo import of_images
 from nextdetr.memory import keep_freed_memory
 from nextdetr.structures import Batch, Target, UncastTargets
 from nextdetr.weights.checkpoint import save_detector
@@ -239,7 +238,7 @@ class Trainer(Loop):
             with part("forward"):
                 output = self.model(images, UncastTargets(targets), **asked)
             with part("losses"):
-                terms = self.criterion(of_images(output, slice(len(batch.images))), batch.targets)
+                terms = self.criterion(labelled_output(output, batch, views), batch.targets)
                 if self.semi is not None:
                     terms |= self.semi.semi.losses(output, views, progress)
                 if self.teaching is not None:
