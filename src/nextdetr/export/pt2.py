@@ -5,6 +5,7 @@ A program is written and never opened from a stranger: reading one unpickles.
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -22,8 +23,10 @@ __all__ = ["ProgramModel", "write_program"]
 def write_program(traced: Traced, contract: Contract, path: Path) -> Path:
     """Write the program, whole or not at all, with its terms as the extra file ``nextdetr.json``."""
     terms = json.dumps(contract.to_metadata(), ensure_ascii=False)
+    content = io.BytesIO()  # torch ends the process, without an exception, where it writes to a full disk itself
+    torch.export.save(traced.program, content, extra_files={PROGRAM_METADATA: terms})
     with atomic_write(path) as temporary:
-        torch.export.save(traced.program, temporary, extra_files={PROGRAM_METADATA: terms})
+        temporary.write_bytes(content.getbuffer())
     return path
 
 
