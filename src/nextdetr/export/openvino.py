@@ -46,13 +46,15 @@ def save_openvino(model: Any, contract: Contract, path: Path) -> Path:
     for name, value in contract.to_metadata().items():
         model.set_rt_info(value, [SECTION, name])
     make_directory(path.parent)
-    with atomic_write(path.with_suffix(".bin")) as weights, atomic_write(path) as text:
-        work = text.with_name(f"{text.stem}-writing.xml")
-        try:
+    written: list[Path] = []
+    try:
+        with atomic_write(path.with_suffix(".bin")) as weights, atomic_write(path) as text:
+            work = text.with_name(f".writing{text.name}")  # a temporary name too, which goes if this process is killed
+            written = [work, work.with_suffix(".bin")]
             openvino.save_model(model, str(work), compress_to_fp16=contract.precision == "half")
             work.replace(text)
             work.with_suffix(".bin").replace(weights)
-        finally:
-            work.unlink(missing_ok=True)
-            work.with_suffix(".bin").unlink(missing_ok=True)
+    finally:  # not before it is known why they could not be written: a full disk has room again without them
+        for file in written:
+            file.unlink(missing_ok=True)
     return path
