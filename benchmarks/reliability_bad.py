@@ -130,6 +130,10 @@ def judge(code: int, sentence: str, error: str, seconds: float) -> list[str]:
         problems.append("not one sentence")
     if sentence.startswith("unexpected "):
         problems.append("an unexpected error")
+    if "folder cannot be made" in sentence:
+        problems.append("refused for another reason")
+    if re.search(r"[\x00-\x1f]|weights_only", sentence):
+        problems.append("control characters, or advice to run what is in a file")
     if "Traceback" in error:
         problems.append("a traceback")
     if seconds > LIMIT:

@@ -157,12 +157,7 @@ def labels(home: Path) -> Iterator[Bad]:
         (folder / "annotations" / "instances_train.json").write_bytes(text)
         yield name, _train(folder)
     for number, (name, line) in enumerate(YOLO_LINES.items()):
-        folder = home / f"yolo-{number}"
-        shutil.copytree(small / "images", folder / "images", dirs_exist_ok=True)
-        for split in ("train", "val"):
-            (folder / "labels" / split).mkdir(parents=True, exist_ok=True)
-            for image in range(3):
-                (folder / "labels" / split / f"{image}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+        folder = _yolo(small, home / f"yolo-{number}")
         (folder / "labels" / "train" / "1.txt").write_text(f"0 0.5 0.5 0.2 0.2\n{line}\n")
         (folder / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [square, bar]\n")
         yield f"YOLO, {name}", _train(folder)
@@ -178,10 +173,21 @@ def labels(home: Path) -> Iterator[Bad]:
         yield f"VOC, {name}", _train(folder)
 
 
+def _yolo(small: Path, folder: Path) -> Path:
+    """Copy the images into a folder, and give each a good label."""
+    shutil.copytree(small / "images", folder / "images", dirs_exist_ok=True)
+    for split in ("train", "val"):
+        (folder / "labels" / split).mkdir(parents=True, exist_ok=True)
+        for image in range(3):
+            (folder / "labels" / split / f"{image}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    return folder
+
+
 def _train(data: Path) -> list[str]:
+    folder = data.parent if data.is_file() else data
     return [
         "train", "--data", str(data), "--on-bad-data", "error", "--model", "nextdetr-zepto", "--image-size", "64",
-        "--epochs", "1", "--workers", "0", "--accelerator", "cpu", "--output", str(data / "run"),
+        "--epochs", "1", "--workers", "0", "--accelerator", "cpu", "--output", str(folder / "run"),
     ]  # fmt: skip
 
 
@@ -238,7 +244,7 @@ DATA = {
     "indices are words": "train: images/train\nnames: {one: a}\n",
     "not YAML": "names: [a\n",
     "deep": "names: " + "[" * DEEP,
-    "code": f"train: images/train\nnames: {YAML_OF_CODE}\n",
+    "code": f"train: {YAML_OF_CODE}\nnames: [a]\n",
     "unknown format": "format: photos\nroot: .\n",
     "no such root": "format: coco\nroot: nowhere\n",
     "a bad date": "names: 2026-99-99\ntrain: images/train\n",
@@ -274,7 +280,7 @@ def yamls(home: Path, marker: Path) -> Iterator[Bad]:
             file = folder / "data.yaml"
             file.write_text(text.replace("{marker}", str(marker)))
             if kind == "data":
-                shutil.copytree(small / "images", folder / "images", dirs_exist_ok=True)
+                _yolo(small, folder)
             tokens = {
                 "model": ["info", str(file)], "data": _train(file),
                 "settings": [*_train(small)[:-2], "--config", str(file), "--output", str(folder / "run")],

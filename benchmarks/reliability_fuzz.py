@@ -160,7 +160,9 @@ def _turn(state: State, entry: dict[str, Any], name: str, python: Path, folder: 
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environ, start_new_session=True)
         try:
-            code: int | None = process.wait(seconds + 180)
+            code: int | None = process.wait(
+                seconds + 900
+            )  # it ends by itself; loading the libraries takes long where others work
         except subprocess.TimeoutExpired:
             code = None
         finally:

@@ -37,6 +37,8 @@ def scripts(monkeypatch):
         (2, "no end", "", 1, "not one sentence"),
         (2, "two\nlines.", "", 1, "not one sentence"),
         (1, "unexpected KeyError: 'a'.", "", 1, "an unexpected error"),
+        (1, "run: the folder cannot be made (a file).", "", 1, "refused for another reason"),
+        (2, "a.pt: set weights_only to False.", "", 1, "control characters, or advice to run what is in a file"),
         (2, "a.png: no picture.", "Traceback (most recent call last):", 1, "a traceback"),
         (2, "a.png: no picture.", "", 100, "100 s"),
     ],

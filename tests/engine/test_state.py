@@ -25,10 +25,12 @@ class _Evil:
         return (print, ("this must never run",))
 
 
-@pytest.mark.parametrize("kind", ["missing", "text", "truncated", "pickle", "torch-pickle", "other"])
+@pytest.mark.parametrize("kind", ["missing", "empty", "zeros", "text", "truncated", "pickle", "torch-pickle", "other"])
 def test_bad_files_are_refused_and_run_nothing(tmp_path, capsys, kind):
     path = tmp_path / "last.ckpt"
-    if kind == "text":
+    if kind in ("empty", "zeros"):
+        path.write_bytes(bytes(5000 if kind == "zeros" else 0))
+    elif kind == "text":
         path.write_text("hello")
     elif kind == "truncated":
         write_state(path, Cursor(), model={"w": torch.ones(100)})
@@ -39,8 +41,10 @@ def test_bad_files_are_refused_and_run_nothing(tmp_path, capsys, kind):
         torch.save({"state_version": 1, "cursor": _Evil()}, path)
     elif kind == "other":
         torch.save({"model": {}}, path)
-    with pytest.raises(WeightsError, match=r"last\.ckpt: "):
+    with pytest.raises(WeightsError, match=r"last\.ckpt: ") as caught:
         read_state(path)
+    assert "weights_only" not in str(caught.value)  # torch's own message says how to run what is in a file
+    assert "\x1b" not in str(caught.value)
     assert "must never run" not in capsys.readouterr().out
 
 

@@ -100,8 +100,8 @@ def stored_contract(state: Mapping[str, Any], path: Path) -> Contract:
         WeightsError: it is not there.
     """
     try:
-        return from_file(Contract, state["contract"])
-    except (KeyError, ValueError) as error:
+        return from_file(Contract, state.get("contract"))
+    except ValueError as error:
         raise WeightsError(f"{path}: not a whole training state ({error}).") from error
 
 

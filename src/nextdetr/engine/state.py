@@ -124,8 +124,10 @@ def read_state(path: str | Path) -> tuple[Cursor, dict[str, Any]]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(f"{path}: not a readable training state ({first}).") from error
+        reason = (str(error).strip().splitlines() or ["it ends too early"])[0].rstrip(".")
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):  # advice to run what is in the file
+            reason = "damaged, or of more than tensors and plain values; nothing in it was run"
+        raise WeightsError(f"{path}: not a readable training state ({reason}).") from error
     version = state.get("state_version") if isinstance(state, dict) else None
     if version != STATE_VERSION:
         earlier = isinstance(version, int) and version < STATE_VERSION
@@ -136,8 +138,8 @@ def read_state(path: str | Path) -> tuple[Cursor, dict[str, Any]]:
             else f"{path}: not a training state of this version of NextDETR (expected version {STATE_VERSION})."
         )
     try:
-        cursor = from_file(Cursor, state.pop("cursor"))
-    except (KeyError, ValueError) as error:
+        cursor = from_file(Cursor, state.pop("cursor", None))
+    except ValueError as error:
         raise WeightsError(f"{path}: not a whole training state ({error}).") from error
     state.pop("state_version")
     return cursor, state
