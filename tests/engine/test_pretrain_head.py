@@ -127,7 +127,10 @@ def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypa
     with pytest.raises(Interrupted, match=f"pretrain --resume {settings['output']}$"):
         nextdetr.pretrain(**settings, quiet=True)
     monkeypatch.undo()
+    taken, step = [], task.step
+    monkeypatch.setattr(task, "step", lambda self, *arguments: taken.append(1) or step(self, *arguments))
     result = nextdetr.pretrain(resume=settings["output"], quiet=True)
+    assert len(taken) == (2 if task is Pretrainer else 6) - steps
     assert (result.epochs, result.head["epochs"]) == (1, 3)
     assert losses(settings["output"]) == losses(whole)
     first, second = (load_file(folder / "detector.safetensors") for folder in (whole, settings["output"]))
