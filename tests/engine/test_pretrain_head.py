@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from nextdetr.engine.train import train
 from nextdetr.errors import ConfigError, Interrupted, ModelFileError
 from nextdetr.weights.inspect import inspect_file
 from nextdetr.weights.layouts.table import Identity
-from nextdetr.weights.start import start_model
+from nextdetr.weights.start import resolve_model, start_model
 from tests.helpers import squares, stop_after, tiny_model
 
 
@@ -73,6 +74,7 @@ def test_one_file_holds_backbone_and_head_and_says_what_it_is(pretrained):
     assert metadata["kind"] == "detector-pretrained"
     assert json.loads(metadata["classes"]) == ["object"]
     assert (metadata["weights_licence"], metadata["image_size"]) == ("none", "64")
+    assert resolve_model(pretrained.output) == Path(pretrained.weights)
     found = inspect_file(pretrained.weights)
     assert any("pre-trained without labels" in note for note in found["notes"])
     detections = nextdetr.Detector(pretrained.weights).predict(np.zeros((64, 64, 3), dtype=np.uint8), confidence=0.0)

@@ -203,7 +203,7 @@ def resolve_model(model: str | Path) -> str | Path:
     if not path.is_dir():
         _refuse_weights(path)
         return model
-    for name in ("best.safetensors", "last.safetensors", "model.safetensors"):
+    for name in ("best.safetensors", "last.safetensors", "detector.safetensors", "model.safetensors"):
         file = path / name
         if file.is_file():
             if name != "model.safetensors" or "model" in read_metadata(file):
