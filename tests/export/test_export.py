@@ -181,6 +181,20 @@ def test_int8_quantises_backbone_and_encoder_and_leaves_the_decoder_float(kind, 
     assert len(exported.predict(np.zeros((50, 60, 3), np.uint8), confidence=0.0)[0]) == 2 * 50
 
 
+def test_a_depthwise_convolution_behind_another_one_runs_in_8_bits(tmp_path):
+    """As in D-FINE's and DEIMv2's backbones: ONNX Runtime refused to count the channels between them one by one."""
+    pytest.importorskip("nncf", reason="the extra export is not installed")
+    from nextdetr.export.quantize import quantize
+
+    light = "  - [-1, 1, Conv, [32, 1, 1, None, 1, 1, False]]\n  - [-1, 1, Conv, [32, 3, 1, None, 32]]\n  - [[5, 8]"
+    (tmp_path / "light.yaml").write_text(FEW_LAYERS.replace("  - [[5, 6]", light))
+    file = checkpoint(tmp_path, tmp_path / "light.yaml", SIZE)
+    exported = open_export(Detector(file).export("onnx", output=tmp_path, images=1, quiet=True).file)
+    target = quantize(tmp_path / "model.onnx", exported.model.contract, tmp_path / "q.onnx", list(pictures(count=3)), 9)
+    picture = np.zeros((50, 60, 3), np.uint8)
+    assert len(Detector(target, runtime="onnxruntime").predict(picture, confidence=0.0)[0]) == 3 * 50
+
+
 def test_weights_on_either_side_are_stored_in_8_bits():
     import onnx
     import onnxruntime

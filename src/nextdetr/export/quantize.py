@@ -64,6 +64,7 @@ def quantize(
     """
     try:
         import nncf
+        from nncf.quantization.advanced_parameters import QuantizationParameters
     except ImportError as error:
         raise missing_extra("nncf", "export", "8-bit arithmetic") from error
     import onnx
@@ -86,6 +87,10 @@ def quantize(
     }  # fmt: skip
     # Processors without VNNI add pairs of products in 16 bits, which weights of 8 bits overflow; of 7 bits they do not.
     advanced = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
+    if target.suffix == ".onnx" and _has_depthwise_behind_convolution(model):
+        # NNCF counts each channel that a depthwise convolution reads by itself; ONNX Runtime cannot do so where another
+        # convolution writes them, which it joins with the counting.
+        advanced.activations_quantization_params = QuantizationParameters(per_channel=False)
     calibration = nncf.Dataset(list(images), feed)
     own = (nncf.ValidationError, nncf.InternalError, nncf.UnsupportedModelError)
     try:
@@ -121,6 +126,15 @@ def _fold_slices(model: Any) -> None:
         should_fold=lambda node: True if node.op_type == "Slice" else None,
     )  # fmt: skip
     optimizer.remove_unused_nodes(model)
+
+
+def _has_depthwise_behind_convolution(model: Any) -> bool:
+    """Whether an ONNX graph has a convolution in groups that reads what another convolution writes."""
+    written = {name for node in model.graph.node if node.op_type == "Conv" for name in node.output}
+    return any(
+        node.op_type == "Conv" and node.input[0] in written and any(a.name == "group" and a.i > 1 for a in node.attribute)
+        for node in model.graph.node
+    )
 
 
 def _validation(search: Search, contract: Contract, name: str) -> Callable[[Any, Iterable[int]], float]:
