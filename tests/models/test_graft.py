@@ -62,6 +62,8 @@ def test_only_the_projections_are_new(name, joints):
     assert new_tensors(source, graft, model) == [row_name(row, part) for row in graft.joints for part in statistics]
     assert (model.row_infos[0].name, model.backbone_rows, model.normalize) == ("convnextv2_atto", 1, "imagenet")
     assert (model.image_size, len(model.rows) - 1) == (source.image_size, len(source.rows) - source.backbone_rows)
+    for old, new in graft.rows.items():
+        assert model.row_infos[new].strides_read == source.row_infos[old].strides_read
     again = build_model(parse_model_text(model.text, "again"), num_classes=3)  # the file stands for itself
     assert [info.writes for info in again.row_infos] == [info.writes for info in model.row_infos]
     with torch.no_grad():

@@ -19,7 +19,8 @@ __all__ = ["FineTuning", "plan_fine_tuning"]
 
 GENTLE = 0.25  # of the usual rate, where all classes are known; not measured
 PASSES_NEW, PASSES_KNOWN = 10_000, 5_000  # images shown; not measured
-# The backbone's rate over the head's in the authors' training configurations of D-FINE and DEIM (RT-DETR: a tenth).
+# The backbone's rate over the head's in the authors' training configurations of D-FINE and DEIM (RT-DETR: a tenth). DEIMv2
+# has the same kind of backbone and gets D-FINE's factor.
 AUTHORS = {
     f"{family}-{size}": factor
     for family in ("dfine", "deim")
