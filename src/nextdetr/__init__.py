@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nextdetr.analysis.doctor.run import doctor
     from nextdetr.data.convert import convert
     from nextdetr.detector import Detector
     from nextdetr.engine.compare import compare
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "compare",
     "convert",
+    "doctor",
     "graft",
     "pretrain",
 ]
@@ -46,6 +48,7 @@ _HOMES = {
     "Detector": "nextdetr.detector",
     "compare": "nextdetr.engine.compare",
     "convert": "nextdetr.data.convert",
+    "doctor": "nextdetr.analysis.doctor.run",
     "graft": "nextdetr.engine.graft",
     "pretrain": "nextdetr.engine.pretrain",
 }

@@ -25,6 +25,7 @@ __all__ = [
     "CommandConfig",
     "CompareConfig",
     "ConvertConfig",
+    "DoctorConfig",
     "EmbedConfig",
     "ExportConfig",
     "GraftConfig",
@@ -159,6 +160,20 @@ class ConvertConfig(CommandConfig):
     images: Literal["copy", "link"] = Field("copy", description="Copy the image files, or link to where they are.")
     on_bad_data: Literal["warn", "error"] = Field("warn", description="Leave out unusable boxes and images, or refuse.")
     min_confidence: LeastConfidence = None
+
+
+class DoctorConfig(CommandConfig):
+    """Settings of ``nextdetr doctor``."""
+
+    model: str | None = Field(None, description="A trained detector, which finds label errors: a checkpoint or an export.")
+    output: Path | None = Field(None, description="HTML page to write, with thumbnails.")
+    fix: Path | None = Field(None, description="Dataset YAML to write, without copies; no other file is touched.")
+    image_size: int | None = Field(
+        None,
+        ge=1,
+        description="Side of the square input that training will use, pixels (default: what train would choose).",
+    )
+    device: str | None = Field(None, description="Where the detector runs (default: the best there is).")
 
 
 class EmbedConfig(CommandConfig):

@@ -11,19 +11,9 @@ from PIL import Image, ImageEnhance, ImageOps
 from nextdetr.data.aligned import align
 from nextdetr.data.duplicates import Groups, find_duplicates
 from nextdetr.data.likeness import TURNS, Candidate, find_candidates, make_thumbnails
+from tests.pictures import SIZE, scene
 
-SIZE = (320, 240)
 COUNT = 12
-
-
-def scene(seed: int) -> Image.Image:
-    """Smooth patches of several sizes, as a photograph has them."""
-    generator = np.random.default_rng(seed)
-    picture = np.zeros((SIZE[1], SIZE[0], 3))
-    for cells in (3, 8, 20, 50):
-        noise = Image.fromarray(generator.integers(0, 255, (cells, cells, 3), dtype=np.uint8))
-        picture += np.asarray(noise.resize(SIZE, Image.Resampling.BICUBIC)) / 4
-    return Image.fromarray(picture.astype(np.uint8))
 
 
 def cropped(image: Image.Image) -> Image.Image:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.data.split import load_split_off, split_off
 from nextdetr.errors import DataError
+from tests.pictures import scene
 
 from .files import make_yolo, write_text
 
@@ -74,6 +75,20 @@ def test_what_looks_alike_is_on_one_side(mixed):
     assert parts.text == (
         "val: 8 of 27 images set aside from train (--split-off 0.3 --seed 11); 7 that look like others are on the side of "
         "those"
+    )
+
+
+def test_mirrored_crops_are_on_the_side_of_their_picture(tmp_path):
+    records = []
+    for number in range(10):
+        image = scene(number)
+        records.append(record(tmp_path, f"{number}.png", np.asarray(image)))
+        mirrored = ImageOps.mirror(image.crop((0, 0, image.width, round(0.85 * image.height))))
+        records.append(record(tmp_path, f"{number}-copy.png", np.asarray(mirrored)))
+    parts = split_off(data_of(records), 0.3, 0)
+    assert len(parts.val.records) == 6
+    assert {name.removesuffix("-copy.png").removesuffix(".png") for name in names(parts.val)}.isdisjoint(
+        name.removesuffix("-copy.png").removesuffix(".png") for name in names(parts.train)
     )
 
 

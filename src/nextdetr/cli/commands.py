@@ -10,6 +10,7 @@ from nextdetr.cli import (
     benchmark,
     compare,
     convert,
+    doctor,
     embed,
     export,
     graft,
@@ -55,6 +56,7 @@ app.command(benchmark.benchmark, name="benchmark")
 app.command(info.info, name="info")
 app.command(embed.embed, name="embed")
 app.command(convert.convert, name="convert")
+app.command(doctor.doctor, name="doctor")
 app.command(probe.probe, name="probe")
 app.command(weights.app)
 app.command(analyze.app)

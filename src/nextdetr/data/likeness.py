@@ -164,22 +164,14 @@ def _turned(described: NDArray[np.float32], turn: Turn) -> NDArray[np.float32]:
     return described * signs[:, None] if turn.down else described
 
 
-def find_candidates(
-    thumbnails: NDArray[np.uint8],
-    readable: NDArray[np.bool_] | None = None,
-    *,
-    progress: Callable[[int], None] = lambda _: None,
-) -> list[Candidate]:
+def find_candidates(thumbnails: NDArray[np.uint8], *, progress: Callable[[int], None] = lambda _: None) -> list[Candidate]:
     """Find the pairs that may show the same, the likeliest first; at most six of each picture and each direction.
 
     Args:
-        thumbnails: [N, 64, 64].
-        readable: which of them count, [N].
+        thumbnails: [N, 64, 64]; what is of one level, as what could not be read, is no candidate.
         progress: is told how many are done.
     """
     whole = _describe(thumbnails, _windows()[0])
-    if readable is not None:
-        whole[~readable] = 0
     count = len(whole)
     turns = [_turned(whole, turn).reshape(count, -1) for turn in TURNS]
     plain, others = np.concatenate(turns[:_PLAIN]), np.concatenate(turns[_PLAIN:])

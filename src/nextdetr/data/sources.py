@@ -12,11 +12,12 @@ from typing import Literal
 from nextdetr.data.check import finish
 from nextdetr.data.folders import YAML_NAMES
 from nextdetr.data.formats import Source, open_source
+from nextdetr.data.raw import RawSplit
 from nextdetr.data.recognise import SplitReader
 from nextdetr.data.records import DetectionData
 from nextdetr.errors import DataError
 
-__all__ = ["available_splits", "is_data_set", "is_unfinished", "load_data", "other_images", "require_splits"]
+__all__ = ["available_splits", "is_data_set", "is_unfinished", "load_data", "other_images", "read_raw", "require_splits"]
 
 _ORDER = ("train", "val", "test")
 
@@ -57,6 +58,19 @@ def load_data(
         min_confidence=min_confidence,
     )  # fmt: skip
     return replace(data, recognised=source.recognised)
+
+
+def read_raw(path: str | Path, split: str) -> RawSplit:
+    """Return a split as its files have it, before anything is checked.
+
+    Raises:
+        DataError: see ``load_data``.
+    """
+    path = Path(path).expanduser()
+    try:
+        return _find_split(open_source(path), split, path)(None)
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def other_images(path: str | Path, known: Sequence[str]) -> list[tuple[str, Callable[[], list[tuple[Path, int | str]]]]]:

@@ -1,9 +1,9 @@
 """Set a part of the training images aside, for a data set that has no ``val``.
 
 Images that look alike stay on one side, or the score would be one of images that were trained on: frames of one video,
-the same picture twice, and the augmented copies that Roboflow writes of one source. Two images look alike if their
-pictures of 16 x 16 grey cells correlate by 0.9: in BCCD that is one pair (0.99; all others stay under 0.76), among the
-first 600 images of Facemask twelve.
+the same picture twice, also cropped or mirrored (see ``duplicates.py``), and the augmented copies that Roboflow writes of
+one source. Two images look alike, too, if their pictures of 16 x 16 grey cells correlate by 0.9: in BCCD that is one pair
+(0.99; all others stay under 0.76), among the first 600 images of Facemask twelve.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextdetr.data.alike import small_pictures
+from nextdetr.data.duplicates import Groups, find_duplicates
 from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import load_data, require_splits
@@ -29,6 +30,7 @@ __all__ = ["SetAside", "SplitOff", "load_split_off", "split_off"]
 
 _ALIKE = 0.9  # correlation of two small pictures from which on they look alike
 _BLOCK = 256  # images that are compared with all others at once
+_MOST_SEARCHED = 20_000  # images; the search for crops and mirrored copies takes a few minutes then
 _DRAWS = 32  # random parts, of which the one whose classes are nearest to the whole is taken
 _COPY = re.compile(r"(.+)\.rf\.[0-9A-Za-z]{8,}")  # Roboflow's names of the copies of one source
 
@@ -167,41 +169,23 @@ def _digest(data: DetectionData) -> str:
 
 def _groups(data: DetectionData) -> NDArray[np.int64]:
     """Return for each image the number of its group of images that look alike, numbered as they first come; [N]."""
-    joined = _Union(len(data.records))
+    joined = Groups(len(data.records))
     first: dict[str, int] = {}
     for position, record in enumerate(data.records):
         match = _COPY.fullmatch(record.path.stem)
         if match:
             joined.join(first.setdefault(match[1], position), position)
-    pictures = small_pictures([record.path for record in data.records])
+    paths = [record.path for record in data.records]
+    if len(paths) <= _MOST_SEARCHED:
+        for pair in find_duplicates(paths, data.reading):
+            joined.join(pair.first, pair.second)
+    pictures = small_pictures(paths)
     for start in range(0, len(pictures), _BLOCK):
         block = pictures[start : start + _BLOCK]
         for row, alike in enumerate(block @ pictures[start:].T >= _ALIKE):
             for other in np.flatnonzero(alike[row + 1 :]).tolist():
                 joined.join(start + row, start + row + 1 + other)
     return joined.numbers()
-
-
-class _Union:
-    """Groups of numbers that are joined one pair at a time."""
-
-    def __init__(self, count: int) -> None:
-        self._parent = list(range(count))
-
-    def join(self, first: int, second: int) -> None:
-        a, b = self._root(first), self._root(second)
-        self._parent[max(a, b)] = min(a, b)
-
-    def numbers(self) -> NDArray[np.int64]:
-        roots = [self._root(number) for number in range(len(self._parent))]
-        names = {root: number for number, root in enumerate(dict.fromkeys(roots))}
-        return np.array([names[root] for root in roots], dtype=np.int64)
-
-    def _root(self, number: int) -> int:
-        while self._parent[number] != number:
-            self._parent[number] = self._parent[self._parent[number]]
-            number = self._parent[number]
-        return number
 
 
 def _cut(groups: NDArray[np.int64], target: int) -> tuple[NDArray[np.int64], int]:

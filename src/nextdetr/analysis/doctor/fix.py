@@ -1,0 +1,146 @@
+"""Write a dataset YAML that names the images to keep; no image or annotation file is touched."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nextdetr.analysis.doctor.copies import Copies
+from nextdetr.analysis.doctor.findings import Parts
+from nextdetr.data.folders import yaml_in
+from nextdetr.data.raw import parse_yaml
+from nextdetr.data.records import DetectionData
+from nextdetr.data.sources import load_data, read_raw
+from nextdetr.errors import DataError
+from nextdetr.files import write_text_atomic
+
+__all__ = ["choose_images", "write_fixed"]
+
+_FORMATS = ("coco", "yolo", "voc")  # those of which a dataset YAML names splits
+_KEPT_IN = ("test", "val", "train")  # of a copy in several splits the first of these keeps it: scores stay comparable
+
+
+def choose_images(parts: Parts, copies: Copies) -> dict[str, list[Path]]:
+    """Return the images to keep of each split.
+
+    Of equal files in one split the first stays. Of copies in several splits those of ``test`` stay, else those of ``val``.
+    Near duplicates within a split stay: they are often wanted, as Roboflow's augmented copies are.
+    """
+    dropped: set[int] = set()
+    ranks = {split: rank for rank, split in enumerate((*_KEPT_IN, *(name for name in parts if name not in _KEPT_IN)))}
+    for group in copies.groups():
+        best = min(ranks[copies.images[at][0]] for at in group)
+        dropped |= {at for at in group if ranks[copies.images[at][0]] > best}
+    for group in copies.groups(exact=True):
+        seen: set[str] = set()
+        for at in group:
+            split = copies.images[at][0]
+            if split in seen:
+                dropped.add(at)
+            if at not in dropped:
+                seen.add(split)
+    kept: dict[str, list[Path]] = {split: [] for split in parts}
+    for at, (split, record) in enumerate(copies.images):
+        if at not in dropped:
+            kept[split].append(record.path)
+    empty = next((split for split, paths in kept.items() if not paths), None)
+    if empty is not None:
+        raise DataError(
+            f"every image of {empty} has a copy in another split, so nothing would be left of it; part the data anew."
+        )
+    return kept
+
+
+def write_fixed(data: str | Path, parts: Parts, kept: dict[str, list[Path]], target: Path) -> None:
+    """Write the YAML, read it again, and see that it has the images to keep, with all their boxes.
+
+    Args:
+        data: the data set that was read.
+        parts: its splits.
+        kept: the images to keep, from ``choose_images``.
+        target: the YAML.
+
+    Raises:
+        DataError: the data set is of a format whose splits a dataset YAML cannot name, or lies so that it cannot say where.
+        WriteError: it cannot be written.
+    """
+    content = _content(Path(data).expanduser(), parts, kept, target)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    head = f"# Written by nextdetr doctor from {data}: the images of each split that are worth keeping.\n"
+    trial = target.with_name(f".{target.stem}.trial{target.suffix}")
+    try:
+        write_text_atomic(trial, head + text)
+        for split, part in parts.items():
+            _compare(data, part, kept[split], load_data(trial, split, classes=part.classes, check_images=False))
+    finally:
+        trial.unlink(missing_ok=True)
+    write_text_atomic(target, head + text)
+
+
+def _compare(data: str | Path, part: DetectionData, kept: list[Path], read: DetectionData) -> None:
+    wanted = set(kept)
+    expected = {record.path.resolve(): len(record.labels) for record in part.records if record.path in wanted}
+    if {record.path.resolve(): len(record.labels) for record in read.records} != expected:
+        raise DataError(
+            f"{data}: a dataset YAML cannot name the images of {part.split} here; write the data set with nextdetr convert "
+            "first, and fix what it wrote."
+        )
+
+
+def _content(data: Path, parts: Parts, kept: dict[str, list[Path]], target: Path) -> dict[str, Any]:
+    kind = next(iter(parts.values())).recognised.split(":")[0]
+    root = data.resolve() if data.is_dir() else data.resolve().parent
+    if kind == "yaml":
+        file = yaml_in(data)
+        assert file is not None
+        content = parse_yaml(file)
+        root = (file.parent / str(content.get("root") or ".")).resolve()
+        kind = content["format"]
+        if kind in _FORMATS and all(isinstance(content.get(split), dict) for split in parts):
+            return _from_yaml(content, root, kept, target)
+    if kind not in _FORMATS:
+        raise DataError(
+            f"{data}: of the format {kind} a dataset YAML cannot name the splits; write it with nextdetr convert --to coco "
+            "first, and fix what it wrote."
+        )
+    classes = list(dict.fromkeys(name for part in parts.values() for name in part.classes))
+    found: dict[str, Any] = {"format": kind, "root": _relative(root, target.resolve().parent), "classes": classes}
+    for split in parts:
+        raw = read_raw(data, split)
+        folder = Path(os.path.commonpath([image.path.resolve().parent for image in raw.images]))
+        entry: dict[str, Any] = {"images": _relative(folder, root)}
+        files = sorted({image.file for image in raw.images if image.file})
+        if kind == "coco":
+            if len(files) != 1:
+                raise DataError(f"{data}: the split {split} has {len(files)} annotation files; a dataset YAML names one.")
+            entry["annotations"] = _relative(Path(files[0]).resolve(), root)
+        elif kind == "voc":
+            parents = [Path(file).resolve().parent for file in files if file.endswith(".xml")]
+            entry["annotations"] = _relative(Path(os.path.commonpath(parents or [folder])), root)
+        found[split] = {**entry, "include": _names(kept[split], folder)}
+    return found
+
+
+def _from_yaml(content: dict[str, Any], root: Path, kept: dict[str, list[Path]], target: Path) -> dict[str, Any]:
+    """Return a dataset YAML as it was, but for where it lies and what it includes."""
+    fixed = {**content, "root": _relative(root, target.resolve().parent)}
+    default = "JPEGImages" if content["format"] == "voc" else "."
+    for split, paths in kept.items():
+        folder = (root / str(content[split].get("images") or default)).resolve()
+        fixed[split] = {**content[split], "include": _names(paths, folder)}
+    return fixed
+
+
+def _names(paths: list[Path], folder: Path) -> list[str]:
+    resolved = [path.resolve() for path in paths]
+    return [(path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix() for path in resolved]
+
+
+def _relative(path: Path, start: Path) -> str:
+    try:
+        return Path(os.path.relpath(path, start)).as_posix()
+    except ValueError:  # another drive
+        return path.as_posix()

@@ -1,0 +1,164 @@
+"""Look at a data set as a whole, and say what would spoil a training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from nextdetr.analysis.doctor.boxes import doubled_boxes, equal_boxes, small_boxes, whole_image_boxes
+from nextdetr.analysis.doctor.classes import alike_names, class_splits, rare_classes
+from nextdetr.analysis.doctor.copies import Copies, copies_across, copies_with_other_labels, copies_within
+from nextdetr.analysis.doctor.findings import DoctorResult, Finding, Parts, order
+from nextdetr.analysis.doctor.fix import choose_images, write_fixed
+from nextdetr.analysis.doctor.images import odd_images, reading_problems, split_sizes
+from nextdetr.analysis.doctor.page import write_page
+from nextdetr.config import DoctorConfig, TrainConfig, build_config
+from nextdetr.data.duplicates import find_duplicates
+from nextdetr.data.likeness import make_thumbnails
+from nextdetr.data.records import DetectionData
+from nextdetr.data.sources import available_splits, load_data
+from nextdetr.engine.recipe import SET_ASIDE, Recipe, choose_recipe
+from nextdetr.engine.statistics import describe_data, describe_machine
+from nextdetr.errors import ConfigError, DataError
+from nextdetr.models.graph import available_models, build_skeleton
+from nextdetr.preprocess import choose_device
+
+__all__ = ["doctor", "examine"]
+
+_OWN = ("train", "val", "test")  # splits that are looked at whatever they share
+
+Progress = Callable[[str, int, int], None]
+
+
+def doctor(
+    data: str | Path,
+    *,
+    model: str | Path | None = None,
+    output: str | Path | None = None,
+    fix: str | Path | None = None,
+    image_size: int | None = None,
+    device: str | None = None,
+    progress: Progress = lambda *_: None,
+) -> DoctorResult:
+    """Look at a data set before training: copies and leaks, broken images, odd boxes and classes, doubtful labels.
+
+    Args:
+        data: as for ``nextdetr.Detector.train``.
+        model: a trained detector, which finds label errors; None leaves these out.
+        output: an HTML page to write, with thumbnails.
+        fix: a dataset YAML to write, of the images that are worth keeping; no other file is touched.
+        image_size: side of the square input that training will use, pixels; by default what ``train`` would choose.
+        device: where the detector runs.
+        progress: is told the step, how many are done and of how many.
+
+    Returns:
+        The findings, the gravest first; ``passed`` says whether a training would not be wasted.
+
+    Raises:
+        DataError: there is no such data set, or none of its splits can be read.
+        ConfigError: the detector knows none of the classes, or a file to write has another ending.
+    """
+    values = {"model": model, "output": output, "fix": fix, "image_size": image_size, "device": device}
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in values.items() if value is not None}
+    return examine(data, build_config(DoctorConfig, given), progress)
+
+
+def examine(data: str | Path, config: DoctorConfig, progress: Progress = lambda *_: None) -> DoctorResult:
+    """Do what ``doctor`` does, by a configuration."""
+    _check_names(config)
+    parts, findings = _read(data)
+    records = [(split, record) for split, part in parts.items() for record in part.records]
+    unique = list(dict.fromkeys(record.path for _, record in records))
+    threads = min(8, (os.cpu_count() or 1) + 1)
+    thumbnails, readable = make_thumbnails(unique, threads=threads, progress=lambda n: progress("read", n, len(unique)))
+    pairs = find_duplicates([record.path for _, record in records], thumbnails=dict(zip(unique, thumbnails, strict=True)),
+                            progress=progress)  # fmt: skip
+    copies = Copies(records, pairs)
+    findings += split_sizes(parts) + reading_problems(parts)
+    findings += odd_images(parts, dict(zip(unique, thumbnails, strict=True)), dict(zip(unique, readable, strict=True)))
+    findings += copies_across(parts, copies) + copies_with_other_labels(parts, copies) + copies_within(parts, copies)
+    findings += rare_classes(parts) + class_splits(parts) + alike_names(parts)
+    recipe = None
+    if "train" in parts and parts["train"].classes:
+        recipe = _recipe(str(data), parts["train"], config, set_aside="val" not in parts)
+        name = recipe.config.model
+        skeleton = build_skeleton(name)
+        finest = min(skeleton.row_infos[-1].strides_read)
+        size = recipe.config.image_size or skeleton.image_size
+        findings += small_boxes(parts, size, finest, name)
+    findings += doubled_boxes(parts) + whole_image_boxes(parts) + equal_boxes(parts)
+    if config.model is not None:
+        from nextdetr.analysis.doctor.labels import doubt_labels
+
+        findings += doubt_labels(parts, config.model, device=config.device, progress=progress)
+    fixed = None
+    if config.fix is not None:
+        fixed = config.fix if _fix(data, parts, copies, config.fix, findings) else None
+    counts = {
+        split: {"images": len(part.records), "boxes": sum(len(record.labels) for record in part.records)}
+        for split, part in parts.items()
+    }
+    result = DoctorResult(
+        str(data), next(iter(parts.values())).recognised, counts, order(findings),
+        [] if recipe is None else recipe.reasons, None if config.output is None else str(config.output),
+        None if fixed is None else str(fixed),
+    )  # fmt: skip
+    if config.output is not None:
+        write_page(result, config.output)
+    return result
+
+
+def _check_names(config: DoctorConfig) -> None:
+    if config.output is not None and config.output.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{config.output}: the page is HTML; end the name in .html.")
+    if config.fix is not None and config.fix.suffix.lower() not in (".yaml", ".yml"):
+        raise ConfigError(f"{config.fix}: a dataset YAML is written; end the name in .yaml.")
+    if config.fix is not None and config.fix.exists():
+        raise ConfigError(f"{config.fix}: it exists already, and is not touched; choose another name.")
+
+
+def _read(data: str | Path) -> tuple[Parts, list[Finding]]:
+    """Read all splits; one that cannot be read is a finding, unless none can."""
+    splits = available_splits(data)
+    if not splits:
+        raise DataError(f"{data}: no split is named, so there is nothing to look at.")
+    parts: Parts = {}
+    findings: list[Finding] = []
+    failed: DataError | None = None
+    for split in splits:
+        try:
+            parts[split] = load_data(data, split)
+        except DataError as error:
+            failed = error
+            grave = split in ("train", "val")
+            findings.append(Finding("unreadable split", "error" if grave else "warning", f"{split}: {error}"))
+    if not parts and failed is not None:
+        raise failed
+    for split in [name for name in parts if name not in _OWN]:
+        others = {record.path for name, part in parts.items() if name != split for record in part.records}
+        if others.issuperset(record.path for record in parts[split].records):  # VOC's trainval
+            message = f"all images of {split} are in other splits; it is left out here."
+            findings.append(Finding("split of other splits", "note", message))
+            del parts[split]
+    return parts, findings
+
+
+def _fix(data: str | Path, parts: Parts, copies: Copies, target: Path, findings: list[Finding]) -> bool:
+    """Write the dataset YAML; that this cannot be done is a finding, as all others are worth reading then too."""
+    try:
+        write_fixed(data, parts, choose_images(parts, copies), target)
+    except DataError as error:
+        findings.append(Finding("not fixed", "error", f"{target} was not written: {error}"))
+        return False
+    return True
+
+
+def _recipe(data: str, train: DetectionData, config: DoctorConfig, *, set_aside: bool) -> Recipe:
+    """Choose what ``train --data`` would choose here."""
+    given = {"data": data} if config.image_size is None else {"data": data, "image_size": config.image_size}
+    machine = describe_machine(choose_device(config.device))
+    return choose_recipe(
+        build_config(TrainConfig, given), describe_data(train), machine, models=available_models(),
+        set_aside=SET_ASIDE if set_aside else None,
+    )  # fmt: skip
