@@ -76,7 +76,7 @@ def test_confusion_by_hand():
         data.records[0].path, 1, 480, 480, boxes, np.array([0, 1, 2, 0]), np.array([False, False, False, True]), np.ones(4)
     )
     found = np.array(
-        [[0, 0, 50, 50], [0, 0, 50, 49], [100, 0, 150, 50], [5, 150, 60, 200], [400, 0, 450, 50], [400, 99, 450, 150]],
+        [[0, 0, 50, 49], [0, 0, 50, 50], [100, 0, 150, 50], [5, 150, 60, 200], [400, 0, 450, 50], [400, 99, 450, 150]],
         np.float32,
     )
     scores, labels = np.array([0.6, 0.9, 0.8, 0.9, 0.7, 0.2], np.float32), np.array([0, 1, 2, 0, 1, 1])
