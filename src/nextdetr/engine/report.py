@@ -91,7 +91,7 @@ def report(opened: OpenedModel | OpenedExport, config: ReportConfig, *, quiet: b
     analysis = write_page(
         target, examined.evaluator, examined.result, model=opened.source, split=config.split, size=examined.image_size,
         metadata=opened.metadata, table=_metrics_table(opened.source), pictures=config.pictures,
-        device=str(config.device or "cpu"),
+        device=str(examined.device),
     )  # fmt: skip
     if config.store:
         _store(opened, analysis, config.split)

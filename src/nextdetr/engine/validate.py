@@ -104,6 +104,7 @@ class Examined:
         evaluator: has the detections of all images.
         result: the scores.
         image_size: side of the square input in pixels.
+        device: where it ran.
     """
 
     opened: OpenedModel | OpenedExport
@@ -111,6 +112,7 @@ class Examined:
     evaluator: CocoEvaluator
     result: EvalResult
     image_size: int
+    device: torch.device
 
 
 def score_detector(
@@ -156,4 +158,4 @@ def examine(
             queries=config.queries or settled.queries, evaluator=evaluator,
             progress=lambda done, total: display.update("scoring", done / max(1, total), f"{done}/{total} images"),
         )  # fmt: skip
-    return Examined(settled.opened, data, evaluator, result, settled.image_size)
+    return Examined(settled.opened, data, evaluator, result, settled.image_size, settled.device)
