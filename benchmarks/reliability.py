@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import subprocess
 from pathlib import Path
 
 import reliability_bad
@@ -20,7 +19,7 @@ import reliability_fuzz
 import reliability_kill
 import reliability_processes
 from nextdetr.files import exclusive
-from reliability_state import ROOT, State
+from reliability_state import State
 from results import machine, write_result
 
 PARTS = ("kill", "bad", "fuzz", "disk", "processes")
@@ -65,9 +64,6 @@ def _run(name: str, state: State, output: Path, options: argparse.Namespace) -> 
 
 
 def _lines(states: dict[str, State], options: argparse.Namespace) -> list[str]:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
     sections = {
         "kill": lambda state: reliability_kill.lines(state, options.kills), "bad": reliability_bad.lines,
         "fuzz": lambda state: reliability_fuzz.lines(state, options.fuzz_minutes),
@@ -76,8 +72,12 @@ def _lines(states: dict[str, State], options: argparse.Namespace) -> list[str]:
     lines = [
         "# Reliability",
         "",
-        f"`python benchmarks/reliability.py`, seed {options.seed}, at {done or 'no commit'}. {machine()} "
-        f"{platform.system()} {platform.release()}{', as root' if hasattr(os, 'geteuid') and os.geteuid() == 0 else ''}.",
+        f"`python benchmarks/reliability.py`, seed {options.seed}. {machine()} {platform.system()} {platform.release()}"
+        f"{', as root' if hasattr(os, 'geteuid') and os.geteuid() == 0 else ''}.",
+        "",
+        "Commits: "
+        + "; ".join(f"{name} at {', '.join(state.commits)}" for name, state in states.items() if state.commits)
+        + ".",
         "",
     ]
     for name, section in sections.items():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,25 @@ class State:
     Attributes:
         file: where they are kept.
         entries: plain values by name; empty at first.
+        commits: those at which they were made.
     """
 
     def __init__(self, output: Path, part: str) -> None:
         self.file = output / f"{part}.json"
-        self.entries: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
+        known = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
+        self.entries: dict[str, Any] = known.get("entries", {})
+        self.commits: list[str] = known.get("commits", [])
 
     def save(self) -> None:
         """Write all of it, whole or not at all."""
-        write_text_atomic(self.file, json.dumps(self.entries, indent=1, ensure_ascii=False))
+        self.commits = list(dict.fromkeys([*self.commits, commit()]))
+        known = {"commits": self.commits, "entries": self.entries}
+        write_text_atomic(self.file, json.dumps(known, indent=1, ensure_ascii=False))
+
+
+@functools.cache
+def commit() -> str:
+    """Return the commit that is checked out, in short."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "no commit"
