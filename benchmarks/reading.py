@@ -7,8 +7,8 @@ process of its own, which calls ``load_data`` once. Images are not opened: looki
 all formats, and would hide what is compared. The figure is the processor time of the process, user and system together,
 as other work on the machine changes it less than the time on the clock. The two sides take turns, and which comes first
 alternates; quoted are medians, and the median of the pairwise ratios (after / before) with the 95 % interval of a
-bootstrap. The earlier commit reads the formats that it knows. Memory is the peak of the resident set, less what the
-process had before it read.
+bootstrap. The earlier commit reads the formats that it knows; the others are read once. Memory is the peak of the
+resident set, less what the process had before it read.
 """
 
 from __future__ import annotations
