@@ -63,7 +63,7 @@ def test_predict_json_and_files(trained, tmp_path, capsys):
     assert len(first["detections"]) == 7
     assert set(first["detections"][0]) == {"box", "confidence", "class_id", "class_name"}
     written = {path.suffix for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert written == {".jpg", ".json", ".txt"}
+    assert written == {".jpg", ".json", ".txt", ".yaml"}  # the YAML makes the labels a data set
 
 
 def test_an_unreadable_image_is_told_once(trained, tmp_path, capsys):
