@@ -34,6 +34,7 @@ _TOUCHES = 0.1  # IoU below which a label has no detection
 _PLACED = 0.65  # IoU from which on a label is in its place
 _SEEN = 0.9  # share of the boxes of a size that have a detection, from which on one without is doubted
 _MANY = 0.02  # share of the boxes from which on it is a warning
+_WEAK = 0.2  # share of the boxes from which on the doubts are rather the detector's fault
 _TOLD = 200  # doubts that are listed
 
 _KINDS = {
@@ -127,17 +128,19 @@ def compare_labels(parts: Parts, found: Mapping[str, list[Found]], known: set[st
             doubts += _of_image(split, data, record, answer, sure, seen, known)
     boxes = sum(len(record.labels) for data in parts.values() for record in data.records)
     doubts.sort(key=lambda doubt: -doubt.score)
+    weak = len(doubts) > _WEAK * boxes
+    advice = "so many speak of a weak detector rather than of the labels." if weak else "the detector may be wrong."
     findings = []
     for kind, text in _KINDS.items():
         told = [doubt for doubt in doubts if doubt.kind == kind]
         if not told:
             continue
         what = f"{len(told):,} {text[1] if len(told) > 1 else text[0]}"
-        message = f"{what}, says the detector, the likeliest error first. Look at them: the detector may be wrong."
+        message = f"{what}, says the detector, the likeliest error first. Look at them: {advice}"
         images = list(dict.fromkeys(str(doubt.record.path) for doubt in told))
         details = [_detail(parts[doubt.split], doubt) for doubt in told[:_TOLD]]
         pictures = [_picture(parts[doubt.split], doubt) for doubt in told[:_TOLD]]
-        severity: Severity = "warning" if len(told) > _MANY * boxes else "note"
+        severity: Severity = "warning" if len(told) > _MANY * boxes and not weak else "note"
         findings.append(Finding(f"label error: {kind}", severity, message, images, details, pictures))
     return findings
 
