@@ -94,6 +94,30 @@ def test_something_else_in_front_of_the_same_wall_is_another_picture(tmp_path):
     assert find_duplicates(paths) == []
 
 
+def laid(first: np.ndarray, second: np.ndarray):
+    return align(np.stack((first, second)).astype(np.uint8), Candidate(0, 1, 0, (0.0, 0.0, 1.0, 1.0), 1.0))
+
+
+def test_what_differs_in_one_place_or_a_little_everywhere_is_another_picture():
+    picture, other = (np.asarray(scene(seed).convert("L").resize((64, 64))).astype(np.float64) for seed in (80, 81))
+    assert laid(picture, picture).agreement == pytest.approx(1)
+    assert laid(picture, 0.9 * picture + 0.1 * other) is not None
+    assert laid(picture, 0.66 * picture + 0.34 * other) is None  # 0.88
+    covered = picture.copy()
+    covered[8:32, 16:38] = covered[8:32, 16:38].mean()  # an eighth: on the whole, they agree still
+    assert laid(picture, covered) is None
+    covered = picture.copy()
+    covered[8:14, 16:24] = covered[8:14, 16:24].mean()  # something small
+    assert laid(picture, covered) is not None
+
+
+def test_what_is_burnt_out_does_not_count():
+    picture = np.asarray(scene(82).convert("L").resize((64, 64))).astype(np.float64)
+    bright = (2.1 * picture).clip(0, 255)
+    assert (bright == 255).mean() > 0.5
+    assert laid(picture, bright) is not None
+
+
 def test_many_equal_frames_are_one_group_and_few_comparisons(tmp_path):
     paths, wall = [], scene(70)
     for number in range(40):

@@ -98,6 +98,24 @@ def test_the_likeliest_error_comes_first(clean):
     assert told.severity == "warning"
 
 
+def test_a_detector_of_two_minds_does_not_doubt_a_class(clean):
+    records, found = clean
+    both = [
+        Found(np.repeat(one.boxes, 2, axis=0), np.repeat(one.scores, 2) * np.tile([1.0, 0.9], len(one.scores)),
+              np.repeat(one.labels, 2) ^ np.tile([1, 0], len(one.labels)))
+        for one in found
+    ]  # fmt: skip
+    assert "label error: another class" not in doubts(records, both)
+
+
+def test_many_doubts_are_the_detector_s_fault(clean):
+    records, found = clean
+    elsewhere = [replace(one, boxes=one.boxes + np.array([0, 60, 0, 60])) for one in found]
+    told = doubts(records, [*found[:10], *elsewhere[10:]])
+    assert {finding.severity for finding in told.values()} == {"note"}
+    assert "weak detector" in told["label error: no label"].message
+
+
 def test_boxes_of_classes_that_the_detector_does_not_know_are_not_doubted(clean):
     records, found = clean
     cats = [Found(one.boxes[one.labels == 0], one.scores[one.labels == 0], one.labels[one.labels == 0]) for one in found]
