@@ -21,18 +21,15 @@ if TYPE_CHECKING:
     from nextdetr.engine.train import TrainResult
     from nextdetr.engine.validate import ValResult
     from nextdetr.export.run import ExportResult
-    from nextdetr.identity import Identity
     from nextdetr.inference.camera_report import CameraReport
     from nextdetr.inference.embed import Embeddings
     from nextdetr.inference.exported import OpenedExport, Runtime
-    from nextdetr.inference.opened import Settled
     from nextdetr.inference.predictor import Prediction
     from nextdetr.models.summary import Summary
     from nextdetr.weights.checkpoint import OpenedModel
     from nextdetr.weights.report import LoadReport
 
     Source = str | Path | Image.Image | np.ndarray
-    Runs = PredictConfig | EmbedConfig
 
 __all__ = ["Detector"]
 
@@ -97,14 +94,6 @@ class Detector:
             if self._opened is None:
                 self._opened = self._open()
             return self._opened
-
-    def _settled(self, config: Runs, **more: Any) -> Settled:
-        """The network where, and at the size at which, it runs."""
-        from nextdetr.inference.opened import settle
-
-        return settle(
-            self.opened, device=config.device or self.device, image_size=config.image_size, bits=config.bits, **more
-        )  # fmt: skip
 
     def _network(self, purpose: str) -> OpenedModel:
         """The network as a module of torch, which an exported file no longer is."""
@@ -212,51 +201,13 @@ class Detector:
             skipped: counts what is passed over, by kind: ``heic``, ``raw``, ``unreadable`` files, and ``frames``.
             camera_report: counts what was computed with ``static_camera``.
         """
-        from nextdetr.inference.opened import warn_of_random_weights
-        from nextdetr.inference.pipeline import file_identity, predict_stream
+        from nextdetr.streams import predictions
 
         config = config.model_copy(update={"device": config.device or self.device})
-        settled = self._settled(
-            config, max_pixels=config.max_pixels, tiled=config.tile is not None, latency=config.latency,
-            latency_of=config.latency_of,
+        return predictions(
+            self.opened, source, config, name=self.source, runtime=self.runtime, start=self._start,
+            network=self._network, skipped=skipped, camera_report=camera_report,
         )  # fmt: skip
-        warn_of_random_weights(settled.opened, weights=self._start.get("weights") is not None)
-        recorder = None
-        if config.features is not None:
-            from nextdetr.inference.features import FeatureRecorder, save_features
-
-            if config.engine == "ray":
-                raise ConfigError("--features draws what this process looks at: leave --engine ray out.")
-            recorder = FeatureRecorder(self._network("show its maps").model)
-        camera = None
-        if config.static_camera:
-            from nextdetr.inference.static_camera import StaticCamera
-
-            self._network("compute only what has changed (--static-camera)")  # refuses exported files
-            camera = StaticCamera(settled.opened.model, config.full_every, camera_report)
-        predictor = settled.predictor(recorder=recorder, camera=camera)
-        if skipped is not None:
-            predictor.skipped = skipped
-        opens = {"model": self.source, "runtime": self.runtime, **self._start}
-        predictions = predict_stream(
-            predictor,
-            source,
-            config,
-            model=file_identity(settled.opened.source),
-            opens=opens,
-            identity=self._identity(config),
-        )
-        return predictions if config.features is None else save_features(predictions, config.features)
-
-    def _identity(self, config: PredictConfig) -> Identity:
-        """Return the ids that results get: those of a COCO file, else those that the opened file carries."""
-        from nextdetr.identity import Identity
-
-        if config.annotations is None:
-            return Identity.from_metadata(self.opened.metadata)
-        from nextdetr.data.identity import coco_identity
-
-        return coco_identity(config.annotations, self.opened.classes)
 
     def embed(self, images: Source | Iterable[Source], row: int | None = None, **settings: Any) -> Embeddings:
         """Describe each image by one vector: the average of the map of a row.
@@ -275,13 +226,15 @@ class Detector:
             DataError: no image is found, or not one can be read.
         """
         from nextdetr.inference.embed import check_output, embed_images, write_embeddings
-        from nextdetr.inference.opened import warn_of_random_weights
+        from nextdetr.inference.opened import settle, warn_of_random_weights
 
         config = build_config(EmbedConfig, {"row": row, **settings})
         if config.output is not None:
             check_output(config.output)
         network = self._network("be read row by row")
-        settled = self._settled(config)
+        settled = settle(
+            network, device=config.device or self.device, image_size=config.image_size, bits=config.bits
+        )  # fmt: skip
         warn_of_random_weights(network, weights=False, maps_only=True)
         result = embed_images(
             network.model, images, image_size=settled.image_size, row=config.row, batch_size=config.batch_size,
