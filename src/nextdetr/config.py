@@ -1,7 +1,8 @@
 """One typed configuration per command; the command line, the YAML files and the Python keywords all derive from it.
 
 Defaults stand here, those of the trainings in ``config_train.py`` and ``config_graft.py``, of the server in
-``config_serve.py``, and nowhere else. Unknown keys are refused with the closest valid name.
+``config_serve.py``, of the calibration in ``config_calibrate.py``, and nowhere else. Unknown keys are refused with the
+closest valid name.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pydantic import Field, PositiveInt, ValidationError, field_validator, model
 
 from nextdetr.confidence import AUTO
 from nextdetr.config_base import CommandConfig, Latency, LatencyOf, LeastConfidence
+from nextdetr.config_calibrate import CalibrateConfig
 from nextdetr.config_graft import GraftConfig
 from nextdetr.config_serve import ServeConfig
 from nextdetr.config_train import PretrainConfig, TrainConfig
@@ -22,6 +24,7 @@ from nextdetr.errors import ConfigError
 
 __all__ = [
     "BenchmarkConfig",
+    "CalibrateConfig",
     "CommandConfig",
     "CompareConfig",
     "ConvertConfig",
@@ -85,9 +88,10 @@ class CompareConfig(ValConfig):
 class PredictConfig(CommandConfig):
     """Settings of ``nextdetr predict``."""
 
-    confidence: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
+    confidence: Literal["auto", "calibrated"] | Annotated[float, Field(ge=0, le=1)] = Field(
         AUTO,
-        description="Detections below this score are left out; auto: below the detector's own of each class, else 0.3.",
+        description="Detections below this score are left out; auto: below the detector's own of each class, else 0.3; "
+        "calibrated: below the one of nextdetr calibrate.",
     )
     classes: tuple[str, ...] | None = Field(None, description="Only these classes, by name.")
     max_detections: int = Field(300, ge=1, description="Most detections an image.")

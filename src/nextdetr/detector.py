@@ -8,7 +8,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from nextdetr.config import EmbedConfig, ExportConfig, PredictConfig, ReportConfig, TrainConfig, ValConfig, build_config
+from nextdetr.config import (
+    CalibrateConfig,
+    EmbedConfig,
+    ExportConfig,
+    PredictConfig,
+    ReportConfig,
+    TrainConfig,
+    ValConfig,
+    build_config,
+)
 from nextdetr.errors import ConfigError
 from nextdetr.measures import exported_meter, scorer
 
@@ -17,6 +26,7 @@ if TYPE_CHECKING:
     import supervision as sv
     from PIL import Image
 
+    from nextdetr.engine.calibrate import CalibrateResult
     from nextdetr.engine.report import ReportResult
     from nextdetr.engine.train import TrainResult
     from nextdetr.engine.validate import ValResult
@@ -165,6 +175,32 @@ class Detector:
         result = report(self.opened, config.model_copy(update={"device": config.device or self.device}), quiet=quiet)
         if config.store:
             self._opened = None  # the file has other thresholds now
+        return result
+
+    def calibrate(
+        self, data: str | Path, recall: float = 0.95, split: str = "test", *, quiet: bool = False, **settings: Any
+    ) -> CalibrateResult:
+        """Store the confidence that bounds the share of missed objects in the checkpoint; ``passed`` says if there is one.
+
+        Args:
+            data: as for :meth:`train`.
+            recall: of an image's objects, at most 1 less this is missed, on the average of new images; 0 to 1.
+            split: part of the data set that chose neither weights nor thresholds.
+            quiet: show no progress on standard error.
+            settings: the options of ``nextdetr calibrate`` as keywords (``iou``, ``unlike``, …).
+
+        Raises:
+            ConfigError: this is no checkpoint, or the split chose its weights or thresholds.
+            DataError: the split cannot be used, has no objects, or shares images with train or val.
+        """
+        from nextdetr.engine.calibrate import calibrate
+
+        if self._start["weights"] or self._start["backbone_weights"]:
+            raise ConfigError(f"{self.source}: calibrate writes into a checkpoint, with weights of its own: save it first.")
+        config = build_config(CalibrateConfig, {"data": str(data), "recall": recall, "split": split, **settings})
+        result = calibrate(self.opened, config.model_copy(update={"device": config.device or self.device}), quiet=quiet)
+        if result.passed:
+            self._opened = None  # the file says more now
         return result
 
     def predict(self, source: Source | Iterable[Source], **settings: Any) -> list[sv.Detections]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nextdetr.confidence import CALIBRATED, read_calibrated
 from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError
 
@@ -17,12 +19,15 @@ if TYPE_CHECKING:
     from nextdetr.identity import Identity
     from nextdetr.inference.camera_report import CameraReport
     from nextdetr.inference.exported import OpenedExport, Runtime
-    from nextdetr.inference.predictor import Prediction
+    from nextdetr.inference.opened import Settled
+    from nextdetr.inference.predictor import Prediction, Predictor
     from nextdetr.weights.checkpoint import OpenedModel
 
     Source = str | Path | Image.Image | np.ndarray
 
 __all__ = ["predictions"]
+
+logger = logging.getLogger(__name__)
 
 
 def predictions(
@@ -76,6 +81,7 @@ def predictions(
         network("compute only what has changed (--static-camera)")
         camera = StaticCamera(settled.opened.model, config.full_every, camera_report)
     predictor = settled.predictor(recorder=recorder, camera=camera)
+    _tell_what_holds(settled, predictor, config)
     if skipped is not None:
         predictor.skipped = skipped
     found = predict_stream(
@@ -98,3 +104,27 @@ def _identity(opened: OpenedModel | OpenedExport, config: PredictConfig) -> Iden
     from nextdetr.data.identity import coco_identity
 
     return coco_identity(config.annotations, opened.classes)
+
+
+def _tell_what_holds(settled: Settled, predictor: Predictor, config: PredictConfig) -> None:
+    """Log where a calibrated detector runs so that what its calibration says does not hold, or cannot be checked."""
+    from nextdetr.weights.checkpoint import OpenedModel
+
+    opened = settled.opened
+    known = read_calibrated(opened.metadata)
+    if known is None:
+        return
+    changed = {
+        f"at {settled.image_size} px instead of {known.image_size}": settled.image_size != known.image_size,
+        "with other queries": config.queries is not None, "with --latency": config.latency is not None,
+        "in tiles": config.tile is not None, "with --static-camera": config.static_camera,
+        "with fewer detections": config.max_detections < 300,
+    }  # fmt: skip
+    reasons = [text for text, applies in changed.items() if applies]
+    if config.confidence == CALIBRATED and reasons:
+        logger.warning("%s: its bound on missed objects does not hold %s.", opened.source, " and ".join(reasons))
+    if known.familiarity and predictor.familiarity is None:
+        why = "in an exported file, which gives boxes only"
+        if isinstance(opened, OpenedModel):
+            why = "with --static-camera" if config.static_camera else "at another image size than it was calibrated at"
+        logger.warning("%s: whether images are unlike those of its training is not checked %s.", opened.source, why)

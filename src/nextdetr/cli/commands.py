@@ -8,6 +8,7 @@ from nextdetr import __version__
 from nextdetr.cli import (
     analyze,
     benchmark,
+    calibrate,
     compare,
     convert,
     doctor,
@@ -49,6 +50,7 @@ app.command(train.train, name="train")
 app.command(val.val, name="val")
 app.command(report.report, name="report")
 app.command(compare.compare, name="compare")
+app.command(calibrate.calibrate, name="calibrate")
 app.command(predict.predict, name="predict")
 app.command(export.export, name="export")
 app.command(serve.serve, name="serve")

@@ -34,7 +34,9 @@ def info(
 
     Example: `nextdetr info rtdetr-l-convnextv2-atto --profile`.
     """
-    from nextdetr.confidence import named_thresholds, thresholds_line
+    from dataclasses import asdict
+
+    from nextdetr.confidence import named_thresholds, read_calibrated, thresholds_line
     from nextdetr.errors import ConfigError
     from nextdetr.inference.header import exported_file, is_exported, read_metadata, summarize_export, summary_lines
 
@@ -59,7 +61,10 @@ def info(
         key: opened.metadata[key] for key in ("weights_licence", "source_weights") if key in opened.metadata
     }
     thresholds = named_thresholds(opened.metadata, opened.classes)
-    known = {} if thresholds is None else {"thresholds": thresholds}
+    known: dict[str, Any] = {} if thresholds is None else {"thresholds": thresholds}
+    calibrated = read_calibrated(opened.metadata)
+    if calibrated is not None:
+        known["calibration"] = asdict(calibrated)
     table = _table(opened.metadata, model, plot)
     summary = summarize(opened.model, image_size, profile=profile)
     if json:
@@ -77,6 +82,8 @@ def info(
         say(f"classes: {', '.join(opened.classes)}; image size {opened.image_size}; {scores or 'not scored yet'}")
     if thresholds is not None:
         say(thresholds_line(thresholds))
+    if calibrated is not None:
+        say(calibrated.line)
     if origin:
         say(
             f"licence of the weights: {origin.get('weights_licence', 'unknown')}; "

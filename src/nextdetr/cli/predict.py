@@ -101,4 +101,6 @@ def _line(item: Prediction) -> str:
 
     found = ", ".join(f"{count} {name}" for name, count in item.counts().items()) or "nothing"
     place = path_text(item.path) + ("" if item.frame is None else f", frame {item.frame}")
+    if item.unlikeness is not None and item.unlikeness > 1:
+        found += f"; unlike the training images ({item.unlikeness:.1f} times the limit)"
     return f"{place}: {found}"

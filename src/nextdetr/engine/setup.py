@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from lightning_fabric import Fabric
 
-from nextdetr.config import TrainConfig
+from nextdetr.config import CalibrateConfig, TrainConfig
 from nextdetr.config_file import read_config_file
 from nextdetr.data.identity import describe_identity
 from nextdetr.data.records import DetectionData
@@ -130,7 +130,7 @@ def default_output(config: TrainConfig) -> Path:
     return Path("runs") / f"{Path(config.model).stem}-{name if name.strip('.') else data_name(config)}"  # "." has no name
 
 
-def data_name(config: TrainConfig) -> str:
+def data_name(config: TrainConfig | CalibrateConfig) -> str:
     """Return the name of the data set, without the path to it: that of its folder, or of its YAML."""
     path = Path(str(config.data))
     return path.resolve().parent.name if path.stem == "data" and path.suffix else path.resolve().stem

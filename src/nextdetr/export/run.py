@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nextdetr.confidence import CALIBRATION
 from nextdetr.config import ExportConfig
 from nextdetr.data.records import ImageRecord
 from nextdetr.data.sources import available_splits, load_data
@@ -34,7 +35,7 @@ from nextdetr.inference.opened import stored_bits
 from nextdetr.inference.times import pick
 from nextdetr.models.decoder import RTDETRDecoder
 from nextdetr.preprocess import Reading, load_image, resize_to_tensor
-from nextdetr.weights.checkpoint import OpenedModel
+from nextdetr.weights.checkpoint import FAMILIARITY, OpenedModel
 
 if TYPE_CHECKING:
     from nextdetr.export.quantize import Search
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["ExportResult", "Score", "export", "is_installed", "write_graph"]
 
 
-NOT_CARRIED = ("model", "classes", "image_size", "format_version")  # of a checkpoint's metadata
+#: Of a checkpoint's metadata: what the graph replaces, and what needs the maps of the backbone, which it does not give.
+NOT_CARRIED = ("model", "classes", "image_size", "format_version", FAMILIARITY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +239,9 @@ def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:
     decoder = model.rows[-1]
     # Whatever the checkpoint knows travels along (licences, the data set's own ids, …), but for what the graph replaces.
     known = {name: value for name, value in opened.metadata.items() if name not in NOT_CARRIED}
+    changes = (config.image_size, config.queries, config.decoder_layers, config.latency)
+    if config.precision != "float32" or any(value is not None for value in changes):
+        known.pop(CALIBRATION, None)  # its bound is of the scores as they were
     details = {
         "weights_licence": "none", "source_weights": "none", **known,
         "nextdetr_version": __version__,

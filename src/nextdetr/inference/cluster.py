@@ -116,4 +116,6 @@ def _prediction(row: Mapping[str, Any], path: str) -> Prediction:
         class_id=np.array([item["class_id"] for item in found], np.int64),
         data={"class_name": np.array([item["class_name"] for item in found], dtype=str)},
     )
-    return Prediction(path, row["width"], row["height"], detections, problem=row.get("problem"))
+    return Prediction(
+        path, row["width"], row["height"], detections, problem=row.get("problem"), unlikeness=row.get("unlikeness")
+    )  # fmt: skip

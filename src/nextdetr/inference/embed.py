@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nextdetr.errors import ConfigError
 from nextdetr.files import atomic_write, path_text
+from nextdetr.inference.pooled import pool
 from nextdetr.inference.sources import SourceItem, Sources, find_images, none_readable, read_ahead, reading_threads
 from nextdetr.models.detection import DetectionModel
 from nextdetr.pictures import kind_of
@@ -153,9 +154,7 @@ def _vectors(model: DetectionModel, tensors: list[Tensor], row: int, device: tor
     """Return [B, C] for B images [3, S, S]."""
     if not tensors:
         return np.zeros((0, 0), np.float32)
-    features = model.row_maps(torch.stack(tensors).to(device), row)[-1]  # [B, C, H, W]
-    result: NDArray[np.float32] = features.float().mean(dim=(2, 3)).cpu().numpy()
-    return result
+    return pool(model.row_maps(torch.stack(tensors).to(device), row)[-1])
 
 
 def _batches(

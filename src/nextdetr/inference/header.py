@@ -6,10 +6,11 @@ import json
 import xml.etree.ElementTree as ElementTree
 import zipfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nextdetr.confidence import named_thresholds, thresholds_line
+from nextdetr.confidence import Calibrated, named_thresholds, read_calibrated, thresholds_line
 from nextdetr.errors import ModelFileError
 from nextdetr.inference.contract import Contract
 
@@ -149,6 +150,7 @@ def summarize_export(source: str | Path) -> dict[str, Any]:
     metadata = read_metadata(path)
     contract = Contract.from_metadata(metadata, str(source))
     texts = contract.describe()
+    calibrated = read_calibrated(metadata)
     weights = path.with_suffix(".bin")
     size = path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" and weights.is_file() else 0)
     return {
@@ -162,6 +164,7 @@ def summarize_export(source: str | Path) -> dict[str, Any]:
         "source": metadata.get("source", "unknown"), "weights_licence": metadata.get("weights_licence", "unknown"),
         "source_weights": metadata.get("source_weights", "unknown"),
         "thresholds": named_thresholds(metadata, contract.classes),
+        **({} if calibrated is None else {"calibration": asdict(calibrated)}),
     }  # fmt: skip
 
 
@@ -181,4 +184,5 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
         f"  passed its gate in: {judged}",
         f"  licence of the weights: {found['weights_licence']}; started from: {found['source_weights']}",
         *([] if found["thresholds"] is None else ["  " + thresholds_line(found["thresholds"])]),
+        *(["  " + Calibrated(**found["calibration"]).line] if "calibration" in found else []),
     ]

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from nextdetr.confidence import read_thresholds
+from nextdetr.confidence import read_calibrated, read_thresholds
 from nextdetr.errors import ConfigError
 from nextdetr.inference.exported import OpenedExport
+from nextdetr.inference.familiarity import Familiarity, read_familiarity
 from nextdetr.inference.predictor import Predictor
 from nextdetr.inference.speed import Setting, read_points, read_table
 from nextdetr.inference.times import pick, retimed
@@ -56,11 +57,28 @@ class Settled:
         """The detector's own least score of each class; None where its file has none."""
         return read_thresholds(self.opened.metadata, len(self.opened.classes))
 
+    @property
+    def calibrated(self) -> float | None:
+        """The detector's own threshold of ``nextdetr calibrate``; None where its file has none."""
+        found = read_calibrated(self.opened.metadata)
+        return None if found is None else found.threshold
+
+    @property
+    def familiarity(self) -> Familiarity | None:
+        """What tells images that are unlike the training images; None where the file has none, or none of this size."""
+        if not isinstance(self.opened, OpenedModel):
+            return None
+        found = read_familiarity(self.opened.metadata)
+        last = self.opened.model.row_infos[self.opened.model.backbone_rows - 1]
+        fits = found is not None and found.image_size == self.image_size and len(found.space.mean) == last.channels[-1]
+        return found if fits else None
+
     def predictor(self, **more: Any) -> Predictor:
         """Return what finds objects with it; ``more`` goes to ``Predictor``."""
         return Predictor(
             self.opened.model, self.opened.classes, self.image_size, device=self.device, reading=self.reading,
-            queries=self.queries, thresholds=self.thresholds, **more
+            queries=self.queries, thresholds=self.thresholds, calibrated=self.calibrated,
+            familiarity=self.familiarity, **more
         )  # fmt: skip
 
 

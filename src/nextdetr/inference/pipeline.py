@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nextdetr.confidence import AUTO, DEFAULT
+from nextdetr.confidence import AUTO, CALIBRATED, DEFAULT
 from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.identity import Identity
@@ -90,6 +90,8 @@ def _to_table(
     kept = {name: value for name, value in settings_of(config).items() if name != "batch_size"}
     if config.confidence == AUTO:  # as numbers: the rows depend on them
         kept["confidence"] = predictor.thresholds or DEFAULT
+    elif config.confidence == CALIBRATED:
+        kept["confidence"] = float(predictor.least_scores(CALIBRATED)[0])
     kept |= {"tile": config.tile, "overlap": config.overlap, "image_size": predictor.image_size}
     kept |= {} if config.latency is None else {"latency": config.latency, "latency_of": str(config.latency_of or "")}
     kept |= {} if predictor.reading.bits == 16 else {"bits": predictor.reading.bits}  # earlier tables do not say

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 from collections import Counter
@@ -20,6 +21,7 @@ from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import path_text
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.frames import unfold
+from nextdetr.inference.pooled import pooled_maps
 from nextdetr.inference.sources import (
     SourceItem,
     Sources,
@@ -37,6 +39,7 @@ from nextdetr.preprocess import AS_EVER, Reading, choose_device, resize_to_tenso
 
 if TYPE_CHECKING:
     from nextdetr.confidence import Confidence
+    from nextdetr.inference.familiarity import Familiarity
     from nextdetr.inference.features import FeatureMap, FeatureRecorder
     from nextdetr.inference.static_camera import StaticCamera
 
@@ -62,6 +65,8 @@ class Prediction:
         counted: ``lines``, crossings so far, each ``{"in", "out"}``, and ``zones``, objects in each now; where asked for.
         tags: how the frame is shown, where the image is one of a video.
         maps: what the network saw, where a recorder of features looked on; of an image in tiles, of its view as a whole.
+        unlikeness: distance from the training images as a multiple of the detector's limit, where that is known; of an
+            image in tiles, of its view as a whole.
     """
 
     path: str
@@ -75,6 +80,12 @@ class Prediction:
     counted: dict[str, Any] | None = None
     tags: VideoTags | None = None
     maps: list[FeatureMap] | None = None
+    unlikeness: float | None = None
+
+    @property
+    def unlike_training(self) -> bool | None:
+        """Whether the image is more unlike the training images than the detector's limit; None where not checked."""
+        return None if self.unlikeness is None else self.unlikeness > 1
 
     def begins_video(self, path: str | None) -> bool:
         """Whether this is a frame of another video than the frame before, which was of ``path``."""
@@ -106,6 +117,8 @@ class Prediction:
         result["detections"] = detections
         if self.counted is not None:
             result["counted"] = self.counted
+        if self.unlikeness is not None:
+            result |= {"unlikeness": self.unlikeness, "unlike_training": self.unlike_training}
         return result if self.problem is None else {**result, "problem": path_text(self.problem)}
 
     def _names(self) -> list[str]:
@@ -137,6 +150,8 @@ class Predictor:
         queries: number of object queries where ``stream`` is told none; None is the model's own.
         camera: runs in the place of ``model``, which it has inside; videos, cameras and streams only.
         thresholds: least score of each class where ``stream`` is told ``auto``; None is ``nextdetr.confidence.DEFAULT``.
+        calibrated: least score where ``stream`` is told ``calibrated``.
+        familiarity: tells images that are unlike the training images; not with a ``camera``, whose maps are approximate.
 
     Attributes:
         skipped: what was passed over, by kind: ``heic``, ``raw``, ``unreadable`` (files), ``frames`` (of animations, and
@@ -158,6 +173,8 @@ class Predictor:
         queries: int | None = None,
         camera: StaticCamera | None = None,
         thresholds: Sequence[float] | None = None,
+        calibrated: float | None = None,
+        familiarity: Familiarity | None = None,
     ) -> None:
         check_size = getattr(model, "check_size", None)  # any callable will do as a model
         if check_size is not None:
@@ -169,7 +186,8 @@ class Predictor:
         self.classes = list(classes)
         self.image_size = image_size
         self.reading, self.recorder, self.queries, self.camera = reading, recorder, queries, camera
-        self.thresholds = thresholds
+        self.thresholds, self.calibrated = thresholds, calibrated
+        self.familiarity = familiarity if camera is None else None
         self.skipped: Counter[str] = Counter()
         self._names = np.array(self.classes, dtype=str)
 
@@ -179,7 +197,7 @@ class Predictor:
         Raises:
             ConfigError: ``confidence`` is out of its range.
         """
-        return least_scores(confidence, self.thresholds, len(self.classes))
+        return least_scores(confidence, self.thresholds, len(self.classes), calibrated=self.calibrated)
 
     def predict(self, sources: Sources, **settings: Any) -> list[sv.Detections]:
         """Return one ``Detections`` per image, in order; takes the settings of :meth:`stream`.
@@ -204,7 +222,8 @@ class Predictor:
 
         Args:
             sources: see :func:`nextdetr.inference.sources.find_images`.
-            confidence: least score, 0 to 1: one number, one for each class, or ``auto`` (see ``nextdetr.confidence``).
+            confidence: least score, 0 to 1: one number, one for each class, ``auto`` or ``calibrated`` (see
+                ``nextdetr.confidence``).
             classes: only these, by name or index.
             max_detections: most detections an image.
             queries: number of object queries, where it is not the model's own.
@@ -245,11 +264,12 @@ class Predictor:
                     yield Prediction(item.path, 0, 0, self.nothing(), None, read.problem, item.frame, item.seconds)
                     continue
                 self.skipped.update({"frames": read.more_frames} if read.more_frames else {})
-                detected, maps = next(found)
+                detected, maps, unlike = next(found)
                 detections = self.as_detections(detected, least)
                 yield Prediction(
-                    item.path, *image.size, detections, image, None, item.frame, item.seconds, tags=item.tags, maps=maps
-                )
+                    item.path, *image.size, detections, image, None, item.frame, item.seconds, tags=item.tags, maps=maps,
+                    unlikeness=unlike,
+                )  # fmt: skip
                 del read, image
 
     def _batches(self, items: Iterable[SourceItem], batch_size: int) -> Iterator[list[_Read]]:
@@ -271,8 +291,8 @@ class Predictor:
     @torch.inference_mode()
     def _run(
         self, batch: list[_Read], max_detections: int, classes: list[int] | None, queries: int | None
-    ) -> list[tuple[Detected, list[FeatureMap] | None]]:
-        """Return for each image what was found in it, and its maps."""
+    ) -> list[tuple[Detected, list[FeatureMap] | None, float | None]]:
+        """Return for each image what was found in it, its maps, and how unlike the training images it is."""
         tensors = [read.tensor for read in batch if read.tensor is not None]
         if not tensors:
             return []
@@ -283,16 +303,18 @@ class Predictor:
         if self.camera is not None:
             settings["streams"] = [(read.item.path, read.image.size) for read in batch if read.image is not None]
         maps: list[list[FeatureMap]] | None = None
-        if self.recorder is None:
+        with contextlib.ExitStack() as watching:
+            pooled = [] if self.familiarity is None else watching.enter_context(pooled_maps(self.model))
+            if self.recorder is not None:
+                maps = watching.enter_context(self.recorder.watch())
             output = self.model(images, **settings)
-        else:
-            with self.recorder.watch() as maps:
-                output = self.model(images, **settings)
         sizes = [(read.image.height, read.image.width) for read in batch if read.image is not None]
         found = postprocess(output, sizes, max_detections=max_detections, classes=classes)
+        unlike = [None] * len(found) if self.familiarity is None else self.familiarity.unlikeness(pooled[0]).tolist()
         return [
-            (detected.to("cpu"), None if maps is None else maps[number]) for number, detected in enumerate(found)
-        ]  # fmt: skip
+            (detected.to("cpu"), None if maps is None else maps[number], unlike[number])
+            for number, detected in enumerate(found)
+        ]
 
     def nothing(self) -> sv.Detections:
         """Return no detections, with all fields."""

@@ -82,13 +82,16 @@ def _stream(
         if len(windows) > 1:
             windows = [*windows, (0, 0, *image.size)]
         found: list[sv.Detections] = []
-        maps = None
+        maps, unlike = None, None
         for prediction in predictor.stream(_crops(image, windows), **settings):
             found.append(prediction.detections)
-            maps = prediction.maps  # in the end those of the last crop, the image as a whole
+            maps, unlike = prediction.maps, prediction.unlikeness  # in the end of the last crop, the image as a whole
         merged = merge_tiles(found, windows, image.size)
         merged = rows(merged, np.arange(len(merged))[:most])
-        yield Prediction(item.path, *image.size, merged, image, None, item.frame, item.seconds, tags=item.tags, maps=maps)
+        yield Prediction(
+            item.path, *image.size, merged, image, None, item.frame, item.seconds, tags=item.tags, maps=maps,
+            unlikeness=unlike,
+        )  # fmt: skip
 
 
 def _crops(image: Image.Image, windows: Sequence[Window]) -> Iterator[Image.Image]:

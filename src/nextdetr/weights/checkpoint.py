@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nextdetr.confidence import THRESHOLDS
+from nextdetr.confidence import CALIBRATION, THRESHOLDS
 from nextdetr.errors import ModelFileError, WeightsError
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import (
@@ -30,6 +30,7 @@ from nextdetr.weights.gate import fill
 from nextdetr.weights.tensorfile import open_tensors, read_metadata, write_tensors
 
 __all__ = [
+    "FAMILIARITY",
     "FORMAT_VERSION",
     "OF_THESE_WEIGHTS",
     "SPEED",
@@ -46,8 +47,9 @@ __all__ = [
 
 FORMAT_VERSION = "1"
 SPEED = "speed"  # inference/speed.py
+FAMILIARITY = "familiarity"  # inference/familiarity.py
 #: Further metadata that hold of these very weights only.
-OF_THESE_WEIGHTS = frozenset((SPEED, THRESHOLDS))
+OF_THESE_WEIGHTS = frozenset((SPEED, THRESHOLDS, CALIBRATION, FAMILIARITY))
 _FIXED = frozenset(
     (
         "format_version", "model", "classes", "image_size", "metrics", "weights_licence", "source_weights", "data",
