@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nextdetr.engine.compare import compare
     from nextdetr.engine.graft import graft
     from nextdetr.engine.pretrain import pretrain
+    from nextdetr.engine.runs import runs
     from nextdetr.errors import (
         ConfigError,
         DataError,
@@ -42,6 +43,7 @@ __all__ = [
     "doctor",
     "graft",
     "pretrain",
+    "runs",
 ]
 
 _HOMES = {
@@ -51,6 +53,7 @@ _HOMES = {
     "doctor": "nextdetr.analysis.doctor.run",
     "graft": "nextdetr.engine.graft",
     "pretrain": "nextdetr.engine.pretrain",
+    "runs": "nextdetr.engine.runs",
 }
 
 

@@ -21,6 +21,7 @@ from nextdetr.cli import (
     probe,
     quickstart,
     report,
+    runs,
     serve,
     train,
     val,
@@ -50,6 +51,7 @@ app.command(train.train, name="train")
 app.command(val.val, name="val")
 app.command(report.report, name="report")
 app.command(compare.compare, name="compare")
+app.command(runs.runs, name="runs")
 app.command(calibrate.calibrate, name="calibrate")
 app.command(predict.predict, name="predict")
 app.command(export.export, name="export")

@@ -1,0 +1,112 @@
+"""The runs below a folder with their settings and scores, from the files that they left; for ``nextdetr runs``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nextdetr.config_file import read_config_file
+from nextdetr.engine.log import read_table
+from nextdetr.errors import ConfigError, DataError
+
+__all__ = ["RunRow", "RunsResult", "runs"]
+
+CONFIG, TABLE = "config.yaml", "metrics.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run.
+
+    Attributes:
+        run: its folder.
+        AP: the best of the averaged weights on ``val``, 0 to 1; None where none was scored, as in pre-training.
+        AP50: of the same epoch.
+        best_epoch: that epoch, from 1.
+        epochs: that were trained.
+        seconds: that they took.
+        loss: of the last epoch.
+        settings: all settings, as ``config.yaml`` has them.
+        problem: why a file of the run cannot be read, a sentence; None where all is well.
+    """
+
+    run: str
+    AP: float | None = None
+    AP50: float | None = None
+    best_epoch: int | None = None
+    epochs: int = 0
+    seconds: float | None = None
+    loss: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunsResult:
+    """What ``runs`` returns; the fields of the JSON result.
+
+    Attributes:
+        folder: where they were looked for.
+        runs: the best AP first, those without one last.
+    """
+
+    folder: str
+    runs: list[RunRow]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON result of the command."""
+        return {"command": "runs", **asdict(self)}
+
+
+def runs(folder: str | Path = "runs") -> RunsResult:
+    """List the runs below a folder, or the one that it is.
+
+    Args:
+        folder: is searched to any depth; links to folders are not followed, and folders of a run not searched.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder; name the one that holds the runs.")
+    rows = [_row(path) for path in _folders(folder)]
+    return RunsResult(str(folder), sorted(rows, key=lambda row: (row.AP is None, -(row.AP or 0.0), row.run)))
+
+
+def _folders(top: Path) -> Iterator[Path]:
+    for name, folders, files in os.walk(top):
+        if CONFIG in files and TABLE in files:
+            folders.clear()
+            yield Path(name)
+
+
+def _row(path: Path) -> RunRow:
+    settings: dict[str, Any] = {}
+    try:
+        # As JSON has it: a file that somebody edited may hold dates
+        settings = {
+            key: value if isinstance(value, str | int | float | list | dict | None) else str(value)
+            for key, value in read_config_file(path / CONFIG).items()
+        }
+        table = read_table(path / TABLE)
+    except ConfigError as error:
+        return RunRow(str(path), problem=str(error))
+    except (OSError, ValueError) as error:
+        return RunRow(str(path), settings=settings, problem=f"{path / TABLE}: cannot be read ({error}).")
+    if not table:
+        return RunRow(str(path), settings=settings)
+    scored = [row for row in table if row.get("AP")]
+    best = max(scored, key=lambda row: float(row["AP"]), default={})
+    last = table[-1]
+    return RunRow(
+        str(path), _number(best.get("AP")), _number(best.get("AP50")), int(best["epoch"]) if best else None,
+        int(last["epoch"]), _number(last.get("seconds")), _number(last.get("loss")), settings,
+    )  # fmt: skip
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text else None

@@ -1,0 +1,64 @@
+"""``nextdetr runs``: what the files of runs say, from Python and the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import nextdetr
+from nextdetr.cli.main import run
+from nextdetr.errors import DataError
+
+TABLE = "epoch,step,seconds,learning_rate,loss,AP,AP50\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rows = {
+        "low": "1,5,10.5,0.1,3.5,0.1,0.3\n2,10,21,0.1,3.1,,\n3,15,75,0.1,2.9,0.05,0.2\n",
+        "deep/high": "1,5,10,0.1,3.5,0.25,0.5\n2,10,4000,0.1,3.1,0.5,0.75\n",
+        "pretrained": "",
+        "bad": "1,2\n",
+    }
+    for number, (name, text) in enumerate(rows.items()):
+        path = tmp_path / "runs" / name
+        path.mkdir(parents=True)
+        head = "epoch,loss\n1,0.7\n" if name == "pretrained" else TABLE + text
+        (path / "metrics.csv").write_text(head)
+        config = f"model: nextdetr-zepto\ndata: /somewhere/cells\nimage_size: 64\nseed: {number}\nlearning_rate: 0.0008\n"
+        (path / "config.yaml").write_text(config + "since: 2026-01-01\n")
+    (tmp_path / "runs" / "predict").mkdir()
+    (tmp_path / "runs" / "low" / "pictures").mkdir()
+    return tmp_path / "runs"
+
+
+def test_the_best_first_with_what_their_files_say(folder):
+    found = nextdetr.runs(folder).runs
+    assert [row.run for row in found] == [str(folder / name) for name in ("deep/high", "low", "bad", "pretrained")]
+    high, low, bad, pretrained = found
+    assert (high.AP, high.AP50, high.best_epoch, high.epochs, high.seconds, high.loss) == (0.5, 0.75, 2, 2, 4000, 3.1)
+    assert (low.AP, low.best_epoch, low.epochs) == (0.1, 1, 3)
+    assert (high.settings["seed"], high.settings["since"]) == (1, "2026-01-01")
+    assert (pretrained.AP, pretrained.epochs, pretrained.loss) == (None, 1, 0.7)
+    assert "line 2 has another number of values" in bad.problem
+
+
+def test_the_command(folder, capsys):
+    assert run(["runs", str(folder), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["command"], len(result["runs"])) == ("runs", 4)
+    assert run(["runs", str(folder)]) == 0
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
+    assert lines[1].split() == [
+        "deep/high", "0.5000", "0.7500", "2", "2", "1:06:40", "nextdetr-zepto", "cells", "64", "-", "0.0008", "1",
+    ]  # fmt: skip
+    assert "bad" in output.err
+    assert run(["runs", str(folder / "low")]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("low  0.1000")
+    assert run(["runs", str(folder / "predict")]) == 0
+    assert "no run in it" in capsys.readouterr().out
+    assert run(["runs", str(folder / "nothing")]) == 2
+    with pytest.raises(DataError, match="no such folder"):
+        nextdetr.runs(folder / "nothing")
