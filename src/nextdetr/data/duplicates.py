@@ -1,6 +1,6 @@
 """Find images that are in a data set more than once: the same file, or the same picture cropped, mirrored or stored anew.
 
-10,000 JPEGs of 640 x 480 take some 35 seconds of one processor core. Comparing grows with the square of the number, reading
+10,000 JPEGs of 640 x 480 take some 50 seconds of one processor core. Comparing grows with the square of the number, reading
 with the number.
 """
 
