@@ -209,8 +209,11 @@ def scores(options: argparse.Namespace, state: dict[str, Any], split: str) -> di
 
 
 def plot(options: argparse.Namespace, found: dict[str, dict[float, list[float]]], split: str, tag: str) -> Path | None:
-    """Draw AP over the share of labels: the mean of the seeds, and from their lowest to their highest."""
-    if not options.write:
+    """Draw AP over the share of labels: the mean of the seeds, and from their lowest to their highest.
+
+    One share makes no curve, and is not drawn.
+    """
+    if not options.write or len(options.fractions) < 2:
         return None
     from matplotlib.figure import Figure
     from matplotlib.ticker import ScalarFormatter
@@ -228,6 +231,8 @@ def plot(options: argparse.Namespace, found: dict[str, dict[float, list[float]]]
     axes.set(xscale="log", xlabel="labels of the training images, %", ylabel=f"AP on {split}, mean and range of the seeds")
     axes.set_xticks([100 * fraction for fraction in options.fractions])
     axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.margins(y=0.1)
+    axes.autoscale_view()
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
