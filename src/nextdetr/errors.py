@@ -7,6 +7,7 @@ what to do about it.
 from __future__ import annotations
 
 import errno
+import unicodedata
 
 __all__ = [
     "ConfigError",
@@ -30,10 +31,20 @@ _NO_MEMORY = (
 )  # fmt: skip
 
 
+_NOT_SHOWN = ("Cc", "Zl", "Zp")  # control characters; separators of lines and paragraphs
+
+
 class NextDETRError(Exception):
-    """Base of all errors that are the user's to act on; ``exit_code`` is what the command line returns."""
+    """Base of all errors that are the user's to act on; ``exit_code`` is what the command line returns.
+
+    As text it is one line: names from files can hold line breaks, and control characters that a terminal would obey.
+    """
 
     exit_code: int = 2
+
+    def __str__(self) -> str:
+        line = " ".join(super().__str__().split("\n"))
+        return "".join(repr(sign)[1:-1] if unicodedata.category(sign) in _NOT_SHOWN else sign for sign in line)
 
 
 class ConfigError(NextDETRError):
