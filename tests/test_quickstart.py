@@ -54,4 +54,5 @@ def test_a_limit_ends_a_training_of_epochs(tmp_path):
     assert 1 <= result.epochs < 1000
     assert 2 < result.seconds < 30
     rates = [float(row.split(",")[3]) for row in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
-    assert rates[-1] < 0.3 * max(rates)  # the schedule ended with it
+    # The schedule ended with it: 10,000 epochs would end at the highest rate. A busy machine cuts its last steps.
+    assert rates[-1] < 0.5 * max(rates)

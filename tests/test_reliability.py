@@ -134,8 +134,8 @@ def test_the_fuzzer_notes_what_is_no_refusal(scripts, tmp_path, monkeypatch):
     def parse(data):
         if data == b"refused":
             raise DataError("a.json: no data set.")
-        if data == b"lines":
-            raise DataError("a.json:\nno data set.")
+        if data == b"silent":
+            raise DataError("")
         if data == b"crash":
             {}["key"]
         if data == b"action":
@@ -148,7 +148,7 @@ def test_the_fuzzer_notes_what_is_no_refusal(scripts, tmp_path, monkeypatch):
     watched(b"good")
     watched(b"refused")
     assert list((tmp_path / "found").iterdir()) == []
-    for data in (b"lines", b"crash", b"crash", b"action", b"slow"):
+    for data in (b"silent", b"crash", b"crash", b"action", b"slow"):
         begun = target.time.process_time()
         watched(data)
     found = [json.loads(path.read_text())["kind"] for path in (tmp_path / "found").glob("*.json")]
