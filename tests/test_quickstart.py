@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from PIL import Image
@@ -45,7 +46,8 @@ def test_minutes_only_limit_the_epochs(tmp_path, monkeypatch, capsys):
     assert "20 epochs, None minutes, limit 15" in capsys.readouterr().err
 
 
-def test_a_limit_ends_a_training_of_epochs(tmp_path):
+def test_a_limit_ends_a_training_of_epochs(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "perf_counter", time.process_time)  # other processes take none of it
     settings = TrainConfig(
         data=str(squares(tmp_path / "data", images=2)), model=str(tiny_model(tmp_path)), epochs=10_000, image_size=64,
         batch_size=2, workers=0, output=tmp_path / "run",
@@ -54,5 +56,4 @@ def test_a_limit_ends_a_training_of_epochs(tmp_path):
     assert 1 <= result.epochs < 1000
     assert 2 < result.seconds < 30
     rates = [float(row.split(",")[3]) for row in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[1:]]
-    # The schedule ended with it: 10,000 epochs would end at the highest rate. A busy machine cuts its last steps.
-    assert rates[-1] < 0.5 * max(rates)
+    assert rates[-1] < 0.3 * max(rates)  # the schedule ended with it

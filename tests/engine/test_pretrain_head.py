@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -139,16 +140,16 @@ def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypa
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
-def test_minutes_are_shared_out(settings):
+def test_minutes_are_shared_out(settings, monkeypatch):
     config = PretrainConfig(images=("x",), model="nextdetr-atto", detector=True, minutes=10, head_share=0.7)
     assert config.backbone_minutes == pytest.approx(3)
     assert config.head_minutes == pytest.approx(7)
     assert PretrainConfig(images=("x",), minutes=10).backbone_minutes == 10
     del settings["epochs"], settings["head_epochs"]
+    monkeypatch.setattr(time, "perf_counter", time.process_time)  # other processes take none of it
     result = nextdetr.pretrain(**settings, minutes=0.1, head_share=0.5, quiet=True)
-    # The ends are wide, since a last epoch or validation takes many times as long on a busy machine.
-    assert 2.5 <= result.head["seconds"] <= 20
-    assert 5.5 <= result.seconds <= 40
+    assert 2.5 <= result.head["seconds"] <= 6
+    assert 5.5 <= result.seconds <= 10
 
 
 @pytest.mark.parametrize(
