@@ -158,8 +158,8 @@ class Watched:
         try:
             self.parse(data)
         except NextDETRError as error:
-            if "\n" in str(error) or not str(error):
-                self.note("message", f"{type(error).__name__} of no or several lines", data)
+            if not str(error):  # several lines it cannot have: see NextDETRError
+                self.note("message", f"{type(error).__name__} without a message", data)
         except Exception as error:  # noqa: BLE001 - this is what is looked for
             self.note("crash", _signature(error), data, "".join(traceback.format_exception(error)))
         for action in _actions:

@@ -32,7 +32,7 @@ from nextdetr.engine.launch import launch, scaler_of
 from nextdetr.engine.log import Display, clock
 from nextdetr.engine.loop import Loop
 from nextdetr.engine.optim import rate_factor, set_rate
-from nextdetr.errors import ConfigError, TrainingError
+from nextdetr.errors import ConfigError
 from nextdetr.losses.distill import DistillationLoss, regression_loss
 from nextdetr.memory import keep_freed_memory
 from nextdetr.models.answers import answer
@@ -207,11 +207,7 @@ class Grafter(Loop):
         self.fabric.backward(loss)
         values = self.mean({"loss": loss, **terms})
         if not math.isfinite(values["loss"]):
-            names = ", ".join(run.data.records[index].path.name for index in batch.indices)
-            raise TrainingError(
-                f"the loss is not finite in epoch {cursor.epoch + 1}, step {cursor.step + 1} (images {names}). "
-                f"{self.advice()}"
-            )
+            raise self.diverged(run.data.records, batch)
         if config.clip_norm > 0:
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
         self.optimizer.step()

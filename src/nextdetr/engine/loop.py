@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from nextdetr.data.loader import TrainLoader
+from nextdetr.data.records import ImageRecord
 from nextdetr.engine.budget import Budget
 from nextdetr.engine.ema import ModelEMA
 from nextdetr.engine.launch import largest, scaler_of
@@ -271,6 +272,14 @@ class Loop(ABC):
                     f"after step {self.cursor.step}, in epoch {self.cursor.epoch + 1}, {words}the weights {name} are not "
                     f"finite. {self.advice()}"
                 )
+
+    def diverged(self, images: Sequence[ImageRecord], batch: Batch) -> TrainingError:
+        """Return what to raise when the loss of a batch without labels is not finite."""
+        names = ", ".join(images[index].path.name for index in batch.indices)
+        return TrainingError(
+            f"the loss is not finite in epoch {self.cursor.epoch + 1}, step {self.cursor.step + 1} (images {names}). "
+            f"{self.advice()}"
+        )
 
     def advice(self) -> str:
         """What to do about a run that has diverged."""

@@ -39,7 +39,6 @@ from nextdetr.engine.pretrain_setup import (
     run_folder,
     sufficient_side,
 )
-from nextdetr.errors import TrainingError
 from nextdetr.memory import keep_freed_memory
 from nextdetr.structures import Batch
 from nextdetr.weights.convert import save_backbone
@@ -217,7 +216,7 @@ class Pretrainer(Loop):
         self.fabric.backward(loss)
         values = self.mean({"loss": loss})
         if not math.isfinite(values["loss"]):
-            raise self._non_finite(batch)
+            raise self.diverged(self.run_.data.records, batch)
         if config.clip_norm > 0:
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
         self.optimizer.step()
@@ -289,10 +288,3 @@ class Pretrainer(Loop):
             str(self.directory), cursor.epoch, round(seconds, 2), round(cursor.images / max(1e-9, seconds), 3),
             self.loss, str(weights),
         )  # fmt: skip
-
-    def _non_finite(self, batch: Batch) -> TrainingError:
-        images = [self.run_.data.records[index].path.name for index in batch.indices]
-        return TrainingError(
-            f"the loss is not finite in epoch {self.cursor.epoch + 1}, step {self.cursor.step + 1} (images "
-            f"{', '.join(images)}). {self.advice()}"
-        )
