@@ -208,10 +208,7 @@ class Grafter(Loop):
         values = self.mean({"loss": loss, **terms})
         if not math.isfinite(values["loss"]):
             raise self.diverged(run.data.records, batch)
-        if config.clip_norm > 0:
-            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.apply_gradients(config.clip_norm)
         assert self.ema is not None
         self.ema.update(run.model)
         return values

@@ -273,6 +273,13 @@ class Loop(ABC):
                     f"finite. {self.advice()}"
                 )
 
+    def apply_gradients(self, clip_norm: float) -> None:
+        """Take a step of the optimiser, with gradients of at most this norm (0: of any), and clear them."""
+        if clip_norm > 0:
+            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=clip_norm, error_if_nonfinite=False)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
     def diverged(self, images: Sequence[ImageRecord], batch: Batch) -> TrainingError:
         """Return what to raise when the loss of a batch without labels is not finite."""
         names = ", ".join(images[index].path.name for index in batch.indices)

@@ -217,10 +217,7 @@ class Pretrainer(Loop):
         values = self.mean({"loss": loss})
         if not math.isfinite(values["loss"]):
             raise self.diverged(self.run_.data.records, batch)
-        if config.clip_norm > 0:
-            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.apply_gradients(config.clip_norm)
         if self.ema is not None:
             self.ema.update(self.run_.model.encoder)
         return values

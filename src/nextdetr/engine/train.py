@@ -256,12 +256,7 @@ class Trainer(Loop):
                 self.freezing.drop_gradients(cursor.epoch)
                 if self.teaching is not None:
                     self.teaching.synchronize()
-                if config.clip_norm > 0:
-                    self.fabric.clip_gradients(
-                        self.model, self.optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
-                    )
-                self.optimizer.step()
-                self.optimizer.zero_grad(set_to_none=True)
+                self.apply_gradients(config.clip_norm)
             with part("ema"):
                 assert self.ema is not None
                 self.ema.update(self.run_.model)
