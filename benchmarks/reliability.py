@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument(
         "--fuzz-wall", type=float, help="minutes of fuzzing in this call (default: until all have had theirs)"
     )
+    parser.add_argument("--fuzz-jobs", type=int, default=1, help="parsers to fuzz at once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     options = parser.parse_args()
@@ -56,7 +57,7 @@ def _run(name: str, state: State, output: Path, options: argparse.Namespace) -> 
     elif name == "bad":
         reliability_bad.run(state, output)
     elif name == "fuzz":
-        reliability_fuzz.run(state, output, options.fuzz_minutes, options.fuzz_wall)
+        reliability_fuzz.run(state, output, options.fuzz_minutes, options.fuzz_wall, options.fuzz_jobs)
     elif name == "disk":
         reliability_disk.run(state, output, options.moments, options.seed)
     else:

@@ -14,8 +14,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -129,18 +131,38 @@ def _torch_files() -> list[bytes]:
     return [seed for seed in found if len(seed) <= 16384]
 
 
-def run(state: State, output: Path, minutes: float, wall_minutes: float | None) -> None:
-    """Fuzz each parser until it has had its minutes, or the time of this call is over; parsers take turns."""
+def run(state: State, output: Path, minutes: float, wall_minutes: float | None, jobs: int = 1) -> None:
+    """Fuzz each parser until it has had its minutes, or the time of this call is over; parsers take turns.
+
+    ``jobs`` of them run at once.
+    """
     python = environment(output, "fuzz-environment", ["atheris"])
     end = time.monotonic() + 60 * (wall_minutes if wall_minutes is not None else 10**6)
-    while time.monotonic() < end:
-        waiting = [name for name in PARSERS if _entry(state, name)["seconds"] < 60 * minutes - 1]
-        if not waiting:
-            return
-        name = min(waiting, key=lambda name: _entry(state, name)["seconds"])
-        entry = _entry(state, name)
-        left = min(TURN, 60 * minutes - entry["seconds"], end - time.monotonic())
-        _turn(state, entry, name, python, output / "fuzz" / name, max(5, round(left)))
+    busy: set[str] = set()
+    choosing = threading.Lock()
+
+    def choose() -> str | None:
+        with choosing:
+            waiting = [name for name in PARSERS if name not in busy and _entry(state, name)["seconds"] < 60 * minutes - 1]
+            if not waiting or time.monotonic() >= end:
+                return None
+            name = min(waiting, key=lambda name: _entry(state, name)["seconds"])
+            busy.add(name)
+            return name
+
+    def work() -> None:
+        while (name := choose()) is not None:
+            entry = _entry(state, name)
+            left = min(TURN, 60 * minutes - entry["seconds"], end - time.monotonic())
+            said = _turn(entry, name, python, output / "fuzz" / name, max(5, round(left)))
+            with choosing:
+                state.save()
+                busy.discard(name)
+            print(said, file=sys.stderr, flush=True)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for worker in [pool.submit(work) for _ in range(jobs)]:
+            worker.result()
 
 
 def _entry(state: State, name: str) -> dict[str, Any]:
@@ -149,7 +171,7 @@ def _entry(state: State, name: str) -> dict[str, Any]:
     return entry
 
 
-def _turn(state: State, entry: dict[str, Any], name: str, python: Path, folder: Path, seconds: int) -> None:
+def _turn(entry: dict[str, Any], name: str, python: Path, folder: Path, seconds: int) -> str:
     _prepare(name, folder)
     environ = {**surroundings(1), "PYTHONPATH": str(ROOT / "src")}
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # the fuzzer writes each input to a file
@@ -188,11 +210,10 @@ def _turn(state: State, entry: dict[str, Any], name: str, python: Path, folder: 
     for path in (folder / "found").glob("*.json"):
         content = json.loads(path.read_text())
         entry["found"][path.stem] = f"{content['kind']}: {content['signature']}"
-    state.save()
-    print(
+    return (
         f"fuzz {name}: {entry['seconds'] / 60:.1f} min, {entry['inputs']:,} inputs, coverage {entry['coverage']}, "
-        f"{len(entry['found'])} found", file=sys.stderr, flush=True,
-    )  # fmt: skip
+        f"{len(entry['found'])} found"
+    )
 
 
 def _prepare(name: str, folder: Path) -> None:
