@@ -125,7 +125,7 @@ class Detector:
         """Train on a data set; afterwards this detector has the best weights of the run.
 
         Args:
-            data: a data set of any format that ``docs/data-formats.md`` has: its folder or file.
+            data: a data set of any format that ``docs/reference/data-formats.md`` has: its folder or file.
             quiet: show no progress on standard error.
             settings: the options of ``nextdetr train`` as keywords (``epochs``, ``minutes``, ``image_size``, …).
 
