@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-core test-export lint install install-dev browser clean
+.PHONY: quickstart test test-core test-export lint docs docs-serve install install-dev browser clean
 
 # Train on real coins and find them in the untouched photograph (some four minutes on two idle cores, the installation apart).
 quickstart: $(VENV)/.quickstart
@@ -26,6 +26,17 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell src docs website $(wildcard *.md) .github
+
+# The site, in build/site; warnings are errors (with --quiet MkDocs would not see them). `make docs-serve` shows it, and follows changes of build/docs only.
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
+
+docs: $(VENV)/.dev
+	$(BIN)/python website/stage.py
+	$(SITE) build --strict --config-file website/mkdocs.yml
+
+docs-serve: docs
+	$(SITE) serve --config-file website/mkdocs.yml
 
 install: $(VENV)/.quickstart
 install-dev: $(VENV)/.dev
@@ -38,7 +49,7 @@ $(VENV)/.quickstart: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[all,dev,docs]'
 	touch $@ $(VENV)/.quickstart
 
 # The server's page is tested in Debian's Chromium; without a browser those tests fail and say so.
@@ -49,4 +60,4 @@ browser:
 		($(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends chromium fonts-noto-cjk)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build

@@ -34,7 +34,7 @@ class GraftConfig(CommandConfig):
     multi_scale: bool = Field(True, description="Vary the input size from 0.75 to 1.25 of --image-size.")
     batch_size: int = Field(8, ge=1, description="Images a step.")
     seed: int = Field(0, ge=0, description="Seed of initialisation, order and crops.")
-    output: Path | None = Field(None, description="Folder of the run (default: runs/graft-<backbone>).")
+    output: Path | None = Field(None, description="Folder of the run (default: runs/graft-BACKBONE).")
     resume: Path | None = Field(None, description="Folder of a run to go on with, exactly where it stopped.")
     device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(

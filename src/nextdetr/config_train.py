@@ -45,7 +45,7 @@ class TrainConfig(CommandConfig):
         None, ge=0, lt=1, description="Share of the run after which they join (default: 0.2; 0 with --teacher)."
     )
     unlabelled_until: float = Field(
-        0.85, gt=0, le=1, description="Share of the run after which they are gone again: the end is the labels'."
+        0.85, gt=0, le=1, description="Share of the run after which they leave: the end is for the labels."
     )
     unlabelled_batch: int | None = Field(
         None, ge=1, description="Unlabelled images beside the labelled ones of a step (default: as many)."
@@ -61,7 +61,7 @@ class TrainConfig(CommandConfig):
     batch_size: int = Field(8, ge=1, description="Images a step and process.")
     accumulate: int = Field(1, ge=1, description="Steps whose gradients are summed before the optimiser moves.")
     seed: int = Field(0, ge=0, description="Seed of initialisation, order and augmentation.")
-    output: Path | None = Field(None, description="Folder of the run (default: runs/<model>-<data>).")
+    output: Path | None = Field(None, description="Folder of the run (default: runs/MODEL-DATA).")
     resume: Path | None = Field(None, description="Folder of a run to go on with, exactly where it stopped.")
     devices: int = Field(1, ge=1, description="Processes, one device each.")
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device.")
@@ -180,7 +180,7 @@ class PretrainConfig(CommandConfig):
     image_size: int = Field(224, ge=1, description="Side of the square crops in pixels, a multiple of the patch size.")
     batch_size: int | None = Field(None, ge=1, description="Images a step and process (default: by the number of images).")
     seed: int = Field(0, ge=0, description="Seed of initialisation, order, crops and masks.")
-    output: Path | None = Field(None, description="Folder of the run (default: runs/pretrain-<model>).")
+    output: Path | None = Field(None, description="Folder of the run (default: runs/pretrain-MODEL).")
     resume: Path | None = Field(None, description="Folder of a run to go on with, exactly where it stopped.")
     devices: int = Field(1, ge=1, description="Processes, one device each.")
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device.")
