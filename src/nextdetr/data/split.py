@@ -23,10 +23,10 @@ from nextdetr.data.alike import small_pictures
 from nextdetr.data.duplicates import Groups, find_duplicates
 from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
-from nextdetr.data.sources import load_data, require_splits
+from nextdetr.data.sources import available_splits, load_data, require_splits
 from nextdetr.errors import DataError
 
-__all__ = ["SetAside", "SplitOff", "load_split_off", "split_off"]
+__all__ = ["SetAside", "SplitOff", "load_scored", "load_split_off", "split_off"]
 
 _ALIKE = 0.9  # correlation of two small pictures from which on they look alike
 _BLOCK = 256  # images that are compared with all others at once
@@ -160,6 +160,32 @@ class SetAside:
             )
         count = f"{len(val.records):,} of {plural(len(train.records), 'image')}"
         return replace(val, recognised=f"{val.recognised}; no val, so the {count} that training set aside")
+
+
+def load_scored(
+    path: str | Path,
+    split: str,
+    metadata: Mapping[str, str],
+    *,
+    classes: Sequence[str] | None = None,
+    on_bad_data: Literal["warn", "error"] = "warn",
+) -> DetectionData:
+    """Read a split to score a detector on; where there is no ``val``, the images that its training set aside.
+
+    Args:
+        path: the data set.
+        split: its part.
+        metadata: of the detector's file.
+        classes: as of ``load_data``.
+        on_bad_data: likewise.
+
+    Raises:
+        DataError: see ``load_data`` and :meth:`SetAside.load`.
+    """
+    aside = SetAside.from_metadata(metadata)
+    if aside is not None and split == "val" and "val" not in available_splits(path):
+        return aside.load(path, classes=classes, on_bad_data=on_bad_data)
+    return load_data(path, split, classes=classes, on_bad_data=on_bad_data)
 
 
 def _digest(data: DetectionData) -> str:

@@ -13,8 +13,7 @@ from torch import nn
 from nextdetr.config import ValConfig
 from nextdetr.data.check import summarize_problems
 from nextdetr.data.records import DetectionData
-from nextdetr.data.sources import available_splits, load_data
-from nextdetr.data.split import SetAside, load_split_off
+from nextdetr.data.split import load_scored, load_split_off
 from nextdetr.engine.evaluate import CocoEvaluator, EvalResult, evaluate
 from nextdetr.engine.log import Display
 from nextdetr.errors import ConfigError
@@ -88,10 +87,7 @@ def _load(opened: OpenedModel | OpenedExport, config: ValConfig) -> DetectionDat
         return load_split_off(
             config.data, config.split, config.split_off, config.seed, classes=classes, on_bad_data=config.on_bad_data
         )
-    aside = SetAside.from_metadata(opened.metadata)
-    if aside is not None and config.split == "val" and "val" not in available_splits(config.data):
-        return aside.load(config.data, classes=classes, on_bad_data=config.on_bad_data)
-    return load_data(config.data, config.split, classes=classes, on_bad_data=config.on_bad_data)
+    return load_scored(config.data, config.split, opened.metadata, classes=classes, on_bad_data=config.on_bad_data)
 
 
 @dataclass(frozen=True, slots=True)

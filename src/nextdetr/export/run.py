@@ -18,6 +18,7 @@ from nextdetr.confidence import CALIBRATION
 from nextdetr.config import ExportConfig
 from nextdetr.data.records import ImageRecord
 from nextdetr.data.sources import available_splits, load_data
+from nextdetr.data.split import SetAside, load_scored
 from nextdetr.errors import ConfigError, missing_extra
 from nextdetr.export.advice import Advice, compare_files
 from nextdetr.export.folders import NAMES, REPORT, export_folder
@@ -265,7 +266,7 @@ def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:
 def _images(config: ExportConfig, contract: Contract) -> tuple[list[Tensor], str]:
     if config.data is None:
         return drawn_images(config.images, contract.image_size), "drawn pictures (give --data to compare on your own)"
-    data = load_data(config.data, config.split)
+    data = load_scored(config.data, config.split, contract.details)
     step = max(1, len(data.records) // config.images)
     chosen = data.records[::step][: config.images]
     return _read(chosen, contract), f"{config.data}, {config.split} ({data.recognised})"
@@ -277,10 +278,11 @@ def _search(config: ExportConfig, contract: Contract, score: Score | None) -> Se
         return None
     from nextdetr.export.quantize import Search
 
-    split = "val" if "val" in available_splits(config.data) else config.split
+    there, aside = available_splits(config.data), SetAside.from_metadata(contract.details)
+    split = "val" if "val" in there or aside is not None else config.split
 
     classes = contract.classes if contract.details["trained"] == "yes" else None
-    data = load_data(config.data, split, classes=classes)  # once: the search scores again and again
+    data = load_scored(config.data, split, contract.details, classes=classes)  # once: the search scores again and again
 
     def accuracy(opened: OpenedExport, numbers: Sequence[int]) -> float:
         return score(opened, None, replace(data, records=[data.records[number] for number in numbers]))["AP"] or 0.0
@@ -293,6 +295,9 @@ def _calibration(config: ExportConfig, contract: Contract) -> list[Tensor]:
     assert config.data is not None
     split = "train" if "train" in available_splits(config.data) else config.split
     records = load_data(config.data, split).records
+    if split == "train" and "val" not in available_splits(config.data) and SetAside.from_metadata(contract.details):
+        held_out = {record.path for record in load_scored(config.data, "val", contract.details).records}
+        records = [record for record in records if record.path not in held_out]
     step = max(1, len(records) // config.calibration_images)
     chosen = records[::step][: config.calibration_images]
     return _read(chosen, contract)
