@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-core test-export lint docs docs-serve install install-dev browser clean
+.PHONY: quickstart test test-core test-export lint docs docs-serve dist install install-dev browser clean
 
 # Train on real coins and find them in the untouched photograph (some four minutes on two idle cores, the installation apart).
 quickstart: $(VENV)/.quickstart
@@ -28,7 +28,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/codespell src docs website $(wildcard *.md) .github
 
-# The site, in build/site; warnings are errors (with --quiet MkDocs would not see them). `make docs-serve` shows it, and follows changes of build/docs only.
+# The site, in build/site. Warnings are errors; with --quiet MkDocs would not count them. `make docs-serve` shows it.
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
 docs: $(VENV)/.dev
@@ -37,6 +37,11 @@ docs: $(VENV)/.dev
 
 docs-serve: docs
 	$(SITE) serve --config-file website/mkdocs.yml
+
+# Wheel and sdist, in dist; the wheel is built from the sdist, so that nothing that it needs is missing there.
+dist: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build
 
 install: $(VENV)/.quickstart
 install-dev: $(VENV)/.dev
@@ -60,4 +65,4 @@ browser:
 		($(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends chromium fonts-noto-cjk)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

@@ -30,7 +30,10 @@ def main() -> None:
         target = STAGE / page
         target.parent.mkdir(parents=True, exist_ok=True)
         path = ROOT / source
-        if path.suffix == ".md":
+        if source == "llms.txt":  # for readers of the site: addresses of pages in place of files
+            text = _links(path.read_text(encoding="utf-8"), source, page)
+            target.write_text(re.sub(r"(?:(?<=\()index|/index)?\.md\)", "/)", text), encoding="utf-8")
+        elif path.suffix == ".md":
             head = HIDDEN if source.startswith(RESULTS) else ""
             target.write_text(head + _links(path.read_text(encoding="utf-8"), source, page), encoding="utf-8")
         else:
@@ -50,6 +53,7 @@ def _pages() -> dict[str, str]:
     for path in (ROOT / RESULTS).iterdir():
         pages[path.relative_to(ROOT).as_posix()] = f"measured/results/{path.name}"
     pages["website/site.css"] = "stylesheets/site.css"
+    pages["llms.txt"] = "llms.txt"
     return pages
 
 
