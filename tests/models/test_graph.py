@@ -136,6 +136,7 @@ BAD = {
     "no number": (edit("nc: 2", "nc: 0b_"), r"bad\.yaml, line 2: .0b_. cannot be read as a number"),
     "digits": (edit("nc: 2", "nc: " + "9" * 5000), r"line 2: .9+. cannot be read as a number"),
     "endless width": ("scales: {l: [1, .inf, 64]}" + TINY_MODEL, "scale l must be three numbers above 0"),
+    "no channels": ("scales: {l: [1, 1, 0.5]}" + TINY_MODEL, r"and the last at least 1, not \[1, 1, 0\.5\]"),
     "scale of a list": ("scales: {l: [1, 1, 64]}\nscale: [l]" + TINY_MODEL, r"there is no scale \[.l.\]"),
     "enlarged 0-fold": (first("nn.Upsample, [None, 0, nearest]"), "row 1 .*factor must be at least 1, not 0"),
     "enlarged endlessly": (first("nn.Upsample, [None, .inf, nearest]"), "row 1 .*factor must be at most 65536"),

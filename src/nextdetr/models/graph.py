@@ -254,10 +254,10 @@ def _scale(file: ModelFile) -> tuple[float, float, int]:
         raise file.error(f"there is no scale {chosen!r}; there are {', '.join(map(str, scales))}.")
     values = scales[chosen]
     limits = (MOST_SCALE, MOST_SCALE, 1 << 31)
-    if not (isinstance(values, list) and len(values) == 3 and all(map(_within, values, limits))):
+    if not (isinstance(values, list) and len(values) == 3 and all(map(_within, values, limits)) and values[2] >= 1):
         raise file.error(
             f"the scale {chosen} must be three numbers above 0, [depth, width, max_channels], the first two at most "
-            f"{MOST_SCALE:g}, not {values!r}."
+            f"{MOST_SCALE:g} and the last at least 1, not {values!r}."
         )
     return float(values[0]), float(values[1]), int(values[2])
 
