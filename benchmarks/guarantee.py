@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from nextdetr.config import ValConfig
 from nextdetr.data.sources import load_data
 from nextdetr.engine.validate import examine
-from nextdetr.inference.embed import embed_images
 from nextdetr.inference.familiarity import conformal_limit, fit_space
+from nextdetr.inference.pytorch.embed import embed_images
 from nextdetr.report.guarantee import Objects, control_risk, found_objects
 from nextdetr.report.matching import match
 from nextdetr.weights.checkpoint import OpenedModel, open_model

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 import yaml
 
 from nextdetr.data.records import DetectionData
@@ -68,10 +67,10 @@ def score_predictions(path: Path, data: DetectionData) -> EvalResult:
     evaluator = CocoEvaluator(data)
     for index, record in enumerate(data.records):
         rows = sorted(found[index], key=lambda row: -row["score"])
-        corners = torch.tensor([row["bbox"] for row in rows], dtype=torch.float32).reshape(-1, 4)
+        corners = np.array([row["bbox"] for row in rows], np.float32).reshape(-1, 4)
         corners[:, 2:] += corners[:, :2]
-        limits = torch.tensor([record.width, record.height] * 2, dtype=torch.float32)
-        scores = torch.tensor([row["score"] for row in rows], dtype=torch.float32)
-        labels = torch.tensor([row["category_id"] for row in rows], dtype=torch.int64)
-        evaluator.update(index, Detected(corners.clamp(min=torch.zeros(4), max=limits), scores, labels))
+        limits = np.array([record.width, record.height] * 2, np.float32)
+        scores = np.array([row["score"] for row in rows], np.float32)
+        labels = np.array([row["category_id"] for row in rows], np.int64)
+        evaluator.update(index, Detected(corners.clip(0, limits), scores, labels))
     return evaluator.summarize()

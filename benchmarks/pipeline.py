@@ -24,8 +24,8 @@ from PIL import Image
 from nextdetr import Detector
 from nextdetr.config import PredictConfig
 from nextdetr.postprocess import postprocess
-from nextdetr.preprocess import resize_to_tensor
 from nextdetr.structures import DetectorOutput
+from nextdetr.tensors import as_outputs, resize_to_tensor
 from results import machine, take_turns, write_result
 
 THREADS = 2
@@ -46,7 +46,7 @@ def around_the_model(size: int, repeats: int) -> dict[str, float]:
     runs = {
         "ours, preprocess": lambda: resize_to_tensor(picture, size),
         "transformers, preprocess": lambda: processor(images=picture, return_tensors="pt"),
-        "ours, postprocess": lambda: postprocess(DetectorOutput(logits, boxes), SIZES),
+        "ours, postprocess": lambda: postprocess(as_outputs(DetectorOutput(logits, boxes)), SIZES),
         "transformers, postprocess": lambda: processor.post_process_object_detection(theirs, 0.0, target_sizes=SIZES),
     }
     return {name: 1000 * statistics.median(values) for name, values in take_turns(runs, repeats).items()}
@@ -54,7 +54,7 @@ def around_the_model(size: int, repeats: int) -> dict[str, float]:
 
 def bare_rate(detector: Detector, size: int, seconds: float) -> float:
     """Images a second of the model alone, batch 1."""
-    model: Any = detector.opened.model.eval()
+    model: Any = detector.opened.model
     images = torch.rand(1, 3, size, size)
     taken: list[float] = []
     with torch.inference_mode():

@@ -33,10 +33,11 @@ from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.data.sources import load_data
 from nextdetr.engine.evaluate import CocoEvaluator
 from nextdetr.inference.frames import unfold
+from nextdetr.inference.pytorch.static_camera import StaticCamera
 from nextdetr.inference.sources import find_images
-from nextdetr.inference.static_camera import StaticCamera
 from nextdetr.postprocess import Detected, postprocess
-from nextdetr.preprocess import load_image, resize_to_tensor
+from nextdetr.preprocess import load_image
+from nextdetr.tensors import as_outputs, resize_to_tensor
 from results import machine, write_result
 
 THREADS = 2
@@ -61,7 +62,7 @@ def video_frames(video: str) -> Iterator[Image.Image]:
 def detect(model: Any, image: Image.Image, size: int) -> Detected:
     with torch.inference_mode():
         output = model(resize_to_tensor(image, size)[None])
-    return postprocess(output, [(image.height, image.width)])[0]
+    return postprocess(as_outputs(output), [(image.height, image.width)])[0]
 
 
 def time_video(
@@ -75,7 +76,7 @@ def time_video(
         )
         plain: Any = detector.opened.model.eval()
         camera = StaticCamera(plain)
-        ways: dict[str, Any] = {"plain": plain, "static camera": camera, "exported": exported.opened.model.eval()}
+        ways: dict[str, Any] = {"plain": plain, "static camera": camera, "exported": exported.opened.model}
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for model in (plain, ways["exported"]):
             detect(model, Image.new("RGB", (64, 64)), size)

@@ -9,7 +9,8 @@ from PIL import Image
 
 from nextdetr import preprocess
 from nextdetr.errors import ConfigError, DataError
-from nextdetr.preprocess import Reading, as_image, choose_device, image_size, load_image, resize_to_tensor, to_rgb
+from nextdetr.preprocess import Reading, as_image, image_size, load_image, to_rgb
+from nextdetr.tensors import choose_device, resize_to_tensor
 
 
 @pytest.fixture

@@ -60,7 +60,12 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'nextdetr' has no attribute {name!r}")
-    return getattr(import_module(_HOMES.get(name, "nextdetr.errors")), name)
+    try:
+        return getattr(import_module(_HOMES.get(name, "nextdetr.errors")), name)
+    except ModuleNotFoundError as error:
+        from nextdetr.extras import explained
+
+        raise explained(error, f"nextdetr.{name}") or error from error
 
 
 def __dir__() -> list[str]:

@@ -19,6 +19,7 @@ from nextdetr.config import (
     build_config,
 )
 from nextdetr.errors import ConfigError
+from nextdetr.extras import require_train
 from nextdetr.measures import exported_meter, scorer
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
     from nextdetr.engine.validate import ValResult
     from nextdetr.export.run import ExportResult
     from nextdetr.inference.camera_report import CameraReport
-    from nextdetr.inference.embed import Embeddings
     from nextdetr.inference.exported import OpenedExport, Runtime
     from nextdetr.inference.predictor import Prediction
+    from nextdetr.inference.pytorch.embed import Embeddings
     from nextdetr.models.summary import Summary
     from nextdetr.weights.checkpoint import OpenedModel
     from nextdetr.weights.report import LoadReport
@@ -107,10 +108,10 @@ class Detector:
 
     def _network(self, purpose: str) -> OpenedModel:
         """The network as a module of torch, which an exported file no longer is."""
-        from nextdetr.weights.checkpoint import OpenedModel
+        from nextdetr.inference.exported import OpenedExport
 
         opened = self.opened
-        if not isinstance(opened, OpenedModel):
+        if isinstance(opened, OpenedExport):
             raise ConfigError(
                 f"{self.source}: an exported file cannot {purpose}; name the checkpoint that it was made from."
             )
@@ -132,6 +133,7 @@ class Detector:
         Raises:
             NextDETRError: see :func:`nextdetr.engine.train.train`.
         """
+        require_train("training a detector")
         from nextdetr.engine.train import train
 
         values: dict[str, Any] = dict(settings)
@@ -193,6 +195,7 @@ class Detector:
             ConfigError: this is no checkpoint, or the split chose its weights or thresholds.
             DataError: the split cannot be used, has no objects, or shares images with train or val.
         """
+        require_train("calibrating a detector")
         from nextdetr.engine.calibrate import calibrate
 
         if self._start["weights"] or self._start["backbone_weights"]:
@@ -261,16 +264,14 @@ class Detector:
             ConfigError: there is no such row, or a setting is out of its range.
             DataError: no image is found, or not one can be read.
         """
-        from nextdetr.inference.embed import check_output, embed_images, write_embeddings
+        network = self._network("be read row by row")
         from nextdetr.inference.opened import settle, warn_of_random_weights
+        from nextdetr.inference.pytorch.embed import check_output, embed_images, write_embeddings
 
         config = build_config(EmbedConfig, {"row": row, **settings})
         if config.output is not None:
             check_output(config.output)
-        network = self._network("be read row by row")
-        settled = settle(
-            network, device=config.device or self.device, image_size=config.image_size, bits=config.bits
-        )  # fmt: skip
+        settled = settle(network, device=config.device or self.device, image_size=config.image_size, bits=config.bits)
         warn_of_random_weights(network, weights=False, maps_only=True)
         result = embed_images(
             network.model, images, image_size=settled.image_size, row=config.row, batch_size=config.batch_size,
@@ -287,9 +288,10 @@ class Detector:
             image_size: a multiple of the model's largest stride, 32 for all shipped ones.
             profile: also measure time and operations of each row (``rows[k].profile``).
         """
+        network = self._network("be taken apart into rows")
         from nextdetr.models.summary import summarize
 
-        return summarize(self._network("be taken apart into rows").model, image_size, profile=profile)
+        return summarize(network.model, image_size, profile=profile)
 
     def export(self, format: str = "onnx", *, quiet: bool = False, **settings: Any) -> ExportResult:  # noqa: A002
         """Write the detector for another runtime, open what was written there, and compare it with this detector.
@@ -306,13 +308,14 @@ class Detector:
             ExportError: the model cannot be expressed in that format.
             ConfigError: a package is missing, or a setting is out of its range.
         """
+        network = self._network("be exported again")
         from nextdetr.export.run import export
 
         if settings.get("data") is not None:
             settings["data"] = str(settings["data"])
         config = build_config(ExportConfig, {"format": format, **settings})
 
-        return export(self._network("be exported again"), config, score=scorer(config.data, config.split, quiet=quiet))
+        return export(network, config, score=scorer(config.data, config.split, quiet=quiet))
 
     def serve(self, **settings: Any) -> None:
         """Serve the detector over HTTP, with a page to try it, until the process is asked to stop.
@@ -333,11 +336,12 @@ class Detector:
         Raises:
             ConfigError: the name does not end in ``.safetensors``.
         """
+        network = self._network("be saved as a checkpoint")
         from nextdetr.weights.checkpoint import save_opened
 
         if Path(path).suffix != ".safetensors":
             raise ConfigError(f"{path}: a detector is saved as safetensors; end the name in .safetensors.")
-        return save_opened(path, self._network("be saved as a checkpoint"))
+        return save_opened(path, network)
 
     @classmethod
     def from_pretrained(
@@ -354,6 +358,7 @@ class Detector:
         Raises:
             WeightsError: there is no such folder or repository, the Hub cannot be reached, or it holds no detector of ours.
         """
+        require_train("a detector of the Hugging Face Hub")
         from nextdetr.hub import fetch_pretrained
 
         return cls(fetch_pretrained(name, revision=revision, token=token), device=device)
@@ -369,9 +374,10 @@ class Detector:
         Raises:
             ConfigError: ``folder`` is a file or has a README of somebody's own, or the weights do not allow ``licence``.
         """
+        network = self._network("be saved as a checkpoint")
         from nextdetr.hub import save_folder
 
-        return save_folder(self._network("be saved as a checkpoint"), folder, data=data, licence=licence)
+        return save_folder(network, folder, data=data, licence=licence)
 
     def push_to_hub(self, repo_id: str, **settings: Any) -> str:
         """Write the detector to ``owner/name`` on the Hugging Face Hub, and return the address of the commit.
@@ -384,6 +390,7 @@ class Detector:
         Raises:
             WeightsError: the Hub cannot be reached, or refuses.
         """
+        network = self._network("be saved as a checkpoint")
         from nextdetr.hub import upload_folder
 
-        return upload_folder(self._network("be saved as a checkpoint"), repo_id, **settings)
+        return upload_folder(network, repo_id, **settings)

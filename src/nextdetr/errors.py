@@ -83,15 +83,18 @@ class WriteError(NextDETRError):
     exit_code = 1
 
 
-def missing_extra(package: str, extra: str, purpose: str) -> ConfigError:
+def missing_extra(package: str, extra: str, purpose: str, *, instead: str = "") -> ConfigError:
     """Return the error to raise when an optional package is not installed.
 
     Args:
         package: name of the package as pip knows it.
-        extra: the NextDETR extra that brings it.
+        extra: the NextDETR extra that brings it; none for what NextDETR itself brings.
         purpose: what the user wanted, as a noun phrase ("the quickstart's photographs").
+        instead: what may be done in place of installing it ("or …").
     """
-    return ConfigError(f"{purpose} needs the package {package}, which is not installed: pip install 'nextdetr[{extra}]'.")
+    install = f"'nextdetr[{extra}]'" if extra else "nextdetr"
+    rest = f", {instead}" if instead else ""
+    return ConfigError(f"{purpose} needs the package {package}, which is not installed: pip install {install}{rest}.")
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -25,6 +25,7 @@ from nextdetr.errors import ConfigError, NextDETRError, WriteError, out_of_memor
 __all__ = [
     "atomic_write",
     "exclusive",
+    "is_local",
     "make_directory",
     "new_directory",
     "new_directory_if_used",
@@ -313,3 +314,11 @@ def _flush_folder(path: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_FLUSH:
             raise WriteError(f"{path}: cannot be flushed to the disk ({error.strerror or error}).") from error
+
+
+def is_local(source: str | Path) -> bool:
+    """Whether what a user names is there on this disk."""
+    try:
+        return Path(source).exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False

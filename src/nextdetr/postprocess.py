@@ -1,7 +1,8 @@
-"""From the model's output to detections in pixels: top-k over queries and classes, no NMS.
+"""From a detector's output to detections in pixels: the best of all queries and classes, no NMS; NumPy, for every runtime.
 
 RT-DETR, arXiv 2304.08069, section 4 (inference as in Deformable DETR, arXiv 2010.04159): a query may give several
-detections, one a class, so the k best of all Q*C scores are kept rather than the best class of each query.
+detections, one a class, so the k best of all Q*C scores are kept rather than the best class of each query. Exported graphs
+have the same inside (``export/best.py``).
 """
 
 from __future__ import annotations
@@ -9,13 +10,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from nextdetr.boxes import cxcywh_to_xyxy
-from nextdetr.structures import DetectorOutput
+from nextdetr.array_boxes import cxcywh_to_xyxy
 
-__all__ = ["Detected", "best_detections", "postprocess"]
+__all__ = ["Detected", "Outputs", "postprocess"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a detector says of a batch, in whatever it runs.
+
+    Attributes:
+        logits: [B, Q, C] float32, one sigmoid a class, no background class; minus infinity is "no detection".
+        boxes: [B, Q, 4] float32 cxcywh, 0 to 1.
+    """
+
+    logits: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.logits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,77 +44,70 @@ class Detected:
         labels: [K] int64, class indices 0 to C-1.
     """
 
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return int(self.scores.shape[0])
-
-    def to(self, device: torch.device | str) -> Detected:
-        """Return the same detections on another device."""
-        return Detected(self.boxes.to(device), self.scores.to(device), self.labels.to(device))
+        return len(self.scores)
 
 
 def postprocess(
-    output: DetectorOutput,
-    sizes: Tensor | Sequence[tuple[int, int]],
+    output: Outputs,
+    sizes: Sequence[tuple[int, int]] | NDArray[np.integer],
     *,
     max_detections: int = 300,
     classes: Sequence[int] | None = None,
 ) -> list[Detected]:
-    """Turn a batch of outputs into detections, in float32 whatever the model's precision.
+    """Turn a batch of outputs into detections.
 
     Args:
-        output: logits [B, Q, C] and boxes [B, Q, 4], cxcywh in 0..1.
+        output: of B images.
         sizes: [B, 2] (height, width) of the original images in pixels.
         max_detections: most detections an image; never more than Q*C, or Q times the number of ``classes``.
         classes: consider only these class indices, before the best are chosen, so that a filter never costs detections.
 
     Returns:
-        One entry per image, also where nothing was detected.
+        One entry per image, also where nothing was detected. Of equal scores the earlier query, and class, comes first.
 
     Raises:
         ValueError: ``sizes`` does not fit the batch.
     """
-    size = torch.as_tensor(sizes, dtype=torch.float32, device=output.logits.device).reshape(-1, 2)  # [B, 2]
-    if size.shape[0] != output.logits.shape[0]:
-        raise ValueError(f"{size.shape[0]} image sizes were given for a batch of {output.logits.shape[0]}.")
-    boxes, scores, labels, found = best_detections(output, size, max_detections=max_detections, classes=classes)
-    if not bool(found.all()):
-        return [
-            Detected(*(part[kept] for part in image)) for *image, kept in zip(boxes, scores, labels, found, strict=True)
-        ]
-    return [Detected(*image) for image in zip(boxes, scores, labels, strict=True)]
+    extents = np.asarray(sizes, np.float32).reshape(-1, 2)[:, [1, 0, 1, 0]]  # [B, 4] width, height, width, height
+    if len(extents) != len(output):
+        raise ValueError(f"{len(extents)} image sizes were given for a batch of {len(output)}.")
+    kept = np.arange(output.logits.shape[2]) if classes is None else np.asarray(list(classes), np.int64)
+    logits = output.logits if classes is None else output.logits[..., kept]
+    return [
+        _detected(scores, boxes, extent, kept, max_detections)
+        for scores, boxes, extent in zip(logits, output.boxes, extents, strict=True)
+    ]
 
 
-def best_detections(
-    output: DetectorOutput, size: Tensor, *, max_detections: int = 300, classes: Sequence[int] | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``postprocess`` on whole tensors, as exported graphs have it.
-
-    Args:
-        output: logits [B, Q, C] and boxes [B, Q, 4], cxcywh in 0..1.
-        size: [B, 2] (height, width) of the original images in pixels, float32.
-        max_detections: see ``postprocess``.
-        classes: see ``postprocess``.
-
-    Returns:
-        Boxes [B, K, 4] xyxy in pixels, scores [B, K], labels [B, K], and [B, K] bool, false for a logit of minus infinity,
-        which stands for "no detection" where a batch holds images with fewer than K.
-    """
-    logits = output.logits.float()  # [B, Q, C]
-    if classes is not None:
-        kept = torch.as_tensor(list(classes), dtype=torch.int64, device=logits.device)
-        logits = logits.index_select(2, kept)  # [B, Q, len(classes)]
-    _, queries, number = logits.shape
-
+def _detected(
+    logits: NDArray[np.float32],
+    boxes: NDArray[np.float32],
+    extent: NDArray[np.float32],
+    kept: NDArray[np.int64],
+    most: int,
+) -> Detected:
+    """Detections of one image from logits [Q, len(kept)] of the classes ``kept`` and boxes [Q, 4]."""
+    flat = logits.reshape(-1)
     # The sigmoid saturates in float32 where logits still differ: rank by logit, then squash only what is kept.
-    best, flat = logits.flatten(1).topk(min(max_detections, queries * number), dim=1)  # [B, K] each
-    labels = flat % max(number, 1)
-    if classes is not None:
-        labels = kept[labels]
-    query = torch.div(flat, max(number, 1), rounding_mode="floor").unsqueeze(-1).expand(-1, -1, 4)  # [B, K, 4]
-    boxes = cxcywh_to_xyxy(output.boxes.float().gather(1, query))  # [B, K, 4] in 0..1
-    extent = size.flip(1).repeat(1, 2).unsqueeze(1)  # [B, 1, 4] width, height, width, height
-    return boxes.clamp(0, 1) * extent, best.sigmoid(), labels, best != -torch.inf
+    best = _largest(flat, most)
+    best = best[flat[best] != -np.inf]
+    query, column = np.divmod(best, max(1, logits.shape[1]))
+    with np.errstate(over="ignore"):  # of a very low logit: the score is 0
+        scores = 1 / (1 + np.exp(-flat[best]))
+    return Detected(cxcywh_to_xyxy(boxes[query]).clip(0, 1) * extent, scores, kept[column])
+
+
+def _largest(values: NDArray[np.float32], most: int) -> NDArray[np.int64]:
+    """Indices of the largest values, in descending order; the earlier ones of equals. NaN counts as larger than all."""
+    count = min(most, len(values))
+    if count <= 0:
+        return np.zeros(0, np.int64)
+    ranked = np.where(np.isnan(values), np.inf, values)  # as it comes out, a model that diverged is noticed
+    least = np.partition(ranked, len(ranked) - count)[len(ranked) - count]
+    candidates = np.flatnonzero(ranked >= least)
+    return candidates[np.argsort(-ranked[candidates], kind="stable")][:count]

@@ -1,4 +1,4 @@
-"""From a picture to the model's input: read, make RGB, resize, scale; once, for train, val, predict, export and serve.
+"""From a picture to the model's input, in NumPy: read, make RGB, resize, scale; once, for all that looks at pictures.
 
 Choices, the same everywhere:
 
@@ -22,12 +22,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
-from nextdetr.errors import ConfigError, DataError
+from nextdetr.errors import DataError
 from nextdetr.pictures import IMAGE_SUFFIXES, MAX_PIXELS, open_picture
 
 __all__ = [
@@ -36,11 +34,10 @@ __all__ = [
     "ImageSource",
     "Reading",
     "as_image",
-    "choose_device",
     "image_size",
     "is_turned",
     "load_image",
-    "resize_to_tensor",
+    "resize_to_planes",
     "to_rgb",
     "upright_rgb",
 ]
@@ -182,12 +179,16 @@ def to_rgb(image: Image.Image, bits: int = 16) -> Image.Image:
         raise DataError(f"an image of mode {image.mode} cannot be read as RGB: convert it to RGB first.") from error
 
 
-def resize_to_tensor(image: Image.Image | NDArray[np.generic], size: int) -> Tensor:
+def resize_to_planes(
+    image: Image.Image | NDArray[np.generic], size: int, *, threads: int | None = None
+) -> NDArray[np.float32]:
     """Resize to a square and scale to fractions.
 
     Args:
         image: RGB PIL image, or anything else that ``as_image`` takes.
         size: side of the result in pixels (S).
+        threads: with more than one, a large picture is resized in two halves at once; by default as many as this process
+            may use.
 
     Returns:
         [3, S, S] float32 RGB, 0 to 1, contiguous.
@@ -196,7 +197,7 @@ def resize_to_tensor(image: Image.Image | NDArray[np.generic], size: int) -> Ten
         image = as_image(image)
     planes = np.empty((3, size, size), dtype=np.float32)
     half = size // 2
-    if _may_halve(image, size) and torch.get_num_threads() > 1:  # not in a data loader's worker, which has one thread
+    if _may_halve(image, size) and (_threads() if threads is None else threads) > 1:
         lower = _helper().submit(_fill, planes, image, half, size)
         _fill(planes, image, 0, half)
         if lower.cancel():  # other pictures keep the helper busy
@@ -205,7 +206,15 @@ def resize_to_tensor(image: Image.Image | NDArray[np.generic], size: int) -> Ten
             lower.result()
     else:
         _fill(planes, image, 0, size)
-    return torch.from_numpy(planes)  # [3, S, S]
+    return planes  # [3, S, S]
+
+
+def _threads() -> int:
+    """Threads that this process may use: what ``OMP_NUM_THREADS`` says, as all numeric libraries read it, or its cores."""
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    if stated.isdecimal():
+        return int(stated)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _fill(planes: NDArray[np.float32], image: Image.Image, first: int, last: int) -> None:
@@ -240,24 +249,6 @@ def _helper() -> ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):  # a forked process has the executor, but not its thread
     os.register_at_fork(after_in_child=_helper.cache_clear)
-
-
-def choose_device(name: str | torch.device | None = None) -> torch.device:
-    """Return the device to run on: the named one, or the best there is (CUDA, Apple's MPS, then the CPU).
-
-    Raises:
-        ConfigError: there is no such device on this machine.
-    """
-    if name is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA raises an AssertionError
-        raise ConfigError(f"the device {name} cannot be used on this machine: use cpu, or leave the device out.") from error
-    return device
 
 
 def _has_16_bit_colours(image: Image.Image) -> bool:

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nextdetr.confidence import CALIBRATED, read_calibrated
 from nextdetr.config import PredictConfig
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nextdetr.inference.exported import OpenedExport, Runtime
     from nextdetr.inference.opened import Settled
     from nextdetr.inference.predictor import Prediction, Predictor
+    from nextdetr.models.detection import DetectionModel
     from nextdetr.weights.checkpoint import OpenedModel
 
     Source = str | Path | Image.Image | np.ndarray
@@ -69,17 +70,18 @@ def predictions(
     warn_of_random_weights(settled.opened, weights=start.get("weights") is not None)
     recorder = None
     if config.features is not None:
-        from nextdetr.inference.features import FeatureRecorder
-
         if config.engine == "ray":
             raise ConfigError("--features draws what this process looks at: leave --engine ray out.")
-        recorder = FeatureRecorder(network("show its maps").model)
+        model = network("show its maps").model
+        from nextdetr.inference.pytorch.recorder import FeatureRecorder
+
+        recorder = FeatureRecorder(model)
     camera = None
     if config.static_camera:
-        from nextdetr.inference.static_camera import StaticCamera
-
         network("compute only what has changed (--static-camera)")
-        camera = StaticCamera(settled.opened.model, config.full_every, camera_report)
+        from nextdetr.inference.pytorch.static_camera import StaticCamera
+
+        camera = StaticCamera(cast("DetectionModel", settled.opened.model), config.full_every, camera_report)
     predictor = settled.predictor(recorder=recorder, camera=camera)
     _tell_what_holds(settled, predictor, config)
     if skipped is not None:
@@ -108,7 +110,7 @@ def _identity(opened: OpenedModel | OpenedExport, config: PredictConfig) -> Iden
 
 def _tell_what_holds(settled: Settled, predictor: Predictor, config: PredictConfig) -> None:
     """Log where a calibrated detector runs so that what its calibration says does not hold, or cannot be checked."""
-    from nextdetr.weights.checkpoint import OpenedModel
+    from nextdetr.inference.exported import OpenedExport
 
     opened = settled.opened
     known = read_calibrated(opened.metadata)
@@ -125,6 +127,6 @@ def _tell_what_holds(settled: Settled, predictor: Predictor, config: PredictConf
         logger.warning("%s: its bound on missed objects does not hold %s.", opened.source, " and ".join(reasons))
     if known.familiarity and predictor.familiarity is None:
         why = "in an exported file, which gives boxes only"
-        if isinstance(opened, OpenedModel):
+        if not isinstance(opened, OpenedExport):
             why = "with --static-camera" if config.static_camera else "at another image size than it was calibrated at"
         logger.warning("%s: whether images are unlike those of its training is not checked %s.", opened.source, why)

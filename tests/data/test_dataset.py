@@ -16,7 +16,7 @@ from nextdetr.data.dataset import DetectionDataset, SampleKey, sample_seed
 from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.data.transforms import TrainTransform
 from nextdetr.errors import DataError
-from nextdetr.preprocess import resize_to_tensor
+from nextdetr.tensors import resize_to_tensor
 
 KEY = SampleKey(epoch=0, index=0, size=64)
 

@@ -18,7 +18,7 @@ from nextdetr.data.transforms import (
     plain_transform,
     train_transform,
 )
-from nextdetr.preprocess import resize_to_tensor
+from nextdetr.tensors import resize_to_tensor
 
 OFF = {"photometric": 0.0, "zoom_out": 0.0, "iou_crop": 0.0, "flip": 0.0}
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)

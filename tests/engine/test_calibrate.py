@@ -17,8 +17,8 @@ from nextdetr.config import ExportConfig
 from nextdetr.data.sources import load_data
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.export import run as exporting
-from nextdetr.inference.embed import embed_images
 from nextdetr.inference.familiarity import read_familiarity
+from nextdetr.inference.pytorch.embed import embed_images
 from nextdetr.report.matching import match
 from nextdetr.weights.checkpoint import FAMILIARITY, open_model, save_opened
 from tests.helpers import squares, tiny_model

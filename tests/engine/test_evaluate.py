@@ -41,9 +41,7 @@ def data(*records: ImageRecord) -> DetectionData:
 
 
 def detected(boxes, scores, labels) -> Detected:
-    return Detected(
-        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), torch.tensor(scores), torch.tensor(labels).long()
-    )
+    return Detected(np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(labels, np.int64))
 
 
 def nothing() -> Detected:

@@ -157,7 +157,7 @@ class FileSession:
 def exported(classes, **terms):
     contract = Contract(list(classes), 96, 20, max_detections=3, **terms)
     session = FileSession()
-    model = ExportedModel(session, contract, "file.onnx").eval()
+    model = ExportedModel(session, contract, "file.onnx")
     return Teacher(OpenedExport(model, contract.classes, 96, "file.onnx", {"trained": "yes"}), "file.onnx", "0"), session
 
 

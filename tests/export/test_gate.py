@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -88,11 +89,14 @@ def test_a_missing_package_is_named_with_its_installation(arguments, package, tm
     assert "pip install 'nextdetr[export]'" in message
 
 
-@pytest.mark.parametrize(("name", "package"), [("model.onnx", "onnxruntime"), ("model.xml", "openvino")])
-def test_a_missing_runtime_is_named_with_its_installation(name, package, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "package", "install"),
+    [("model.onnx", "onnxruntime", "nextdetr"), ("model.xml", "openvino", "'nextdetr[openvino]'")],
+)
+def test_a_missing_runtime_is_named_with_its_installation(name, package, install, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(b"")
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ConfigError, match=rf"{package}.*pip install 'nextdetr\[export\]'"):
+    with pytest.raises(ConfigError, match=rf"{package}.*pip install {re.escape(install)}\.$"):
         Detector(tmp_path, runtime=package)
 
 

@@ -117,7 +117,7 @@ def test_a_benchmark_scores_and_measures_at_one_size(tmp_path, monkeypatch):
         scored.append((type(opened).__name__, opened.image_size))
         return {"AP": None}
 
-    monkeypatch.setattr(benchmarks, "export", write)
+    monkeypatch.setattr("nextdetr.export.run.export", write)
     monkeypatch.setattr(benchmarks, "measure", measure)
     monkeypatch.setattr(benchmarks, "ceilings", lambda threads: benchmarks.Ceilings(1.0, 1.0))
     monkeypatch.setattr(benchmarks, "preprocessing", lambda size: float(measured.append(size) or 0))

@@ -11,8 +11,8 @@ from nextdetr.cli.main import run
 from nextdetr.detector import Detector
 from nextdetr.errors import ConfigError
 from nextdetr.export import speed
-from nextdetr.export.run import is_installed
 from nextdetr.export.speed import meter, points_of
+from nextdetr.extras import is_installed
 from nextdetr.inference.speed import SPEED, Setting, SpeedPoint, SpeedTable, processor_name
 from nextdetr.inference.times import model_digest
 from nextdetr.weights.checkpoint import open_model, save_opened

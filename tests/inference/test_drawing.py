@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from nextdetr.engine.batch_picture import draw_batch
 from nextdetr.inference._supervision import sv
-from nextdetr.inference.drawing import COLOURS, draw_batch, draw_detections
+from nextdetr.inference.drawing import COLOURS, draw_detections
 from nextdetr.structures import Target
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 from nextdetr import Detector
 from nextdetr.cli.main import run
 from nextdetr.errors import ConfigError, DataError, WeightsError
-from nextdetr.inference import embed as module
-from nextdetr.inference.embed import embed_images, write_embeddings
+from nextdetr.inference.pytorch import embed as module
+from nextdetr.inference.pytorch.embed import embed_images, write_embeddings
 from nextdetr.models.convnextv2 import convnextv2
 from nextdetr.weights.backbone import open_features
 from nextdetr.weights.convert import save_backbone

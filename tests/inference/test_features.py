@@ -9,7 +9,9 @@ from PIL import Image
 
 from nextdetr import Detector
 from nextdetr.cli.main import run
-from nextdetr.inference.features import FeatureMap, FeatureRecorder, draw_features
+from nextdetr.inference.feature_map import FeatureMap
+from nextdetr.inference.features import draw_features
+from nextdetr.inference.pytorch.recorder import FeatureRecorder
 from tests.helpers import tiny_model
 
 MAPS = ["level-1-row-2", "level-2-row-1", "stage-1-row-0", "stage-2-row-0", "stage-3-row-0", "stage-4-row-0"]

@@ -13,9 +13,9 @@ import pytest
 
 from nextdetr.config import PredictConfig
 from nextdetr.files import path_text
-from nextdetr.inference.embed import Embeddings, write_embeddings
 from nextdetr.inference.pipeline import predict_stream
 from nextdetr.inference.predictor import Predictor
+from nextdetr.inference.pytorch.embed import Embeddings, write_embeddings
 from nextdetr.inference.writers.video import VideoWriter
 from tests.inference.conftest import CLASSES
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from nextdetr.errors import ConfigError, WeightsError
-from nextdetr.inference.latency import steady_ms
+from nextdetr.inference.pytorch.latency import steady_ms
 from nextdetr.inference.speed import (
     SPEED,
     Setting,

@@ -14,7 +14,7 @@ from nextdetr.cli.main import run as command
 from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference.camera_report import CameraReport
-from nextdetr.inference.static_camera import CHANGED, StaticCamera, largest_drift
+from nextdetr.inference.pytorch.static_camera import CHANGED, StaticCamera, largest_drift
 from nextdetr.inference.writers.video import VideoWriter
 from nextdetr.models.graph import build_model, parse_model_text
 from tests.helpers import tiny_model

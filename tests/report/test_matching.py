@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 
 from nextdetr.engine.evaluate import CocoEvaluator
 from nextdetr.postprocess import Detected
@@ -17,7 +16,7 @@ from tests.report.problems import random_split
 def evaluator_of(data, found):
     evaluator = CocoEvaluator(data)
     for position, (boxes, scores, labels) in found.items():
-        evaluator.update(position, Detected(*(torch.as_tensor(part) for part in (boxes, scores, labels))))
+        evaluator.update(position, Detected(boxes, scores, labels))
     return evaluator
 
 

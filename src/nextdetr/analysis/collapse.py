@@ -27,7 +27,8 @@ from nextdetr.files import atomic_write
 from nextdetr.inference.fonts import plot_fonts, plot_text
 from nextdetr.layers.normalize import imagenet_statistics
 from nextdetr.models.convnextv2 import Block, ConvNeXtV2
-from nextdetr.preprocess import load_image, resize_to_tensor
+from nextdetr.preprocess import load_image
+from nextdetr.tensors import resize_to_tensor
 from nextdetr.weights.backbone import open_encoder
 
 __all__ = ["CollapseReport", "LayerCollapse", "analyze_collapse", "channel_statistics", "measure_layers"]

@@ -28,7 +28,8 @@ from nextdetr.data.unlabelled import random_crop
 from nextdetr.engine.optim import rate_factor, set_rate, undecayed
 from nextdetr.layers.normalize import imagenet_statistics
 from nextdetr.models.convnextv2 import ConvNeXtV2
-from nextdetr.preprocess import choose_device, load_image, resize_to_tensor
+from nextdetr.preprocess import load_image
+from nextdetr.tensors import choose_device, resize_to_tensor
 from nextdetr.weights.backbone import open_encoder
 
 __all__ = ["ProbeResult", "Score", "confusion", "fit_linear", "probe"]

@@ -27,8 +27,8 @@ def embed(
     """
     merged = settings(EmbedConfig, options)
     from nextdetr.errors import ConfigError
-    from nextdetr.inference.embed import check_output, embed_images, write_embeddings
     from nextdetr.inference.opened import settle, warn_of_random_weights
+    from nextdetr.inference.pytorch.embed import check_output, embed_images, write_embeddings
     from nextdetr.inference.sources import SKIPPED
     from nextdetr.weights.backbone import open_features
     from nextdetr.weights.start import open_detector

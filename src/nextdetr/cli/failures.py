@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 
 from nextdetr.errors import NextDETRError, out_of_memory
+from nextdetr.extras import explained
 
 __all__ = ["Failure", "OutputClosed", "describe"]
 
@@ -35,13 +36,15 @@ class Failure:
     code: int
 
 
-def describe(error: BaseException, *, verbose: bool = False) -> Failure:
+def describe(error: BaseException, *, verbose: bool = False, command: str = "") -> Failure:
     """Return the failure that an exception means, whatever it is.
 
     Args:
         error: what the command ended with.
         verbose: whether the traceback is shown anyway, so that the sentence need not say how to get it.
+        command: its name, where it is known.
     """
+    error = explained(error, f"nextdetr {command}".strip()) or error
     if isinstance(error, NextDETRError):
         return Failure(type(error).__name__, _one_line(error), error.exit_code)
     if isinstance(error, KeyboardInterrupt):

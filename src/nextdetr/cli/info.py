@@ -51,6 +51,9 @@ def info(
         say("\n".join(summary_lines(found)))
         _show_table(table)
         return
+    from nextdetr.inference.exported import require_network
+
+    require_network(model)
     from nextdetr.models.summary import summarize
     from nextdetr.weights.checkpoint import read_metrics
     from nextdetr.weights.start import open_detector

@@ -120,7 +120,7 @@ def _fail(tokens: list[str], error: BaseException) -> int:
     elif _is_of_a_closed_pipe(error):
         error = OutputClosed()
     verbose = "--verbose" in tokens
-    failure = describe(error, verbose=verbose)
+    failure = describe(error, verbose=verbose, command=next((token for token in tokens if token[:1] != "-"), ""))
     if isinstance(error, OutputClosed):
         drop_output()
         return failure.code

@@ -31,8 +31,8 @@ from torchvision.transforms.v2 import functional
 from nextdetr.boxes import cxcywh_to_xyxy
 from nextdetr.data.transforms import TrainTransform
 from nextdetr.data.windows import Window, as_boxes, make_target, place_boxes, seeded
-from nextdetr.preprocess import resize_to_tensor
 from nextdetr.structures import Target
+from nextdetr.tensors import resize_to_tensor
 
 __all__ = ["MixConfig", "Mixer", "Source"]
 

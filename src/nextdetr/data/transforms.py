@@ -40,8 +40,8 @@ from nextdetr.data.windows import (
     seeded,
     target_area,
 )  # fmt: skip
-from nextdetr.preprocess import resize_to_tensor
 from nextdetr.structures import Target
+from nextdetr.tensors import resize_to_tensor
 
 __all__ = ["AugmentConfig", "TrainTransform", "multi_scale_sizes", "plain_transform", "train_transform"]
 

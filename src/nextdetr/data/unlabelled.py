@@ -19,8 +19,9 @@ from nextdetr.data.recognise import yaml_beside
 from nextdetr.data.records import DetectionData, ImageRecord, Problem
 from nextdetr.data.sources import is_data_set, is_unfinished, load_data
 from nextdetr.errors import DataError
-from nextdetr.preprocess import IMAGE_SUFFIXES, resize_to_tensor
+from nextdetr.preprocess import IMAGE_SUFFIXES
 from nextdetr.structures import Target
+from nextdetr.tensors import resize_to_tensor
 
 __all__ = ["UnlabelledDataset", "find_unlabelled", "random_crop"]
 

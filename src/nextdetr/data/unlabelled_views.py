@@ -27,8 +27,8 @@ from nextdetr.data.loader import EpochSampler, Strong
 from nextdetr.data.records import DetectionData
 from nextdetr.data.transforms import TrainTransform
 from nextdetr.data.windows import Window, happens, intersect, on_canvas, render, seeded, target_area
-from nextdetr.preprocess import resize_to_tensor
 from nextdetr.structures import Target
+from nextdetr.tensors import resize_to_tensor
 
 __all__ = ["StudentView", "UnlabelledSampler", "WithUnlabelled"]
 

@@ -20,9 +20,9 @@ from nextdetr.engine.log import Display
 from nextdetr.engine.setup import data_name
 from nextdetr.engine.validate import Examined, examine
 from nextdetr.errors import ConfigError, DataError
-from nextdetr.inference.embed import embed_images
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.familiarity import Familiarity, conformal_limit, fit_space
+from nextdetr.inference.pytorch.embed import embed_images
 from nextdetr.models.detection import DetectionModel
 from nextdetr.report.guarantee import Threshold, control_risk, found_objects
 from nextdetr.report.matching import match

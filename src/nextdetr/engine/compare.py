@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,9 @@ from nextdetr.report.matching import Matches, match
 from nextdetr.report.pages import render
 from nextdetr.report.pictures import picture
 from nextdetr.report.thresholds import best_thresholds
-from nextdetr.weights.checkpoint import OpenedModel
+
+if TYPE_CHECKING:
+    from nextdetr.weights.checkpoint import OpenedModel
 
 __all__ = ["CompareResult", "compare", "compare_opened"]
 

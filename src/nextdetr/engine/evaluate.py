@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from nextdetr.errors import TrainingError
+from nextdetr.inference.running import backend_of
 from nextdetr.inference.sources import read_ahead, reading_threads
 from nextdetr.postprocess import Detected, postprocess
-from nextdetr.preprocess import load_image, resize_to_tensor
+from nextdetr.preprocess import load_image, resize_to_planes
 
 if TYPE_CHECKING:
+    import torch
+
     from nextdetr.data.records import DetectionData
+    from nextdetr.inference.backend import Backend
+    from nextdetr.inference.pytorch.backend import Network
 
 __all__ = ["METRICS", "CocoEvaluator", "EvalResult", "evaluate", "read_batches"]
 
@@ -85,13 +87,13 @@ class CocoEvaluator:
         """
         if not 0 <= index < len(self.data.records):
             raise IndexError(f"there is no image {index} among the {len(self.data.records)} of {self.data.split}.")
-        boxes, scores = detected.boxes.detach().float().cpu().numpy(), detected.scores.detach().float().cpu().numpy()
+        boxes, scores = detected.boxes, detected.scores
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise TrainingError(
                 f"the model's output for {self.data.records[index].path} is not finite (NaN or infinity): "
                 "its weights are damaged or its training diverged; go back to an earlier checkpoint."
             )
-        self._found[index] = (boxes.reshape(-1, 4), scores, detected.labels.detach().cpu().numpy().astype(np.int64))
+        self._found[index] = (boxes.reshape(-1, 4), scores, detected.labels)
 
     def order(self) -> list[int]:
         """Return the positions of the images in the order in which the scorer goes through them."""
@@ -147,13 +149,13 @@ class CocoEvaluator:
 
 
 def evaluate(
-    model: nn.Module,
+    model: Backend | Network,
     data: DetectionData,
     *,
     image_size: int,
     batch_size: int = 8,
     device: torch.device | str = "cpu",
-    batches: Iterable[tuple[Tensor, Sequence[int]]] | None = None,
+    batches: Iterable[tuple[NDArray[np.float32], Sequence[int]]] | None = None,
     max_detections: int = 300,
     queries: int | None = None,
     rank: int = 0,
@@ -165,12 +167,12 @@ def evaluate(
     """Run a model over a split and score it.
 
     Args:
-        model: called as ``model(images)`` (with ``queries=`` where given), returns a ``DetectorOutput``; left in the mode,
-            train or eval, in which it came.
+        model: an exported file, or a network of torch, called as ``model(images)`` (with ``queries=`` where given), which
+            returns a ``DetectorOutput``; it is left in the mode, train or eval, in which it came.
         data: the split.
         image_size: side of the square input in pixels.
         batch_size: images a step.
-        device: where the model is.
+        device: where a network is.
         batches: pairs (images [B, 3, S, S] 0..1, positions in ``data.records``) to use in place of reading the files.
         max_detections: most detections an image; the metrics look at the 100 best of each class.
         queries: number of object queries, where it is not the model's own.
@@ -184,16 +186,16 @@ def evaluate(
         DataError: an image cannot be read.
         TrainingError: the model's output is not finite.
     """
-    device = torch.device(device)
+    backend = backend_of(model, device)
     indices = range(rank, len(data.records), world)
     evaluator, seconds = evaluator or CocoEvaluator(data), dict.fromkeys(STAGES, 0.0)
     if batches is None:
-        batches = read_batches(data, indices, image_size, batch_size, device, seconds)
+        batches = read_batches(data, indices, image_size, batch_size, backend.device, seconds)
     done = 0
-    with _evaluating(model):
+    with backend.evaluating():
         for images, positions in batches:
             sizes = [(data.records[position].height, data.records[position].width) for position in positions]
-            found = _run(model, images, sizes, device, seconds, max_detections=max_detections, queries=queries)
+            found = _run(backend, images, sizes, seconds, max_detections=max_detections, queries=queries)
             for position, detected in zip(positions, found, strict=True):
                 evaluator.update(position, detected)
             done += len(positions)
@@ -210,32 +212,20 @@ def evaluate(
     )
 
 
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode for a while."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:  # one by one: parts may be frozen in evaluation mode
-            module.training = training
-
-
 def read_batches(
     data: DetectionData,
     indices: Sequence[int],
     image_size: int,
     batch_size: int,
-    device: torch.device,
+    device: str,
     seconds: dict[str, float] | None = None,
-) -> Iterator[tuple[Tensor, list[int]]]:
+) -> Iterator[tuple[NDArray[np.float32], list[int]]]:
     """Batches of images [B, 3, S, S] from their files, with their positions; adds the time of reading to ``seconds``."""
     seconds = dict.fromkeys(STAGES, 0.0) if seconds is None else seconds
 
-    def read(index: int) -> tuple[Tensor, float]:
+    def read(index: int) -> tuple[NDArray[np.float32], float]:
         started = time.perf_counter()
-        image = resize_to_tensor(load_image(data.records[index].path, data.reading), image_size)  # [3, S, S]
+        image = resize_to_planes(load_image(data.records[index].path, data.reading), image_size)  # [3, S, S]
         return image, time.perf_counter() - started
 
     images, positions = [], []
@@ -246,31 +236,26 @@ def read_batches(
         images.append(image)
         positions.append(index)
         if len(images) == batch_size:
-            yield torch.stack(images), positions  # [B, 3, S, S]
+            yield np.stack(images), positions  # [B, 3, S, S]
             images, positions = [], []
     if images:
-        yield torch.stack(images), positions
+        yield np.stack(images), positions
 
 
-@torch.inference_mode()
 def _run(
-    model: nn.Module,
-    images: Tensor,
+    backend: Backend,
+    images: NDArray[np.float32],
     sizes: list[tuple[int, int]],
-    device: torch.device,
     seconds: dict[str, float],
     *,
     max_detections: int,
     queries: int | None,
 ) -> list[Detected]:
-    """One batch, through the model and back to the CPU; adds the times to ``seconds``."""
+    """One batch, through the model and back; adds the times to ``seconds``."""
     started = time.perf_counter()
-    images = images.to(device, non_blocking=True)
-    output = model(images) if queries is None else model(images, queries=queries)
-    if device.type == "cuda":  # the clock must not stop before the work does
-        torch.cuda.synchronize(device)
+    output = backend(images, queries=queries)
     between = time.perf_counter()
-    found = [detected.to("cpu") for detected in postprocess(output, sizes, max_detections=max_detections)]
+    found = postprocess(output, sizes, max_detections=max_detections)
     seconds["model"] += between - started
     seconds["postprocess"] += time.perf_counter() - between
     return found

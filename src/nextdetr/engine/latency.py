@@ -22,15 +22,16 @@ from nextdetr.data.records import DetectionData
 from nextdetr.engine.evaluate import CocoEvaluator, read_batches
 from nextdetr.engine.loading import training_sizes
 from nextdetr.engine.log import Display
-from nextdetr.engine.validate import gather_values
+from nextdetr.engine.processes import gather_values
 from nextdetr.errors import ConfigError
-from nextdetr.inference.latency import eager_point
+from nextdetr.inference.pytorch.latency import eager_point
 from nextdetr.inference.speed import SPEED, Setting, SpeedPoint, SpeedTable, choose, pareto, read_points
 from nextdetr.inference.speed_text import table_lines
 from nextdetr.inference.times import Meter, Times, model_digest
 from nextdetr.models.cut import choices, cut_layers, whole_queries
 from nextdetr.models.detection import DetectionModel
 from nextdetr.postprocess import postprocess
+from nextdetr.tensors import as_outputs
 from nextdetr.weights.checkpoint import OpenedModel, extra_metadata, open_model, save_opened
 
 __all__ = ["affordable_size", "check_contract", "expected_seconds", "fulfil", "keep_contract", "score_settings", "times_of"]
@@ -209,13 +210,14 @@ def score_settings(
     scores: dict[Setting, float | None] = {}
     for size in sizes:
         evaluators = {Setting(size, q, count): CocoEvaluator(data) for q in queries for count in layers}
-        for images, positions in read_batches(data, indices, size, batch_size, fabric.device):
-            features = model.decoder_inputs(images.to(fabric.device))
+        for images, positions in read_batches(data, indices, size, batch_size, str(fabric.device)):
+            features = model.decoder_inputs(torch.from_numpy(images).to(fabric.device))
             extents = [(data.records[position].height, data.records[position].width) for position in positions]
             for setting, evaluator in evaluators.items():
                 output = cut[setting.layers].rows[-1](features, queries=setting.queries)
-                for position, detected in zip(positions, postprocess(output, extents, max_detections=300), strict=True):
-                    evaluator.update(position, detected.to("cpu"))
+                found = postprocess(as_outputs(output), extents, max_detections=300)
+                for position, detected in zip(positions, found, strict=True):
+                    evaluator.update(position, detected)
         for setting, evaluator in evaluators.items():
             if fabric.world_size > 1:
                 evaluator.merge(gather_values(evaluator.state()))

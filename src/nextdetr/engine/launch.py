@@ -15,7 +15,7 @@ from torch import Tensor
 from nextdetr.config import GraftConfig, PretrainConfig, TrainConfig
 from nextdetr.engine import children
 from nextdetr.errors import ConfigError, FailedElsewhere, NextDETRError
-from nextdetr.preprocess import choose_device
+from nextdetr.tensors import choose_device
 
 __all__ = ["largest", "launch", "scaler_of"]
 

@@ -23,10 +23,11 @@ from nextdetr.report.figures import INK, themed
 from nextdetr.report.matching import IOUS, match
 from nextdetr.report.pages import Facts, report_page
 from nextdetr.report.thresholds import best_thresholds
-from nextdetr.weights.checkpoint import OpenedModel, extra_metadata, open_model, save_opened
 
 if TYPE_CHECKING:
     import torch
+
+    from nextdetr.weights.checkpoint import OpenedModel
 
 __all__ = ["ReportResult", "report", "report_target", "thresholds_of", "training_report", "write_page"]
 
@@ -84,7 +85,7 @@ def report(opened: OpenedModel | OpenedExport, config: ReportConfig, *, quiet: b
         DataError: the data set or the split cannot be used.
         ConfigError: thresholds cannot be stored with this detector.
     """
-    if config.store and not (isinstance(opened, OpenedModel) and Path(opened.source).suffix == ".safetensors"):
+    if config.store and (isinstance(opened, OpenedExport) or Path(opened.source).suffix != ".safetensors"):
         raise ConfigError(f"{opened.source}: --store writes into a checkpoint (*.safetensors); name the checkpoint.")
     examined = examine(opened, config, quiet=quiet)
     target = config.output or report_target(opened.source)
@@ -167,6 +168,8 @@ def training_report(
     """
     if not checkpoint.is_file():
         return
+    from nextdetr.weights.checkpoint import open_model
+
     opened = open_model(checkpoint)
     if scored is None:
         asked = ValConfig(data=config.data, batch_size=config.batch_size, device=str(device))
@@ -204,7 +207,8 @@ def _called(model: str) -> str:
 
 
 def _store(opened: OpenedModel | OpenedExport, analysis: Analysis, split: str) -> None:
-    assert isinstance(opened, OpenedModel)
+    from nextdetr.weights.checkpoint import extra_metadata, open_model, save_opened
+
     if not analysis.thresholds:
         raise ConfigError(f"{opened.source}: nothing was found, so there is no threshold to store.")
     fresh = open_model(opened.source)  # as it is on the disk, not as it ran

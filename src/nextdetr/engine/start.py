@@ -7,9 +7,9 @@ from pathlib import Path
 
 from nextdetr.config import TrainConfig
 from nextdetr.errors import ConfigError
+from nextdetr.files import is_local
 from nextdetr.models.modelfile import available_models, load_model_file
 from nextdetr.weights.published import Published, close_names, find_published, start_for
-from nextdetr.weights.remote import is_local
 
 __all__ = ["choose_start"]
 

@@ -145,8 +145,10 @@ class Teacher:
             low, high = contract.least_size or contract.step, contract.largest_size or max(images.shape[2:])
             nearest = [max(1, round(side / contract.step)) * contract.step for side in images.shape[2:]]
             sides = [min(max(side, low), high) for side in nearest]
-        output = model(_resized(images, sides))
-        logits, boxes = (output.logits, output.boxes) if contract.raw else _joined(output.logits, output.boxes)
+        output = model(_resized(images, sides).float().cpu().numpy())
+        logits, boxes = (torch.from_numpy(part).to(images.device) for part in (output.logits, output.boxes))
+        if not contract.raw:
+            logits, boxes = _joined(logits, boxes)
         return Taught(_moved(boxes), logits, boxes, None, {})
 
     def _lesson(self, taught: Taught) -> Lesson:

@@ -22,6 +22,7 @@ from nextdetr.confidence import thresholds_metadata
 from nextdetr.config import TrainConfig
 from nextdetr.data.loader import TrainLoader
 from nextdetr.data.records import DetectionData
+from nextdetr.engine.batch_picture import draw_batch
 from nextdetr.engine.best import Best
 from nextdetr.engine.budget import Budget
 from nextdetr.engine.curves import draw_curves
@@ -35,6 +36,7 @@ from nextdetr.engine.loading import build_training_loader
 from nextdetr.engine.log import Display, clock, shown_score
 from nextdetr.engine.loop import Loop
 from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
+from nextdetr.engine.processes import validate
 from nextdetr.engine.profile import StepProfile
 from nextdetr.engine.report import thresholds_of, training_report
 from nextdetr.engine.result import TrainResult
@@ -43,9 +45,7 @@ from nextdetr.engine.semi_run import SemiRun
 from nextdetr.engine.setup import Run, data_name, prepare, resolve_config
 from nextdetr.engine.splits import set_aside_metadata
 from nextdetr.engine.teaching import Teaching
-from nextdetr.engine.validate import validate
 from nextdetr.files import atomic_write, optional_file
-from nextdetr.inference.drawing import draw_batch
 from nextdetr.inference.opened import bits_metadata
 from nextdetr.inference.times import Meter
 from nextdetr.layers.syncnorm import synchronize_norms

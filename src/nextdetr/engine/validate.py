@@ -1,14 +1,9 @@
-"""Scoring a detector on a split: during training, and for ``nextdetr val``."""
+"""Scoring a detector on a split, for ``nextdetr val`` and all that looks at what it finds there; no torch of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
-
-import torch
-from lightning_fabric import Fabric
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from nextdetr.config import ValConfig
 from nextdetr.data.check import summarize_problems
@@ -19,9 +14,11 @@ from nextdetr.engine.log import Display
 from nextdetr.errors import ConfigError
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.opened import settle
-from nextdetr.weights.checkpoint import OpenedModel
 
-__all__ = ["Examined", "ValResult", "examine", "gather_values", "score_detector", "validate"]
+if TYPE_CHECKING:
+    from nextdetr.weights.checkpoint import OpenedModel
+
+__all__ = ["Examined", "ValResult", "examine", "score_detector"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,36 +44,6 @@ class ValResult:
     def to_json(self) -> dict[str, Any]:
         """Return the JSON result of the command."""
         return {"command": "val", **asdict(self)}
-
-
-def validate(
-    model: nn.Module,
-    data: DetectionData,
-    *,
-    image_size: int,
-    batch_size: int,
-    device: torch.device,
-    fabric: Fabric | None = None,
-    queries: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    evaluator: CocoEvaluator | None = None,
-) -> EvalResult:
-    """Score ``model`` on all images of ``data``, shared out over the processes of ``fabric``."""
-    rank, world = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
-    gather = None if world == 1 else gather_values
-    return evaluate(
-        model, data, image_size=image_size, batch_size=batch_size, device=device, rank=rank, world=world, gather=gather,
-        queries=queries, progress=progress, evaluator=evaluator,
-    )  # fmt: skip
-
-
-def gather_values(value: Any) -> list[Any]:
-    """Collect one picklable value from every process."""
-    import torch.distributed as dist
-
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
 
 
 def _load(opened: OpenedModel | OpenedExport, config: ValConfig) -> DetectionData:
@@ -108,7 +75,7 @@ class Examined:
     evaluator: CocoEvaluator
     result: EvalResult
     image_size: int
-    device: torch.device
+    device: str
 
 
 def score_detector(
@@ -149,7 +116,7 @@ def examine(
             display.line(summarize_problems(data.problems))
         if not opened.trained:
             display.line(f"{opened.source}: random weights, so the scores mean nothing.")
-        result = validate(
+        result = evaluate(
             settled.opened.model, data, image_size=settled.image_size, batch_size=config.batch_size, device=settled.device,
             queries=config.queries or settled.queries, evaluator=evaluator,
             progress=lambda done, total: display.update("scoring", done / max(1, total), f"{done}/{total} images"),

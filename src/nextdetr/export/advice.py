@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
 from nextdetr.errors import ModelFileError
 from nextdetr.export.measure import in_turn
@@ -79,7 +79,10 @@ class Advice:
 
 
 def compare_files(
-    files: Mapping[Precision, Path], contract: Contract, image: Tensor, passed: Mapping[Precision, Collection[str] | None]
+    files: Mapping[Precision, Path],
+    contract: Contract,
+    image: NDArray[np.float32],
+    passed: Mapping[Precision, Collection[str] | None],
 ) -> Advice | None:
     """Measure a float32 and an 8-bit file in every installed runtime that opens them, in turn, and say which to deploy.
 
@@ -92,7 +95,7 @@ def compare_files(
     Returns:
         The advice; None where a file opens in no runtime.
     """
-    feed = {"images": as_input(image.unsqueeze(0), contract)}
+    feed = {"images": as_input(image[None], contract)}
     if not contract.raw:
         feed["sizes"] = np.array([image.shape[1:]], np.int64)
     runs = {}
@@ -204,14 +207,31 @@ def _elsewhere(instructions: Instructions) -> str:
 
 
 def instructions_for_8_bits() -> Instructions:
-    """Return the fastest instructions for 8-bit products that this processor has, on any system that PyTorch knows."""
-    import torch
-
-    find = getattr(torch.cpu, "get_capabilities", None)  # of newer PyTorch
-    try:
-        found = find() if find is not None else {}
-    except RuntimeError:  # a processor that cpuinfo does not know
-        found = {}
+    """Return the fastest instructions for 8-bit products that this processor has, as PyTorch or else Linux knows them."""
+    found = _capabilities()
     if not any(name in found for name in KNOWN):  # neither x86 nor Arm, or an older PyTorch
         return "unknown"
     return next((name for name in KNOWN if found.get(name)), "none")
+
+
+def _capabilities() -> Mapping[str, bool]:
+    """Whether this processor has each of ``KNOWN``; empty where that is not known."""
+    try:
+        import torch
+    except ImportError:
+        return _capabilities_by_linux()
+    find = getattr(torch.cpu, "get_capabilities", None)  # of newer PyTorch
+    try:
+        return find() if find is not None else {}
+    except RuntimeError:  # a processor that cpuinfo does not know
+        return {}
+
+
+def _capabilities_by_linux(file: Path = Path("/proc/cpuinfo")) -> Mapping[str, bool]:
+    names = {"amx_int8": "amx_int8", "avx512_vnni": "avx512_vnni", "avx_vnni": "avx_vnni", "i8mm": "i8mm", "dot": "asimddp"}
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return {}
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return {name: flag in flags for name, flag in names.items()} if flags else {}

@@ -6,14 +6,13 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nextdetr.config import BenchmarkConfig, ExportConfig
 from nextdetr.export.advice import Advice, Precision, advise
 from nextdetr.export.folders import float_beside
 from nextdetr.export.measure import Ceilings, Kind, Task, ceilings, file_bytes, measure, preprocessing
-from nextdetr.export.run import Score, export, is_installed
-from nextdetr.export.speed import points_of
+from nextdetr.extras import is_installed
 from nextdetr.files import atomic_write, new_directory, write_text_atomic
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.exported import OpenedExport, open_any, open_export
@@ -21,9 +20,10 @@ from nextdetr.inference.header import exported_file, read_metadata
 from nextdetr.inference.opened import at_latency
 from nextdetr.inference.speed import Setting, SpeedPoint
 from nextdetr.inference.times import model_digest
-from nextdetr.models.cut import evaluated_layers
-from nextdetr.models.summary import count_gflop
-from nextdetr.weights.checkpoint import OpenedModel, save_opened
+
+if TYPE_CHECKING:
+    from nextdetr.export.judge import Score
+    from nextdetr.weights.checkpoint import OpenedModel
 
 __all__ = ["BenchmarkResult", "Row", "benchmark"]
 
@@ -133,24 +133,26 @@ def benchmark(
     opened, reports = open_any(model, weights=weights, allow_partial=allow_partial)
     for report in reports:
         tell(report.text())
-    point = None
+    queries = None
     if config.latency is not None:
         opened, queries = at_latency(opened, config.latency, config.latency_of)
-        if isinstance(opened, OpenedModel) and queries is not None:
-            point = Setting(opened.image_size, queries, evaluated_layers(opened.model))
     size = config.image_size or opened.image_size
     opened.model.check_size(size)
     opened = replace(opened, image_size=size)  # scored, exported and measured at one size
     output, label = new_directory(config.output or Path("runs") / "benchmark"), Path(model).stem
-    if weights is not None and isinstance(opened, OpenedModel):  # each measurement opens it in a process of its own
-        model = str(save_opened(output / "weights.safetensors", opened))
-    gflop = count_gflop(opened.model, size) if isinstance(opened, OpenedModel) else None
-    points, digest = [], None
-    if isinstance(opened, OpenedModel):
-        points, digest = (
-            points_of(opened, again=config.points, threads=config.threads[0], tell=tell),
-            model_digest(opened.model.text),
-        )
+    point, gflop, points, digest = None, None, [], None
+    if not isinstance(opened, OpenedExport):
+        from nextdetr.export.speed import points_of
+        from nextdetr.models.cut import evaluated_layers
+        from nextdetr.models.summary import count_gflop
+        from nextdetr.weights.checkpoint import save_opened
+
+        if queries is not None:
+            point = Setting(opened.image_size, queries, evaluated_layers(opened.model))
+        if weights is not None:  # each measurement opens it in a process of its own
+            model = str(save_opened(output / "weights.safetensors", opened))
+        gflop, digest = count_gflop(opened.model, size), model_digest(opened.model.text)
+        points = points_of(opened, again=config.points, threads=config.threads[0], tell=tell)
     found = list(_candidates(model, label, opened, config, size, output, score, tell, point))
     found += [_Candidate(peer.stem, "onnxruntime", "-", "foreign", peer, config.batch, None) for peer in config.peers]
     limits = {threads: ceilings(threads) for threads in config.threads}
@@ -198,6 +200,8 @@ def _candidates(
         scored = None if score is None or config.data is None else accuracy(open_export(rival))
         beside = [_Candidate(rival.parent.name, name, "float32", name, rival, config.batch, scored) for name in names]
         return given + beside
+    from nextdetr.export.run import export
+
     before = accuracy(opened)
     found = [
         _Candidate(label, "pytorch", "float32", "pytorch", Path(model), config.batch, before),

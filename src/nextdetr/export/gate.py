@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nextdetr.inference.contract import Precision
 from nextdetr.postprocess import Detected, postprocess
+from nextdetr.tensors import as_outputs
 
 __all__ = ["LIMITS", "Comparison", "Limits", "compare", "drawn_images", "latency"]
 
@@ -73,12 +74,12 @@ class Comparison:
 
 @torch.inference_mode()
 def compare(
-    first: Callable[[Tensor], Any], second: Callable[[Tensor], Any], images: Sequence[Tensor], tolerance: float | None
+    first: Callable[..., Any], second: Callable[..., Any], images: Sequence[Tensor], tolerance: float | None
 ) -> Comparison:
     """Compare two models' detections, each with the nearest one of the other model that has its class.
 
     Args:
-        first: maps [1, 3, S, S] to a ``DetectorOutput``.
+        first: maps [1, 3, S, S] to a ``DetectorOutput``, or to ``Outputs``.
         second: likewise.
         images: [3, S, S] float RGB, 0 to 1.
         tolerance: see ``Limits``; None measures the differences to the nearest counterparts, whatever they are.
@@ -86,7 +87,7 @@ def compare(
     compared, total, matched, box, score, finite = 0, 0, 0, 0.0, 0.0, True
     for image in images:
         a, b = (_detect(model, image) for model in (first, second))
-        finite = finite and bool(torch.isfinite(b.boxes).all() and torch.isfinite(b.scores).all())
+        finite = finite and bool(np.isfinite(b.boxes).all() and np.isfinite(b.scores).all())
         compared += _count(a)
         for one, other in ((a, b), (b, a)):
             count, near, far, difference = _counterparts(one, other, tolerance)
@@ -97,7 +98,7 @@ def compare(
 
 def _count(found: Detected) -> int:
     """How many of the best are compared."""
-    kept = (found.scores >= LOW_SCORE) | (torch.arange(len(found)) < LEAST)
+    kept = (found.scores >= LOW_SCORE) | (np.arange(len(found)) < LEAST)
     return min(int(kept.sum()), MOST)  # scores descend
 
 
@@ -108,23 +109,24 @@ def _counterparts(one: Detected, other: Detected, tolerance: float | None) -> tu
         return 0, 0, 0.0, 0.0
     if not len(other):
         return count, 0, 0.0, float(one.scores[:count].max())
-    boxes = (one.boxes[:count, None] - other.boxes[None]).abs().amax(dim=-1)  # [count, len(other)]
-    scores = (one.scores[:count, None] - other.scores[None]).abs()
+    boxes = np.abs(one.boxes[:count, None] - other.boxes[None]).max(axis=-1)  # [count, len(other)]
+    scores = np.abs(one.scores[:count, None] - other.scores[None])
     strange = one.labels[:count, None] != other.labels[None]
-    nearest = torch.maximum(boxes, scores).masked_fill(strange, torch.inf).min(dim=1)
-    near = torch.isfinite(nearest.values) if tolerance is None else nearest.values <= tolerance
-    rows = torch.arange(count)
-    gaps = torch.where(near, scores[rows, nearest.indices], one.scores[:count]).nan_to_num(1.0)
-    far = boxes[rows, nearest.indices][near]
+    distances = np.where(strange, np.inf, np.maximum(boxes, scores))
+    rows, nearest = np.arange(count), distances.argmin(axis=1)
+    least = distances[rows, nearest]
+    near = np.isfinite(least) if tolerance is None else least <= tolerance
+    gaps = np.nan_to_num(np.where(near, scores[rows, nearest], one.scores[:count]), nan=1.0)
+    far = boxes[rows, nearest][near]
     return count, int(near.sum()), float(far.max()) if len(far) else 0.0, float(gaps.max())
 
 
-def _detect(model: Callable[[Tensor], Any], image: Tensor) -> Detected:
-    return postprocess(model(image.unsqueeze(0)), [(1, 1)], max_detections=300)[0].to("cpu")
+def _detect(model: Callable[..., Any], image: Tensor) -> Detected:
+    return postprocess(as_outputs(model(image.unsqueeze(0))), [(1, 1)], max_detections=300)[0]
 
 
 @torch.inference_mode()
-def latency(model: nn.Module, image: Tensor, *, repeats: int = 7, warmup: int = 2) -> float:
+def latency(model: Callable[..., Any], image: Tensor, *, repeats: int = 7, warmup: int = 2) -> float:
     """Median seconds of one image [3, S, S] through the model and its runtime."""
     batch, seconds = image.unsqueeze(0), []
     for turn in range(warmup + repeats):

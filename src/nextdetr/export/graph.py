@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from nextdetr.export.best import best_detections
 from nextdetr.export.convnext import use_channels_first
 from nextdetr.export.half import halve
 from nextdetr.export.portable import make_portable
@@ -27,7 +28,6 @@ from nextdetr.layers.deformable import MSDeformableAttention, Shapes
 from nextdetr.models.decoder import RTDETRDecoder, anchors_and_validity
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.fuse import fuse
-from nextdetr.postprocess import best_detections
 from nextdetr.structures import DetectorOutput
 
 __all__ = ["ExportGraph", "Traced", "build_graph", "sample_near", "trace_graph"]
@@ -69,8 +69,7 @@ class ExportGraph(nn.Module):
         if sizes is None:
             return output.logits, output.boxes
         output = _numbers_only(output)
-        boxes, scores, labels, _ = best_detections(output, sizes.float(), max_detections=contract.max_detections)
-        return boxes, scores, labels
+        return best_detections(output, sizes.float(), max_detections=contract.max_detections)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from nextdetr.data.records import DetectionData
 from nextdetr.errors import ModelFileError
@@ -90,9 +90,9 @@ def judge(
     return found
 
 
-def _open(path: Path, contract: Contract, runtime: str) -> tuple[nn.Module, OpenedExport | None]:
+def _open(path: Path, contract: Contract, runtime: str) -> tuple[ExportedModel, OpenedExport | None]:
     if path.suffix == ".pt2":  # which open_export refuses from strangers
-        return ExportedModel(ProgramModel(path, contract), contract, str(path)).eval(), None
+        return ExportedModel(ProgramModel(path, contract), contract, str(path)), None
     export = open_export(path, runtime="onnxruntime" if runtime == "onnxruntime" else "openvino")
     return export.model, export
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -59,12 +62,12 @@ def measure(task: Task) -> dict[str, float]:
     Raises:
         NextDETRError: the file cannot be opened.
     """
-    return _in_process(_work, task)
+    return _in_process(_work, task, task.threads)
 
 
 def ceilings(threads: int) -> Ceilings:
     """Measure the machine with so many threads."""
-    found = _in_process(_ceilings, threads)
+    found = _in_process(_ceilings, threads, threads)
     return Ceilings(found["gflops"], found["gigabytes"])
 
 
@@ -72,21 +75,34 @@ def preprocessing(size: int, repeats: int = 9) -> float:
     """Median seconds to bring a decoded picture of 1920 × 1080 to the model's input."""
     from PIL import Image
 
-    from nextdetr.preprocess import resize_to_tensor
+    from nextdetr.preprocess import resize_to_planes
 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (1080, 1920, 3), np.uint8))
-    return float(np.median([_time(lambda: resize_to_tensor(picture, size)) for _ in range(repeats)]))
+    return float(np.median([_time(lambda: resize_to_planes(picture, size)) for _ in range(repeats)]))
 
 
-def _in_process(work: Callable[[Any], dict[str, float]], argument: Any) -> dict[str, float]:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+def _in_process(work: Callable[[Any], dict[str, float]], argument: Any, threads: int) -> dict[str, float]:
+    with _threads_of_numpy(threads), multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(work, (argument,))
 
 
-def _work(task: Task) -> dict[str, float]:
-    import torch
+@contextmanager
+def _threads_of_numpy(threads: int) -> Iterator[None]:
+    """Let the processes that are started meanwhile use so many threads: NumPy's products read it once, on import."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, str(threads)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
-    torch.set_num_threads(task.threads)
+
+def _work(task: Task) -> dict[str, float]:
     started = time.perf_counter()
     step = _step(task)
     load = time.perf_counter() - started
@@ -101,26 +117,32 @@ def _work(task: Task) -> dict[str, float]:
 
 
 def _step(task: Task) -> Callable[[], Any]:
-    import torch
-
-    images = torch.rand(task.batch, 3, task.image_size, task.image_size)
     if task.kind == "foreign":
         return _foreign(task)
-    model: Any
-    if task.kind in ("onnxruntime", "openvino"):
-        from nextdetr.inference.exported import open_export
+    if task.kind not in ("onnxruntime", "openvino"):
+        return _network(task)
+    from nextdetr.inference.exported import open_export
 
-        model = open_export(task.source, threads=task.threads, runtime=task.kind).model
-    else:
-        from nextdetr.memory import keep_freed_memory
-        from nextdetr.models.cut import cut_layers
-        from nextdetr.models.fuse import fuse
-        from nextdetr.weights.start import open_detector
+    shape = (task.batch, 3, task.image_size, task.image_size)
+    images = np.random.default_rng(0).random(shape, dtype=np.float32)
+    model = open_export(task.source, threads=task.threads, runtime=task.kind).model
+    return lambda: model(images, queries=task.queries)
 
-        keep_freed_memory()
-        model = open_detector(task.source)[0].model
-        model = model if task.layers is None else cut_layers(model, task.layers)
-        model = fuse(model) if task.kind == "fused" else model
+
+def _network(task: Task) -> Callable[[], Any]:
+    import torch
+
+    from nextdetr.memory import keep_freed_memory
+    from nextdetr.models.cut import cut_layers
+    from nextdetr.models.fuse import fuse
+    from nextdetr.weights.start import open_detector
+
+    torch.set_num_threads(task.threads)
+    images = torch.rand(task.batch, 3, task.image_size, task.image_size)
+    keep_freed_memory()
+    model = open_detector(task.source)[0].model
+    model = model if task.layers is None else cut_layers(model, task.layers)
+    model = fuse(model) if task.kind == "fused" else model
 
     def step() -> None:
         with torch.inference_mode():
@@ -203,15 +225,17 @@ def _peak_memory() -> int:
 
 
 def _ceilings(threads: int) -> dict[str, float]:
-    import torch
-
-    torch.set_num_threads(threads)
-    side = 1024
-    a, b, out = torch.rand(side, side), torch.rand(side, side), torch.empty(side, side)
-    product = min(_for(lambda: torch.mm(a, b, out=out), 0.5))
-    source, target = torch.rand(1 << 26), torch.empty(1 << 26)  # 256 MiB each, beyond any cache
-    copy = min(_for(lambda: target.copy_(source), 0.5))
-    return {"gflops": 2 * side**3 / product / 1e9, "gigabytes": 2 * source.numel() * 4 / copy / 1e9}
+    side, generator = 1024, np.random.default_rng(0)
+    a, b = (generator.random((side, side), dtype=np.float32) for _ in range(2))
+    out = np.empty_like(a)
+    product = min(_for(lambda: np.matmul(a, b, out=out), 0.5))
+    source, target = (
+        np.ones((threads, (1 << 26) // threads), np.float32),
+        np.zeros((threads, (1 << 26) // threads), np.float32),
+    )
+    with ThreadPoolExecutor(threads) as pool:  # 256 MiB each, beyond any cache
+        copy = min(_for(lambda: list(pool.map(np.copyto, target, source)), 0.5))
+    return {"gflops": 2 * side**3 / product / 1e9, "gigabytes": 2 * source.nbytes / copy / 1e9}
 
 
 def file_bytes(path: Path) -> int:

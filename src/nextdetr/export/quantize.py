@@ -78,7 +78,7 @@ def quantize(
     owner = re.escape(row_name(decoder, "").rstrip("."))
 
     def feed(image: Tensor) -> dict[str, Any]:
-        given = {"images": as_input(image.unsqueeze(0), contract)}
+        given = {"images": as_input(image[None].numpy(), contract)}
         return given if contract.raw else {**given, "sizes": unit}
 
     settings: dict[str, Any] = {
@@ -142,7 +142,7 @@ def _validation(search: Search, contract: Contract, name: str) -> Callable[[Any,
 
     def validate(model: Any, numbers: Iterable[int]) -> float:
         session = session_of(model) if hasattr(model, "SerializeToString") else OpenVinoSession(model)
-        exported = ExportedModel(session, contract, name).eval()
+        exported = ExportedModel(session, contract, name)
         opened = OpenedExport(exported, contract.classes, contract.image_size, name, contract.to_metadata())
         return search.score(opened, [int(number) for number in numbers])
 

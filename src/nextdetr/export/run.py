@@ -7,7 +7,6 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,19 +28,21 @@ from nextdetr.export.measure import file_bytes
 from nextdetr.export.operators import count_operators, float_operators
 from nextdetr.export.pt2 import write_program
 from nextdetr.export.stamp import stamp_passed
+from nextdetr.extras import is_installed
 from nextdetr.files import make_directory, write_text_atomic
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.opened import stored_bits
 from nextdetr.inference.times import pick
 from nextdetr.models.decoder import RTDETRDecoder
-from nextdetr.preprocess import Reading, load_image, resize_to_tensor
+from nextdetr.preprocess import Reading, load_image
+from nextdetr.tensors import resize_to_tensor
 from nextdetr.weights.checkpoint import FAMILIARITY, OpenedModel
 
 if TYPE_CHECKING:
     from nextdetr.export.quantize import Search
 
-__all__ = ["ExportResult", "Score", "export", "is_installed", "write_graph"]
+__all__ = ["ExportResult", "Score", "export", "write_graph"]
 
 
 #: Of a checkpoint's metadata: what the graph replaces, and what needs the maps of the backbone, which it does not give.
@@ -151,7 +152,7 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
         deploy = None
         if config.int8:
             rival = _float_rival(reference, config, plain)
-            deploy = compare_files({"float32": rival, "int8": path}, contract, images[0], {"int8": passed})
+            deploy = compare_files({"float32": rival, "int8": path}, contract, images[0].numpy(), {"int8": passed})
     own = next(iter(found.values()))
     result = ExportResult(
         opened.source, config.format, config.precision, str(folder), str(path), file_bytes(path), contract.image_size,
@@ -315,11 +316,6 @@ def _limits(config: ExportConfig, contract: Contract) -> Limits:
         base.matched if config.tolerance is None else max(base.matched, 0.95),
         base.accuracy_drop if config.accuracy_drop is None else config.accuracy_drop,
     )
-
-
-def is_installed(package: str) -> bool:
-    """Whether a package can be imported."""
-    return find_spec(package) is not None
 
 
 def _check_packages(config: ExportConfig) -> None:

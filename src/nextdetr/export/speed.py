@@ -9,13 +9,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from nextdetr.config import ExportConfig
 from nextdetr.errors import ExportError, ModelFileError
-from nextdetr.export.run import is_installed, write_graph
+from nextdetr.export.run import write_graph
+from nextdetr.extras import is_installed
 from nextdetr.inference.exported import open_export
-from nextdetr.inference.latency import eager_point, steady_ms
+from nextdetr.inference.pytorch.latency import eager_point, steady_ms
 from nextdetr.inference.runtimes import possible_runtimes
 from nextdetr.inference.speed import Setting, SpeedPoint, processor_name, read_table
 from nextdetr.inference.times import Meter
@@ -69,11 +71,10 @@ def _exported_point(opened: OpenedModel, setting: Setting, threads: int) -> Spee
 def time_file(path: Path, setting: Setting, threads: int) -> SpeedPoint:
     """Measure an ONNX file of a setting in each installed runtime, and return the faster one's point."""
     taken: dict[str, float] = {}
-    image = torch.rand(1, 3, setting.image_size, setting.image_size)
+    image = np.random.default_rng(0).random((1, 3, setting.image_size, setting.image_size), dtype=np.float32)
     for name in possible_runtimes(path):
         model = open_export(path, threads=threads, runtime=name).model
-        with torch.inference_mode():
-            taken[name] = steady_ms(partial(model, image))
+        taken[name] = steady_ms(partial(model, image))
         del model
     fastest = min(taken, key=lambda name: taken[name])
     return SpeedPoint(*setting, None, taken[fastest], fastest, processor_name(), threads, True)

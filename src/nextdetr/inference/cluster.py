@@ -18,11 +18,11 @@ import numpy as np
 
 from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError, DataError, missing_extra
+from nextdetr.files import is_local
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.look import look, settings_of
 from nextdetr.inference.opened import settle
 from nextdetr.inference.predictor import Prediction, tell_unreadable
-from nextdetr.weights.remote import is_local
 
 __all__ = ["stream_on_ray"]
 

@@ -1,4 +1,4 @@
-"""Pictures of detections and of training batches.
+"""Pictures of detections; NumPy.
 
 supervision draws the boxes. The labels are placed here: its own way of keeping them apart pushes them away from their
 boxes, and in a crowded picture they hide what was found. Here a label stands at its box or not at all, the most confident
@@ -7,29 +7,23 @@ first; it covers no other label and no other object's centre.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from torch import Tensor
 
-from nextdetr.boxes import cxcywh_to_xyxy
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.fonts import lay_out, legible
 from nextdetr.preprocess import ImageSource, as_image
-from nextdetr.structures import Target
 
-__all__ = ["draw_batch", "draw_detections"]
+__all__ = ["draw_detections"]
 
 #: Bright colours for the classes, most unlike each other first; classes beyond the list start over.
 COLOURS = (
     *("#1f9bff", "#ff7f0e", "#00c853", "#ff2d95", "#ffd600", "#8c5bff", "#00d5d5", "#ff3b30", "#a4de02", "#c77dff"),
     *("#ffb3ba", "#00897b", "#b5651d", "#5c6bc0", "#f06292", "#cddc39"),
 )
-#: Largest side of one image in the picture of a batch, pixels, and most images in it.
-CELL, MOST_CELLS = 480, 16
 
 Corners = tuple[float, float, float, float]
 
@@ -67,36 +61,6 @@ def draw_detections(image: ImageSource, detections: sv.Detections, classes: Sequ
     picture = _draw_boxes(picture, boxes, labels)
     _draw_labels(picture, boxes, labels, variants, order)
     return picture
-
-
-def draw_batch(images: Tensor, targets: Sequence[Target], classes: Sequence[str]) -> Image.Image:
-    """Draw a training batch as one picture, with its boxes and class names, to see what the model is taught.
-
-    Args:
-        images: [B, 3, S, S] RGB, 0 to 1; the first 16 are drawn.
-        targets: one per image, boxes cxcywh in 0..1.
-        classes: class names by index.
-
-    Returns:
-        A grid of the images, each at most 480 pixels a side.
-    """
-    images = images[:MOST_CELLS].detach().float().cpu()
-    count, height, width = images.shape[0], images.shape[2], images.shape[3]
-    scale = min(1.0, CELL / max(height, width))
-    cell_width, cell_height = max(1, round(width * scale)), max(1, round(height * scale))
-    columns = max(1, math.ceil(math.sqrt(count)))
-    rows = max(1, math.ceil(count / columns))
-    gap = 4
-    grid = Image.new("RGB", (columns * (cell_width + gap) - gap, rows * (cell_height + gap) - gap), (255, 255, 255))
-    pixels = images.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()  # [B, S, S, 3]
-    for index, (cell, target) in enumerate(zip(pixels, targets, strict=False)):
-        image = Image.fromarray(cell).resize((cell_width, cell_height), Image.Resampling.BILINEAR)
-        extent = np.array([cell_width, cell_height, cell_width, cell_height])
-        corners = cxcywh_to_xyxy(target.boxes.detach().float().cpu()).numpy().reshape(-1, 4) * extent  # [N, 4]
-        found = sv.Detections(xyxy=corners, class_id=target.labels.cpu().numpy())
-        row, column = divmod(index, columns)
-        grid.paste(draw_detections(image, found, classes), (column * (cell_width + gap), row * (cell_height + gap)))
-    return grid
 
 
 def _draw_boxes(picture: Image.Image, boxes: NDArray[np.float64], labels: NDArray[np.int64]) -> Image.Image:

@@ -1,27 +1,27 @@
-"""Exported files as detectors: opened by their ending, called like the network they were made from."""
+"""Exported files as detectors: opened by their ending, run like the network they were made from; no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from nextdetr.boxes import xyxy_to_cxcywh
+from nextdetr.array_boxes import xyxy_to_cxcywh
 from nextdetr.errors import ConfigError, ModelFileError
+from nextdetr.extras import require_train
+from nextdetr.inference.backend import Backend
 from nextdetr.inference.contract import CHANGED, Contract
 from nextdetr.inference.header import is_exported
 from nextdetr.inference.runtimes import Runtime, choose_runtime, open_session
 from nextdetr.inference.session import Session
-from nextdetr.structures import DetectorOutput
-from nextdetr.weights.checkpoint import OpenedModel
-from nextdetr.weights.report import LoadReport
-from nextdetr.weights.start import open_detector
+from nextdetr.postprocess import Outputs
+
+if TYPE_CHECKING:
+    from nextdetr.weights.checkpoint import OpenedModel
+    from nextdetr.weights.report import LoadReport
 
 __all__ = [
     "ExportedModel",
@@ -32,11 +32,12 @@ __all__ = [
     "is_exported",
     "open_any",
     "open_export",
+    "require_network",
 ]
 
 
-class ExportedModel(nn.Module):
-    """An exported graph that is called like ``DetectionModel``, so that prediction and scoring have one way for all.
+class ExportedModel(Backend):
+    """An exported graph, so that prediction and scoring have one way for all that detects.
 
     Args:
         session: the file, opened.
@@ -45,7 +46,6 @@ class ExportedModel(nn.Module):
     """
 
     def __init__(self, session: Session, contract: Contract, source: str) -> None:
-        super().__init__()
         self.session, self.contract, self.source = session, contract, source
         self.num_classes = len(contract.classes)
 
@@ -57,12 +57,11 @@ class ExportedModel(nn.Module):
         """
         self.contract.check_size(height, height if width is None else width, self.source)
 
-    def forward(self, images: Tensor, targets: None = None, *, queries: int | None = None) -> DetectorOutput:
+    def __call__(self, images: NDArray[np.float32], *, queries: int | None = None) -> Outputs:
         """Detect.
 
         Args:
-            images: [B, 3, S, S] float RGB, 0 to 1.
-            targets: none; the file cannot be trained.
+            images: [B, 3, S, S] float32 RGB, 0 to 1.
             queries: as the file was exported with, or None.
 
         Returns:
@@ -83,26 +82,27 @@ class ExportedModel(nn.Module):
         pixels = as_input(images, contract)
         parts = [pixels] if contract.dynamic else [pixels[i : i + 1] for i in range(len(pixels))]
         results = [self._detect(part) for part in parts]
-        logits = torch.cat([output.logits for output in results]).to(images.device)
-        return DetectorOutput(logits, torch.cat([output.boxes for output in results]).to(images.device))
+        logits, boxes = [output.logits for output in results], [output.boxes for output in results]
+        return Outputs(np.concatenate(logits), np.concatenate(boxes))
 
-    def _detect(self, pixels: NDArray[Any]) -> DetectorOutput:
+    def _detect(self, pixels: NDArray[Any]) -> Outputs:
         if self.contract.raw:
             raw = self.session.run({"images": pixels})
             self._refuse_unless(not np.isnan(raw["logits"]).any())
-            return DetectorOutput(_tensor(raw["logits"]), _tensor(raw["boxes"]))
+            return Outputs(_floats(raw["logits"]), _floats(raw["boxes"]))
         # An image of 1 by 1 pixel: boxes come out as fractions, and ``postprocess`` scales them as it does for all.
         unit = np.ones((len(pixels), 2), np.int64)
         found = self.session.run({"images": pixels, "sizes": unit})
-        scores, labels = _tensor(found["scores"]), torch.from_numpy(np.asarray(found["labels"])).long()
-        self._refuse_unless(not scores.numel() or bool((scores > 0).any(dim=1).all()))  # NaN, too, is not above 0
-        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+        scores, labels = _floats(found["scores"]), np.asarray(found["labels"], np.int64)
+        self._refuse_unless(not scores.size or bool((scores > 0).any(axis=1).all()))  # NaN, too, is not above 0
+        if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
             raise ModelFileError(
                 f"{self.source}: it returned the class {int(labels.max())}, but names {self.num_classes}; {CHANGED}"
             )
-        logits = torch.full((*scores.shape, self.num_classes), -torch.inf)
-        logits.scatter_(2, labels.unsqueeze(-1), scores.logit().unsqueeze(-1))
-        return DetectorOutput(logits, xyxy_to_cxcywh(_tensor(found["boxes"])))
+        logits = np.full((*scores.shape, self.num_classes), -np.inf, np.float32)
+        with np.errstate(divide="ignore"):  # the logits of 0 and 1 are infinite
+            np.put_along_axis(logits, labels[..., None], np.log(scores / (1 - scores))[..., None], axis=2)
+        return Outputs(logits, xyxy_to_cxcywh(_floats(found["boxes"])))
 
     def _refuse_unless(self, sound: bool) -> None:
         """Refuse outputs that are no scores: a graph gives what is not a number the score 0, the lowest there is."""
@@ -113,9 +113,9 @@ class ExportedModel(nn.Module):
             )
 
 
-def as_input(images: Tensor, contract: Contract) -> NDArray[Any]:
+def as_input(images: NDArray[np.float32], contract: Contract) -> NDArray[Any]:
     """Return [B, 3, S, S] fractions as a graph takes them; exact for pictures of 8 bits."""
-    pixels = images.float().cpu().numpy()
+    pixels: NDArray[Any] = np.asarray(images, np.float32)  # also of a tensor on the processor
     if contract.input_type == "uint8":
         pixels = np.rint(pixels * 255).astype(np.uint8)
     return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1) if contract.layout == "nhwc" else pixels)
@@ -159,8 +159,17 @@ def open_export(source: str | Path, *, threads: int | None = None, runtime: Runt
         ConfigError: its runtime is not installed, or does not open such a file.
     """
     session, contract, metadata = open_session(source, threads=threads, runtime=runtime)
-    model = ExportedModel(session, contract, str(source)).eval()
+    model = ExportedModel(session, contract, str(source))
     return OpenedExport(model, contract.classes, contract.image_size, str(source), metadata)
+
+
+def require_network(model: str | Path) -> None:
+    """Refuse to open a network of torch where torch is not installed.
+
+    Raises:
+        ConfigError: the message says what to install, and that an exported file needs none of it.
+    """
+    require_train(f"opening {model}", instead="or export the detector where it was trained, and name that file")
 
 
 def open_any(
@@ -185,14 +194,18 @@ def open_any(
     Raises:
         ModelFileError: it can be none of these.
         WeightsError: a file cannot be read or does not fit.
-        ConfigError: weights were given for an exported file, a runtime for a model of torch, or it is not installed.
+        ConfigError: weights were given for an exported file, a runtime for a model of torch, or that, or torch, is not
+            installed.
     """
     if not is_exported(model):
         if runtime != "auto":
             raise ConfigError(f"{model}: {runtime} opens exported files; export the detector first (nextdetr export).")
-        if threads is not None:
-            torch.set_num_threads(threads)
-        return open_detector(model, weights=weights, backbone_weights=backbone_weights, allow_partial=allow_partial)
+        require_network(model)
+        from nextdetr.inference.pytorch.opening import open_network
+
+        return open_network(
+            model, weights=weights, backbone_weights=backbone_weights, allow_partial=allow_partial, threads=threads
+        )
     if weights is not None or backbone_weights is not None:
         raise ConfigError(
             f"{model}: an exported file has its weights inside; give --weights to the model it was made from."
@@ -200,5 +213,5 @@ def open_any(
     return open_export(model, threads=threads, runtime=runtime), []
 
 
-def _tensor(values: Sequence[float] | NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.asarray(values, dtype=np.float32))
+def _floats(values: Any) -> NDArray[np.float32]:
+    return np.asarray(values, dtype=np.float32)

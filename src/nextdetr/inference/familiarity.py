@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nextdetr.weights.checkpoint import FAMILIARITY
+__all__ = ["FAMILIARITY", "Familiarity", "Space", "conformal_limit", "fit_space", "read_familiarity"]
 
-__all__ = ["Familiarity", "Space", "conformal_limit", "fit_space", "read_familiarity"]
-
+FAMILIARITY = "familiarity"
 MOST_DIRECTIONS = 32
 FEWEST_IMAGES = 8  # a direction: its variance comes from so many training images
 

@@ -13,10 +13,10 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from PIL import ImageDraw, ImageFont
 
 from nextdetr.files import path_text
@@ -25,6 +25,7 @@ __all__ = ["TextLine", "font", "lay_out", "legible", "plot_fonts", "plot_text"]
 
 logger = logging.getLogger(__name__)
 
+DEJAVU = Path("fonts", "ttf", "DejaVuSans.ttf")  # in matplotlib's data
 #: Beginnings of file names of fonts with many letters, the most legible first; other fonts come after them.
 PREFERRED = (
     *("notosanscjk", "sourcehansans", "notosanssc", "notosanstc", "notosansjp", "notosanskr", "wqy-microhei", "wqy-zenhei"),
@@ -144,8 +145,17 @@ def _face_of(letter: str) -> str | None:
     return next((path for path in _installed() if ord(letter) in _letters(path)), None)
 
 
+@lru_cache(maxsize=1)
 def _usual() -> Path:
-    return Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    """Return the file of DejaVu Sans; matplotlib itself, which takes long to load, is asked only if it hides its data."""
+    found = find_spec("matplotlib")
+    for folder in () if found is None else found.submodule_search_locations or ():
+        path = Path(folder) / "mpl-data" / DEJAVU
+        if path.is_file():
+            return path
+    import matplotlib as mpl
+
+    return Path(mpl.get_data_path()) / DEJAVU
 
 
 @lru_cache(maxsize=1)

@@ -45,7 +45,7 @@ def open_onnx(path: Path, *, threads: int | None = None) -> OnnxSession:
     try:
         import onnxruntime  # noqa: F401 - refused before the file is
     except ImportError as error:
-        raise missing_extra("onnxruntime", "export", f"opening {path}") from error
+        raise missing_extra("onnxruntime", "", f"opening {path}") from error
     try:
         session = start_session(str(path), threads)
     except Exception as error:  # the runtime's own exceptions have no base of their own

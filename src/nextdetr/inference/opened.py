@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from nextdetr.confidence import read_calibrated, read_thresholds
 from nextdetr.errors import ConfigError
@@ -18,10 +16,13 @@ from nextdetr.inference.predictor import Predictor
 from nextdetr.inference.speed import Setting, read_points, read_table
 from nextdetr.inference.times import pick, retimed
 from nextdetr.memory import keep_freed_memory
-from nextdetr.models.cut import cut_layers
 from nextdetr.pictures import MAX_PIXELS
-from nextdetr.preprocess import Reading, choose_device
-from nextdetr.weights.checkpoint import OpenedModel
+from nextdetr.preprocess import Reading
+
+if TYPE_CHECKING:
+    import torch
+
+    from nextdetr.weights.checkpoint import OpenedModel
 
 __all__ = ["Settled", "at_latency", "bits_metadata", "settle", "stored_bits", "warn_of_random_weights"]
 
@@ -47,7 +48,7 @@ class Settled:
     """
 
     opened: OpenedModel | OpenedExport
-    device: torch.device
+    device: str
     image_size: int
     reading: Reading
     queries: int | None = None
@@ -66,12 +67,12 @@ class Settled:
     @property
     def familiarity(self) -> Familiarity | None:
         """What tells images that are unlike the training images; None where the file has none, or none of this size."""
-        if not isinstance(self.opened, OpenedModel):
-            return None
         found = read_familiarity(self.opened.metadata)
-        last = self.opened.model.row_infos[self.opened.model.backbone_rows - 1]
-        fits = found is not None and found.image_size == self.image_size and len(found.space.mean) == last.channels[-1]
-        return found if fits else None
+        if found is None or isinstance(self.opened, OpenedExport):
+            return None
+        from nextdetr.inference.pytorch.opening import fits
+
+        return found if fits(self.opened, found, self.image_size) else None
 
     def predictor(self, **more: Any) -> Predictor:
         """Return what finds objects with it; ``more`` goes to ``Predictor``."""
@@ -112,21 +113,28 @@ def settle(
     queries = None
     if latency is not None:
         opened, queries = at_latency(opened, latency, latency_of)
-    exported = isinstance(opened, OpenedExport)
-    chosen = choose_device("cpu" if exported and device is None else device)
-    if exported and chosen.type != "cpu":
+    size = image_size or opened.image_size
+    opened.model.check_size(size)
+    chosen = _place(opened, device)
+    if chosen == "cpu":
+        keep_freed_memory()
+    if bits is None:
+        bits = stored_bits(opened.metadata)
+    limit = max_pixels or MAX_PIXELS * (TILED if tiled else 1)
+    return Settled(opened, chosen, size, Reading(bits, limit), queries)
+
+
+def _place(opened: OpenedModel | OpenedExport, device: str | torch.device | None) -> str:
+    """Put a detector where it is to run, and return the device's name."""
+    if not isinstance(opened, OpenedExport):
+        from nextdetr.inference.pytorch.opening import place
+
+        return place(opened, device)
+    if device is not None and str(device) != "cpu":
         raise ConfigError(
             f"{opened.source}: an exported file runs on the processor: leave the device out, or name the checkpoint."
         )
-    if chosen.type == "cpu":
-        keep_freed_memory()
-    size = image_size or opened.image_size
-    opened.model.check_size(size)
-    if bits is None:
-        bits = stored_bits(opened.metadata)
-    opened.model.to(chosen).eval()
-    limit = max_pixels or MAX_PIXELS * (TILED if tiled else 1)
-    return Settled(opened, chosen, size, Reading(bits, limit), queries)
+    return "cpu"
 
 
 def at_latency(
@@ -140,9 +148,10 @@ def at_latency(
         ConfigError: it has no table of speeds, or nothing of it is so fast; the message says what can be had.
     """
     point = pick(opened.metadata, latency, opened.source, times)
-    if isinstance(opened, OpenedModel):
-        shorter = cut_layers(opened.model, point.layers)
-        return replace(opened, model=shorter, image_size=point.image_size), point.queries
+    if not isinstance(opened, OpenedExport):
+        from nextdetr.inference.pytorch.opening import shortened
+
+        return shortened(opened, point.layers, point.image_size), point.queries
     contract = opened.model.contract
     own = Setting(contract.image_size, contract.queries, int(contract.details.get("decoder_layers", "0")))
     table = read_table(opened.metadata, opened.source)
@@ -177,7 +186,7 @@ def warn_of_random_weights(opened: OpenedModel | OpenedExport, *, weights: bool,
         maps_only: only its maps are used, for which a trained backbone is enough.
     """
     known = bool(opened.metadata) if maps_only else opened.trained or weights
-    if isinstance(opened, OpenedModel) and not known:
+    if not isinstance(opened, OpenedExport) and not known:
         logger.warning(
             "%s: random weights, so the result means nothing: train it first, or give it weights.", opened.source
         )

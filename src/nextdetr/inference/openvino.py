@@ -66,7 +66,7 @@ def open_openvino(path: Path, *, threads: int | None = None, unpack: bool = Fals
     try:
         import openvino
     except ImportError as error:
-        raise missing_extra("openvino", "export", f"opening {path}") from error
+        raise missing_extra("openvino", "openvino", f"opening {path}") from error
     if path.suffix == ".xml" and not path.with_suffix(".bin").is_file():
         raise ModelFileError(f"{path}: its weights, {path.with_suffix('.bin').name}, are not beside it.")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import logging
 from collections import Counter
@@ -11,17 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
 
 from nextdetr.confidence import AUTO, least_scores
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import path_text
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.frames import unfold
-from nextdetr.inference.pooled import pooled_maps
+from nextdetr.inference.running import backend_of
 from nextdetr.inference.sources import (
     SourceItem,
     Sources,
@@ -35,13 +32,18 @@ from nextdetr.inference.tags import VideoTags
 from nextdetr.memory import keep_freed_memory
 from nextdetr.pictures import kind_of
 from nextdetr.postprocess import Detected, postprocess
-from nextdetr.preprocess import AS_EVER, Reading, choose_device, resize_to_tensor
+from nextdetr.preprocess import AS_EVER, Reading, resize_to_planes
 
 if TYPE_CHECKING:
+    import torch
+
     from nextdetr.confidence import Confidence
+    from nextdetr.inference.backend import Backend
     from nextdetr.inference.familiarity import Familiarity
-    from nextdetr.inference.features import FeatureMap, FeatureRecorder
-    from nextdetr.inference.static_camera import StaticCamera
+    from nextdetr.inference.feature_map import FeatureMap
+    from nextdetr.inference.pytorch.backend import Network
+    from nextdetr.inference.pytorch.recorder import FeatureRecorder
+    from nextdetr.inference.pytorch.static_camera import StaticCamera
 
 __all__ = ["Prediction", "Predictor", "select_classes", "tell_unreadable"]
 
@@ -127,11 +129,11 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """An image that was read, with its input tensor [3, S, S], or the reason why it was not."""
+    """An image that was read, with the model's input [3, S, S], or the reason why it was not."""
 
     item: SourceItem
     image: Image.Image | None = None
-    tensor: Tensor | None = None
+    planes: NDArray[np.float32] | None = None
     problem: str | None = None
     more_frames: int = 0
 
@@ -140,11 +142,11 @@ class Predictor:
     """Finds objects in images.
 
     Args:
-        model: called as ``model(images [B, 3, S, S] 0..1)``, with ``queries=`` where asked for; returns a
-            ``DetectorOutput``. It is moved to ``device`` and put into evaluation mode.
+        model: an exported file, or a network of torch, called as ``model(images [B, 3, S, S] 0..1)``, with ``queries=``
+            where asked for, which returns a ``DetectorOutput``; it is moved to ``device`` and put into evaluation mode.
         classes: class names, in the order of the model's indices.
         image_size: side of the square input in pixels (S).
-        device: where to run; by default the best there is.
+        device: where a network is to run; by default the best there is.
         reading: how files are read.
         recorder: looks on, so that each prediction has its ``maps``.
         queries: number of object queries where ``stream`` is told none; None is the model's own.
@@ -163,7 +165,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Backend | Network,
         classes: Sequence[str],
         image_size: int,
         *,
@@ -176,18 +178,17 @@ class Predictor:
         calibrated: float | None = None,
         familiarity: Familiarity | None = None,
     ) -> None:
-        check_size = getattr(model, "check_size", None)  # any callable will do as a model
-        if check_size is not None:
-            check_size(image_size)
-        self.device = choose_device(device)
-        if self.device.type == "cpu":
+        self.familiarity = familiarity if camera is None else None
+        looking = {"recorder": recorder, "camera": camera, "pooled": self.familiarity is not None}
+        self.backend = backend_of(model, device, **looking)
+        self.backend.check_size(image_size)
+        if self.backend.device == "cpu":
             keep_freed_memory()
-        self.model = (model if camera is None else camera).to(self.device).eval()
         self.classes = list(classes)
         self.image_size = image_size
-        self.reading, self.recorder, self.queries, self.camera = reading, recorder, queries, camera
+        self.reading, self.queries = reading, queries
+        self._still = camera is not None
         self.thresholds, self.calibrated = thresholds, calibrated
-        self.familiarity = familiarity if camera is None else None
         self.skipped: Counter[str] = Counter()
         self._names = np.array(self.classes, dtype=str)
 
@@ -241,7 +242,7 @@ class Predictor:
         chosen = None if classes is None else select_classes(self.classes, classes)
         queries = queries or self.queries
         items = find_images(sources, videos=True, skipped=self.skipped)
-        if self.camera is not None:
+        if self._still:
             items = videos_only(items)
         found = self._stream(items, least, chosen, max_detections, queries, batch_size)
         return tell_unreadable(found, self.skipped)
@@ -275,7 +276,7 @@ class Predictor:
     def _batches(self, items: Iterable[SourceItem], batch_size: int) -> Iterator[list[_Read]]:
         """Images read and resized, in lists of ``batch_size``."""
         batch: list[_Read] = []
-        for read in read_ahead(unfold(items), self._read, ahead=batch_size, threads=reading_threads(self.device)):
+        for read in read_ahead(unfold(items), self._read, ahead=batch_size, threads=reading_threads(self.backend.device)):
             batch.append(read)
             if len(batch) == batch_size or read.item.live:
                 yield batch
@@ -285,36 +286,25 @@ class Predictor:
 
     def _read(self, item: SourceItem) -> _Read:
         opened = item.open(self.reading)
-        tensor = None if opened.image is None else resize_to_tensor(opened.image, self.image_size)
-        return _Read(item, opened.image, tensor, opened.problem, opened.more_frames)
+        planes = None if opened.image is None else resize_to_planes(opened.image, self.image_size)
+        return _Read(item, opened.image, planes, opened.problem, opened.more_frames)
 
-    @torch.inference_mode()
     def _run(
         self, batch: list[_Read], max_detections: int, classes: list[int] | None, queries: int | None
     ) -> list[tuple[Detected, list[FeatureMap] | None, float | None]]:
         """Return for each image what was found in it, its maps, and how unlike the training images it is."""
-        tensors = [read.tensor for read in batch if read.tensor is not None]
-        if not tensors:
+        planes = [read.planes for read in batch if read.planes is not None]
+        if not planes:
             return []
-        images = torch.stack(tensors).to(self.device)  # [B, 3, S, S]
-        if self.model.training:  # a training may have used the model since
-            self.model.eval()
-        settings: dict[str, Any] = {} if queries is None else {"queries": queries}
-        if self.camera is not None:
-            settings["streams"] = [(read.item.path, read.image.size) for read in batch if read.image is not None]
-        maps: list[list[FeatureMap]] | None = None
-        with contextlib.ExitStack() as watching:
-            pooled = [] if self.familiarity is None else watching.enter_context(pooled_maps(self.model))
-            if self.recorder is not None:
-                maps = watching.enter_context(self.recorder.watch())
-            output = self.model(images, **settings)
-        sizes = [(read.image.height, read.image.width) for read in batch if read.image is not None]
-        found = postprocess(output, sizes, max_detections=max_detections, classes=classes)
-        unlike = [None] * len(found) if self.familiarity is None else self.familiarity.unlikeness(pooled[0]).tolist()
-        return [
-            (detected.to("cpu"), None if maps is None else maps[number], unlike[number])
-            for number, detected in enumerate(found)
-        ]
+        shown = [(read.item.path, read.image.size) for read in batch if read.image is not None]
+        seen = self.backend.look(np.stack(planes), queries=queries, streams=shown)
+        sizes = [(height, width) for _, (width, height) in shown]
+        found = postprocess(seen.outputs, sizes, max_detections=max_detections, classes=classes)
+        unlike: list[float | None] = [None] * len(found)
+        if self.familiarity is not None and seen.vectors is not None:
+            unlike = self.familiarity.unlikeness(seen.vectors).tolist()
+        maps = [None] * len(found) if seen.maps is None else seen.maps
+        return list(zip(found, maps, unlike, strict=True))
 
     def nothing(self) -> sv.Detections:
         """Return no detections, with all fields."""
@@ -326,7 +316,7 @@ class Predictor:
             boxes, scores = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
             labels = np.zeros(0, np.int64)
         else:
-            boxes, scores, labels = detected.boxes.numpy(), detected.scores.numpy(), detected.labels.numpy()
+            boxes, scores, labels = detected.boxes, detected.scores, detected.labels
             kept = scores >= least[labels]
             boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
         return sv.Detections(xyxy=boxes, confidence=scores, class_id=labels, data={"class_name": self._names[labels]})

@@ -90,7 +90,7 @@ def open_session(
     if runtime != "auto":  # refused before the file is read
         chosen = choose_runtime(path, runtime)
         if find_spec(chosen) is None:
-            raise missing_extra(chosen, "export", f"opening {path}")
+            raise missing_extra(chosen, "openvino" if chosen == "openvino" else "", f"opening {path}")
     metadata = read_metadata(path)
     contract = Contract.from_metadata(metadata, str(source))
     passed = contract.passed_runtimes

@@ -14,7 +14,6 @@ from typing import NamedTuple, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
-import torch
 from PIL import Image
 
 from nextdetr.errors import DataError
@@ -261,9 +260,9 @@ def read_ahead(items: Iterable[T], read: Callable[[T], R], *, ahead: int, thread
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def reading_threads(device: torch.device) -> int:
+def reading_threads(device: str) -> int:
     """Threads that decode images: none on the CPU, whose cores the model fills by itself."""
-    return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    return 0 if device == "cpu" else min(8, os.cpu_count() or 1)
 
 
 def _find(sources: Iterable[ImageSource], videos: bool, skipped: Counter[str]) -> Iterator[SourceItem]:

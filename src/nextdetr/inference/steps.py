@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from nextdetr.confidence import AUTO
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.predictor import Predictor
-from nextdetr.postprocess import postprocess
-from nextdetr.preprocess import resize_to_tensor
-from nextdetr.structures import DetectorOutput
+from nextdetr.postprocess import Outputs, postprocess
+from nextdetr.preprocess import resize_to_planes
 
 if TYPE_CHECKING:
     from nextdetr.confidence import Confidence
@@ -35,25 +34,22 @@ class Steps:
         self.predictor = predictor
         self.classes = predictor.classes
 
-    def prepare(self, image: Image.Image) -> Tensor:
+    def prepare(self, image: Image.Image) -> NDArray[np.float32]:
         """Return the model's input for an upright RGB image: [3, S, S] float32, 0 to 1."""
-        return resize_to_tensor(image, self.predictor.image_size)
+        return resize_to_planes(image, self.predictor.image_size)
 
-    @torch.inference_mode()
-    def compute(self, inputs: Sequence[Tensor]) -> list[DetectorOutput]:
+    def compute(self, inputs: Sequence[NDArray[np.float32]]) -> list[Outputs]:
         """Run the model on a batch of inputs [3, S, S]; return logits [1, Q, C] and boxes [1, Q, 4] of each.
 
         Raises:
             ModelFileError: the runtime fails, or returns what is no detection.
         """
-        output = self.predictor.model(torch.stack(list(inputs)).to(self.predictor.device))
-        logits, boxes = output.logits.cpu(), output.boxes.cpu()
-        return [DetectorOutput(logits[i : i + 1], boxes[i : i + 1]) for i in range(len(inputs))]
+        output = self.predictor.backend(np.stack(inputs))
+        return [Outputs(output.logits[i : i + 1], output.boxes[i : i + 1]) for i in range(len(inputs))]
 
-    @torch.inference_mode()
     def finish(
         self,
-        output: DetectorOutput,
+        output: Outputs,
         size: tuple[int, int],
         *,
         confidence: Confidence = AUTO,

@@ -12,11 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.ops import batched_nms
 
+from nextdetr.array_boxes import batched_nms
 from nextdetr.errors import ConfigError
 from nextdetr.inference._supervision import rows, sv
 from nextdetr.inference.frames import unfold
@@ -124,8 +123,8 @@ def merge_tiles(found: Sequence[sv.Detections], windows: Sequence[Window], size:
         return every
     assert every.confidence is not None
     assert every.class_id is not None
-    boxes, scores, labels = every.xyxy.astype(np.float32), every.confidence, every.class_id
-    kept = batched_nms(torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(labels), EQUAL).numpy()
+    boxes, scores, labels = every.xyxy.astype(np.float32), every.confidence, every.class_id.astype(np.int64)
+    kept = batched_nms(boxes, scores, labels, EQUAL)
     return _join_halves(rows(every, kept), np.concatenate(cut)[kept])
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nextdetr.confidence import named_thresholds
 from nextdetr.config_serve import ServeConfig
@@ -21,7 +21,9 @@ from nextdetr.serve.batcher import Batcher, Closed, Job
 from nextdetr.serve.engine import DetectorEngine
 from nextdetr.serve.errors import ServeError
 from nextdetr.serve.metrics import Metrics
-from nextdetr.weights.checkpoint import OpenedModel
+
+if TYPE_CHECKING:
+    from nextdetr.weights.checkpoint import OpenedModel
 
 __all__ = ["Models", "Opens", "Served", "engine_of", "named_sources"]
 

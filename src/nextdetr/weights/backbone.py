@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nextdetr.errors import WeightsError
+from nextdetr.files import is_local
 from nextdetr.models.convnextv2 import SIZES, ConvNeXtV2, convnextv2
 from nextdetr.models.detection import DetectionModel, RowInfo
 from nextdetr.weights.checkpoint import OpenedModel
@@ -13,7 +14,7 @@ from nextdetr.weights.gate import fill
 from nextdetr.weights.layouts.sizes import backbone_size
 from nextdetr.weights.load import load_into, open_weights
 from nextdetr.weights.published import find_published
-from nextdetr.weights.remote import is_local, parse_name
+from nextdetr.weights.remote import parse_name
 from nextdetr.weights.start import open_detector
 from nextdetr.weights.tensorfile import read_metadata
 

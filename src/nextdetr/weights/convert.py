@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nextdetr.errors import ConfigError, WeightsError
-from nextdetr.files import atomic_write, make_directory, write_text_atomic
+from nextdetr.files import atomic_write, is_local, make_directory, write_text_atomic
 from nextdetr.models.convnextv2 import EXPANSION
 from nextdetr.models.graph import build_skeleton, load_model_file, parse_model_text, with_memory
 from nextdetr.models.names import row_name
@@ -28,7 +28,7 @@ from nextdetr.weights.layouts.sizes import backbone_size, known_size
 from nextdetr.weights.layouts.table import FCMAE, Identity, backbone_tensors
 from nextdetr.weights.load import open_weights, plan_load
 from nextdetr.weights.reader import WeightsFile
-from nextdetr.weights.remote import is_local, plain_name
+from nextdetr.weights.remote import plain_name
 from nextdetr.weights.tensorfile import write_tensors
 
 __all__ = ["FORMATS", "Format", "backbone_state", "convert", "save_backbone"]

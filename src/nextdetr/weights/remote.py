@@ -18,11 +18,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nextdetr.errors import WeightsError
+from nextdetr.files import is_local
 from nextdetr.hub_errors import hub_errors, is_unreachable, reason_of, told
 from nextdetr.weights.folder import CARD, CONFIG, FOLDER_FILES, read_card
 from nextdetr.weights.published import Published, close_names, find_published
 
-__all__ = ["HubName", "Located", "is_local", "is_name", "is_pinned", "locate", "parse_name", "plain_name"]
+__all__ = ["HubName", "Located", "is_name", "is_pinned", "locate", "parse_name", "plain_name"]
 
 SUFFIXES = frozenset((".safetensors", ".bin", ".pt", ".pth", ".ckpt"))
 _OTHER_FILES = frozenset((".yaml", ".yml", ".json", ".onnx", ".xml", ".npz", ".zip", ".pkl", ".csv", ".txt"))
@@ -86,14 +87,6 @@ def is_pinned(text: str) -> bool:
     """Whether a text is a name of the Hub with a whole commit, as metadata and reports give it."""
     name = parse_name(text)
     return name is not None and name.revision is not None and _COMMIT.fullmatch(name.revision) is not None
-
-
-def is_local(source: str | Path) -> bool:
-    """Whether a source of weights is there on this disk."""
-    try:
-        return Path(source).exists()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
 
 
 def is_name(source: str | Path) -> bool:

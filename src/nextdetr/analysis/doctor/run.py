@@ -22,7 +22,7 @@ from nextdetr.engine.recipe import SET_ASIDE, Recipe, choose_recipe
 from nextdetr.engine.statistics import describe_data, describe_machine
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.models.graph import available_models, build_skeleton
-from nextdetr.preprocess import choose_device
+from nextdetr.tensors import choose_device
 
 __all__ = ["doctor", "examine"]
 

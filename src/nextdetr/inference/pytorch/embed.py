@@ -22,11 +22,12 @@ from torch import Tensor
 
 from nextdetr.errors import ConfigError
 from nextdetr.files import atomic_write, path_text
-from nextdetr.inference.pooled import pool
+from nextdetr.inference.pytorch.pooled import pool
 from nextdetr.inference.sources import SourceItem, Sources, find_images, none_readable, read_ahead, reading_threads
 from nextdetr.models.detection import DetectionModel
 from nextdetr.pictures import kind_of
-from nextdetr.preprocess import AS_EVER, Reading, choose_device, resize_to_tensor
+from nextdetr.preprocess import AS_EVER, Reading
+from nextdetr.tensors import choose_device, resize_to_tensor
 
 __all__ = ["Embeddings", "check_output", "check_row", "embed_images", "write_embeddings"]
 
@@ -165,7 +166,7 @@ def _batches(
         return _Read(item.path, None if image is None else resize_to_tensor(image, image_size), problem)
 
     batch: list[_Read] = []
-    for result in read_ahead(items, read, ahead=batch_size, threads=reading_threads(device)):
+    for result in read_ahead(items, read, ahead=batch_size, threads=reading_threads(str(device))):
         batch.append(result)
         if len(batch) == batch_size:
             yield batch

@@ -1,0 +1,47 @@
+"""Which packages are installed, and what the extra ``train`` brings: all that is computed with PyTorch needs it."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+from nextdetr.errors import ConfigError, missing_extra
+
+__all__ = ["TRAIN", "explained", "is_installed", "require_train"]
+
+#: What the extra ``train`` brings: names that are imported, and those that pip knows.
+TRAIN = {
+    "torch": "torch", "torchvision": "torchvision", "lightning_fabric": "lightning-fabric", "safetensors": "safetensors",
+    "huggingface_hub": "huggingface-hub",
+}  # fmt: skip
+
+
+def require_train(purpose: str, *, instead: str = "") -> None:
+    """Refuse what needs PyTorch where it is not installed, before anything is imported.
+
+    Args:
+        purpose: what the user wanted, as a noun phrase ("training a detector").
+        instead: see ``missing_extra``.
+
+    Raises:
+        ConfigError: a package is missing; the message says how to install it.
+    """
+    missing = [package for module, package in TRAIN.items() if not is_installed(module)]
+    if missing:
+        raise missing_extra(missing[0], "train", purpose, instead=instead)
+
+
+def explained(error: BaseException, purpose: str) -> ConfigError | None:
+    """Return what to say of an import that failed for want of the extra ``train``; None of any other error."""
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    package = TRAIN.get((error.name or "").partition(".")[0])
+    return None if package is None else missing_extra(package, "train", purpose)
+
+
+def is_installed(module: str) -> bool:
+    """Whether a package can be imported, by the name that it is imported by."""
+    try:
+        return find_spec(module) is not None
+    except ValueError:  # what stands in its place was put there by hand, and None refuses the import
+        return sys.modules.get(module) is not None

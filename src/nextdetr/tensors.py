@@ -1,0 +1,56 @@
+"""What PyTorch needs on top of the pictures and detections that are NumPy elsewhere: tensors of them, and a device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from nextdetr.errors import ConfigError
+from nextdetr.postprocess import Outputs
+from nextdetr.preprocess import resize_to_planes
+from nextdetr.structures import DetectorOutput
+
+__all__ = ["as_outputs", "choose_device", "resize_to_tensor"]
+
+
+def resize_to_tensor(image: Image.Image | NDArray[np.generic], size: int) -> Tensor:
+    """Resize to a square and scale to fractions: ``preprocess.resize_to_planes`` as a tensor.
+
+    Args:
+        image: RGB PIL image, or anything else that ``as_image`` takes.
+        size: side of the result in pixels (S).
+
+    Returns:
+        [3, S, S] float32 RGB, 0 to 1, contiguous.
+    """
+    # Not in two halves in a data loader's worker, which has one thread.
+    return torch.from_numpy(resize_to_planes(image, size, threads=torch.get_num_threads()))
+
+
+def as_outputs(output: DetectorOutput | Outputs) -> Outputs:
+    """Return what a network says as arrays on the processor, in float32 whatever the network's precision."""
+    if isinstance(output, Outputs):
+        return output
+    logits, boxes = (part.detach().float().cpu().numpy() for part in (output.logits, output.boxes))
+    return Outputs(logits, boxes)
+
+
+def choose_device(name: str | torch.device | None = None) -> torch.device:
+    """Return the device to run on: the named one, or the best there is (CUDA, Apple's MPS, then the CPU).
+
+    Raises:
+        ConfigError: there is no such device on this machine.
+    """
+    if name is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA raises an AssertionError
+        raise ConfigError(f"the device {name} cannot be used on this machine: use cpu, or leave the device out.") from error
+    return device
