@@ -7,8 +7,8 @@ ENV PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
-# torch for the processor alone: the usual wheels bring several gigabytes for GPUs
-RUN pip install --extra-index-url https://download.pytorch.org/whl/cpu '.[serve]' onnxruntime openvino
+# The light installation: exported files, in ONNX Runtime or OpenVINO; a checkpoint would need the extra train, and torch.
+RUN pip install '.[serve,openvino]'
 
 RUN useradd --create-home --uid 1000 nextdetr
 USER nextdetr
