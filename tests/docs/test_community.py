@@ -98,6 +98,7 @@ def test_chinese_pages_have_the_commands_of_the_english_ones(page):
     english = page.with_name(page.name.replace(".zh.md", ".md"))
 
     def commands(path):
-        return re.findall(r"```bash\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+        found = re.findall(r"```bash\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+        return [line.split("  #")[0].rstrip() for block in found for line in block.splitlines()]
 
     assert commands(english) == commands(page)
