@@ -36,7 +36,7 @@ CSV = {
         "csv: test.csv, train.csv",
         {"train.csv": f"{TF}a.jpg,60,40,cat,24,12,36,28\n", "test.csv": f"{TF}c.jpg,60,40,cat,1,2,3,4\n",
          "images/a.jpg": None, "images/b.jpg": None, "images/c.jpg": None},
-        {"a.jpg": [CAT]}, classes=("cat",), splits=("train", "test"),
+        {"a.jpg": [CAT]}, ("image without annotations",), ("cat",), ("train", "test"),
     ),
     "Open Images'": Case(
         "csv: oidv6-train-annotations-bbox.csv",

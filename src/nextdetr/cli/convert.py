@@ -39,6 +39,8 @@ def convert(
     sys.stderr.write(f"{result.recognised}\n")
     if result.problems:
         sys.stderr.write(summarize_problems(result.problems) + "\n")
+    for split in result.splits_left_out:
+        sys.stderr.write(f"left out: the split {split}, for which {merged.to} has no name; its images are in the others\n")
     if result.crowds_left_out:
         sys.stderr.write(f"left out: {plural(result.crowds_left_out, 'crowd')}, for which {merged.to} has no place\n")
     if result.confidences_left_out:

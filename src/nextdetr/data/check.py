@@ -26,6 +26,7 @@ from nextdetr.data.confidence import CONFIDENCE_KIND, sift
 from nextdetr.data.listing import FileFinder
 from nextdetr.data.raw import RawImage, RawSplit, plural
 from nextdetr.data.records import DetectionData, ImageRecord, Problem
+from nextdetr.data.units import check_units, doubt_corners
 from nextdetr.errors import DataError
 from nextdetr.preprocess import image_size, is_turned, load_image
 
@@ -75,6 +76,7 @@ def finish(
     """
     if not raw.images and not raw.problems:
         raise DataError(f"{raw.source}: the split {split} is empty; it lists no image.")
+    check_units(raw)
     raw = sift(raw, raw.min_confidence if min_confidence is None else min_confidence)
     reports = _look(raw, decode=check_images)
     count = np.bincount(raw.box_image, minlength=len(raw.images))
@@ -273,7 +275,7 @@ def _build_records(raw: RawSplit, reports: Sequence[ImageReport]) -> tuple[list[
     usable = limits[:, 0] > 0
     clipped, verdicts = _judge_boxes(boxes, limits)
     keep = usable.copy()
-    problems = []
+    problems = doubt_corners(raw, limits)
     for row in np.flatnonzero(usable & (verdicts > 0)).tolist():
         file, where = raw.where(row)
         kind, clause = _VERDICTS[int(verdicts[row])]
@@ -285,7 +287,8 @@ def _build_records(raw: RawSplit, reports: Sequence[ImageReport]) -> tuple[list[
     for row in np.flatnonzero(keep & (first != np.arange(len(first)))).tolist():
         (file, where), (other, place) = raw.where(row), raw.where(int(first[row]))
         place = place if other == file else f"{other}, {place}"
-        message = f"the same box of the same class stands at {place} already; counted once"
+        place = f"at {place}" if (other, place) != (file, where) else "under the same id"
+        message = f"the same box of the same class stands {place} already; counted once"
         problems.append(Problem(file, where, message, "box given twice"))
         keep[row] = False
     order = np.flatnonzero(keep)

@@ -22,7 +22,7 @@ from nextdetr.data.coco_masks import box_of_mask
 from nextdetr.data.coco_results import from_results
 from nextdetr.data.listing import NameIndex
 from nextdetr.data.moved import find_moved
-from nextdetr.data.raw import NameList, RawImage, RawSplit, choose, map_classes
+from nextdetr.data.raw import NameList, RawImage, RawSplit, choose, map_classes, plural
 from nextdetr.data.records import Problem
 from nextdetr.errors import DataError
 
@@ -30,6 +30,7 @@ __all__ = ["read_coco"]
 
 # what an id that an annotation refers to stands for, where it is no position
 _UNKNOWN, _UNWANTED = -1, -2
+_NOWHERE = "images not found"
 _ABOVE = 8  # folders above that of the images which a name in results may start from
 
 
@@ -84,7 +85,8 @@ def _load(path: Path) -> tuple[dict[str, list[Any]], bool]:
         raise DataError(f"{path}: not a COCO file, which is an object with images, annotations and categories.")
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list):
-            raise DataError(f'{path}: not a COCO file: it has no list "{key}".')
+            own = " It is datumaro's own format: export it with -f coco_instances." if "items" in content else ""
+            raise DataError(f'{path}: not a COCO file: it has no list "{key}".{own}')
     return content, False
 
 
@@ -223,6 +225,13 @@ def _find_images(
     if not names or any(counts):
         return [_image_path(folder, name) for name in names]
     moved = find_moved(names, folders, Path(file).stem)
+    if folders and not moved.paths and not is_results:
+        looked = ", ".join(str(place) for place in dict.fromkeys(tried) if place.is_dir())
+        message = (
+            f"none of its {plural(len(names), 'image')}, such as {names[0]}, is in {looked}; a dataset YAML with format: "
+            "coco names the folder of the images"
+        )
+        problems.insert(0, Problem(file, "", message, _NOWHERE))
     problems += moved.tell(names, file)
     return [moved.paths.get(position) or _image_path(folder, name) for position, name in enumerate(names)]
 
@@ -358,6 +367,7 @@ def _annotations(
         problems,
         source=file,
         confidence=scores if is_confidence.all() and not np.isnan(scores).all() else None,
+        extents=True,
     )
 
 

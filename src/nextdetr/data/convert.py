@@ -53,6 +53,7 @@ class ConvertResult:
     splits: dict[str, dict[str, int]]
     crowds_left_out: int = 0
     confidences_left_out: int = 0
+    splits_left_out: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -98,10 +99,11 @@ def convert(
     crowds = 0 if to == "coco" else sum(int(record.crowd.sum()) for part in parts for record in part.records)
     sure = [record.confidence for part in parts for record in part.records if to == "voc" and record.confidence is not None]
     counts = {part.split: _count(part, with_crowds=to == "coco") for part in parts}
+    left = [split for split in available_splits(data) if split not in counts]
     problems = list(dict.fromkeys(problem for part in parts for problem in part.problems))  # some are of the whole set
     return ConvertResult(
         str(data), parts[0].recognised, to, str(target), list(classes), counts, crowds,
-        sum(int(np.isfinite(values).sum()) for values in sure), problems,
+        sum(int(np.isfinite(values).sum()) for values in sure), left, problems,
     )  # fmt: skip
 
 
@@ -112,16 +114,28 @@ def _read(
     splits = available_splits(data)
     if not splits:
         raise DataError(f"{data}: no split is named, so there is nothing to convert.")
-    strange = [split for split in splits if to == "yolo" and split not in _YOLO_SPLITS]
-    if strange:
-        raise DataError(
-            f"{data}: programs for YOLO look for {', '.join(_YOLO_SPLITS)} and would miss the split {strange[0]}; name the "
-            "splits so in a dataset YAML."
-        )
     parts = [load_data(data, split, on_bad_data=on_bad_data, min_confidence=min_confidence) for split in splits]
+    parts = _without_unions(data, parts) if to == "yolo" else parts
     classes = list(dict.fromkeys(name for part in parts for name in part.classes))
     own = {name: number for part in reversed(parts) for name, number in zip(part.classes, part.category_ids, strict=True)}
     return [_with_classes(part, classes, [own[name] for name in classes]) for part in parts]
+
+
+def _without_unions(data: str | Path, parts: list[DetectionData]) -> list[DetectionData]:
+    """Leave out splits that programs for YOLO do not look for, if their images are in the others (VOC's ``trainval``).
+
+    Raises:
+        DataError: there is another such split.
+    """
+    known = [part for part in parts if part.split in _YOLO_SPLITS]
+    there = {record.path for part in known for record in part.records}
+    for part in parts:
+        if part.split not in _YOLO_SPLITS and not all(record.path in there for record in part.records):
+            raise DataError(
+                f"{data}: programs for YOLO look for {', '.join(_YOLO_SPLITS)} and would miss the split {part.split}; name "
+                "the splits so in a dataset YAML."
+            )
+    return known
 
 
 def _with_classes(part: DetectionData, classes: list[str], ids: list[int | str]) -> DetectionData:

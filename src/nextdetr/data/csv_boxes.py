@@ -8,18 +8,21 @@ Three dialects, told by the first line:
 - keras-retinanet: no header, ``path,x1,y1,x2,y2,class``; all five empty is an image without objects.
 
 A file is a split, by its name (``train_labels.csv``) or its folder. An image without an object has no row in the first two,
-so images without a row count as background where their folder is the split's own, and are left out where splits share a
-folder.
+so images without a row count as background where their folder is the split's own, and are left out and reported where
+splits share a folder. Where all boxes of a split that should be in pixels lie between 0 and 1, they are fractions.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from nextdetr.data.listing import list_images
 from nextdetr.data.objects import (
@@ -36,6 +39,7 @@ from nextdetr.data.objects import (
 from nextdetr.data.raw import RawSplit, plural, read_lines
 from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
 from nextdetr.data.records import Problem
+from nextdetr.data.units import are_fractions
 from nextdetr.errors import DataError
 from nextdetr.preprocess import IMAGE_SUFFIXES
 
@@ -109,15 +113,16 @@ def _read(root: Path, splits: Mapping[str, list[Path]], split: str, classes: Seq
     problems: list[Problem] = []
     used: dict[str, int] = {}
     kinds = set()
-    for file in [file for files in splits.values() for file in files]:
-        wrong: list[Problem] = []
-        reader = _CsvFile(file, used, wrong)
-        images = list(reader.images())
-        if file in splits[split]:
-            kinds.add(reader.dialect.fractions)
-            wrong += _find_images(file, root, split, images, shared=len(splits) > 1)
-            problems += wrong
-            chosen += images
+    files = [_CsvFile(file, used, []) for some in splits.values() for file in some]
+    images = {file.path: file.images() for file in files}
+    named = {Path(item.name.replace("\\", "/")).stem for found in images.values() for item in found}
+    for file in files:
+        if file.path in splits[split]:
+            kinds.add(file.dialect.fractions)
+            found = images[file.path]
+            problems += file.problems
+            problems += _find_images(file.path, root, split, found, shared=named if len(splits) > 1 else None)
+            chosen += found
     if len(kinds) > 1:
         raise DataError(f"{root}: the files of the split {split} have boxes in pixels and as fractions; keep one kind.")
     names = _descriptions(root if root.is_dir() else root.parent)
@@ -126,30 +131,52 @@ def _read(root: Path, splits: Mapping[str, list[Path]], split: str, classes: Seq
     for item in chosen:
         item.objects = [mark._replace(label=ids[mark.label]) for mark in item.objects]
     by_id = {number: name for name, number in own.items()}
-    return build_split(chosen, by_id, classes, source=str(root), problems=problems, fractions=True in kinds)
+    fractions = True in kinds
+    if not fractions and are_fractions(np.array([mark.box for item in chosen for mark in item.objects]).reshape(-1, 4)):
+        fractions = True
+        message = "all of its boxes lie between 0 and 1, so they are taken for fractions of the images, not for pixels"
+        problems.append(Problem(str(splits[split][0]), "", message, "fractions in place of pixels"))
+    return build_split(chosen, by_id, classes, source=str(root), problems=problems, fractions=fractions)
 
 
-def _find_images(file: Path, root: Path, split: str, images: list[Annotated], *, shared: bool) -> list[Problem]:
-    """Find the images of a file, and add those of its split's own folder that have no row."""
+def _find_images(
+    file: Path, root: Path, split: str, images: list[Annotated], *, shared: Collection[str] | None
+) -> list[Problem]:
+    """Find the images of a file, and add those of its split's own folder that have no row.
+
+    Args:
+        file: the CSV.
+        root: the data set.
+        split: of which the file is.
+        images: those of its rows; takes the others.
+        shared: names, without endings, of the images of all splits; None where there is one split.
+    """
     top = root if root.is_dir() else root.parent
-    own = [file.parent] if file.parent != top or not shared else []
+    own = [file.parent] if file.parent != top or shared is None else []
     for base in dict.fromkeys((file.parent, top, file.parent / "images", top / "images")):
         folders = sorted(folder for folder in base.iterdir() if folder.is_dir()) if base.is_dir() else []
         own += [folder for folder in folders if split_called(folder.name) == split]
     places = [*own, file.parent / "images", top / "images", file.parent, top]
     problems = locate(images, places, split)
     named = {item.path for item in images}
-    folder = next(
-        (f for f in [*own, *([] if shared else places)] if any(item.path == f / item.name for item in images)), None
-    )
-    others = [path for path in list_images(folder).files if path not in named] if folder is not None else []
-    problems += unannotated(file, others, f"in {folder} without a row", "taken as background")
-    images += [Annotated(_relative(path, folder), str(file), "", path=path) for path in others]
+    folder = _home(named, places)
+    if folder is None:
+        return problems
+    others = [path for path in list_images(folder).files if path not in named]
+    if shared is None or folder in own:
+        problems += unannotated(file, others, f"in {folder} without a row", "taken as background")
+        images += [Annotated(path.relative_to(folder).as_posix(), str(file), "", path=path) for path in others]
+    else:  # whose background they would be nobody can tell
+        problems += unannotated(file, [path for path in others if path.stem not in shared], f"in {folder} without a row")
     return problems
 
 
-def _relative(path: Path, folder: Path | None) -> str:
-    return path.relative_to(folder).as_posix() if folder is not None else path.name
+def _home(paths: Iterable[Path | None], places: Sequence[Path]) -> Path | None:
+    """Return the place in which most of the images lie, the narrowest of equals; None where none lies in any."""
+    parents = Counter(path.parent for path in paths if path is not None)
+    counts = {place: sum(n for parent, n in parents.items() if parent.is_relative_to(place)) for place in places}
+    best = max(places, key=lambda place: (counts[place], len(place.parts)))
+    return best if counts[best] else None
 
 
 def _descriptions(folder: Path) -> dict[str, str]:

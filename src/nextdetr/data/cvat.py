@@ -22,6 +22,7 @@ from nextdetr.data.objects import (
     Box,
     Marked,
     build_split,
+    by_split,
     enclosing,
     locate,
     number_classes,
@@ -62,13 +63,20 @@ def _recognise(glance: Glance) -> str:
 
 
 def _open(glance: Glance) -> dict[str, SplitReader]:
-    files = _files(glance)
-    names = dict.fromkeys(_split_of(subset) for file in files for subset in _subsets(file))
+    files = _own_splits(_files(glance), glance.path)
+    names = dict.fromkeys(_split_of(subset, own) for file, own in files.items() for subset in _subsets(file) or [""])
     return {split: partial(_read, glance.path, files, split) for split in names or {_LONE: None}}
 
 
-def _split_of(subset: str) -> str:
-    return split_called(subset) or (subset if subset.lower() not in ("", "default") else _LONE)
+def _own_splits(files: Sequence[Path], root: Path) -> dict[Path, str]:
+    """Return the split of the images of each file that have no subset, by its name or folder, where these tell splits."""
+    splits = by_split(files, root)
+    named = len(splits) > 1 and _LONE in splits
+    return {file: split if named else _LONE for split, some in splits.items() for file in some}
+
+
+def _split_of(subset: str, own: str = _LONE) -> str:
+    return split_called(subset) or (subset if subset.lower() not in ("", "default") else own)
 
 
 def _subsets(file: Path) -> list[str]:
@@ -82,13 +90,13 @@ def _subsets(file: Path) -> list[str]:
     return list(found) or ([unescape(meta[1].decode("utf-8", "replace")).strip()] if meta else [])
 
 
-def _read(path: Path, paths: Sequence[Path], split: str, classes: Sequence[str] | None) -> RawSplit:
+def _read(path: Path, splits: Mapping[Path, str], split: str, classes: Sequence[str] | None) -> RawSplit:
     found: list[Annotated] = []
     problems: list[Problem] = []
-    files = [_CvatFile(file) for file in paths]
+    files = [_CvatFile(file) for file in splits]
     own = number_classes(name for file in files for name in (*file.labels, *file.used))
     for file in files:
-        images = [item for subset, item in file.images if _split_of(subset) == split]
+        images = [item for subset, item in file.images if _split_of(subset, splits[file.path]) == split]
         for item in images:
             item.objects = [mark._replace(label=own[file.used[mark.label]]) for mark in item.objects]
         folder = file.path.parent

@@ -24,6 +24,7 @@ from nextdetr.data.parquet import PARQUET
 from nextdetr.data.raw import parse_yaml
 from nextdetr.data.recognise import Format, Glance, SplitReader, yaml_beside
 from nextdetr.data.visdrone import VISDRONE
+from nextdetr.data.yolo_layout import looks_like_yolo
 from nextdetr.errors import DataError
 
 __all__ = ["FORMATS", "Source", "open_source"]
@@ -137,7 +138,8 @@ def _unknown(path: Path) -> DataError:
     if path.is_file():
         if path.suffix.lower() == ".json":
             hint = (
-                " For a COCO file, write a dataset YAML with format: coco that names it and its images, or give its folder."
+                " For a COCO file, write a dataset YAML with format: coco that names it and its images, or give its "
+                "folder; for labelme's JSON files, give their folder."
             )
         return DataError(f"{path}: not a data set; expected is {_kinds()}.{hint}")
     yaml = yaml_in(path)
@@ -146,7 +148,7 @@ def _unknown(path: Path) -> DataError:
     inner = sorted(file for name in YAML_NAMES for file in path.glob(f"*/{name}")) or _sets_below(path)
     if len(inner) == 1:
         hint = f" Did you mean {inner[0]}?"
-    elif (path / "images").is_dir() and (path / "labels").is_dir():
+    elif looks_like_yolo(path):
         hint = " It looks like a YOLO set without its data.yaml, or a classes.txt with the name of a class in each line."
     beside = yaml_beside(path)
     if not hint and beside.is_file():

@@ -101,7 +101,9 @@ def _read(root: Path, files: Sequence[Path], split: str, by_path: bool, classes:
     for item in chosen:
         item.objects = [mark._replace(label=ids[mark.label]) for mark in item.objects]
     problems += reader.unnamed(str(files[0]), _REMEDY)
-    return build_split(chosen, names, classes, source=str(root), problems=problems)
+    raw = build_split(chosen, names, classes, source=str(root), problems=problems)
+    raw.extents = True
+    return raw
 
 
 def _unnamed(file: Path, images: Sequence[Annotated], split: str) -> list[Problem]:

@@ -1,5 +1,8 @@
 """KITTI's 2D objects (https://www.cvlibs.net/datasets/kitti): ``training/image_2`` and ``training/label_2``.
 
+Other programs write the same rows with names of classes that have spaces, and into other folders: ``<split>/image_2`` and
+``<split>/label_2`` (datumaro), ``data`` and ``labels`` (FiftyOne).
+
 A label's columns are: type, truncated, occluded, alpha, left, top, right, bottom, in pixels, and what describes the object
 in space. ``DontCare`` are regions in which nobody labelled: crowds of every class. Lists in ``ImageSets/`` (``train.txt``,
 ``val.txt``), as others made them, are the splits; without them all is ``train``. ``testing/`` has no labels and is no
@@ -8,12 +11,12 @@ split.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from nextdetr.data.listing import list_images
+from nextdetr.data.listing import list_files, list_images, subfolders
 from nextdetr.data.objects import (
     EVERY_CLASS,
     Annotated,
@@ -22,10 +25,11 @@ from nextdetr.data.objects import (
     build_split,
     locate,
     number_classes,
+    split_called,
     unannotated,
 )
 from nextdetr.data.raw import NameList, RawSplit, plural, read_lines, read_name_list
-from nextdetr.data.recognise import Format, Glance, SplitReader
+from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
 from nextdetr.data.records import Problem
 from nextdetr.errors import DataError
 
@@ -33,17 +37,40 @@ __all__ = ["KITTI"]
 
 _LONE = "train"
 _NOBODY_LABELLED = "DontCare"
+_PAIRS = (("label_2", "image_2"), ("labels", "data"))
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+|nan|inf)"
+_ROW = re.compile(rf"\s*(\S.*?)((?:\s+{_NUMBER}){{14,15}})\s*")  # type, 14 numbers, perhaps a score
+_ENOUGH = 20  # label files that are looked at for a row
 
 
-def _folder(path: Path) -> Path | None:
-    """Return the folder that holds ``label_2``: the path itself, or its ``training``."""
-    places = (path, path / "training", path / "object" / "training")
-    return next((folder for folder in places if (folder / "label_2").is_dir()), None)
+def _pair(folder: Path) -> tuple[Path, Path] | None:
+    """Return the folders of labels and of images in a folder; KITTI's own names are believed, others need a row."""
+    for labels, images in _PAIRS:
+        pair = folder / labels, folder / images
+        if pair[0].is_dir() and (labels == "label_2" or (pair[1].is_dir() and _has_rows(pair[0]))):
+            return pair
+    return None
+
+
+def _has_rows(folder: Path) -> bool:
+    files = sorted(folder.glob("*.txt"))[:_ENOUGH]
+    lines = (start_of(path, 400).decode("utf-8", "replace").splitlines()[:1] for path in files)
+    return any(_ROW.fullmatch(line[0]) for line in lines if line)
+
+
+def _pairs(path: Path) -> dict[str, tuple[Path, Path]]:
+    """Return the folders of labels and images by split: those of the path, of its ``training``, or of folders of splits."""
+    for folder in (path, path / "training", path / "object" / "training"):
+        pair = _pair(folder)
+        if pair is not None:
+            return {_LONE: pair}
+    below = ((split_called(folder.name), _pair(folder)) for folder in subfolders(path))
+    return {split: pair for split, pair in below if split and pair is not None}
 
 
 def _recognise(glance: Glance) -> str:
-    folder = None if glance.is_file else _folder(glance.path)
-    return "" if folder is None else f"{(folder / 'label_2').relative_to(glance.path).as_posix()}/"
+    pairs = {} if glance.is_file else _pairs(glance.path)
+    return next((f"{labels.relative_to(glance.path).as_posix()}/" for labels, _ in pairs.values()), "")
 
 
 def _lists(path: Path, folder: Path) -> dict[str, Path]:
@@ -56,63 +83,74 @@ def _lists(path: Path, folder: Path) -> dict[str, Path]:
 
 def _open(glance: Glance) -> dict[str, SplitReader]:
     path = glance.path
-    folder = _folder(path)
-    if folder is None:
+    pairs = _pairs(path)
+    if not pairs:
         raise DataError(f"{path}: a KITTI folder has training/label_2 with the label files; there is none.")
-    lists = _lists(path, folder)
-    return {split: partial(_read, folder, file) for split, file in lists.items()} or {_LONE: partial(_read, folder, None)}
+    lists = _lists(path, pairs[_LONE][0].parent) if list(pairs) == [_LONE] else {}
+    if lists:
+        return {split: partial(_read, pairs, _LONE, file) for split, file in lists.items()}
+    return {split: partial(_read, pairs, split, None) for split in pairs}
 
 
-def _read(folder: Path, list_file: Path | None, classes: Sequence[str] | None) -> RawSplit:
-    """Read the labels of a split; the classes are those of all label files."""
-    files = {path.stem: path for path in sorted((folder / "label_2").glob("*.txt"))}
-    problems: list[Problem] = []
-    rows: dict[str, list[tuple[str, Marked]]] = {}
-    for stem, path in files.items():
-        rows[stem], wrong = _rows(path)
-        problems += wrong
-    include = NameList("", [("", stem) for stem in files], []) if list_file is None else read_name_list(list_file)
-    own = number_classes(kind for found in rows.values() for kind, _ in found if kind != _NOBODY_LABELLED)
+def _read(
+    pairs: Mapping[str, tuple[Path, Path]], split: str, list_file: Path | None, classes: Sequence[str] | None
+) -> RawSplit:
+    """Read the labels of a split; the classes are those of the label files of all splits."""
+    parsed = {name: _parse(labels) for name, (labels, _) in pairs.items()}
+    rows, problems = parsed[split]
+    labels, images = pairs[split]
+    files = {name: labels / f"{name}.txt" for name in rows}
+    include = NameList("", [("", name) for name in files], []) if list_file is None else read_name_list(list_file)
+    kinds = (kind for table, _ in parsed.values() for found in table.values() for kind, _ in found)
+    own = number_classes(kind for kind in kinds if kind != _NOBODY_LABELLED)
     chosen = []
     for where, name in include.entries:
         if name not in files:
-            message = f"there is no {folder / 'label_2' / name}.txt; the image is dropped"
+            message = f"there is no {labels / name}.txt; the image is dropped"
             problems.append(Problem(include.file, where, message, "missing annotation file"))
             continue
         marks = [mark._replace(label=own.get(kind, EVERY_CLASS)) for kind, mark in rows[name]]
         chosen.append(Annotated(name, str(files[name]), objects=marks))
     listed = {str(files[item.name]) for item in chosen}
     problems = [p for p in problems if p.file in listed or p.file == include.file] + include.problems
-    problems += locate(chosen, [folder / "image_2"])
-    problems += _unlabelled(folder, set(files)) if list_file is None else []
+    problems += locate(chosen, [images])
+    problems += _unlabelled(images, {item.path for item in chosen}) if list_file is None else []
     names = {number: name for name, number in own.items()}
-    return build_split(chosen, names, classes, source=str(folder), problems=problems)
+    return build_split(chosen, names, classes, source=str(labels.parent), problems=problems)
 
 
-def _unlabelled(folder: Path, stems: set[str]) -> list[Problem]:
-    images = folder / "image_2"
-    others = [path for path in list_images(images).files if path.stem not in stems] if images.is_dir() else []
+def _unlabelled(images: Path, named: Collection[Path | None]) -> list[Problem]:
+    others = [path for path in list_images(images).files if path not in named] if images.is_dir() else []
     return unannotated(images, others, "without a label file")
+
+
+def _parse(folder: Path) -> tuple[dict[str, list[tuple[str, Marked]]], list[Problem]]:
+    """Return the rows of each label file, by its path in the folder without the ending, and what is wrong."""
+    found, problems = {}, []
+    for path in list_files(folder, {".txt"}).files:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        found[name], wrong = _rows(path)
+        problems += wrong
+    return found, problems
 
 
 def _rows(path: Path) -> tuple[list[tuple[str, Marked]], list[Problem]]:
     """Return (type, object) of each row, without labels yet, and what is wrong."""
     found, problems = [], []
     for number, line in enumerate(read_lines(path), start=1):
-        fields = line.split()
-        if not fields:
+        if not line.strip():
             continue
         where = f"line {number}"
-        try:
-            if len(fields) not in (15, 16):  # the sixteenth is a score, as of results
-                raise ValueError(f"it has {plural(len(fields), 'value')} where 15 belong")
-            left, top, right, bottom = (float(value) for value in fields[4:8])
-            score = float(fields[15]) if len(fields) == 16 else math.nan
-        except ValueError as error:
-            problems.append(Problem(str(path), where, f"{error}; dropped", "malformed label line"))
+        match = _ROW.fullmatch(line)
+        if match is None:
+            shown = plural(len(line.split()), "value")
+            message = f"it has {shown}, and a class and 14 numbers belong, perhaps with a score; dropped"
+            problems.append(Problem(str(path), where, message, "malformed label line"))
             continue
-        crowd, box = fields[0] == _NOBODY_LABELLED, (left, top, right, bottom)
-        found.append((fields[0], Marked(0, box, where, crowd, as_confidence(score))))
+        values = [float(value) for value in match[2].split()]
+        score = as_confidence(values[14]) if len(values) == 15 else None  # as of results
+        left, top, right, bottom = values[3:7]
+        found.append((match[1], Marked(0, (left, top, right, bottom), where, match[1] == _NOBODY_LABELLED, score)))
     return found, problems
 
 

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from nextdetr.data.listing import FileFinder, list_files, list_images
+from nextdetr.data.listing import FileFinder, fold, list_files, list_images
 from nextdetr.data.objects import (
     Annotated,
     Box,
@@ -101,8 +101,10 @@ class _LabelmeReader:
         self._numbers: dict[str, int] = {}
         self._finder = FileFinder()
         self._stems: dict[Path, list[Path]] = {}
+        self._names: dict[str, list[Path]] = {}
         for image in images:
             self._stems.setdefault(image.with_suffix(""), []).append(image)
+            self._names.setdefault(fold(image.name), []).append(image)
 
     def read(self, path: Path) -> tuple[Annotated | None, list[Problem]]:
         """Return what a file describes, and what is wrong with it; None for what is no file of labelme's."""
@@ -138,8 +140,14 @@ class _LabelmeReader:
         named = self._finder.find(Path(os.path.normpath(path.parent / spelt)))  # ../images/a.jpg
         if not spelt.is_absolute() and named.is_file():
             return named
-        alike = self._stems.get(path.with_suffix(""), [])
+        alike = self._stems.get(path.with_suffix(""), []) or self._alone(path, spelt.name)
         return alike[0] if len(alike) == 1 else path.parent / spelt.name
+
+    def _alone(self, path: Path, name: str) -> list[Path]:
+        """Return the images of a name, in no other split's folder, that have no JSON of their own beside them."""
+        named = self._names.get(fold(name), [])
+        named = [image for image in named if not image.with_suffix(".json").is_file()]
+        return [image for image in named if _split_of(image, self.root) in ("", _split_of(path, self.root))]
 
     def _id(self, image: Path) -> str:
         return (image.relative_to(self.root) if image.is_relative_to(self.root) else image).as_posix()

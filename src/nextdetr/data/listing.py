@@ -18,6 +18,7 @@ __all__ = [
     "Listing",
     "NameIndex",
     "describe_others",
+    "fold",
     "is_foreign",
     "list_files",
     "list_images",

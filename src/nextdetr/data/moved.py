@@ -22,7 +22,7 @@ from nextdetr.data.listing import NameIndex, is_foreign, list_images, split_path
 from nextdetr.data.raw import plural
 from nextdetr.data.records import Problem
 
-__all__ = ["Moved", "find_moved", "split_words"]
+__all__ = ["Moved", "OtherSplits", "find_moved", "split_words"]
 
 _SPLIT = re.compile(r"(train|val|test|minival|trainval)(?:ing|id|idation)?[_-]?\d*")
 
@@ -69,14 +69,14 @@ def find_moved(names: Sequence[str], folders: Iterable[Path], about: str = "") -
         about: the split or the file that names the images, for those names that do not say their split.
     """
     best = Moved()
-    split = split_words(re.split(r"[^a-zA-Z0-9]+", about))
+    others = OtherSplits(about)
     seen: set[Path] = set()
     for folder in folders:
         if folder in seen or not folder.is_dir():
             continue
         seen.add(folder)
         try:
-            found = _look_in(folder, names, split)
+            found = _look_in(folder, names, others)
         except OSError:  # a folder without permission, somewhere below: what is there cannot be trained on either
             continue
         if len(found.paths) > len(best.paths):
@@ -91,14 +91,33 @@ def split_words(parts: Iterable[str]) -> set[str]:
     return {match[1] for part in parts if (match := _SPLIT.fullmatch(part.lower()))}
 
 
-def _look_in(folder: Path, names: Sequence[str], split: set[str]) -> Moved:
+class OtherSplits:
+    """Tells the images of other splits: one in a folder called ``val`` is none of ``train``, whatever its name.
+
+    Args:
+        about: the split or the file that names the images, for those names that do not say their split.
+    """
+
+    def __init__(self, about: str) -> None:
+        self._split = split_words(re.split(r"[^a-zA-Z0-9]+", about))
+        self._words: dict[str, set[str]] = {}  # there are few folders: the same for many images
+
+    def has(self, image: str, written: Sequence[str]) -> bool:
+        """Whether an image, by its path, is of another split than a written path, by its parts, would be."""
+        parent = image.rpartition("/")[0]
+        if parent not in self._words:
+            self._words[parent] = split_words(parent.split("/"))
+        own, wanted = self._words[parent], split_words(written[-4:-1]) or self._split
+        return bool(own and wanted) and own.isdisjoint(wanted)
+
+
+def _look_in(folder: Path, names: Sequence[str], others: OtherSplits) -> Moved:
     listing = list_images(folder)
     found = Moved(folder=folder, problems=listing.problems)
     if not listing.files:
         return found
     own = [path.relative_to(folder).as_posix() for path in listing.files]
     index = NameIndex(own, folder)
-    splits: dict[str, set[str]] = {}
     claims: dict[int, list[tuple[int, int]]] = {}  # image -> (how many parts agree, which name)
     sure = set()
     for position, name in enumerate(names):
@@ -109,11 +128,8 @@ def _look_in(folder: Path, names: Sequence[str], split: set[str]) -> Moved:
             hits = index.nearest(name)
         if len(hits) != 1:
             continue
-        written, parent = split_path(name), own[hits[0]].rpartition("/")[0]
-        if parent not in splits:
-            splits[parent] = split_words(parent.split("/"))
-        wanted = split_words(written[-4:-1]) or split
-        if not (wanted and splits[parent]) or wanted & splits[parent]:
+        written = split_path(name)
+        if not others.has(own[hits[0]], written):
             claims.setdefault(hits[0], []).append((_agreement(written, split_path(own[hits[0]])), position))
     for image, claimants in claims.items():
         claimants.sort(reverse=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from nextdetr.data.listing import NameIndex, list_images
-from nextdetr.data.moved import find_moved
+from nextdetr.data.listing import NameIndex, list_images, split_path
+from nextdetr.data.moved import OtherSplits, find_moved
 from nextdetr.data.raw import BoxTable, RawImage, RawSplit, map_classes, plural
 from nextdetr.data.records import Problem
 
@@ -111,8 +111,8 @@ def build_split(
 def locate(found: Sequence[Annotated], folders: Sequence[Path], about: str = "") -> list[Problem]:
     """Find the image of each entry that has no path yet, by its name, and return what was found on the way.
 
-    A name may lack its ending, and may have folders above ours; see ``moved.py`` for those of another computer. What is
-    found nowhere gets the place where it should be.
+    A name may lack its ending, and may have folders above ours; see ``moved.py`` for those of another computer. An image in
+    a folder of another split is never taken. What is found nowhere gets the place where it should be.
 
     Args:
         found: the entries; they get their paths.
@@ -127,12 +127,14 @@ def locate(found: Sequence[Annotated], folders: Sequence[Path], about: str = "")
         if item.path is None:
             item.path = _plain_place(item.name, places)
             missing += [] if item.path else [item]
+    others = OtherSplits(about)
     for folder in places if missing else ():
         listing = list_images(folder)
         problems += [problem for problem in listing.problems if problem not in problems]
         index = NameIndex([path.relative_to(folder).as_posix() for path in listing.files], folder)
         for item in missing:
-            hits = index.find(item.name)
+            written = split_path(item.name)
+            hits = [hit for hit in index.find(item.name) if not others.has(index.names[hit], written)]
             if len(hits) == 1:
                 item.path = listing.files[hits[0]]
             elif len(hits) > 1:

@@ -104,12 +104,14 @@ def _read(root: Path, splits: dict[str, list[Path]], split: str, classes: Sequen
                     item.path = path
             images = [item for item, path in zip(images, paths, strict=True) if path is not None]
             chosen += images
-            problems += [*reader.problems, *locate(images, places)]
+            problems += [*reader.problems, *locate(images, places, split)]
     own_names, ids = reader.classes()
     for item in chosen:
         item.objects = [mark._replace(label=ids[mark.label]) for mark in item.objects]
     problems += reader.unnamed(str(root), _REMEDY)
-    return build_split(chosen, own_names, classes, source=str(root), problems=problems)
+    raw = build_split(chosen, own_names, classes, source=str(root), problems=problems)
+    raw.extents = True
+    return raw
 
 
 class _Table:

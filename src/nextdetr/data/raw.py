@@ -65,6 +65,7 @@ class RawSplit:
         where: tells (file, place in it) of box m.
         problems: what was found while parsing.
         fractions: whether ``boxes`` are fractions of the image's size.
+        extents: whether the files give width and height, so that these may be confused with a corner.
         source: the file or folder to name when nothing in it can be used.
         own_ids: as in ``DetectionData``.
         confidence: [M] float64, 0 to 1, NaN where the files give none; None where they give none at all.
@@ -86,6 +87,7 @@ class RawSplit:
     own_ids: bool = False
     confidence: NDArray[np.float64] | None = None
     min_confidence: float = 0.0
+    extents: bool = False
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from typing import Literal
 from nextdetr.data.check import finish
 from nextdetr.data.folders import YAML_NAMES
 from nextdetr.data.formats import Source, open_source
+from nextdetr.data.objects import split_called
 from nextdetr.data.raw import RawSplit
 from nextdetr.data.recognise import SplitReader
 from nextdetr.data.records import DetectionData
@@ -167,7 +168,7 @@ def _unreadable(path: Path, error: OSError) -> DataError:
 def _plain(split: str) -> str:
     """Spell a split as users do: ``val2017``, ``valid`` and ``validation`` are ``val``, CVAT's ``default`` is ``train``."""
     name = re.sub(r"[_-]?(19|20)\d\d$", "", split.lower())
-    return {"valid": "val", "validation": "val", "default": "train"}.get(name, name)
+    return split_called(name) or {"default": "train"}.get(name, name)
 
 
 def _find_split(source: Source, split: str, path: Path) -> SplitReader:

@@ -72,9 +72,12 @@ def read_voc(
     finder = _ImageFinder(image_folder)
     if include is None:
         claimed = _claims(files, parsed, finder)
+        unclear = _unclear(files, parsed, finder, claimed)
+        problems += unclear.values()
         chosen = [_Chosen(name) for name in files]
         chosen += [
-            _Chosen(name, "", path) for name, paths in finder.by_key.items() for path in paths if path not in claimed
+            _Chosen(name, "", path) for name, paths in finder.by_key.items() for path in paths
+            if path not in claimed and path not in unclear
         ]  # fmt: skip
         source = str(annotations)
     else:
@@ -143,6 +146,7 @@ def _choose(
         hits = find_nearest(index, include, problems, names)
         names = [index.names[found[0]] if len(found) == 1 else name for found, name in zip(hits, names, strict=True)]
     claimed = _claims(files, parsed, finder) if any(images) else {}
+    unclear = _unclear(files, parsed, finder, claimed) if any(images) else {}
     chosen: dict[str, _Chosen] = {}
     for (where, _), name, image in zip(include.entries, names, images, strict=True):
         key = name if image is None else claimed.get(image, name)  # an XML of another name may be this image's
@@ -150,6 +154,8 @@ def _choose(
             problems.append(Problem(include.file, where, f"{key} is listed twice; counted once", "image listed twice"))
         elif key in files:
             chosen[key] = _Chosen(key, where)
+        elif image in unclear:
+            problems.append(unclear[image])
         elif image is not None:
             chosen[key] = _Chosen(key, where, image)
         else:
@@ -177,6 +183,29 @@ def _spelling(line: str, files: Mapping[str, Path], index: NameIndex, folders: I
 def _claims(files: Mapping[str, Path], parsed: Mapping[str, VocFile], finder: _ImageFinder) -> dict[Path, str]:
     """Return which XML file each image belongs to."""
     return {finder.find(name, parsed[name].image_name): name for name in reversed(list(files))}
+
+
+def _unclear(
+    files: Mapping[str, Path], parsed: Mapping[str, VocFile], finder: _ImageFinder, claimed: Mapping[Path, str]
+) -> dict[Path, Problem]:
+    """Return, with what to say of them, the images that an XML file may describe, or may not: they are no background.
+
+    Those are images that differ in their ending from the one that has the XML file, and those of one name in several
+    folders where the XML file is in none of these.
+    """
+    unclear: dict[Path, Problem] = {}
+    for key, file in files.items():
+        image, alike = finder.find(key, parsed[key].image_name), finder.by_key.get(key, [])
+        if len(alike) == 1 and alike[0] == image:  # nearly always
+            continue
+        if not alike and not image.is_file():
+            named = finder.by_stem.get(key.rpartition("/")[2], [])
+            alike = [path for path in named if _agree(key, _key(finder.folder, path))]
+        for path in alike:
+            if path not in claimed:
+                message = f"{file} may describe it or another image of this name; left out"
+                unclear[path] = Problem(str(path), "", message, "several images of one name")
+    return unclear
 
 
 class _ImageFinder:

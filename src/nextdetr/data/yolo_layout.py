@@ -29,7 +29,7 @@ from nextdetr.data.yolo_labels import LabelFiles, keypoint_values
 from nextdetr.errors import DataError
 from nextdetr.pictures import is_picture_name
 
-__all__ = ["darknet_file", "names_file", "yolo_readers"]
+__all__ = ["darknet_file", "looks_like_yolo", "names_file", "yolo_readers"]
 
 Reader: TypeAlias = Callable[[Sequence[str] | None], RawSplit]
 
@@ -234,11 +234,14 @@ def names_file(root: Path) -> Path | None:
     """Return the list of classes of a folder that has labels of YOLO's and no file that describes it; None otherwise."""
     folders = [root, *(path for split in _SPLITS if (path := root / split).is_dir())]
     file = next((path for folder in folders for name in _NAMES if (path := folder / name).is_file()), None)
-    if file is None:
-        return None
+    return file if file is not None and looks_like_yolo(root) else None
+
+
+def looks_like_yolo(root: Path) -> bool:
+    """Whether images of a folder, where those of a YOLO set may lie, have label files."""
     images = [image for paths in _split_folders(root).values() for image in _first_images(paths[0], root)]
     labels = LabelFiles(images, None, ())
-    return file if any(labels.find(path) for path in images) else None
+    return any(labels.find(path) for path in images)
 
 
 def _first_images(path: Path, root: Path) -> list[Path]:
