@@ -100,3 +100,18 @@ def test_the_same_sentence_without_json(place, monkeypatch, capsys):
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err == "nextdetr: none.png: there is no such file or folder.\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("doctor", "DATA is missing. See nextdetr doctor --help."),
+        ("compare GOOD --data set", "B is missing. See nextdetr compare --help."),
+        ("train --data", 'Command "train" parameter --data requires an argument. See nextdetr train --help.'),
+        ("info none", "none: neither a file nor a shipped model; shipped are deim-l, "),
+    ],
+)
+def test_what_is_missing_is_named_as_it_is_given(command, sentence, place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    assert run(shlex.split(command.replace("GOOD", "good.safetensors"))) == 2
+    assert capsys.readouterr().err.startswith(f"nextdetr: {sentence}")

@@ -87,7 +87,21 @@ def _usage(error: BaseException) -> str | None:
     for found in (error, error.__cause__ if isinstance(error, CycloptsError) else None):
         if isinstance(found, ValidationError):
             return explain(found)
-    return f"{_one_line(error)} See nextdetr --help." if isinstance(error, CycloptsError) else None
+    if not isinstance(error, CycloptsError):
+        return None
+    command = " ".join(("nextdetr", *(error.command_chain or ())))
+    return f"{_missing_name(error) or _one_line(error)} See {command} --help."
+
+
+def _missing_name(error: Exception) -> str:
+    """Return a sentence for an argument that is given by its place, which the library would call by an option's name."""
+    from cyclopts import MissingArgumentError
+
+    if not isinstance(error, MissingArgumentError) or error.argument is None or not error.argument.field_info.is_positional:
+        return ""
+    if error.keyword is not None or any(token.keyword is not None for token in error.argument.tokens):
+        return ""
+    return f"{error.argument.name.lstrip('-').upper()} is missing."
 
 
 def _one_line(error: BaseException) -> str:

@@ -62,10 +62,10 @@ def doubt_corners(raw: RawSplit, limits: NDArray[np.float64]) -> list[Problem]:
     if not raw.extents or int(usable.sum()) < _ENOUGH:
         return []
     first, ends, limits = raw.boxes[usable, :2], raw.boxes[usable, 2:], limits[usable, :2]
-    out = (ends - limits > _ROUNDING).any(axis=1)
+    out: NDArray[np.bool_] = np.any(ends - limits > _ROUNDING, axis=1)
     corners = ends - first  # as written: width and height, or the second corner
     inside = ((corners > first) & (corners <= limits + _ROUNDING)).all(axis=1)
-    if out.mean() < _STICKING_OUT or not inside.all():
+    if np.mean(out) < _STICKING_OUT or not np.all(inside):
         return []
     message = (
         f"{int(out.sum()):,} of {plural(len(out), 'box')} reach out of their images, and none would if its last two "

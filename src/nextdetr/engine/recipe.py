@@ -14,6 +14,7 @@ from typing import Any
 
 from nextdetr.config import TrainConfig
 from nextdetr.data.cache import cache_bytes
+from nextdetr.data.raw import plural
 from nextdetr.engine.fine_tune import GENTLE, PASSES_KNOWN, FineTuning
 from nextdetr.engine.loading import shrink_limit
 from nextdetr.engine.statistics import DataStats, Machine
@@ -210,7 +211,7 @@ def _model(plan: _Plan, models: Sequence[str], backbone: str | None) -> None:
     elif plan.config.weights is None:
         small = SMALL_MODEL in models and plan.data.boxes > 0 and _needed(plan) > 1.5 * SIZES[0]
         kind = "the fastest with a level of stride 4 for small boxes" if small else "the fastest"
-        why = f"{kind}, for {plan.machine.threads} threads and no GPU to train on"
+        why = f"{kind}, for {plural(plan.machine.threads, 'thread')} and no GPU to train on"
         plan.choose(why, model=SMALL_MODEL if small else DEFAULT_MODEL)
 
 

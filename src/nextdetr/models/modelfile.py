@@ -97,9 +97,9 @@ def load_model_file(name_or_path: str | Path | ModelFile) -> ModelFile:
     path = Path(name)
     if not _is_file(path):
         close = difflib.get_close_matches(path.stem, shipped, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = f" (did you mean {close[0]}?)" if close else ""
         raise ModelFileError(
-            f"{name}: neither a file nor a shipped model; {hint}Shipped are {', '.join(shipped)}; "
+            f"{name}: neither a file nor a shipped model{hint}; shipped are {', '.join(shipped)}; "
             "a checkpoint ends in .safetensors."
         )
     try:
