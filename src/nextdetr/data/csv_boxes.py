@@ -115,13 +115,13 @@ def _read(root: Path, splits: Mapping[str, list[Path]], split: str, classes: Seq
     kinds = set()
     files = [_CsvFile(file, used, []) for some in splits.values() for file in some]
     images = {file.path: file.images() for file in files}
-    named = {Path(item.name.replace("\\", "/")).stem for found in images.values() for item in found}
+    named = {_stem(item.name) for found in images.values() for item in found} if len(splits) > 1 else None
     for file in files:
         if file.path in splits[split]:
             kinds.add(file.dialect.fractions)
             found = images[file.path]
             problems += file.problems
-            problems += _find_images(file.path, root, split, found, shared=named if len(splits) > 1 else None)
+            problems += _find_images(file.path, root, split, found, shared=named)
             chosen += found
     if len(kinds) > 1:
         raise DataError(f"{root}: the files of the split {split} have boxes in pixels and as fractions; keep one kind.")
@@ -169,6 +169,11 @@ def _find_images(
     else:  # whose background they would be nobody can tell
         problems += unannotated(file, [path for path in others if path.stem not in shared], f"in {folder} without a row")
     return problems
+
+
+def _stem(name: str) -> str:
+    base = name.replace("\\", "/").rpartition("/")[2]
+    return base.rpartition(".")[0] or base
 
 
 def _home(paths: Iterable[Path | None], places: Sequence[Path]) -> Path | None:

@@ -148,7 +148,7 @@ def _unknown(path: Path) -> DataError:
     inner = sorted(file for name in YAML_NAMES for file in path.glob(f"*/{name}")) or _sets_below(path)
     if len(inner) == 1:
         hint = f" Did you mean {inner[0]}?"
-    elif looks_like_yolo(path):
+    elif ((path / "images").is_dir() and (path / "labels").is_dir()) or looks_like_yolo(path):
         hint = " It looks like a YOLO set without its data.yaml, or a classes.txt with the name of a class in each line."
     beside = yaml_beside(path)
     if not hint and beside.is_file():

@@ -11,6 +11,7 @@ split.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
@@ -20,6 +21,7 @@ from nextdetr.data.listing import list_files, list_images, subfolders
 from nextdetr.data.objects import (
     EVERY_CLASS,
     Annotated,
+    Box,
     Marked,
     as_confidence,
     build_split,
@@ -97,11 +99,10 @@ def _read(
 ) -> RawSplit:
     """Read the labels of a split; the classes are those of the label files of all splits."""
     parsed = {name: _parse(labels) for name, (labels, _) in pairs.items()}
-    rows, problems = parsed[split]
+    files, problems = parsed[split]
     labels, images = pairs[split]
-    files = {name: labels / f"{name}.txt" for name in rows}
     include = NameList("", [("", name) for name in files], []) if list_file is None else read_name_list(list_file)
-    kinds = (kind for table, _ in parsed.values() for found in table.values() for kind, _ in found)
+    kinds = (kind for table, _ in parsed.values() for _, found in table.values() for kind, _ in found)
     own = number_classes(kind for kind in kinds if kind != _NOBODY_LABELLED)
     chosen = []
     for where, name in include.entries:
@@ -109,27 +110,30 @@ def _read(
             message = f"there is no {labels / name}.txt; the image is dropped"
             problems.append(Problem(include.file, where, message, "missing annotation file"))
             continue
-        marks = [mark._replace(label=own.get(kind, EVERY_CLASS)) for kind, mark in rows[name]]
-        chosen.append(Annotated(name, str(files[name]), objects=marks))
-    listed = {str(files[item.name]) for item in chosen}
+        file, rows = files[name]
+        marks = [mark._replace(label=own.get(kind, EVERY_CLASS)) for kind, mark in rows]
+        chosen.append(Annotated(name, file, objects=marks))
+    listed = {item.file for item in chosen}
     problems = [p for p in problems if p.file in listed or p.file == include.file] + include.problems
     problems += locate(chosen, [images])
-    problems += _unlabelled(images, {item.path for item in chosen}) if list_file is None else []
+    problems += _unlabelled(images, {str(item.path) for item in chosen}) if list_file is None else []
     names = {number: name for name, number in own.items()}
     return build_split(chosen, names, classes, source=str(labels.parent), problems=problems)
 
 
-def _unlabelled(images: Path, named: Collection[Path | None]) -> list[Problem]:
-    others = [path for path in list_images(images).files if path not in named] if images.is_dir() else []
+def _unlabelled(images: Path, named: Collection[str]) -> list[Problem]:
+    others = [path for path in list_images(images).files if str(path) not in named] if images.is_dir() else []
     return unannotated(images, others, "without a label file")
 
 
-def _parse(folder: Path) -> tuple[dict[str, list[tuple[str, Marked]]], list[Problem]]:
-    """Return the rows of each label file, by its path in the folder without the ending, and what is wrong."""
+def _parse(folder: Path) -> tuple[dict[str, tuple[str, list[tuple[str, Marked]]]], list[Problem]]:
+    """Return each label file and its rows, by its path in the folder without the ending, and what is wrong."""
     found, problems = {}, []
+    start = len(f"{folder}{os.sep}")
     for path in list_files(folder, {".txt"}).files:
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        found[name], wrong = _rows(path)
+        file = str(path)
+        rows, wrong = _rows(path)
+        found[file[start : -len(".txt")].replace(os.sep, "/")] = file, rows
         problems += wrong
     return found, problems
 
@@ -141,17 +145,35 @@ def _rows(path: Path) -> tuple[list[tuple[str, Marked]], list[Problem]]:
         if not line.strip():
             continue
         where = f"line {number}"
-        match = _ROW.fullmatch(line)
-        if match is None:
+        row = _row(line)
+        if row is None:
             shown = plural(len(line.split()), "value")
             message = f"it has {shown}, and a class and 14 numbers belong, perhaps with a score; dropped"
             problems.append(Problem(str(path), where, message, "malformed label line"))
             continue
-        values = [float(value) for value in match[2].split()]
-        score = as_confidence(values[14]) if len(values) == 15 else None  # as of results
-        left, top, right, bottom = values[3:7]
-        found.append((match[1], Marked(0, (left, top, right, bottom), where, match[1] == _NOBODY_LABELLED, score)))
+        kind, box, score = row
+        found.append((kind, Marked(0, box, where, kind == _NOBODY_LABELLED, score)))
     return found, problems
+
+
+def _row(line: str) -> tuple[str, Box, float | None] | None:
+    """Return the class, box and confidence (as results have it) of a row; None where it is of another form."""
+    kind, *fields = line.split()
+    for _ in range(2):
+        if len(fields) in (14, 15):  # nearly always
+            try:
+                float(fields[0])  # else the class has several words
+                left, top, right, bottom = (float(value) for value in fields[3:7])
+                score = as_confidence(float(fields[14])) if len(fields) == 15 else None
+            except ValueError:
+                pass
+            else:
+                return kind, (left, top, right, bottom), score
+        match = _ROW.fullmatch(line)
+        if match is None:
+            break
+        kind, fields = match[1], match[2].split()
+    return None
 
 
 KITTI = Format("kitti", "a KITTI folder (training/image_2, training/label_2)", _recognise, _open)

@@ -102,13 +102,14 @@ class OtherSplits:
         self._split = split_words(re.split(r"[^a-zA-Z0-9]+", about))
         self._words: dict[str, set[str]] = {}  # there are few folders: the same for many images
 
-    def has(self, image: str, written: Sequence[str]) -> bool:
-        """Whether an image, by its path, is of another split than a written path, by its parts, would be."""
+    def has(self, image: str, name: str) -> bool:
+        """Whether an image, by its path, is of another split than what is written ``name`` would be."""
         parent = image.rpartition("/")[0]
         if parent not in self._words:
             self._words[parent] = split_words(parent.split("/"))
-        own, wanted = self._words[parent], split_words(written[-4:-1]) or self._split
-        return bool(own and wanted) and own.isdisjoint(wanted)
+        own = self._words[parent]
+        wanted = own and (split_words(split_path(name)[-4:-1]) or self._split)
+        return bool(wanted) and own.isdisjoint(wanted)
 
 
 def _look_in(folder: Path, names: Sequence[str], others: OtherSplits) -> Moved:
@@ -128,9 +129,9 @@ def _look_in(folder: Path, names: Sequence[str], others: OtherSplits) -> Moved:
             hits = index.nearest(name)
         if len(hits) != 1:
             continue
-        written = split_path(name)
-        if not others.has(own[hits[0]], written):
-            claims.setdefault(hits[0], []).append((_agreement(written, split_path(own[hits[0]])), position))
+        if not others.has(own[hits[0]], name):
+            agreed = _agreement(split_path(name), split_path(own[hits[0]]))
+            claims.setdefault(hits[0], []).append((agreed, position))
     for image, claimants in claims.items():
         claimants.sort(reverse=True)
         if len(claimants) == 1 or claimants[0][0] > claimants[1][0]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from nextdetr.data.listing import NameIndex, list_images, split_path
+from nextdetr.data.listing import NameIndex, list_images
 from nextdetr.data.moved import OtherSplits, find_moved
 from nextdetr.data.raw import BoxTable, RawImage, RawSplit, map_classes, plural
 from nextdetr.data.records import Problem
@@ -133,8 +133,7 @@ def locate(found: Sequence[Annotated], folders: Sequence[Path], about: str = "")
         problems += [problem for problem in listing.problems if problem not in problems]
         index = NameIndex([path.relative_to(folder).as_posix() for path in listing.files], folder)
         for item in missing:
-            written = split_path(item.name)
-            hits = [hit for hit in index.find(item.name) if not others.has(index.names[hit], written)]
+            hits = [hit for hit in index.find(item.name) if not others.has(index.names[hit], item.name)]
             if len(hits) == 1:
                 item.path = listing.files[hits[0]]
             elif len(hits) > 1:
