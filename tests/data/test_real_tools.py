@@ -206,3 +206,14 @@ def test_a_split_that_joins_others_is_left_out_of_yolo(tmp_path):
     write_text(tmp_path / "set/ImageSets/Main/val.txt", "a")
     with pytest.raises(DataError, match="would miss the split trainval"):
         convert(tmp_path / "set", "yolo", tmp_path / "other")
+
+
+def test_the_folder_of_a_run_is_no_part_of_the_data(tmp_path):
+    write_text(tmp_path / "classes.txt", "cat\n")
+    make_image(tmp_path / "a.jpg", (W, H))
+    write_text(tmp_path / "a.txt", "0 0.5 0.5 0.2 0.4\n")
+    for name in ("again/config.yaml", "again/metrics.csv", "sub/config.yaml"):
+        write_text(tmp_path / name, "")
+    for name in ("again/pictures/training_batch.jpg", "sub/b.jpg"):
+        make_image(tmp_path / name, (W, H))
+    assert found_in(load_data(tmp_path, "train")) == {"a.jpg": [CAT], "sub/b.jpg": []}

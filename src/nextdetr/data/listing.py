@@ -27,6 +27,9 @@ __all__ = [
 ]
 
 
+_OF_A_RUN = frozenset(("config.yaml", "metrics.csv"))  # files that a training or pre-training leaves in its folder
+
+
 class Listing(NamedTuple):
     """The files of a folder and its subfolders.
 
@@ -77,7 +80,8 @@ def subfolders(folder: Path) -> list[Path]:
 def _list(folder: Path, taken: Callable[[str], bool], kind: Callable[[str], str | None]) -> Listing:
     """List what is ``taken`` by its name; the rest is asked for its ``kind``, and counted where it has one.
 
-    ``runs`` in the working folder, where commands write pictures, is left out of a folder above it (``--data .``).
+    ``runs`` in the working folder, where commands write pictures, is left out of a folder above it (``--data .``), and the
+    folder of a run everywhere.
     """
     files: list[str] = []
     problems: list[Problem] = []
@@ -88,7 +92,7 @@ def _list(folder: Path, taken: Callable[[str], bool], kind: Callable[[str], str 
     while waiting:
         for parent, folders, names in os.walk(waiting.popleft(), onerror=_fail):
             real = os.path.realpath(parent)
-            if real in seen or (real == written and seen):
+            if real in seen or (seen and (real == written or _OF_A_RUN.issubset(names))):
                 folders.clear()
                 continue
             seen.add(real)
