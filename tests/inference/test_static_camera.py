@@ -14,6 +14,8 @@ from nextdetr.cli.main import run as command
 from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference.camera_report import CameraReport
+from nextdetr.inference.contract import Contract
+from nextdetr.inference.exported import ExportedModel, OpenedExport
 from nextdetr.inference.pytorch.static_camera import CHANGED, StaticCamera, largest_drift
 from nextdetr.inference.writers.video import VideoWriter
 from nextdetr.models.graph import build_model, parse_model_text
@@ -192,7 +194,8 @@ def test_another_backbone_is_refused():
 
 def test_an_exported_file_is_refused(detector, clip, monkeypatch):
     exported = Detector.__new__(Detector)
-    exported.__dict__.update(detector.__dict__, _opened=torch.nn.Identity(), source="model.onnx")
+    file = OpenedExport(ExportedModel(None, Contract(["a"], 64, 10), "model.onnx"), ["a"], 64, "model.onnx", {})
+    exported.__dict__.update(detector.__dict__, _opened=file, source="model.onnx")
     with pytest.raises(ConfigError, match="exported file cannot compute only what has changed"):
         exported._network("compute only what has changed (--static-camera)")
 
