@@ -66,3 +66,17 @@ def test_share_is_refused_where_there_is_a_val(tmp_path):
     config = TrainConfig(data=str(squares(tmp_path)), split_off=0.3)
     with pytest.raises(ConfigError, match="it has a val of its own; leave --split-off out"):
         load_splits(config, lambda _: None)
+
+
+@pytest.mark.parametrize("crowd", [False, True])
+def test_a_val_without_boxes_is_said_before_training(tmp_path, crowd):
+    data = squares(tmp_path / "squares")
+    file = data / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    content["annotations"] = [row | {"iscrowd": 1} for row in content["annotations"]] if crowd else []
+    told: list[str] = []
+    load_splits(TrainConfig(data=str(data)), told.append)
+    assert not any("nothing can be scored" in line for line in told)
+    file.write_text(json.dumps(content))
+    load_splits(TrainConfig(data=str(data)), told.append)
+    assert any(line.startswith("val has no box to find, so nothing can be scored") for line in told)

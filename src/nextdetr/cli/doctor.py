@@ -70,8 +70,7 @@ def _show(result: DoctorResult) -> None:
         say("\ntrain would choose:")
         for reason in result.recipe:
             say(f"  {reason}")
-    verdict = "a training would be worth its time" if result.passed else "a training would be wasted: see the errors"
-    say(f"\n{headline(result)}; {verdict}.")
+    say(f"\n{headline(result)}; {result.verdict}.")
     for name, path in (("page", result.output), ("dataset YAML", result.fixed)):
         if path is not None:
             say(f"{name}: {path_text(path)}")

@@ -73,6 +73,8 @@ def load_splits(config: TrainConfig, tell: Callable[[str], None], classes: Seque
     if not train_data.classes:
         raise DataError(f"{config.data}: no class is defined, so there is nothing to learn.")
     require_boxes(train_data)
+    if not sum(int((~record.crowd).sum()) for record in val_data.records):
+        tell("val has no box to find, so nothing can be scored: the last epoch will count as the best one")
     shared = shared_images(train_data, val_data)
     if shared and config.on_bad_data == "error":
         raise DataError(f"{shared[0].file}: {shared[0].message}. Take them out of one of the splits.")

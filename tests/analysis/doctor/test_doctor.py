@@ -209,6 +209,7 @@ def test_what_cannot_be_fixed_is_said_and_the_rest_is_told(tmp_path):
     found = by_kind(result)
     assert found["image in two splits"].message.startswith("4 of the 4 images of val (100%)")
     assert "nothing would be left" in found["not fixed"].message
+    assert result.verdict == "a training would be wasted: see the errors"
     assert result.fixed is None
     assert not (tmp_path / "fixed.yaml").exists()
 
@@ -264,3 +265,14 @@ def test_mistakes_are_one_sentence(sound, tmp_path, capsys):
         nextdetr.doctor(tmp_path / "missing")
     assert run(["doctor", str(tmp_path / "missing"), "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["error"]["type"] == "DataError"
+
+
+def test_a_fix_that_cannot_be_written_says_nothing_of_the_training(tmp_path):
+    shape = {"label": "cat", "points": [[1, 2], [30, 40]], "shape_type": "rectangle"}
+    for number in range(3):
+        picture(number).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.json").write_text(json.dumps({"shapes": [shape], "imagePath": f"{number}.png"}))
+    result = nextdetr.doctor(tmp_path, fix=tmp_path / "fixed.yaml")
+    assert "of the format labelme" in by_kind(result)["not fixed"].message
+    assert not result.passed
+    assert result.verdict == "a training would be worth its time, but nothing was fixed"

@@ -11,9 +11,12 @@ from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
 from nextdetr.files import path_text
 
-__all__ = ["DoctorResult", "Finding", "Mark", "Parts", "Picture", "Severity", "headline", "order", "some"]
+__all__ = ["NOT_FIXED", "DoctorResult", "Finding", "Mark", "Parts", "Picture", "Severity", "headline", "order", "some"]
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
+
+#: Kind of the error that the dataset YAML that was asked for could not be written.
+NOT_FIXED = "not fixed"
 
 #: The splits of a data set by name; each has its own list of classes.
 Parts: TypeAlias = dict[str, DetectionData]
@@ -95,6 +98,15 @@ class DoctorResult:
     recipe: list[str]
     output: str | None = None
     fixed: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Whether a training would be worth its time, as a clause."""
+        if self.passed:
+            return "a training would be worth its time"
+        if all(finding.kind == NOT_FIXED for finding in self.findings if finding.severity == "error"):
+            return "a training would be worth its time, but nothing was fixed"
+        return "a training would be wasted: see the errors"
 
     @property
     def passed(self) -> bool:

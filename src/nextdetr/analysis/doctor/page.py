@@ -60,7 +60,7 @@ def write_page(result: DoctorResult, target: Path) -> None:
         for split, count in result.splits.items()
     )
     recipe = "".join(f"<li>{escape(line)}</li>" for line in result.recipe)
-    verdict = "A training would be worth its time." if result.passed else "A training would be wasted: see the errors."
+    verdict = f"{result.verdict[0].upper()}{result.verdict[1:]}."
     text = f"""<!doctype html>
 <html lang="en">
 <head>

@@ -9,7 +9,7 @@ from pathlib import Path
 from nextdetr.analysis.doctor.boxes import doubled_boxes, equal_boxes, small_boxes, whole_image_boxes
 from nextdetr.analysis.doctor.classes import alike_names, class_splits, rare_classes
 from nextdetr.analysis.doctor.copies import Copies, copies_across, copies_with_other_labels, copies_within
-from nextdetr.analysis.doctor.findings import DoctorResult, Finding, Parts, order
+from nextdetr.analysis.doctor.findings import NOT_FIXED, DoctorResult, Finding, Parts, order
 from nextdetr.analysis.doctor.fix import choose_images, write_fixed
 from nextdetr.analysis.doctor.images import odd_images, reading_problems, split_sizes
 from nextdetr.analysis.doctor.page import write_page
@@ -149,7 +149,7 @@ def _fix(data: str | Path, parts: Parts, copies: Copies, target: Path, findings:
     try:
         write_fixed(data, parts, choose_images(parts, copies), target)
     except DataError as error:
-        findings.append(Finding("not fixed", "error", f"{target} was not written: {error}"))
+        findings.append(Finding(NOT_FIXED, "error", f"{target} was not written: {error}"))
         return False
     return True
 
