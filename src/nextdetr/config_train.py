@@ -48,7 +48,7 @@ class TrainConfig(CommandConfig):
         0.85, gt=0, le=1, description="Share of the run after which they leave: the end is for the labels."
     )
     unlabelled_batch: int | None = Field(
-        None, ge=1, description="Unlabelled images beside the labelled ones of a step (default: as many)."
+        None, ge=1, description="Unlabelled images among those of a step, once they have joined (default: half)."
     )
     unlabelled_weight: float = Field(0.5, gt=0, description="Weight of the losses of the unlabelled images.")
     epochs: int | None = Field(None, ge=1, description="Passes over the training images (default: the recipe's).")

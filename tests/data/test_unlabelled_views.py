@@ -73,14 +73,14 @@ def sets(tmp_path_factory):
     return [DetectionData("toy", "train", ["a"], [1], records(*span), []) for span in ((0, 5), (10, 7))]
 
 
-def sampler(**options):
-    return UnlabelledSampler(5, 2, unlabelled=7, views=3, **({"seed": 1, "base_size": 64} | options))
+def sampler(length=5, batch_size=5, views=3, **options):
+    return UnlabelledSampler(length, batch_size, unlabelled=7, views=views, **({"seed": 1, "base_size": 64} | options))
 
 
 def test_unlabelled_images_come_in_whole_passes_shared_out_over_ranks():
     ranks = [sampler(rank=rank, world=2) for rank in range(2)]
     images = []
-    for epoch in range(7):
+    for epoch in range(14):
         for both in zip(*(one.epoch(epoch) for one in ranks), strict=True):
             for keys in both:
                 assert [key.index < 5 for key in keys] == [True] * 2 + [False] * 6
@@ -88,19 +88,36 @@ def test_unlabelled_images_come_in_whole_passes_shared_out_over_ranks():
                 assert [key.index + 7 for key in student] == [key.index for key in teacher]
                 assert not any(key.strong for key in teacher)
                 images += [(key.epoch, key.index - 5) for key in student]
-    assert len(images) == 7 * 2 * 2 * 3  # epochs, batches, ranks, views
+    assert len(images) == 14 * 2 * 3  # epochs of one batch, ranks, views
     assert images[:70] == list(dict.fromkeys(images))[:70]
     for number in range(12):
         assert sorted(image for pass_, image in images if pass_ == number) == list(range(7))
 
 
+def test_ranks_together_have_the_images_that_one_has():
+    whole = sampler(50, 10, 6)
+    ranks = [sampler(50, 5, 3, rank=rank, world=2) for rank in range(2)]
+    for epoch in range(3):
+        for keys, *parts in zip(whole.epoch(epoch), *(one.epoch(epoch) for one in ranks), strict=True):
+            assert [key for part in parts for key in part[:2]] == keys[:4]
+            assert [key for part in parts for key in part[2:5]] == keys[4:10]
+
+
+def test_all_labelled_images_are_shown_in_time():
+    """Three places in five are taken, other ones in each epoch."""
+    one = sampler(50)
+    shown = [key.index for epoch in range(20) for keys in one.epoch(epoch) for key in keys[:2]]
+    assert len(shown) == 20 * 20
+    assert set(shown) == set(range(50))
+
+
 def test_a_resumed_epoch_has_the_batches_that_were_left_and_images_join_at_their_place():
-    one = sampler()
+    one = sampler(12)
     whole = [list(one.epoch(epoch)) for epoch in range(3)]
-    assert list(sampler().epoch(2, start=2)) == whole[2][1:]
-    one.joined = lambda place: place >= 4
-    assert [len(keys) for keys in one.epoch(0)] == [2, 2, 8]
-    assert next(iter(one.epoch(0, start=4))) == whole[0][2]
+    assert list(sampler(12).epoch(2, start=5)) == whole[2][1:]
+    one.joined = lambda place: place >= 10
+    assert [len(keys) for keys in one.epoch(0)] == [5, 5, 8]
+    assert next(iter(one.epoch(0, start=10))) == whole[0][2]
 
 
 @pytest.mark.parametrize("workers", [0, 1])

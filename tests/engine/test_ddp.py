@@ -177,7 +177,7 @@ def test_an_epoch_goes_on_with_other_processes(tmp_path, images, first, then):
 @pytest.mark.slow
 def test_two_processes_learn_from_unlabelled_images_as_one_does(tmp_path):
     """After four steps; a fixed teacher finds the boxes, as an average of few steps finds none."""
-    data, model, teacher = squares(tmp_path / "data", images=8), tiny_model(tmp_path), tmp_path / "teacher.safetensors"
+    data, model, teacher = squares(tmp_path / "data", images=16), tiny_model(tmp_path), tmp_path / "teacher.safetensors"
     more = squares(tmp_path / "more", images=7, size=80) / "images" / "val"
     torch.manual_seed(1)
     built = build_model(model)
@@ -192,8 +192,8 @@ def test_two_processes_learn_from_unlabelled_images_as_one_does(tmp_path):
     every = "import nextdetr.data.alike\nnextdetr.data.alike.COPY = 2.0\n"  # these pictures are all alike
     rows = []
     for name, own in (
-        ("one", ("--batch-size", "2", "--unlabelled-batch", "2")),
-        ("two", ("--batch-size", "1", "--unlabelled-batch", "1", "--devices", "2")),
+        ("one", ("--batch-size", "4", "--unlabelled-batch", "2")),
+        ("two", ("--batch-size", "2", "--unlabelled-batch", "1", "--devices", "2")),
     ):
         run(data, model, tmp_path / name, *own, *options, before=WITHOUT_DENOISING + WITHOUT_ROUNDING + every)
         with (tmp_path / name / "metrics.csv").open(newline="") as file:

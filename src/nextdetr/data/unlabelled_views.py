@@ -4,9 +4,10 @@ Unbiased Teacher, arXiv 2102.09480, section 3: the teacher looks at a view that 
 to say the same of one that makes it hard. Where we differ: the student's view also has another geometry (zoom-out and
 crop, as the labelled images'), and carries the transform with it, so that the teacher's boxes can be brought over.
 
-A batch is one row of samples: labelled images, then the student's views, then the teacher's of the same images. Which is
-which their indices say: with N labelled and M unlabelled images, N + k is image k as the student sees it, N + M + k as the
-teacher does. All of it is a function of (seed, epoch, place), as everything that is loaded.
+A batch is one row of samples: labelled images, then the student's views, which take the places of further labelled ones,
+and then the teacher's of the same images. Which is which their indices say: with N labelled and M unlabelled images, N + k
+is image k as the student sees it, N + M + k as the teacher does. All of it is a function of (seed, epoch, place), as
+everything that is loaded.
 """
 
 from __future__ import annotations
@@ -139,17 +140,19 @@ class WithUnlabelled(Dataset[Sample]):
 
 
 class UnlabelledSampler(EpochSampler):
-    """Batches of labelled images, with views of unlabelled ones behind them from where these join.
+    """Batches of labelled images, in which views of unlabelled ones take places from where these join.
 
-    The unlabelled images have an order of their own: whole passes, each shuffled, cut into ``views`` a batch and rank.
+    An epoch has as many batches with them as without, so it shows a part of the labelled images then, another one each
+    time: a step costs the same but for the teacher's look. The unlabelled images have an order of their own: whole passes,
+    each shuffled, cut into ``views`` a batch and rank.
 
     Args:
         length, batch_size, options: as of ``EpochSampler``.
         unlabelled: number of unlabelled images, at least 1.
-        views: unlabelled images beside a batch of one rank.
+        views: unlabelled images in a batch of one rank, fewer than ``batch_size``.
 
     Attributes:
-        joined: says whether unlabelled images stand beside the batch that begins at an image of the epoch under way; asked
+        joined: says whether unlabelled images stand in the batch that begins at an image of the epoch under way; asked
             when the batch is made up, like ``strong``.
     """
 
@@ -162,7 +165,7 @@ class UnlabelledSampler(EpochSampler):
     @property
     def most_samples(self) -> int:
         """Most samples that a batch of one rank may have."""
-        return self.batch_size + 2 * self.views
+        return self.batch_size + self.views
 
     def epoch(self, epoch: int, *, start: int = 0, strong: Strong = True) -> Iterator[list[SampleKey]]:
         """Yield this rank's batches of an epoch; arguments as of ``EpochSampler.epoch``."""
@@ -175,10 +178,15 @@ class UnlabelledSampler(EpochSampler):
             size, on = keys[0].size, keys[0].strong
             student = [SampleKey(pass_, self.length + index, size, on) for pass_, index in images]
             teacher = [SampleKey(pass_, self.length + self.unlabelled + index, size, False) for pass_, index in images]
-            yield keys + student + teacher
+            yield self._thinned(keys) + student + teacher
+
+    def _thinned(self, keys: list[SampleKey]) -> list[SampleKey]:
+        """Leave out ``views`` keys, evenly spread, so that N ranks together leave out what one with their batches does."""
+        left, size = self.batch_size - self.views, self.batch_size
+        return [key for place, key in enumerate(keys) if (place + 1) * left // size > place * left // size]
 
     def _images(self, batch: int) -> list[tuple[int, int]]:
-        """(pass, image) of each unlabelled image beside the batch of this number, counted over all epochs."""
+        """(pass, image) of each unlabelled image in the batch of this number, counted over all epochs."""
         first = (batch * self.world + self.rank) * self.views
         places = [divmod(place, self.unlabelled) for place in range(first, first + self.views)]
         return [(pass_, int(self._order_of(pass_)[place])) for pass_, place in places]

@@ -89,8 +89,7 @@ def build_training_loader(
         dataset, unlabelled, StudentView(transform), shrink_to=limit,
         cache_bytes=0 if config.cache == "off" else max(0, int(config.cache_gigabytes * 2**30) - spent),
     )  # fmt: skip
-    views = config.unlabelled_batch or config.batch_size
     sampler = UnlabelledSampler(
-        images, config.batch_size, unlabelled=len(unlabelled.records), views=views, **options
+        images, config.batch_size, unlabelled=len(unlabelled.records), views=config.unlabelled_batch, **options
     )  # fmt: skip
     return build_loader(both, sampler, workers=config.workers)

@@ -7,6 +7,7 @@ from typing import Any
 from nextdetr.config import TrainConfig
 from nextdetr.engine.fine_tune import PASSES_KNOWN
 from nextdetr.engine.recipe import EPOCHS, PASSES, Recipe
+from nextdetr.errors import ConfigError
 
 __all__ = ["with_unlabelled"]
 
@@ -21,6 +22,9 @@ def with_unlabelled(recipe: Recipe, given: TrainConfig, labelled: int, unlabelle
         given: what the user gave.
         labelled: number of images.
         unlabelled: likewise; without any the recipe stays as it is.
+
+    Raises:
+        ConfigError: a step would have no labelled image left.
     """
     if not unlabelled:
         return recipe
@@ -40,7 +44,13 @@ def with_unlabelled(recipe: Recipe, given: TrainConfig, labelled: int, unlabelle
         )
     else:
         choose("the teacher knows its classes from the start", unlabelled_from=0.0)
-    choose(f"{unlabelled:,} unlabelled images, as many a step as labelled ones", unlabelled_batch=config.batch_size)
+    choose(f"so many of a step's {config.batch_size} images", unlabelled_batch=max(1, config.batch_size // 2))
+    views = chosen.get("unlabelled_batch", given.unlabelled_batch)
+    if views >= config.batch_size:
+        raise ConfigError(
+            f"{views} of the {config.batch_size} images of a step and process would be unlabelled, and none labelled: give "
+            f"--unlabelled-batch below --batch-size{', and at least 2 of the latter' if config.batch_size < 2 else ''}."
+        )
     if "epochs" in recipe.chosen:  # the length that so many images would have if all had labels
         everything = labelled + unlabelled
         passes = PASSES_KNOWN if config.weights is not None or config.model.endswith(".safetensors") else PASSES
