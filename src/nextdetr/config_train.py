@@ -42,15 +42,15 @@ class TrainConfig(CommandConfig):
         (), description="Folders of images without labels to learn from too; those that val or test has are left out."
     )
     unlabelled_from: float | None = Field(
-        None, ge=0, lt=1, description="Share of the run after which they join (default: 0.2; 0 with --teacher)."
+        None, ge=0, lt=1, description="Share of the run after which they join (default: 0.6; 0 with --teacher)."
     )
     unlabelled_until: float = Field(
-        0.85, gt=0, le=1, description="Share of the run after which they leave: the end is for the labels."
+        1.0, gt=0, le=1, description="Share of the run after which they leave."
     )
     unlabelled_batch: int | None = Field(
         None, ge=1, description="Unlabelled images among those of a step, once they have joined (default: half)."
     )
-    unlabelled_weight: float = Field(0.5, gt=0, description="Weight of the losses of the unlabelled images.")
+    unlabelled_weight: float = Field(1.0, gt=0, description="Weight of the losses of the unlabelled images.")
     epochs: int | None = Field(None, ge=1, description="Passes over the training images (default: the recipe's).")
     minutes: float | None = Field(None, gt=0, description="Wall-clock budget that the whole schedule fits itself to.")
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the recipe's).")

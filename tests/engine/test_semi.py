@@ -13,6 +13,7 @@ from nextdetr.cli.main import main
 from nextdetr.config import TrainConfig
 from nextdetr.config_file import read_config_file
 from nextdetr.engine import guard as guard_module
+from nextdetr.engine.fine_tune import plan_fine_tuning
 from nextdetr.engine.guard import Guard
 from nextdetr.engine.recipe import Recipe
 from nextdetr.engine.semi_recipe import with_unlabelled
@@ -20,6 +21,7 @@ from nextdetr.engine.train import Trainer, train
 from nextdetr.errors import ConfigError, Interrupted
 from tests.helpers import squares, stop_after
 
+from .test_fine_tune import identity
 from .test_teacher import checkpoint
 
 
@@ -175,7 +177,7 @@ def test_minutes_and_python(settings, given, capsys):
     told = capsys.readouterr().err
     assert "unlabelled: 9 images" in told
     assert (
-        "Unlabelled images: 9, learnt from between 30% and 85% of the run; the averaged weights find the boxes in them."
+        "Unlabelled images: 9, learnt from between 30% and 100% of the run; the averaged weights find the boxes in them."
         in told
     )
     assert result.epochs >= 1
@@ -209,10 +211,15 @@ def test_what_the_recipe_chooses():
         return with_unlabelled(recipe, config, 20, 180).config
 
     config = chosen()
-    assert (config.unlabelled_from, config.unlabelled_batch, config.epochs) == (0.2, 4, 750)  # 15,000 images of 20
+    assert (config.unlabelled_from, config.unlabelled_batch, config.epochs) == (0.6, 4, 750)  # 15,000 images of 20
     config = chosen(epochs=10, unlabelled_from=0.5, unlabelled_batch=2, teacher="t.safetensors")
     assert (config.unlabelled_from, config.unlabelled_batch, config.epochs) == (0.5, 2, 10)
     assert chosen(teacher="t.safetensors").unlabelled_from == 0
+    assert chosen(unlabelled_until=0.5).unlabelled_from == 0.3
+    for classes, join in (["a", "b"], 0.0), (["b"], 0.6):
+        tuning = plan_fine_tuning(["a", "b"], identity(classes), "nextdetr-atto")
+        config = TrainConfig(unlabelled=("more",))
+        assert with_unlabelled(Recipe(config, [], {}), config, 20, 180, tuning).config.unlabelled_from == join
     plain = Recipe(TrainConfig(), [], {})
     assert with_unlabelled(plain, TrainConfig(), 20, 0) is plain
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from nextdetr.config import TrainConfig
-from nextdetr.engine.fine_tune import PASSES_KNOWN
+from nextdetr.engine.fine_tune import FineTuning
 from nextdetr.engine.recipe import EPOCHS, PASSES, Recipe
 from nextdetr.errors import ConfigError
 
 __all__ = ["with_unlabelled"]
 
-JOIN = 0.2  # share of the run after which they join, when the averaged weights are the teacher
+# Share of the run after which they join, when the averaged weights are the teacher: these have half of their last AP at half
+# of the run, and gain the other half while the rate falls (docs/experiments.md).
+JOIN = 0.6
 
 
-def with_unlabelled(recipe: Recipe, given: TrainConfig, labelled: int, unlabelled: int) -> Recipe:
+def with_unlabelled(
+    recipe: Recipe, given: TrainConfig, labelled: int, unlabelled: int, tuning: FineTuning | None = None
+) -> Recipe:
     """Fill in how the unlabelled images are used, where the user leaves it open.
 
     Args:
@@ -22,6 +26,7 @@ def with_unlabelled(recipe: Recipe, given: TrainConfig, labelled: int, unlabelle
         given: what the user gave.
         labelled: number of images.
         unlabelled: likewise; without any the recipe stays as it is.
+        tuning: what follows from the detector that is started from; None without one.
 
     Raises:
         ConfigError: a step would have no labelled image left.
@@ -37,13 +42,14 @@ def with_unlabelled(recipe: Recipe, given: TrainConfig, labelled: int, unlabelle
             shown = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in fresh.items())
             reasons.append(f"{shown}: {reason}")
 
-    if given.teacher is None:
-        choose(
-            "first the labels alone, or the averaged weights would have nothing to teach",
-            unlabelled_from=min(JOIN, given.unlabelled_until / 2),
-        )
+    if given.teacher is not None or (tuning is not None and tuning.knows_all):
+        who = "the detector that is started from" if given.teacher is None else "the teacher"
+        choose(f"{who} knows its classes from the start", unlabelled_from=0.0)
     else:
-        choose("the teacher knows its classes from the start", unlabelled_from=0.0)
+        choose(
+            "first the labels alone, or the averaged weights would have little to teach",
+            unlabelled_from=JOIN * given.unlabelled_until,
+        )
     choose(f"so many of a step's {config.batch_size} images", unlabelled_batch=max(1, config.batch_size // 2))
     views = chosen.get("unlabelled_batch", given.unlabelled_batch)
     if views >= config.batch_size:
@@ -53,7 +59,7 @@ def with_unlabelled(recipe: Recipe, given: TrainConfig, labelled: int, unlabelle
         )
     if "epochs" in recipe.chosen:  # the length that so many images would have if all had labels
         everything = labelled + unlabelled
-        passes = PASSES_KNOWN if config.weights is not None or config.model.endswith(".safetensors") else PASSES
+        passes = PASSES if tuning is None else tuning.passes
         shown = min(max(round(passes / everything), EPOCHS[0]), EPOCHS[1]) * everything
         epochs = max(chosen["epochs"], round(shown / labelled))
         choose(f"as many steps as {everything:,} labelled images would have", epochs=epochs)

@@ -244,15 +244,17 @@ def fill_in(
 ) -> TrainConfig:
     """Choose what the user left open, and tell what and why; ``within`` is the largest size that keeps the latency."""
     backbone = None if config.backbone_weights is None else open_weights(config.backbone_weights)[1]
+    tuning = _tuning(config, data.classes)
     recipe = choose_recipe(
         config, describe_data(data), machine, models=available_models(),
         backbone=None if backbone is None else backbone.size,
         without_labels=backbone is not None and backbone.without_labels, stride=_stride(config.model),
         within=within,
         teacher_gflop=None if teacher is None else teacher.gflop(), set_aside=set_aside,
-        tuning=_tuning(config, data.classes),
+        tuning=tuning,
     )  # fmt: skip
-    recipe = with_unlabelled(recipe, config, len(data.records), 0 if unlabelled is None else len(unlabelled.records))
+    more = 0 if unlabelled is None else len(unlabelled.records)
+    recipe = with_unlabelled(recipe, config, len(data.records), more, tuning)
     if recipe.text:
         tell(recipe.text)
     return recipe.config
