@@ -42,11 +42,9 @@ class TrainConfig(CommandConfig):
         (), description="Folders of images without labels to learn from too; those that val or test has are left out."
     )
     unlabelled_from: float | None = Field(
-        None, ge=0, lt=1, description="Share of the run after which they join (default: 0.6; 0 with --teacher)."
+        None, ge=0, lt=1, description="Share of the run after which they join (default: 0.6, or 0 with a teacher)."
     )
-    unlabelled_until: float = Field(
-        1.0, gt=0, le=1, description="Share of the run after which they leave."
-    )
+    unlabelled_until: float = Field(1.0, gt=0, le=1, description="Share of the run after which they leave.")
     unlabelled_batch: int | None = Field(
         None, ge=1, description="Unlabelled images among those of a step, once they have joined (default: half)."
     )
