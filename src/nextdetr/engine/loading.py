@@ -83,6 +83,7 @@ def build_training_loader(
     images = len(data.records)
     if unlabelled is None:
         return build_loader(dataset, EpochSampler(images, config.batch_size, **options), workers=config.workers)
+    assert config.unlabelled_batch is not None  # by the recipe
     limit = shrink_limit(config.image_size)
     spent = 0 if dataset.cache is None else cache_bytes(((r.width, r.height) for r in data.records), dataset.shrink_to)
     both = WithUnlabelled(

@@ -51,7 +51,7 @@ def with_unlabelled(
             unlabelled_from=JOIN * given.unlabelled_until,
         )
     choose(f"so many of a step's {config.batch_size} images", unlabelled_batch=max(1, config.batch_size // 2))
-    views = chosen.get("unlabelled_batch", given.unlabelled_batch)
+    views = given.unlabelled_batch or chosen["unlabelled_batch"]
     if views >= config.batch_size:
         raise ConfigError(
             f"{views} of the {config.batch_size} images of a step and process would be unlabelled, and none labelled: give "
