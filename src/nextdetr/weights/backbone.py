@@ -6,12 +6,12 @@ from pathlib import Path
 
 from nextdetr.errors import WeightsError
 from nextdetr.files import is_local
-from nextdetr.models.convnextv2 import SIZES, ConvNeXtV2, convnextv2
+from nextdetr.models.convnextv2 import EXPANSION, SIZES, ConvNeXtV2, convnextv2
 from nextdetr.models.detection import DetectionModel, RowInfo
 from nextdetr.weights.checkpoint import OpenedModel
 from nextdetr.weights.convert import backbone_state
 from nextdetr.weights.gate import fill
-from nextdetr.weights.layouts.sizes import backbone_size
+from nextdetr.weights.layouts.sizes import backbone_size, known_size
 from nextdetr.weights.load import load_into, open_weights
 from nextdetr.weights.published import find_published
 from nextdetr.weights.remote import parse_name
@@ -45,9 +45,11 @@ def open_encoder(source: str | Path, *, drop_path: float = 0.0, num_classes: int
         return convnextv2(name.removeprefix(PREFIX), drop_path=drop_path, num_classes=num_classes)
     state = backbone_state(*open_weights(source))
     depths, dims = backbone_size(state)
+    known = known_size(depths, dims)
+    expansion = SIZES[known].expansion if known else EXPANSION
     encoder = ConvNeXtV2(
-        depths, dims, grn=any(".grn." in key for key in state), drop_path=drop_path, num_classes=num_classes,
-        out_indices=range(len(dims)),
+        depths, dims, expansion=expansion, grn=any(".grn." in key for key in state), drop_path=drop_path,
+        num_classes=num_classes, out_indices=range(len(dims)),
     )  # fmt: skip
     own = encoder.state_dict()
     wanted = [key for key in own if key.startswith(("downsample_layers.", "stages."))]
