@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from nextdetr.confidence import AUTO
-from nextdetr.config_base import CommandConfig, Latency, LatencyOf, LeastConfidence
+from nextdetr.config_base import CommandConfig, Latency, LatencyOf, LeastConfidence, split_commas
 from nextdetr.config_calibrate import CalibrateConfig
 from nextdetr.config_graft import GraftConfig
 from nextdetr.config_serve import ServeConfig
@@ -100,6 +100,7 @@ class PredictConfig(CommandConfig):
     latency_of: LatencyOf = None
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
     batch_size: int = Field(8, ge=1, description="Images a step.")
+    recursive: bool = Field(False, description="Enter the subfolders of folders; what is written of one folder keeps them.")
     tile: int | None = Field(None, ge=32, description="Look at large images in tiles of this side, pixels, and as a whole.")
     max_pixels: int | None = Field(
         None, ge=1, description="Most pixels of a picture (default: 178,956,970, with --tile four times as many)."
@@ -148,12 +149,8 @@ class PredictConfig(CommandConfig):
 
     @field_validator("classes", "save", mode="before")
     @classmethod
-    def _split_commas(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = [value]
-        if isinstance(value, (list, tuple)):
-            return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
-        return value
+    def _several(cls, value: Any) -> Any:
+        return split_commas(value)
 
 
 class ConvertConfig(CommandConfig):
@@ -186,6 +183,7 @@ class EmbedConfig(CommandConfig):
     row: int | None = Field(None, ge=0, description="Row whose map is averaged (default: the last one of the backbone).")
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
     batch_size: int = Field(8, ge=1, description="Images a step.")
+    recursive: bool = Field(False, description="Enter the subfolders of folders.")
     output: Path | None = Field(None, description="File for the vectors, .npz or .csv.")
     bits: int | None = Field(
         None, ge=8, le=16, description="Significant bits of 16-bit grey pictures (default: as in training, else 16)."

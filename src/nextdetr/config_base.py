@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-__all__ = ["CommandConfig", "Latency", "LatencyOf", "LeastConfidence"]
+__all__ = ["CommandConfig", "Latency", "LatencyOf", "LeastConfidence", "Log", "split_commas"]
 
 Latency: TypeAlias = Annotated[
     float | None,
@@ -20,6 +20,22 @@ LatencyOf: TypeAlias = Annotated[
 LeastConfidence: TypeAlias = Annotated[
     float | None,
     Field(ge=0, le=1, description="Leave out boxes with a smaller confidence, where labels have one (default: none)."),
+]
+
+
+def split_commas(value: Any) -> Any:
+    """Return one text or several, each perhaps with commas, as a tuple of their parts; anything else as it is."""
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list | tuple):
+        return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
+    return value
+
+
+Log: TypeAlias = Annotated[
+    tuple[Literal["csv", "tensorboard", "mlflow", "wandb"], ...] | None,
+    BeforeValidator(split_commas),
+    Field(description="Where to log the run beside metrics.csv; csv: nowhere (default: tensorboard, if installed)."),
 ]
 
 

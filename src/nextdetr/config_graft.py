@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from nextdetr.config_base import CommandConfig
+from nextdetr.config_base import CommandConfig, Log
 
 __all__ = ["GraftConfig"]
 
@@ -53,6 +53,7 @@ class GraftConfig(CommandConfig):
     crop_min: float = Field(0.4, gt=0, le=1, description="Smallest share of an image's area that a crop takes.")
     flip: float = Field(0.5, ge=0, le=1, description="Probability of mirroring left to right.")
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="Largest decay of the averaged weights, which are kept.")
+    log: Log = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from nextdetr.config_base import CommandConfig, LeastConfidence
+from nextdetr.config_base import CommandConfig, LeastConfidence, Log
 
 __all__ = ["PretrainConfig", "TrainConfig"]
 
@@ -112,6 +112,7 @@ class TrainConfig(CommandConfig):
     drop_path: float = Field(0.0, ge=0, lt=1, description="Stochastic depth of the backbone's last block.")
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="Largest decay of the averaged weights that are validated.")
     report: bool = Field(True, description="Write report.html into the run at the end: scores, errors and pictures.")
+    log: Log = None
     profile: bool = Field(False, description="Measure the parts of a step; shown after 20 steps and at the end.")
     patience: int | None = Field(None, ge=1, description="Stop after so many validations without a better AP.")
     val_every: int | None = Field(
@@ -184,6 +185,7 @@ class PretrainConfig(CommandConfig):
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device.")
     device: str | None = Field(None, description="Where one process runs: cpu, cuda:1, … (default: by --accelerator).")
     precision: Precision = Field("32-true", description="Arithmetic of the model; the loss is always 32-bit.")
+    bits: int | None = Field(None, ge=8, le=16, description="Significant bits of 16-bit grey pictures (default: 16).")
     workers: int = Field(1, ge=0, description="Processes that load and crop images; 0 loads in the main process.")
     cache_gigabytes: float = Field(2.0, ge=0, description="Memory for decoded images, if all of them fit.")
     learning_rate: float | None = Field(
@@ -201,6 +203,7 @@ class PretrainConfig(CommandConfig):
     )
     normalise_target: bool = Field(True, description="Score against patches of mean 0 and variance 1.")
     ema_decay: float = Field(0.0, ge=0, lt=1, description="Largest decay of averaged weights to keep; 0 keeps the last.")
+    log: Log = None
     picture_every: int | None = Field(
         None, ge=1, description="Epochs from one picture of reconstructions to the next (default: a tenth of the run)."
     )

@@ -82,6 +82,13 @@ def test_a_graft_opens_everywhere_with_the_old_classes_and_both_licences(setting
     assert read_detector_metadata(trained.checkpoint)["weights_licence"] == "Apache-2.0 and CC-BY-NC-4.0"
 
 
+def test_pictures_are_read_as_the_old_detector_reads_them(settings, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Grafter, "run", lambda self: seen.append(self.run_.data.reading.bits))
+    nextdetr.graft(**settings, quiet=True)
+    assert seen == [12]
+
+
 def test_the_loss_falls_and_the_head_can_stay_as_it_is(settings, given):
     nextdetr.graft(**settings | {"epochs": 40, "head_rate_factor": 0, "multi_scale": False}, quiet=True)
     rows = losses(settings["output"])

@@ -11,7 +11,7 @@ import pytest
 from nextdetr import files
 from nextdetr.engine import log
 from nextdetr.engine.curves import draw_curves, draw_loss
-from nextdetr.engine.log import Display, MetricsTable, TensorBoard, read_table
+from nextdetr.engine.log import Display, MetricsTable, read_table
 
 LINE = "Класс 猫 é"
 
@@ -94,33 +94,21 @@ def test_curves_of_a_single_epoch_show_its_points(tmp_path, monkeypatch):
     assert sorted(two) == [".", "None", "None", "None"]
 
 
-def test_events_are_what_tensorboard_reads(tmp_path):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    board = TensorBoard(tmp_path)
-    assert board.available
-    board.add({"loss": 2.5, "AP": None}, 3)
-    board.add({"loss": 1.5, "AP": 0.25}, 4)
-    board.close()
-    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(3, 2.5), (4, 1.5)]
-    assert [(event.step, event.value) for event in events.Scalars("AP")] == [(4, 0.25)]
-
-
-def test_events_stop_and_the_run_does_not_when_the_disk_is_full(tmp_path, caplog, capfd):
-    pytest.importorskip("tensorboard")
-    board = TensorBoard(tmp_path)
-    board._writer._writer.close()
-    board._writer._writer = type("Full", (), {"write": full, "flush": full, "close": full})()
-    board.add({"loss": 2.5}, 3)
-    board.add({"loss": 2.5}, 4)
-    board.close()
-    assert caplog.text.count("No space left") == 1
-    TensorBoard(tmp_path / "gone").add({"loss": 1.0}, 1)
-    assert "Traceback" not in capfd.readouterr().err
-
-
 def test_a_clock_says_hours_only_when_there_are_some():
     assert [log.clock(seconds) for seconds in (None, 61, 3661)] == ["-:--", "1:01", "1:01:01"]
+
+
+def test_scores_that_come_after_the_last_row_join_it(tmp_path):
+    file = tmp_path / "metrics.csv"
+    table = MetricsTable(file, ["loss_class"])
+    table.add({"epoch": 1, "step": 5, "loss_class": 2.0})
+    table.amend({"epoch": 1, "step": 5, "AP": 0.25})
+    assert [(row["loss_class"], row["AP"]) for row in read_table(file)] == [("2", "0.25")]
+    MetricsTable(file, None, resume_epoch=1).amend({"epoch": 1, "step": 5, "AP50": 0.5})  # by a later session
+    assert [(row["loss_class"], row["AP"], row["AP50"]) for row in read_table(file)] == [("2", "0.25", "0.5")]
+    file.unlink()
+    MetricsTable(file, None, resume_epoch=1).amend({"epoch": 1, "step": 5, "AP": 0.5})
+    assert [(row["epoch"], row["AP"]) for row in read_table(file)] == [("1", "0.5")]
 
 
 @pytest.mark.parametrize(

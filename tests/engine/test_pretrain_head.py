@@ -51,6 +51,26 @@ def settings(images, tmp_path):
     }  # fmt: skip
 
 
+def test_pictures_of_fewer_bits_fill_the_whole_range_in_both_parts(settings, tmp_path, monkeypatch):
+    folder = tmp_path / "grey"
+    folder.mkdir()
+    for number in range(4):
+        Image.fromarray(np.full((80, 90), 4095 if number else 0, np.uint16)).save(folder / f"{number}.png")
+    brightest = {Pretrainer: [], HeadTrainer: []}
+    for kind, found in brightest.items():
+        step = kind.step
+
+        def look(self, batch, progress, last, *, step=step, found=found):
+            found.append(float(batch.images.max()))
+            return step(self, batch, progress, last)
+
+        monkeypatch.setattr(kind, "step", look)
+    result = nextdetr.pretrain(**settings | {"images": str(folder), "head_epochs": 1}, bits=12, quiet=True)
+    assert [max(found) for found in brightest.values()] == pytest.approx([1.0, 1.0], abs=0.01)
+    with safe_open(result.weights, "pt") as file:
+        assert file.metadata()["bits"] == "12"
+
+
 @pytest.fixture(scope="module")
 def pretrained(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained")

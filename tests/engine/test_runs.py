@@ -28,6 +28,9 @@ def folder(tmp_path):
         (path / "metrics.csv").write_text(head)
         config = f"model: nextdetr-zepto\ndata: /somewhere/cells\nimage_size: 64\nseed: {number}\nlearning_rate: 0.0008\n"
         (path / "config.yaml").write_text(config + "since: 2026-01-01\n")
+    place = {"run_id": "abc", "look": "mlflow ui"}
+    (tmp_path / "runs" / "low" / "logs.json").write_text(json.dumps({"mlflow": place, "tensorboard": {"look": "tb"}}))
+    (tmp_path / "runs" / "pretrained" / "logs.json").write_text("[")
     (tmp_path / "runs" / "predict").mkdir()
     (tmp_path / "runs" / "low" / "pictures").mkdir()
     return tmp_path / "runs"
@@ -41,6 +44,9 @@ def test_the_best_first_with_what_their_files_say(folder):
     assert (low.AP, low.best_epoch, low.epochs) == (0.1, 1, 3)
     assert (high.settings["seed"], high.settings["since"]) == (1, "2026-01-01")
     assert (pretrained.AP, pretrained.epochs, pretrained.loss) == (None, 1, 0.7)
+    assert low.logs["mlflow"] == {"run_id": "abc", "look": "mlflow ui"}
+    assert high.logs == {}
+    assert "logs.json: cannot be read" in pretrained.problem
     assert "line 2 has another number of values" in bad.problem
 
 
@@ -54,6 +60,7 @@ def test_the_command(folder, capsys):
     assert lines[1].split() == [
         "deep/high", "0.5000", "0.7500", "2", "2", "1:06:40", "nextdetr-zepto", "cells", "64", "-", "0.0008", "1",
     ]  # fmt: skip
+    assert lines[-2:] == ["", "low: mlflow abc  mlflow ui"]
     assert "bad" in output.err
     assert run(["runs", str(folder / "low")]) == 0
     assert capsys.readouterr().out.splitlines()[1].startswith("low  0.1000")

@@ -153,7 +153,7 @@ class Grafter(Loop):
         self.indices = {key: new for key, (_, new) in enumerate(run.graft.pairs)}
         self.distillation = DistillationLoss(config.places_weight, 0.0)
         super().__init__(
-            fabric=fabric, display=display, directory=run.directory, cursor=cursor,
+            config=config, fabric=fabric, display=display, directory=run.directory, cursor=cursor,
             budget=Budget.of(
                 config.epochs, config.minutes, len(sampler) * sampler.places, spent=cursor.seconds, started=started
             ),
@@ -185,8 +185,9 @@ class Grafter(Loop):
             f"the backbone and {len(run.graft.joints)} convolutions to the head are new, the head {head}; "
             f"run folder {self.directory}"
         )
-        self.run_epochs()
-        return self._finish()
+        with self.logs:
+            self.run_epochs()
+            return self._finish()
 
     def step(self, batch: Batch, progress: float, last: bool) -> dict[str, float]:
         """Train on a batch, and return its losses."""
@@ -241,8 +242,7 @@ class Grafter(Loop):
         seconds = self.budget.seconds
         title = f"{str(self.config.backbone).partition('=')[0]}, {len(self.run_.data.records):,} images"
         draw_loss(self.directory / "metrics.csv", self.directory / "pictures" / "curves.png", title)
-        if self.tensorboard is not None:
-            self.tensorboard.close()
+        self.logs.end(cursor.step, {"loss": self.loss}, self.checkpoint)
         self.display.line(f"Done in {clock(seconds)}: loss {self.loss:.4f}; the detector is {self.checkpoint}")
         return GraftResult(
             str(self.directory), cursor.epoch, round(seconds, 2), round(cursor.images / max(1e-9, seconds), 3), self.loss,

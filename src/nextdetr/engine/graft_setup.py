@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from nextdetr.engine.setup import open_directory
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.teacher import Teacher, open_trained
 from nextdetr.errors import ConfigError, DataError
+from nextdetr.inference.opened import stored_bits
 from nextdetr.models.convnextv2 import SIZES
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.fuse import fuse
 from nextdetr.models.graft import Graft, build_graft, plan_graft
+from nextdetr.preprocess import Reading
 from nextdetr.weights.checkpoint import OF_THESE_WEIGHTS, OpenedModel, extra_metadata
 from nextdetr.weights.load import load_into
 from nextdetr.weights.published import start_for
@@ -131,7 +133,7 @@ def prepare_graft(config: GraftConfig, directory: Path, tell: Callable[[str], No
     model.check_size(config.image_size or opened.image_size)
     earlier = state.get("started_from")
     started_from = (str(earlier["licence"]), str(earlier["file"])) if earlier else _load(model, opened, weights, name, tell)
-    data = find_unlabelled(config.images)
+    data = replace(find_unlabelled(config.images), reading=Reading(bits=stored_bits(opened.metadata)))
     tell(f"{len(data.records):,} images to learn from" + (f", of {data.recognised}" if data.recognised else ""))
     if data.problems:
         tell(summarize_problems(data.problems))

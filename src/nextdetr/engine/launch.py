@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nextdetr.config import GraftConfig, PretrainConfig, TrainConfig
 from nextdetr.engine import children
+from nextdetr.engine.loggers.tools import check_packages
 from nextdetr.errors import ConfigError, FailedElsewhere, NextDETRError
 from nextdetr.tensors import choose_device
 
@@ -38,9 +39,10 @@ def launch(
         run: the function that calls this, importable by its name.
 
     Raises:
-        ConfigError: this machine has no such devices.
+        ConfigError: this machine has no such devices, or a tool that is to log the run is not installed.
         NextDETRError: what another process failed with, where this one has no sentence of its own.
     """
+    check_packages(config.log)
     if config.devices == 1 or children.started_elsewhere():
         fabric = _fabric(config)
         fabric.launch()

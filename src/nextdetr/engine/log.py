@@ -1,16 +1,12 @@
-"""What a run tells: a progress bar on the terminal, ``metrics.csv``, TensorBoard events, and curves at the end."""
+"""What a run tells: a progress bar on the terminal, and ``metrics.csv``; other tools are in ``engine/loggers``."""
 
 from __future__ import annotations
 
 import csv
 import io
 import logging
-import os
-import platform
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO, cast
@@ -20,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from nextdetr.files import optional_file, write_text_atomic
 
-__all__ = ["METRIC_NAMES", "Display", "MetricsTable", "TensorBoard", "clock", "epoch_line", "read_table", "shown_score"]
+__all__ = ["METRIC_NAMES", "Display", "MetricsTable", "clock", "epoch_line", "read_table", "shown_score"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,16 +40,15 @@ class MetricsTable:
 
     Args:
         path: the file.
-        terms: names of the loss terms.
+        terms: names of the loss terms; None are those that the file has.
         resume_epoch: rows of this and later epochs are dropped, as a resumed run writes them again.
         metrics: names of the scores of a validation.
     """
 
     def __init__(
-        self, path: Path, terms: Sequence[str], resume_epoch: int = 0, metrics: Sequence[str] = METRIC_NAMES
+        self, path: Path, terms: Sequence[str] | None, resume_epoch: int = 0, metrics: Sequence[str] = METRIC_NAMES
     ) -> None:
         self.path = path
-        self.columns = ["epoch", "step", "seconds", "learning_rate", "loss", *terms, *metrics]
         self.rows: list[dict[str, str]] = []
         if resume_epoch and path.is_file():
             try:
@@ -61,15 +56,22 @@ class MetricsTable:
             except ValueError as error:
                 kept = path.replace(path.with_name(f"{path.stem}-damaged{path.suffix}"))
                 _log.warning("%s: cannot be read (%s); it is kept as %s, and a new one begun.", path, error, kept.name)
+        first = ["epoch", "step", "seconds", "learning_rate", "loss"]
+        if terms is None:
+            terms = [name for name in (self.rows[0] if self.rows else ()) if name not in (*first, *metrics)]
+        self.columns = [*first, *terms, *metrics]
 
     def add(self, row: Mapping[str, float | int | None]) -> None:
         """Append a row and write the table, whole or not at all; what a full disk kept out comes with a later row."""
         self.rows.append({name: _cell(row.get(name)) for name in self.columns})
         self._write()
 
-    def amend(self, values: Mapping[str, float | int | None]) -> None:
-        """Fill in values of the last row, and write the table as ``add`` does."""
-        self.rows[-1] |= {name: _cell(value) for name, value in values.items()}
+    def amend(self, row: Mapping[str, float | int | None]) -> None:
+        """Fill in values of the row of an epoch, and write the table as ``add`` does; where there is none, it is new."""
+        if not self.rows or self.rows[-1]["epoch"] != _cell(row["epoch"]):
+            self.add(row)
+            return
+        self.rows[-1] |= {name: _cell(value) for name, value in row.items()}
         self._write()
 
     def _write(self) -> None:
@@ -108,56 +110,6 @@ def _cell(value: float | int | None) -> str:
     if value is None:
         return ""
     return str(value) if isinstance(value, int) else f"{value:.6g}"
-
-
-class TensorBoard:
-    """TensorBoard events, when the package is there; otherwise nothing, and ``available`` is False.
-
-    They are written here and now, without the thread of torch's ``SummaryWriter``, which ends in a traceback when the disk
-    is full; then the run goes on without events.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self.available = False
-        self._writer: Any = None
-        try:
-            from tensorboard.compat.proto.event_pb2 import Event
-            from tensorboard.summary.writer.record_writer import RecordWriter
-        except ImportError:
-            return
-        self.available = True
-        self._event = Event
-        name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{os.getpid()}.{time.perf_counter_ns()}"
-        with self._told():
-            self._writer = RecordWriter((directory / name).open("xb", buffering=0))
-            self._write(file_version="brain.Event:2")
-
-    def add(self, values: Mapping[str, float | int | None], step: int) -> None:
-        """Write scalars of one step."""
-        found = [{"tag": name, "simple_value": value} for name, value in values.items() if value is not None]
-        with self._told():
-            self._write(step=step, summary={"value": found})
-
-    def close(self) -> None:
-        """Flush and close."""
-        if self._writer is not None:
-            with self._told():
-                self._writer.close()
-
-    def _write(self, **fields: Any) -> None:
-        if self._writer is not None:
-            self._writer.write(self._event(wall_time=time.time(), **fields).SerializeToString())
-            self._writer.flush()
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self._writer = None
-            _log.warning(
-                "TensorBoard events cannot be written (%s); the run goes on without them.", error.strerror or error
-            )
 
 
 class _Tolerant:

@@ -17,12 +17,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from nextdetr.config import GraftConfig, PretrainConfig, TrainConfig
 from nextdetr.data.loader import TrainLoader
 from nextdetr.data.records import ImageRecord
 from nextdetr.engine.budget import Budget
 from nextdetr.engine.ema import ModelEMA
 from nextdetr.engine.launch import largest, scaler_of
-from nextdetr.engine.log import METRIC_NAMES, Display, MetricsTable, TensorBoard, clock, epoch_line
+from nextdetr.engine.log import METRIC_NAMES, Display, MetricsTable, clock, epoch_line
+from nextdetr.engine.loggers.run import RunLogs
 from nextdetr.engine.profile import StepProfile
 from nextdetr.engine.resume import Contract
 from nextdetr.engine.state import Cursor, non_finite_tensor, step_seed, write_state
@@ -40,6 +42,7 @@ class Loop(ABC):
     """One run.
 
     Args:
+        config: the settings.
         fabric: devices and processes.
         display: takes what the user is told.
         directory: the run's folder.
@@ -58,9 +61,9 @@ class Loop(ABC):
     score_names: ClassVar[tuple[str, ...]] = METRIC_NAMES
 
     def __init__(
-        self, *, fabric: Fabric, display: Display, directory: Path, cursor: Cursor, budget: Budget, loader: TrainLoader,
-        model: nn.Module, optimizer: torch.optim.Optimizer, ema: ModelEMA | None, contract: Contract,
-        accumulate: int = 1, profile: StepProfile | None = None,
+        self, *, config: TrainConfig | PretrainConfig | GraftConfig, fabric: Fabric, display: Display, directory: Path,
+        cursor: Cursor, budget: Budget, loader: TrainLoader, model: nn.Module, optimizer: torch.optim.Optimizer,
+        ema: ModelEMA | None, contract: Contract, accumulate: int = 1, profile: StepProfile | None = None,
     ) -> None:  # fmt: skip
         self.fabric, self.display, self.directory = fabric, display, directory
         self.cursor, self.budget, self.loader, self.sampler = cursor, budget, loader, loader.sampler
@@ -74,7 +77,7 @@ class Loop(ABC):
         self.summed = 0  # batches whose gradients wait for the optimiser
         self.group_start = cursor
         self.table: MetricsTable | None = None
-        self.tensorboard = TensorBoard(directory) if self.main else None
+        self.logs = RunLogs(config, directory, self.command, display.line, main=self.main)
 
     # What a task fills in
 
@@ -245,13 +248,25 @@ class Loop(ABC):
             raise
 
     def _write_row(self, row: dict[str, Any], terms: list[str]) -> None:
-        if self.tensorboard is None:
+        if not self.main:
             return
-        self.table = self.table or MetricsTable(
-            self.directory / "metrics.csv", terms, self.cursor.epoch, metrics=self.score_names
-        )
+        file = self.directory / "metrics.csv"
+        self.table = self.table or MetricsTable(file, terms, self.cursor.epoch, self.score_names)
         self.table.add(row)
-        self.tensorboard.add({k: v for k, v in row.items() if k not in ("epoch", "step")}, self.cursor.step)
+        self.log_numbers(row)
+
+    def amend_row(self, scores: Mapping[str, float | None]) -> None:
+        """Write scores that came after the row of the last epoch, which may be an earlier session's."""
+        if not self.main:
+            return
+        number = self.cursor.epoch
+        self.table = self.table or MetricsTable(self.directory / "metrics.csv", None, number, self.score_names)
+        self.table.amend({"epoch": number, "step": self.cursor.step, **scores})
+        self.log_numbers(scores)
+
+    def log_numbers(self, values: Mapping[str, Any]) -> None:
+        """Tell the tools that log the run."""
+        self.logs.add({name: value for name, value in values.items() if name not in ("epoch", "step")}, self.cursor.step)
 
     # What is written
 

@@ -178,7 +178,7 @@ class Pretrainer(Loop):
             run.model, config.learning_rate, config.weight_decay, fused=scaler_of(fabric) is None
         )
         super().__init__(
-            fabric=fabric, display=display, directory=run.directory, cursor=cursor,
+            config=config, fabric=fabric, display=display, directory=run.directory, cursor=cursor,
             budget=Budget.of(
                 config.epochs, config.backbone_minutes, len(sampler) * sampler.places, spent=cursor.seconds, started=started
             ),
@@ -204,8 +204,9 @@ class Pretrainer(Loop):
             f"{len(self.sampler)} steps an epoch, batch {self.sampler.places}, rate {config.learning_rate:.2e}, "
             f"on {self.fabric.device}; run folder {self.directory}"
         )
-        self.run_epochs()
-        return self._finish()
+        with self.logs:
+            self.run_epochs()
+            return self._finish()
 
     def step(self, batch: Batch, progress: float, last: bool) -> dict[str, float]:
         """Train on a batch, and return its loss."""
@@ -278,8 +279,7 @@ class Pretrainer(Loop):
         if self.main:
             title = f"{self.config.model}, {len(self.run_.data.records):,} images"
             draw_loss(self.directory / "metrics.csv", self.directory / "pictures" / "curves.png", title)
-            if self.tensorboard is not None:
-                self.tensorboard.close()
+            self.logs.end(cursor.step, {"loss": self.loss}, weights)
         self.display.line(f"Done in {clock(seconds)}: loss {self.loss:.4f}; weights in {weights}")
         return PretrainResult(
             str(self.directory), cursor.epoch, round(seconds, 2), round(cursor.images / max(1e-9, seconds), 3),

@@ -22,12 +22,11 @@ from nextdetr.config import PretrainConfig, TrainConfig
 from nextdetr.data.composed import OBJECT, ComposeConfig, ComposedDataset, as_objects
 from nextdetr.data.loader import EpochSampler, TrainLoader, build_loader
 from nextdetr.data.transforms import TrainTransform
-from nextdetr.data.unlabelled import find_unlabelled
 from nextdetr.engine.curves import draw_loss
 from nextdetr.engine.launch import launch
 from nextdetr.engine.loading import AUGMENTATIONS, shrink_limit, training_sizes
 from nextdetr.engine.log import Display, clock
-from nextdetr.engine.pretrain_setup import detector_of, head_size, run_folder
+from nextdetr.engine.pretrain_setup import detector_of, head_size, images_of, run_folder
 from nextdetr.engine.recipe import RATE, RATE_OF
 from nextdetr.engine.resume import Contract, stored_contract
 from nextdetr.engine.setup import Run
@@ -35,6 +34,7 @@ from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.train import Trainer
 from nextdetr.files import make_directory
 from nextdetr.identity import Identity
+from nextdetr.inference.opened import bits_metadata
 from nextdetr.weights.checkpoint import save_detector
 from nextdetr.weights.layouts.table import DETECTOR_KIND
 from nextdetr.weights.start import start_model
@@ -105,7 +105,7 @@ def _settings(config: PretrainConfig, images: int, world: int, model: str) -> Tr
         image_size=head_size(config), batch_size=batch, seed=config.seed, learning_rate=RATE_OF.get(model, RATE),
         backbone_rate_factor=1.0, devices=config.devices, accelerator=config.accelerator, device=config.device,
         precision=config.precision, workers=config.workers, cache_gigabytes=config.cache_gigabytes, cache="shrunk",
-        flip_horizontal=config.flip > 0, strong_until=1.0,
+        flip_horizontal=config.flip > 0, strong_until=1.0, log=config.log,
     )  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def _prepare(config: PretrainConfig, directory: Path, fabric: Fabric, display: D
     folder, model = head_folder(directory), detector_of(config)
     state_file = folder / "last.ckpt"
     cursor, state = read_state(state_file) if state_file.is_file() else (Cursor(), {})
-    data = as_objects(find_unlabelled(config.images))
+    data = as_objects(images_of(config))
     started = start_model(model, classes=[OBJECT], backbone_weights=directory / "backbone.safetensors")
     settings = _settings(config, len(data.records), fabric.world_size, model)
     contract = Contract([OBJECT])
@@ -169,18 +169,18 @@ class HeadTrainer(Trainer):
             f"Pre-training the head of {config.model} at {self.image_size} px for {length}, {len(self.sampler)} steps an "
             f"epoch, on objects without labels ({self.pretraining.proposals}); files in {self.directory}"
         )
-        self.run_epochs()
-        if self.unsaved:
-            self.save()
-        self.fabric.barrier()
-        seconds, weights = self.budget.seconds, self.directory.parent / FILE
-        if self.main:
-            title = f"head of {config.model}, {len(self.run_.train_data.records):,} images"
-            draw_loss(self.directory / "metrics.csv", self.directory / "pictures" / "curves.png", title)
-            if self.tensorboard is not None:
-                self.tensorboard.close()
-        self.display.line(f"Done in {clock(seconds)}: loss {self.loss:.4f}; weights in {weights}")
-        return HeadResult(self.cursor.epoch, round(seconds, 2), self.cursor.images, self.loss, str(weights))
+        with self.logs:
+            self.run_epochs()
+            if self.unsaved:
+                self.save()
+            self.fabric.barrier()
+            seconds, weights = self.budget.seconds, self.directory.parent / FILE
+            if self.main:
+                title = f"head of {config.model}, {len(self.run_.train_data.records):,} images"
+                draw_loss(self.directory / "metrics.csv", self.directory / "pictures" / "curves.png", title)
+                self.logs.end(self.cursor.step, {"loss": self.loss}, weights)
+            self.display.line(f"Done in {clock(seconds)}: loss {self.loss:.4f}; weights in {weights}")
+            return HeadResult(self.cursor.epoch, round(seconds, 2), self.cursor.images, self.loss, str(weights))
 
     def score(self, number: int) -> Mapping[str, float | None]:
         """Keep the epoch's loss; there is nothing to validate on."""
@@ -201,5 +201,6 @@ class HeadTrainer(Trainer):
         save_detector(
             self.directory.parent / FILE, self.average.state_dict(), model_text=self.run_.model.text, classes=[OBJECT],
             image_size=self.image_size, weights_licence=licence, source_weights=source,
-            data=self.run_.train_data.name, extra={"kind": DETECTOR_KIND},
+            data=self.run_.train_data.name,
+            extra={"kind": DETECTOR_KIND} | bits_metadata(self.run_.train_data.reading.bits),
         )  # fmt: skip

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from nextdetr.models.convnextv2 import SIZES, ConvNeXtV2, convnextv2
 from nextdetr.models.fcmae import FCMAE, check_image_size
 from nextdetr.models.graph import build_skeleton
 from nextdetr.models.modelfile import available_models, load_model_file
+from nextdetr.preprocess import Reading
 from nextdetr.weights.gate import fill
 from nextdetr.weights.layouts.table import backbone_tensors
 from nextdetr.weights.load import open_weights
@@ -47,6 +48,7 @@ __all__ = [
     "build_pretraining_optimizer",
     "detector_of",
     "head_size",
+    "images_of",
     "prepare_pretraining",
     "resolve_pretrain",
     "run_folder",
@@ -152,6 +154,15 @@ def _is_backbone(model: str) -> bool:
     return model.startswith(PREFIX) and model.removeprefix(PREFIX) in SIZES
 
 
+def images_of(config: PretrainConfig) -> DetectionData:
+    """List the images of a run, with how their files are read.
+
+    Raises:
+        DataError: see :func:`nextdetr.data.unlabelled.find_unlabelled`.
+    """
+    return replace(find_unlabelled(config.images), reading=Reading(bits=config.bits or 16))
+
+
 def run_folder(config: PretrainConfig, held: ExitStack) -> Path:
     """Create the run's folder, or return the resumed one's; see :func:`nextdetr.engine.setup.open_directory`."""
     return open_directory(config.output, Path("runs") / f"pretrain-{Path(config.model).stem}", config.resume, held)
@@ -175,7 +186,7 @@ def prepare_pretraining(
         WeightsError: initial weights or a resumed state that cannot be read.
     """
     cursor, state = (Cursor(), {}) if config.resume is None else read_state(directory / "last.ckpt")
-    data = find_unlabelled(config.images)
+    data = images_of(config)
     tell(f"{len(data.records):,} images to pre-train on" + (f", of {data.recognised}" if data.recognised else ""))
     if data.problems:
         tell(summarize_problems(data.problems))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nextdetr.confidence import THRESHOLDS, read_thresholds, thresholds_metadata
 from nextdetr.config import ReportConfig, TrainConfig, ValConfig
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["ReportResult", "report", "report_target", "thresholds_of", "training_report", "write_page"]
 
 PAGE = "report.html"
+
+Scored: TypeAlias = tuple[CocoEvaluator, EvalResult]  # what was found on a split, and its scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +155,11 @@ def write_page(
 def training_report(
     checkpoint: Path,
     data: DetectionData,
-    scored: tuple[CocoEvaluator, EvalResult] | None,
+    scored: Scored | None,
     config: TrainConfig,
     device: torch.device,
-) -> None:
-    """Write the page of a training into its folder; that it cannot be written is a warning.
+) -> Scored | None:
+    """Write the page of a training into its folder, with ``report``; that it cannot be written is a warning.
 
     Args:
         checkpoint: the best weights.
@@ -165,9 +167,12 @@ def training_report(
         scored: what they found there and its scores; None looks again, as after a resume that has found nothing better.
         config: of the training.
         device: where it ran.
+
+    Returns:
+        ``scored``, looked for where it was None.
     """
     if not checkpoint.is_file():
-        return
+        return None
     from nextdetr.weights.checkpoint import open_model
 
     opened = open_model(checkpoint)
@@ -175,11 +180,13 @@ def training_report(
         asked = ValConfig(data=config.data, batch_size=config.batch_size, device=str(device))
         examined = examine(opened, asked, quiet=True, data=data)
         scored = examined.evaluator, examined.result
-    with optional_file():
-        write_page(
-            checkpoint.parent / PAGE, *scored, model=str(checkpoint), split=data.split, size=opened.image_size,
-            metadata=opened.metadata, table=_metrics_table(str(checkpoint)), device=str(device),
-        )  # fmt: skip
+    if config.report:
+        with optional_file():
+            write_page(
+                checkpoint.parent / PAGE, *scored, model=str(checkpoint), split=data.split, size=opened.image_size,
+                metadata=opened.metadata, table=_metrics_table(str(checkpoint)), device=str(device),
+            )  # fmt: skip
+    return scored
 
 
 def thresholds_of(evaluator: CocoEvaluator) -> list[float]:

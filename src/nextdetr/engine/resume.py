@@ -37,7 +37,7 @@ C = TypeVar("C", bound=CommandConfig)
 # What a resumed run may be told anew; all else comes from the run's own config.yaml.
 RESUMABLE = {
     "resume", "epochs", "minutes", "devices", "accelerator", "device", "workers", "cache_gigabytes", "data", "images",
-    "on_bad_data", "teacher", "detector", "head_epochs", "unlabelled",
+    "on_bad_data", "teacher", "detector", "head_epochs", "unlabelled", "log",
 }  # fmt: skip
 # Settings that may name a file or folder.
 PATHS = (

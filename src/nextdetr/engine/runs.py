@@ -10,6 +10,8 @@ from typing import Any
 
 from nextdetr.config_file import read_config_file
 from nextdetr.engine.log import read_table
+from nextdetr.engine.loggers.places import read_places
+from nextdetr.engine.loggers.tools import Place
 from nextdetr.errors import ConfigError, DataError
 
 __all__ = ["RunRow", "RunsResult", "runs"]
@@ -30,6 +32,7 @@ class RunRow:
         seconds: that they took.
         loss: of the last epoch.
         settings: all settings, as ``config.yaml`` has them.
+        logs: by tool (``mlflow``, …) its name for the run, ``run_id``, and where to ``look`` at it; see ``train --log``.
         problem: why a file of the run cannot be read, a sentence; None where all is well.
     """
 
@@ -41,6 +44,7 @@ class RunRow:
     seconds: float | None = None
     loss: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    logs: dict[str, Place] = field(default_factory=dict)
     problem: str | None = None
 
 
@@ -86,6 +90,7 @@ def _folders(top: Path) -> Iterator[Path]:
 
 def _row(path: Path) -> RunRow:
     settings: dict[str, Any] = {}
+    logs, problem = _logs(path)
     try:
         # As JSON has it: a file that somebody edited may hold dates
         settings = {
@@ -94,18 +99,27 @@ def _row(path: Path) -> RunRow:
         }
         table = read_table(path / TABLE)
     except ConfigError as error:
-        return RunRow(str(path), problem=str(error))
+        return RunRow(str(path), logs=logs, problem=str(error))
     except (OSError, ValueError) as error:
-        return RunRow(str(path), settings=settings, problem=f"{path / TABLE}: cannot be read ({error}).")
+        problem = f"{path / TABLE}: cannot be read ({error})."
+        return RunRow(str(path), settings=settings, logs=logs, problem=problem)
     if not table:
-        return RunRow(str(path), settings=settings)
+        return RunRow(str(path), settings=settings, logs=logs, problem=problem)
     scored = [row for row in table if row.get("AP")]
     best = max(scored, key=lambda row: float(row["AP"]), default={})
     last = table[-1]
     return RunRow(
         str(path), _number(best.get("AP")), _number(best.get("AP50")), int(best["epoch"]) if best else None,
-        int(last["epoch"]), _number(last.get("seconds")), _number(last.get("loss")), settings,
+        int(last["epoch"]), _number(last.get("seconds")), _number(last.get("loss")), settings, logs, problem,
     )  # fmt: skip
+
+
+def _logs(path: Path) -> tuple[dict[str, Place], str | None]:
+    """Where the run is logged, or why that cannot be read."""
+    try:
+        return read_places(path), None
+    except ValueError as error:
+        return {}, str(error)
 
 
 def _number(text: str | None) -> float | None:

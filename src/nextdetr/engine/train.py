@@ -11,21 +11,19 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from nextdetr.confidence import thresholds_metadata
 from nextdetr.config import TrainConfig
 from nextdetr.data.loader import TrainLoader
 from nextdetr.data.records import DetectionData
-from nextdetr.engine.batch_picture import draw_batch
 from nextdetr.engine.best import Best
 from nextdetr.engine.budget import Budget
 from nextdetr.engine.curves import draw_curves
+from nextdetr.engine.detector_files import DetectorFiles
 from nextdetr.engine.diagnosis import non_finite
 from nextdetr.engine.ema import ModelEMA
 from nextdetr.engine.evaluate import CocoEvaluator, EvalResult
@@ -42,18 +40,14 @@ from nextdetr.engine.report import thresholds_of, training_report
 from nextdetr.engine.result import TrainResult
 from nextdetr.engine.semi import Semi, labelled_output, together
 from nextdetr.engine.semi_run import SemiRun
-from nextdetr.engine.setup import Run, data_name, prepare, resolve_config
-from nextdetr.engine.splits import set_aside_metadata
+from nextdetr.engine.setup import Run, prepare, resolve_config
 from nextdetr.engine.teaching import Teaching
-from nextdetr.files import atomic_write, optional_file
-from nextdetr.inference.opened import bits_metadata
 from nextdetr.inference.times import Meter
 from nextdetr.layers.syncnorm import synchronize_norms
 from nextdetr.losses.criterion import Criterion
 from nextdetr.losses.matcher import HungarianMatcher
 from nextdetr.memory import keep_freed_memory
 from nextdetr.structures import Batch, Target, UncastTargets
-from nextdetr.weights.checkpoint import save_detector
 
 __all__ = ["TrainResult", "train"]
 
@@ -122,11 +116,11 @@ class Trainer(Loop):
             limit=limit,
         )  # fmt: skip
         super().__init__(
-            fabric=fabric, display=display, directory=run.directory, cursor=cursor, budget=budget, loader=loader,
-            model=run.model, optimizer=optimizer, ema=ema, contract=run.contract, accumulate=config.accumulate,
-            profile=profile,
+            config=config, fabric=fabric, display=display, directory=run.directory, cursor=cursor, budget=budget,
+            loader=loader, model=run.model, optimizer=optimizer, ema=ema, contract=run.contract,
+            accumulate=config.accumulate, profile=profile,
         )  # fmt: skip
-        self.average = ema.module
+        self.average, self.files = ema.module, DetectorFiles(run, ema.module)
         matcher = HungarianMatcher()
         self.criterion = Criterion(
             len(run.train_data.classes), matcher, class_loss=config.class_loss,
@@ -166,11 +160,11 @@ class Trainer(Loop):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from the parts of a ``last.ckpt``, and see that ``best.safetensors`` is the one that it tells of."""
         super().restore(state)
-        cursor, file = self.cursor, self.directory / "best.safetensors"
+        cursor, file = self.cursor, self.files.best
         if cursor.best.epoch == cursor.epoch and cursor.place == 0:
             # The state was saved with the best weights in it, and the run perhaps killed before it wrote them apart.
             if self.main:
-                self._write_detector(file.name, cursor.best.metrics, cursor.best.thresholds)
+                self.files.write(file.name, cursor.best.metrics, cursor.best.thresholds)
         elif cursor.best.epoch >= 0 and not self.fabric.broadcast(file.is_file()):
             self.display.line(f"{file} is not there any more; the next validation is the best again.")
             cursor.best = Best()
@@ -179,23 +173,20 @@ class Trainer(Loop):
 
     def run(self) -> TrainResult:
         """Train until the budget is spent, and return what came of it."""
-        if self.tensorboard is not None and not self.tensorboard.available:
-            self.display.line("No TensorBoard events: the package is not installed (pip install 'nextdetr[logging]').")
-        self.display.line(
-            f"Training {self.config.model} at {self.image_size} px on {self.fabric.device}; run folder {self.directory}"
-        )
-        for line in [] if self.teaching is None else self.teaching.lines(self.run_.model):
-            self.display.line(line)
-        for line in [] if self.semi is None else self.semi.semi.lines():
-            self.display.line(line)
-        if self.budget.minutes is not None and not self.cursor.validated:
-            self._expect_validation()
-        self.run_epochs()
-        if self.cursor.validated != self.cursor.epoch:  # the time was up between two epochs
-            metrics = self._validate(self.cursor.epoch)
-            if self.table is not None:
-                self.table.amend(metrics)
-        return self._finish()
+        with self.logs:
+            self.display.line(
+                f"Training {self.config.model} at {self.image_size} px on {self.fabric.device}; run folder {self.directory}"
+            )
+            for line in [] if self.teaching is None else self.teaching.lines(self.run_.model):
+                self.display.line(line)
+            for line in [] if self.semi is None else self.semi.semi.lines():
+                self.display.line(line)
+            if self.budget.minutes is not None and not self.cursor.validated:
+                self._expect_validation()
+            self.run_epochs()
+            if self.cursor.validated != self.cursor.epoch:  # the time was up between two epochs
+                self.amend_row(self._validate(self.cursor.epoch))
+            return self._finish()
 
     def begin_epoch(self) -> None:
         """Freeze the backbone, or let it go."""
@@ -335,38 +326,20 @@ class Trainer(Loop):
         The state is there already, with the same weights in it: if the run is killed in between, a resume writes them.
         """
         if self.new_best:
-            self._write_detector("best.safetensors", self.cursor.best.metrics, self.cursor.best.thresholds)
+            self.files.write(self.files.best.name, self.cursor.best.metrics, self.cursor.best.thresholds)
         scored = self.cursor.validated == self.cursor.epoch and self.cursor.place == 0
         metrics, thresholds = (self.cursor.metrics, self.cursor.thresholds) if scored else ({}, [])
-        self._write_detector("last.safetensors", metrics, thresholds)
-
-    def _write_detector(self, name: str, metrics: dict[str, float | None], thresholds: Sequence[float]) -> None:
-        licence, source = self.run_.started_from
-        save_detector(
-            self.directory / name, self.average.state_dict(), model_text=self.run_.model.text,
-            classes=self.run_.train_data.classes, image_size=self.image_size, metrics=metrics,
-            weights_licence=licence, source_weights=source, data=data_name(self.run_.config),
-            extra=self._origin | thresholds_metadata(thresholds),
-        )  # fmt: skip
-
-    @cached_property
-    def _origin(self) -> dict[str, str]:
-        """What a detector's file says of its data set and of its teacher."""
-        data = self.run_.identity.to_metadata() | set_aside_metadata(self.run_.config, self.run_.val_data)
-        teacher = {} if self.run_.teacher is None else self.run_.teacher.to_metadata()
-        return data | bits_metadata(self.run_.train_data.reading.bits) | teacher
+        self.files.write("last.safetensors", metrics, thresholds)
 
     def _picture(self, images: Tensor, targets: Sequence[Target], name: str) -> None:
         if self.main:
-            picture = draw_batch(images.cpu(), [t.to("cpu") for t in targets], self.run_.train_data.classes)
-            with optional_file(), atomic_write(self.directory / "pictures" / name) as temporary:
-                picture.save(temporary, quality=90)
+            self.files.draw(images, targets, name)
 
     def _finish(self) -> TrainResult:
         cursor, best = self.cursor, self.cursor.best
         if self.unsaved:
             self.save()
-        checkpoint = self.directory / "best.safetensors"
+        checkpoint = self.files.best
         if self.semi is not None:
             self.semi.guard.finish()
         speed = keep_contract(
@@ -375,11 +348,14 @@ class Trainer(Loop):
         seconds = self.budget.seconds
         if self.main:
             draw_curves(self.directory / "metrics.csv", self.directory / "pictures" / "curves.png")
-            if self.config.report:
+            if self.config.report or self.logs.asked_for:
                 self.display.update("report", 1.0, "")
-                training_report(checkpoint, self.run_.val_data, self.best_scored, self.config, self.fabric.device)
-            if self.tensorboard is not None:
-                self.tensorboard.close()
+                self.best_scored = training_report(
+                    checkpoint, self.run_.val_data, self.best_scored, self.config, self.fabric.device
+                )
+            found = {} if self.best_scored is None else self.best_scored[1].per_class
+            classes = {name: values["AP"] for name, values in found.items()}
+            self.logs.end(cursor.step, best.metrics, checkpoint, classes)
         self.fabric.barrier()
         self.display.line(
             f"Done in {clock(seconds)}: best AP {shown_score(best.metrics.get('AP'))} in epoch {best.epoch}; "

@@ -1,0 +1,61 @@
+"""What a training writes of its detector: files of weights with all that they say of themselves, and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from nextdetr.confidence import thresholds_metadata
+from nextdetr.engine.batch_picture import draw_batch
+from nextdetr.engine.setup import Run, data_name
+from nextdetr.engine.splits import set_aside_metadata
+from nextdetr.files import atomic_write, optional_file
+from nextdetr.inference.opened import bits_metadata
+from nextdetr.structures import Target
+from nextdetr.weights.checkpoint import save_detector
+
+__all__ = ["DetectorFiles"]
+
+
+class DetectorFiles:
+    """The files of one run; the first process writes them.
+
+    Args:
+        run: what training works on.
+        average: the averaged weights, which the files get.
+    """
+
+    def __init__(self, run: Run, average: nn.Module) -> None:
+        self.run, self.average = run, average
+
+    @property
+    def best(self) -> Path:
+        """The file with the best weights."""
+        return self.run.directory / "best.safetensors"
+
+    def write(self, name: str, metrics: Mapping[str, float | None], thresholds: Sequence[float]) -> None:
+        """Write the averaged weights as they are, with their scores and thresholds, if any."""
+        run, (licence, source) = self.run, self.run.started_from
+        assert run.config.image_size is not None
+        save_detector(
+            run.directory / name, self.average.state_dict(), model_text=run.model.text, classes=run.train_data.classes,
+            image_size=run.config.image_size, metrics=dict(metrics), weights_licence=licence, source_weights=source,
+            data=data_name(run.config), extra=self._origin | thresholds_metadata(thresholds),
+        )  # fmt: skip
+
+    @cached_property
+    def _origin(self) -> dict[str, str]:
+        """What a detector's file says of its data set and of its teacher."""
+        run = self.run
+        data = run.identity.to_metadata() | set_aside_metadata(run.config, run.val_data)
+        teacher = {} if run.teacher is None else run.teacher.to_metadata()
+        return data | bits_metadata(run.train_data.reading.bits) | teacher
+
+    def draw(self, images: Tensor, targets: Sequence[Target], name: str) -> None:
+        """Draw a batch [B, 3, S, S] with its boxes into ``pictures/name``."""
+        picture = draw_batch(images.cpu(), [t.to("cpu") for t in targets], self.run.train_data.classes)
+        with optional_file(), atomic_write(self.run.directory / "pictures" / name) as temporary:
+            picture.save(temporary, quality=90)

@@ -1,0 +1,168 @@
+"""A run in MLflow, by its own client: a server, a database or whatever ``MLFLOW_TRACKING_URI`` names."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from nextdetr.engine.loggers.tools import Logged, Outcome, Place, Status, Tool
+
+__all__ = ["MLflow", "metric_names"]
+
+EXPERIMENT = "nextdetr"
+MOST = 1000  # metrics of one request
+LONGEST = 240  # letters of a name, of which MLflow takes 250
+STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
+# A server that is not there is told at once, where MLflow itself tries for minutes; what the user has set stays.
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
+# It writes the address of a run to standard output, which is the result's.
+SILENT = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+
+
+class MLflow(Tool):
+    """A run in MLflow. The client is the run's own, so that an active run of the user's script stays as it is."""
+
+    name = "mlflow"
+
+    def __init__(self) -> None:
+        import mlflow
+
+        self._active = mlflow.active_run()  # of this thread, which is the script's
+        self._client: Any = None
+        self._run = ""
+
+    def start(self, run: Logged, earlier: Place) -> Place:
+        """Create a run in the experiment of MLflow's environment variables, or go on with the earlier one."""
+        import mlflow
+
+        uri = mlflow.get_tracking_uri()
+        if earlier.get("tracking_uri") and not mlflow.is_tracking_uri_set():
+            uri = earlier["tracking_uri"]  # MLflow's own default is in the working directory, which may be another now
+        with _environment(IMPATIENT | SILENT), _quiet():
+            self._client = mlflow.MlflowClient(uri)
+            found = self._earlier(earlier.get("run_id"))
+            if found is None:
+                experiment = self._experiment()
+                tags = {} if self._active is None else {"mlflow.parentRunId": self._active.info.run_id}
+                found = self._client.create_run(
+                    experiment, run_name=run.name, tags={"mlflow.source.name": f"nextdetr {run.command}", **tags}
+                )
+            else:
+                self._client.update_run(found.info.run_id, status="RUNNING")
+            self._run = found.info.run_id
+            self._write_settings(run.settings, found.data.params)
+        return {
+            "run_id": self._run, "tracking_uri": _without_password(uri), "experiment_id": found.info.experiment_id,
+            "look": _look(_without_password(uri), found.info.experiment_id, self._run),
+        }  # fmt: skip
+
+    def _earlier(self, run_id: str | None) -> Any:
+        """The run so far; None where there is none, or no longer."""
+        from mlflow.exceptions import MlflowException
+
+        if not run_id:
+            return None
+        try:
+            found = self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return None if found.info.lifecycle_stage == "deleted" else found
+
+    def _experiment(self) -> str:
+        given = os.environ.get("MLFLOW_EXPERIMENT_ID")
+        if given:
+            return given
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+        found = self._client.get_experiment_by_name(name)
+        return str(self._client.create_experiment(name) if found is None else found.experiment_id)
+
+    def _write_settings(self, settings: Mapping[str, Any], there: Mapping[str, str]) -> None:
+        """Write them as parameters; one that a resumed run was told anew, which MLflow refuses, as a tag."""
+        from mlflow.entities import Param, RunTag
+
+        texts = {name: str(value) for name, value in settings.items()}
+        new = [Param(name, text) for name, text in texts.items() if name not in there]
+        other = [RunTag(f"now.{name}", text) for name, text in texts.items() if there.get(name, text) != text]
+        for first in range(0, len(new), 100):
+            self._client.log_batch(self._run, params=new[first : first + 100])
+        self._client.log_batch(self._run, tags=other)
+
+    def add(self, values: Mapping[str, float], step: int, when: float) -> None:
+        """Write metrics of one step."""
+        from mlflow.entities import Metric
+
+        metrics = [Metric(name, value, int(when * 1000), step) for name, value in values.items()]
+        for first in range(0, len(metrics), MOST):
+            self._client.log_batch(self._run, metrics=metrics[first : first + MOST])
+
+    def finish(self, outcome: Outcome, step: int, when: float) -> None:
+        """Write AP by class, as metrics and as a file with the names as they are, and the run's files."""
+        known = {name: value for name, value in outcome.per_class.items() if value is not None}
+        names = metric_names(known)
+        best = {f"best/{name}": value for name, value in outcome.metrics.items() if value is not None}
+        self.add({**best, **{f"AP_class/{names[name]}": value for name, value in known.items()}}, step, when)
+        if outcome.per_class:
+            self._client.log_dict(self._run, dict(outcome.per_class), "per_class.json")
+        for path in outcome.existing():
+            self._client.log_artifact(self._run, str(path), "weights" if path == outcome.weights else None)
+
+    def close(self, status: Status) -> None:
+        """Say how the session ended."""
+        with _environment(SILENT):
+            self._client.set_terminated(self._run, STATUS[status])
+
+
+def metric_names(names: Iterable[str]) -> dict[str, str]:
+    """Return what MLflow may call each class: letters, digits, ``_``, ``-``, ``.`` and spaces, no two alike."""
+    found: dict[str, str] = {}
+    for name in names:
+        plain = re.sub(r"[^\w. -]", "_", name)[:LONGEST] or "_"
+        plain = plain if plain.strip(".") else plain.replace(".", "_")  # a path's . and .. are refused
+        unique, number = plain, 2
+        while unique in found.values():
+            unique, number = f"{plain[: LONGEST - 6]}_{number}", number + 1
+        found[name] = unique
+    return found
+
+
+def _without_password(uri: str) -> str:
+    """The address without a user and password, which do not belong into a run's folder."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+
+
+def _look(uri: str, experiment: str, run: str) -> str:
+    if uri.startswith(("http://", "https://")):
+        return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run}"
+    return f"run {run} in {uri}" if uri.startswith("databricks") else f"mlflow ui --backend-store-uri {uri}"
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables that are not set, for a while; MLflow has no other way for these."""
+    mine = [name for name in values if name not in os.environ]
+    os.environ.update({name: values[name] for name in mine})
+    try:
+        yield
+    finally:
+        for name in mine:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what MLflow says of the tables of a new database."""
+    logger = logging.getLogger("mlflow")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
