@@ -34,9 +34,10 @@ class ServeConfig(CommandConfig):
     )
     corrections: Path | None = Field(None, description="Folder for corrected images, which nextdetr train reads.")
     allow_reload: bool = Field(False, description="Let requests ask for a model to be read from its file again.")
-    confidence: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
+    confidence: Literal["auto", "calibrated"] | Annotated[float, Field(ge=0, le=1)] = Field(
         AUTO,
-        description="Detections below this score are left out; auto: below the detector's own of each class, else 0.3.",
+        description="Detections below this score are left out; auto: below the detector's own of each class, else 0.3; "
+        "calibrated: below the one of nextdetr calibrate.",
     )
     max_detections: int = Field(300, ge=1, description="Most detections an image.")
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the model's).")

@@ -57,12 +57,16 @@ class FakeEngine:
     def class_indices(self, names):
         return None if names is None else select_classes(CLASSES, names)
 
+    def check_confidence(self, confidence):
+        assert confidence != "calibrated"
+
     def warm_up(self):
         pass
 
 
 INFO = {"model": "fake", "classes": CLASSES, "image_size": 64, "runtime": "none", "device": "cpu", "batches": True,
-        "trained": True, "confidence": "auto", "thresholds": None, "max_detections": 300}  # fmt: skip
+        "trained": True, "confidence": "auto", "thresholds": None, "calibrated": None,
+        "checks_unlikeness": False, "max_detections": 300}  # fmt: skip
 
 
 def fake_opens(engine):

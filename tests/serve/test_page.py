@@ -269,6 +269,41 @@ def test_a_model_with_thresholds_of_its_own_begins_with_them(open_page):
         count(page, 2)
 
 
+def test_a_calibrated_model_says_so_and_a_picture_unlike_the_training_is_flagged(open_page, tmp_path):
+    class Wary(FakeEngine):
+        def finish(self, job, output):
+            result, picture = super().finish(job, output)
+            return {**result, "unlikeness": 1.5, "unlike_training": True}, picture
+
+        def check_confidence(self, confidence):
+            pass
+
+    known = {**INFO, "calibrated": {"threshold": 0.02, "recall": 0.95}, "confidence": "calibrated"}
+    with start("fake", opens=lambda source, config: (Wary(), known)) as other:
+        page = open_page(server=other)
+        button = page.get_by_role("button", name="Calibrated: misses at most 5 % on average")
+        expect(button).to_have_attribute("aria-pressed", "true")
+        expect(page.locator("#unlike")).to_be_hidden()
+        drop(page, ("a.jpg", scene()))
+        count(page, 3)
+        assert any("confidence=0.02" in url for url in page.requested)
+        expect(page.locator("#unlike")).to_have_text(
+            "This picture is unlike those of the training, so the result is in doubt."
+        )
+        page.screenshot(path=tmp_path / "unlike.png")
+        page.locator("#threshold").fill("0.8")
+        expect(button).to_have_attribute("aria-pressed", "false")
+        count(page, 1)
+        button.click()
+        count(page, 3)
+        with page.expect_download() as found:
+            page.get_by_role("button", name="JSON").click()
+        (image,) = json.loads(found.value.path().read_text())["images"]
+        assert (image["unlikeness"], image["unlike_training"]) == (1.5, True)
+        page.get_by_role("button", name="中文").click()
+        expect(page.get_by_role("button", name="平均漏检不超过 5 %")).to_be_visible()
+
+
 def test_the_key_is_asked_for_once_and_again_where_it_is_wrong(open_page):
     with start("fake", opens=fake_opens(FakeEngine()), api_key="open sesame") as server:
         page = open_page(server=server, keys=("guess", "open sesame"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,20 @@ from nextdetr.preprocess import resize_to_planes
 if TYPE_CHECKING:
     from nextdetr.confidence import Confidence
 
-__all__ = ["Steps"]
+__all__ = ["Looked", "Steps"]
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What the model gives for one image.
+
+    Attributes:
+        outputs: logits [1, Q, C] and boxes [1, Q, 4].
+        unlikeness: as of a ``Prediction``; None where it is not known.
+    """
+
+    outputs: Outputs
+    unlikeness: float | None = None
 
 
 class Steps:
@@ -38,33 +52,37 @@ class Steps:
         """Return the model's input for an upright RGB image: [3, S, S] float32, 0 to 1."""
         return resize_to_planes(image, self.predictor.image_size)
 
-    def compute(self, inputs: Sequence[NDArray[np.float32]]) -> list[Outputs]:
-        """Run the model on a batch of inputs [3, S, S]; return logits [1, Q, C] and boxes [1, Q, 4] of each.
+    def compute(self, inputs: Sequence[NDArray[np.float32]]) -> list[Looked]:
+        """Run the model on a batch of inputs [3, S, S]; return what it gives for each.
 
         Raises:
             ModelFileError: the runtime fails, or returns what is no detection.
         """
-        output = self.predictor.backend(np.stack(inputs))
-        return [Outputs(output.logits[i : i + 1], output.boxes[i : i + 1]) for i in range(len(inputs))]
+        seen, known = self.predictor.backend.look(np.stack(inputs)), self.predictor.familiarity
+        unlike: list[float | None] = [None] * len(inputs)
+        if known is not None and seen.vectors is not None:
+            unlike = known.unlikeness(seen.vectors).tolist()
+        logits, boxes = seen.outputs.logits, seen.outputs.boxes
+        return [Looked(Outputs(logits[i : i + 1], boxes[i : i + 1]), unlike[i]) for i in range(len(inputs))]
 
     def finish(
         self,
-        output: Outputs,
+        looked: Looked,
         size: tuple[int, int],
         *,
         confidence: Confidence = AUTO,
         classes: Sequence[int] | None = None,
         max_detections: int = 300,
     ) -> sv.Detections:
-        """Turn the output for one image into detections.
+        """Turn what the model gives for one image into detections.
 
         Args:
-            output: one of those that ``compute`` returned.
+            looked: one of those that ``compute`` returned.
             size: width and height of the image in pixels.
             confidence: see ``Predictor.stream``.
             classes: only these, by index.
             max_detections: most detections.
         """
         width, height = size
-        (found,) = postprocess(output, [(height, width)], max_detections=max_detections, classes=classes)
+        (found,) = postprocess(looked.outputs, [(height, width)], max_detections=max_detections, classes=classes)
         return self.predictor.as_detections(found, self.predictor.least_scores(confidence))

@@ -8,11 +8,13 @@ from typing import Any
 
 from PIL import Image
 
+from nextdetr.confidence import CALIBRATED
 from nextdetr.inference.predictor import Prediction, select_classes
 from nextdetr.inference.steps import Steps
 from nextdetr.preprocess import Reading
 from nextdetr.serve.batcher import Job
 from nextdetr.serve.decode import decode
+from nextdetr.serve.errors import ServeError
 
 __all__ = ["DetectorEngine"]
 
@@ -48,9 +50,9 @@ class DetectorEngine:
         return self.steps.compute(inputs)
 
     def finish(self, job: Job, output: Any) -> tuple[dict[str, Any], bytes | None]:
-        """Return ``name``, ``width``, ``height`` and ``detections``, and the annotated picture where it is wanted."""
+        """Return the image's part of the answer, and the annotated picture where it is wanted."""
         found = self.steps.finish(output, job.size, **job.settings)
-        result = Prediction(job.name, *job.size, found).to_json()
+        result = Prediction(job.name, *job.size, found, unlikeness=output.unlikeness).to_json()
         result = {"name": result.pop("path"), **result}
         return result, None if job.image is None else _drawn(job, found)
 
@@ -61,6 +63,17 @@ class DetectorEngine:
             DataError: there is no such class.
         """
         return None if names is None else select_classes(self.steps.classes, names)
+
+    def check_confidence(self, confidence: Any) -> None:
+        """See that a confidence can be had of this detector.
+
+        Raises:
+            ServeError: it is ``calibrated``, which the detector is not (422).
+        """
+        if confidence == CALIBRATED and self.steps.predictor.calibrated is None:
+            raise ServeError(
+                422, "confidence: the model has none that is calibrated (nextdetr calibrate): ask for auto, or a number.",
+            )  # fmt: skip
 
     def warm_up(self) -> None:
         """Run the model once, so that the first request does not wait for what runtimes put off until then."""

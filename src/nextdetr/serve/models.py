@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -10,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from nextdetr.confidence import named_thresholds
+from nextdetr.confidence import CALIBRATED, Calibrated, named_thresholds, read_calibrated
 from nextdetr.config_serve import ServeConfig
 from nextdetr.errors import ConfigError, NextDETRError
 from nextdetr.inference.exported import OpenedExport, open_any
 from nextdetr.inference.opened import settle, warn_of_random_weights
+from nextdetr.inference.predictor import Predictor
 from nextdetr.inference.steps import Steps
 from nextdetr.preprocess import Reading
 from nextdetr.serve.batcher import Batcher, Closed, Job
@@ -30,6 +32,9 @@ __all__ = ["Models", "Opens", "Served", "engine_of", "named_sources"]
 #: Opens a model of the command line, and says what is known of it.
 Opens: TypeAlias = Callable[[str, ServeConfig], tuple[DetectorEngine, dict[str, Any]]]
 
+logger = logging.getLogger(__name__)
+
+CALIBRATED_DETECTIONS = 300  # an image, with which calibrate looks
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PLAIN = ("model", "best", "last")  # names of files that say nothing of the model; the folder's says more
 
@@ -107,13 +112,14 @@ class Models:
         """Accept jobs for a model as it is now, and return that.
 
         Raises:
-            ServeError: there is no such model, or its queue is full.
+            ServeError: there is no such model, it has no such confidence, or its queue is full.
             DataError: there is no such class.
         """
         while True:
             served = self.get(name)
             indices = served.engine.class_indices(classes)  # of this generation, whose classes may be others
             for job in jobs:
+                served.engine.check_confidence(job.settings["confidence"])
                 job.settings["classes"] = indices
             try:
                 served.batcher.submit(jobs)
@@ -221,15 +227,32 @@ def engine_of(
     settled = settle(opened, device=config.device, image_size=config.image_size)
     warn_of_random_weights(opened, weights=False)
     exported = opened if isinstance(opened, OpenedExport) else None
-    reading = Reading(settled.reading.bits, config.max_pixels)
+    reading, predictor = Reading(settled.reading.bits, config.max_pixels), settled.predictor()
+    predictor.least_scores(config.confidence)  # refused now rather than with each request
+    calibrated = read_calibrated(opened.metadata)
+    if calibrated is not None:
+        _tell_what_holds(calibrated, predictor, source, config)
     info = {
         "model": source, "classes": list(opened.classes), "image_size": settled.image_size,
         "runtime": "pytorch" if exported is None else exported.model.session.name,
         "device": str(settled.device), "batches": exported is None or exported.model.contract.dynamic,
         "trained": bool(opened.trained), "confidence": config.confidence,
-        "thresholds": named_thresholds(opened.metadata, opened.classes), "max_detections": config.max_detections,
+        "thresholds": named_thresholds(opened.metadata, opened.classes),
+        "calibrated": None if calibrated is None else {"threshold": calibrated.threshold, "recall": calibrated.recall},
+        "checks_unlikeness": predictor.familiarity is not None, "max_detections": config.max_detections,
     }  # fmt: skip
-    return DetectorEngine(Steps(settled.predictor()), reading), info
+    return DetectorEngine(Steps(predictor), reading), info
+
+
+def _tell_what_holds(known: Calibrated, predictor: Predictor, source: str, config: ServeConfig) -> None:
+    """Log where the bound of the calibration does not hold, or images cannot be checked, as ``predict`` does."""
+    size, fewer = predictor.image_size != known.image_size, config.max_detections < CALIBRATED_DETECTIONS
+    if config.confidence == CALIBRATED and (size or fewer):
+        why = f"at {predictor.image_size} px instead of {known.image_size}" if size else "with fewer detections"
+        logger.warning("%s: its bound on missed objects does not hold %s.", source, why)
+    if known.familiarity and predictor.familiarity is None:
+        why = "at another image size than it was calibrated at" if size else "in an exported file, which gives boxes only"
+        logger.warning("%s: whether images are unlike those of its training is not checked %s.", source, why)
 
 
 def named_sources(models: Sequence[str | Path]) -> dict[str, str]:

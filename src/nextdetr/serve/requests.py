@@ -73,6 +73,7 @@ class Service:
                 kind = wanted_type(request.headers.get("accept", ""))
                 served = self.models.get(name)
                 served.engine.class_indices(query.classes)
+                served.engine.check_confidence(self.settings(query)["confidence"])
                 self.models.check_room(served)
                 chunks = body_chunks(request, most=self.config.max_bytes, deadline=deadline, share=share)
                 most = self.config.max_images

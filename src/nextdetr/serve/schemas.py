@@ -24,8 +24,10 @@ class PredictQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    confidence: Literal["auto"] | Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
-        None, description="Least score, 0 to 1, or auto (default: the server's)."
+    confidence: Literal["auto", "calibrated"] | Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        None,
+        description="Least score, 0 to 1; auto: the detector's own of each class, else 0.3; calibrated: the one of "
+        "nextdetr calibrate (default: the server's).",
     )
     classes: list[str] | None = Field(
         None, description="Only these classes, by name or number: several times, or with commas."
@@ -59,6 +61,10 @@ class ImageBody(BaseModel):
     width: int
     height: int
     detections: list[Detection]
+    unlikeness: float | None = Field(
+        None, description="Distance from the training images as a multiple of the limit; where the model checks it."
+    )
+    unlike_training: bool | None = Field(None, description="Whether it is above 1, so that the result is in doubt.")
 
 
 class SecondsBody(BaseModel):
@@ -111,6 +117,13 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+class CalibratedBody(BaseModel):
+    """The confidence of ``nextdetr calibrate``."""
+
+    threshold: float
+    recall: float = Field(description="On average at most 1 less this of an image's objects is missed, 0 to 1.")
+
+
 class ModelBody(BaseModel):
     """What is known of a model."""
 
@@ -119,7 +132,8 @@ class ModelBody(BaseModel):
             "example": {
                 "name": "coins", "model": "exports/coins/model.onnx", "classes": ["coin"], "image_size": 640,
                 "runtime": "onnxruntime", "device": "cpu", "batches": False, "trained": True, "confidence": "auto",
-                "thresholds": {"coin": 0.41}, "max_detections": 300, "generation": 1, "loaded": 1767225600.0,
+                "thresholds": {"coin": 0.41}, "calibrated": {"threshold": 0.18, "recall": 0.95}, "checks_unlikeness": True,
+                "max_detections": 300, "generation": 1, "loaded": 1767225600.0,
             }
         }
     )  # fmt: skip
@@ -132,8 +146,10 @@ class ModelBody(BaseModel):
     device: str
     batches: bool = Field(description="Whether it computes several images at once.")
     trained: bool
-    confidence: Literal["auto"] | float = Field(description="Least score where a request names none.")
+    confidence: Literal["auto", "calibrated"] | float = Field(description="Least score where a request names none.")
     thresholds: dict[str, float] | None = Field(description="The model's own, by class, which auto takes; else it is 0.3.")
+    calibrated: CalibratedBody | None = Field(description="What calibrated takes; null where the model was not calibrated.")
+    checks_unlikeness: bool = Field(description="Whether answers say how unlike the training images an image is.")
     max_detections: int
     generation: int = Field(description="1, and one more for each reload.")
     loaded: float = Field(description="When, in seconds since 1970.")

@@ -8,7 +8,7 @@ import { asCoco, asJson, asPicture, asYolo, download } from './save.js';
 import { dropped, isPicture, isVideo, Player } from './sources.js';
 import { chooseLanguage, otherLanguage, word } from './words.js';
 
-const LEAST = 0.05, AT_ONCE = 2;  // confidence asked of the server; requests on their way
+const LEAST = 0.05, AT_ONCE = 2;  // confidence that the slider ends at; requests on their way
 const element = (id) => document.getElementById(id);
 
 const state = {
@@ -41,6 +41,7 @@ function refresh() {
   element('add').disabled = !ready || !!state.live;
   element('save').disabled = !ready || !!state.live || item.saved;
   element('saving').hidden = !state.corrections;
+  element('unlike').hidden = !(item?.unlikeness > 1);
   for (const button of document.querySelectorAll('[data-download]')) {
     const own = button.dataset.download === 'picture' ? ready : state.items.some((other) => other.state === 'done');
     button.disabled = !own;
@@ -103,7 +104,7 @@ async function work() {
 async function look(item) {
   try {
     const model = state.model.name;
-    const answer = await predict(model, item.file, LEAST, (seconds) => { if (item === state.item) busy(word('waiting', seconds)); });
+    const answer = await predict(model, item.file, least(), (seconds) => { if (item === state.item) busy(word('waiting', seconds)); });
     if (model !== state.model.name) { item.state = 'waiting'; return; }
     item.found(answer.images[0]);
     if (item === state.item && !item.bitmap) tell(new Failure(word('noView')));
@@ -120,7 +121,7 @@ async function look(item) {
 async function play(openIt) {
   stopPlaying();
   tell(null);
-  const player = new Player(state.model.name, LEAST, (result, frame, rate) => {
+  const player = new Player(state.model.name, least(), (result, frame, rate) => {
     const item = new Item(null, result.name);
     item.found(result);
     item.frame = frame;
@@ -159,7 +160,7 @@ function grab() {
   if (!item?.frame) return;
   const name = `frame-${state.items.length + 1}.jpg`;
   const kept = Object.assign(new Item(new File([item.frame.blob], name, { type: 'image/jpeg' }), name), { url: URL.createObjectURL(item.frame.blob) });
-  Object.assign(kept, { width: item.width, height: item.height, boxes: item.boxes, state: 'done' });
+  Object.assign(kept, { width: item.width, height: item.height, boxes: item.boxes, unlikeness: item.unlikeness, state: 'done' });
   state.items.push(kept);
   refresh();
 }
@@ -224,12 +225,17 @@ async function saveAs(kind) {
 async function useModel(model) {
   stopPlaying();
   Object.assign(state, { model, classes: [...model.classes], hidden: new Set(), lastName: null });
-  setThreshold(model.confidence === 'auto' ? model.thresholds || DEFAULT : Math.max(LEAST, model.confidence));
-  element('auto').hidden = !model.thresholds;
+  const { confidence, thresholds, calibrated } = model;
+  setThreshold(confidence === 'auto' ? thresholds || DEFAULT : confidence === 'calibrated' ? calibrated.threshold : Math.max(LEAST, confidence));
+  element('auto').hidden = !thresholds;
+  element('calibrated').hidden = !calibrated;
   for (const item of state.items) if (!item.changed && !item.saved) Object.assign(item, { state: 'waiting', boxes: [], chosen: null, steps: [] });
   refresh();
   work();
 }
+
+/** Confidence asked of the server: the least that the page can show. */
+const least = () => Math.min(LEAST, state.model.calibrated?.threshold ?? LEAST);
 
 /** Take one threshold for all classes, or, where it is an object, the model's own of each. */
 function setThreshold(value) {
@@ -238,6 +244,9 @@ function setThreshold(value) {
   if (!own) element('threshold').value = String(value);
   element('level').textContent = own ? word('auto') : value.toFixed(2);
   element('auto').setAttribute('aria-pressed', String(own));
+  const calibrated = state.model?.calibrated;
+  if (calibrated) element('calibrated').textContent = word('calibratedText', calibrated.recall);
+  element('calibrated').setAttribute('aria-pressed', String(value === calibrated?.threshold));
 }
 
 async function begin() {
@@ -290,6 +299,7 @@ function wire() {
   click('language', () => { chooseLanguage(otherLanguage()); setThreshold(state.threshold); refresh(); });
   click('cancel', () => element('ask').close('cancel'));
   click('auto', () => { setThreshold(state.model.thresholds); refresh(); });
+  click('calibrated', () => { setThreshold(state.model.calibrated.threshold); refresh(); });
   click('help', () => element('shortcuts').showModal());
   click('key', () => askForKey().then((given) => { if (given) start(); }));
   element('error').querySelector('button').addEventListener('click', () => tell(null));

@@ -11,13 +11,14 @@ export const colourOf = (index) => COLOURS[((index % COLOURS.length) + COLOURS.l
 /** One picture: its file, and its boxes in its own pixels, the most confident first. */
 export class Item {
   constructor(file, name) {
-    Object.assign(this, { file, name, state: 'waiting', error: null, bitmap: null, url: null, width: 0, height: 0 });
+    Object.assign(this, { file, name, state: 'waiting', error: null, bitmap: null, url: null, width: 0, height: 0, unlikeness: null });
     Object.assign(this, { boxes: [], steps: [], chosen: null, changed: false, saved: false });
   }
 
   found(result) {
     this.width = result.width;
     this.height = result.height;
+    this.unlikeness = result.unlikeness ?? null;  // above 1 the picture is unlike those of the training
     this.boxes = result.detections.map((row) => ({ box: [...row.box], name: row.class_name, confidence: row.confidence, own: false }));
     this.state = 'done';
   }

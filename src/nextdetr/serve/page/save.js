@@ -7,7 +7,8 @@ const rows = (item, threshold, classes) => item.above(threshold).map((box) => ({
 }));
 
 export function asJson(items, threshold, classes, model) {
-  const images = items.map((item) => ({ name: item.name, width: item.width, height: item.height, detections: rows(item, threshold, classes) }));
+  const images = items.map((item) => ({ name: item.name, width: item.width, height: item.height, detections: rows(item, threshold, classes),
+    ...(item.unlikeness === null ? {} : { unlikeness: item.unlikeness, unlike_training: item.unlikeness > 1 }) }));
   return new Blob([JSON.stringify({ model, images }, null, 1)], { type: 'application/json' });
 }
 
