@@ -17,7 +17,8 @@ from nextdetr.data.listing import NameIndex, describe_others, list_files, list_i
 from nextdetr.data.moved import find_moved
 from nextdetr.data.raw import BoxTable, NameList, RawImage, RawSplit, choose, map_classes, plural, read_name_list
 from nextdetr.data.records import Problem
-from nextdetr.data.yolo_labels import LabelFiles, check_indices, doubts, label_path, read_labels
+from nextdetr.data.yolo_labels import LabelFiles, Row, check_indices, doubts, label_path, read_labels
+from nextdetr.data.yolo_tracks import Tracks
 from nextdetr.errors import DataError
 from nextdetr.pictures import is_picture_name
 
@@ -141,20 +142,16 @@ def read_yolo(
         keypoints: how many values of key points follow the box in each row.
 
     Raises:
-        DataError: not one image has a label file, a label file may be any of several images', or the class indices are all
-            off by the same number.
+        DataError: not one image has a label file, a label file may be any of several images', the class indices are all
+            off by the same number, or rows may end in the number of a track as well as be polygons.
     """
     problems = [*found.problems, *_equal_names(names, str(source))]
     mapped, to_label = map_classes(names, classes, str(source))
-    images, table = [], BoxTable()
-    used: dict[str, Path] = {}  # label file -> image
-    counts: Counter[int] = Counter()
-    shapes: Counter[int] = Counter()
-    first_of: dict[int, tuple[str, str]] = {}
-    unnamed = ""
+    images, used = [], dict[str, Path]()  # the latter: label file -> image
+    rows, tracks = _Rows(names, to_label, str(source), problems), Tracks()
     chosen = found.images if include is None else _select(found.images, include, root, problems)
     files = LabelFiles([path for path, _, _ in chosen], labels, found.folders)
-    for path, file, where in chosen:
+    for number, (path, file, where) in enumerate(chosen):
         images.append(RawImage(path, _image_id(path, root), file, where))
         found_file = files.find(path)
         if found_file is None:
@@ -166,25 +163,59 @@ def read_yolo(
             )
             problems.append(Problem(label_file, "", message, "label file of two images"))
         used.setdefault(label_file, path)
-        for line, index, box, confidence, values in read_labels(found_file, keypoints, problems):
-            counts[index] += 1
-            shapes[values] += 1
-            if values not in first_of:
-                first_of[values] = label_file, line
-            if index in to_label:
-                table.add(len(images) - 1, box, to_label[index], (label_file, line), confidence=confidence)
-                continue
-            unnamed = unnamed or (f"{label_file}, {line}" if index not in names else "")
-            what = f"the class index {index}" + (f" ({names[index]})" if index in names else "")
-            message = f"{what} is not among the classes of {source}; dropped"
-            problems.append(Problem(label_file, line, message, "unknown class"))
-    check_indices(counts, names, str(source), unnamed)
+        for row in read_labels(found_file, keypoints, problems):
+            if not tracks.takes(number, label_file, row):
+                rows.add(number, label_file, row)
+    for number, label_file, row in tracks.settle(problems, str(source)):
+        rows.add(number, label_file, row)
+    check_indices(rows.counts, names, str(source), rows.unnamed)
     if images and not used:
         raise _no_labels(images, files, source)
-    problems += doubts(shapes, first_of, keypoints)
+    problems += doubts(rows.shapes, rows.first_of, keypoints)
     if labels is None and include is None:
         problems += _orphans(found, set(used))
-    return table.split(mapped, images, problems, source=str(source), fractions=True)
+    return rows.table.split(mapped, images, problems, source=str(source), fractions=True)
+
+
+class _Rows:
+    """Collects the rows of a split, and what is to be known of all of them.
+
+    Args:
+        names: class index in the files -> name.
+        to_label: class index in the files -> the model's.
+        source: the YAML, for messages.
+        problems: takes what is wrong.
+
+    Attributes:
+        table: the boxes.
+        counts: how often each class index occurs.
+        shapes: how many rows there are by the number of their values.
+        first_of: (file, line) of the first row of each number.
+        unnamed: file and line of an index without a name; "" where all have one.
+    """
+
+    def __init__(self, names: Mapping[int, str], to_label: Mapping[int, int], source: str, problems: list[Problem]) -> None:
+        self._names, self._to_label, self._source, self._problems = names, to_label, source, problems
+        self.table = BoxTable()
+        self.counts, self.shapes = Counter[int](), Counter[int]()
+        self.first_of: dict[int, tuple[str, str]] = {}
+        self.unnamed = ""
+
+    def add(self, image: int, file: str, row: Row) -> None:
+        """Take a row of an image, by its number."""
+        self.counts[row.label] += 1
+        self.shapes[row.values] += 1
+        if row.values not in self.first_of:
+            self.first_of[row.values] = file, row.where
+        if row.label in self._to_label:
+            place = (file, row.where)
+            self.table.add(image, row.box, self._to_label[row.label], place, confidence=row.confidence)
+            return
+        named = row.label in self._names
+        self.unnamed = self.unnamed or ("" if named else f"{file}, {row.where}")
+        what = f"the class index {row.label}" + (f" ({self._names[row.label]})" if named else "")
+        message = f"{what} is not among the classes of {self._source}; dropped"
+        self._problems.append(Problem(file, row.where, message, "unknown class"))
 
 
 def _equal_names(names: Mapping[int, str], source: str) -> list[Problem]:

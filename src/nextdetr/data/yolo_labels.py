@@ -5,7 +5,8 @@ A row is a class index and, all as fractions of the image's sides, one of these:
 - centre x, centre y, width, height;
 - the same and a confidence, 0 to 1, as predictions are written;
 - the same and key points, where the data set's ``kpt_shape`` says how many values they have; they are passed over;
-- three or more points x y, a polygon, without ``kpt_shape``; its bounding box is used.
+- three or more points x y, a polygon, without ``kpt_shape``; its bounding box is used;
+- a box or a polygon, a confidence and the number of a track: see ``yolo_tracks.py``.
 """
 
 from __future__ import annotations
@@ -32,13 +33,32 @@ _Box = tuple[float, float, float, float]
 
 
 class Row(NamedTuple):
-    """A row of a label file: its line, class index, xyxy in fractions, confidence, and how many values it has."""
+    """A row of a label file.
+
+    Attributes:
+        where: its line.
+        label: class index.
+        box: xyxy in fractions.
+        confidence: 0 to 1; None where it has none.
+        values: how many it has.
+        track: its last value, where that may be the number of a track; see ``yolo_tracks.py``.
+        tracked: box and confidence in that case.
+    """
 
     where: str
     label: int
     box: _Box
     confidence: float | None
     values: int
+    track: int | None = None
+    tracked: tuple[_Box, float] | None = None
+
+    def without_track(self) -> Row:
+        """Return the row as what it is if its last value is the number of a track."""
+        if self.tracked is None:
+            return self
+        box, confidence = self.tracked
+        return self._replace(box=box, confidence=confidence, values=self.values - 2, track=None, tracked=None)
 
 
 def label_path(image: Path) -> Path:
@@ -165,7 +185,16 @@ def read_labels(path: Path, keypoints: int, problems: list[Problem]) -> Iterator
             problems.append(Problem(file, where, f"the class index {fields[0]} is not whole; dropped", "unknown class"))
         else:
             box = _corners(values[1:] if not keypoints else values[1:5])
-            yield Row(where, int(values[0]), box, values[5] if len(values) == 6 else None, len(values))
+            row = Row(where, int(values[0]), box, values[5] if len(values) == 6 else None, len(values))
+            yield row if keypoints else _perhaps_tracked(row, values)
+
+
+def _perhaps_tracked(row: Row, values: Sequence[float]) -> Row:
+    """Return a row with what it is if its last value is the number of a track, where it may be one."""
+    last = values[-1]
+    if len(values) < 7 or not (1 <= last < 2**53 and last.is_integer() and 0 <= values[-2] <= 1):
+        return row
+    return row._replace(track=int(last), tracked=(_corners(values[1:-2]), values[-2]))
 
 
 def _fault(values: Sequence[float], keypoints: int) -> str:
@@ -177,7 +206,8 @@ def _fault(values: Sequence[float], keypoints: int) -> str:
     if count == 6:
         if 0 <= values[5] <= 1:
             return ""
-        return f"the sixth value, {values[5]:g}, is no confidence, which is 0 to 1"
+        hint = " (take it out if it is the number of a track)" if values[5] > 1 and values[5].is_integer() else ""
+        return f"the sixth value, {values[5]:g}, is no confidence, which is 0 to 1{hint}"
     if keypoints:
         return f"{plural(count, 'value')} where {five}, or {5 + keypoints} with the key points that kpt_shape announces"
     if count < 7 or count % 2 == 0:

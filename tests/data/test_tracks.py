@@ -1,0 +1,52 @@
+"""YOLO rows that end in a confidence and the number of a track, and polygons that look like them."""
+
+from __future__ import annotations
+
+import pytest
+
+from nextdetr.data.sources import load_data
+from nextdetr.errors import DataError
+
+from .small_sets import CAT, CAT_BOX, DOG, DOG_BOX, Case, check, write
+
+YAML = "train: images\nnames: [cat, dog]\n"
+
+TRACKS = {
+    "boxes with a confidence and the number of a track": Case(
+        {"data.yaml": YAML, "images/a.jpg": None, "labels/a.txt": f"{CAT} 0.98 1\n{DOG} 0.5 12\n"},
+        {"images/a.jpg": [CAT_BOX, DOG_BOX]}, ("track numbers", "confidence in labels"),
+    ),
+    "tracks in some frames, and none in others": Case(
+        {"data.yaml": YAML, "images/a.jpg": None, "images/b.jpg": None, "labels/a.txt": f"{CAT} 0.98 2\n",
+         "labels/b.txt": f"{DOG} 0.5\n"},
+        {"images/a.jpg": [CAT_BOX], "images/b.jpg": [DOG_BOX]}, ("track numbers", "confidence in labels"),
+    ),
+    "polygons with a confidence and the number of a track": Case(
+        {"data.yaml": YAML, "images/a.jpg": None, "labels/a.txt": "0 0.4 0.3 0.6 0.3 0.6 0.7 0.4 0.7 0.9 3\n"},
+        {"images/a.jpg": [CAT_BOX]}, ("track numbers", "confidence in labels"),
+    ),
+    "tracks of one number only, or triangles": Case(
+        {"data.yaml": YAML, "images/a.jpg": None, "labels/a.txt": f"{CAT} 0.98 1\n{DOG} 0.5 1\n"},
+        r"labels/a.txt, line 1: 2 rows of .* may end in a confidence and the number of a track, 1 here, or be polygons",
+    ),
+    "a polygon on the lower edge among others": Case(
+        {"data.yaml": YAML, "images/a.jpg": None,
+         "labels/a.txt": "0 0.4 0.3 0.6 0.3 0.5 0.7\n1 0.1 0.9 0.3 0.9 0.2 1\n1 0.1 0.9 0.3 0.9 0.2 2\n"},
+        {"images/a.jpg": [CAT_BOX, ("dog", 6, 36, 18, 40)]}, ("malformed label line",),
+    ),
+    "key points that end in a whole number": Case(
+        {"data.yaml": f"{YAML}kpt_shape: [1, 2]\n", "images/a.jpg": None, "labels/a.txt": f"{CAT} 0.5 1\n{DOG} 0.5 1\n"},
+        {"images/a.jpg": [CAT_BOX, DOG_BOX]},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRACKS)
+def test_tracks_are_told_from_polygons_or_refused(tmp_path, name):
+    case = TRACKS[name]
+    path = write(tmp_path, case)
+    if isinstance(case.found, str):
+        with pytest.raises(DataError, match=case.found):
+            load_data(path, "train")
+    else:
+        check(load_data(path, "train"), case)
