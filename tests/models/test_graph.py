@@ -136,6 +136,8 @@ BAD = {
     "no number": (edit("nc: 2", "nc: 0b_"), r"bad\.yaml, line 2: .0b_. cannot be read as a number"),
     "digits": (edit("nc: 2", "nc: " + "9" * 5000), r"line 2: .9+. cannot be read as a number"),
     "endless width": ("scales: {l: [1, .inf, 64]}" + TINY_MODEL, "scale l must be three numbers above 0"),
+    "scale of none": ("scale: l" + TINY_MODEL, r"line 1: scale chooses one of scales, which the file does not have"),
+    "scale of null": ("scales:\nscale: l" + TINY_MODEL, r"line 2: scale chooses one of scales"),
     "no channels": ("scales: {l: [1, 1, 0.5]}" + TINY_MODEL, r"and the last at least 1, not \[1, 1, 0\.5\]"),
     "scale of a list": ("scales: {l: [1, 1, 64]}\nscale: [l]" + TINY_MODEL, r"there is no scale \[.l.\]"),
     "enlarged 0-fold": (first("nn.Upsample, [None, 0, nearest]"), "row 1 .*factor must be at least 1, not 0"),
@@ -165,7 +167,7 @@ BAD = {
 def test_mistakes_name_file_row_and_cause(kind):
     text, message = BAD[kind]
     with pytest.raises(ModelFileError, match=message) as error:
-        build_model(parse_model_text(text, "bad.yaml"))
+        build_model(parse_model_text(text, "bad.yaml", trained=False))
     assert str(error.value).startswith("bad.yaml")
     assert "\n" not in str(error.value)
 

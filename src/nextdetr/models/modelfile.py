@@ -108,7 +108,7 @@ def load_model_file(name_or_path: str | Path | ModelFile) -> ModelFile:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelFileError(f"{name}: the file cannot be read as text ({error}).") from error
-    return parse_model_text(text, name)
+    return parse_model_text(text, name, trained=False)
 
 
 def _is_file(path: Path) -> bool:
@@ -119,15 +119,17 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def parse_model_text(text: str, source: str) -> ModelFile:
+def parse_model_text(text: str, source: str, *, trained: bool = True) -> ModelFile:
     """Parse the text of a model file.
 
     Args:
         text: YAML.
         source: where it came from, for messages.
+        trained: whether weights come with it, for which a ``scale`` that chooses nothing has done no harm.
 
     Raises:
-        ModelFileError: not YAML, tags or anchors in it, not a mapping, unknown or doubled keys, or rows of a wrong form.
+        ModelFileError: not YAML, tags or anchors in it, not a mapping, unknown or doubled keys, a ``scale`` without
+            ``scales``, or rows of a wrong form.
     """
     if len(text) > LARGEST:
         raise ModelFileError(f"{source}: {len(text):,} characters are too many for a model file.")
@@ -140,6 +142,11 @@ def parse_model_text(text: str, source: str) -> ModelFile:
             close = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(KEYS)}."
             raise ModelFileError(f"{source}, line {_line(key_node)}: there is no key {key!r}; {hint}")
+        if key == "scale" and mapping.get("scales") is None and not trained:
+            raise ModelFileError(
+                f"{source}, line {_line(key_node)}: scale chooses one of scales, which the file does not have: add "
+                f"scales: {{{mapping[key]}: [depth, width, max_channels]}}, or take scale out."
+            )
     rows: list[Row] = []
     sections = {key.value: node for key, node in root.value}
     for section in ("backbone", "head"):
