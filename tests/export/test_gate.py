@@ -20,6 +20,24 @@ def fixed(logits, boxes):
     return lambda images: DetectorOutput(logits.clone(), boxes.clone())
 
 
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_a_file_whose_export_was_broken_off_says_so(kind, tmp_path, monkeypatch, caplog, capsys):
+    detector = Detector(tiny_model(tmp_path), device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr("nextdetr.export.run.stamp_passed", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            detector.export(kind, output=tmp_path / "out", quiet=True)
+    assert "broken off" not in caplog.text  # by the export itself, which opens the file to judge it
+    Detector(tmp_path / "out")
+    assert "its export was broken off before the file was compared" in caplog.text
+    assert run(["info", str(tmp_path / "out")]) == 0
+    assert "passed its gate in: not judged" in capsys.readouterr().out
+    caplog.clear()
+    detector.export(kind, output=tmp_path / "out", quiet=True)
+    Detector(tmp_path / "out")
+    assert "broken off" not in caplog.text
+
+
 def test_the_gate_matches_by_box_whatever_the_order():
     logits, boxes = torch.randn(1, 40, 3), torch.rand(1, 40, 4) * 0.4 + 0.3
     order = torch.randperm(40)

@@ -30,7 +30,7 @@ from nextdetr.export.pt2 import write_program
 from nextdetr.export.stamp import stamp_passed
 from nextdetr.extras import is_installed
 from nextdetr.files import make_directory, write_text_atomic
-from nextdetr.inference.contract import Contract
+from nextdetr.inference.contract import UNJUDGED, Contract
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.opened import stored_bits
 from nextdetr.inference.times import pick
@@ -133,7 +133,8 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
         chosen = {"image_size": point.image_size, "queries": point.queries, "decoder_layers": point.layers}
         config = config.model_copy(update={**chosen, "latency": None, "latency_of": None})
     reference = _reference(opened, config)
-    graph = build_graph(reference.model, _contract(reference, config))
+    # Until it is judged the file says so, whatever becomes of this process.
+    graph = build_graph(reference.model, replace(_contract(reference, config), passed_runtimes=(UNJUDGED,)))
     contract = graph.contract
     folder = export_folder(opened.source, config, contract)
     path = folder / NAMES[config.format]

@@ -11,9 +11,10 @@ from typing import Literal
 from nextdetr.errors import ConfigError, ModelFileError
 from nextdetr.inference.session import Port
 
-__all__ = ["CHANGED", "CONTRACT_VERSION", "Contract"]
+__all__ = ["CHANGED", "CONTRACT_VERSION", "UNJUDGED", "Contract"]
 
 CONTRACT_VERSION = "1"
+UNJUDGED = "unjudged"  # in the place of runtimes, in a file that has not been compared with its detector yet
 
 InputType = Literal["float32", "uint8"]
 Layout = Literal["nchw", "nhwc"]
@@ -46,7 +47,8 @@ class Contract:
         step: sides of a dynamic graph's images are multiples of it, in pixels.
         least_size: least side in pixels of a dynamic graph; None in files that do not say.
         largest_size: likewise, the largest.
-        passed_runtimes: the runtimes in which the file passed its gate; None in files that do not say.
+        passed_runtimes: the runtimes in which the file passed its gate; None in files that do not say, ``UNJUDGED`` alone
+            in those whose export has not come to its gate.
         details: further entries of the metadata: licence, source, version, how it was made.
     """
 

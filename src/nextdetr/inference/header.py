@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from nextdetr.confidence import Calibrated, named_thresholds, read_calibrated, thresholds_line
 from nextdetr.errors import ModelFileError
-from nextdetr.inference.contract import Contract
+from nextdetr.inference.contract import UNJUDGED, Contract
 
 __all__ = [
     "PROGRAM_METADATA",
@@ -173,6 +173,8 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
     classes, passed = found["classes"], found["passed_runtimes"]
     named = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
     judged = "not said" if passed is None else ", ".join(passed) or "none: its gate was not met"
+    if passed == [UNJUDGED]:
+        judged = "not judged, as its export was broken off: export it again"
     ports = {**{f"input {name}": text for name, text in found["inputs"].items()},
              **{f"output {name}": text for name, text in found["outputs"].items()}}  # fmt: skip
     return [

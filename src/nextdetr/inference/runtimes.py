@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from nextdetr.errors import ConfigError, ModelFileError, missing_extra
-from nextdetr.inference.contract import Contract
+from nextdetr.inference.contract import UNJUDGED, Contract
 from nextdetr.inference.header import exported_file, read_metadata
 from nextdetr.inference.session import Session
 
@@ -95,7 +95,13 @@ def open_session(
     contract = Contract.from_metadata(metadata, str(source))
     passed = contract.passed_runtimes
     chosen = choose_runtime(path, runtime, passed)
-    if passed is not None and chosen not in passed:
+    if passed == (UNJUDGED,):
+        if runtime == "auto":  # the export itself names one, and judges the file
+            logger.warning(
+                "%s: its export was broken off before the file was compared with the detector, so what it finds may be "
+                "wrong; export it again.", source,
+            )  # fmt: skip
+    elif passed is not None and chosen not in passed:
         logger.warning(
             "%s: it did not pass its gate in %s, so what it finds may be wrong; see report.json.", source, chosen
         )
