@@ -275,7 +275,7 @@ class Detector:
         warn_of_random_weights(network, weights=False, maps_only=True)
         result = embed_images(
             network.model, images, image_size=settled.image_size, row=config.row, batch_size=config.batch_size,
-            device=settled.device, name=self.source, reading=settled.reading,
+            device=settled.device, name=self.source, reading=settled.reading, recursive=config.recursive,
         )  # fmt: skip
         if config.output is not None:
             write_embeddings(result, config.output)

@@ -291,3 +291,24 @@ def test_what_is_skipped_is_counted_by_kind(detector, tmp_path, capsys, monkeypa
         (folder / name).unlink()
     with pytest.raises(DataError, match=r"holds no image; there are 2 HEIC \(pip install pillow-heif\); there are 1 raw"):
         detector.predict(folder)
+
+
+def test_subfolders_are_entered_where_asked_for_and_else_counted(detector, tmp_path, capsys):
+    for name in ("photos/a.png", "photos/1/a.png", "photos/1/2/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / name)
+    arguments = ["predict", detector.source, str(tmp_path / "photos"), "--output", str(tmp_path / "out"), "--save", "yolo"]
+    assert run(arguments) == 0
+    assert "Skipped: 1 in subfolders (--recursive takes them in)" in capsys.readouterr().out
+    for more in ([], ["--tile", "64"]):
+        assert run([*arguments, "--recursive", "--json", *more]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert (len(result["images"]), result["skipped"]) == (3, {})
+    labels = tmp_path / "out" / "labels"
+    assert sorted(path.relative_to(labels).as_posix() for path in labels.rglob("*.txt")) == [
+        "1/2/a.txt",
+        "1/a.txt",
+        "a.txt",
+    ]
+    assert len(detector.predict(tmp_path / "photos", recursive=True)) == 3
+    assert len(detector.embed(tmp_path / "photos", recursive=True)) == 3

@@ -26,6 +26,22 @@ def prediction(path: str = "photos/scene.png", *, found: bool = True) -> Predict
     return Prediction(path, 200, 100, detections, Image.new("RGB", (200, 100)))
 
 
+def test_subfolders_of_the_only_folder_are_kept_and_read_again(tmp_path):
+    root, output = tmp_path / "photos", tmp_path / "out"
+    for name in ("a.png", "1/a.png", "2/A.png", "2/deep/a.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (200, 100)).save(root / name)
+    given = [prediction(str(path), found=path.parent.name != "2") for path in sorted(root.rglob("*.png"))]
+    run(given, output, "images", "yolo", classes=["cat", "dog", "Vögel"], root=root)
+    for folder, ending in (("images", "jpg"), ("labels", "txt")):
+        written = sorted(path.relative_to(output / folder).as_posix() for path in (output / folder).rglob(f"*.{ending}"))
+        assert written == [f"1/a.{ending}", f"2/A.{ending}", f"2/deep/a.{ending}", f"a.{ending}"]
+    records = load_data(output / "predictions.yaml", "train").records
+    assert {record.path.relative_to(root).as_posix(): len(record.labels) for record in records} == {
+        "1/a.png": 2, "2/A.png": 0, "2/deep/a.png": 2, "a.png": 2,
+    }  # fmt: skip
+
+
 def unreadable() -> Prediction:
     return Prediction("bad.png", 0, 0, sv.Detections.empty(), None, "bad.png is not an image.")
 

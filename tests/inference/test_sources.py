@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,27 @@ def test_a_file(folder):
 
 def test_a_folder_is_sorted_and_not_recursive(folder):
     assert names(folder) == ["a.PNG", "b.jpg", "ü 血.webp"]
+
+
+def test_a_folder_with_its_subfolders(tmp_path, monkeypatch):
+    for name in ("b.jpg", "2/c.jpg", "2/a.png", "10/a.png", ".hidden/d.jpg", "2/.e.jpg", "runs/f.jpg", "2/runs/g.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        make(tmp_path / name)
+    (tmp_path / "2" / "raw.nef").write_bytes(b"x")
+    (tmp_path / "10" / "up").symlink_to(tmp_path)  # a circle
+    skipped = Counter()
+    monkeypatch.chdir(tmp_path)
+    found = [
+        Path(item.path).relative_to(tmp_path).as_posix() for item in find_images(tmp_path, skipped=skipped, recursive=True)
+    ]
+    assert found == ["b.jpg", "10/a.png", "2/a.png", "2/c.jpg", "2/runs/g.jpg"]  # runs here is what commands write
+    assert skipped == {"raw": 1}
+    skipped.clear()
+    assert [Path(item.path).name for item in find_images(tmp_path, skipped=skipped)] == ["b.jpg"]
+    assert skipped["subfolders"] == 4
+    (tmp_path / "empty" / "inner").mkdir(parents=True)
+    with pytest.raises(DataError, match="and neither do its subfolders"):
+        find_images([tmp_path / "empty"], recursive=True)
 
 
 def test_patterns(folder):

@@ -48,7 +48,7 @@ def embed(
     settled = settle(opened, device=merged.device, image_size=merged.image_size, bits=merged.bits)
     result = embed_images(
         opened.model, list(sources), image_size=settled.image_size, row=merged.row, batch_size=merged.batch_size,
-        device=settled.device, name=model, reading=settled.reading,
+        device=settled.device, name=model, reading=settled.reading, recursive=merged.recursive,
     )  # fmt: skip
     if merged.output is None:
         print_json({"command": "embed", **result.to_json()})

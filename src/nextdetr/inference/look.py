@@ -16,7 +16,7 @@ def settings_of(config: PredictConfig) -> dict[str, Any]:
     """Return the settings of ``Predictor.stream``."""
     return {
         "confidence": config.confidence, "classes": config.classes, "max_detections": config.max_detections,
-        "queries": config.queries, "batch_size": config.batch_size,
+        "queries": config.queries, "batch_size": config.batch_size, "recursive": config.recursive,
     }  # fmt: skip
 
 

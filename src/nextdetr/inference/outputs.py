@@ -33,12 +33,14 @@ def save_predictions(
     identity: Identity | None = None,
     draw: Draw | None = None,
     classes: Sequence[str] | None = None,
+    root: Path | None = None,
 ) -> Iterator[Prediction]:
     """Write each prediction as it comes, and pass it on.
 
     Under ``output``: ``images/<stem>.jpg`` (annotated pictures; ``.png`` above 65,500 pixels a side), ``labels/<stem>.txt``
     (YOLO) and ``predictions.json`` (COCO results, written when the run ends). An image whose stem was taken already, from
-    another folder or with another ending, becomes ``<stem>-2``, and so on. Unreadable images leave no file. Of a video
+    another folder or with another ending, becomes ``<stem>-2``, and so on; below ``root`` the stem has the subfolders, as
+    in ``images/a/b/photo.jpg``. Unreadable images leave no file. Of a video
     there are ``videos/<stem>.mp4`` (annotated), ``videos/<stem>.jsonl`` (one line of JSON a frame) and
     ``labels/<stem>_<frame>.txt`` instead. ``predictions.yaml`` makes a data set of the label files and of the images that
     they are of, which ``predictions.txt`` lists.
@@ -53,6 +55,7 @@ def save_predictions(
         identity: what the data set calls its classes and images, for the COCO results; see ``coco_results``.
         draw: makes the picture of a video's frame; by default its detections are drawn.
         classes: names in the order of the model's indices; with them, label files get a ``predictions.yaml``.
+        root: the folder that all images are below, whose subfolders ``images`` and ``labels`` get too.
 
     Raises:
         ConfigError: ``save`` names something else, or another process is writing the same results.
@@ -61,12 +64,12 @@ def save_predictions(
     unknown = [kind for kind in save if kind not in SAVE_KINDS]
     if unknown:
         raise ConfigError(f"nothing is saved as {unknown[0]}: choose from {', '.join(SAVE_KINDS)}.")
-    output, stems = Path(output), Stems()
+    output, stems = Path(output), Stems(root)
     writers: list[Writer] = []
     if "images" in save:
         writers.append(PictureFiles(output / "images", stems))
     if "yolo" in save:
-        writers.append(LabelFiles(output / "labels", stems, classes))
+        writers.append(LabelFiles(output / "labels", stems, classes, root))
     if "json" in save:
         writers.append(CocoFile(output / "predictions.json", identity))
     if "images" in save or "json" in save:

@@ -16,7 +16,7 @@ from nextdetr.inference.header import exported_file, is_exported
 from nextdetr.inference.look import look, settings_of
 from nextdetr.inference.outputs import save_predictions
 from nextdetr.inference.predictor import Prediction, Predictor
-from nextdetr.inference.sources import Sources, find_images
+from nextdetr.inference.sources import Sources, find_images, only_folder
 
 __all__ = ["file_identity", "predict_stream"]
 
@@ -62,7 +62,10 @@ def predict_stream(
         return predictions
     draw = None if follower is None else follower.draw
     names = predictor.classes
-    return save_predictions(predictions, config.output, config.save, identity=identity, draw=draw, classes=names)
+    root = only_folder(sources) if config.recursive else None
+    return save_predictions(
+        predictions, config.output, config.save, identity=identity, draw=draw, classes=names, root=root
+    )  # fmt: skip
 
 
 def file_identity(source: str) -> str:
@@ -83,11 +86,11 @@ def _to_table(
     if config.track or config.line or config.zone:
         raise ConfigError("a Parquet table is of images: --track, --line and --zone are for videos.")
     assert config.output is not None
-    items = list(find_images(sources, skipped=predictor.skipped))
+    items = list(find_images(sources, skipped=predictor.skipped, recursive=config.recursive))
     memory = next((item.path for item in items if item.in_memory), None)
     if memory is not None:
         raise ConfigError(f"a Parquet table names its images by their files, and {memory} has none.")
-    kept = {name: value for name, value in settings_of(config).items() if name != "batch_size"}
+    kept = {name: value for name, value in settings_of(config).items() if name not in ("batch_size", "recursive")}
     if config.confidence == AUTO:  # as numbers: the rows depend on them
         kept["confidence"] = predictor.thresholds or DEFAULT
     elif config.confidence == CALIBRATED:

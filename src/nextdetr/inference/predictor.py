@@ -157,7 +157,7 @@ class Predictor:
 
     Attributes:
         skipped: what was passed over, by kind: ``heic``, ``raw``, ``unreadable`` (files), ``frames`` (of animations, and
-            pages, after the first).
+            pages, after the first), ``subfolders`` (pictures in those of a folder).
 
     Raises:
         ConfigError: there is no such device, or the model takes no images of this size.
@@ -216,6 +216,7 @@ class Predictor:
         max_detections: int = 300,
         queries: int | None = None,
         batch_size: int = 8,
+        recursive: bool = False,
     ) -> Iterator[Prediction]:
         """Yield one prediction per image, in order, however many there are; settings and paths are checked at once.
 
@@ -229,6 +230,7 @@ class Predictor:
             max_detections: most detections an image.
             queries: number of object queries, where it is not the model's own.
             batch_size: images a step.
+            recursive: whether the subfolders of folders are entered.
 
         Raises:
             DataError: at once, a path does not exist, nothing was found, or a class is unknown; at the end, not one of the
@@ -241,7 +243,7 @@ class Predictor:
                 raise ConfigError(f"{name} is at least 1, not {value}.")
         chosen = None if classes is None else select_classes(self.classes, classes)
         queries = queries or self.queries
-        items = find_images(sources, videos=True, skipped=self.skipped)
+        items = find_images(sources, videos=True, skipped=self.skipped, recursive=recursive)
         if self._still:
             items = videos_only(items)
         found = self._stream(items, least, chosen, max_detections, queries, batch_size)

@@ -30,6 +30,7 @@ __all__ = [
     "as_video",
     "find_images",
     "none_readable",
+    "only_folder",
     "read_ahead",
     "reading_threads",
 ]
@@ -41,6 +42,7 @@ SKIPPED = {
     **NOT_HERE,
     "frames": "frames or pages after the first of their file",
     "unreadable": "that could not be read",
+    "subfolders": "in subfolders (--recursive takes them in)",
 }
 
 T = TypeVar("T")
@@ -164,19 +166,23 @@ class Opened(NamedTuple):
     more_frames: int = 0
 
 
-def find_images(sources: Sources, *, videos: bool = False, skipped: Counter[str] | None = None) -> Iterable[SourceItem]:
+def find_images(
+    sources: Sources, *, videos: bool = False, skipped: Counter[str] | None = None, recursive: bool = False
+) -> Iterable[SourceItem]:
     """List the images that are meant.
 
-    A folder means the image files in it, in the order of their names, not those in its subfolders (``folder/**/*.jpg``
-    finds these). Hidden files and other kinds of file are passed over in folders and patterns. A name that exists is never
-    taken for a pattern, whatever characters it has. A video is named by its path or address (``rtsp://…``, or ``https://…``
-    with a video's ending), a camera by its number; either is one item here, and its frames are decoded when it is its turn.
+    A folder means the image files in it, in the order of their names, and with ``recursive`` those in its subfolders,
+    linked ones too; else those of its direct subfolders are counted as skipped (``subfolders``). Hidden files and other
+    kinds of file are passed over in folders and patterns. A name that exists is never taken for a pattern, whatever
+    characters it has. A video is named by its path or address (``rtsp://…``, or ``https://…`` with a video's ending), a
+    camera by its number; either is one item here, and its frames are decoded when it is its turn.
 
     Args:
         sources: a path, folder, glob pattern, PIL image or array, or several of these. Lists and tuples are looked through
             at once; any other iterable is drawn from as it is consumed.
         videos: whether videos, cameras and streams are taken too.
         skipped: counts, by ``heic`` and ``raw``, the pictures in folders and patterns that cannot be read here.
+        recursive: whether the subfolders of folders are entered.
 
     Raises:
         DataError: a file or folder does not exist, a folder holds no image, or a pattern matches none.
@@ -185,13 +191,22 @@ def find_images(sources: Sources, *, videos: bool = False, skipped: Counter[str]
         sources = [sources]
     if not isinstance(sources, Iterable):
         raise DataError(f"images come as paths, PIL images, arrays or a list of them, not as {type(sources).__name__}.")
-    found = _find(sources, videos, Counter() if skipped is None else skipped)
+    found = _find(sources, videos, Counter() if skipped is None else skipped, recursive)
     if not isinstance(sources, list | tuple):
         return found
     items = list(found)
     if not items:
         raise DataError("there is no image to look at: the list of sources is empty.")
     return items
+
+
+def only_folder(sources: Sources) -> Path | None:
+    """Return the folder that is the only source; None where there is another one, or what was named is no folder."""
+    named = [sources] if isinstance(sources, str | Path) else sources
+    if not isinstance(named, list | tuple) or len(named) != 1 or not isinstance(named[0], str | Path):
+        return None
+    path = Path(named[0]).expanduser()
+    return path if path.is_dir() else None
 
 
 def videos_only(items: Iterable[SourceItem]) -> Iterable[SourceItem]:
@@ -265,15 +280,17 @@ def reading_threads(device: str) -> int:
     return 0 if device == "cpu" else min(8, os.cpu_count() or 1)
 
 
-def _find(sources: Iterable[ImageSource], videos: bool, skipped: Counter[str]) -> Iterator[SourceItem]:
+def _find(sources: Iterable[ImageSource], videos: bool, skipped: Counter[str], recursive: bool) -> Iterator[SourceItem]:
     position = 0
     for source in sources:
-        for item in _expand(source, position + 1, videos, skipped):
+        for item in _expand(source, position + 1, videos, skipped, recursive):
             position += 1
             yield item
 
 
-def _expand(source: ImageSource, position: int, videos: bool, skipped: Counter[str]) -> Iterator[SourceItem]:
+def _expand(
+    source: ImageSource, position: int, videos: bool, skipped: Counter[str], recursive: bool
+) -> Iterator[SourceItem]:
     if not isinstance(source, str | Path):
         if not isinstance(source, Image.Image | np.ndarray):
             raise DataError(f"source {position} is neither a path, a PIL image nor an array but {type(source).__name__}.")
@@ -290,7 +307,7 @@ def _expand(source: ImageSource, position: int, videos: bool, skipped: Counter[s
         return
     path = Path(source).expanduser()
     if path.is_dir():
-        files = _images_in(path, skipped)
+        files = _images_in(path, skipped, recursive)
     elif path.exists():
         files = [path]
     elif glob.has_magic(str(source)):
@@ -303,14 +320,35 @@ def _expand(source: ImageSource, position: int, videos: bool, skipped: Counter[s
         yield SourceItem(str(file), file)
 
 
-def _images_in(folder: Path, skipped: Counter[str]) -> list[Path]:
+def _images_in(folder: Path, skipped: Counter[str], recursive: bool) -> list[Path]:
+    if recursive:
+        files = [path for below in _folders_below(folder) for path in _pictures(below.iterdir(), skipped)]
+        if not files:
+            raise DataError(f"the folder {folder} holds no image, and neither do its subfolders{_others(skipped)}.")
+        return files
     files = _pictures(folder.iterdir(), skipped)
+    deeper = sum(is_picture(path) for path in folder.glob("[!.]*/*"))
     if not files:
-        hint = ""
-        if any(is_picture(path) for path in folder.glob("*/*")):
-            hint = f'; its subfolders do: "{folder}/**/*" takes them in'
+        hint = f'; its subfolders do: --recursive takes them in, or "{folder}/**/*"' if deeper else ""
         raise DataError(f"the folder {folder} holds no image{hint}{_others(skipped)}.")
+    skipped.update({"subfolders": deeper} if deeper else {})
     return files
+
+
+def _folders_below(folder: Path) -> Iterator[Path]:
+    """Yield a folder and all below it, in the order of their names, each once whatever links lead there.
+
+    ``runs`` in the working folder, where commands write pictures, is left out of a folder above it, as by ``train``.
+    """
+    written, seen = os.path.realpath("runs"), set[str]()
+    for name, folders, _ in os.walk(folder, followlinks=True):
+        real = os.path.realpath(name)
+        if real in seen or (real == written and seen):
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(inner for inner in folders if not inner.startswith("."))
+        yield Path(name)
 
 
 def _matching(pattern: str, skipped: Counter[str]) -> list[Path]:

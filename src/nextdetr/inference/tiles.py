@@ -43,8 +43,9 @@ def tile_windows(width: int, height: int, tile: int, overlap: float) -> list[Win
 
 
 def stream_tiles(
-    predictor: Predictor, sources: Sources, *, tile: int, overlap: float, max_detections: int = 300, **settings: Any
-) -> Iterator[Prediction]:
+    predictor: Predictor, sources: Sources, *, tile: int, overlap: float, max_detections: int = 300,
+    recursive: bool = False, **settings: Any,
+) -> Iterator[Prediction]:  # fmt: skip
     """Do what ``Predictor.stream`` does, tile by tile.
 
     Args:
@@ -53,6 +54,7 @@ def stream_tiles(
         tile: side of a tile in pixels of the image.
         overlap: share of a tile that its neighbour covers too, 0 to 0.9.
         max_detections: most detections an image, after merging.
+        recursive: as there.
         settings: the other settings of ``Predictor.stream``.
 
     Raises:
@@ -63,7 +65,7 @@ def stream_tiles(
         raise ConfigError(f"--tile is at least 32 pixels, not {tile}.")
     if not 0 <= overlap <= 0.9:
         raise ConfigError(f"--overlap is a share of the tile, 0 to 0.9, not {overlap}.")
-    items = find_images(sources, videos=True, skipped=predictor.skipped)
+    items = find_images(sources, videos=True, skipped=predictor.skipped, recursive=recursive)
     found = _stream(predictor, items, tile, overlap, max_detections, settings)
     return tell_unreadable(found, predictor.skipped)
 

@@ -104,6 +104,7 @@ def embed_images(
     device: str | torch.device | None = None,
     name: str = "",
     reading: Reading = AS_EVER,
+    recursive: bool = False,
 ) -> Embeddings:
     """Describe each image by one vector.
 
@@ -119,6 +120,7 @@ def embed_images(
         device: where to run; by default the best there is.
         name: what the user called the model.
         reading: how files are read.
+        recursive: whether the subfolders of folders are entered.
 
     Raises:
         DataError: a path does not exist, nothing was found, or not one image could be read.
@@ -134,7 +136,8 @@ def embed_images(
     vectors: list[NDArray[np.float32] | None] = []
     problems: dict[int, str] = {}
     skipped: Counter[str] = Counter()
-    for batch in _batches(find_images(sources, skipped=skipped), image_size, batch_size, target, reading):
+    items = find_images(sources, skipped=skipped, recursive=recursive)
+    for batch in _batches(items, image_size, batch_size, target, reading):
         found = iter(_vectors(model, [read.tensor for read in batch if read.tensor is not None], number, target))
         for read in batch:
             if read.problem is not None:

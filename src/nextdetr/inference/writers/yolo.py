@@ -23,10 +23,11 @@ class LabelFiles:
         folder: where to.
         stems: names the files.
         classes: names in the order of the indices; None writes no YAML.
+        root: the folder that all images are below, where the label files have its subfolders.
     """
 
-    def __init__(self, folder: Path, stems: Stems, classes: Sequence[str] | None = None) -> None:
-        self._folder, self._stems, self._classes = folder, stems, classes
+    def __init__(self, folder: Path, stems: Stems, classes: Sequence[str] | None = None, root: Path | None = None) -> None:
+        self._folder, self._stems, self._classes, self._root = folder, stems, classes, root
         self._images: list[str] = []
 
     def add(self, prediction: Prediction) -> None:
@@ -45,7 +46,10 @@ class LabelFiles:
             return
         lines = "".join(f"{path}\n" for path in self._images)
         write_bytes_atomic(self._folder.parent / "predictions.txt", lines.encode("utf-8", "surrogateescape"))
-        train = {"images": "predictions.txt", "annotations": self._folder.name}
+        images = "predictions.txt" if self._root is None else str(self._root.absolute())
+        train = {"images": images, "annotations": self._folder.name}
+        if self._root is not None:
+            train["include"] = "predictions.txt"
         content = {"format": "yolo", "classes": list(self._classes), "train": train}
         text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
         write_text_atomic(self._folder.parent / "predictions.yaml", text)
