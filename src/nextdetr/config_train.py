@@ -132,9 +132,14 @@ class TrainConfig(CommandConfig):
             raise ValueError(f"{option} is about unlabelled images: give their folders with --unlabelled too")
         if self.unlabelled_from is not None and self.unlabelled_from >= self.unlabelled_until:
             raise ValueError("--unlabelled-from must be less than --unlabelled-until, or no image is ever learnt from")
-        if self.teacher is not None and self.teacher_weight == 0 and self.teacher_maps == 0:
+        if self.teacher is not None and not self.teaches and not self.unlabelled:
             raise ValueError("--teacher-weight and --teacher-maps are both 0, so that --teacher teaches nothing")
         return self
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the teacher is asked about the labelled images too, and not for the boxes of unlabelled ones alone."""
+        return self.teacher is not None and (self.teacher_weight > 0 or self.teacher_maps > 0)
 
     @field_validator("unlabelled", mode="before")
     @classmethod

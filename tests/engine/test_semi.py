@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from nextdetr import Detector
 from nextdetr.cli.main import main
@@ -164,6 +165,20 @@ def test_a_fixed_teacher_finds_the_boxes_from_the_first_step(settings, tmp_path)
     row = rows(settings["output"])[0]
     assert float(row["pseudo_boxes"]) > 0
     assert float(row["loss_teacher_class"]) > 0
+
+
+def test_a_teacher_of_weight_0_finds_boxes_and_no_more(settings, tmp_path, capsys):
+    changed = {"teacher": checkpoint(tmp_path / "teacher.safetensors"), "unlabelled_from": None, "epochs": 1}
+    silent = {"teacher_weight": 0.0, "teacher_maps": 0.0}
+    train(TrainConfig(**settings | changed | silent))
+    row = rows(settings["output"])[0]
+    assert float(row["pseudo_boxes"]) > 0
+    assert not [name for name in row if name.startswith("loss_teacher")]
+    told = capsys.readouterr().err
+    assert "teacher.safetensors find the boxes in them" in told
+    assert "it looks at every image" not in told
+    with pytest.raises(ValidationError, match="teaches nothing"):
+        TrainConfig(data="photos", teacher=changed["teacher"], **silent)
 
 
 def test_minutes_and_python(settings, given, capsys):

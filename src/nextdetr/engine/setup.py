@@ -250,7 +250,7 @@ def fill_in(
         backbone=None if backbone is None else backbone.size,
         without_labels=backbone is not None and backbone.without_labels, stride=_stride(config.model),
         within=within,
-        teacher_gflop=None if teacher is None else teacher.gflop(), set_aside=set_aside,
+        teacher_gflop=None if teacher is None or not config.teaches else teacher.gflop(), set_aside=set_aside,
         tuning=tuning,
     )  # fmt: skip
     more = 0 if unlabelled is None else len(unlabelled.records)

@@ -104,6 +104,8 @@ class Trainer(Loop):
         )  # fmt: skip
         self.teaching = None
         if run.teacher is not None:
+            run.teacher.to(fabric.device)
+        if run.teacher is not None and config.teaches:
             self.teaching = Teaching(run.teacher, run.model, config, fabric)
             for group in self.teaching.parameter_groups(config):
                 optimizer.add_param_group(group)
