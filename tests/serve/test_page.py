@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import zipfile
 from io import BytesIO
 
@@ -11,25 +10,20 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from nextdetr.data.sources import load_data
 from nextdetr.serve.run import start
+from tests.browser import chromium, cut_off, drop, unnamed
 from tests.serve.conftest import FOUND, INFO, FakeEngine, encoded, fake_opens, scene
 
 WIDTH, HEIGHT = 640, 480
-ARGUMENTS = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--no-sandbox", "--disable-gpu"]
 
 
 @pytest.fixture(scope="module")
 def browser():
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.fail("the page is tested in Chromium, which is not installed: make browser")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -72,21 +66,6 @@ def open_page(browser, running):
         assert not elsewhere
         context.close()
     assert not wrong
-
-
-def drop(page, *files):
-    """Drop files, (name, content) each, as from another window."""
-    page.evaluate(
-        """files => {
-            const transfer = new DataTransfer();
-            for (const [name, bytes] of files) transfer.items.add(new File([new Uint8Array(bytes)], name));
-            for (const kind of ['dragover', 'drop']) {
-                const event = new DragEvent(kind, {dataTransfer: transfer, bubbles: true, cancelable: true});
-                document.getElementById('stage').dispatchEvent(event);
-            }
-        }""",
-        [[name, list(content)] for name, content in files],
-    )
 
 
 def on_canvas(page, x, y):
@@ -367,21 +346,9 @@ def test_nothing_is_cut_off_at_the_width_of_a_phone_or_a_desk(open_page, width, 
     count(page, 3)
     page.screenshot(path=tmp_path / f"{width}.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    cut = page.evaluate(
-        """width => [...document.querySelectorAll('button, select, input:not([type=file])')].filter(element => {
-            const box = element.getBoundingClientRect();
-            return box.width && !element.closest('#strip') && (box.left < 0 || box.right > width);
-        }).map(element => element.id)""",
-        width,
-    )
-    assert cut == []
+    assert cut_off(page, width) == []
     small = page.evaluate(
         "[...document.querySelectorAll('main button')].filter(b => b.offsetWidth && b.offsetHeight < 30).length"
     )
     assert small == 0
-    unnamed = page.evaluate(
-        """[...document.querySelectorAll('button, select, canvas, input:not([hidden])')].filter(element =>
-            element.offsetWidth && !element.textContent.trim() && !element.ariaLabel && !element.labels?.length
-        ).map(element => element.outerHTML)"""
-    )
-    assert unnamed == []
+    assert unnamed(page) == []

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
-from importlib.resources import files
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from nextdetr.page import ENDINGS, page_files
 from nextdetr.serve.errors import ServeError
 
 __all__ = ["page_file"]
 
-_TYPES = {
-    ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml", ".webmanifest": "application/manifest+json",
-}  # fmt: skip
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src blob:; "
     "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -26,13 +22,10 @@ _POLICY = (
 @cache
 def _files() -> dict[str, tuple[bytes, str, str]]:
     """Content, type and tag of each file, by its name; there are no others, so no path leads out."""
-    found = {}
-    for entry in files("nextdetr.serve").joinpath("page").iterdir():
-        suffix = entry.name[entry.name.rfind(".") :]
-        if suffix in _TYPES:
-            content = entry.read_bytes()
-            found[entry.name] = (content, _TYPES[suffix], f'"{hashlib.sha256(content).hexdigest()[:20]}"')
-    return found
+    return {
+        name: (content, ENDINGS[name[name.rfind(".") :]], f'"{hashlib.sha256(content).hexdigest()[:20]}"')
+        for name, content in page_files("nextdetr.serve", "page").items()
+    }
 
 
 def page_file(request: Request, name: str) -> Response:

@@ -1,6 +1,9 @@
 // What the page asks the server.
 
+import { asJpeg } from './save.js';
 import { word } from './words.js';
+
+export const promise = 'private';  // the word about where pictures go
 
 let key = null;
 try { key = sessionStorage.getItem('nextdetr-key'); } catch { /* storage is off */ }
@@ -80,10 +83,11 @@ export function correct(model, file, name, detections) {
   return send(address(model, 'corrections'), { method: 'POST', body: form });
 }
 
-/** A stream: `send(blob)` resolves to what was found in the frame. */
+/** A stream: `send(frame)` resolves to what was found in the frame. */
 export class Stream {
   constructor(model, least) {
     this.waiting = null;
+    this.longestSide = 1280;  // of the frames that are sent
     const scheme = location.protocol === 'https:' ? 'wss' : 'ws';
     this.socket = new WebSocket(`${scheme}://${location.host}${address(model, 'stream')}`);
     this.open = new Promise((resolve, reject) => {
@@ -107,12 +111,13 @@ export class Stream {
     };
   }
 
-  async send(blob) {
+  async send(frame) {
     await this.open;
+    frame.blob = await asJpeg(frame.picture);
     return new Promise((resolve, reject) => {
       if (this.socket.readyState !== WebSocket.OPEN) { reject(this.failure || new Failure(word('noServer'))); return; }
       this.waiting = { resolve, reject };
-      this.socket.send(blob);
+      this.socket.send(frame.blob);
     });
   }
 

@@ -5,33 +5,36 @@ import { word } from './words.js';
 
 const PICTURE = /\.(avif|bmp|gif|hei[cf]|jfif|jpe?g|jp2|pbm|pgm|png|pnm|ppm|tiff?|webp)$/i;
 const VIDEO = /\.(mp4|m4v|mov|webm|ogv|mkv)$/i;
-const LONGEST_SIDE = 1280, QUALITY = 0.9;
+const LONGEST_SIDE = 1280;  // asked of a camera
 
 export const isVideo = (file) => file.type.startsWith('video/') || VIDEO.test(file.name);
 export const isPicture = (file) => file.type.startsWith('image/') || PICTURE.test(file.name);
 
 /** All files of a drop, those in folders too, as [file, name with its folders]. */
 export async function dropped(transfer) {
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  if (!entries.length) return [...transfer.files].map((file) => [file, file.name]);
-  const found = [];
-  const walk = async (entry, path) => {
-    if (entry.isFile) {
-      found.push([await new Promise((resolve, reject) => { entry.file(resolve, reject); }), path + entry.name]);
-      return;
-    }
-    const reader = entry.createReader();
+  const found = [], folders = [];
+  for (const item of transfer.items) {  // before anything is awaited: they are gone then
+    const entry = item.webkitGetAsEntry?.(), file = item.kind === 'file' ? item.getAsFile() : null;
+    if (entry?.isDirectory) folders.push(entry); else if (file) found.push([file, file.name]);
+  }
+  const walk = async (folder, path) => {
+    const reader = folder.createReader();
     for (;;) {
       const some = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); });
-      if (!some.length) break;
-      for (const child of some) await walk(child, `${path}${entry.name}/`);
+      if (!some.length) return;
+      for (const child of some) {
+        if (child.isFile) found.push([await new Promise((resolve, reject) => { child.file(resolve, reject); }), path + child.name]);
+        else await walk(child, `${path}${child.name}/`);
+      }
     }
   };
-  for (const entry of entries) await walk(entry, '');
+  for (const folder of folders) {
+    await walk(folder, `${folder.name}/`).catch(() => { throw new Failure(word('noFolder', folder.name)); });
+  }
   return found.sort((a, b) => a[1].localeCompare(b[1], undefined, { numeric: true }));
 }
 
-/** A video or a camera, whose frames go to the server one after the other, as fast as it answers. */
+/** A video or a camera, whose frames are looked at one after the other, as fast as answers come: none waits in a queue. */
 export class Player {
   constructor(model, least, onFrame) {
     this.video = Object.assign(document.createElement('video'), { muted: true, playsInline: true, loop: false });
@@ -73,22 +76,21 @@ export class Player {
       }
       shown = this.video.currentTime;
       const frame = await this.grab();
-      const answer = await this.stream.send(frame.blob);
+      const answer = await this.stream.send(frame);
       if (!this.running) return;
       const now = performance.now();
       rate += 0.3 * (1000 / Math.max(1, now - last) - rate);
       last = now;
-      this.onFrame(answer.images[0], frame, rate);
+      this.onFrame(answer, frame, rate);
     }
   }
 
-  /** The frame that is shown now, as an encoded picture and one that can be drawn. */
+  /** The frame that is shown now, no larger than the stream takes it. */
   async grab() {
-    const { videoWidth: w, videoHeight: h } = this.video, scale = Math.min(1, LONGEST_SIDE / Math.max(w, h));
+    const { videoWidth: w, videoHeight: h } = this.video, scale = Math.min(1, this.stream.longestSide / Math.max(w, h));
     Object.assign(this.canvas, { width: Math.round(w * scale), height: Math.round(h * scale) });
     this.canvas.getContext('2d').drawImage(this.video, 0, 0, this.canvas.width, this.canvas.height);
-    const blob = await new Promise((resolve) => { this.canvas.toBlob(resolve, 'image/jpeg', QUALITY); });
-    return { blob, picture: await createImageBitmap(this.canvas) };
+    return { picture: await createImageBitmap(this.canvas) };
   }
 
   close() {

@@ -46,6 +46,13 @@ export async function asPicture(item, picture, threshold, hidden, classes) {
   return canvas.convertToBlob({ type: 'image/png' });
 }
 
+/** A frame of a video as a file. */
+export function asJpeg(picture) {
+  const canvas = new OffscreenCanvas(picture.width, picture.height);
+  canvas.getContext('2d').drawImage(picture, 0, 0);
+  return canvas.convertToBlob({ type: 'image/jpeg', quality: 0.9 });
+}
+
 export function download(blob, name) {
   const link = document.createElement('a');
   link.href = URL.createObjectURL(blob);

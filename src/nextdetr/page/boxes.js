@@ -11,11 +11,14 @@ export const colourOf = (index) => COLOURS[((index % COLOURS.length) + COLOURS.l
 /** One picture: its file, and its boxes in its own pixels, the most confident first. */
 export class Item {
   constructor(file, name) {
-    Object.assign(this, { file, name, state: 'waiting', error: null, bitmap: null, url: null, width: 0, height: 0, unlikeness: null });
+    Object.assign(this, { file, name, state: 'waiting', error: null, bitmap: null, url: null, width: 0, height: 0, unlikeness: null, seconds: null });
     Object.assign(this, { boxes: [], steps: [], chosen: null, changed: false, saved: false });
   }
 
-  found(result) {
+  /** Take what was found; `seconds` of each step, of which an image may wait in a queue too. */
+  found(result, seconds) {
+    const { queue: waited, ...work } = seconds;
+    this.seconds = { model: work.model, all: Object.values(work).reduce((sum, part) => sum + part, 0) };
     this.width = result.width;
     this.height = result.height;
     this.unlikeness = result.unlikeness ?? null;  // above 1 the picture is unlike those of the training

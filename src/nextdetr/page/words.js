@@ -18,6 +18,18 @@ const WORDS = {
     cancel: 'Cancel', ok: 'OK', name: 'Class', looking: 'Looking …', waiting: (s) => `The server is busy, next try in ${s} s`,
     added: 'yours', noServer: 'The server does not answer.', noCamera: 'The camera cannot be used: allow it for this page, and open the page by https or on this computer.',
     noVideo: 'This browser cannot play the video.', noPicture: (n) => `${n} is neither a picture nor a video.`, noView: 'This browser cannot show the picture; the boxes are right all the same.',
+    noFolder: (n) => `The folder ${n} cannot be read when it is dropped: use “Choose a folder”.`,
+    time: ({ model, all }) => `Model ${milliseconds(model)}, with reading and resizing ${milliseconds(all)}`,
+    here: 'Pictures stay in this browser: nothing is sent anywhere.',
+    loading: (share) => (share < 1 ? `Loading the detector: ${Math.floor(100 * share)} %` : 'Starting the detector …'),
+    runtime: (m) => `${m.runtime}, ${m.image_size} px${m.threads ? `, ${m.threads} ${m.threads === 1 ? 'thread' : 'threads'}` : ''}.${m.why ? ` ${word(m.why)}` : ''}`,
+    noHeaders: 'Several threads need the headers COOP and COEP: “python serve.py” in the folder sends them.',
+    oneFile: 'A single file runs on one thread.',
+    noFile: (name, reason) => `${name} cannot be loaded (${reason}): serve the whole folder, as it was exported.`,
+    unreachable: 'it cannot be reached', otherBytes: (n, all) => `it has ${n} bytes, not ${all}`,
+    noRuntime: (reason) => `onnxruntime-web fails in this browser (${reason}).`, stopped: (reason) => `The detector has stopped (${reason}): load the page again.`,
+    noRead: (n) => `${n} cannot be read: it is damaged, or a kind of picture that this browser does not show.`,
+    tooLarge: (w, h) => `The picture is too large for this browser: ${w} × ${h} pixels.`, noNumber: 'What the model computes is not a number (NaN): export it again.',
     perSecond: (n) => `${n.toFixed(1)} frames/s`, unsaved: 'There are unsaved corrections.',
     list: [['A', 'add a box; Enter places it'], ['Tab', 'next object'], ['Arrows', 'move the box, with Shift by 10 pixels'], ['Alt + arrows', 'resize the box'],
       ['R', 'rename'], ['Delete', 'delete'], ['Ctrl + Z', 'undo'], ['S', 'save'], ['[ and ]', 'previous, next picture'], ['+ and −', 'zoom'], ['Esc', 'deselect']],
@@ -39,6 +51,18 @@ const WORDS = {
     cancel: '取消', ok: '确定', name: '类别', looking: '检测中…', waiting: (s) => `服务器繁忙，${s} 秒后重试`,
     added: '人工', noServer: '服务器没有响应。', noCamera: '无法使用摄像头：请允许此页面使用，并通过 https 或在本机打开页面。',
     noVideo: '此浏览器无法播放该视频。', noPicture: (n) => `${n} 不是图片，也不是视频。`, noView: '此浏览器无法显示该图片，但检测框是正确的。',
+    noFolder: (n) => `无法读取拖入的文件夹 ${n}：请使用“选择文件夹”。`,
+    time: ({ model, all }) => `模型 ${milliseconds(model)}，含读取和缩放共 ${milliseconds(all)}`,
+    here: '图片只在此浏览器中处理，不会发送到任何地方。',
+    loading: (share) => (share < 1 ? `正在加载检测器：${Math.floor(100 * share)} %` : '正在启动检测器…'),
+    runtime: (m) => `${m.runtime}，${m.image_size} 像素${m.threads ? `，${m.threads} 个线程` : ''}。${m.why ? word(m.why) : ''}`,
+    noHeaders: '多线程需要 COOP 和 COEP 响应头：在文件夹中运行 python serve.py 即可。',
+    oneFile: '单文件只用一个线程运行。',
+    noFile: (name, reason) => `无法加载 ${name}（${reason}）：请提供导出的整个文件夹。`,
+    unreachable: '无法访问', otherBytes: (n, all) => `大小为 ${n} 字节，应为 ${all} 字节`,
+    noRuntime: (reason) => `onnxruntime-web 在此浏览器中出错（${reason}）。`, stopped: (reason) => `检测器已停止（${reason}）：请重新加载页面。`,
+    noRead: (n) => `无法读取 ${n}：文件已损坏，或此浏览器不支持该格式。`,
+    tooLarge: (w, h) => `图片对此浏览器过大：${w} × ${h} 像素。`, noNumber: '模型的计算结果不是数字（NaN）：请重新导出。',
     perSecond: (n) => `${n.toFixed(1)} 帧/秒`, unsaved: '有未保存的修正。',
     list: [['A', '添加框，回车确认'], ['Tab', '下一个目标'], ['方向键', '移动框，按住 Shift 移动 10 像素'], ['Alt + 方向键', '调整大小'],
       ['R', '改类别'], ['Delete', '删除'], ['Ctrl + Z', '撤销'], ['S', '保存'], ['[ 和 ]', '上一张、下一张'], ['+ 和 −', '缩放'], ['Esc', '取消选择']],
@@ -46,6 +70,8 @@ const WORDS = {
 };
 
 let language = 'en';
+
+const milliseconds = (seconds) => `${(1000 * seconds).toFixed(seconds < 0.01 ? 1 : 0)} ms`;
 
 export function word(name, ...values) {
   const found = WORDS[language][name];

@@ -1,14 +1,14 @@
 // The page: what is open, what is shown, and what buttons and keys do.
 
-import { askForKey, correct, models, predict, Failure } from './api.js';
+import { askForKey, correct, models, predict, promise, Failure } from './api.js';
 import { DEFAULT, Item } from './boxes.js';
 import { View } from './canvas.js';
 import { showClasses, showObjects, showStrip, focusObject, renameObject } from './panel.js';
-import { asCoco, asJson, asPicture, asYolo, download } from './save.js';
+import { asCoco, asJpeg, asJson, asPicture, asYolo, download } from './save.js';
 import { dropped, isPicture, isVideo, Player } from './sources.js';
 import { chooseLanguage, otherLanguage, word } from './words.js';
 
-const LEAST = 0.05, AT_ONCE = 2;  // confidence that the slider ends at; requests on their way
+const LEAST = 0.05, AT_ONCE = 2;  // confidence that the slider ends at; pictures on their way
 const element = (id) => document.getElementById(id);
 
 const state = {
@@ -36,6 +36,7 @@ function refresh() {
     rename: (box, name) => { item.rename(box, name); state.lastName = name; refresh(); focusObject(state, true); },
   });
   showStrip(state, (chosen) => open(chosen));
+  element('time').textContent = ready && item.seconds ? word('time', item.seconds) : '';
   element('remove').disabled = !item?.chosen || !!state.live;
   element('undo').disabled = !item?.steps.length;
   element('add').disabled = !ready || !!state.live;
@@ -92,7 +93,7 @@ function addFiles(pairs) {
 
 let working = 0;
 async function work() {
-  while (working < AT_ONCE) {
+  while (state.model && working < AT_ONCE) {
     const item = state.items.find((other) => other.state === 'waiting');
     if (!item) return;
     item.state = 'looking';
@@ -106,7 +107,7 @@ async function look(item) {
     const model = state.model.name;
     const answer = await predict(model, item.file, least(), (seconds) => { if (item === state.item) busy(word('waiting', seconds)); });
     if (model !== state.model.name) { item.state = 'waiting'; return; }
-    item.found(answer.images[0]);
+    item.found(answer.images[0], answer.seconds);
     if (item === state.item && !item.bitmap) tell(new Failure(word('noView')));
   } catch (error) {
     const message = (error instanceof Failure ? error.message : String(error)).replace(/^image\b/, item.name);
@@ -119,11 +120,12 @@ async function look(item) {
 // -- video and camera
 
 async function play(openIt) {
+  if (!await begun) return;
   stopPlaying();
   tell(null);
-  const player = new Player(state.model.name, least(), (result, frame, rate) => {
-    const item = new Item(null, result.name);
-    item.found(result);
+  const player = new Player(state.model.name, least(), (answer, frame, rate) => {
+    const [result] = answer.images, item = new Item(null, result.name);
+    item.found(result, answer.seconds);
     item.frame = frame;
     state.item?.frame?.picture.close();
     state.item = item;
@@ -155,11 +157,11 @@ function stopPlaying() {
 }
 
 /** Make the frame that is shown a picture like any other, which can be corrected. */
-function grab() {
+async function grab() {
   const { item } = state;
   if (!item?.frame) return;
-  const name = `frame-${state.items.length + 1}.jpg`;
-  const kept = Object.assign(new Item(new File([item.frame.blob], name, { type: 'image/jpeg' }), name), { url: URL.createObjectURL(item.frame.blob) });
+  const name = `frame-${state.items.length + 1}.jpg`, blob = item.frame.blob || await asJpeg(item.frame.picture);
+  const kept = Object.assign(new Item(new File([blob], name, { type: 'image/jpeg' }), name), { url: URL.createObjectURL(blob) });
   Object.assign(kept, { width: item.width, height: item.height, boxes: item.boxes, unlikeness: item.unlikeness, state: 'done' });
   state.items.push(kept);
   refresh();
@@ -234,7 +236,7 @@ async function useModel(model) {
   work();
 }
 
-/** Confidence asked of the server: the least that the page can show. */
+/** Confidence that is asked for: the least that the page can show. */
 const least = () => Math.min(LEAST, state.model.calibrated?.threshold ?? LEAST);
 
 /** Take one threshold for all classes, or, where it is an object, the model's own of each. */
@@ -249,12 +251,18 @@ function setThreshold(value) {
   element('calibrated').setAttribute('aria-pressed', String(value === calibrated?.threshold));
 }
 
+/** Say what computes, on the empty page and beside the results; while it is fetched, how much of it is there. */
+function tellRuntime(text) {
+  for (const id of ['loading', 'runtime']) Object.assign(element(id), { textContent: text, hidden: !text });
+}
+
 async function begin() {
-  const answer = await models();
+  const answer = await models((share) => tellRuntime(word('loading', share)));
   Object.assign(state, { models: answer.models, corrections: answer.corrections });
   element('model').replaceChildren(...answer.models.map((model) => new Option(model.name)));
   element('model').disabled = answer.models.length < 2;
   await useModel(answer.models[0]);
+  tellRuntime(word('runtime', state.model));
 }
 
 // -- buttons, keys and what is dropped
@@ -296,7 +304,12 @@ function step_(by) {
 
 function wire() {
   const click = (id, action) => element(id).addEventListener('click', action);
-  click('language', () => { chooseLanguage(otherLanguage()); setThreshold(state.threshold); refresh(); });
+  click('language', () => {
+    chooseLanguage(otherLanguage());
+    setThreshold(state.threshold);
+    if (state.model) tellRuntime(word('runtime', state.model));
+    refresh();
+  });
   click('cancel', () => element('ask').close('cancel'));
   click('auto', () => { setThreshold(state.model.thresholds); refresh(); });
   click('calibrated', () => { setThreshold(state.model.calibrated.threshold); refresh(); });
@@ -342,10 +355,17 @@ function wire() {
   });
 }
 
+let begun = Promise.resolve(false);  // whether there is a model, once that is known
 function start() {
-  begin().then(() => tell(null)).catch((error) => { tell(error); element('key').hidden = error.status !== 401; });
+  begun = begin().then(() => { tell(null); return true; }).catch((error) => {
+    tellRuntime('');
+    tell(error);
+    element('key').hidden = error.status !== 401;
+    return false;
+  });
 }
 
+element('promise').dataset.word = promise;
 chooseLanguage();
 wire();
 start();
