@@ -18,7 +18,7 @@ test: test-core test-export
 test-core: $(VENV)/.dev browser
 	$(PYTEST) --ignore=tests/export
 
-test-export: $(VENV)/.dev
+test-export: $(VENV)/.dev browser
 	$(PYTEST) tests/export
 
 lint: $(VENV)/.dev
@@ -57,7 +57,7 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[all,dev,docs]'
 	touch $@ $(VENV)/.quickstart
 
-# The server's page is tested in Debian's Chromium; without a browser those tests fail and say so.
+# The server's page and the exported one are tested in Debian's Chromium; without a browser those tests fail and say so.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 browser:

@@ -210,7 +210,7 @@ class ProbeConfig(CommandConfig):
 class ExportConfig(CommandConfig):
     """Settings of ``nextdetr export``."""
 
-    format: Literal["onnx", "openvino", "pt2"] = Field("onnx", description="Format of the file.")
+    format: Literal["onnx", "openvino", "pt2", "web"] = Field("onnx", description="Format of the file; web: a page.")
     half: bool = Field(False, description="Float16 weights; what overflows or loses digits stays float32.")
     int8: bool = Field(False, description="8-bit backbone and encoder, calibrated on the images of --data.")
     dynamic: bool = Field(
@@ -237,13 +237,21 @@ class ExportConfig(CommandConfig):
         None, ge=0, description="Largest loss of AP with --data (default: 0.001, 0.005 with --int8)."
     )
     output: Path | None = Field(None, description="Folder of the export (default: beside the checkpoint).")
+    single_file: bool = Field(False, description="With --format web: the page as one file, too; it runs on one thread.")
+    runtime_dir: Path | None = Field(
+        None, description="With --format web: folder with the files of onnxruntime-web (default: a cache, or download)."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.format == "web":
+            self._check_web()
+        elif self.single_file or self.runtime_dir is not None:
+            raise ValueError("--single-file and --runtime-dir are for --format web")
         if self.half and self.int8:
             raise ValueError("--half and --int8 both set the precision; give one of them")
         if self.int8 and self.format == "pt2":
-            raise ValueError("--int8 is for --format onnx and openvino")
+            raise ValueError("--int8 is for --format onnx, openvino and web")
         if self.int8 and self.data is None:
             raise ValueError("--int8 is calibrated on your images: give --data")
         if self.portable and self.dynamic:
@@ -252,10 +260,19 @@ class ExportConfig(CommandConfig):
             raise ValueError("--winograd is for float32 ONNX and OpenVINO files of a fixed size that are not --portable")
         return self
 
+    def _check_web(self) -> None:
+        """Refuse what the page does not do: it hands bytes of pixels, channels last, to a portable graph."""
+        if self.half:
+            raise ValueError("--format web computes in float32 or 8 bits: leave --half out, or give --int8")
+        if self.dynamic:
+            raise ValueError("--format web has a fixed size: leave --dynamic out")
+        if (self.input_type, self.layout) != ("float32", "nchw"):
+            raise ValueError("--format web has an input of its own: leave --input-type and --layout out")
+
     @property
     def can_winograd(self) -> bool:
         """Whether Winograd's filtering is offered: elsewhere it loses digits, or what runs the file knows better."""
-        return self.format != "pt2" and self.precision == "float32" and not (self.dynamic or self.portable)
+        return self.format in ("onnx", "openvino") and self.precision == "float32" and not (self.dynamic or self.portable)
 
     @property
     def precision(self) -> Literal["float32", "half", "int8"]:

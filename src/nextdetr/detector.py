@@ -297,7 +297,7 @@ class Detector:
         """Write the detector for another runtime, open what was written there, and compare it with this detector.
 
         Args:
-            format: ``onnx``, ``openvino`` or ``pt2``.
+            format: ``onnx``, ``openvino``, ``pt2``, or ``web`` (a page that runs it in the browser).
             quiet: show no progress on standard error.
             settings: the options of ``nextdetr export`` as keywords (``half``, ``dynamic``, ``data``, …).
 

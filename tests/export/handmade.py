@@ -15,7 +15,7 @@ def terms(**given):
     )
 
 
-def handmade(path, contract=None, *, written=None, scores=(0.9, 0.8, 0.5, 0.2), labels=(0, 1, 2, 0)):
+def handmade(path, contract=None, *, written=None, scores=(0.9, 0.8, 0.5, 0.2), labels=(0, 1, 2, 0), logits=None):
     """Write ``path`` (ONNX, or OpenVINO for ``*.xml``) after ``contract``, with the metadata of ``written``."""
     import onnx
     import openvino
@@ -32,19 +32,30 @@ def handmade(path, contract=None, *, written=None, scores=(0.9, 0.8, 0.5, 0.2), 
         "kernels": generator.normal(size=(32, 3, 5, 5)).astype(np.float32),
         "one": np.ones(1, np.float32),
         "boxes_": generator.uniform(0.1, 0.9, (1, count, 4)).astype(np.float32),
-        "logits_": generator.normal(size=(1, count, len(contract.classes))).astype(np.float32),
+        "logits_": generator.normal(size=(1, count, len(contract.classes))).astype(np.float32)
+        if logits is None
+        else logits,
         "scores_": np.array([scores], np.float32),
         "labels_": np.array([labels], np.int64),
         "number": np.array([[1, 1]], np.int64),
     }
-    nodes = [
-        helper.make_node("Conv", ["images", "kernels"], ["map"], pads=[2, 2, 2, 2]),
+    nhwc, pixels = contract.layout == "nhwc", contract.input_type == "uint8"
+    nodes = []
+    if nhwc:
+        nodes.append(helper.make_node("Transpose", ["images"], ["first"], perm=[0, 3, 1, 2]))
+    if pixels:
+        nodes.append(helper.make_node("Cast", ["first" if nhwc else "images"], ["floats"], to=TensorProto.FLOAT))
+        nodes.append(helper.make_node("Div", ["floats", "range"], ["fractions"]))
+    planes = "fractions" if pixels else "first" if nhwc else "images"
+    nodes += [
+        helper.make_node("Conv", [planes, "kernels"], ["map"], pads=[2, 2, 2, 2]),
         helper.make_node("Sigmoid", ["map"], ["active"]),
         helper.make_node("ReduceMean", ["active"], ["mean_"], keepdims=0),
         helper.make_node("Reshape", ["mean_", "shape"], ["mean"]),
     ]
-    constants["shape"] = np.array([1], np.int64)
-    inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, side, side])]
+    constants |= {"shape": np.array([1], np.int64), "range": np.array([255], np.float32)}
+    kind = TensorProto.UINT8 if pixels else TensorProto.FLOAT
+    inputs = [helper.make_tensor_value_info("images", kind, [batch, side, side, 3] if nhwc else [batch, 3, side, side])]
     if contract.raw:
         nodes += [helper.make_node("Mul", [f"{name}_", "mean"], [name]) for name in ("logits", "boxes")]
         outputs = [("logits", TensorProto.FLOAT, [1, count, len(contract.classes)])]

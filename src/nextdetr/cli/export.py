@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from nextdetr.cli.common import AllowPartial, Json, Verbose, Weights, print_json, say, settings, tell_point, tell_reports
 from nextdetr.config import ExportConfig
+
+if TYPE_CHECKING:
+    from nextdetr.export.web.folder import WebFolder
 
 __all__ = ["GATE_NOT_MET", "export"]
 
@@ -60,6 +64,16 @@ def export(
         say(f"  in {name:<19} {1000 * verdict.seconds_per_image:.1f} ms; {verdict.comparison.matched:.1%} matched")
         for failure in verdict.failures:
             say(f"  not met in {name}, which will not be chosen for this file: {failure}")
+    if result.web is not None:
+        _say_page(result.web)
     for line in [] if result.deploy is None else result.deploy.lines():
         say(f"  {line}")
     return code
+
+
+def _say_page(page: WebFolder) -> None:
+    runtime = f"{page.runtime_bytes / 1e6:.1f} of them {page.runtime}"
+    say(f"  page                  {page.page}  ({page.bytes / 1e6:.1f} MB, {runtime})")
+    say(f"  to open it            python {Path(page.page).with_name('serve.py')}")
+    if page.single_file is not None:
+        say(f"  as a single file      {page.single_file}  ({page.single_file_bytes / 1e6:.1f} MB, one thread)")

@@ -13,7 +13,7 @@ from nextdetr.inference.header import read_metadata
 
 __all__ = ["NAMES", "REPORT", "export_folder", "float_beside"]
 
-NAMES = {"onnx": "model.onnx", "openvino": "model.xml", "pt2": "model.pt2"}
+NAMES = {"onnx": "model.onnx", "openvino": "model.xml", "pt2": "model.pt2", "web": "model.onnx"}
 REPORT = "report.json"
 
 #: Entries of the metadata that an option decides.

@@ -28,6 +28,8 @@ from nextdetr.export.measure import file_bytes
 from nextdetr.export.operators import count_operators, float_operators
 from nextdetr.export.pt2 import write_program
 from nextdetr.export.stamp import stamp_passed
+from nextdetr.export.web.folder import WebFolder, write_folder
+from nextdetr.export.web.runtime import runtime_files
 from nextdetr.extras import is_installed
 from nextdetr.files import make_directory, write_text_atomic
 from nextdetr.inference.contract import UNJUDGED, Contract
@@ -71,7 +73,9 @@ class ExportResult:
         runtimes: what was found in each installed runtime that can open the file, by name; the format's own is first.
             ``auto`` picks from those that passed, which the file names in its metadata.
         weights_licence: of the weights that the detector started from; ``none`` where it started from none.
-        deploy: which file to deploy on this machine, float32 or 8 bits, by measurement; of an 8-bit export only.
+        deploy: which file to deploy on this machine, float32 or 8 bits, by measurement; of an 8-bit export only, and not of
+            one for the browser.
+        web: the page around the file, of the format ``web`` only.
     """
 
     model: str
@@ -94,6 +98,7 @@ class ExportResult:
     runtimes: dict[str, Verdict]
     weights_licence: str
     deploy: Advice | None = None
+    web: WebFolder | None = None
 
     @property
     def passed(self) -> bool:
@@ -128,6 +133,8 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
         DataError: the data set cannot be used.
     """
     _check_packages(config)
+    web = config.format == "web"
+    runtime = runtime_files(config.runtime_dir) if web else {}  # first: where it cannot be had, no minutes are spent
     if config.latency is not None:
         point = pick(opened.metadata, config.latency, opened.source, config.latency_of)
         chosen = {"image_size": point.image_size, "queries": point.queries, "decoder_layers": point.layers}
@@ -151,7 +158,7 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
         )  # fmt: skip
         passed = [name for name, verdict in found.items() if verdict.passed]
         deploy = None
-        if config.int8:
+        if config.int8 and not web:
             rival = _float_rival(reference, config, plain)
             deploy = compare_files({"float32": rival, "int8": path}, contract, images[0].numpy(), {"int8": passed})
     own = next(iter(found.values()))
@@ -164,7 +171,8 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
         own.failures, found, opened.metadata.get("weights_licence", "none"), deploy,
     )  # fmt: skip
     stamp_passed(path, passed)
-    result = replace(result, bytes=file_bytes(path))  # of the file as it is now
+    page = write_folder(path, contract, runtime, single=config.single_file) if web else None
+    result = replace(result, bytes=file_bytes(path), web=page)  # of the file as it is now
     write_text_atomic(folder / REPORT, json.dumps(result.to_json(), ensure_ascii=False, indent=1) + "\n")
     return result
 
@@ -188,7 +196,7 @@ def _write(
         return path
     from nextdetr.export.onnx import write_onnx
 
-    target = path if config.format == "onnx" and not config.int8 else work / "model.onnx"
+    target = path if config.format in ("onnx", "web") and not config.int8 else work / "model.onnx"
     write_onnx(traced, replace(contract, precision="float32") if config.int8 else contract, target)
     if config.int8:
         from nextdetr.export.quantize import quantize
@@ -257,9 +265,12 @@ def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:
     }  # fmt: skip
     if config.int8 and config.data is not None:
         details["calibrated_on"] = f"{config.calibration_images} images of {Path(config.data).resolve().name}"
+    web = config.format == "web"  # bytes of pixels as a canvas gives them, and a graph for whatever runs it
+    portable = config.portable or web
     return Contract(
-        list(opened.classes), size, queries, input_type=config.input_type, layout=config.layout, step=model.stride,
-        raw=config.raw or config.portable, dynamic=config.dynamic, portable=config.portable, precision=config.precision,
+        list(opened.classes), size, queries, input_type="uint8" if web else config.input_type,
+        layout="nhwc" if web else config.layout, step=model.stride,
+        raw=config.raw or portable, dynamic=config.dynamic, portable=portable, precision=config.precision,
         winograd=config.can_winograd if config.winograd is None else config.winograd,
         max_detections=min(300, queries * classes), details=details,
     )  # fmt: skip
@@ -326,7 +337,9 @@ def _check_packages(config: ExportConfig) -> None:
         ConfigError: the message names the package and its installation.
     """
     needed = [] if config.format == "pt2" else ["onnx", "onnxscript"]
-    needed += {"onnx": ["onnxruntime"], "openvino": ["openvino"], "pt2": []}[config.format]
+    needed += {"onnx": ["onnxruntime"], "openvino": ["openvino"], "pt2": [], "web": ["onnxruntime", "platformdirs"]}[
+        config.format
+    ]
     for package in needed + (["nncf"] if config.int8 else []):
         if not is_installed(package):
             raise missing_extra(package, "export", f"the export to {config.format}")

@@ -13,8 +13,10 @@ export const isPicture = (file) => file.type.startsWith('image/') || PICTURE.tes
 /** All files of a drop, those in folders too, as [file, name with its folders]. */
 export async function dropped(transfer) {
   const found = [], folders = [];
+  let listed = false;
   for (const item of transfer.items) {  // before anything is awaited: they are gone then
     const entry = item.webkitGetAsEntry?.(), file = item.kind === 'file' ? item.getAsFile() : null;
+    listed ||= Boolean(entry);
     if (entry?.isDirectory) folders.push(entry); else if (file) found.push([file, file.name]);
   }
   const walk = async (folder, path) => {
@@ -31,7 +33,7 @@ export async function dropped(transfer) {
   for (const folder of folders) {
     await walk(folder, `${folder.name}/`).catch(() => { throw new Failure(word('noFolder', folder.name)); });
   }
-  return found.sort((a, b) => a[1].localeCompare(b[1], undefined, { numeric: true }));
+  return listed ? found.sort((a, b) => a[1].localeCompare(b[1], undefined, { numeric: true })) : found;
 }
 
 /** A video or a camera, whose frames are looked at one after the other, as fast as answers come: none waits in a queue. */
