@@ -35,6 +35,14 @@ def test_halving_finds_the_largest(count):
     assert torch.equal(found, scores.topk(count, dim=1).indices.sort(dim=1).values)
 
 
+def test_halving_counts_beyond_what_halves_can():
+    scores = torch.randn(1, 8400).half()
+    found = largest_by_halving(scores, 300)
+    best = scores.float().topk(300, dim=1).values
+    assert torch.equal(scores.float().gather(1, found).sort(dim=1, descending=True).values, best)
+    assert int(found.max()) < 8400
+
+
 def test_halving_takes_the_first_of_equal_ones():
     scores = torch.tensor([[0.0, 2.0, 1.0, 1.0, 1.0, -3.0, 2.0], [5.0] * 7])
     assert largest_by_halving(scores, 4).tolist() == [[1, 2, 3, 6], [0, 1, 2, 3]]

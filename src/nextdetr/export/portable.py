@@ -87,6 +87,7 @@ def largest_by_halving(scores: Tensor, count: int) -> Tensor:
     Returns:
         [B, count] int64.
     """
+    scores = scores.float()  # places are counted in their type, and halves are whole only to 2048
     low, high = scores.amin(dim=1, keepdim=True) - 1, scores.amax(dim=1, keepdim=True)
     for _ in range(HALVINGS):  # at least `count` lie above `low`, fewer above `high`
         middle = 0.5 * (low + high)
