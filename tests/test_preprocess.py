@@ -67,7 +67,7 @@ class TestResize:
         picture = small.resize((width, height), Image.Resampling.NEAREST)
         expected = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32) / 255
         assert torch.equal(resize_to_tensor(picture, size), torch.from_numpy(expected).permute(2, 0, 1))
-        # Height / size is a fraction of a power of two, and of 1000 by 1280 Pillow 13 would resize the halves in another order.
+        # Height / size is a fraction of a power of two. Of 1000 by 1280, Pillow 13 resizes the halves in another order.
         split = threads > 1 and (width, height) in ((1920, 1080), (900, 640), (960, 600), (700, 1280))
         assert sorted(rows) == ([(0, size // 2), (size // 2, size)] if split else [(0, size)])
 

@@ -234,9 +234,9 @@ def _may_halve(image: Image.Image, size: int) -> bool:
     """Whether a picture is large, and its lower half, resized by itself, has the very rows of the whole.
 
     Pillow places row y at (y + 0.5) * height / size, from the box's upper edge on. Where that is a fraction of a power of
-    two nothing is rounded; elsewhere the last digit may differ, and values between two grey levels fall to either. Pillow 13
-    resizes columns before rows where the height shrinks by more than twice as many pixels as the width, which rounds
-    otherwise, so that the halves must have the order of the whole.
+    two nothing is rounded; elsewhere the last digit may differ, and values between two grey levels fall to either.
+    Pillow 13 resizes columns before rows where the height shrinks by more than twice as many pixels as the width, which
+    rounds otherwise, so that the halves must have the order of the whole.
     """
     denominator = size // math.gcd(image.height, size)
     large = image.width * image.height >= _LARGE and image.size != (size, size)

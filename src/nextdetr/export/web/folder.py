@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from nextdetr.confidence import named_thresholds
+from nextdetr.confidence import named_thresholds, read_calibrated
 from nextdetr.export.web.runtime import VERSION, WASM
 from nextdetr.export.web.single import hash_of, single_file, with_policy
 from nextdetr.files import write_bytes_atomic, write_text_atomic
@@ -98,10 +98,13 @@ def write_folder(model: Path, contract: Contract, runtime: Mapping[str, Path], *
 
 def _terms(contract: Contract, sizes: Mapping[str, int]) -> dict[str, Any]:
     """What the page must know of the detector, as JSON."""
+    known = read_calibrated(contract.details)
+    calibrated = None if known is None else {"threshold": known.threshold, "recall": known.recall}
     return {
         "name": _name(contract), "classes": contract.classes, "image_size": contract.image_size,
         "queries": contract.queries, "max_detections": contract.max_detections, "precision": contract.precision,
-        "thresholds": named_thresholds(contract.details, contract.classes), "runtime": f"onnxruntime-web {VERSION}",
+        "thresholds": named_thresholds(contract.details, contract.classes), "calibrated": calibrated,
+        "runtime": f"onnxruntime-web {VERSION}",
         "licence": contract.details["licence"], "weights_licence": contract.details["weights_licence"],
         "bytes": dict(sizes),
     }  # fmt: skip
