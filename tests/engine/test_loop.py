@@ -14,6 +14,7 @@ from nextdetr.config import TrainConfig
 from nextdetr.data.dataset import DetectionDataset
 from nextdetr.engine import loop as loop_module
 from nextdetr.engine import train as train_module
+from nextdetr.engine.detector_files import DetectorFiles
 from nextdetr.engine.loop import Loop
 from nextdetr.engine.train import Trainer, train
 from nextdetr.errors import DataError, Interrupted, TrainingError
@@ -226,17 +227,17 @@ def test_best_file_and_state_are_one(settings, monkeypatch):
     """Killed after the state was written and before the best weights were; and with the best weights deleted."""
     folder = settings["output"]
     settings |= {"batch_size": 6}
-    write = Trainer._write_detector
+    write = DetectorFiles.write
 
-    def killed(self, name, *rest):
-        if name == "best.safetensors" and self.cursor.best.epoch == 2:
+    def killed(self, name, metrics, *rest):
+        if name == "best.safetensors" and metrics["AP"] == 0.2:  # of the second epoch
             raise Killed
-        write(self, name, *rest)
+        write(self, name, metrics, *rest)
 
     scores = iter([0.1, 0.2, 0.2, 0.2])
     monkeypatch.setattr(Trainer, "_score", lambda self, data: {"AP": next(scores), "AP50": 0.0})
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_write_detector", killed)
+        patch.setattr(DetectorFiles, "write", killed)
         with pytest.raises(Killed):
             train(TrainConfig(**settings), quiet=True)
     assert json.loads(read_detector_metadata(folder / "best.safetensors")["metrics"])["AP"] == 0.1

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.engine.evaluate import METRICS, CocoEvaluator, EvalResult
@@ -51,10 +50,11 @@ def score(data: DetectionData, results: list[dict]) -> EvalResult:
         rows = [row for row in results if row["image_id"] == record.image_id]
         if not rows:
             continue
-        boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float64)
+        boxes = np.array([row["bbox"] for row in rows])
         boxes[:, 2:] += boxes[:, :2]
-        labels = torch.tensor([data.category_ids.index(row["category_id"]) for row in rows])
-        evaluator.update(position, Detected(boxes.float(), torch.tensor([row["score"] for row in rows]), labels))
+        labels = np.array([data.category_ids.index(row["category_id"]) for row in rows])
+        scores = np.array([row["score"] for row in rows], np.float32)
+        evaluator.update(position, Detected(boxes.astype(np.float32), scores, labels))
     return evaluator.summarize()
 
 
