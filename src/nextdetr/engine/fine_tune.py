@@ -2,7 +2,7 @@
 
 ``plan_fine_tuning`` is the only place that decides; the recipe fills in what the user leaves open. There are three cases. A
 detector of other classes trains at the usual rate: at a quarter of it, and a tenth of that for the backbone, it ended below
-random weights on BCCD, at the whole rate well above (docs/measured/experiments.md). D-FINE's configurations for other data
+random weights on BCCD, at the whole rate well above (docs/experiments.md). D-FINE's configurations for other data
 keep its rates, too. One that knows all classes only has to adapt to other images. One that has seen no labels (``pretrain
 --detector``) trains like one from random weights. Large backbones are slowed as their authors do.
 """

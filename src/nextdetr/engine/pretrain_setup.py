@@ -4,7 +4,7 @@ The published recipe (arXiv 2301.00808, appendix A: 800 or 1600 epochs of 1.28 m
 not carry over to 200 images by itself. Defaults here:
 
 - batch: a 25th of the images as a power of two, from 8 to 64 on a CPU and to 256 elsewhere, so that an epoch has steps; on
-  205 images a batch of 8 learns more in the same minutes than one of 32 (docs/measured/experiments.md);
+  205 images a batch of 8 learns more in the same minutes than one of 32 (docs/experiments.md);
 - rate: the published one, times the square root of (whole batch / 4096), Adam's rule (arXiv 2205.10287), but 2.5e-4 at
   least, which was better there than the higher ones that were tried, at batch 8 and at 32; the published linear rule would
   leave a batch of 32 with 1.9e-5, which a short run cannot use;

@@ -1,7 +1,7 @@
 """The recipe of a run: every setting that the user leaves open, chosen from the data and the machine, with the reason.
 
 ``choose_recipe`` is a pure function: the same settings, statistics and machine give the same recipe. What is measured and
-what is only sensible is said beside each number; ``docs/measured/experiments.md`` has the measurements.
+what is only sensible is said beside each number; ``docs/experiments.md`` has the measurements.
 """
 
 from __future__ import annotations
@@ -341,7 +341,7 @@ def backbone_factor(without_labels: bool) -> float:
     """Return the rate of a backbone that starts from weights, as a factor of the head's.
 
     Weights that learnt from labels need a gentle hand. What ``nextdetr pretrain`` made is only a start: to slow its early
-    layers lost most of the gain (docs/measured/experiments.md).
+    layers lost most of the gain (docs/experiments.md).
     """
     return 1.0 if without_labels else 0.1
 

@@ -12,7 +12,7 @@ from nextdetr.errors import ConfigError
 __all__ = ["with_unlabelled"]
 
 # Share of the run after which they join, when the averaged weights are the teacher: at half of the run these have little
-# more than half of their last AP, and gain the rest while the rate falls (docs/measured/experiments.md).
+# more than half of their last AP, and gain the rest while the rate falls (docs/experiments.md).
 JOIN = 0.6
 
 

@@ -35,7 +35,7 @@ def possible_runtimes(path: Path) -> list[Literal["onnxruntime", "openvino"]]:
 def choose_runtime(path: Path, wanted: Runtime = "auto", passed: Collection[str] | None = None) -> str:
     """Return what opens an exported file: the runtime that was asked for, or the fastest in which it passed its gate.
 
-    OpenVINO opens ONNX files too. On x86 processors it is the faster of the two (docs/measured/experiments.md), elsewhere
+    OpenVINO opens ONNX files too. On x86 processors it is the faster of the two (docs/experiments.md), elsewhere
     neither was measured, and an ONNX file stays with ONNX Runtime.
 
     Args:

@@ -7,7 +7,7 @@ ours, sizes the authors'.
 Where we differ: boxes leave the decoder cut to the image's 0 to 1, as all our boxes do (the authors cut them in the loss);
 in evaluation the class and quality heads run on the last layer only; no wider layers for training behind the evaluated one;
 torch's initial weights in the feed-forward networks, and negative denoising sides clamped, not mirrored. Following the
-authors in these two did not raise AP on BCCD (three seeds, docs/measured/experiments.md), so ``xavier`` and ``mirror`` are
+authors in these two did not raise AP on BCCD (three seeds, docs/experiments.md), so ``xavier`` and ``mirror`` are
 off.
 """
 
