@@ -30,7 +30,7 @@ from reliability_state import ROOT, State
 
 TARGET = Path(__file__).with_name("reliability_fuzz_target.py")
 PARSERS = ("coco", "voc", "yolo", "model-yaml", "safetensors", "pickle")
-TURN = 120.0  # seconds a process, so that little is lost to an interruption
+TURN = 400.0  # seconds a process: loading the libraries takes up to 20 of them, and an interruption loses the rest
 
 COCO = {
     "images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 48}, {"id": 2, "file_name": "2.png"}],
