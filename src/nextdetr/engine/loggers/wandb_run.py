@@ -45,13 +45,14 @@ class WandB(Tool):
             "reinit": "create_new",  # a run of the user's own script stays as it is
             "settings": _settings(wandb),
         }  # fmt: skip
+        begin: Callable[..., Any] = wandb.init  # its types differ between releases
         try:
-            self._run = wandb.init(mode=mode, **options)
+            self._run = begin(mode=mode, **options)
         except Exception as error:
             if mode != "online":
                 raise
             mode, why = "offline", " ".join(str(error).split()).rstrip(".")
-            self._run = wandb.init(mode=mode, **options)
+            self._run = begin(mode=mode, **options)
         if mode == "disabled":
             self._tell("Weights & Biases is disabled (WANDB_MODE): nothing is logged there.")
             return {}
