@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from io import BytesIO
 
+import av
+import numpy as np
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
@@ -57,3 +60,16 @@ def unnamed(page):
             element.offsetWidth && !element.textContent.trim() && !element.ariaLabel && !element.labels?.length
         ).map(element => element.outerHTML)"""
     )
+
+
+def video():
+    """Ten grey frames of 160 by 120 pixels, ten a second, as a WebM file."""
+    file = BytesIO()
+    with av.open(file, "w", format="webm") as container:
+        stream = container.add_stream("libvpx", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for number in range(10):
+            frame = av.VideoFrame.from_ndarray(np.full((120, 160, 3), 20 * number, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file.getvalue()

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 TINY_MODEL = """
@@ -66,3 +67,15 @@ def stop_after(monkeypatch, task, steps: int) -> None:
         return values
 
     monkeypatch.setattr(task, "step", interrupted)
+
+
+def interrupt_training(settings: dict, steps: int, match: str | None = None) -> None:
+    """Train with ``settings`` until it is stopped after so many steps; ``match`` is what it says then."""
+    from nextdetr.config import TrainConfig
+    from nextdetr.engine.train import Trainer, train
+    from nextdetr.errors import Interrupted
+
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, Trainer, steps)
+        with pytest.raises(Interrupted, match=match):
+            train(TrainConfig(**settings), quiet=True)

@@ -40,8 +40,9 @@ def explained(error: BaseException, purpose: str) -> ConfigError | None:
 
 
 def is_installed(module: str) -> bool:
-    """Whether a package can be imported, by the name that it is imported by."""
+    """Whether a package can be imported, by its module's name; a mere folder, as W&B leaves behind, is none."""
     try:
-        return find_spec(module) is not None
+        found = find_spec(module)
+        return found is not None and found.origin is not None
     except ValueError:  # what stands in its place was put there by hand, and None refuses the import
         return sys.modules.get(module) is not None

@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
+from nextdetr.data.sources import load_data
+from nextdetr.errors import DataError
+
 from .files import kinds, make_image, write_text, write_xml
 
 W, H = 60, 40  # of every image; the boxes below are in its pixels
@@ -43,3 +48,13 @@ def check(data, case: Case) -> None:
     }
     assert found == case.found
     assert kinds(data) == list(case.kinds)
+
+
+def check_case(case: Case, root: Path) -> None:
+    """Write a set, and see that its split ``train`` is read as the case says, or refused."""
+    path = write(root, case)
+    if isinstance(case.found, str):
+        with pytest.raises(DataError, match=case.found):
+            load_data(path, "train")
+    else:
+        check(load_data(path, "train"), case)

@@ -21,8 +21,8 @@ from nextdetr.engine.loggers.places import read_places
 from nextdetr.engine.loggers.run import RunLogs
 from nextdetr.engine.loggers.tools import Logged, Outcome, Tool
 from nextdetr.engine.train import Trainer, train
-from nextdetr.errors import ConfigError, Interrupted
-from tests.helpers import squares, stop_after, tiny_model
+from nextdetr.errors import ConfigError
+from tests.helpers import interrupt_training, squares, tiny_model
 
 
 class Recorder(Tool):
@@ -70,7 +70,7 @@ def tool(monkeypatch):
 
     def use(recorder):
         monkeypatch.setattr(run_module, "_open", lambda name, tell: recorder)
-        monkeypatch.setattr(tools, "installed", lambda package: True)
+        monkeypatch.setattr(tools, "is_installed", lambda package: True)
         return recorder
 
     return use
@@ -105,10 +105,7 @@ def test_a_training_is_logged_from_its_settings_to_its_files(settings, tool):
 
 def test_a_stopped_run_goes_on_in_the_same_place(settings, tool, monkeypatch):
     recorder = tool(Recorder())
-    with monkeypatch.context() as patch:
-        stop_after(patch, Trainer, 4)
-        with pytest.raises(Interrupted):
-            train(TrainConfig(**settings), quiet=True)
+    interrupt_training(settings, 4)
     assert recorder.calls[-1] == ("close", "interrupted")
     recorder.calls.clear()
     train(TrainConfig(resume=settings["output"]), quiet=True)
@@ -118,10 +115,7 @@ def test_a_stopped_run_goes_on_in_the_same_place(settings, tool, monkeypatch):
 
 def test_another_tool_may_be_named_when_a_run_goes_on(settings, tool, monkeypatch):
     recorder = tool(Recorder())
-    with monkeypatch.context() as patch:
-        stop_after(patch, Trainer, 4)
-        with pytest.raises(Interrupted):
-            train(TrainConfig(**settings | {"log": ("csv",)}), quiet=True)
+    interrupt_training(settings | {"log": ("csv",)}, 4)
     assert recorder.calls == []
     train(TrainConfig(resume=settings["output"], log=("mlflow",)), quiet=True)
     assert recorder.names() == ["start", "add", "finish", "close"]
@@ -154,7 +148,7 @@ def test_a_session_that_only_validates_is_logged_and_in_the_table(settings, tool
 
 
 def test_a_tool_that_is_not_installed_is_refused_before_anything_is_read(settings, monkeypatch):
-    monkeypatch.setattr(tools, "installed", lambda package: package != "wandb")
+    monkeypatch.setattr(tools, "is_installed", lambda package: package != "wandb")
     with pytest.raises(ConfigError, match=r"--log wandb needs the package wandb: pip install wandb"):
         train(TrainConfig(**settings | {"log": ("mlflow", "wandb"), "data": "nowhere"}), quiet=True)
     assert not settings["output"].exists()
@@ -162,8 +156,8 @@ def test_a_tool_that_is_not_installed_is_refused_before_anything_is_read(setting
 
 def test_a_mere_folder_is_no_package(monkeypatch):
     """W&B leaves a folder wandb behind, which Python takes for a package without files."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: ModuleSpec(name, None))
-    assert not tools.installed("wandb")
+    monkeypatch.setattr("nextdetr.extras.find_spec", lambda name: ModuleSpec(name, None))
+    assert not tools.is_installed("wandb")
 
 
 def test_a_tool_that_does_not_take_a_new_run_is_told_before_the_training(settings, tool):
@@ -295,7 +289,7 @@ def test_events_stop_and_the_run_does_not_when_the_disk_is_full(tmp_path, caplog
 
 def test_without_tensorboard_a_line_says_so_and_csv_asks_for_none(tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(run_module, "installed", lambda package: False)
+    monkeypatch.setattr(run_module, "is_installed", lambda package: False)
     with RunLogs(TrainConfig(), tmp_path, "train", told.append):
         pass
     assert told == ["No TensorBoard events: the package is not installed (pip install 'nextdetr[logging]')."]

@@ -16,9 +16,9 @@ from nextdetr.config import TrainConfig
 from nextdetr.engine.loggers.places import read_places
 from nextdetr.engine.loggers.run import RunLogs
 from nextdetr.engine.loggers.tools import Outcome
-from nextdetr.engine.train import Trainer, train
-from nextdetr.errors import ConfigError, Interrupted
-from tests.helpers import squares, stop_after, tiny_model
+from nextdetr.engine.train import train
+from nextdetr.errors import ConfigError
+from tests.helpers import interrupt_training, squares, tiny_model
 
 pytestmark = pytest.mark.slow
 CI = bool(os.environ.get("CI"))
@@ -52,16 +52,9 @@ def settings(tmp_path):
     }  # fmt: skip
 
 
-def interrupted(settings, monkeypatch, steps=4):
-    with monkeypatch.context() as patch:
-        stop_after(patch, Trainer, steps)
-        with pytest.raises(Interrupted):
-            train(TrainConfig(**settings), quiet=True)
-
-
 def test_mlflow_has_one_run_of_both_sessions(settings, tmp_path, monkeypatch, capfd):
     mlflow = needed("mlflow")
-    interrupted(settings | {"log": ("mlflow",)}, monkeypatch)
+    interrupt_training(settings | {"log": ("mlflow",)}, 4)
     place = read_places(settings["output"])["mlflow"]
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert client.get_run(place["run_id"]).info.status == "KILLED"
@@ -128,7 +121,7 @@ def test_a_server_that_is_not_there_is_told_before_a_training_and_ends_none(sett
     with pytest.raises(ConfigError, match=r"--log mlflow: the run cannot be logged there \(.*refused"):
         train(TrainConfig(**settings, log=("mlflow",)), quiet=True)
     assert not (settings["output"] / "metrics.csv").exists()
-    interrupted(settings | {"log": ("csv",)}, monkeypatch)
+    interrupt_training(settings | {"log": ("csv",)}, 4)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     assert train(TrainConfig(resume=settings["output"], log=("mlflow",)), quiet=True).epochs == 2
     assert sum("MLflow cannot be written" in record.getMessage() for record in caplog.records) == 1
@@ -194,7 +187,7 @@ def history(folder):
 def test_wandb_without_a_key_works_offline_and_has_one_run_of_both_sessions(settings, monkeypatch, capfd):
     needed("wandb")
     monkeypatch.setattr(sys, "stdin", None)  # nobody is there to answer
-    interrupted(settings | {"log": ("wandb",)}, monkeypatch)
+    interrupt_training(settings | {"log": ("wandb",)}, 4)
     place = read_places(settings["output"])["wandb"]
     assert (place["mode"], place["project"]) == ("offline", "nextdetr")
     assert place["look"].startswith(f"wandb sync {settings['output'].absolute()}/wandb/offline-run-")

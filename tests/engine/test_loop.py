@@ -19,7 +19,7 @@ from nextdetr.engine.loop import Loop
 from nextdetr.engine.train import Trainer, train
 from nextdetr.errors import DataError, Interrupted, TrainingError
 from nextdetr.weights.checkpoint import read_detector_metadata
-from tests.helpers import squares, stop_after, tiny_model
+from tests.helpers import interrupt_training, squares, stop_after, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +50,6 @@ def state(folder):
 def rows(folder):
     with (folder / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def interrupt(settings, monkeypatch, steps):
-    with monkeypatch.context() as patch:
-        stop_after(patch, Trainer, steps)
-        with pytest.raises(Interrupted):
-            train(TrainConfig(**settings), quiet=True)
 
 
 def test_no_worker_outlives_a_run_that_is_stopped(settings, monkeypatch):
@@ -190,7 +183,7 @@ def test_weights_that_are_not_finite_are_never_saved(settings, monkeypatch, bad,
 
 
 def test_a_run_stopped_at_its_very_last_step_is_validated_when_resumed(settings, monkeypatch):
-    interrupt(settings, monkeypatch, 6)
+    interrupt_training(settings, 6)
     assert len(rows(settings["output"])) == 1
     result = train(TrainConfig(resume=settings["output"]), quiet=True)
     assert result.epochs == 2
@@ -200,7 +193,7 @@ def test_a_run_stopped_at_its_very_last_step_is_validated_when_resumed(settings,
 
 def test_a_shorter_length_ends_a_run_with_a_validation(settings, monkeypatch):
     settings |= {"epochs": 9, "val_every": 9}
-    interrupt(settings, monkeypatch, 4)
+    interrupt_training(settings, 4)
     result = train(TrainConfig(resume=settings["output"], epochs=1), quiet=True)
     assert result.best["epoch"] in {1, 2}
     assert state(settings["output"])["cursor"]["validated"] == result.epochs
@@ -263,7 +256,7 @@ def test_the_rate_does_not_jump_when_a_run_with_minutes_goes_on(settings, monkey
         return step(self, batch, progress, last)
 
     monkeypatch.setattr(Trainer, "step", watch)
-    interrupt(settings, monkeypatch, 4)
+    interrupt_training(settings, 4)
     kept = state(settings["output"])["cursor"]
     assert kept["reserve"] > 0
     assert seen[0][2] > 0  # before the first validation too
@@ -273,7 +266,7 @@ def test_the_rate_does_not_jump_when_a_run_with_minutes_goes_on(settings, monkey
     monkeypatch.setattr("nextdetr.engine.budget.time.perf_counter", lambda: clock() + late[0])
     monkeypatch.setattr(train_module, "prepare", lambda *a: (late.__setitem__(0, 600.0), prepare(*a))[1])
     seen.clear()
-    interrupt({"resume": settings["output"]}, monkeypatch, 1)
+    interrupt_training({"resume": settings["output"]}, 1)
     progress, seconds, reserve = seen[0]
     assert progress == pytest.approx(kept["progress"], abs=1e-3)
     assert seconds > kept["seconds"] + 600
@@ -290,7 +283,7 @@ def test_strong_augmentation_ends_at_its_share_inside_an_epoch(settings, monkeyp
     whole = [(key.epoch, key.index, key.strong) for key in keys]
     assert [strong for _, _, strong in whole] == [True] * 10 + [False] * 2
     keys.clear()
-    interrupt(settings | {"output": settings["output"].with_name("again")}, monkeypatch, 5)
+    interrupt_training(settings | {"output": settings["output"].with_name("again")}, 5)
     train(TrainConfig(resume=settings["output"].with_name("again")), quiet=True)
     had = [(key.epoch, key.index, key.strong) for key in keys]
     assert had[-2:] == whole[-2:]
@@ -305,5 +298,5 @@ def test_patience_does_not_run_out_while_nothing_is_found(settings, monkeypatch)
 
 
 def test_the_last_weights_carry_no_others_metrics(settings, monkeypatch):
-    interrupt(settings, monkeypatch, 4)
+    interrupt_training(settings, 4)
     assert json.loads(read_detector_metadata(settings["output"] / "last.safetensors")["metrics"]) == {}

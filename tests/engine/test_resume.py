@@ -18,7 +18,7 @@ from nextdetr.engine.resume import Contract, describe_images
 from nextdetr.engine.train import Trainer, train
 from nextdetr.errors import ConfigError, DataError, Interrupted, WeightsError
 from nextdetr.weights.checkpoint import read_detector_metadata
-from tests.helpers import squares, stop_after, tiny_model
+from tests.helpers import interrupt_training, squares, stop_after, tiny_model
 
 
 @pytest.fixture
@@ -30,13 +30,6 @@ def settings(tmp_path, monkeypatch):
         "data": "squares", "model": "tiny.yaml", "epochs": 2, "image_size": 64, "batch_size": 2, "workers": 0,
         "output": "run",
     }  # fmt: skip
-
-
-def interrupt(settings, monkeypatch, steps=2):
-    with monkeypatch.context() as patch:
-        stop_after(patch, Trainer, steps)
-        with pytest.raises(Interrupted):
-            train(TrainConfig(**settings), quiet=True)
 
 
 def set_classes(folder, categories):
@@ -53,7 +46,7 @@ def told(capsys):
 
 
 def test_a_run_goes_on_from_elsewhere_with_data_that_have_moved(settings, tmp_path, monkeypatch, capsys):
-    interrupt(settings, monkeypatch)
+    interrupt_training(settings, 2)
     stored = read_config_file("run/config.yaml")
     assert (stored["data"], stored["model"]) == (str(tmp_path / "squares"), str(tmp_path / "tiny.yaml"))
     (tmp_path / "elsewhere").mkdir()
@@ -71,7 +64,7 @@ def test_a_run_goes_on_from_elsewhere_with_data_that_have_moved(settings, tmp_pa
 
 
 def test_the_runs_classes_stay_in_their_order(settings, tmp_path, monkeypatch, capsys):
-    interrupt(settings, monkeypatch)
+    interrupt_training(settings, 2)
     set_classes(tmp_path / "squares", {"bar": 2, "square": 1})
     assert load_data("squares", "train").classes == ["bar", "square"]
     seen = []
@@ -93,7 +86,7 @@ def test_the_runs_classes_stay_in_their_order(settings, tmp_path, monkeypatch, c
     ],
 )
 def test_other_classes_are_refused(settings, tmp_path, monkeypatch, categories, words):
-    interrupt(settings, monkeypatch, 1)
+    interrupt_training(settings, 1)
     set_classes(tmp_path / "squares", categories)
     with pytest.raises(DataError, match=f"squares: its classes are no longer those of the run run .{words}"):
         train(TrainConfig(resume="run"), quiet=True)
@@ -143,7 +136,7 @@ def test_pre_training_goes_on_from_elsewhere_too(settings, tmp_path, monkeypatch
 
 
 def test_a_state_that_does_not_fit_is_refused_in_a_sentence(settings, monkeypatch):
-    interrupt(settings, monkeypatch, 1)
+    interrupt_training(settings, 1)
     state = torch.load("run/last.ckpt", weights_only=True)
     del state["model"][next(iter(state["model"]))]
     torch.save(state, "run/last.ckpt")
@@ -155,7 +148,7 @@ def test_a_state_that_does_not_fit_is_refused_in_a_sentence(settings, monkeypatc
 
 
 def test_a_damaged_contract_or_config_is_refused(settings, tmp_path, monkeypatch):
-    interrupt(settings, monkeypatch)
+    interrupt_training(settings, 2)
     state = torch.load("run/last.ckpt", weights_only=True)
     for contract, cause in (
         ({"classes": 5}, "classes: "),

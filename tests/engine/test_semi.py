@@ -19,8 +19,8 @@ from nextdetr.engine.guard import Guard
 from nextdetr.engine.recipe import Recipe
 from nextdetr.engine.semi_recipe import with_unlabelled
 from nextdetr.engine.train import Trainer, train
-from nextdetr.errors import ConfigError, Interrupted
-from tests.helpers import squares, stop_after
+from nextdetr.errors import ConfigError
+from tests.helpers import interrupt_training, squares
 
 from .test_fine_tune import identity
 from .test_teacher import checkpoint
@@ -81,19 +81,13 @@ def test_unlabelled_images_join_and_are_learnt_from(whole):
 
 def test_until_they_join_a_run_is_the_one_without_them(whole, settings):
     plain = {name: value for name, value in settings.items() if not name.startswith("unlabelled")}
-    with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, Trainer, 3)
-        with pytest.raises(Interrupted):
-            train(TrainConfig(**plain), quiet=True)
+    interrupt_training(plain, 3)
     with_them, without = rows(whole)[0], rows(settings["output"])[0]
     assert {name: value for name, value in with_them.items() if name in without} == without
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one(whole, settings, monkeypatch):
-    with monkeypatch.context() as patch:
-        stop_after(patch, Trainer, 5)
-        with pytest.raises(Interrupted):
-            train(TrainConfig(**settings), quiet=True)
+    interrupt_training(settings, 5)
     stored = read_config_file(settings["output"] / "config.yaml")
     assert list(stored["unlabelled"]) == list(settings["unlabelled"])
     train(TrainConfig(resume=settings["output"]), quiet=True)
@@ -105,10 +99,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(whole, settings, monkeypatch
 
 def test_a_run_gets_no_unlabelled_images_on_resume(settings, monkeypatch):
     plain = {name: value for name, value in settings.items() if not name.startswith("unlabelled")}
-    with monkeypatch.context() as patch:
-        stop_after(patch, Trainer, 1)
-        with pytest.raises(Interrupted):
-            train(TrainConfig(**plain), quiet=True)
+    interrupt_training(plain, 1)
     with pytest.raises(ConfigError, match="has no unlabelled images; leave --unlabelled out"):
         train(TrainConfig(resume=settings["output"], unlabelled=settings["unlabelled"]), quiet=True)
 

@@ -17,15 +17,15 @@ from nextdetr.cli.main import main
 from nextdetr.config import TrainConfig
 from nextdetr.engine.teacher import Teacher, open_teacher
 from nextdetr.engine.teaching import Teaching
-from nextdetr.engine.train import Trainer, train
-from nextdetr.errors import ConfigError, Interrupted, ModelFileError, WeightsError
+from nextdetr.engine.train import train
+from nextdetr.errors import ConfigError, ModelFileError, WeightsError
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.exported import ExportedModel, OpenedExport
 from nextdetr.models.graph import build_model, parse_model_text
 from nextdetr.structures import Target
 from nextdetr.weights.checkpoint import save_detector
 from nextdetr.weights.convert import save_backbone
-from tests.helpers import TINY_MODEL, squares, stop_after, tiny_model
+from tests.helpers import TINY_MODEL, interrupt_training, squares, tiny_model
 
 DFINE = TINY_MODEL.replace("RTDETRDecoder, [nc, 32, 20, 2, 4, 2, 64]", "DFINEDecoder, [nc, 32, 20, 2, 4, 2, 64]")
 WIDER = DFINE.replace("DFINEDecoder, [nc, 32, 20", "DFINEDecoder, [nc, 64, 30")
@@ -262,19 +262,12 @@ def test_gradients_of_the_projections_are_the_mean_of_all_processes(given):
 # How such a run goes on
 
 
-def interrupt(settings, monkeypatch, steps=2):
-    with monkeypatch.context() as patch:
-        stop_after(patch, Trainer, steps)
-        with pytest.raises(Interrupted, match="--resume"):
-            train(TrainConfig(**settings), quiet=True)
-
-
 def test_a_resumed_run_with_a_teacher_equals_the_uninterrupted_one(settings, tmp_path, monkeypatch):
     """The teacher has moved in between, and is told."""
     moved = tmp_path / "moved.safetensors"
     train(TrainConfig(**settings | {"output": tmp_path / "whole"}), quiet=True)
     own = shutil.copy(settings["teacher"], tmp_path / "own.safetensors")
-    interrupt(settings | {"teacher": own}, monkeypatch)
+    interrupt_training(settings | {"teacher": own}, 2, match="--resume")
     shutil.move(own, moved)
     with pytest.raises(ConfigError, match="the teacher of the run is not there any more; if it has moved, name it"):
         train(TrainConfig(resume=settings["output"]), quiet=True)
@@ -286,14 +279,14 @@ def test_a_resumed_run_with_a_teacher_equals_the_uninterrupted_one(settings, tmp
 
 
 def test_another_teacher_is_refused_on_resume(settings, tmp_path, monkeypatch):
-    interrupt(settings, monkeypatch, 1)
+    interrupt_training(settings, 1, match="--resume")
     other = checkpoint(tmp_path / "other.safetensors", seed=2)
     with pytest.raises(ConfigError, match=r"other.safetensors: not the teacher of the run.*--model .*best.safetensors"):
         train(TrainConfig(resume=settings["output"], teacher=other), quiet=True)
 
 
 def test_a_run_without_a_teacher_gets_none_on_resume(settings, monkeypatch):
-    interrupt(settings | {"teacher": None}, monkeypatch, 1)
+    interrupt_training(settings | {"teacher": None}, 1, match="--resume")
     with pytest.raises(ConfigError, match="has no teacher; leave --teacher out"):
         train(TrainConfig(resume=settings["output"], teacher=settings["teacher"]), quiet=True)
 

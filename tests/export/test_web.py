@@ -7,14 +7,13 @@ import json
 import shutil
 from io import BytesIO
 
-import av
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 from playwright.sync_api import expect
 
 from nextdetr.export.web.runtime import WASM
-from tests.browser import chromium, cut_off, drop, unnamed
+from tests.browser import chromium, cut_off, drop, unnamed, video
 from tests.export.handmade import CLASSES
 from tests.export.web_helpers import Plain, assert_as_python, found_at, picture, served, web_folder
 
@@ -194,18 +193,6 @@ def test_downloads_are_what_they_say(open_page):
     assert (len(coco["annotations"]), [row["name"] for row in coco["categories"]]) == (24, CLASSES)
     assert found_at(page)["model"] == "toy"
     expect(page.locator("#saving")).to_be_hidden()  # there is no server to save anything
-
-
-def video():
-    file = BytesIO()
-    with av.open(file, "w", format="webm") as container:
-        stream = container.add_stream("libvpx", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
-        for number in range(10):
-            frame = av.VideoFrame.from_ndarray(np.full((120, 160, 3), 20 * number, np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return file.getvalue()
 
 
 def test_frames_of_a_video_never_wait_in_a_queue(open_page):

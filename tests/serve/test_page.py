@@ -6,7 +6,6 @@ import json
 import zipfile
 from io import BytesIO
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +13,7 @@ from playwright.sync_api import expect
 
 from nextdetr.data.sources import load_data
 from nextdetr.serve.run import start
-from tests.browser import chromium, cut_off, drop, unnamed
+from tests.browser import chromium, cut_off, drop, unnamed, video
 from tests.serve.conftest import FOUND, INFO, FakeEngine, encoded, fake_opens, scene
 
 WIDTH, HEIGHT = 640, 480
@@ -291,18 +290,6 @@ def test_the_key_is_asked_for_once_and_again_where_it_is_wrong(open_page):
         page.set_input_files("#video", files=[{"name": "a.webm", "mimeType": "video/webm", "buffer": video()}])
         expect(page.locator("#count")).to_have_text("3")
         expect(page.locator("#player")).to_be_visible()
-
-
-def video():
-    file = BytesIO()
-    with av.open(file, "w", format="webm") as container:
-        stream = container.add_stream("libvpx", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
-        for number in range(10):
-            frame = av.VideoFrame.from_ndarray(np.full((120, 160, 3), 20 * number, np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return file.getvalue()
 
 
 def test_frames_of_a_video_are_looked_at_and_can_be_kept(open_page):

@@ -88,7 +88,7 @@ def convert(
     target = Path(output).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target}: holds something already; name a new folder with --output.")
-    parts = _read(data, to, on_bad_data, min_confidence)
+    parts, left = _read(data, to, on_bad_data, min_confidence)
     classes = parts[0].classes
     with _new_folder(target) as folder:
         named = _name_images(parts, to)
@@ -99,7 +99,6 @@ def convert(
     crowds = 0 if to == "coco" else sum(int(record.crowd.sum()) for part in parts for record in part.records)
     sure = [record.confidence for part in parts for record in part.records if to == "voc" and record.confidence is not None]
     counts = {part.split: _count(part, with_crowds=to == "coco") for part in parts}
-    left = [split for split in available_splits(data) if split not in counts]
     problems = list(dict.fromkeys(problem for part in parts for problem in part.problems))  # some are of the whole set
     return ConvertResult(
         str(data), parts[0].recognised, to, str(target), list(classes), counts, crowds,
@@ -109,16 +108,17 @@ def convert(
 
 def _read(
     data: str | Path, to: str, on_bad_data: Literal["warn", "error"], min_confidence: float | None
-) -> list[DetectionData]:
-    """Read all splits, with the classes of all of them in one order."""
+) -> tuple[list[DetectionData], list[str]]:
+    """Read all splits, with the classes of all of them in one order; return them, and the names of those left out."""
     splits = available_splits(data)
     if not splits:
         raise DataError(f"{data}: no split is named, so there is nothing to convert.")
     parts = [load_data(data, split, on_bad_data=on_bad_data, min_confidence=min_confidence) for split in splits]
     parts = _without_unions(data, parts) if to == "yolo" else parts
+    left = [split for split in splits if split not in {part.split for part in parts}]
     classes = list(dict.fromkeys(name for part in parts for name in part.classes))
     own = {name: number for part in reversed(parts) for name, number in zip(part.classes, part.category_ids, strict=True)}
-    return [_with_classes(part, classes, [own[name] for name in classes]) for part in parts]
+    return [_with_classes(part, classes, [own[name] for name in classes]) for part in parts], left
 
 
 def _without_unions(data: str | Path, parts: list[DetectionData]) -> list[DetectionData]:

@@ -14,8 +14,9 @@ from typing import Any, Self
 from nextdetr.config import GraftConfig, PretrainConfig, TrainConfig
 from nextdetr.engine.loggers.courier import Courier, reason
 from nextdetr.engine.loggers.places import Places, read_places
-from nextdetr.engine.loggers.tools import Logged, Outcome, Place, Status, Tool, installed
+from nextdetr.engine.loggers.tools import Logged, Outcome, Place, Status, Tool
 from nextdetr.errors import ConfigError, Interrupted
+from nextdetr.extras import is_installed
 from nextdetr.files import path_text
 
 __all__ = ["RunLogs"]
@@ -69,7 +70,7 @@ class RunLogs:
         """
         if not self._names:
             return self
-        if not self._given and not installed("tensorboard"):
+        if not self._given and not is_installed("tensorboard"):
             self._tell("No TensorBoard events: the package is not installed (pip install 'nextdetr[logging]').")
             return self
         places = self._places()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from nextdetr.errors import ConfigError
+from nextdetr.extras import is_installed
 
 __all__ = ["PACKAGES", "Logged", "Outcome", "Place", "Status", "Tool", "check_packages"]
 
@@ -106,17 +106,8 @@ def check_packages(tools: Sequence[str] | None) -> None:
     """
     for tool in tools or ():
         package = PACKAGES.get(tool)
-        if package is not None and not installed(package):
+        if package is not None and not is_installed(package):
             raise ConfigError(
                 f"--log {tool} needs the package {package}: pip install {package}, or all of them with "
                 "pip install 'nextdetr[logging]'."
             )
-
-
-def installed(package: str) -> bool:
-    """Whether a package can be imported; a mere folder of its name, such as W&B leaves behind, is none."""
-    try:
-        found = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        return False
-    return found is not None and found.origin is not None
