@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-core test-export lint docs docs-serve dist install install-dev browser clean
+.PHONY: quickstart test test-core test-export plugin plugin-newest lint docs docs-serve dist install install-dev browser clean
 
 # Train on real coins and find them in the untouched photograph (some four minutes on two idle cores, the installation apart).
 quickstart: $(VENV)/.quickstart
@@ -21,12 +21,19 @@ test-core: $(VENV)/.dev browser
 test-export: $(VENV)/.dev browser
 	$(PYTEST) tests/export
 
+# The plug-in for ultralytics, with the release that it is pinned to, in an environment of its own; and with the newest.
+plugin: $(VENV)/.dev
+	$(BIN)/python plugins/ultralytics/check.py
+
+plugin-newest: $(VENV)/.dev
+	$(BIN)/python plugins/ultralytics/check.py --newest
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell src docs website $(wildcard *.md) .github
+	$(BIN)/codespell src docs website plugins $(wildcard *.md) .github
 
 # The site, in build/site. Warnings are errors; with --quiet MkDocs would not count them. `make docs-serve` shows it.
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs

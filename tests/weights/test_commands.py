@@ -26,6 +26,9 @@ from tests.weights.layouts_of_original import original, sparse, v1
 from tests.weights.test_detectors import _ultralytics
 from tests.weights.torch_files import Runs, spoil, state_dict, tensor, torch_zip
 
+#: Those of whole detectors are in test_ultralytics_file.py.
+OF_BACKBONES = [to for to in FORMATS if to != "ultralytics"]
+
 ATTO = SIZES["atto"]
 SHAPE = ATTO[:2]
 BIG = TINY_MODEL.replace("  - [3, 1, Conv, [32, 1, 1]]", "  - [3, 1, Conv, [65000, 3]]\n  - [-1, 1, Conv, [65000, 31]]")
@@ -203,7 +206,7 @@ def test_every_layout_is_inspected_and_converted(tmp_path, kind, capsys):
     assert captured.err == ""
     found = json.loads(captured.out)
     assert (found["kind"], found["weights_licence"]) == (kind, licence)
-    for to in FORMATS:
+    for to in OF_BACKBONES:
         if kind == "rtdetr-ultralytics" and to == "nextdetr":
             continue  # its model file is not known
         suffix = {"original": ".pt", "transformers": ""}.get(to, ".safetensors")

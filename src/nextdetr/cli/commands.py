@@ -15,6 +15,7 @@ from nextdetr.cli import (
     embed,
     export,
     graft,
+    import_run,
     info,
     predict,
     pretrain,
@@ -60,6 +61,7 @@ app.command(benchmark.benchmark, name="benchmark")
 app.command(info.info, name="info")
 app.command(embed.embed, name="embed")
 app.command(convert.convert, name="convert")
+app.command(import_run.import_run, name="import-run")
 app.command(doctor.doctor, name="doctor")
 app.command(probe.probe, name="probe")
 app.command(weights.app)

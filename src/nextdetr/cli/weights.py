@@ -46,12 +46,15 @@ def inspect(
 def convert(
     file: Annotated[Path, Parameter(help="A weights file, a folder, or a name (as for --weights).")],
     *,
-    to: Annotated[Literal["nextdetr", "timm", "transformers", "original"], Parameter(help="Layout to write.")],
+    to: Annotated[
+        Literal["nextdetr", "timm", "transformers", "original", "ultralytics"],
+        Parameter(help="Layout to write; ultralytics: for its plug-in nextdetr-ultralytics."),
+    ],
     output: Annotated[Path | None, Parameter(help="File to write (default: beside FILE, the layout in its name).")] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write weights in another layout; there and back is exact. Of a detector, other programs get the backbone.
+    """Write weights in another layout; there and back is exact. Of a detector, ultralytics gets all, others the backbone.
 
     Example: `nextdetr weights convert backbone.safetensors --to timm`.
     """

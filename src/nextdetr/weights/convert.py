@@ -1,7 +1,8 @@
 """Weights in another layout: a backbone for timm, transformers or the original code, or anything as a file of ours.
 
 Both directions are exact: names change and shapes are views of one another, so a file that goes there and back is the same
-to the bit. A licence that the file states, or that is known of its origin, goes along.
+to the bit. A licence that the file states, or that is known of its origin, goes along. A detector goes to ultralytics whole
+(``ultralytics_file``), elsewhere with its backbone alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 from nextdetr.errors import ConfigError, WeightsError
 from nextdetr.files import atomic_write, is_local, make_directory, write_text_atomic
 from nextdetr.models.convnextv2 import EXPANSION
+from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import build_skeleton, load_model_file, parse_model_text, with_memory
 from nextdetr.models.names import row_name
 from nextdetr.weights.checkpoint import extra_metadata, image_size_of, read_metrics, save_detector, stated_model
@@ -30,11 +32,13 @@ from nextdetr.weights.load import open_weights, plan_load
 from nextdetr.weights.reader import WeightsFile
 from nextdetr.weights.remote import plain_name
 from nextdetr.weights.tensorfile import write_tensors
+from nextdetr.weights.ultralytics_file import entries_of, trained_size
 
-__all__ = ["FORMATS", "Format", "backbone_state", "convert", "save_backbone"]
+__all__ = ["FORMATS", "Format", "backbone_state", "convert", "save_backbone", "ultralytics_checkpoint"]
 
-Format = Literal["nextdetr", "timm", "transformers", "original"]
-FORMATS: tuple[Format, ...] = ("nextdetr", "timm", "transformers", "original")
+Format = Literal["nextdetr", "timm", "transformers", "original", "ultralytics"]
+FORMATS: tuple[Format, ...] = ("nextdetr", "timm", "transformers", "original", "ultralytics")
+_TORCH = ("original", "ultralytics")  # layouts that are files of torch.save
 _FILE_SUFFIXES = frozenset((".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".onnx", ".npz", ".json", ".yaml", ".zip"))
 
 
@@ -42,22 +46,26 @@ def convert(path: str | Path, to: Format, output: str | Path | None = None) -> t
     """Write a weights file in another layout.
 
     Args:
-        path: a file of any known layout. Of a detector, the other layouts get the backbone.
+        path: a file of any known layout. Of a detector, ``timm``, ``transformers`` and ``original`` get the backbone.
         to: ``nextdetr`` (safetensors), ``timm`` (safetensors), ``transformers`` (a folder with ``config.json``, or a bare
-            ``*.safetensors``), ``original`` (``.pt``, ``{"model": …}``).
+            ``*.safetensors``), ``original`` (``.pt``, ``{"model": …}``), ``ultralytics`` (``.pt`` of a whole RT-DETR, for
+            the plug-in ``nextdetr-ultralytics``).
         output: where to; by default beside the file, with the layout in its name.
 
     Returns:
         What was written, and what the file was.
 
     Raises:
-        WeightsError: the file cannot be read, or has no ConvNeXt backbone.
+        WeightsError: the file cannot be read, has no ConvNeXt backbone, or holds a model that ultralytics cannot build.
         ConfigError: the output's suffix is not the layout's, or it is the input.
     """
     file, identity = open_weights(path)
     target = _target(path, to, output)
     if to == "nextdetr" and not identity.is_backbone:
         return _detector(file, identity, target), identity
+    if to == "ultralytics":
+        _save_torch(target, ultralytics_checkpoint((file, identity)))
+        return target, identity
     state = backbone_state(file, identity)
     check_tensors(str(file.path), state)
     if to != "nextdetr":
@@ -72,9 +80,34 @@ def convert(path: str | Path, to: Format, output: str | Path | None = None) -> t
         _transformers(target, state, metadata)
     else:
         tensors = {name: tensor.contiguous() for name, tensor in to_original(state).items()}
-        with atomic_write(target) as temporary:
-            torch.save({"model": tensors, "nextdetr": metadata}, temporary)
+        _save_torch(target, {"model": tensors, "nextdetr": metadata})
     return target, identity
+
+
+def ultralytics_checkpoint(path: str | Path | tuple[WeightsFile, Identity]) -> dict[str, Any]:
+    """Return a detector as the entries of a checkpoint that ``nextdetr_ultralytics.RTDETR`` opens, see ``entries_of``.
+
+    Args:
+        path: a detector of any known layout, as ``open_weights`` takes it, or what that returned.
+
+    Raises:
+        WeightsError: the file cannot be read, is a backbone alone, or its model has rows that ultralytics does not have.
+    """
+    file, identity = path if isinstance(path, tuple) else open_weights(path)
+    if identity.is_backbone:
+        raise WeightsError(
+            f"{file.path}: a backbone alone ({identity.kind}), and ultralytics has whole detectors; give it to the plug-in "
+            "as it is: RTDETR(MODEL, backbone_weights=FILE)."
+        )
+    model, classes, size = _whole(file, identity)
+    return entries_of(
+        str(file.path), model, classes, size, weights_licence=identity.licence, source_weights=_origin(file)
+    )  # fmt: skip
+
+
+def _save_torch(target: Path, content: dict[str, Any]) -> None:
+    with atomic_write(target) as temporary:
+        torch.save(content, temporary)
 
 
 def _check_width(file: WeightsFile, state: dict[str, Tensor]) -> None:
@@ -116,7 +149,7 @@ def _origin(file: WeightsFile) -> str:
 
 
 def _target(source: str | Path, to: Format, output: str | Path | None) -> Path:
-    suffix = ".pt" if to == "original" else ".safetensors"
+    suffix = ".pt" if to in _TORCH else ".safetensors"
     if output is None:
         # Of a name of the Hub the file is written here, as if what was downloaded were here.
         path = Path(source) if is_local(source) else Path(plain_name(source))
@@ -129,7 +162,7 @@ def _target(source: str | Path, to: Format, output: str | Path | None) -> Path:
         if target.is_file():
             raise ConfigError(f"{target}: a file, but a folder is to be written; choose another --output.")
         return target
-    if target.suffix != suffix and not (to == "original" and target.suffix == ".pth"):
+    if target.suffix != suffix and not (to in _TORCH and target.suffix == ".pth"):
         raise ConfigError(f"{target}: the layout {to} is written as *{suffix}; end the name so.")
     if target.is_dir():
         raise ConfigError(f"{target}: a folder, but a file is to be written; choose another --output.")
@@ -163,6 +196,22 @@ def backbone_state(file: WeightsFile, identity: Identity) -> dict[str, Tensor]:
 
 def _detector(file: WeightsFile, identity: Identity, target: Path) -> Path:
     """Write a detector of any layout as ours."""
+    model, classes, size = _whole(file, identity)
+    own = identity.kind == "nextdetr-detector" and identity.model_text is not None
+    return save_detector(
+        target, model.state_dict(), model_text=model.text, classes=classes,
+        image_size=size, metrics=read_metrics(file.metadata),
+        weights_licence=identity.licence, source_weights=_origin(file),
+        data=file.metadata.get("data", "none"), extra=extra_metadata(file.metadata) if own else None,
+    )  # fmt: skip
+
+
+def _whole(file: WeightsFile, identity: Identity) -> tuple[DetectionModel, list[str], int]:
+    """Build a detector of any layout with its weights; return it with its classes and the side of its input in pixels.
+
+    Raises:
+        WeightsError: its model is not known, or tensors are missing.
+    """
     if identity.model_text is not None:
         with stated_model(file.path):
             source = parse_model_text(identity.model_text, "the file")
@@ -184,13 +233,9 @@ def _detector(file: WeightsFile, identity: Identity, target: Path) -> Path:
     model = with_memory(skeleton)
     plan.apply(model)
     classes = identity.classes or [f"class_{index}" for index in range(model.num_classes)]
-    size = image_size_of(file.metadata, model, str(file.path)) if "image_size" in file.metadata else model.image_size
-    return save_detector(
-        target, model.state_dict(), model_text=model.text, classes=classes,
-        image_size=size, metrics=read_metrics(file.metadata),
-        weights_licence=identity.licence, source_weights=_origin(file),
-        data=file.metadata.get("data", "none"), extra=extra_metadata(file.metadata) if identity.model_text else None,
-    )  # fmt: skip
+    if "image_size" in file.metadata:
+        return model, classes, image_size_of(file.metadata, model, str(file.path))
+    return model, classes, trained_size(file.extra, model)
 
 
 def _transformers(target: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:

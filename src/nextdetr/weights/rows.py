@@ -62,7 +62,7 @@ def to_model(model: DetectionModel, file: WeightsFile, identity: Identity, part:
     if identity.kind == "nextdetr-detector":
         source, tensors = _own_source(model, file, identity), dict(file.tensors)
     else:
-        source = _foreign_source(model, identity)
+        source = _foreign_source(model, file, identity)
         config = config_of(file)
         notes = detector_notes(identity.kind, file.tensors, model, config)  # of the user's model: its epsilon counts
         with warnings.catch_warnings():  # notes go into the report, and there only
@@ -110,11 +110,13 @@ def _own_source(model: DetectionModel, file: WeightsFile, identity: Identity) ->
         )
 
 
-def _foreign_source(model: DetectionModel, identity: Identity) -> DetectionModel:
+def _foreign_source(model: DetectionModel, file: WeightsFile, identity: Identity) -> DetectionModel:
+    if identity.model_text is not None:
+        return _own_source(model, file, identity)
     if identity.model is None:
         return model
-    file = load_model_file(identity.model)
-    return model if file.text == model.text else build_skeleton(file, num_classes=identity.num_classes)
+    shipped = load_model_file(identity.model)
+    return model if shipped.text == model.text else build_skeleton(shipped, num_classes=identity.num_classes)
 
 
 def _signature(model: DetectionModel, *, backbone: bool) -> list[tuple[Any, ...]]:

@@ -40,6 +40,8 @@ class Layout:
         backbone: of a detector, takes the names of its tensors, and returns the licence of the published weights that its
             backbone may have started from, and what is to be said of it; None where that adds nothing.
         notes: takes transformers' ``config.json``, and returns a sentence for each thing by which outputs will differ.
+        stated: of a detector, takes what else the file holds (``WeightsFile.extra``), and returns the text of the model
+            file that is in it; None where there is none.
         types: what a ``config.json`` beside such files states: transformers' ``model_type``, or a pattern of timm's
             ``architecture``. Of a file whose config.json states a model, layouts of other types are not asked.
     """
@@ -54,6 +56,7 @@ class Layout:
     shipped: Callable[[State, Config], str | None] = lambda state, config: None
     backbone: Callable[[Collection[str]], tuple[str, str] | None] = lambda names: None
     notes: Callable[[Mapping[str, Any]], list[str]] = lambda settings: []
+    stated: Callable[[Mapping[str, Any]], str | None] = lambda extra: None
     types: tuple[str, ...] = ()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import available_models, build_skeleton
+from nextdetr.models.modelfile import load_model_file, parse_model_text, shipped_name
 from nextdetr.weights.layouts import dfine, rtdetr_official, rtdetr_transformers, rtdetr_ultralytics
 from nextdetr.weights.layouts.base import Config, Layout, State, layout_table, licence_of
 from nextdetr.weights.layouts.classes import published_classes
@@ -147,14 +148,18 @@ def describe_detector(file: WeightsFile, layout: Layout) -> dict[str, Any]:
     """Return the fields of the ``Identity`` of a file of a detector's layout."""
     kind = layout.kind
     count = detector_classes(kind, file.tensors)
-    model = shipped_model_for(kind, file.tensors, config_of(file))
+    model, text = shipped_model_for(kind, file.tensors, config_of(file)), layout.stated(file.extra)
+    if model is not None and text is not None and _same_network(text, model):
+        text = None  # the shipped file has a name
     notes = []
     classes = _names(file, count)
     if classes is None:
         classes = published_classes(count)
         if classes is not None:
             notes.append("it does not name its 80 classes; they are taken to be COCO's.")
-    if model is None:
+    if text is not None:
+        model = shipped_name(text)
+    elif model is None:
         notes.append("it fits no shipped model; name the model file that it was trained with.")
     licence, remarks = licence_of(file, layout, count)
     notes += remarks
@@ -164,7 +169,17 @@ def describe_detector(file: WeightsFile, layout: Layout) -> dict[str, Any]:
         notes.append(backbone[1])
     return {
         "kind": kind, "model": model, "classes": classes, "licence": licence, "notes": tuple(notes), "num_classes": count,
+        "model_text": text,
     }  # fmt: skip
+
+
+def _same_network(text: str, shipped: str) -> bool:
+    """Whether a model file is the shipped one in all but its number of classes and its words."""
+    facts = []
+    for file in (parse_model_text(text, "the file"), load_model_file(shipped)):
+        settings = [file.mapping.get(key, default) for key, default in (("normalize", "none"), ("batch_norm_eps", 1e-3))]
+        facts.append((settings, [(row.sources, row.repeats, row.name, row.arguments) for row in file.rows]))
+    return facts[0] == facts[1]
 
 
 def config_of(file: WeightsFile) -> Config:
