@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ultralytics import RTDETR as StockRTDETR  # noqa: N811
 from ultralytics.nn.tasks import RTDETRDetectionModel
 
 from conftest import TINY
@@ -17,6 +18,7 @@ from nextdetr.weights.load import open_weights
 from nextdetr_ultralytics import RTDETR
 from nextdetr_ultralytics.backbone import ConvNeXtV2
 from nextdetr_ultralytics.model import RTDETRConvNeXtModel, backbone_size, build_model
+from nextdetr_ultralytics.train import RTDETRTrainer
 
 #: REFERENCE, section 1: index, from, repeats, parameters, module, arguments.
 REFERENCE = [
@@ -137,6 +139,8 @@ def test_the_whole_recipe_computes_what_nextdetr_does():
 
 
 def test_stock_files_are_ultralytics_own():
+    stock = RTDETR(StockRTDETR("rtdetr-resnet50.yaml"))
+    assert stock.task_map["detect"]["trainer"] is RTDETRTrainer
     model = build_model("rtdetr-resnet50.yaml", nc=3, verbose=False)
     assert type(model) is RTDETRDetectionModel
     with pytest.raises(ValueError, match="this one has none"):

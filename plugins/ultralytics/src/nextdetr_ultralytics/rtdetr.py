@@ -50,6 +50,7 @@ class RTDETR(StockRTDETR):
         if given and not str(source).lower().endswith((".yaml", ".yml")):
             raise ValueError(f"{' and '.join(sorted(given))}: only for a model YAML; {model} has its own.")
         super().__init__(source)
+        self.__dict__.setdefault("_options", {})  # a model of ultralytics' own class shares its attributes, and has none
 
     @property
     def task_map(self) -> dict[str, dict[str, Any]]:
