@@ -23,6 +23,16 @@ from tests.weights.layouts_of_original import one_stage, original
 from tests.weights.test_detectors import _ultralytics
 
 CLASSES = ["ring", "coin"]
+#: Of rows that ultralytics has itself.
+STOCK = """
+nc: 2
+backbone:
+  - [-1, 1, Conv, [16, 3, 4]]
+  - [-1, 1, Conv, [16, 3, 2]]
+  - [-1, 1, Conv, [16, 3, 2]]
+head:
+  - [[1, 2], 1, RTDETRDecoder, [nc, 32, 20, 2, 4, 2, 64]]
+"""
 
 
 def detector(path, text=TINY_MODEL, image_size=96):
@@ -58,6 +68,12 @@ def test_there_and_back_is_exact(tmp_path):
     theirs = again.model.state_dict()
     assert theirs.keys() == first.model.state_dict().keys()
     assert all(torch.equal(theirs[name], tensor) for name, tensor in first.model.state_dict().items())
+
+
+def test_a_model_of_stock_rows_goes_there_as_it_is(tmp_path):
+    content = torch.load(convert(detector(tmp_path / "d.safetensors", STOCK), "ultralytics")[0], weights_only=True)
+    assert "classifier" not in content["yaml"]
+    assert content["yaml"]["backbone"][0] == [-1, 1, "Conv", [16, 3, 4]]
 
 
 def test_a_checkpoint_states_its_model_by_its_yaml(tmp_path):
@@ -107,6 +123,8 @@ def test_the_recipe_and_the_shipped_file_are_one_model(tmp_path):
         (TINY_MODEL.replace("RTDETRDecoder", "DFINEDecoder"), "is DFINEDecoder, which ultralytics does not have"),
         (TINY_MODEL.replace("[nc, 32, 20, 2,", "[nc, 32, 20, [3, 2],"), "a list of points"),
         (TINY_MODEL.replace("[nc, 32, 20, 2, 4, 2, 64]", "[nc, 32, 20, 2, 4, 2, 64, 0, {dense: True}]"), "or options"),
+        (STOCK + "normalize: imagenet\n", "normalize: imagenet, which ultralytics does not have"),
+        (STOCK + "batch_norm_eps: 0.01\n", "batch_norm_eps: 0.01, which ultralytics does not have"),
     ],
 )
 def test_what_ultralytics_does_not_have_is_refused(tmp_path, text, said):

@@ -18,6 +18,10 @@ from ultralytics.nn.tasks import RTDETRDetectionModel
 from conftest import CLASSES, TINY, fresh
 from nextdetr import Detector
 from nextdetr.cli.main import run
+from nextdetr.models.graph import build_model as build_ours
+from nextdetr.models.graph import parse_model_text
+from nextdetr.weights.checkpoint import save_detector
+from nextdetr.weights.layouts.rtdetr_ultralytics import model_text
 from nextdetr_ultralytics import RTDETR
 from nextdetr_ultralytics.backbone import ConvNeXtV2
 from nextdetr_ultralytics.model import RTDETRConvNeXtModel
@@ -148,6 +152,23 @@ def test_a_checkpoint_goes_to_nextdetr_and_back(trained, data, tmp_path):
         assert (boxes(found) - boxes(there)).abs().max() < 1e-3 * 64
     again.train(data=str(data), epochs=1, project=str(tmp_path), name="more", **QUICK)
     assert RTDETR(tmp_path / "more" / "weights" / "last.pt").names == CLASSES
+
+
+def test_a_model_without_a_convnext_goes_there_as_ultralytics_own(tmp_path):
+    rows = [[-1, 1, "Conv", [16, 3, 4]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 2]]]
+    recipe = {"nc": 2, "backbone": rows, "head": [[[1, 2], 1, "RTDETRDecoder", ["nc", 32, 20, 2, 4, 2, 64]]]}
+    text = model_text(recipe)
+    ours = build_ours(parse_model_text(text, "m.yaml")).eval()
+    path = save_detector(
+        tmp_path / "d.safetensors", ours.state_dict(), model_text=text, classes=list(CLASSES.values()), image_size=64
+    )
+    theirs = RTDETR(path).model
+    assert type(theirs) is RTDETRDetectionModel
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        raw, output = theirs(images)[1], ours(images)
+    assert (raw[0][-1] - output.boxes).abs().max() < 1e-4
+    assert (raw[1][-1] - output.logits).abs().max() < 1e-4
 
 
 def test_a_checkpoint_of_the_patched_source_opens_without_the_patch(trained, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nextdetr.errors import WeightsError
+from nextdetr.layers.conv import BATCH_NORM_EPS
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import parse_model_text
 from nextdetr.models.modelfile import ModelFile
@@ -66,8 +67,15 @@ def entries_of(
 
 
 def _check_rows(path: str, file: ModelFile) -> None:
+    whole = file.rows[0].name.startswith("convnextv2_")
+    for key, value in () if whole else (("normalize", "none"), ("batch_norm_eps", BATCH_NORM_EPS)):
+        if file.mapping.get(key, value) != value:
+            raise WeightsError(
+                f"{path}: its model file says {key}: {file.mapping[key]}, which ultralytics does not have without "
+                "a ConvNeXt V2 row: its detections would differ there."
+            )
     for row in file.rows:
-        if row.name not in _THERE and not (row.name.startswith("convnextv2_") and row.number == 0):
+        if row.name not in _THERE and not (whole and row.number == 0):
             raise WeightsError(
                 f"{path}: its row {row.number} is {row.name}, which ultralytics does not have; a model of "
                 f"{', '.join(sorted(_THERE))} goes there, as rtdetr-l-convnextv2-* are."
