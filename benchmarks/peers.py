@@ -1,13 +1,14 @@
 """Train our model and peers for the same minutes on the same data, and score all with the same evaluator.
 
     python benchmarks/peers.py DATA [--peers yolo26n] [--ours auto] [--minutes 24] [--image-size 320]
-        [--threads 2] [--batch-size 8] [--environment ~/.cache/nextdetr-peers] [--output DIR] [--write]
+        [--threads 2] [--batch-size 8] [--seeds 0] [--environment ~/.cache/nextdetr-peers] [--output DIR] [--write]
 
 Peers are installed into an environment of their own, once; they train from random weights with their own defaults, as ours
 does: ``auto`` leaves the model to the recipe too. The same files, splits, image size, threads and minutes of training, one
 after the other; the batch is a peer's, ours is the recipe's. Every model's detections go through
 COCO results into our evaluator: AP on val over the minutes, and the best weights once on test (on val where there is none).
-A folder with finished runs is reported and not trained again; ``--extra NAME=RUN`` adds a finished run of ours.
+A folder with finished runs is reported and not trained again; ``--extra NAME=RUN`` adds a finished run of ours. With
+several ``--seeds`` all models train with the first, then with the next, and means and standard errors are reported too.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
+import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,32 +107,56 @@ def report_ours(
     }  # fmt: skip
 
 
-def report(results: dict[str, dict[str, Any]], options: argparse.Namespace, final: str) -> None:
+def report(results: dict[int, dict[str, dict[str, Any]]], options: argparse.Namespace, final: str) -> None:
     """Print the table and, on request, keep it with the plot."""
-    tag = f"peers-{Path(options.data).stem}"
-    picture = plot_curves(
-        tag, {name: result["curve"] for name, result in results.items()}, write=options.write,
-        labels=("minutes of training", "AP on val"),
-    )  # fmt: skip
-    rows = []
-    for name, result in results.items():
-        numbers = [result["val"]["AP"], result["val"]["AP50"], *(result["final"][k] for k in ("AP", "AP50", "AP_small"))]
-        cells = " | ".join("-" if value is None else f"{value:.4f}" for value in numbers)
-        rows.append(f"| {name} | {result['version']} | {result['epochs']} | {cells} |")
+    tag, seeds = f"peers-{Path(options.data).stem}", [str(seed) for seed in results]
+    if len(seeds) > 1:
+        tag += f"-seeds-{'-'.join(seeds)}"
+    curves = {
+        name if len(seeds) == 1 else f"{name}, seed {seed}": result["curve"]
+        for seed, found in results.items()
+        for name, result in found.items()
+    }
+    picture = plot_curves(tag, curves, write=options.write, labels=("minutes of training", "AP on val"))
     lines = [
         f"# {Path(options.data).stem}, {options.minutes:g} minutes each",
         "",
         f"`python benchmarks/peers.py DATA --minutes {options.minutes:g} --image-size {options.image_size} --threads "
-        f"{options.threads} --batch-size {options.batch_size} --seed {options.seed}"
+        f"{options.threads} --batch-size {options.batch_size} --seeds {' '.join(seeds)}"
         + (f' --train-options "{options.train_options}"' if options.train_options else "")
-        + f"`. Random weights, one run each. {machine()}",
+        + f"`. Random weights, one run for each seed. {machine()}",
         "",
-        f"| | version or model | epochs | val AP | val AP50 | {final} AP | {final} AP50 | {final} AP_small |",
-        "|---|---|---|---|---|---|---|---|",
-        *rows,
+        f"| | version or model | seed | epochs | val AP | val AP50 | {final} AP | {final} AP50 | {final} AP_small |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *rows(results),
         *(["", f"![AP on val over the minutes]({picture.name})"] if picture else []),
     ]
     write_result(tag, lines, write=options.write)
+
+
+def rows(results: dict[int, dict[str, dict[str, Any]]]) -> list[str]:
+    """Return a row of the table for each model and seed; for several seeds also the mean ± its standard error."""
+    table = []
+    for name in next(iter(results.values())):
+        found = [(seed, by_name[name]) for seed, by_name in results.items() if name in by_name]
+        scores = [numbers(result) for _, result in found]
+        for (seed, result), values in zip(found, scores, strict=True):
+            cells = " | ".join("-" if value is None else f"{value:.4f}" for value in values)
+            table.append(f"| {name} | {result['version']} | {seed} | {result['epochs']} | {cells} |")
+        if len(found) > 1:
+            cells = " | ".join("-" if None in values else spread(values) for values in zip(*scores, strict=True))
+            table.append(f"| {name} | mean of {len(found)} | | | {cells} |")
+    return table
+
+
+def numbers(result: dict[str, Any]) -> list[float | None]:
+    """Return the scores of a row: AP and AP50 on val, then AP, AP50 and AP_small on the final split."""
+    return [result["val"]["AP"], result["val"]["AP50"], *(result["final"][key] for key in ("AP", "AP50", "AP_small"))]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return a mean and its standard error over seeds."""
+    return f"{statistics.mean(values):.4f} ± {statistics.stdev(values) / math.sqrt(len(values)):.4f}"
 
 
 def main() -> None:
@@ -141,7 +169,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=320)
     parser.add_argument("--batch-size", type=int, default=8, help="of the peers")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--snapshots", type=int, default=12, help="most weights of a peer to score for its curve")
     parser.add_argument("--train-options", default="", help="further options of nextdetr train, in one string")
     parser.add_argument("--environment", default="~/.cache/nextdetr-peers")
@@ -149,6 +177,17 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the dated result file and the plot")
     options = parser.parse_args()
     splits, output = read_splits(options.data), Path(options.output)
+    if options.extra and len(options.seeds) > 1:
+        parser.error("--extra adds runs of one seed; give that seed alone")
+    results = {}
+    for seed in options.seeds:
+        given = argparse.Namespace(**vars(options), seed=seed)
+        results[seed] = run_seed(given, splits, output if len(options.seeds) == 1 else output / f"seed-{seed}")
+    report(results, options, "test" if "test" in splits else "val")
+
+
+def run_seed(options: argparse.Namespace, splits: dict[str, DetectionData], output: Path) -> dict[str, dict[str, Any]]:
+    """Train and score all models with one seed."""
     results = {}
     for name in options.ours:
         result = run_ours(name, options, splits, output / name)
@@ -160,7 +199,7 @@ def main() -> None:
         results[name] = report_ours(Path(folder), options, splits, command, environ)
     for name in options.peers:
         results[name] = run_peer(name, options, splits, output / name)
-    report(results, options, "test" if "test" in splits else "val")
+    return results
 
 
 if __name__ == "__main__":
