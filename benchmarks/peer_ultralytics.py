@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ultralytics import YOLO, __version__
+from ultralytics import YOLO, __version__, settings
+
+LOGGERS = ("mlflow", "tensorboard", "wandb", "comet", "clearml", "dvc", "neptune")
 
 
 def train(job: dict[str, Any], folder: Path) -> dict[int, float]:
@@ -67,6 +69,8 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     folder = Path(job["folder"])
     torch.set_num_threads(job["threads"])
+    # What is installed beside it logs by itself; that is no part of training. The settings are of this folder (peers.py).
+    settings.update({name: False for name in LOGGERS if name in settings})
     times = train(job, folder)
     weights = folder / "train" / "weights"
     epochs = sorted(epoch for epoch in times if (weights / f"epoch{epoch}.pt").is_file())

@@ -56,7 +56,7 @@ def run_peer(name: str, options: argparse.Namespace, splits: dict[str, Detection
         with (folder / "log.txt").open("w", encoding="utf-8") as log:
             subprocess.run(
                 [str(python), str(RUNNER), str(folder / "job.json")], check=True, stdout=log, stderr=log, cwd=folder,
-                env=surroundings(options.threads),
+                env=surroundings(options.threads) | {"YOLO_CONFIG_DIR": str(folder.resolve())},
             )  # fmt: skip
     noted = json.loads((folder / "times.json").read_text(encoding="utf-8"))
     curve = []
