@@ -110,8 +110,8 @@ def report_ours(
 def report(results: dict[int, dict[str, dict[str, Any]]], options: argparse.Namespace, final: str) -> None:
     """Print the table and, on request, keep it with the plot."""
     tag, seeds = f"peers-{Path(options.data).stem}", [str(seed) for seed in results]
-    if len(seeds) > 1:
-        tag += f"-seeds-{'-'.join(seeds)}"
+    if seeds != ["0"]:
+        tag += f"-seed-{'-'.join(seeds)}"
     curves = {
         name if len(seeds) == 1 else f"{name}, seed {seed}": result["curve"]
         for seed, found in results.items()
