@@ -114,6 +114,16 @@ for refused in (detector.export, detector.info, lambda: detector.embed("x"), lam
         assert "an exported file cannot" in str(error), error
     else:
         raise AssertionError
+assert "torch" not in sys.modules and "pandas" not in sys.modules
+(result,) = detector({str(place / "photo.png")!r}, confidence=0.1, merge_iou=0.9)
+assert result.plot().size == (140, 90) and "<img" in result._repr_html_() and len(result.crops()) == len(result)
+assert len(detector.predict([result.image, open({str(place / "photo.png")!r}, "rb")])) == 2
+try:
+    result.to_pandas()
+except ConfigError as error:
+    assert "pip install pandas" in str(error), error
+else:
+    raise AssertionError
 assert "torch" not in sys.modules
 print("done")
 """

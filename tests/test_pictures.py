@@ -79,7 +79,7 @@ def test_heic_names_its_package(photo, tmp_path, monkeypatch):
     (tmp_path / "a.heic").write_bytes(b"....ftypheic")
     assert kind_of(tmp_path / "a.heic") == "heic"
     assert not is_picture(tmp_path / "a.heic")
-    with pytest.raises(DataError, match=r"pip install pillow-heif"):
+    with pytest.raises(DataError, match=r"pip install 'nextdetr\[heif\]'"):
         load_image(tmp_path / "a.heic")
 
 

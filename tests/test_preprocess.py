@@ -261,8 +261,10 @@ class TestArrays:
             as_image(array)
 
     def test_other_types(self):
-        with pytest.raises(DataError, match="bytes"):
+        with pytest.raises(DataError, match="not an image"):
             as_image(b"abc")
+        with pytest.raises(DataError, match="not set"):
+            as_image({1})
 
 
 class TestDevice:

@@ -95,6 +95,12 @@ class PredictConfig(CommandConfig):
     )
     classes: tuple[str, ...] | None = Field(None, description="Only these classes, by name.")
     max_detections: int = Field(300, ge=1, description="Most detections an image.")
+    merge_iou: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Of boxes of a class that overlap by more than this IoU, keep the best (default: all).",
+    )
     queries: int | None = Field(None, ge=1, description="Object queries, fewer or more than the model was trained with.")
     latency: Latency = None
     latency_of: LatencyOf = None
@@ -115,8 +121,9 @@ class PredictConfig(CommandConfig):
     full_every: int = Field(30, ge=1, description="With --static-camera, every so many frames one is computed in full.")
     engine: Literal["local", "ray"] = Field("local", description="Make a table here, or over Ray Data (extra ray).")
     workers: int = Field(2, ge=1, description="Processes that look at images with --engine ray.")
-    save: tuple[Literal["images", "json", "yolo"], ...] = Field(
-        ("images",), description="What to write: annotated pictures, COCO results, YOLO label files."
+    save: tuple[Literal["images", "json", "yolo", "crops"], ...] = Field(
+        ("images",),
+        description="What to write: annotated pictures, COCO results, YOLO label files, crops of all objects.",
     )
     annotations: Path | None = Field(None, description="COCO file whose category and image ids --save json is to write.")
     features: Path | None = Field(None, description="Folder for pictures of each backbone stage and fusion level.")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,7 +10,6 @@ from nextdetr.config import (
     CalibrateConfig,
     EmbedConfig,
     ExportConfig,
-    PredictConfig,
     ReportConfig,
     TrainConfig,
     ValConfig,
@@ -21,33 +18,27 @@ from nextdetr.config import (
 from nextdetr.errors import ConfigError
 from nextdetr.extras import require_train
 from nextdetr.measures import exported_meter, scorer
+from nextdetr.streams import Predicting
 
 if TYPE_CHECKING:
-    import numpy as np
-    import supervision as sv
-    from PIL import Image
-
     from nextdetr.engine.calibrate import CalibrateResult
     from nextdetr.engine.report import ReportResult
     from nextdetr.engine.train import TrainResult
     from nextdetr.engine.validate import ValResult
     from nextdetr.export.run import ExportResult
-    from nextdetr.inference.camera_report import CameraReport
     from nextdetr.inference.exported import OpenedExport, Runtime
-    from nextdetr.inference.predictor import Prediction
     from nextdetr.inference.pytorch.embed import Embeddings
+    from nextdetr.inference.sources import Sources
     from nextdetr.models.summary import Summary
     from nextdetr.weights.checkpoint import OpenedModel
     from nextdetr.weights.report import LoadReport
-
-    Source = str | Path | Image.Image | np.ndarray
 
 __all__ = ["Detector"]
 
 _OPENING = threading.RLock()  # not a detector's own, so that it can be pickled
 
 
-class Detector:
+class Detector(Predicting):
     """A detector: a shipped model, a model YAML, a trained checkpoint, or an exported file.
 
     Args:
@@ -206,49 +197,7 @@ class Detector:
             self._opened = None  # the file says more now
         return result
 
-    def predict(self, source: Source | Iterable[Source], **settings: Any) -> list[sv.Detections]:
-        """Find objects: always a list with one ``supervision.Detections`` an image, boxes xyxy in pixels of that image.
-
-        Args:
-            source: an image file, a folder, a glob pattern, a PIL image, an RGB array [H, W, 3], or several of these; or a
-                video, a camera's number or a stream's address, whose frames count as images.
-            settings: the options of ``nextdetr predict`` as keywords (``confidence``, ``classes``, ``max_detections``,
-                ``queries``, …); with ``output``, what ``save`` names is written there too, and with ``features``, pictures
-                of each backbone stage and fusion level there.
-
-        Raises:
-            DataError: no image is found, or one cannot be read.
-        """
-        config = build_config(PredictConfig, settings)
-        return [item.detections for item in self.stream(source, config)]
-
-    def stream(
-        self,
-        source: Source | Iterable[Source],
-        config: PredictConfig,
-        *,
-        skipped: Counter[str] | None = None,
-        camera_report: CameraReport | None = None,
-    ) -> Iterator[Prediction]:
-        """Yield one prediction an image or frame, holding no more than a batch of them in memory.
-
-        With ``output``, what ``save`` names is written there on the way.
-
-        Args:
-            source: as for :meth:`predict`.
-            config: the settings; without a device of its own it runs on the detector's.
-            skipped: counts what is passed over, by kind: ``heic``, ``raw``, ``unreadable`` files, and ``frames``.
-            camera_report: counts what was computed with ``static_camera``.
-        """
-        from nextdetr.streams import predictions
-
-        config = config.model_copy(update={"device": config.device or self.device})
-        return predictions(
-            self.opened, source, config, name=self.source, runtime=self.runtime, start=self._start,
-            network=self._network, skipped=skipped, camera_report=camera_report,
-        )  # fmt: skip
-
-    def embed(self, images: Source | Iterable[Source], row: int | None = None, **settings: Any) -> Embeddings:
+    def embed(self, images: Sources, row: int | None = None, **settings: Any) -> Embeddings:
         """Describe each image by one vector: the average of the map of a row.
 
         Args:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -24,11 +25,13 @@ __all__ = [
     "MAX_PIXELS",
     "NOT_HERE",
     "RAW_SUFFIXES",
+    "Encoded",
     "count_frames",
     "is_picture",
     "is_picture_name",
     "kind_of",
     "open_encoded",
+    "open_in_memory",
     "open_picture",
 ]
 
@@ -54,9 +57,23 @@ RAW_SUFFIXES = frozenset(
     )
 )
 #: What is no picture here, by ``kind_of``, and what to do about it.
-NOT_HERE = {"heic": "HEIC (pip install pillow-heif)", "raw": "raw files of a camera (develop them first)"}
+NOT_HERE = {"heic": "HEIC (pip install 'nextdetr[heif]')", "raw": "raw files of a camera (develop them first)"}
 #: Formats of which one file may hold several frames or pages; the others of an MPO are views for depth or brightness.
+_HEIF_TYPES = (b"ftypheic", b"ftypheix", b"ftypheim", b"ftypheis", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
 _SEVERAL = frozenset(("AVIF", "GIF", "PNG", "TIFF", "WEBP"))
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An image file in memory.
+
+    Attributes:
+        content: the whole file.
+        name: what it is called, for messages and results.
+    """
+
+    content: bytes = field(repr=False)
+    name: str = "image"
 
 
 def is_picture(path: Path) -> bool:
@@ -92,42 +109,65 @@ def open_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """
     kind = kind_of(path)
     if kind == "heic":
-        raise DataError(
-            f"{path} is a HEIC picture, for which a package is missing: pip install pillow-heif, or save it as JPEG."
-        )
+        raise _heif_missing(str(path))
     if kind == "raw":
         raise DataError(f"{path} is a camera's raw file: develop it first, and save it as JPEG or TIFF.")
-    image = _identified(path)
+    return _not_too_large(_identified(path), str(path), max_pixels)
+
+
+def open_in_memory(source: Encoded, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Do what ``open_picture`` does with a file in memory; a format without a signature (TGA) is not recognised there.
+
+    Raises:
+        DataError: it is too large, or HEIC without the package for it.
+        UnidentifiedImageError: it is no picture.
+    """
+    try:
+        image = open_encoded(source.content, None)
+    except UnidentifiedImageError:
+        if source.content[4:12] in _HEIF_TYPES and not _has_heif():
+            raise _heif_missing(source.name) from None
+        raise
+    return _not_too_large(image, source.name, max_pixels)
+
+
+def _heif_missing(name: str) -> DataError:
+    return DataError(
+        f"{name} is a HEIC picture, for which a package is missing: pip install 'nextdetr[heif]', or save it as JPEG."
+    )
+
+
+def _not_too_large(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
         image.close()
         raise DataError(
-            f"{path} is too large: {width} x {height} are {width * height:,} pixels, and the limit is {max_pixels:,}. "
+            f"{name} is too large: {width} x {height} are {width * height:,} pixels, and the limit is {max_pixels:,}. "
             "Shrink it or cut it up; nextdetr predict looks at it in tiles (--tile 640), or takes a higher --max-pixels."
         )
     return image
 
 
-def count_frames(path: Path) -> int:
+def count_frames(source: Path | Encoded) -> int:
     """Return how many frames or pages a file holds, of which the first is looked at; 1 where that cannot be told."""
     try:
-        with _identified(path) as image:
+        with _identified(source) if isinstance(source, Path) else open_encoded(source.content, None) as image:
             return max(1, int(getattr(image, "n_frames", 1))) if image.format in _SEVERAL else 1
     except Exception:  # noqa: BLE001 - Pillow's decoders raise nearly everything on damaged files
         return 1
 
 
-def open_encoded(content: bytes, formats: Collection[str]) -> Image.Image:
+def open_encoded(content: bytes, formats: Collection[str] | None) -> Image.Image:
     """Open a picture lazily whose file is in memory, without a limit on its size: look at ``size`` before loading it.
 
     Args:
         content: the whole file.
-        formats: Pillow's names of those that are tried ("JPEG", "PNG", …).
+        formats: Pillow's names of those that are tried ("JPEG", "PNG", …); None of all.
 
     Raises:
         UnidentifiedImageError: it is no picture of these formats.
     """
-    if "HEIF" in formats and _has_heif():
+    if (formats is None or "HEIF" in formats) and _has_heif():
         _register_heif()
     return _first(content[:16], lambda: BytesIO(content), "the content", formats)
 

@@ -19,14 +19,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from nextdetr.errors import DataError
-from nextdetr.pictures import IMAGE_SUFFIXES, MAX_PIXELS, open_picture
+from nextdetr.pictures import IMAGE_SUFFIXES, MAX_PIXELS, Encoded, open_in_memory, open_picture
+from nextdetr.pixels import float_grey, from_array, from_tensor, grey, is_tensor, of_16_bits
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "AS_EVER",
@@ -34,7 +38,10 @@ __all__ = [
     "ImageSource",
     "Reading",
     "as_image",
+    "encoded",
     "image_size",
+    "is_image_source",
+    "is_pixels",
     "is_turned",
     "load_image",
     "resize_to_planes",
@@ -42,7 +49,7 @@ __all__ = [
     "upright_rgb",
 ]
 
-ImageSource: TypeAlias = str | Path | Image.Image | NDArray[np.generic]
+ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[np.generic] | torch.Tensor | bytes | Encoded | IO[bytes]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,17 +134,29 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise _unreadable(path, error) from error
 
 
+def is_image_source(source: Any) -> bool:
+    """Whether this is one image, or a path: something that ``as_image`` takes."""
+    known = (str, Path, Image.Image, np.ndarray, bytes, bytearray, memoryview, Encoded)
+    return isinstance(source, known) or is_tensor(source) or hasattr(source, "read")
+
+
+def is_pixels(source: Any) -> bool:
+    """Whether this is an array or a tensor, which is wrong only by a mistake in the caller's code, and no damaged file."""
+    return isinstance(source, np.ndarray) or is_tensor(source)
+
+
 def as_image(source: ImageSource, reading: Reading = AS_EVER) -> Image.Image:
     """Return any accepted source as 8-bit RGB.
 
     Args:
         source: a path (see ``load_image``); a PIL image, taken as its pixels lie (an EXIF orientation that the caller has
-            not applied is not applied here, so that boxes fit the image in the caller's hands); or an array, [H, W, 3] RGB
-            or [H, W] or [H, W, 1] grey, uint8 (0 to 255), uint16 (0 to 65535) or float (0 to 1).
+            not applied is not applied here, so that boxes fit the image in the caller's hands); an array, [H, W, 3] RGB or
+            [H, W] or [H, W, 1] grey, uint8 (0 to 255), uint16 (0 to 65535) or float (0 to 1); a tensor of torch, channels
+            first (see ``pixels.from_tensor``); or the content of an image file, as bytes, ``Encoded`` or an opened file.
         reading: of files its limits, of 16-bit pixels its bits.
 
     Raises:
-        DataError: the file cannot be read, or the array has another shape, type or range.
+        DataError: the file cannot be read, or the array or tensor has another shape, type or range.
     """
     if isinstance(source, str | Path):
         return load_image(source, reading)
@@ -149,8 +168,38 @@ def as_image(source: ImageSource, reading: Reading = AS_EVER) -> Image.Image:
             name = getattr(source, "filename", "") or "the given PIL image"
             raise DataError(f"{name} cannot be read: {_sentence(error)}.") from error
     if isinstance(source, np.ndarray):
-        return _from_array(source, reading.bits)
+        return from_array(source, reading.bits)
+    if is_tensor(source):
+        return from_tensor(cast("torch.Tensor", source), reading.bits)
+    if isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read"):
+        source = encoded(source)
+    if isinstance(source, Encoded):
+        return _decoded(source, reading)
     raise DataError(f"an image is a path, a PIL image or a numpy array, not {type(source).__name__}.")
+
+
+def encoded(source: bytes | IO[bytes], name: str = "image") -> Encoded:
+    """Return bytes, or what an opened file still holds, as an image file in memory.
+
+    Raises:
+        DataError: the file gives text.
+    """
+    content = source if isinstance(source, bytes | bytearray | memoryview) else source.read()
+    if isinstance(content, str):
+        raise DataError(f"{name} was opened as text: open an image with the mode 'rb'.")
+    return Encoded(bytes(content), name)
+
+
+def _decoded(source: Encoded, reading: Reading) -> Image.Image:
+    if not source.content:
+        raise DataError(f"{source.name} is empty, and no image.")
+    try:
+        with open_in_memory(source, reading.max_pixels) as image:
+            return upright_rgb(image, reading.bits)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
+        raise _unreadable(source.name, error) from error
 
 
 def to_rgb(image: Image.Image, bits: int = 16) -> Image.Image:
@@ -166,9 +215,9 @@ def to_rgb(image: Image.Image, bits: int = 16) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "I" or image.mode.startswith("I;16"):
-        return _grey(_of_16_bits(np.asarray(image), bits))
+        return grey(of_16_bits(np.asarray(image), bits))
     if image.mode == "F":
-        return _grey(_float_grey(np.asarray(image)))
+        return grey(float_grey(np.asarray(image)))
     try:
         if image.has_transparency_data:
             layer = image.convert("RGBA")
@@ -278,57 +327,7 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _grey(values: NDArray[np.floating]) -> Image.Image:
-    """RGB image of [H, W] floats 0 to 255, rounded."""
-    return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
-
-
-def _of_16_bits(values: NDArray[np.generic], bits: int) -> NDArray[np.floating]:
-    """Bring values of so many bits to 0..255."""
-    largest = 2**bits - 1
-    return values.astype(np.float32).clip(0, largest) / np.float32(largest / 255)
-
-
-def _float_grey(values: NDArray[np.generic]) -> NDArray[np.floating]:
-    """Bring a floating-point picture to 0..255: fractions are scaled, Pillow's own 0 to 255 is taken as it is."""
-    floats = np.asarray(values, dtype=np.float32)
-    low, high = (float(floats.min()), float(floats.max())) if floats.size else (0.0, 0.0)
-    if not (low >= 0 and high <= 255):  # false for NaN, too
-        raise DataError(f"a floating-point image holds values from {low:g} to {high:g}: scale it to 0..1 first.")
-    return floats * 255 if high <= 1 else floats
-
-
-def _from_array(array: NDArray[np.generic], bits: int) -> Image.Image:
-    shape = tuple(array.shape)
-    if array.ndim == 3 and shape[2] == 1:
-        array = array[:, :, 0]
-    if not (array.ndim == 2 or (array.ndim == 3 and shape[2] == 3)) or 0 in shape:
-        hint = ""
-        if array.ndim == 3 and shape[0] in {1, 3} and 0 not in shape:
-            hint = " (this one looks channels-first: transpose it with array.transpose(1, 2, 0))"
-        elif array.ndim == 3 and shape[2] == 4:
-            hint = " (drop the alpha channel with array[:, :, :3])"
-        elif array.ndim == 4:
-            hint = " (pass a batch as a list of arrays)"
-        raise DataError(f"an image array has the shape [H, W, 3] (RGB) or [H, W] (grey), not {list(shape)}{hint}.")
-    if array.dtype == np.uint8:
-        image = Image.fromarray(np.ascontiguousarray(array))
-    elif array.dtype == np.uint16:
-        image = Image.fromarray(np.rint(_of_16_bits(array, bits)).astype(np.uint8))
-    elif np.issubdtype(array.dtype, np.floating):
-        low, high = float(array.min()), float(array.max())
-        if not (low >= 0 and high <= 1):
-            raise DataError(
-                f"a floating-point image array holds fractions, 0 to 1; this one holds values from {low:g} to {high:g}: "
-                "divide it by its range, or pass it as uint8."
-            )
-        image = Image.fromarray(np.rint(array.astype(np.float32) * 255).astype(np.uint8))
-    else:
-        raise DataError(f"an image array is uint8 (0..255), uint16 or float (0..1), not {array.dtype}.")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
+def _unreadable(path: str | Path, error: Exception) -> DataError:
     if isinstance(error, FileNotFoundError):
         return DataError(f"{path}: there is no such image file.")
     if isinstance(error, IsADirectoryError):

@@ -1,39 +1,122 @@
-"""From an opened detector to a stream of predictions: where it runs, what looks on, and the ids that results get."""
+"""From an opened detector to predictions: its methods, where it runs, what looks on, and the ids that results get."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from nextdetr.confidence import CALIBRATED, read_calibrated
-from nextdetr.config import PredictConfig
+from nextdetr.config import PredictConfig, build_config
 from nextdetr.errors import ConfigError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
-
     from nextdetr.identity import Identity
     from nextdetr.inference.camera_report import CameraReport
     from nextdetr.inference.exported import OpenedExport, Runtime
     from nextdetr.inference.opened import Settled
     from nextdetr.inference.predictor import Prediction, Predictor
+    from nextdetr.inference.results import Results
+    from nextdetr.inference.sources import Sources
     from nextdetr.models.detection import DetectionModel
     from nextdetr.weights.checkpoint import OpenedModel
 
-    Source = str | Path | Image.Image | np.ndarray
-
-__all__ = ["predictions"]
+__all__ = ["Predicting", "predictions"]
 
 logger = logging.getLogger(__name__)
 
 
+class Predicting:
+    """What a detector does with images."""
+
+    source: str
+    device: str | None
+    runtime: Runtime
+    _start: dict[str, Any]
+
+    @property
+    def opened(self) -> OpenedModel | OpenedExport:
+        """The network and what is known of it."""
+        raise NotImplementedError
+
+    def _network(self, purpose: str) -> OpenedModel:
+        raise NotImplementedError
+
+    def __call__(self, source: Sources, **settings: Any) -> Results:
+        """Do what :meth:`predict` does."""
+        return self.predict(source, **settings)
+
+    def predict(self, source: Sources, **settings: Any) -> Results:
+        """Find objects: always a list with one result an image, which is a ``supervision.Detections`` that knows its image.
+
+        Boxes are xyxy in pixels of the image. See :class:`nextdetr.inference.results.Result` for ``save``, ``show``,
+        ``plot``, ``crops``, ``to_pandas`` and the rest.
+
+        Args:
+            source: an image file, a folder, a glob pattern, an address (``https://…``), a PIL image, an RGB array
+                [H, W, 3], a tensor [3, H, W], the bytes of an image file or a file object with them, or several of these;
+                or a video, an animated GIF, a camera's number or a stream's address, whose frames count as images.
+            settings: the options of ``nextdetr predict`` as keywords (``confidence``, ``classes``, ``max_detections``,
+                ``merge_iou``, ``queries``, …); with ``output``, what ``save`` names is written there too, and with
+                ``features``, pictures of each backbone stage and fusion level there.
+
+        Raises:
+            DataError: no image is found, or one cannot be read.
+        """
+        from nextdetr.inference.results import Result, Results
+        from nextdetr.preprocess import is_image_source
+
+        keep = is_image_source(source) or isinstance(source, list | tuple)  # the caller has them in memory anyway
+        return Results(Result.of(item, keep=keep) for item in self.stream(source, **settings))
+
+    def track(self, source: Sources, **settings: Any) -> Iterator[Prediction]:
+        """Follow objects from image to image: ``stream`` with ``track=True``, and each result as soon as it is there.
+
+        Images that are no frames of a video, such as arrays from a camera of your own, are taken for the frames of one
+        sequence, in their order and 30 a second; ``detections.tracker_id`` is -1 while an object has no track yet.
+
+        Args:
+            source: as for :meth:`predict`; also a generator, which is drawn from as results are asked for.
+            settings: as for :meth:`predict`; ``batch_size`` is 1 unless it is given.
+
+        Raises:
+            ConfigError: the package trackers is missing (``pip install 'nextdetr[track]'``).
+        """
+        return self.stream(source, **{"batch_size": 1, **settings, "track": True})
+
+    def stream(
+        self,
+        source: Sources,
+        config: PredictConfig | None = None,
+        *,
+        skipped: Counter[str] | None = None,
+        camera_report: CameraReport | None = None,
+        **settings: Any,
+    ) -> Iterator[Prediction]:
+        """Yield one prediction an image or frame, holding no more than a batch of them in memory.
+
+        With ``output``, what ``save`` names is written there on the way.
+
+        Args:
+            source: as for :meth:`predict`.
+            config: the settings; without a device of its own it runs on the detector's.
+            skipped: counts what is skipped, by kind: ``heic``, ``raw``, ``unreadable`` files, and ``frames``.
+            camera_report: counts what was computed with ``static_camera``.
+            settings: the settings as keywords, as for :meth:`predict`; they win over those of ``config``.
+        """
+        given = {} if config is None else {name: getattr(config, name) for name in config.model_fields_set}
+        config = build_config(PredictConfig, given | settings)
+        config = config.model_copy(update={"device": config.device or self.device})
+        return predictions(
+            self.opened, source, config, name=self.source, runtime=self.runtime, start=self._start,
+            network=self._network, skipped=skipped, camera_report=camera_report,
+        )  # fmt: skip
+
+
 def predictions(
     opened: OpenedModel | OpenedExport,
-    source: Source | Iterable[Source],
+    source: Sources,
     config: PredictConfig,
     *,
     name: str,
@@ -120,7 +203,7 @@ def _tell_what_holds(settled: Settled, predictor: Predictor, config: PredictConf
         f"at {settled.image_size} px instead of {known.image_size}": settled.image_size != known.image_size,
         "with other queries": config.queries is not None, "with --latency": config.latency is not None,
         "in tiles": config.tile is not None, "with --static-camera": config.static_camera,
-        "with fewer detections": config.max_detections < 300,
+        "with fewer detections": config.max_detections < 300, "with --merge-iou": config.merge_iou is not None,
     }  # fmt: skip
     reasons = [text for text, applies in changed.items() if applies]
     if config.confidence == CALIBRATED and reasons:

@@ -374,7 +374,8 @@ def test_pictures_that_cannot_be_read_here_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "_has_heif", lambda: False)
     for name in ("a.HEIC", "1/b.heif", "c.NEF", ".d.heic", "notes.txt"):
         write_text(tmp_path / "images" / name, "")
-    told = r"2 HEIC \(pip install pillow-heif\) are passed over; 1 raw files of a camera \(develop them first\) are passed"
+    heic = r"2 HEIC \(pip install 'nextdetr\[heif\]'\) are passed over"
+    told = rf"{heic}; 1 raw files of a camera \(develop them first\) are passed"
     with pytest.raises(DataError, match=rf"there is no image in this folder or below it; {told}"):
         find_unlabelled([tmp_path / "images"])
     write_text(tmp_path / "data.yaml", YAML)

@@ -19,7 +19,7 @@ SETTINGS = {
     "train": config.TrainConfig, "val": config.ValConfig, "predict": config.PredictConfig, "export": config.ExportConfig,
     "report": config.ReportConfig, "calibrate": config.CalibrateConfig, "embed": config.EmbedConfig,
     "pretrain": config.PretrainConfig, "graft": config.GraftConfig, "serve": ServeConfig,
-    "PredictConfig": config.PredictConfig,
+    "PredictConfig": config.PredictConfig, "stream": config.PredictConfig, "track": config.PredictConfig,
 }  # fmt: skip
 
 

@@ -273,7 +273,7 @@ def test_what_is_skipped_is_counted_by_kind(detector, tmp_path, capsys, monkeypa
     folder.mkdir()
     picture = Image.new("RGB", (40, 40))
     picture.save(folder / "a.png")
-    picture.save(folder / "b.gif", save_all=True, append_images=[Image.new("RGB", (40, 40), "red"), picture])
+    picture.save(folder / "b.tif", save_all=True, append_images=[Image.new("RGB", (40, 40), "red"), picture])
     for name in ("c.heic", "d.HEIF", "e.nef", ".f.heic", "readme.txt"):
         (folder / name).write_bytes(b"x")
     (folder / "g.jpg").write_bytes(b"no image")
@@ -285,11 +285,13 @@ def test_what_is_skipped_is_counted_by_kind(detector, tmp_path, capsys, monkeypa
         assert result["skipped"] == {"heic": 3, "raw": 1, "frames": 2, "unreadable": 1}
     assert run([*arguments, "--output", str(tmp_path / "out")]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Skipped: ")]
-    for part in ("3 HEIC (pip install pillow-heif)", "1 raw", "2 frames", "1 that could not be read"):
+    for part in ("3 HEIC (pip install 'nextdetr[heif]')", "1 raw", "2 frames", "1 that could not be read"):
         assert part in line
-    for name in ("a.png", "b.gif", "g.jpg"):
+    for name in ("a.png", "b.tif", "g.jpg"):
         (folder / name).unlink()
-    with pytest.raises(DataError, match=r"holds no image; there are 2 HEIC \(pip install pillow-heif\); there are 1 raw"):
+    with pytest.raises(
+        DataError, match=r"no image or video; there are 2 HEIC \(pip install .nextdetr\[heif\].\); there are 1 raw"
+    ):
         detector.predict(folder)
 
 

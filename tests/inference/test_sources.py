@@ -107,7 +107,7 @@ def test_an_endless_iterable_is_drawn_from_as_needed():
         ("empty", "empty holds no image"),
         ("nested", r"subfolders do: .*nested/\*\*/\*"),
         (["photos", "nowhere.jpg"], r"nowhere\.jpg"),
-        ("https://example.org/a.jpg", "download"),
+        ("ftp://example.org/a.jpg", "http:// and https:// addresses only"),
         ([], "empty"),
         (None, "NoneType"),
         ([3], "int"),

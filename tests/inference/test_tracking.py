@@ -15,6 +15,7 @@ from nextdetr.inference.crossing import CrossingLine
 from nextdetr.inference.predictor import Prediction
 from nextdetr.inference.tags import VideoTags
 from nextdetr.inference.tracking import Follower, parse_points
+from tests.helpers import tiny_model
 
 pytest.importorskip("trackers")
 
@@ -229,3 +230,41 @@ def test_a_zone_may_reach_beyond_the_frame():
     follower = Follower(confidence=0.3, track=False, zones=["-50,-50,300,-50,300,300,-50,300"])
     (result,) = follower.follow([frame(0, [[5, 5, 50, 50], [310, 5, 390, 50]], [0.9, 0.9])])
     assert result.counted == {"zones": [1]}
+
+
+def test_pictures_one_after_the_other_are_followed_like_frames():
+    """They have no frame number, and names of their own."""
+    stills = [replace(item, frame=None, seconds=None, path=f"image-{n}") for n, item in enumerate(two_cars(), start=1)]
+    follower = Follower(confidence=0.3, track=True, lines=["200,0,200,200"])
+    results = list(follower.follow(stills))
+    numbers = [{id_ for id_ in result.detections.tracker_id if id_ >= 0} for result in results[3:]]
+    assert all(len(ids) == 2 for ids in numbers)
+    assert len(set.union(*numbers)) == 2
+    assert results[-1].counted == {"lines": [{"in": 1, "out": 1}]}
+    assert follower.draw(stills[0].image, results[-1]).size == (400, 200)
+    # A video in between, and what comes after it, begin again.
+    results = list(follower.follow([*stills[:6], *two_cars(6), *stills[:6]]))
+    assert [
+        min(result.detections.tracker_id.max() for result in results[start + 3 : start + 6]) for start in (0, 6, 12)
+    ] == [1] * 3
+
+
+def test_tracking_in_memory_from_python(tmp_path):
+    from nextdetr import Detector
+
+    detector = Detector(tiny_model(tmp_path), device="cpu")
+    drawn = []
+
+    def camera():
+        for number in range(5):
+            drawn.append(number)
+            yield np.full((48, 64, 3), 40 * number, np.uint8)
+
+    results = detector.track(camera(), confidence=0.001, max_detections=5)
+    first = next(results)
+    assert len(drawn) <= 2  # no batch is waited for
+    assert [first, *results][-1].detections.tracker_id.max() >= 0
+    listed = detector.predict(list(camera()), track=True, confidence=0.001, max_detections=5)
+    assert len(listed) == 5
+    assert listed[-1].tracker_id.max() >= 0
+    assert listed[-1].to_json()["detections"][0]["track_id"] is not None

@@ -109,8 +109,8 @@ def _run(tokens: list[str]) -> int:
 
 
 def _as_value(token: str) -> str:
-    """Return an argument as it is, but numbers in a row (``--line -10,120,400,120``) so that they are no option."""
-    return f" {token}" if re.fullmatch(r"-[\d.]+(,-?[\d.]+)+", token) else token
+    """Return an argument, with a space before ``-`` and ``-10,120,400,120`` (of ``--line``), which are no options."""
+    return f" {token}" if re.fullmatch(r"-|-[\d.]+(,-?[\d.]+)+", token) else token
 
 
 def _fail(tokens: list[str], error: BaseException) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +26,7 @@ from nextdetr.config import PredictConfig
 if TYPE_CHECKING:
     from nextdetr.detector import Detector
     from nextdetr.inference.predictor import Prediction
+    from nextdetr.inference.tally import VideoTally
 
 __all__ = ["predict"]
 
@@ -33,7 +35,7 @@ SAY_EVERY = 50  # frames of a video, rows of a table
 
 def predict(
     model: Annotated[str, Parameter(help="A checkpoint, as nextdetr train writes it, or an exported file.")],
-    *sources: Annotated[str, Parameter(help="Images, folders, glob patterns, videos, camera numbers, rtsp://…")],
+    *sources: Annotated[str, Parameter(help="Images, folders, glob patterns, videos, cameras, addresses, - (stdin)")],
     options: Annotated[PredictConfig | None, Parameter(name="*")] = None,
     weights: Weights = None,
     allow_partial: AllowPartial = False,
@@ -64,26 +66,36 @@ def predict(
 
 def _run(detector: Detector, sources: list[str], config: PredictConfig, output: Path, *, json: bool) -> None:
     """Predict, write, and say what was found."""
+    from nextdetr.cli.progress import VideoProgress
     from nextdetr.inference.camera_report import CameraReport
     from nextdetr.inference.sources import SKIPPED
+    from nextdetr.inference.tally import Tally
 
     table = config.is_table  # has any number of images, so that nothing of them is kept here
     results, looked_at, skipped = [], 0, Counter[str]()
-    camera = CameraReport()
-    for item in detector.stream(sources, config, skipped=skipped, camera_report=camera):
-        looked_at += 1
-        if json and not table:
-            results.append(item.to_json())
-        if item.problem is None and not json and _is_said(item, looked_at, table):
-            say(_line(item))
+    camera, tally = CameraReport(), Tally()
+    with VideoProgress(quiet=json) as progress:
+        for item in detector.stream(_given(sources), config, skipped=skipped, camera_report=camera):
+            looked_at += 1
+            video = tally.add(item)
+            if video is not None:
+                progress.update(video)
+            if json and not table:
+                results.append(item.to_json())
+            if item.problem is None and not json and _is_said(item, video, looked_at, table):
+                say(_line(item))
     if json:
         written: dict[str, Any] = {}
         if table:
             written = {"table": str(output), "looked_at": looked_at, "unreadable": skipped["unreadable"]}
         if config.static_camera:
             written["static_camera"] = camera.to_json()
+        if tally.videos:
+            written["videos"] = [video.to_json() for video in tally.videos]
         print_json({"command": "predict", "images": results, "skipped": dict(+skipped), **written})
     else:
+        for line in (line for video in tally.videos for line in video.lines()):
+            say(line)
         if config.static_camera:
             say(f"Static camera: {camera}")
         if skipped:
@@ -91,9 +103,30 @@ def _run(detector: Detector, sources: list[str], config: PredictConfig, output: 
         say(f"Written to {output}" + ("" if config.features is None else f", features to {config.features}"))
 
 
-def _is_said(item: Prediction, number: int, table: bool) -> bool:
-    """Whether the result gets a line: each image does, but not each frame, nor each row of a table."""
-    return number % SAY_EVERY == 1 if table else item.frame is None or item.frame % SAY_EVERY == 0
+def _given(sources: list[str]) -> list[Any]:
+    """Return the sources with the image that standard input holds in place of ``-``."""
+    if all(source.strip() != "-" for source in sources):
+        return list(sources)
+    from nextdetr.errors import DataError
+    from nextdetr.inference.web import MAX_BYTES
+    from nextdetr.pictures import Encoded
+
+    if sys.stdin.isatty():
+        raise DataError("- is an image from standard input, and nothing is sent there: … | nextdetr predict MODEL -")
+    content = sys.stdin.buffer.read(MAX_BYTES + 1)
+    if not content:
+        raise DataError("- is an image from standard input, which is empty.")
+    if len(content) > MAX_BYTES:
+        raise DataError(f"the image from standard input is larger than {MAX_BYTES >> 20} MB: name its file.")
+    image = Encoded(content, "stdin")
+    return [image if source.strip() == "-" else source for source in sources]
+
+
+def _is_said(item: Prediction, video: VideoTally | None, number: int, table: bool) -> bool:
+    """Whether the result gets a line: each image does, of a table and of a video without an end one now and then."""
+    if table:
+        return number % SAY_EVERY == 1
+    return item.frame is None or (video is not None and not video.expected and item.frame % SAY_EVERY == 0)
 
 
 def _line(item: Prediction) -> str:

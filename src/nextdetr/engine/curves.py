@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import logging
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_curves", "draw_loss", "plot_curves"]
+__all__ = ["draw_curves", "draw_loss", "html_curves", "plot_curves"]
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +64,17 @@ def plot_curves(figure: Figure, table: Path, *, ink: str = "black") -> bool:
     for axis in (loss, terms, score):
         axis.grid(alpha=0.3)
     return True
+
+
+def html_curves(table: Path) -> str:
+    """Return the picture of :func:`draw_curves` for a notebook; "" where there is nothing to draw."""
+    from matplotlib.figure import Figure
+
+    figure, file = Figure(figsize=(12, 4), layout="constrained"), BytesIO()
+    if not plot_curves(figure, table):
+        return ""
+    figure.savefig(file, format="png", dpi=80)
+    return f'<img src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}" alt="curves">'
 
 
 def draw_loss(table: Path, target: Path, title: str) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+from nextdetr.engine.curves import html_curves
+from nextdetr.inference.notebook import html_table, html_text
 
 __all__ = ["TrainResult"]
 
@@ -38,3 +42,11 @@ class TrainResult:
             name: value for name, value in asdict(self).items() if name not in ("profile", "speed") or value is not None
         }
         return {"command": "train", **values}
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the best validation, and the curves of the run as far as its folder has them."""
+        metrics = {name: value for name, value in self.best.get("metrics", {}).items() if value is not None}
+        title = f"<p>{html_text(self.checkpoint)}: best of {self.epochs} epochs is {html_text(self.best.get('epoch'))}</p>"
+        return (
+            title + html_table(tuple(metrics), [tuple(metrics.values())]) + html_curves(Path(self.output) / "metrics.csv")
+        )

@@ -13,6 +13,7 @@ from nextdetr.engine.evaluate import CocoEvaluator, EvalResult, evaluate
 from nextdetr.engine.log import Display
 from nextdetr.errors import ConfigError
 from nextdetr.inference.exported import OpenedExport
+from nextdetr.inference.notebook import html_table, html_text
 from nextdetr.inference.opened import settle
 
 if TYPE_CHECKING:
@@ -44,6 +45,13 @@ class ValResult:
     def to_json(self) -> dict[str, Any]:
         """Return the JSON result of the command."""
         return {"command": "val", **asdict(self)}
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the metrics of all classes, and those of each."""
+        title = f"<p>{html_text(self.model)} on {html_text(self.data)}, {self.split}: {self.images:,} images</p>"
+        classes = [(name, row["AP"], row["AP50"], row["boxes"]) for name, row in self.per_class.items()]
+        every = html_table(tuple(self.metrics), [tuple(self.metrics.values())])
+        return title + every + html_table(("class", "AP", "AP50", "boxes"), classes, most=100)
 
 
 def _load(opened: OpenedModel | OpenedExport, config: ValConfig) -> DetectionData:

@@ -29,7 +29,7 @@ Corners = tuple[float, float, float, float]
 
 
 def draw_detections(image: ImageSource, detections: sv.Detections, classes: Sequence[str] | None = None) -> Image.Image:
-    """Draw boxes with class names and confidences on a copy of the image, in one colour per class.
+    """Draw boxes with class names, tracks' numbers and confidences on a copy of the image, in one colour per class.
 
     Where boxes crowd, a label shrinks to its confidence or is left out; every box is drawn. A class whose name no installed
     font can draw is called by its number, with a warning.
@@ -50,6 +50,9 @@ def draw_detections(image: ImageSource, detections: sv.Detections, classes: Sequ
     names = detections.data.get("class_name")
     if names is None:
         names = [classes[label] if classes is not None and label < len(classes) else str(label) for label in labels]
+    if detections.tracker_id is not None:  # -1 is no track yet
+        numbers = (f" {number}" if number >= 0 else "" for number in detections.tracker_id)
+        names = [f"{name}{number}" for name, number in zip(names, numbers, strict=True)]
     names = [legible(str(name), f"class {label}") for name, label in zip(names, labels, strict=True)]
     variants: list[tuple[str, ...]] = [(name,) for name in names]
     order = np.arange(number)

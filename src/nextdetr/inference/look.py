@@ -17,6 +17,7 @@ def settings_of(config: PredictConfig) -> dict[str, Any]:
     return {
         "confidence": config.confidence, "classes": config.classes, "max_detections": config.max_detections,
         "queries": config.queries, "batch_size": config.batch_size, "recursive": config.recursive,
+        "animations": not config.is_table, "merge_iou": config.merge_iou,
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What a prediction run writes: annotated pictures and videos, COCO results, YOLO label files."""
+"""What a prediction run writes: annotated pictures and videos, COCO results, YOLO label files, crops of objects."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from nextdetr.errors import ConfigError
 from nextdetr.inference.predictor import Prediction
 from nextdetr.inference.writers.behind import Behind
 from nextdetr.inference.writers.coco import CocoFile, coco_results
+from nextdetr.inference.writers.crops import CropFiles
 from nextdetr.inference.writers.lines import JsonLines
 from nextdetr.inference.writers.names import Stems, free_stem
-from nextdetr.inference.writers.pictures import PictureFiles
+from nextdetr.inference.writers.pictures import Draw, PictureFiles
 from nextdetr.inference.writers.protocol import Writer, written
 from nextdetr.inference.writers.yolo import LabelFiles, yolo_text
 
 if TYPE_CHECKING:
     from nextdetr.identity import Identity
-    from nextdetr.inference.writers.video import Draw
 
 __all__ = ["SAVE_KINDS", "coco_results", "free_stem", "save_predictions", "yolo_text"]
 
-SAVE_KINDS = ("images", "json", "yolo")
+SAVE_KINDS = ("images", "json", "yolo", "crops")
 
 
 def save_predictions(
@@ -38,12 +38,12 @@ def save_predictions(
     """Write each prediction as it comes, and pass it on.
 
     Under ``output``: ``images/<stem>.jpg`` (annotated pictures; ``.png`` above 65,500 pixels a side), ``labels/<stem>.txt``
-    (YOLO) and ``predictions.json`` (COCO results, written when the run ends). An image whose stem was taken already, from
-    another folder or with another ending, becomes ``<stem>-2``, and so on; below ``root`` the stem has the subfolders, as
-    in ``images/a/b/photo.jpg``. Unreadable images leave no file. Of a video
-    there are ``videos/<stem>.mp4`` (annotated), ``videos/<stem>.jsonl`` (one line of JSON a frame) and
-    ``labels/<stem>_<frame>.txt`` instead. ``predictions.yaml`` makes a data set of the label files and of the images that
-    they are of, which ``predictions.txt`` lists.
+    (YOLO), ``crops/<class>/<stem>-<n>.jpg`` (an object each) and ``predictions.json`` (COCO results, written when the run
+    ends). An image whose stem was taken already, from another folder or with another ending, becomes ``<stem>-2``, and so
+    on; below ``root`` the stem has the subfolders, as in ``images/a/b/photo.jpg``. Unreadable images leave no file. Of a
+    video there are ``videos/<stem>.mp4`` (annotated), ``videos/<stem>.jsonl`` (one line of JSON a frame),
+    ``labels/<stem>_<frame>.txt`` and ``crops/<class>/<stem>_<frame>_<n>.jpg`` instead. ``predictions.yaml`` makes a data
+    set of the label files and of the images that they are of, which ``predictions.txt`` lists.
 
     Of a run that is broken off, or left before its end, ``predictions.part.json``, ``videos/<stem>.part.mp4`` and
     ``videos/<stem>.part.jsonl`` hold what there is by then; the names without ``part`` are for what is whole.
@@ -51,9 +51,9 @@ def save_predictions(
     Args:
         predictions: the results, from ``Predictor.stream``.
         output: folder, made if need be.
-        save: any of ``images``, ``json``, ``yolo``.
+        save: any of ``images``, ``json``, ``yolo``, ``crops``.
         identity: what the data set calls its classes and images, for the COCO results; see ``coco_results``.
-        draw: makes the picture of a video's frame; by default its detections are drawn.
+        draw: makes the picture of an image or frame; by default its detections are drawn.
         classes: names in the order of the model's indices; with them, label files get a ``predictions.yaml``.
         root: the folder that all images are below, whose subfolders ``images`` and ``labels`` get too.
 
@@ -67,9 +67,11 @@ def save_predictions(
     output, stems = Path(output), Stems(root)
     writers: list[Writer] = []
     if "images" in save:
-        writers.append(PictureFiles(output / "images", stems))
+        writers.append(PictureFiles(output / "images", stems, draw))
     if "yolo" in save:
         writers.append(LabelFiles(output / "labels", stems, classes, root))
+    if "crops" in save:
+        writers.append(CropFiles(output / "crops", stems, classes))
     if "json" in save:
         writers.append(CocoFile(output / "predictions.json", identity))
     if "images" in save or "json" in save:

@@ -20,6 +20,8 @@ from nextdetr.inference.sources import Sources, find_images, only_folder
 
 __all__ = ["file_identity", "predict_stream"]
 
+_NOT_OF_ROWS = ("batch_size", "recursive", "animations")  # settings that a table's rows do not depend on
+
 
 def predict_stream(
     predictor: Predictor,
@@ -90,7 +92,9 @@ def _to_table(
     memory = next((item.path for item in items if item.in_memory), None)
     if memory is not None:
         raise ConfigError(f"a Parquet table names its images by their files, and {memory} has none.")
-    kept = {name: value for name, value in settings_of(config).items() if name not in ("batch_size", "recursive")}
+    kept = {name: value for name, value in settings_of(config).items() if name not in _NOT_OF_ROWS}
+    if config.merge_iou is None:
+        kept.pop("merge_iou")  # earlier tables do not say
     if config.confidence == AUTO:  # as numbers: the rows depend on them
         kept["confidence"] = predictor.thresholds or DEFAULT
     elif config.confidence == CALIBRATED:

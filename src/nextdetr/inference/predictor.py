@@ -18,6 +18,8 @@ from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import path_text
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.frames import unfold
+from nextdetr.inference.origin import Origin
+from nextdetr.inference.prediction import Prediction, merge_detections
 from nextdetr.inference.running import backend_of
 from nextdetr.inference.sources import (
     SourceItem,
@@ -28,11 +30,10 @@ from nextdetr.inference.sources import (
     reading_threads,
     videos_only,
 )
-from nextdetr.inference.tags import VideoTags
 from nextdetr.memory import keep_freed_memory
 from nextdetr.pictures import kind_of
 from nextdetr.postprocess import Detected, postprocess
-from nextdetr.preprocess import AS_EVER, Reading, resize_to_planes
+from nextdetr.preprocess import AS_EVER, ImageSource, Reading, resize_to_planes
 
 if TYPE_CHECKING:
     import torch
@@ -51,83 +52,6 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """What was found in one image.
-
-    Attributes:
-        path: path of the image, or its name where it came from memory ("image-1").
-        width: of the image in pixels, EXIF orientation applied; 0 where it could not be read.
-        height: likewise.
-        detections: boxes xyxy in pixels of the image, ``confidence`` 0 to 1, ``class_id`` and ``data["class_name"]``, best
-            first; empty where nothing was found.
-        image: the image, RGB; None where it could not be read.
-        problem: why the image could not be read, a sentence; None where all is well.
-        frame: number of the frame, where the image is one of a video; ``path`` is the video's then.
-        seconds: its time from the video's start.
-        counted: ``lines``, crossings so far, each ``{"in", "out"}``, and ``zones``, objects in each now; where asked for.
-        tags: how the frame is shown, where the image is one of a video.
-        maps: what the network saw, where a recorder of features looked on; of an image in tiles, of its view as a whole.
-        unlikeness: distance from the training images as a multiple of the detector's limit, where that is known; of an
-            image in tiles, of its view as a whole.
-    """
-
-    path: str
-    width: int
-    height: int
-    detections: sv.Detections
-    image: Image.Image | None = None
-    problem: str | None = None
-    frame: int | None = None
-    seconds: float | None = None
-    counted: dict[str, Any] | None = None
-    tags: VideoTags | None = None
-    maps: list[FeatureMap] | None = None
-    unlikeness: float | None = None
-
-    @property
-    def unlike_training(self) -> bool | None:
-        """Whether the image is more unlike the training images than the detector's limit; None where not checked."""
-        return None if self.unlikeness is None else self.unlikeness > 1
-
-    def begins_video(self, path: str | None) -> bool:
-        """Whether this is a frame of another video than the frame before, which was of ``path``."""
-        return self.frame is not None and (self.frame == 0 or self.path != path)
-
-    def counts(self) -> dict[str, int]:
-        """Return how many objects of each class were found, the most frequent class first."""
-        return dict(Counter(self._names()).most_common())
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the image's part of the JSON result; ``problem`` stands in it only where there is one.
-
-        A path that is not UTF-8 is written as ``path_text`` has it.
-        """
-        found = self.detections
-        confidences = [] if found.confidence is None else found.confidence.tolist()
-        labels = [] if found.class_id is None else found.class_id.tolist()
-        rows = zip(found.xyxy.tolist(), confidences, labels, self._names(), strict=True)
-        detections: list[dict[str, Any]] = [
-            {"box": box, "confidence": confidence, "class_id": label, "class_name": name}
-            for box, confidence, label, name in rows
-        ]
-        if found.tracker_id is not None:
-            for row, track in zip(detections, found.tracker_id.tolist(), strict=True):
-                row["track_id"] = None if track < 0 else track
-        result: dict[str, Any] = {"path": path_text(self.path), "width": self.width, "height": self.height}
-        if self.frame is not None:
-            result |= {"frame": self.frame, "seconds": self.seconds}
-        result["detections"] = detections
-        if self.counted is not None:
-            result["counted"] = self.counted
-        if self.unlikeness is not None:
-            result |= {"unlikeness": self.unlikeness, "unlike_training": self.unlike_training}
-        return result if self.problem is None else {**result, "problem": path_text(self.problem)}
-
-    def _names(self) -> list[str]:
-        return [str(name) for name in self.detections.data.get("class_name", ())]
-
-
-@dataclass(frozen=True, slots=True)
 class _Read:
     """An image that was read, with the model's input [3, S, S], or the reason why it was not."""
 
@@ -136,6 +60,7 @@ class _Read:
     planes: NDArray[np.float32] | None = None
     problem: str | None = None
     more_frames: int = 0
+    given: ImageSource | None = None
 
 
 class Predictor:
@@ -217,6 +142,8 @@ class Predictor:
         queries: int | None = None,
         batch_size: int = 8,
         recursive: bool = False,
+        animations: bool = True,
+        merge_iou: float | None = None,
     ) -> Iterator[Prediction]:
         """Yield one prediction per image, in order, however many there are; settings and paths are checked at once.
 
@@ -231,6 +158,8 @@ class Predictor:
             queries: number of object queries, where it is not the model's own.
             batch_size: images a step.
             recursive: whether the subfolders of folders are entered.
+            animations: whether the frames of animated GIF and WebP files count as images, as those of videos do.
+            merge_iou: IoU, 0 to 1, above which the less sure of two boxes of a class is dropped; None keeps all.
 
         Raises:
             DataError: at once, a path does not exist, nothing was found, or a class is unknown; at the end, not one of the
@@ -241,12 +170,15 @@ class Predictor:
         for name, value in (("max_detections", max_detections), ("batch_size", batch_size), ("queries", queries)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is at least 1, not {value}.")
+        if merge_iou is not None and not 0 <= merge_iou <= 1:
+            raise ConfigError(f"merge_iou is an IoU, 0 to 1, not {merge_iou}.")
         chosen = None if classes is None else select_classes(self.classes, classes)
         queries = queries or self.queries
         items = find_images(sources, videos=True, skipped=self.skipped, recursive=recursive)
         if self._still:
             items = videos_only(items)
-        found = self._stream(items, least, chosen, max_detections, queries, batch_size)
+        items = unfold(items, animations=animations, reading=self.reading)
+        found = self._stream(items, least, chosen, max_detections, queries, batch_size, merge_iou)
         return tell_unreadable(found, self.skipped)
 
     def _stream(
@@ -257,6 +189,7 @@ class Predictor:
         max_detections: int,
         queries: int | None,
         batch_size: int,
+        merge_iou: float | None,
     ) -> Iterator[Prediction]:
         for batch in self._batches(items, batch_size):
             found = iter(self._run([read for read in batch if read.problem is None], max_detections, classes, queries))
@@ -268,17 +201,17 @@ class Predictor:
                     continue
                 self.skipped.update({"frames": read.more_frames} if read.more_frames else {})
                 detected, maps, unlike = next(found)
-                detections = self.as_detections(detected, least)
+                detections = merge_detections(self.as_detections(detected, least), merge_iou)
                 yield Prediction(
                     item.path, *image.size, detections, image, None, item.frame, item.seconds, tags=item.tags, maps=maps,
-                    unlikeness=unlike,
+                    unlikeness=unlike, origin=Origin(item.path, item.in_memory, item.frame, read.given, self.reading),
                 )  # fmt: skip
                 del read, image
 
     def _batches(self, items: Iterable[SourceItem], batch_size: int) -> Iterator[list[_Read]]:
-        """Images read and resized, in lists of ``batch_size``."""
+        """Images and frames read and resized, in lists of ``batch_size``."""
         batch: list[_Read] = []
-        for read in read_ahead(unfold(items), self._read, ahead=batch_size, threads=reading_threads(self.backend.device)):
+        for read in read_ahead(items, self._read, ahead=batch_size, threads=reading_threads(self.backend.device)):
             batch.append(read)
             if len(batch) == batch_size or read.item.live:
                 yield batch
@@ -289,7 +222,7 @@ class Predictor:
     def _read(self, item: SourceItem) -> _Read:
         opened = item.open(self.reading)
         planes = None if opened.image is None else resize_to_planes(opened.image, self.image_size)
-        return _Read(item, opened.image, planes, opened.problem, opened.more_frames)
+        return _Read(item, opened.image, planes, opened.problem, opened.more_frames, opened.given)
 
     def _run(
         self, batch: list[_Read], max_detections: int, classes: list[int] | None, queries: int | None

@@ -1,25 +1,26 @@
-"""What to predict on: files, folders, glob patterns, PIL images, arrays, videos, cameras, and any mixture of them."""
+"""What to predict on: files, folders, patterns, addresses, images in memory, videos, cameras, and any mixture of them."""
 
 from __future__ import annotations
 
 import glob
 import os
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
 
-import numpy as np
-from PIL import Image
-
 from nextdetr.errors import DataError
+from nextdetr.inference.moving import Video, as_video, is_video_file
 from nextdetr.inference.tags import VideoTags
-from nextdetr.pictures import NOT_HERE, count_frames, is_picture, kind_of
-from nextdetr.preprocess import AS_EVER, ImageSource, Reading, as_image
+from nextdetr.inference.web import WebImage, fetch, without_password
+from nextdetr.pictures import NOT_HERE, Encoded, count_frames, is_picture, kind_of
+from nextdetr.preprocess import AS_EVER, ImageSource, Reading, as_image, encoded, is_image_source, is_pixels
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = [
     "SKIPPED",
@@ -35,7 +36,7 @@ __all__ = [
     "reading_threads",
 ]
 
-Sources: TypeAlias = ImageSource | Iterable[ImageSource]
+Sources: TypeAlias = "ImageSource | Iterable[ImageSource]"
 
 #: What is passed over, by kind, and what to do about it.
 SKIPPED = {
@@ -43,68 +44,11 @@ SKIPPED = {
     "frames": "frames or pages after the first of their file",
     "unreadable": "that could not be read",
     "subfolders": "in subfolders (--recursive takes them in)",
+    "videos": "videos, which are not taken here",
 }
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-VIDEO_SUFFIXES = frozenset(
-    (
-        *(
-            ".3g2",
-            ".3gp",
-            ".264",
-            ".265",
-            ".asf",
-            ".avi",
-            ".divx",
-            ".dv",
-            ".f4v",
-            ".flv",
-            ".h264",
-            ".h265",
-            ".hevc",
-            ".ivf",
-        ),
-        *(
-            ".m2ts",
-            ".m2v",
-            ".m4v",
-            ".mjpeg",
-            ".mjpg",
-            ".mkv",
-            ".mov",
-            ".mp4",
-            ".mpe",
-            ".mpeg",
-            ".mpg",
-            ".mts",
-            ".mxf",
-            ".ogv",
-        ),
-        *(".qt", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
-    )
-)
-LIVE_SCHEMES = frozenset(("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt"))
-WEB_SUFFIXES = VIDEO_SUFFIXES | {".m3u8", ".mpd"}
-
-
-@dataclass(frozen=True, slots=True)
-class Video:
-    """A moving picture to look at.
-
-    Attributes:
-        name: path, address, or "camera 0".
-        source: what FFmpeg opens.
-        live: frames come whether they are looked at or not.
-        format: FFmpeg's name of a camera's driver; None lets it find out.
-    """
-
-    name: str
-    source: str
-    live: bool = False
-    format: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,28 +56,33 @@ class SourceItem:
     """One image to look at, or one video.
 
     Attributes:
-        path: its path as text; for an image in memory, the file name that PIL knows, or "image-1", "image-2", … by its
-            position.
-        image: the path, PIL image or array; or a video, whose frames take its place when their turn comes.
+        path: its path or address as text; for an image in memory, the file name that it knows, or "image-1", "image-2", …
+            by its position.
+        image: the path, or what ``as_image`` takes besides; an address, fetched when it is its turn; or a video, whose
+            frames take its place then.
         frame: number of the frame, where the image is one of a video.
         seconds: its time from the video's start.
         live: whether it came from a source that does not wait.
-        problem: why a video could not be opened; it has no frame then.
+        problem: why a video or an animation could not be opened, or read on; it has no frame then.
         tags: how a frame of a video is shown.
+        file: the file in memory that a frame is of; None of one on the disk.
     """
 
     path: str
-    image: ImageSource | Video
+    image: ImageSource | Video | WebImage
     frame: int | None = None
     seconds: float | None = None
     live: bool = False
     problem: str | None = None
     tags: VideoTags | None = None
+    file: Encoded | None = None
 
     @property
     def in_memory(self) -> bool:
-        """Whether the caller handed over pixels rather than the name of a file."""
-        return not isinstance(self.image, str | Path | Video)
+        """Whether the caller handed over the image rather than its name."""
+        if self.frame is not None:
+            return self.file is not None
+        return not isinstance(self.image, str | Path | Video | WebImage)
 
     def open(self, reading: Reading = AS_EVER) -> Opened:
         """Return the image, 8-bit RGB, or the reason why it cannot be read.
@@ -141,15 +90,22 @@ class SourceItem:
         Raises:
             DataError: an array is not an image, which is a mistake in the caller's code and no damaged file.
         """
-        if isinstance(self.image, Video):
+        source = self.image
+        if isinstance(source, Video) or self.problem is not None:
             return Opened(None, self.problem or f"{self.path} is a video.")
         try:
-            image = as_image(self.image, reading)
+            if isinstance(source, WebImage):
+                source = fetch(source)
+            image = as_image(source, reading)
         except DataError as error:
-            if isinstance(self.image, np.ndarray):
+            if is_pixels(source):
                 raise DataError(f"{self.path}: {error}") from error
             return Opened(None, str(error))
-        return Opened(image, None, count_frames(Path(self.image)) - 1 if isinstance(self.image, str | Path) else 0)
+        if self.frame is not None:
+            return Opened(image, None, 0, self.file)
+        if isinstance(source, str | Path):
+            return Opened(image, None, count_frames(Path(source)) - 1)
+        return Opened(image, None, count_frames(source) - 1 if isinstance(source, Encoded) else 0, source)
 
 
 class Opened(NamedTuple):
@@ -159,11 +115,13 @@ class Opened(NamedTuple):
         image: 8-bit RGB; None where it cannot be read.
         problem: why it cannot; None where all is well.
         more_frames: frames or pages of the file after the first, which nobody looks at.
+        given: the pixels, or the encoded file in memory, that it was read from.
     """
 
     image: Image.Image | None
     problem: str | None
     more_frames: int = 0
+    given: ImageSource | None = None
 
 
 def find_images(
@@ -171,27 +129,30 @@ def find_images(
 ) -> Iterable[SourceItem]:
     """List the images that are meant.
 
-    A folder means the image files in it, in the order of their names, and with ``recursive`` those in its subfolders,
-    linked ones too; else those of its direct subfolders are counted as skipped (``subfolders``). Hidden files and other
-    kinds of file are passed over in folders and patterns. A name that exists is never taken for a pattern, whatever
-    characters it has. A video is named by its path or address (``rtsp://…``, or ``https://…`` with a video's ending), a
-    camera by its number; either is one item here, and its frames are decoded when it is its turn.
+    A folder means the image files in it, and with ``videos`` the video files, in the order of their names, and with
+    ``recursive`` those in its subfolders, linked ones too; else those of its direct subfolders are counted as skipped
+    (``subfolders``). Hidden files and other kinds of file are skipped in folders and patterns. A name that exists is never
+    taken for a pattern, whatever characters it has. A video is named by its path or address (``rtsp://…``, or ``https://…``
+    with a video's ending), a camera by its number; either is one item here, and its frames are decoded when it is its turn.
+    Any other ``http://…`` or ``https://…`` is an image, fetched when it is its turn.
 
     Args:
-        sources: a path, folder, glob pattern, PIL image or array, or several of these. Lists and tuples are looked through
-            at once; any other iterable is drawn from as it is consumed.
+        sources: a path, folder, glob pattern, address, or image in memory (see ``as_image``), or several of these. Lists
+            and tuples are looked through at once; any other iterable is drawn from as it is consumed.
         videos: whether videos, cameras and streams are taken too.
-        skipped: counts, by ``heic`` and ``raw``, the pictures in folders and patterns that cannot be read here.
+        skipped: counts, by ``heic``, ``raw`` and ``videos``, what is in folders and patterns that is not taken.
         recursive: whether the subfolders of folders are entered.
 
     Raises:
         DataError: a file or folder does not exist, a folder holds no image, or a pattern matches none.
     """
-    if isinstance(sources, str | Path | Image.Image | np.ndarray):
-        sources = [sources]
+    if is_image_source(sources):
+        sources = [cast("ImageSource", sources)]
     if not isinstance(sources, Iterable):
         raise DataError(f"images come as paths, PIL images, arrays or a list of them, not as {type(sources).__name__}.")
-    found = _find(sources, videos, Counter() if skipped is None else skipped, recursive)
+    found = _find(
+        cast("Iterable[ImageSource]", sources), _Taken(videos, Counter() if skipped is None else skipped, recursive)
+    )
     if not isinstance(sources, list | tuple):
         return found
     items = list(found)
@@ -225,32 +186,6 @@ def videos_only(items: Iterable[SourceItem]) -> Iterable[SourceItem]:
     return list(checked()) if isinstance(items, list) else checked()
 
 
-def as_video(source: str | Path) -> Video | None:
-    """Return the video that is meant; None if ``source`` is no video, camera number or stream's address."""
-    text = str(source)
-    path = Path(source).expanduser()
-    if path.exists():
-        return Video(text, str(path)) if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES else None
-    if text.isdecimal():
-        return _camera(int(text))
-    if "://" in text:
-        parts = urlsplit(text)
-        if parts.scheme.lower() in LIVE_SCHEMES:
-            return Video(text, text, live=True)
-        if parts.scheme.lower() in ("http", "https") and Path(parts.path).suffix.lower() in WEB_SUFFIXES:
-            return Video(text, text)
-    return None
-
-
-def _camera(number: int) -> Video:
-    name = f"camera {number}"
-    if sys.platform == "darwin":
-        return Video(name, str(number), live=True, format="avfoundation")
-    if sys.platform == "win32":
-        return Video(name, f"video={number}", live=True, format="dshow")
-    return Video(name, f"/dev/video{number}", live=True, format="v4l2")
-
-
 def none_readable(problems: Sequence[str]) -> DataError:
     """Return the error of a run that could read none of its images, given the reason for each."""
     more = f"none of the {len(problems)} images could be read; the first: " if len(problems) > 1 else ""
@@ -280,58 +215,112 @@ def reading_threads(device: str) -> int:
     return 0 if device == "cpu" else min(8, os.cpu_count() or 1)
 
 
-def _find(sources: Iterable[ImageSource], videos: bool, skipped: Counter[str], recursive: bool) -> Iterator[SourceItem]:
+class _Taken(NamedTuple):
+    """What is taken of folders and patterns.
+
+    Attributes:
+        videos: whether videos are.
+        skipped: counts what is not.
+        recursive: whether subfolders are entered.
+    """
+
+    videos: bool
+    skipped: Counter[str]
+    recursive: bool
+
+    @property
+    def kinds(self) -> str:
+        """What is looked for, for messages."""
+        return "image or video" if self.videos else "image"
+
+    def has(self, path: Path) -> bool:
+        """Whether a file is taken."""
+        return is_picture(path) or (self.videos and is_video_file(path))
+
+    def of(self, paths: Iterable[Path]) -> list[Path]:
+        """Return the files that are taken, in the order of their names, and count those that would be elsewhere."""
+        files = []
+        for path in paths:
+            if self.has(path):
+                files.append(path)
+            elif (kind := kind_of(path)) is not None and not path.name.startswith(".") and path.is_file():
+                self.skipped[kind] += 1
+            elif is_video_file(path):
+                self.skipped["videos"] += 1
+        return sorted(files)
+
+    def others(self) -> str:
+        """Say what there is in place of images, for a message."""
+        return "".join(f"; there are {count} {SKIPPED[kind]}" for kind, count in sorted(self.skipped.items()))
+
+
+def _find(sources: Iterable[ImageSource], taken: _Taken) -> Iterator[SourceItem]:
     position = 0
     for source in sources:
-        for item in _expand(source, position + 1, videos, skipped, recursive):
+        for item in _expand(source, position + 1, taken):
             position += 1
             yield item
 
 
-def _expand(
-    source: ImageSource, position: int, videos: bool, skipped: Counter[str], recursive: bool
-) -> Iterator[SourceItem]:
+def _expand(source: ImageSource, position: int, taken: _Taken) -> Iterator[SourceItem]:
     if not isinstance(source, str | Path):
-        if not isinstance(source, Image.Image | np.ndarray):
+        if not is_image_source(source):
             raise DataError(f"source {position} is neither a path, a PIL image nor an array but {type(source).__name__}.")
-        name = str(getattr(source, "filename", "") or f"image-{position}")
-        yield SourceItem(name, source)
+        yield _in_memory(source, f"image-{position}")
         return
     if not str(source):
         raise DataError("the name of an image or folder is empty (a dot means the folder that you are in).")
     video = as_video(source)
     if video is not None:
-        if not videos:
+        if not taken.videos:
             raise DataError(f"{source}: here images are taken, and no videos, cameras or streams.")
         yield SourceItem(video.name, video)
         return
     path = Path(source).expanduser()
     if path.is_dir():
-        files = _images_in(path, skipped, recursive)
+        files = _images_in(path, taken)
     elif path.exists():
         files = [path]
-    elif glob.has_magic(str(source)):
-        files = _matching(str(path), skipped)
+    elif glob.has_magic(str(source)) and urlsplit(str(source)).scheme not in ("http", "https"):
+        files = _matching(str(path), taken)
     elif "://" in str(source):
-        raise DataError(f"{source} is an address on the web: download the image and name the file.")
+        yield _on_the_web(str(source))
+        return
     else:
         raise DataError(f"{source}: there is no such file or folder.")
     for file in files:
-        yield SourceItem(str(file), file)
+        yield SourceItem(str(file), as_video(file) or file)
 
 
-def _images_in(folder: Path, skipped: Counter[str], recursive: bool) -> list[Path]:
-    if recursive:
-        files = [path for below in _folders_below(folder) for path in _pictures(below.iterdir(), skipped)]
+def _on_the_web(address: str) -> SourceItem:
+    name = without_password(address)
+    if urlsplit(address).scheme.lower() not in ("http", "https"):
+        raise DataError(f"{name}: images are fetched from http:// and https:// addresses only.")
+    return SourceItem(name, WebImage(address))
+
+
+def _in_memory(source: ImageSource, name: str) -> SourceItem:
+    """Return an image that the caller has in memory; what can be read once only is read now."""
+    known = getattr(source, "name", "") if isinstance(source, Encoded) else getattr(source, "filename", "")
+    if isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read"):
+        known = getattr(source, "name", "")
+        known = known if isinstance(known, str) else ""
+        source = encoded(source, known or name)
+    return SourceItem(str(known or name), source)
+
+
+def _images_in(folder: Path, taken: _Taken) -> list[Path]:
+    if taken.recursive:
+        files = [path for below in _folders_below(folder) for path in taken.of(below.iterdir())]
         if not files:
-            raise DataError(f"the folder {folder} holds no image, and neither do its subfolders{_others(skipped)}.")
+            raise DataError(f"the folder {folder} holds no {taken.kinds}, and neither do its subfolders{taken.others()}.")
         return files
-    files = _pictures(folder.iterdir(), skipped)
-    deeper = sum(is_picture(path) for path in folder.glob("[!.]*/*"))
+    files = taken.of(folder.iterdir())
+    deeper = sum(taken.has(path) for path in folder.glob("[!.]*/*"))
     if not files:
         hint = f'; its subfolders do: --recursive takes them in, or "{folder}/**/*"' if deeper else ""
-        raise DataError(f"the folder {folder} holds no image{hint}{_others(skipped)}.")
-    skipped.update({"subfolders": deeper} if deeper else {})
+        raise DataError(f"the folder {folder} holds no {taken.kinds}{hint}{taken.others()}.")
+    taken.skipped.update({"subfolders": deeper} if deeper else {})
     return files
 
 
@@ -351,24 +340,8 @@ def _folders_below(folder: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _matching(pattern: str, skipped: Counter[str]) -> list[Path]:
-    files = _pictures(map(Path, glob.glob(pattern, recursive=True)), skipped)  # noqa: PTH207
+def _matching(pattern: str, taken: _Taken) -> list[Path]:
+    files = taken.of(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207
     if not files:
-        raise DataError(f"no image matches {pattern}{_others(skipped)}.")
+        raise DataError(f"no {taken.kinds} matches {pattern}{taken.others()}.")
     return files
-
-
-def _pictures(paths: Iterable[Path], skipped: Counter[str]) -> list[Path]:
-    """Return those that are taken, in the order of their names, and count those that would be if they could be read."""
-    files = []
-    for path in paths:
-        if is_picture(path):
-            files.append(path)
-        elif (kind := kind_of(path)) is not None and not path.name.startswith(".") and path.is_file():
-            skipped[kind] += 1
-    return sorted(files)
-
-
-def _others(skipped: Counter[str]) -> str:
-    """Say what there is in place of images, for a message."""
-    return "".join(f"; there are {count} {SKIPPED[kind]}" for kind, count in sorted(skipped.items()))

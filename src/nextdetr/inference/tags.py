@@ -21,6 +21,7 @@ class VideoTags:
         full_range: whether luma takes 0 to 255 rather than 16 to 235.
         primaries: of the colours, by number; 2 where the video does not say.
         transfer: characteristics, likewise.
+        frames: how many there are, about; 0 where the video does not say.
     """
 
     rate: float = 0.0
@@ -29,6 +30,7 @@ class VideoTags:
     full_range: bool = False
     primaries: int = UNSPECIFIED
     transfer: int = UNSPECIFIED
+    frames: int = 0
 
     def matrix_for(self, width: int, height: int) -> int:
         """Return the matrix; where the video names none for YUV, the one that players take: BT.709 for HD, else BT.601."""

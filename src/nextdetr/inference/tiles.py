@@ -19,6 +19,8 @@ from nextdetr.array_boxes import batched_nms
 from nextdetr.errors import ConfigError
 from nextdetr.inference._supervision import rows, sv
 from nextdetr.inference.frames import unfold
+from nextdetr.inference.origin import Origin
+from nextdetr.inference.prediction import merge_detections
 from nextdetr.inference.predictor import Prediction, Predictor, tell_unreadable
 from nextdetr.inference.sources import SourceItem, Sources, find_images
 
@@ -44,7 +46,7 @@ def tile_windows(width: int, height: int, tile: int, overlap: float) -> list[Win
 
 def stream_tiles(
     predictor: Predictor, sources: Sources, *, tile: int, overlap: float, max_detections: int = 300,
-    recursive: bool = False, **settings: Any,
+    recursive: bool = False, animations: bool = True, merge_iou: float | None = None, **settings: Any,
 ) -> Iterator[Prediction]:  # fmt: skip
     """Do what ``Predictor.stream`` does, tile by tile.
 
@@ -55,6 +57,8 @@ def stream_tiles(
         overlap: share of a tile that its neighbour covers too, 0 to 0.9.
         max_detections: most detections an image, after merging.
         recursive: as there.
+        animations: as there.
+        merge_iou: as there, after the tiles have been merged.
         settings: the other settings of ``Predictor.stream``.
 
     Raises:
@@ -66,15 +70,17 @@ def stream_tiles(
     if not 0 <= overlap <= 0.9:
         raise ConfigError(f"--overlap is a share of the tile, 0 to 0.9, not {overlap}.")
     items = find_images(sources, videos=True, skipped=predictor.skipped, recursive=recursive)
-    found = _stream(predictor, items, tile, overlap, max_detections, settings)
+    items = unfold(items, animations=animations, reading=predictor.reading)
+    found = _stream(predictor, items, tile, overlap, max_detections, merge_iou, settings)
     return tell_unreadable(found, predictor.skipped)
 
 
 def _stream(
-    predictor: Predictor, items: Iterable[SourceItem], tile: int, overlap: float, most: int, settings: dict[str, Any]
-) -> Iterator[Prediction]:
-    for item in unfold(items):
-        image, problem, more = item.open(predictor.reading)
+    predictor: Predictor, items: Iterable[SourceItem], tile: int, overlap: float, most: int, merge_iou: float | None,
+    settings: dict[str, Any],
+) -> Iterator[Prediction]:  # fmt: skip
+    for item in items:
+        image, problem, more, given = item.open(predictor.reading)
         if image is None:
             yield Prediction(item.path, 0, 0, predictor.nothing(), None, problem, item.frame, item.seconds)
             continue
@@ -88,10 +94,10 @@ def _stream(
             found.append(prediction.detections)
             maps, unlike = prediction.maps, prediction.unlikeness  # in the end of the last crop, the image as a whole
         merged = merge_tiles(found, windows, image.size)
-        merged = rows(merged, np.arange(len(merged))[:most])
+        merged = merge_detections(rows(merged, np.arange(len(merged))[:most]), merge_iou)
         yield Prediction(
             item.path, *image.size, merged, image, None, item.frame, item.seconds, tags=item.tags, maps=maps,
-            unlikeness=unlike,
+            unlikeness=unlike, origin=Origin(item.path, item.in_memory, item.frame, given, predictor.reading),
         )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ __all__ = ["UNSURE", "Follower", "parse_points"]
 UNSURE = 0.1  # least score of a detection that may carry on a track
 USUAL_RATE = 30.0  # frames a second where a video does not say
 COLOUR, STROKE = "#ffffff", 3
+STILLS = ""  # stands for the path of images that are no frames of a video
 
 
 def parse_points(text: str, option: str, least: int, most: int | None = None) -> list[tuple[int, int]]:
@@ -73,30 +74,26 @@ class Follower:
             raise ConfigError("--line counts tracked objects: add --track.")
         if track:
             _tracker_class()
-        self._sizes: dict[str, tuple[int, int]] = {}  # of each video's first frame
+        self._sizes: dict[str, tuple[int, int]] = {}  # of each video's first frame; drawing may be a video behind
 
     def follow(self, predictions: Iterable[Prediction]) -> Iterator[Prediction]:
-        """Give the detections of each frame their track's number (-1: none yet) and the frame its counts."""
+        """Give the detections of each frame their track's number (-1: none yet) and the frame its counts.
+
+        Images that come one after the other, and are no frames of a video, are taken for one.
+        """
         path: str | None = None
         for prediction in predictions:
-            if prediction.frame is None or prediction.image is None:
+            if prediction.image is None:
                 yield replace(prediction, detections=rows(prediction.detections, self._sure(prediction.detections)))
                 continue
-            if prediction.begins_video(path):
+            if prediction.begins_video(path) or _sequence(prediction) != path:
                 self._reset(prediction)
-                path = prediction.path
+            path = _sequence(prediction)
             yield self._frame(prediction)
 
     def draw(self, image: Image.Image, prediction: Prediction) -> Image.Image:
         """Draw a frame with its detections, numbers, lines and zones."""
-        found = prediction.detections
-        if found.tracker_id is not None and len(found):
-            names = [
-                f"{name} {number}" if number >= 0 else str(name)
-                for name, number in zip(found.data["class_name"], found.tracker_id, strict=True)
-            ]
-            found = replace(found, data=found.data | {"class_name": np.array(names)})
-        picture = draw_detections(image, found)
+        picture = draw_detections(image, prediction.detections)
         if not (self.lines or self.zones):
             return picture
         pen = ImageDraw.Draw(picture)
@@ -119,7 +116,7 @@ class Follower:
 
     def _reset(self, first: Prediction) -> None:
         """Begin anew with the first frame of a video."""
-        self._sizes[first.path] = (first.width, first.height)
+        self._sizes[_sequence(first)] = (first.width, first.height)
         self._tracker: Any = None
         if self.track:
             rate = first.tags.rate if first.tags is not None else 0
@@ -133,7 +130,7 @@ class Follower:
 
     def _scale(self, prediction: Prediction) -> tuple[float, float]:
         """Return what brings a place in this frame into the pixels of the video's first one."""
-        width, height = self._sizes.get(prediction.path, (prediction.width, prediction.height))
+        width, height = self._sizes.get(_sequence(prediction), (prediction.width, prediction.height))
         return width / prediction.width, height / prediction.height
 
     def _frame(self, prediction: Prediction) -> Prediction:
@@ -184,6 +181,11 @@ class Follower:
                 if number >= 0:
                     line.see(number, box)
             line.keep({track.tracker_id for track in self._tracker.tracks})
+
+
+def _sequence(prediction: Prediction) -> str:
+    """Return what an image is followed with: its video, or all images that are no frames of one."""
+    return STILLS if prediction.frame is None else prediction.path
 
 
 def _beside(point: tuple[float, float]) -> tuple[float, float]:

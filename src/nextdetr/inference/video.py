@@ -26,7 +26,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
 from nextdetr.errors import DataError
-from nextdetr.inference.sources import Video
+from nextdetr.inference.moving import Video
 from nextdetr.inference.tags import VideoTags
 
 __all__ = ["Frame", "read_frames"]
@@ -120,6 +120,7 @@ def _decode(container: Any, video: Video, waiting: Queue[Frame | Exception | Non
     end: Exception | None = None
     index, damaged, broken = 0, 0, None
     rate = float(stream.guessed_rate or stream.average_rate or 0)
+    count = 0 if video.live else _expected_frames(container, stream)
     known = stream.start_time is not None and not video.live
     clock = _Clock(1 / (rate or USUAL_RATE), float(stream.start_time * stream.time_base) if known else None)
     try:
@@ -137,7 +138,9 @@ def _decode(container: Any, video: Video, waiting: Queue[Frame | Exception | Non
             if packet is None:
                 break
             for picture in frames:
-                frame = Frame(index, clock.at(picture.time), *_shown(picture, convert, stream.sample_aspect_ratio, rate))
+                frame = Frame(
+                    index, clock.at(picture.time), *_shown(picture, convert, stream.sample_aspect_ratio, rate, count)
+                )
                 _put(waiting, frame, stop, newest=video.live)
                 index += 1
     except Exception as error:  # noqa: BLE001 - handed on to the thread that asked
@@ -159,6 +162,14 @@ def _tell_if_cut(container: Any, video: Video, frames: int, seconds: float) -> N
         logger.warning("%s: %d of its %d frames could be decoded", video.name, frames, stream.frames)
     elif frames and stated is not None and seconds < CUT * stated:
         logger.warning("%s: it ends after %.1f of its %.1f seconds; is the file cut?", video.name, seconds, stated)
+
+
+def _expected_frames(container: Any, stream: Any) -> int:
+    """Return how many frames a video has, about, by what its file says; 0 where that says nothing."""
+    if stream.frames:
+        return int(stream.frames)
+    seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / av.time_base
+    return max(0, round(seconds * float(stream.average_rate or 0)))
 
 
 def _stated_seconds(container: Any, stream: Any) -> float | None:
@@ -201,11 +212,19 @@ class _Clock:
         return now
 
 
-def _shown(picture: Any, convert: VideoReformatter, aspect: Fraction | None, rate: float) -> tuple[Pixels, VideoTags]:
-    """Return a decoded picture as it is to be shown, RGB."""
+def _shown(
+    picture: Any, convert: VideoReformatter, aspect: Fraction | None, rate: float, count: int
+) -> tuple[Pixels, VideoTags]:
+    """Return a decoded picture as it is to be shown, RGB; ``count`` is the number of frames of its video."""
     full = picture.color_range == ColorRange.JPEG or picture.format.name.startswith("yuvj")
     tags = VideoTags(
-        rate, aspect or Fraction(1), int(picture.colorspace), full, int(picture.color_primaries), int(picture.color_trc)
+        rate,
+        aspect or Fraction(1),
+        int(picture.colorspace),
+        full,
+        int(picture.color_primaries),
+        int(picture.color_trc),
+        count,
     )
     settings: dict[str, Any] = {}
     matrix = tags.matrix_for(picture.width, picture.height)

@@ -165,7 +165,7 @@ def _batches(
     items: Iterable[SourceItem], image_size: int, batch_size: int, device: torch.device, reading: Reading
 ) -> Iterator[list[_Read]]:
     def read(item: SourceItem) -> _Read:
-        image, problem, _ = item.open(reading)
+        image, problem, *_ = item.open(reading)
         return _Read(item.path, None if image is None else resize_to_tensor(image, image_size), problem)
 
     batch: list[_Read] = []

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
-from nextdetr.files import atomic_write
-from nextdetr.inference.drawing import draw_detections
+from PIL import Image
+
+from nextdetr.inference.picture_file import picture_suffix, write_picture
 from nextdetr.inference.predictor import Prediction
 from nextdetr.inference.writers.names import Stems
 
-__all__ = ["PictureFiles"]
+__all__ = ["Draw", "PictureFiles", "plain"]
 
-LONGEST_JPEG = 65_500  # pixels of a side, in libjpeg
-_JPEG: dict[str, Any] = {"format": "JPEG", "quality": 92}
-_PNG: dict[str, Any] = {"format": "PNG"}
+#: Makes the annotated picture of an image or frame.
+Draw: TypeAlias = Callable[[Image.Image, Prediction], Image.Image]
 
 
 class PictureFiles:
@@ -25,22 +26,26 @@ class PictureFiles:
     Args:
         folder: where to.
         stems: names the files.
+        draw: makes the picture; by default the detections are drawn.
     """
 
-    def __init__(self, folder: Path, stems: Stems) -> None:
-        self._folder, self._stems = folder, stems
+    def __init__(self, folder: Path, stems: Stems, draw: Draw | None = None) -> None:
+        self._folder, self._stems, self._draw = folder, stems, draw or plain
 
     def add(self, prediction: Prediction) -> None:
         """Draw an image and write it."""
         if prediction.image is None or prediction.frame is not None:
             return
-        picture = draw_detections(prediction.image, prediction.detections)
-        ending, settings = ("jpg", _JPEG) if max(picture.size) <= LONGEST_JPEG else ("png", _PNG)
-        with atomic_write(self._folder / f"{self._stems.of(prediction)}.{ending}") as temporary:
-            picture.save(temporary, **settings)
+        picture = self._draw(prediction.image, prediction)
+        write_picture(picture, self._folder / f"{self._stems.of(prediction)}{picture_suffix(picture)}")
 
     def commit(self) -> None:
         """Do nothing: each picture has its name already."""
 
     def abort(self) -> None:
         """Do nothing: those that are there are whole."""
+
+
+def plain(image: Image.Image, prediction: Prediction) -> Image.Image:
+    """Draw the detections of an image."""
+    return prediction.plot(image)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -18,13 +17,13 @@ from PIL import Image, ImageOps
 
 from nextdetr.errors import WriteError
 from nextdetr.files import path_text
-from nextdetr.inference.drawing import draw_detections
 from nextdetr.inference.predictor import Prediction
 from nextdetr.inference.tags import VideoTags
 from nextdetr.inference.video import COLORSPACES, USUAL_RATE
 from nextdetr.inference.writers.part import PartFile
+from nextdetr.inference.writers.pictures import Draw, plain
 
-__all__ = ["AnnotatedVideo", "Draw", "VideoWriter"]
+__all__ = ["AnnotatedVideo", "VideoWriter"]
 
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 # Without latency the encoder holds no frame back that a kill would lose.
@@ -33,8 +32,6 @@ CODECS = {
     "mpeg4": {"qscale": "3"},
 }
 CLOCK = 90_000  # ticks a second of written videos, MPEG's own
-
-Draw = Callable[[Image.Image, Prediction], Image.Image]
 
 
 class VideoWriter:
@@ -148,7 +145,7 @@ class AnnotatedVideo:
     """
 
     def __init__(self, path: Path, draw: Draw | None = None) -> None:
-        self._path, self._draw = path, draw or _plain
+        self._path, self._draw = path, draw or plain
         self._writer: VideoWriter | None = None
 
     def add(self, prediction: Prediction) -> None:
@@ -169,10 +166,6 @@ class AnnotatedVideo:
         """Leave the part that there is, which plays."""
         if self._writer is not None:
             self._writer.abort()
-
-
-def _plain(image: Image.Image, prediction: Prediction) -> Image.Image:
-    return draw_detections(image, prediction.detections)
 
 
 def _set_colours(context: Any, tags: VideoTags, width: int, height: int) -> dict[str, Any]:

@@ -1,0 +1,123 @@
+"""What was found in one image, as it comes out of a stream."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nextdetr.array_boxes import batched_nms
+from nextdetr.errors import DataError
+from nextdetr.files import path_text
+from nextdetr.inference._supervision import rows, sv
+from nextdetr.inference.shown import Shown
+from nextdetr.inference.tags import VideoTags
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from nextdetr.inference.feature_map import FeatureMap
+    from nextdetr.inference.origin import Origin
+
+__all__ = ["Prediction", "merge_detections"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction(Shown):
+    """What was found in one image.
+
+    Attributes:
+        path: path of the image, or its name where it came from memory ("image-1").
+        width: of the image in pixels, EXIF orientation applied; 0 where it could not be read.
+        height: likewise.
+        detections: boxes xyxy in pixels of the image, ``confidence`` 0 to 1, ``class_id`` and ``data["class_name"]``, best
+            first; empty where nothing was found.
+        image: the image, RGB; None where it could not be read.
+        problem: why the image could not be read, a sentence; None where all is well.
+        frame: number of the frame, where the image is one of a video; ``path`` is the video's then.
+        seconds: its time from the video's start.
+        counted: ``lines``, crossings so far, each ``{"in", "out"}``, and ``zones``, objects in each now; where asked for.
+        tags: how the frame is shown, where the image is one of a video.
+        maps: what the network saw, where a recorder of features looked on; of an image in tiles, of its view as a whole.
+        unlikeness: distance from the training images as a multiple of the detector's limit, where that is known; of an
+            image in tiles, of its view as a whole.
+        origin: where the image can be had again, when ``image`` is gone.
+    """
+
+    path: str
+    width: int
+    height: int
+    detections: sv.Detections
+    image: Image.Image | None = None
+    problem: str | None = None
+    frame: int | None = None
+    seconds: float | None = None
+    counted: dict[str, Any] | None = None
+    tags: VideoTags | None = None
+    maps: list[FeatureMap] | None = None
+    unlikeness: float | None = None
+    origin: Origin | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def unlike_training(self) -> bool | None:
+        """Whether the image is more unlike the training images than the detector's limit; None where not checked."""
+        return None if self.unlikeness is None else self.unlikeness > 1
+
+    def begins_video(self, path: str | None) -> bool:
+        """Whether this is a frame of another video than the frame before, which was of ``path``."""
+        return self.frame is not None and (self.frame == 0 or self.path != path)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many objects of each class were found, the most frequent class first."""
+        return dict(Counter(self._names()).most_common())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the image's part of the JSON result; ``problem`` stands in it only where there is one.
+
+        A path that is not UTF-8 is written as ``path_text`` has it.
+        """
+        found = self.detections
+        confidences = [] if found.confidence is None else found.confidence.tolist()
+        labels = [] if found.class_id is None else found.class_id.tolist()
+        rows = zip(found.xyxy.tolist(), confidences, labels, self._names(), strict=True)
+        detections: list[dict[str, Any]] = [
+            {"box": box, "confidence": confidence, "class_id": label, "class_name": name}
+            for box, confidence, label, name in rows
+        ]
+        if found.tracker_id is not None:
+            for row, track in zip(detections, found.tracker_id.tolist(), strict=True):
+                row["track_id"] = None if track < 0 else track
+        result: dict[str, Any] = {"path": path_text(self.path), "width": self.width, "height": self.height}
+        if self.frame is not None:
+            result |= {"frame": self.frame, "seconds": self.seconds}
+        result["detections"] = detections
+        if self.counted is not None:
+            result["counted"] = self.counted
+        if self.unlikeness is not None:
+            result |= {"unlikeness": self.unlikeness, "unlike_training": self.unlike_training}
+        return result if self.problem is None else {**result, "problem": path_text(self.problem)}
+
+    def _found(self) -> sv.Detections:
+        return self.detections
+
+    def _picture(self) -> Image.Image:
+        if self.image is not None:
+            return self.image
+        if self.problem is not None or self.origin is None:
+            raise DataError(self.problem or f"{self.path}: the image is not kept.")
+        return self.origin.image()
+
+    def _names(self) -> list[str]:
+        return [str(name) for name in self.detections.data.get("class_name", ())]
+
+
+def merge_detections(found: sv.Detections, limit: float | None) -> sv.Detections:
+    """Drop of two boxes of a class with an IoU above ``limit`` the less sure one; None keeps all of them."""
+    if limit is None or len(found) < 2:
+        return found
+    assert found.confidence is not None
+    assert found.class_id is not None
+    boxes, scores, labels = found.xyxy.astype(np.float32), found.confidence, found.class_id.astype(np.int64)
+    return rows(found, batched_nms(boxes, scores.astype(np.float32), labels, limit))
