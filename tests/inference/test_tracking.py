@@ -268,3 +268,16 @@ def test_tracking_in_memory_from_python(tmp_path):
     assert len(listed) == 5
     assert listed[-1].tracker_id.max() >= 0
     assert listed[-1].to_json()["detections"][0]["track_id"] is not None
+
+
+@pytest.mark.parametrize("scale", [1, 10])
+def test_lines_and_their_counts_fit_the_picture(scale):
+    """In a frame ten times as large, the line is wider and its text higher."""
+    size = (400 * scale, 200 * scale)
+    follower = Follower(confidence=0.3, track=True, lines=[f"{200 * scale},0,{200 * scale},{200 * scale}"])
+    (result,) = follower.follow([replace(frame(0, [], []), width=size[0], height=size[1], image=Image.new("RGB", size))])
+    white = np.asarray(follower.draw(result.image, result))[:, :, 1] > 200
+    line = white[150 * scale].sum()
+    text = np.flatnonzero(white[:, 210 * scale : 300 * scale].any(axis=1))
+    assert {1: 3, 10: 7}[scale] <= line <= {1: 4, 10: 12}[scale]
+    assert {1: 6, 10: 30}[scale] <= text.max() - text.min() + 1 <= {1: 16, 10: 70}[scale]

@@ -17,13 +17,15 @@ from nextdetr.inference._supervision import sv
 from nextdetr.inference.fonts import lay_out, legible
 from nextdetr.preprocess import ImageSource, as_image
 
-__all__ = ["draw_detections"]
+__all__ = ["draw_detections", "line_width", "text_size"]
 
 #: Bright colours for the classes, most unlike each other first; classes beyond the list start over.
 COLOURS = (
     *("#1f9bff", "#ff7f0e", "#00c853", "#ff2d95", "#ffd600", "#8c5bff", "#00d5d5", "#ff3b30", "#a4de02", "#c77dff"),
     *("#ffb3ba", "#00897b", "#b5651d", "#5c6bc0", "#f06292", "#cddc39"),
 )
+
+SMALLEST_TEXT = 11.0  # pixels, below which letters cannot be read
 
 Corners = tuple[float, float, float, float]
 
@@ -66,11 +68,21 @@ def draw_detections(image: ImageSource, detections: sv.Detections, classes: Sequ
     return picture
 
 
+def line_width(size: tuple[int, int]) -> float:
+    """Return the width of lines that suits a picture of this width and height, pixels."""
+    side = min(size)
+    return max(1.0, side**0.5 / 10, side / 350)
+
+
+def text_size(size: tuple[int, int]) -> float:
+    """Return the size of text that suits a picture of this width and height, pixels."""
+    return max(SMALLEST_TEXT, min(size) * 0.026)
+
+
 def _draw_boxes(picture: Image.Image, boxes: NDArray[np.float64], labels: NDArray[np.int64]) -> Image.Image:
     """Lines as thick as the picture allows, thinner around small objects."""
     sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-    side = min(picture.size)
-    thickness = np.clip(np.rint(np.minimum(max(side**0.5 / 10, side / 350), sides / 12)), 1, None).astype(int)
+    thickness = np.clip(np.rint(np.minimum(line_width(picture.size), sides / 12)), 1, None).astype(int)
     palette = sv.ColorPalette.from_hex(list(COLOURS))
     limits = np.tile(np.array(picture.size, dtype=np.float64) - 1, 2)
     scene = np.array(picture)[:, :, ::-1].copy()  # supervision draws on BGR
@@ -138,7 +150,7 @@ def _free_spot(
 def _font_size(picture: Image.Image, boxes: NDArray[np.float64]) -> int:
     """In proportion to the picture, smaller where the objects are small, never illegible."""
     height = float(np.median(boxes[:, 3] - boxes[:, 1]))
-    return int(max(11, min(min(picture.size) * 0.026, height / 2)))
+    return int(max(SMALLEST_TEXT, min(text_size(picture.size), height / 2)))
 
 
 def _ink(colour: str) -> str:

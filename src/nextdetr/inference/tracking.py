@@ -18,14 +18,15 @@ from PIL import Image, ImageDraw
 from nextdetr.errors import ConfigError
 from nextdetr.inference._supervision import rows, sv
 from nextdetr.inference.crossing import CrossingLine
-from nextdetr.inference.drawing import draw_detections
+from nextdetr.inference.drawing import draw_detections, line_width, text_size
+from nextdetr.inference.fonts import font
 from nextdetr.inference.predictor import Prediction
 
 __all__ = ["UNSURE", "Follower", "parse_points"]
 
 UNSURE = 0.1  # least score of a detection that may carry on a track
 USUAL_RATE = 30.0  # frames a second where a video does not say
-COLOUR, STROKE = "#ffffff", 3
+COLOUR = "#ffffff"
 STILLS = ""  # stands for the path of images that are no frames of a video
 
 
@@ -99,19 +100,25 @@ class Follower:
         pen = ImageDraw.Draw(picture)
         counts = prediction.counted or {}
         across, down = self._scale(prediction)
+        stroke, face = max(3, round(1.5 * line_width(picture.size))), font(round(text_size(picture.size)))
+
+        def write(text: str, beside: tuple[float, float]) -> None:
+            # Beside the stroke through the point, and inside the picture.
+            most = (picture.width - pen.textlength(text, font=face) - stroke, picture.height - 1.5 * face.size)
+            place = [
+                max(stroke, min(at + gap, limit)) for at, gap, limit in zip(beside, (2 * stroke, stroke), most, strict=True)
+            ]
+            pen.text(
+                (place[0], place[1]), text, fill=COLOUR, font=face, stroke_width=max(2, stroke // 2), stroke_fill="#000000"
+            )
+
         lines, zones = ([[(x / across, y / down) for x, y in shape] for shape in s] for s in (self.lines, self.zones))
         for line, count in zip(lines, counts.get("lines", ()), strict=True):
-            pen.line(line, fill=COLOUR, width=STROKE)
-            pen.text(
-                _beside(line[0]),
-                f"in {count['in']}, out {count['out']}",
-                fill=COLOUR,
-                stroke_width=2,
-                stroke_fill="#000000",
-            )
+            pen.line(line, fill=COLOUR, width=stroke)
+            write(f"in {count['in']}, out {count['out']}", line[0])
         for zone, number in zip(zones, counts.get("zones", ()), strict=True):
-            pen.line([*zone, zone[0]], fill=COLOUR, width=STROKE)
-            pen.text(_beside(zone[0]), str(number), fill=COLOUR, stroke_width=2, stroke_fill="#000000")
+            pen.line([*zone, zone[0]], fill=COLOUR, width=stroke)
+            write(str(number), zone[0])
         return picture
 
     def _reset(self, first: Prediction) -> None:
@@ -186,11 +193,6 @@ class Follower:
 def _sequence(prediction: Prediction) -> str:
     """Return what an image is followed with: its video, or all images that are no frames of one."""
     return STILLS if prediction.frame is None else prediction.path
-
-
-def _beside(point: tuple[float, float]) -> tuple[float, float]:
-    """Return where a text begins that the stroke through the point must not cross."""
-    return point[0] + 2 * STROKE, point[1] + STROKE
 
 
 def _tracker_class() -> Any:
