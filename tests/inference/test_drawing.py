@@ -121,3 +121,11 @@ def test_supervision_says_nothing_about_opencv():
     code = "import nextdetr.inference._supervision"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (result.stdout, result.stderr) == ("", "")
+
+
+@pytest.mark.parametrize(("side", "least", "most"), [(100, 0.02, 0.08), (640, 0.006, 0.02), (4000, 0.006, 0.02)])
+def test_lines_and_labels_fit_the_picture(side, least, most):
+    """What is drawn takes a like share of small and large pictures, and hides little of either."""
+    boxes = np.array([[0.2, 0.3, 0.5, 0.6]]) * side
+    picture = draw_detections(Image.new("RGB", (side, side)), found(boxes, [0], [0.9], ["platelets"]))
+    assert least < (np.asarray(picture) > 0).any(axis=2).mean() < most

@@ -25,7 +25,8 @@ COLOURS = (
     *("#ffb3ba", "#00897b", "#b5651d", "#5c6bc0", "#f06292", "#cddc39"),
 )
 
-SMALLEST_TEXT = 11.0  # pixels, below which letters cannot be read
+SMALLEST_TEXT = 11.0  # pixels, below which letters are hard to read
+TINY_TEXT = 8.0  # pixels, in pictures of a hundred pixels, which are looked at enlarged
 
 Corners = tuple[float, float, float, float]
 
@@ -76,7 +77,8 @@ def line_width(size: tuple[int, int]) -> float:
 
 def text_size(size: tuple[int, int]) -> float:
     """Return the size of text that suits a picture of this width and height, pixels."""
-    return max(SMALLEST_TEXT, min(size) * 0.026)
+    side = min(size)
+    return max(side * 0.026, min(SMALLEST_TEXT, max(TINY_TEXT, side / 10)))
 
 
 def _draw_boxes(picture: Image.Image, boxes: NDArray[np.float64], labels: NDArray[np.int64]) -> Image.Image:
@@ -111,6 +113,8 @@ def _draw_labels(
         others = np.delete(centres, index, axis=0)
         for text in variants[index]:
             line = lay_out(text, size)
+            if line.width > max(picture.width / 2, boxes[index, 2] - boxes[index, 0]) and text != variants[index][-1]:
+                continue  # would hide most of a small picture
             extent = (line.width + 2 * padding, float(line.bottom - line.top + padding))
             spot = _free_spot(tuple(boxes[index]), extent, picture.size, placed, others)
             if spot is None:
@@ -150,7 +154,8 @@ def _free_spot(
 def _font_size(picture: Image.Image, boxes: NDArray[np.float64]) -> int:
     """In proportion to the picture, smaller where the objects are small, never illegible."""
     height = float(np.median(boxes[:, 3] - boxes[:, 1]))
-    return int(max(SMALLEST_TEXT, min(text_size(picture.size), height / 2)))
+    size = text_size(picture.size)
+    return int(max(min(SMALLEST_TEXT, size), min(size, height / 2)))
 
 
 def _ink(colour: str) -> str:
