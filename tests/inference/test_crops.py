@@ -19,7 +19,7 @@ CLASSES = ["cat", "dog", "Vögel"]
 
 def written(predictions, folder, classes=CLASSES) -> list[str]:
     list(save_predictions(predictions, folder, ["crops"], classes=classes))
-    return sorted(path.relative_to(folder / "crops").as_posix() for path in (folder / "crops").rglob("*.*"))
+    return sorted(path.relative_to(folder / "crops").as_posix() for path in (folder / "crops").rglob("*.jpg"))
 
 
 def test_one_file_an_object_in_a_folder_for_each_class(tmp_path):
