@@ -97,7 +97,7 @@ def doubt_labels(
     done, found = 0, {}
     for split, data in parts.items():
         paths = [str(record.path) for record in data.records]
-        predictions = settled.predictor().stream(paths, confidence=_LEAST)
+        predictions = settled.predictor().stream(paths, confidence=_LEAST, animations=False)
         answers = []
         for prediction in predictions:
             if prediction.frame:  # of a picture that moves the first counts, as in training
