@@ -172,7 +172,7 @@ def as_image(source: ImageSource, reading: Reading = AS_EVER) -> Image.Image:
     if is_tensor(source):
         return from_tensor(cast("torch.Tensor", source), reading.bits)
     if isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read"):
-        source = encoded(source)
+        source = encoded(cast("bytes | IO[bytes]", source))
     if isinstance(source, Encoded):
         return _decoded(source, reading)
     raise DataError(f"an image is a path, a PIL image or a numpy array, not {type(source).__name__}.")
@@ -184,7 +184,7 @@ def encoded(source: bytes | IO[bytes], name: str = "image") -> Encoded:
     Raises:
         DataError: the file gives text.
     """
-    content = source if isinstance(source, bytes | bytearray | memoryview) else source.read()
+    content: Any = source if isinstance(source, bytes | bytearray | memoryview) else source.read()
     if isinstance(content, str):
         raise DataError(f"{name} was opened as text: open an image with the mode 'rb'.")
     return Encoded(bytes(content), name)

@@ -53,9 +53,9 @@ class Origin:
         video = as_video(self.path) if self.given is None else None
         if video is not None and (video.live or not Path(video.source).exists()):
             raise DataError(f"{self.path}: the frames of a stream are not kept: take them from detector.stream.")
-        source = self.given or video or Path(self.path)
-        with closing(frames_of(SourceItem(self.path, source), self.reading)) as frames:
-            for item in frames:
-                if item.frame == self.frame and item.problem is None:
-                    return as_image(item.image, self.reading)  # type: ignore[arg-type]
+        item = SourceItem(self.path, self.given if self.given is not None else video or Path(self.path))
+        with closing(frames_of(item, self.reading)) as frames:
+            for frame in frames:
+                if frame.frame == self.frame and frame.problem is None:
+                    return as_image(frame.image, self.reading)  # type: ignore[arg-type]
         raise DataError(f"{self.path}: frame {self.frame} cannot be read again.")

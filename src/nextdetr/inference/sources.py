@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar, cast
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
 
 from nextdetr.errors import DataError
@@ -305,7 +305,7 @@ def _in_memory(source: ImageSource, name: str) -> SourceItem:
     if isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read"):
         known = getattr(source, "name", "")
         known = known if isinstance(known, str) else ""
-        source = encoded(source, known or name)
+        source = encoded(cast("bytes | IO[bytes]", source), known or name)
     return SourceItem(str(known or name), source)
 
 
