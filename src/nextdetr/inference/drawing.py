@@ -7,6 +7,7 @@ first; it covers no other label and no other object's centre.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,7 +73,7 @@ def draw_detections(image: ImageSource, detections: sv.Detections, classes: Sequ
 def line_width(size: tuple[int, int]) -> float:
     """Return the width of lines that suits a picture of this width and height, pixels."""
     side = min(size)
-    return max(1.0, side**0.5 / 10, side / 350)
+    return max(1.0, math.sqrt(side) / 10, side / 350)
 
 
 def text_size(size: tuple[int, int]) -> float:
