@@ -177,7 +177,7 @@ def test_a_run_that_goes_on_does_so_without_its_tool(tmp_path, tool, caplog):
         running.finish(Outcome({}), 3)
     assert recorder.calls == []
     assert len(warnings(caplog)) == 1
-    assert "MLflow cannot be written (the network is down); the run goes on" in warnings(caplog)[0]
+    assert "MLflow cannot be written (the network is down); the run continues" in warnings(caplog)[0]
     assert "MLflow lacks the end of this run" in told[-1]
 
 

@@ -188,9 +188,9 @@ def test_a_detector_is_named_by_itself_or_by_its_backbone(model, detector, backb
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"model": "rtdetr-r18vd"}, ConfigError, "no ConvNeXt V2"),
+        ({"model": "rtdetr-r18vd"}, ConfigError, "not a ConvNeXt V2"),
         ({"model": "nextdetr-ato"}, ModelFileError, "nextdetr-atto"),
-        ({"detector": False, "head_epochs": None, "head_batch_size": None}, ConfigError, "with --detector, a detector"),
+        ({"detector": False, "head_epochs": None, "head_batch_size": None}, ConfigError, "a detector with --detector"),
         ({"detector": False}, ConfigError, "--head-epochs is for the head: give --detector too"),
         ({"minutes": 1.0, "epochs": None}, ConfigError, "--head-epochs and --minutes"),
         ({"grn": False}, ConfigError, "--no-grn"),

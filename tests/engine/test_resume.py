@@ -52,11 +52,11 @@ def test_a_run_goes_on_from_elsewhere_with_data_that_have_moved(settings, tmp_pa
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     (tmp_path / "squares").rename(tmp_path / "moved")
-    with pytest.raises(DataError, match=r"squares: the data set of the run is not there any more; .* --data"):
+    with pytest.raises(DataError, match=r"squares: the data set of the run no longer exists; .* --data"):
         train(TrainConfig(resume="../run"), quiet=True)
     capsys.readouterr()
     assert train(TrainConfig(resume="../run", data="../moved", epochs=3)).epochs == 3
-    assert "not as it would" not in told(capsys)
+    assert "not exactly as it would have" not in told(capsys)
     stored = read_config_file("../run/config.yaml")
     assert (stored["epochs"], stored["resume"]) == (3, None)
     assert (tmp_path / "moved").samefile(stored["data"])
@@ -73,7 +73,7 @@ def test_the_runs_classes_stay_in_their_order(settings, tmp_path, monkeypatch, c
     train(TrainConfig(resume="run"))
     assert seen[0].train_data.classes == seen[0].val_data.classes == ["square", "bar"]
     assert seen[0].train_data.records[0].labels.tolist() == [0, 1]
-    assert "not as it would" not in told(capsys)
+    assert "not exactly as it would have" not in told(capsys)
     assert json.loads(read_detector_metadata("run/best.safetensors")["classes"]) == ["square", "bar"]
 
 
@@ -98,7 +98,7 @@ def test_other_images_boxes_and_batches_are_told(tmp_path):
     before = Contract.of(data, together=4)
     assert before.differences(Contract.of(data, together=4)) == []
     assert before.differences(Contract.of(data, together=8)) == [
-        "A step now has 8 images, not 4: it goes on with them, but not as it would have gone on."
+        "A step now has 8 images, not 4: it continues, but not exactly as it would have."
     ]
     boxes = [replace(data.records[0], boxes=data.records[0].boxes + 1), *data.records[1:]]
     (line,) = before.differences(Contract.of(replace(data, records=boxes), together=4))
@@ -130,7 +130,7 @@ def test_pre_training_goes_on_from_elsewhere_too(settings, tmp_path, monkeypatch
     (tmp_path / "squares").rename(tmp_path / "moved")
     capsys.readouterr()
     assert nextdetr.pretrain("moved/images/train", resume="run", epochs=1).epochs == 1
-    assert "not as it would" not in told(capsys)
+    assert "not exactly as it would have" not in told(capsys)
     stored = read_config_file("run/config.yaml")
     assert (stored["epochs"], stored["images"]) == (1, [str(tmp_path / "moved" / "images" / "train")])
 

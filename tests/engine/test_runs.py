@@ -47,7 +47,7 @@ def test_the_best_first_with_what_their_files_say(folder):
     assert low.logs["mlflow"] == {"run_id": "abc", "look": "mlflow ui"}
     assert high.logs == {}
     assert "logs.json: cannot be read" in pretrained.problem
-    assert "line 2 has another number of values" in bad.problem
+    assert "line 2 does not have as many values" in bad.problem
 
 
 def test_the_command(folder, capsys):

@@ -269,7 +269,7 @@ def test_a_resumed_run_with_a_teacher_equals_the_uninterrupted_one(settings, tmp
     own = shutil.copy(settings["teacher"], tmp_path / "own.safetensors")
     interrupt_training(settings | {"teacher": own}, 2, match="--resume")
     shutil.move(own, moved)
-    with pytest.raises(ConfigError, match="the teacher of the run is not there any more; if it has moved, name it"):
+    with pytest.raises(ConfigError, match="the teacher of the run no longer exists; if it has moved, name it"):
         train(TrainConfig(resume=settings["output"]), quiet=True)
     train(TrainConfig(resume=settings["output"], teacher=moved), quiet=True)
     assert losses(settings["output"]) == losses(tmp_path / "whole")

@@ -21,7 +21,7 @@ CELL, MOST_CELLS = 480, 16
 
 
 def draw_batch(images: Tensor, targets: Sequence[Target], classes: Sequence[str]) -> Image.Image:
-    """Draw a training batch as one picture, with its boxes and class names, to see what the model is taught.
+    """Draw a training batch, with boxes and class names, as one picture: what the model is trained on.
 
     Args:
         images: [B, 3, S, S] RGB, 0 to 1; the first 16 are drawn.

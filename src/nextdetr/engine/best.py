@@ -1,4 +1,4 @@
-"""Which validation of a run is its best, and when a run has stopped getting better."""
+"""The best validation of a run, and early stopping."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["Best"]
 class Best:
     """The best validation so far, by AP.
 
-    An AP that is undefined, or zero, says nothing: it never stays the best over a later one, since later weights have
-    learnt more, and patience does not run out while nothing has been found yet.
+    A zero or undefined AP never counts as the best: a later validation replaces it, and patience does not run out before
+    anything has been found.
 
     Attributes:
-        epoch: number of the epoch after which it was, from 1; -1 before the first.
+        epoch: epoch that it followed, from 1; -1 before the first validation.
         metrics: its COCO metrics, fractions 0 to 1, None where undefined.
-        thresholds: confidence of the best F1 of each class there; none where nothing was found.
-        stale: validations since then, once an AP was above 0.
+        thresholds: confidence with the best F1, per class; empty if nothing was found.
+        stale: validations since then, counted once an AP was above 0.
     """
 
     epoch: int = -1
@@ -33,12 +33,12 @@ class Best:
         return _score(self.metrics)
 
     def update(self, epoch: int, metrics: Mapping[str, float | None], thresholds: Sequence[float] = ()) -> bool:
-        """Take in a validation.
+        """Record a validation.
 
         Args:
-            epoch: number of the epoch after which it was, from 1.
+            epoch: epoch that it followed, from 1.
             metrics: with ``AP``.
-            thresholds: of each class.
+            thresholds: per class.
 
         Returns:
             Whether it is the best so far.
@@ -50,7 +50,7 @@ class Best:
         return True
 
     def out_of_patience(self, patience: int | None) -> bool:
-        """Whether ``patience`` validations in a row were no better; never with None."""
+        """Whether ``patience`` validations in a row brought no improvement; always False if it is None."""
         return patience is not None and self.stale >= patience
 
 

@@ -1,4 +1,4 @@
-"""How long a run is: a number of epochs, or minutes on the wall; every part of the schedule is a share of it."""
+"""Length of a run, in epochs or in minutes. Every part of the schedule is a fraction of it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from dataclasses import dataclass, field
 __all__ = ["DEFAULT_EPOCHS", "Budget"]
 
 DEFAULT_EPOCHS = 72
-LARGEST_RESERVE = 0.5  # of the minutes; a run that is all validation would learn nothing
+LARGEST_RESERVE = 0.5  # of the minutes; a run that only validates learns nothing
 
 
 @dataclass(slots=True)
 class Budget:
     """Progress of a run, 0 to 1.
 
-    With minutes, progress goes on evenly from where it stands to 1 at the end of the time. What changes the time that is
-    left (a new reserve, a resume) changes the pace of it from then on, and never its value.
+    With a time budget, progress continues linearly from its current value to 1 at the end. A change of the remaining time
+    (a new reserve, a resume) changes the speed from then on, never the value.
 
     Attributes:
         epochs: length in epochs, or None.
-        minutes: length in minutes of wall-clock, or None; exactly one of the two is set. Everything counts: checking the
-            data, loading, training, validation and writing.
-        limit: with ``epochs``, minutes after which the run is over all the same; its schedule then ends with them.
-        places: images an epoch, the filling of the last batch included.
-        spent: seconds that earlier sessions of a resumed run have used.
-        reserve: seconds kept back for the last validation; see ``keep_back``.
-        started: when this session began, as ``time.perf_counter`` has it.
-        since, passed: progress was ``passed`` at ``since`` seconds and goes on from there.
+        minutes: length in minutes of wall-clock time, or None; exactly one of the two is set. Everything counts: checking
+            the data, loading, training, validating and writing.
+        limit: with ``epochs``, a time limit in minutes; the schedule then ends there.
+        places: images per epoch, including those that fill up the last batch.
+        spent: seconds used by earlier sessions of a resumed run.
+        reserve: seconds reserved for the last validation; see ``keep_back``.
+        started: start of this session (``time.perf_counter``).
+        since, passed: progress was ``passed`` at ``since`` seconds and continues from there.
     """
 
     epochs: int | None
@@ -54,11 +54,11 @@ class Budget:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock of the run so far, all sessions of it."""
+        """Wall-clock time of the run so far, over all sessions."""
         return self.spent + time.perf_counter() - self.started
 
     def keep_back(self, seconds: float) -> None:
-        """Keep so much time for the last validation, half of the minutes at most."""
+        """Reserve this much time for the last validation, at most half of the minutes."""
         passed = self.progress(0, 0)
         if self.minutes is not None:
             seconds = min(seconds, LARGEST_RESERVE * self.minutes * 60)
@@ -66,11 +66,11 @@ class Budget:
         self.reserve = seconds
 
     def go_on(self, progress: float, reserve: float) -> None:
-        """Continue the progress of an earlier session, whose end kept ``reserve`` seconds back."""
+        """Continue from the progress of an earlier session, which had reserved ``reserve`` seconds."""
         self.since, self.passed, self.reserve = self.seconds, progress, reserve
 
     def progress(self, epoch: int, place: int) -> float:
-        """Share of the run that is over before image ``place`` of epoch ``epoch`` (both from 0)."""
+        """Fraction of the run before image ``place`` of epoch ``epoch`` (both from 0)."""
         if self.minutes is None:
             shown = (epoch + min(1.0, place / self.places)) / self._epochs
             return min(1.0, max(shown, self._share_of_limit()))
@@ -84,7 +84,7 @@ class Budget:
         return self.progress(epoch, place) >= 1.0
 
     def estimated_epochs(self, epoch: int, place: int) -> int:
-        """Epochs that the whole run will have, by the pace so far."""
+        """Expected number of epochs of the whole run, at the current speed."""
         if self.minutes is None:
             return self._epochs
         done = epoch + place / self.places
@@ -92,7 +92,7 @@ class Budget:
         return max(1, math.ceil(done / progress)) if progress > 0 and done > 0 else 1
 
     def remaining_seconds(self, epoch: int, place: int) -> float | None:
-        """Time left by the pace so far; None at the very start."""
+        """Remaining time at the current speed; None at the very start."""
         if self.minutes is not None:
             return max(0.0, self.minutes * 60 - self.seconds)
         progress = self.progress(epoch, place)

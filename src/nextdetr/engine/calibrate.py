@@ -1,4 +1,4 @@
-"""A confidence that bounds what a detector misses, and which images are unlike its training's; ``nextdetr calibrate``."""
+"""A confidence threshold that bounds the missed objects, and detection of unfamiliar images; ``nextdetr calibrate``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["CalibrateResult", "calibrate"]
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 128  # images that are embedded between two steps of the progress bar
+CHUNK = 128  # images per update of the progress bar
 CHOSEN_BY = {"train": "the weights were learned from it", "val": "the best weights and their thresholds were chosen on it"}
 
 
@@ -43,19 +43,19 @@ class CalibrateResult:
     Attributes:
         model: the checkpoint.
         data: the data set.
-        split: its part that was used.
-        images: images with objects, which the threshold is from (n).
-        images_without_objects: those that only ``unlike`` is from.
-        recall: what was asked for, 0 to 1.
-        iou: overlap from which on an object is found.
-        threshold: the confidence that was stored; None where the recall is out of reach.
-        missed: mean share of missed objects of an image on these images, at the threshold, or with all detections.
-        bound: on the expected share of a new image, likewise.
-        highest_recall: the most that the detector can promise with these images.
-        unlike: ``limit`` on the distance from the training images, the ``share`` of ordinary images that exceeds it at
-            most, and the number of ``training_images``; None where it is not known.
-        unlike_reason: why it is not known, a sentence.
-        passed: whether the threshold was found, and stored.
+        split: the split that was used.
+        images: number of images with objects, from which the threshold is computed (n).
+        images_without_objects: number of the others, which only ``unlike`` uses.
+        recall: the requested recall, 0 to 1.
+        iou: least IoU at which an object counts as found.
+        threshold: the stored confidence; None if the recall cannot be reached.
+        missed: mean fraction of missed objects per image here, at the threshold, or with all detections.
+        bound: upper bound on its expectation for a new image.
+        highest_recall: the highest recall that these images can guarantee.
+        unlike: ``limit`` on the distance from the training images, the largest ``share`` of ordinary images that exceeds
+            it, and the number of ``training_images``; None if unknown.
+        unlike_reason: why it is unknown, a sentence.
+        passed: whether a threshold was found and stored.
     """
 
     model: str
@@ -79,9 +79,9 @@ class CalibrateResult:
 
 
 def calibrate(opened: OpenedModel | OpenedExport, config: CalibrateConfig, *, quiet: bool = False) -> CalibrateResult:
-    """Find the highest confidence that bounds the share of missed objects, and store it in the checkpoint.
+    """Find the highest confidence that bounds the fraction of missed objects, and store it in the checkpoint.
 
-    Where the recall is out of reach nothing is stored, and ``passed`` is false.
+    If the recall cannot be reached, nothing is stored and ``passed`` is False.
 
     Args:
         opened: the detector, from its checkpoint.
@@ -89,7 +89,7 @@ def calibrate(opened: OpenedModel | OpenedExport, config: CalibrateConfig, *, qu
         quiet: show no progress on standard error.
 
     Raises:
-        ConfigError: the detector is no checkpoint that can be written, or the split chose its weights or thresholds.
+        ConfigError: the detector is not a writable checkpoint, or the split chose its weights or thresholds.
         DataError: the data set or the split cannot be used, has no objects, or shares images with train or val.
     """
     if config.data is None:
@@ -123,11 +123,11 @@ def calibrate(opened: OpenedModel | OpenedExport, config: CalibrateConfig, *, qu
 
 
 def _read(opened: OpenedModel, config: CalibrateConfig) -> tuple[DetectionData, DetectionData | None]:
-    """Return the split, and the detector's training images where the data set is that of its training.
+    """Return the split, and the training images if the data set is the one that the detector was trained on.
 
     Raises:
         ConfigError: the split chose weights or thresholds.
-        DataError: there is no such split, or images of it did.
+        DataError: there is no such split, or some of its images chose weights or thresholds.
     """
     assert config.data is not None
     there = available_splits(config.data)
@@ -169,7 +169,7 @@ def _read(opened: OpenedModel, config: CalibrateConfig) -> tuple[DetectionData, 
 def _familiarity(
     examined: Examined, training: DetectionData | None, config: CalibrateConfig, display: Display
 ) -> tuple[Familiarity | None, str | None, int]:
-    """Return what tells unlike images, why there is none, and the number of training images that it is from."""
+    """Return the model of familiar images, or why there is none, and the number of training images behind it."""
     if training is None:
         return None, "the training images are not in this data set, so images unlike them are not told", 0
     records = training.records
@@ -189,7 +189,7 @@ def _familiarity(
 def _vectors(
     examined: Examined, records: Sequence[ImageRecord], config: CalibrateConfig, display: Display
 ) -> NDArray[np.float32]:
-    """Return [N, C] of the images that can be read."""
+    """Return the features [N, C] of the readable images."""
     model, parts = examined.opened.model, []
     assert isinstance(model, DetectionModel)
     for start in range(0, len(records), CHUNK):
@@ -209,7 +209,7 @@ def _store(opened: OpenedModel, config: CalibrateConfig, found: Threshold, famil
         found.threshold, config.recall, round(found.bound, 6), config.iou, found.images, data_name(config), config.split,
         opened.image_size, familiarity is not None,
     )  # fmt: skip
-    fresh = open_model(opened.source)  # as it is on the disk, not as it ran
+    fresh = open_model(opened.source)  # as stored, not as it ran
     extra = {key: text for key, text in extra_metadata(fresh.metadata).items() if key not in (CALIBRATION, FAMILIARITY)}
     known = {} if familiarity is None else familiarity.to_metadata()
     save_opened(opened.source, fresh, extra=extra | entry.to_metadata() | known)

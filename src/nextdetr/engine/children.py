@@ -1,8 +1,8 @@
-"""The further processes of a run on several devices: how they start, report and end.
+"""The worker processes of a run on several devices: how they start, report and end.
 
-Each is a fresh interpreter that gets the run's settings as JSON on its standard input and calls the same function with
-them. It says ``ready`` before it waits for the others, ``done`` or its error when it has ended, and ends when its input
-does, which is when the first process lets go or dies.
+Each is a new interpreter that reads the settings as JSON from standard input and calls the same function. It reports
+``ready`` before it waits for the others, and ``done`` or its error at the end. It exits when its standard input closes,
+that is, when the first process releases it or dies.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from nextdetr.errors import ConfigError, FailedElsewhere, NextDETRError, Trainin
 __all__ = ["Children", "Place", "environment_kept", "join", "own_place", "ready", "started", "started_elsewhere"]
 
 START = "from nextdetr.engine.children import join; join()"
-PATIENCE = 600.0  # seconds that the first process gets to notice that another one has failed
-NOTICE = 10.0  # seconds until a broken connection and the report of who broke it must have met
+PATIENCE = 600.0  # seconds for the first process to notice that another one failed
+NOTICE = 10.0  # seconds to wait for the report that explains a broken connection
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a process stands among those of a run: its rank, and the port of the first one on this machine."""
+    """Position of a process in the run: its rank, and the port of the first process on this machine."""
 
     rank: int
     port: int
 
 
-_own: list[Any] = []  # in a process that was started here: its place, and the stream of its reports
+_own: list[Any] = []  # in a worker: its place, and the stream for its reports
 
 
 def started_elsewhere() -> bool:
-    """Whether torchrun, srun or the like have started the processes, and say so."""
+    """Whether torchrun, srun or similar started the processes, and say that they did."""
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
     several = int(os.environ.get("SLURM_NTASKS") or 1) > 1
@@ -53,12 +53,12 @@ def started_elsewhere() -> bool:
 
 
 def own_place() -> Place | None:
-    """Return the place of a process that was started here; None in the first one."""
+    """Return the place of a worker process; None in the first process."""
     return _own[0] if _own else None
 
 
 def ready() -> None:
-    """Tell the first process that this one is about to wait for the others."""
+    """Report to the first process that this one is about to wait for the others."""
     _report({"ready": True})
 
 
@@ -69,11 +69,11 @@ def _report(what: dict[str, Any]) -> None:
 
 
 def join() -> None:
-    """Take part in a run; what a further process does from its start to its end."""
+    """Run a worker process from start to end."""
     ignore_held_signals()
     task = json.loads(sys.stdin.readline())
     reports = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints must not be taken for a report
+    os.dup2(2, 1)  # output of libraries must not look like a report
     _own[:] = [Place(task["rank"], task["port"]), reports]
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
@@ -85,7 +85,7 @@ def join() -> None:
         getattr(importlib.import_module(module), name)(config.model_validate(task["settings"]), quiet=True)
         _leave_group()
         _report({"done": True})
-        time.sleep(10**6)  # until the first process has read all that this one sent it
+        time.sleep(10**6)  # until the first process has read all reports
     except NextDETRError as error:
         _report({"type": type(error).__name__, "message": str(error)})
     except BaseException as error:  # noqa: BLE001 - told to the first process
@@ -95,7 +95,7 @@ def join() -> None:
 
 
 def _end_with_the_first() -> None:
-    # Not by sys.stdin, whose lock this thread would hold while workers are forked, which close it first of all.
+    # Not sys.stdin: this thread would hold its lock during forks, and forked workers close it first.
     while os.read(0, 1):
         pass
     _end(0)
@@ -114,7 +114,7 @@ def _leave_group() -> None:
 
 
 class _Child:
-    """A further process, as the first one sees it."""
+    """A worker process, as seen by the first process."""
 
     def __init__(self, task: dict[str, Any], environment: dict[str, str]) -> None:
         self.rank = int(task["rank"])
@@ -125,7 +125,7 @@ class _Child:
                 [sys.executable, "-c", START], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                 encoding="utf-8",
             )  # fmt: skip
-        with contextlib.suppress(OSError):  # it has ended already, as its report will say
+        with contextlib.suppress(OSError):  # it has already ended; its report says why
             self._input.write(json.dumps(task, default=str) + "\n")
             self._input.flush()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -147,13 +147,13 @@ class _Child:
         if self.let_go:
             return
         time.sleep(PATIENCE)
-        if not self.let_go:  # the first process hangs in an operation that another one no longer takes part in
+        if not self.let_go:  # the first process is stuck in an operation that this one has left
             with contextlib.suppress(OSError):
                 os.write(2, f"nextdetr: {self.failure()}\n".encode())
             os._exit(1)
 
     def failure(self) -> NextDETRError:
-        """Return what it ended with, for the user."""
+        """Return the error it ended with, for the user."""
         message, kind = str(self.report.get("message", "")), str(self.report.get("type", ""))
         known = getattr(errors, kind, None)
         if isinstance(known, type) and issubclass(known, NextDETRError):
@@ -169,7 +169,7 @@ class _Child:
         return TrainingError(f"process {self.rank} of the run ended with exit code {code}.")
 
     def end(self) -> None:
-        """Let it end, and see to it that it does."""
+        """Release the process, and make sure that it ends."""
         self.let_go = True
         with contextlib.suppress(OSError):
             self._input.close()
@@ -179,13 +179,13 @@ class _Child:
 
 
 class Children:
-    """The further processes of a run, as the first one sees them."""
+    """The worker processes of a run, as seen by the first process."""
 
     def __init__(self, members: Sequence[_Child]) -> None:
         self._members = members
 
     def wait_until_ready(self) -> None:
-        """Wait until all of them wait for this one.
+        """Wait until all of them are ready.
 
         Raises:
             NextDETRError: one has failed.
@@ -197,7 +197,7 @@ class Children:
                 raise child.failure()
 
     def failure(self) -> NextDETRError | None:
-        """Return what one of them has failed with, if one has; called when this process has lost its connection."""
+        """Return the error of a failed worker, if any; called when this process has lost its connection."""
         deadline = time.monotonic() + NOTICE
         while time.monotonic() < deadline:
             ended = [child.failure() for child in self._members if child.ended.is_set()]
@@ -210,15 +210,13 @@ class Children:
 
 @contextlib.contextmanager
 def started(given: CommandConfig, run: Callable[..., Any], count: int, port: int) -> Iterator[Children]:
-    """Start ``count`` - 1 processes that call ``run(given)``, and end them at the end.
+    """Start ``count`` - 1 processes that call ``run(given)``, and end them on exit.
 
     Raises:
-        NextDETRError: one has failed before it began.
+        NextDETRError: one failed before the run began.
     """
     if not sys.executable:
-        raise ConfigError(
-            "--devices: the Python interpreter does not know its own file, so that it cannot start more of it."
-        )
+        raise ConfigError("--devices: the path of the Python interpreter is unknown, so no further process can be started.")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     task = {
         "run": f"{run.__module__}:{run.__name__}", "kind": type(given).__name__, "port": port,
@@ -239,7 +237,7 @@ def started(given: CommandConfig, run: Callable[..., Any], count: int, port: int
 
 @contextlib.contextmanager
 def environment_kept(names: Sequence[str]) -> Iterator[None]:
-    """Set environment variables back to what they were."""
+    """Restore environment variables."""
     before = {name: os.environ.get(name) for name in names}
     try:
         yield

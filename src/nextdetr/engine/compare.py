@@ -1,4 +1,4 @@
-"""Two detectors on the same images: the difference in AP with its interval, and where they differ most."""
+"""Compare two detectors on the same images: the difference in AP with its interval, and where they differ most."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ class CompareResult:
     """What ``compare`` returns; the fields of the JSON result.
 
     Attributes:
-        a, b: the detectors.
+        a, b: names of the detectors.
         data, split: what they were scored on.
         images: number of images.
-        difference: ``AP`` of ``b`` minus that of ``a``, and ``low`` and ``high``, the ends of its interval; None where
+        difference: ``AP`` of ``b`` minus that of ``a``, with the bounds ``low`` and ``high`` of its interval; None if
             undefined.
-        level: share of the resamples within the interval.
+        level: fraction of the resamples within the interval.
         resamples: number of them.
-        b_better: share of them in which ``b`` is better.
+        b_better: fraction of the resamples in which ``b`` is better.
         metrics: the twelve COCO metrics of ``a`` and of ``b``.
-        per_class: AP of ``a`` and of ``b`` by class name.
-        most_different: images by how much their errors differ, each ``image``, and the cost of its errors in ``a`` and in
-            ``b``: 1 for a missed object, its confidence for a false or misnamed detection.
+        per_class: AP of ``a`` and ``b`` by class name.
+        most_different: the images whose errors differ most: ``image``, and the cost of its errors for ``a`` and ``b`` (1
+            per missed object; the confidence of each false or misclassified detection).
         output: the HTML file; None without one.
     """
 
@@ -73,7 +73,7 @@ class CompareResult:
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """One detector: what it found, matched with the boxes."""
+    """One detector: its detections, matched with the boxes."""
 
     examined: Examined
     matches: Matches
@@ -90,8 +90,8 @@ def compare(a: str | Path, b: str | Path, data: str | Path, *, quiet: bool = Fal
 
     Args:
         a: a checkpoint, the folder of a run, or an exported file.
-        b: the one to compare with it.
-        data: a data set of any known format: its folder or file.
+        b: the one to compare it with.
+        data: a data set in any supported format: its folder or file.
         quiet: show no progress on standard error.
         settings: the options of ``nextdetr compare`` as keywords (``split``, ``resamples``, ``output``, …).
 
@@ -107,12 +107,12 @@ def compare(a: str | Path, b: str | Path, data: str | Path, *, quiet: bool = Fal
 def compare_opened(
     a: OpenedModel | OpenedExport, b: OpenedModel | OpenedExport, config: CompareConfig, *, quiet: bool = False
 ) -> CompareResult:
-    """Compare two detectors that are open; see :func:`compare`.
+    """Compare two opened detectors; see :func:`compare`.
 
     Args:
-        a: the one.
-        b: the other one.
-        config: the settings; ``output`` is an HTML page.
+        a: the first detector.
+        b: the second detector.
+        config: the settings; ``output`` is the HTML page.
         quiet: show no progress on standard error.
 
     Raises:
@@ -128,7 +128,7 @@ def compare_opened(
     sides = [_look(opened, config, quiet=quiet) for opened in (a, b)]
     data = sides[0].examined.data
     if [record.path for record in data.records] != [record.path for record in sides[1].examined.data.records]:
-        raise DataError(f"{config.data}: the two detectors were shown different images; compare them again.")
+        raise DataError(f"{config.data}: the images changed during the comparison; run it again.")
     with Display(enabled=not quiet) as display:
         difference = paired_difference(
             sides[0].matches, sides[1].matches, resamples=config.resamples, level=config.level, seed=config.seed,

@@ -36,7 +36,7 @@ def draw_curves(table: Path, target: Path) -> None:
 
 
 def plot_curves(figure: Figure, table: Path, *, ink: str = "black") -> bool:
-    """Do the drawing of :func:`draw_curves` on a figure, with the loss in the colour ``ink``.
+    """Draw what :func:`draw_curves` draws on a figure, with the loss in the colour ``ink``.
 
     Returns:
         Whether there was anything to draw.
@@ -78,12 +78,12 @@ def html_curves(table: Path) -> str:
 
 
 def draw_loss(table: Path, target: Path, title: str) -> None:
-    """Draw the loss and the learning rate over the epochs, for runs that have neither terms nor scores.
+    """Draw the loss and the learning rate over the epochs, for runs without loss terms or scores.
 
     Args:
         table: a ``metrics.csv``.
         target: the picture, ``*.png``.
-        title: what stands above it.
+        title: title of the picture.
     """
     from matplotlib.figure import Figure
 
@@ -100,7 +100,7 @@ def draw_loss(table: Path, target: Path, title: str) -> None:
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
-    if not table.is_file():  # it could not be written, which was told then
+    if not table.is_file():  # it could not be written; a warning was shown then
         return []
     try:
         return read_table(table)

@@ -1,4 +1,4 @@
-"""What a training writes of its detector: files of weights with all that they say of themselves, and pictures."""
+"""Files that training writes about its detector: weights with their metadata, and pictures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DetectorFiles:
 
     Args:
         run: what training works on.
-        average: the averaged weights, which the files get.
+        average: the averaged weights, which are saved.
     """
 
     def __init__(self, run: Run, average: nn.Module) -> None:
@@ -37,7 +37,7 @@ class DetectorFiles:
         return self.run.directory / "best.safetensors"
 
     def write(self, name: str, metrics: Mapping[str, float | None], thresholds: Sequence[float]) -> None:
-        """Write the averaged weights as they are, with their scores and thresholds, if any."""
+        """Write the averaged weights, with their scores and thresholds, if any."""
         run, (licence, source) = self.run, self.run.started_from
         assert run.config.image_size is not None
         save_detector(
@@ -48,7 +48,7 @@ class DetectorFiles:
 
     @cached_property
     def _origin(self) -> dict[str, str]:
-        """What a detector's file says of its data set and of its teacher."""
+        """Metadata of a detector's file about its data set and teacher."""
         run = self.run
         data = run.identity.to_metadata() | set_aside_metadata(run.config, run.val_data)
         teacher = {} if run.teacher is None else run.teacher.to_metadata()

@@ -1,4 +1,4 @@
-"""What to tell a user whose training has gone wrong."""
+"""Error messages for a training that diverged."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["non_finite"]
 def non_finite(
     model: nn.Module, terms: Mapping[str, Tensor], images: Sequence[str], cursor: Cursor, advice: str
 ) -> TrainingError:
-    """Return the error of a loss that is not finite, after its backward pass.
+    """Build the error for a loss that is not finite, after its backward pass.
 
     Args:
         model: the detector, with gradients.
-        terms: the loss of this process by term.
+        terms: the loss terms of this process.
         images: names of the files in this process's batch.
-        cursor: where the run stands.
-        advice: what to do about it.
+        cursor: position in the run.
+        advice: what the user can do about it.
     """
     bad = [name for name, value in terms.items() if not math.isfinite(float(value.detach()))] or ["of another process"]
     norms = {

@@ -1,7 +1,7 @@
-"""Exponential moving average of the weights (Polyak averaging), which is what gets validated and kept.
+"""Exponential moving average of the weights (Polyak averaging), which is validated and saved.
 
-RT-DETR's recipe ramps a decay of 0.9999 up over 2,000 steps. A run on 200 photographs has some 1,200 steps in all, so the
-ramp here is (1 + t) / (10 + t): the average spans about a tenth of the steps taken so far, whatever the length of the run.
+RT-DETR ramps a decay of 0.9999 up over 2,000 steps. A run on 200 images has about 1,200 steps in all, so the ramp here is
+(1 + t) / (10 + t): the average spans about a tenth of the steps so far, whatever the length of the run.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ __all__ = ["ModelEMA"]
 
 
 class ModelEMA:
-    """Average of a model's parameters; buffers (BatchNorm's statistics) are averaged too.
+    """Average of a model's parameters and buffers (BatchNorm statistics).
 
     Args:
-        model: the network that is trained.
+        model: the model in training.
         decay: largest decay, 0 to 1.
     """
 
@@ -31,7 +31,7 @@ class ModelEMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move the average towards the model's present weights."""
+        """Move the average towards the model's current weights."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         averaged, current, counters = self._match(model)
@@ -40,7 +40,7 @@ class ModelEMA:
             own.copy_(other)
 
     def state_dict(self) -> dict[str, object]:
-        """All that resuming needs."""
+        """State for resuming."""
         return {"module": self.module.state_dict(), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
@@ -53,7 +53,7 @@ class ModelEMA:
         self.steps = steps
 
     def _match(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
-        if self._pairs is None:  # the tensors keep their identity through training, so that one look-up is enough
+        if self._pairs is None:  # the tensors stay the same objects during training
             other = model.state_dict()
             pairs = [(own, other[name]) for name, own in self.module.state_dict().items()]
             floats = [(a, b) for a, b in pairs if a.is_floating_point()]

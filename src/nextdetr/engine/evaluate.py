@@ -1,4 +1,4 @@
-"""COCO detection metrics (Lin et al., arXiv 1405.0312; the rules of pycocotools) by faster-coco-eval."""
+"""COCO detection metrics (Lin et al., arXiv 1405.0312; the rules of pycocotools), computed by faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["METRICS", "CocoEvaluator", "EvalResult", "evaluate", "read_batches"]
 
-#: Names of the twelve numbers, in the order of pycocotools.
+#: Names of the twelve metrics, in the order of pycocotools.
 METRICS = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
     *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
 )
 STAGES = ("preprocess", "model", "postprocess")
 
-#: Detections by position of their image: boxes [K, 4] xyxy pixels, scores [K], labels [K].
+#: Detections by image position: boxes [K, 4] xyxy pixels, scores [K], labels [K].
 State: TypeAlias = dict[int, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]
 
 
@@ -42,11 +42,11 @@ class EvalResult:
     """Scores of one split; AP and AR are fractions, 0 to 1.
 
     Attributes:
-        metrics: the twelve COCO metrics by name; None where undefined (no box of that size, say).
-        per_class: by class name: ``AP`` and ``AP50`` (None where the class has no box) and the number of ``boxes``, crowds
-            not counted.
-        images: number of images scored, those without a box or a detection included.
-        seconds_per_image: mean times of ``preprocess``, ``model`` and ``postprocess``; empty where nothing was run.
+        metrics: the twelve COCO metrics by name; None if undefined (for example without a box of that size).
+        per_class: by class name: ``AP`` and ``AP50`` (None if the class has no box) and the number of ``boxes``, without
+            crowds.
+        images: number of scored images, including those without boxes or detections.
+        seconds_per_image: mean times of ``preprocess``, ``model`` and ``postprocess``; empty if nothing was run.
     """
 
     metrics: dict[str, float | None]
@@ -60,17 +60,17 @@ class EvalResult:
 
 
 class CocoEvaluator:
-    """Collects the detections of a split and scores them with the COCO metrics.
+    """Collect the detections of a split and compute the COCO metrics.
 
-    Crowd boxes swallow detections without counting as boxes to find, areas are those of the records, and images without
-    detections count with the boxes that were missed in them. Of a class in an image, the 100 best detections are scored.
+    Detections in crowd boxes are ignored, areas are taken from the records, and images without detections count as misses.
+    For each image and class, the 100 best detections are scored.
 
     Args:
         data: the images and their boxes; the index in ``update`` is the position in ``data.records``.
 
     Attributes:
         precision: after ``summarize``, [T, R, C, A, M]: IoU thresholds, recalls, classes, sizes (all, small, medium,
-            large), limits of detections; -1 where undefined. None where there was nothing to score.
+            large), limits on detections; -1 if undefined. None if there was nothing to score.
     """
 
     def __init__(self, data: DetectionData) -> None:
@@ -79,7 +79,7 @@ class CocoEvaluator:
         self.precision: NDArray[np.float64] | None = None
 
     def update(self, index: int, detected: Detected) -> None:
-        """Add the detections of one image; an image that comes again (a sampler's padding) replaces itself.
+        """Add the detections of one image; a repeated image (padding of a sampler) replaces the earlier result.
 
         Raises:
             IndexError: there is no such image.
@@ -96,12 +96,12 @@ class CocoEvaluator:
         self._found[index] = (boxes.reshape(-1, 4), scores, detected.labels)
 
     def order(self) -> list[int]:
-        """Return the positions of the images in the order in which the scorer goes through them."""
+        """Return the positions of the images in scoring order."""
         ids = self._image_ids()
         return sorted(range(len(ids)), key=ids.__getitem__)
 
     def state(self) -> State:
-        """Return what was collected so far, ready to be sent to another process."""
+        """Return what was collected so far, in a form that can be sent to another process."""
         return dict(self._found)
 
     def merge(self, states: Iterable[State]) -> None:
@@ -110,7 +110,7 @@ class CocoEvaluator:
             self._found.update(state)
 
     def summarize(self) -> EvalResult:
-        """Score what was collected, over all images of the split."""
+        """Compute the metrics over all images of the split."""
         classes, records = self.data.classes, self.data.records
         boxes = np.zeros(len(classes), dtype=np.int64)
         for record in records:
@@ -128,7 +128,7 @@ class CocoEvaluator:
         return EvalResult(metrics, _per_class(classes, boxes, self.precision), len(records))
 
     def _image_ids(self) -> list[int]:
-        """Ids for the scorer: the data's own where they can be used, as equal scores are ranked in the order of the ids."""
+        """Ids for the scorer: the data set's own if possible, since ties between scores are broken by id."""
         ids = [record.image_id for record in self.data.records]
         own = [value for value in ids if isinstance(value, int)]
         return own if len(set(own)) == len(ids) else list(range(1, len(ids) + 1))
@@ -141,7 +141,7 @@ class CocoEvaluator:
             corners = boxes.astype(np.float64)
             corners[:, 2:] -= corners[:, :2]
             results += [
-                # faster-coco-eval would fill in a polygon that box metrics never read
+                # faster-coco-eval would fill in a polygon, which box metrics never read
                 {"image_id": image_ids[index], "category_id": label, "bbox": box, "score": score, "segmentation": ()}
                 for box, score, label in zip(corners.tolist(), scores.tolist(), labels.tolist(), strict=True)
             ]
@@ -167,20 +167,20 @@ def evaluate(
     """Run a model over a split and score it.
 
     Args:
-        model: an exported file, or a network of torch, called as ``model(images)`` (with ``queries=`` where given), which
-            returns a ``DetectorOutput``; it is left in the mode, train or eval, in which it came.
+        model: an exported file, or a PyTorch model called as ``model(images)`` (with ``queries=`` if given) that returns a
+            ``DetectorOutput``; its mode (train or eval) is restored.
         data: the split.
         image_size: side of the square input in pixels.
-        batch_size: images a step.
-        device: where a network is.
-        batches: pairs (images [B, 3, S, S] 0..1, positions in ``data.records``) to use in place of reading the files.
-        max_detections: most detections an image; the metrics look at the 100 best of each class.
-        queries: number of object queries, where it is not the model's own.
-        rank: number of this process; it scores every ``world``-th image, from number ``rank`` on.
+        batch_size: images per batch.
+        device: device of a PyTorch model.
+        batches: pairs (images [B, 3, S, S] 0..1, positions in ``data.records``) to use instead of reading the files.
+        max_detections: maximum detections per image; the metrics use the 100 best of each class.
+        queries: number of object queries, if not the model's own.
+        rank: rank of this process; it scores every ``world``-th image, starting at ``rank``.
         world: number of processes.
-        gather: with several processes, returns the values of all of them, in every process.
-        progress: called with (images done, images to do) of this process.
-        evaluator: of ``data``; collects what is found, for whoever wants to see more of it than the scores.
+        gather: with several processes, returns the values of all of them in each process.
+        progress: called with (images done, images in total) of this process.
+        evaluator: evaluator of ``data`` to use; it keeps the detections.
 
     Raises:
         DataError: an image cannot be read.
@@ -220,7 +220,7 @@ def read_batches(
     device: str,
     seconds: dict[str, float] | None = None,
 ) -> Iterator[tuple[NDArray[np.float32], list[int]]]:
-    """Batches of images [B, 3, S, S] from their files, with their positions; adds the time of reading to ``seconds``."""
+    """Yield batches of images [B, 3, S, S] from their files, with their positions; adds the reading time to ``seconds``."""
     seconds = dict.fromkeys(STAGES, 0.0) if seconds is None else seconds
 
     def read(index: int) -> tuple[NDArray[np.float32], float]:
@@ -251,7 +251,7 @@ def _run(
     max_detections: int,
     queries: int | None,
 ) -> list[Detected]:
-    """One batch, through the model and back; adds the times to ``seconds``."""
+    """Run one batch through the model and the postprocessing; adds the times to ``seconds``."""
     started = time.perf_counter()
     output = backend(images, queries=queries)
     between = time.perf_counter()
@@ -262,14 +262,14 @@ def _run(
 
 
 def _truth(data: DetectionData, image_ids: Sequence[int]) -> COCO:
-    """Build the annotations as faster-coco-eval wants them; category ids are class indices."""
+    """Build the annotations for faster-coco-eval; category ids are class indices."""
     annotations: list[dict[str, Any]] = []
     for record, image_id in zip(data.records, image_ids, strict=True):
         corners = np.asarray(record.boxes, dtype=np.float64).reshape(-1, 4)
         extents = np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), axis=1).tolist()
         rows = zip(extents, record.labels.tolist(), record.crowd.tolist(), record.areas.tolist(), strict=True)
         annotations += [
-            # ids count from 1: the scorer takes 0 for "not matched"
+            # ids start at 1: the scorer reads 0 as "not matched"
             {
                 "id": len(annotations) + number, "image_id": image_id, "category_id": label, "bbox": box, "area": area,
                 "iscrowd": int(crowd),
@@ -287,7 +287,7 @@ def _truth(data: DetectionData, image_ids: Sequence[int]) -> COCO:
 def _per_class(
     classes: Sequence[str], boxes: NDArray[np.int64], precision: NDArray[np.float64] | None
 ) -> dict[str, dict[str, float | int | None]]:
-    """AP of each class from precision [T, R, C, areas, limits], T the IoU thresholds 0.5 to 0.95; -1 is undefined."""
+    """AP of each class from precision [T, R, C, areas, limits], T being the IoU thresholds 0.5 to 0.95; -1 is undefined."""
     table: dict[str, dict[str, float | int | None]] = {}
     for index, name in enumerate(classes):
         values: Mapping[str, float | None] = {"AP": None, "AP50": None}
@@ -308,4 +308,4 @@ def _defined(value: float) -> float | None:
 
 
 def _silent(*_: object) -> None:
-    """Take the library's messages and print nothing."""
+    """Discard the library's messages."""

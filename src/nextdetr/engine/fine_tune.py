@@ -1,10 +1,11 @@
-"""How a run starts from a trained detector: what it knows already, and what follows for rates, length and freezing.
+"""How a run starts from a trained detector: which classes it knows, and the rates, length and freezing that follow.
 
-``plan_fine_tuning`` is the only place that decides; the recipe fills in what the user leaves open. There are three cases. A
-detector of other classes trains at the usual rate: at a quarter of it, and a tenth of that for the backbone, it ended below
-random weights on BCCD, at the whole rate well above (docs/experiments.md). D-FINE's configurations for other data
-keep its rates, too. One that knows all classes only has to adapt to other images. One that has seen no labels (``pretrain
---detector``) trains like one from random weights. Large backbones are slowed as their authors do.
+``plan_fine_tuning`` makes all of these decisions; the recipe applies them to settings that the user leaves open. There are
+three cases. A detector of other classes trains at the usual rate: on BCCD, a quarter of it (and a tenth of that for the
+backbone) ended below random weights, the full rate well above (docs/experiments.md). D-FINE's configurations for custom
+data also keep their rates. A detector that knows all classes only adapts to other images. One that was trained without
+labels (``pretrain --detector``) trains as from random weights. Large backbones get a lower rate, as in their authors'
+configurations.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ __all__ = ["FineTuning", "plan_fine_tuning"]
 
 GENTLE = 0.25  # of the usual rate, where all classes are known; not measured
 PASSES_NEW, PASSES_KNOWN = 10_000, 5_000  # images shown; not measured
-# The backbone's rate over the head's in the authors' training configurations of D-FINE and DEIM (RT-DETR: a tenth). DEIMv2
-# has the same kind of backbone and gets D-FINE's factor.
+# The backbone's rate relative to the head's in the authors' training configurations of D-FINE and DEIM (RT-DETR: a tenth).
+# DEIMv2 has the same kind of backbone and gets D-FINE's factor.
 AUTHORS = {
     f"{family}-{size}": factor
     for family in ("dfine", "deim")
@@ -28,22 +29,22 @@ AUTHORS = {
 } | {f"deimv2-{size}": 0.5 for size in ("atto", "femto", "pico", "n")}
 SMALL = ("zepto", "atto", "femto", "pico", "nano")  # ConvNeXt V2 that learn at the head's rate; zepto was measured
 OF_OTHERS = 0.1
-# Whose authors keep the backbone's BatchNorms as they are.
+# Their authors freeze the backbone's BatchNorms.
 FROZEN_NORMS = frozenset(("rtdetr-r50vd", "rtdetr-r101vd", "dfine-l", "dfine-x", "deim-l", "deim-x"))
 
 
 @dataclass(frozen=True, slots=True)
 class FineTuning:
-    """What follows from a trained detector.
+    """Consequences of starting from a trained detector.
 
     Attributes:
-        reason: in a line.
+        reason: explanation in one line.
         knows_all: whether every class is carried over.
-        backbone_factor: the backbone's rate as a factor of the head's.
-        freeze_norms: whether the backbone's BatchNorms stay as they are.
-        passes: images shown in a run of no given length.
+        backbone_factor: learning rate of the backbone as a factor of the head's.
+        freeze_norms: whether the backbone's BatchNorms are frozen.
+        passes: images shown in total if the user gives no length.
         model: shipped model that the weights fit, if any.
-        without_labels: whether they have seen none (``pretrain --detector``): all of the task is yet to be learnt.
+        without_labels: whether the weights were trained without labels (``pretrain --detector``).
     """
 
     reason: str
@@ -56,15 +57,15 @@ class FineTuning:
 
 
 def plan_fine_tuning(classes: Sequence[str], weights: Identity, model: str) -> FineTuning:
-    """Say how to start from a detector.
+    """Decide how to start from a detector.
 
     Args:
-        classes: the data's.
-        weights: what the file is; classes without names, as many as the data's, are taken to be these.
-        model: what the run trains, a shipped name or a file.
+        classes: classes of the data.
+        weights: description of the file; unnamed classes, as many as the data's, are assumed to be the data's.
+        model: model of the run, a shipped name or a file.
     """
     if weights.without_labels:
-        reason = "start: pre-trained without labels; each class starts as any object, and all learns as from random weights"
+        reason = "start: pre-trained without labels; each class starts as any object; otherwise as from random weights"
         return FineTuning(reason, False, 1.0, False, PASSES_NEW, weights.model, without_labels=True)
     if weights.classes is None:
         carried = list(classes) if weights.num_classes == len(classes) else []

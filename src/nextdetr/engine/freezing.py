@@ -1,4 +1,4 @@
-"""What of the backbone does not learn: all of it at the start of a run, its first stages, or its BatchNorms."""
+"""Freezing of the backbone: all of it at the start of a run, its first stages, or its BatchNorms."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Freezing", "first_stages"]
 
 
 class Freezing:
-    """Keeps parts of the backbone as they are; made before the optimiser, which leaves them out.
+    """Freezes parts of the backbone; create it before the optimizer, which leaves them out.
 
     Args:
-        model: the detector; parameters of stages and norms that stay get no gradient any more.
+        model: the detector; parameters of frozen stages and norms no longer get gradients.
         config: ``freeze_backbone_epochs``, ``freeze_stages`` and ``freeze_norms``.
 
     Attributes:
-        backbone: its rows.
+        backbone: rows of the backbone.
 
     Raises:
         ConfigError: the backbone has fewer stages, or no BatchNorm.
@@ -40,23 +40,23 @@ class Freezing:
         self._keep()
 
     def whole(self, epoch: int) -> bool:
-        """Whether the whole backbone stands still in an epoch (from 0)."""
+        """Whether the whole backbone is frozen in an epoch (from 0)."""
         return epoch < self.epochs
 
     def begin(self, epoch: int) -> None:
-        """Let the gradient of the whole backbone be, or have it again."""
+        """Switch the gradients of the whole backbone off or on."""
         self.backbone.requires_grad_(not self.whole(epoch))
         self._keep()
 
     def hold_statistics(self, epoch: int) -> None:
-        """Keep BatchNorms of what stands still from following the batches, after the model was set to training."""
+        """Keep the BatchNorms of frozen parts in evaluation mode; call after the model was set to training mode."""
         if self.whole(epoch):
             self.backbone.eval()
         for part in self.parts:
             part.eval()
 
     def drop_gradients(self, epoch: int) -> None:
-        """Remove gradients of a backbone that stands still; with several processes DDP has made them all the same."""
+        """Clear the gradients of a frozen backbone; with several processes, DDP has already averaged them."""
         if self.whole(epoch):
             for parameter in self.backbone.parameters():
                 parameter.grad = None
@@ -69,11 +69,11 @@ class Freezing:
 def first_stages(model: DetectionModel, count: int) -> list[nn.Module]:
     """Return the stem and the first stages of a backbone.
 
-    A stage ends where the next map is half as large: the first has stride 4. Of a backbone of several rows, it is rows.
+    A stage ends where the next map is half as large; the first has stride 4. A backbone of several rows is split by rows.
 
     Args:
         model: the detector.
-        count: of stages, at least 1.
+        count: number of stages, at least 1.
 
     Raises:
         ConfigError: there are fewer.

@@ -1,9 +1,9 @@
-"""A detector under another backbone, aligned on images without labels; the loop is ``engine/loop.py``'s.
+"""Put a detector's head on another backbone and align the two on unlabelled images; the loop is ``engine/loop.py``.
 
-Everything but the backbone is the old detector's (``models/graft.py``). The old detector looks at the same crops, and the
-new one learns to give the same results: the maps that leave the new convolutions and those that reach the decoder, channel
-by channel as a share of their variance; and classes, boxes and distributions of the places of which the old one is most
-sure (``losses/distill.py``). BatchNorms of the old head keep their statistics throughout.
+Everything but the backbone comes from the old detector (``models/graft.py``). The old detector sees the same crops, and the
+new one learns to reproduce its results: the maps after the new convolutions and those that reach the decoder, channel by
+channel relative to their variance, and the classes, boxes and distributions of the most confident queries
+(``losses/distill.py``). BatchNorms of the old head keep their statistics.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class GraftResult:
 
     Attributes:
         output: the run's folder.
-        epochs: epochs trained, all sessions of the run.
-        seconds: wall-clock, all sessions of the run.
-        images_per_second: images by wall-clock.
+        epochs: epochs trained, over all sessions of the run.
+        seconds: wall-clock time, over all sessions of the run.
+        images_per_second: images per second of wall-clock time.
         loss: mean loss of the last epoch.
         checkpoint: the grafted detector, with the old one's classes.
-        parameters: of it.
-        weights_licence: licences of both sources' weights.
+        parameters: number of parameters.
+        weights_licence: licences of the weights of both sources.
     """
 
     output: str
@@ -79,12 +79,12 @@ def graft(
     quiet: bool = False,
     **settings: Any,
 ) -> GraftResult:
-    """Put a detector's encoder and decoder on a ConvNeXt V2 backbone, and align them on images without labels.
+    """Put a detector's encoder and decoder on a ConvNeXt V2 backbone, and align them on unlabelled images.
 
     Args:
-        detector: a checkpoint, the folder of a run, weights of another program, or the name of published ones.
-        backbone: ``convnextv2-`` and a size, with ``=`` and a file or name where it has weights.
-        images: a folder of images, a data set as ``train`` takes it (its training split is used), or several of these.
+        detector: a checkpoint, the folder of a run, weights of another program, or the name of published weights.
+        backbone: ``convnextv2-`` and a size, then ``=`` and a file or name if there are weights for it.
+        images: a folder of images, a data set as for ``train`` (its training split is used), or several of these.
         quiet: show no progress on standard error.
         settings: the options of ``nextdetr graft`` as keywords (``epochs``, ``minutes``, ``resume``, …).
 
@@ -110,11 +110,11 @@ def run_graft(config: GraftConfig, *, quiet: bool = False) -> GraftResult:
         quiet: show no progress on standard error.
 
     Raises:
-        ConfigError: settings that contradict each other or this machine, or a detector that cannot be grafted.
-        DataError: there is no image that can be used.
-        WeightsError: weights or a resumed state that cannot be read, or do not fit.
+        ConfigError: settings contradict each other or do not fit this machine, or the detector cannot be grafted.
+        DataError: no image can be used.
+        WeightsError: weights or a resumed state cannot be read or do not fit.
         TrainingError: the loss or the weights are not finite.
-        Interrupted: Ctrl-C or a request to terminate, after a checkpoint was written.
+        Interrupted: Ctrl-C or a request to terminate; a checkpoint was written.
     """
     started = time.perf_counter()
     given, config = config, resolve_graft(config)
@@ -164,25 +164,25 @@ class Grafter(Loop):
         self.restore(run.state)
 
     def restore_extra(self, state: Mapping[str, Any]) -> None:
-        """Continue from the last epoch's loss."""
+        """Restore the last epoch's loss."""
         self.loss = state["graft"]["loss"]
 
     def extra_state(self) -> dict[str, Any]:
-        """Return the last epoch's loss, and where the weights came from."""
+        """Return the last epoch's loss and the origin of the weights."""
         return {
             "graft": {"loss": self.loss},
             "started_from": dict(zip(("licence", "file"), self.run_.started_from, strict=True)),
         }
 
     def run(self) -> GraftResult:
-        """Train until the budget is spent, and return what came of it."""
+        """Train until the budget is spent, and return the result."""
         config, run = self.config, self.run_
         length = f"{config.minutes:g} minutes" if config.minutes is not None else f"{config.epochs} epochs"
         backbone = str(config.backbone).partition("=")[0]
-        head = "stays as it is" if config.head_rate_factor == 0 else f"learns at {config.head_rate_factor:g} of the rate"
+        head = "is frozen" if config.head_rate_factor == 0 else f"learns at {config.head_rate_factor:g} of the rate"
         self.display.line(
             f"Grafting {config.detector} onto {backbone} at {config.image_size} px for {length}, on {self.fabric.device}: "
-            f"the backbone and {len(run.graft.joints)} convolutions to the head are new, the head {head}; "
+            f"the backbone and {len(run.graft.joints)} convolutions before the head are new, the head {head}; "
             f"run folder {self.directory}"
         )
         with self.logs:
@@ -190,7 +190,7 @@ class Grafter(Loop):
             return self._finish()
 
     def step(self, batch: Batch, progress: float, last: bool) -> dict[str, float]:
-        """Train on a batch, and return its losses."""
+        """Train on a batch and return the losses."""
         cursor, config, run = self.cursor, self.config, self.run_
         cursor.rate = set_rate(self.optimizer, rate_factor(progress, cursor.step, warmup=config.warmup, flat=config.flat))
         torch.manual_seed(self.seed_of_step(config.seed, 0))

@@ -1,4 +1,4 @@
-"""Everything that happens before the first step of a graft: the old detector, the new one, images and settings."""
+"""Setup of a graft, before its first step: the old detector, the new one, images and settings."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ from nextdetr.weights.start import joined_names
 __all__ = ["Grafting", "build_graft_optimizer", "graft_folder", "prepare_graft", "resolve_graft"]
 
 PREFIX = "convnextv2-"
-SHOWN = 20_000  # images shown in a run of no other length; not measured
+SHOWN = 20_000  # images shown if the user gives no length; not measured
 
 
 @dataclass(slots=True)
 class Grafting:
-    """What a graft works on.
+    """Everything that a graft works on.
 
     Attributes:
         config: the settings, with image size and length filled in.
         directory: the run's folder.
         data: the images.
-        graft: the new model file, and what corresponds to what.
+        graft: the new model file, and which of its parts correspond to the old one's.
         model: the grafted detector.
-        teacher: the old one, folded.
-        cursor: where to begin.
-        state: what to continue from, empty for a new run.
-        contract: what a resumed run must find as it is now.
-        started_from: (licence, file) of both sources' weights, joined.
+        teacher: the old detector, folded.
+        cursor: starting position.
+        state: state to resume from, empty for a new run.
+        contract: conditions that a resumed run must meet.
+        started_from: (licence, file) of the weights of both sources.
     """
 
     config: GraftConfig
@@ -71,28 +71,28 @@ class Grafting:
 
     @property
     def classes(self) -> list[str]:
-        """The old detector's classes, which are the new one's."""
+        """Classes of the old detector, which the new one keeps."""
         return self.teacher.opened.classes
 
     @property
     def extra(self) -> dict[str, str]:
-        """What else the old detector's file says and holds of the new one: ids of the data set, bits of its pictures."""
+        """Other metadata of the old detector that holds for the new one: ids of the data set, bits of its images."""
         known = extra_metadata(self.teacher.opened.metadata)
         return {key: value for key, value in known.items() if key not in OF_THESE_WEIGHTS}
 
 
 def resolve_graft(config: GraftConfig) -> GraftConfig:
-    """Merge a resumed run's own settings with what was given anew.
+    """Merge the settings of a resumed run with those given now.
 
     Raises:
-        ConfigError: a detector, backbone or size is missing or unknown, or ``resume`` with a setting that would change the
-            run, or no such run.
-        DataError: no image is named.
+        ConfigError: a detector, backbone or size is missing or unknown; ``resume`` comes with a setting that would change
+            the run; or there is no such run.
+        DataError: no images are given.
     """
     if config.resume is not None:
         return merge_resumed(config, config.resume)
     if config.detector is None:
-        raise ConfigError("there is nothing to graft: name a detector.")
+        raise ConfigError("a graft needs a detector: give a checkpoint or a name.")
     if config.backbone is None:
         raise ConfigError("a graft needs a backbone: give --backbone convnextv2-atto=WEIGHTS, or another size.")
     name, _, weights = config.backbone.partition("=")
@@ -100,7 +100,7 @@ def resolve_graft(config: GraftConfig) -> GraftConfig:
         names = ", ".join(PREFIX + size for size in SIZES)
         raise ConfigError(f"--backbone {config.backbone}: give one of {names}, with =WEIGHTS where it has weights.")
     if not config.images:
-        raise DataError("a graft learns from images: give --images with a folder; labels are not needed.")
+        raise DataError("a graft is aligned on images: give --images with a folder; no labels are needed.")
     return config
 
 
@@ -111,16 +111,16 @@ def graft_folder(config: GraftConfig, held: ExitStack) -> Path:
 
 
 def prepare_graft(config: GraftConfig, directory: Path, tell: Callable[[str], None]) -> Grafting:
-    """Open the old detector, build the new one, and fill in what the settings leave open.
+    """Open the old detector, build the new one, and fill in the settings that are open.
 
     Args:
-        config: what ``resolve_graft`` returned.
+        config: result of ``resolve_graft``.
         directory: the run's folder.
-        tell: takes a line for the user.
+        tell: prints a line for the user.
 
     Raises:
-        NextDETRError: a detector or weights that cannot be read, do not fit, or are another one than a resumed run's; no
-            image that can be used; a size that the model does not take.
+        NextDETRError: a detector or weights cannot be read, do not fit, or differ from those of a resumed run; no image can
+            be used; the model does not accept the image size.
     """
     assert config.detector is not None
     assert config.backbone is not None
@@ -150,7 +150,7 @@ def prepare_graft(config: GraftConfig, directory: Path, tell: Callable[[str], No
 
 
 def _open(config: GraftConfig, state: dict[str, Any], directory: Path) -> tuple[OpenedModel, str]:
-    """Open the old detector, which of a run to go on with must be the one that it had."""
+    """Open the old detector; in a resumed run it must be the same one."""
     opened, digest = open_trained(str(config.detector), option="graft")
     if not isinstance(opened, OpenedModel):
         raise ConfigError(
@@ -158,7 +158,7 @@ def _open(config: GraftConfig, state: dict[str, Any], directory: Path) -> tuple[
         )
     if state and stored_contract(state, directory / "last.ckpt").teacher != digest:
         raise ConfigError(
-            f"{config.detector}: not the detector of the run {directory}, as its content is another; name that one, or "
+            f"{config.detector}: not the detector of the run {directory}: its content differs; give the same one, or "
             "start a new run."
         )
     return opened, digest
@@ -167,7 +167,7 @@ def _open(config: GraftConfig, state: dict[str, Any], directory: Path) -> tuple[
 def _load(
     model: DetectionModel, opened: OpenedModel, weights: str, name: str, tell: Callable[[str], None]
 ) -> tuple[str, str]:
-    """Load the backbone's weights; return licences and names of both sources."""
+    """Load the backbone's weights; return the licences and names of both sources."""
     metadata = opened.metadata
     licences = [metadata.get("weights_licence", "none")]
     sources = [metadata.get("source_weights", "none") if not opened.source.endswith(".safetensors") else opened.source]
@@ -178,13 +178,13 @@ def _load(
         sources.append(report.source)
     else:
         entry = start_for(name, name.removeprefix(PREFIX))
-        hint = "" if entry is None else f" Published ones: --backbone {name}={entry.name} (licence {entry.licence})."
-        tell(f"The backbone starts from random weights, as --backbone names none.{hint}")
+        hint = "" if entry is None else f" Published weights: --backbone {name}={entry.name} (licence {entry.licence})."
+        tell(f"The backbone starts from random weights: --backbone gives none.{hint}")
     return joined_names(licences), joined_names(sources)
 
 
 def _teacher(opened: OpenedModel, graft: Graft, source: str, digest: str) -> Teacher:
-    """Fold the old detector, and let it show the maps that have a counterpart."""
+    """Fold the old detector, and record the maps that have a counterpart."""
     folded = OpenedModel(fuse(opened.model), opened.classes, opened.image_size, opened.source, opened.metadata)
     teacher = Teacher(folded, source, digest, maps={key: old for key, (old, _) in enumerate(graft.pairs)})
     teacher.for_classes(opened.classes)
@@ -194,11 +194,11 @@ def _teacher(opened: OpenedModel, graft: Graft, source: str, digest: str) -> Tea
 def build_graft_optimizer(
     model: DetectionModel, fresh: Sequence[nn.Module], config: GraftConfig, *, fused: bool = True
 ) -> torch.optim.Optimizer:
-    """AdamW: the backbone and what is made anew at the whole rate, the old head at its share of it, or not at all.
+    """AdamW: the backbone and the new layers at the full rate, the old head at a fraction of it or frozen.
 
     Args:
-        model: the grafted detector; parameters of a head that is to stay as it is get no gradient any more.
-        fresh: its backbone and joints.
+        model: the grafted detector; parameters of a frozen head no longer get gradients.
+        fresh: the backbone and the new layers.
         config: the settings.
         fused: as for :func:`nextdetr.engine.optim.build_optimizer`.
     """

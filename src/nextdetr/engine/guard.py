@@ -1,9 +1,9 @@
-"""The guard of a run with unlabelled images: where they do harm, the run goes back and on without them.
+"""Guard of a run with unlabelled images: if they harm it, the run goes back and continues without them.
 
-Self-training fails in one way above all: the teacher's mistakes become the student's, and then the teacher's own, more
-surely. On ``val`` that is an AP that falls and stays down. So from where the unlabelled images join, each best validation
-leaves its whole state in ``guard.ckpt``; when ``PATIENCE`` validations in a row stay ``TOLERANCE`` below the best, the run
-returns to that state and learns from the labels alone.
+Self-training mainly fails in one way: the student learns the teacher's mistakes, which then reinforce the teacher. On
+``val`` this shows as an AP that falls and stays low. So once the unlabelled images are used, each best validation saves the
+whole state in ``guard.ckpt``. If ``PATIENCE`` validations in a row stay ``TOLERANCE`` below the best, the run returns to
+that state and continues with the labels alone.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["Guard"]
 
 PATIENCE = 3  # validations in a row
-TOLERANCE = 0.02  # AP; less is what two validations of a run differ by anyway
+TOLERANCE = 0.02  # AP; smaller differences between validations are noise
 FILE = "guard.ckpt"
 
 
 class Guard:
-    """Compares validations, keeps the state of the best, and goes back to it.
+    """Compares validations, keeps the state of the best, and returns to it.
 
     Args:
         loop: the run.
-        tell: takes a line for the user.
+        tell: prints a line for the user.
     """
 
     def __init__(self, loop: Loop, tell: Callable[[str], None]) -> None:
@@ -41,19 +41,19 @@ class Guard:
 
     @property
     def file(self) -> Path:
-        """Where the state is kept."""
+        """File of the kept state."""
         return self.loop.directory / FILE
 
     def begin(self, score: float | None) -> None:
-        """Note the AP of the weights with which the unlabelled images join."""
+        """Record the AP at which the unlabelled images join."""
         if score is None or score != score:
-            self.tell("No AP can be had on val, so nothing guards this run: the unlabelled images may make it worse.")
+            self.tell("val has no AP, so nothing guards this run: the unlabelled images may make it worse.")
             return
         self.best = score
         self._keep()
 
     def judge(self, score: float | None) -> bool:
-        """Take in a validation after that; return whether the run has gone back and must go on without the images."""
+        """Record a validation; return whether the run has gone back and must continue without the images."""
         if self.best is None or score is None:
             return False
         if score >= self.best:
@@ -81,21 +81,21 @@ class Guard:
         try:
             state = read_state(self.file)[1]
         except WeightsError:
-            self.tell(f"{why}: the run goes on without the unlabelled images ({self.file} is gone, so from where it is).")
+            self.tell(f"{why}: the run continues without the unlabelled images, from here, as {self.file} is missing.")
             return
         loop.network.load_state_dict(state["model"])
         loop.optimizer.load_state_dict(state["optimizer"])
         if loop.ema is not None:
             loop.ema.load_state_dict(state["ema"])
-        self.tell(f"{why}: the run goes back to its best state, and on without the unlabelled images.")
+        self.tell(f"{why}: the run goes back to its best state and continues without the unlabelled images.")
 
     def finish(self) -> None:
-        """Remove the state, which a run that is over needs no more."""
+        """Delete the state, which a finished run no longer needs."""
         if self.loop.main:
             self.file.unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that resuming needs beside the file."""
+        """State for resuming, beside the file."""
         return {"best": self.best, "stale": self.stale}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
-"""The speed contract of a training: ``--latency``.
+"""Latency targets in training: ``--latency``.
 
-Before the first step the untrained model is measured: it says at what size the latency is kept, and whether it can be kept
-at all. In the end all settings that were trained for are scored on the validation part, each size in one look at the
-images, and the times of a few are measured, the chosen one among them; the others' follow from these.
+Before the first step, the untrained model is measured to find the image size that meets the latency, if any does. At the
+end, all trained settings are scored on the validation split, with one pass over the images per size. A few of them are
+timed, including the chosen one; the other times are estimated from these.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ from nextdetr.weights.checkpoint import OpenedModel, extra_metadata, open_model,
 
 __all__ = ["affordable_size", "check_contract", "expected_seconds", "fulfil", "keep_contract", "score_settings", "times_of"]
 
-SCORED = 300  # validation images at most, evenly from all
-LEAST, MOST = 160, 640  # sizes that are chosen for a latency, pixels
-SURE = 0.7  # of the latency: what is estimated to take no more need not be measured to know that it keeps it
-REFINE = 6  # measurements at most to settle which point is chosen
+SCORED = 300  # at most this many validation images, evenly spaced
+LEAST, MOST = 160, 640  # range of sizes to choose from, pixels
+SURE = 0.7  # of the latency: a setting estimated below this meets it without being measured
+REFINE = 6  # maximum measurements to settle the choice
 
 
 def times_of(config: TrainConfig, model: DetectionModel, meter: Meter | None) -> Times:
-    """Return what tells the times of this training's model: a file of another machine, or a measurement here."""
+    """Return the timings of this model: from a file of another machine, or by measuring here."""
     if config.latency_of is not None:
         return Times(read_points(config.latency_of, model_digest(model.text)))
     return Times(meter=meter or eager_point)
 
 
 def affordable_size(times: Times, opened: OpenedModel, latency: float, guess: int) -> int:
-    """Return the largest image size, 160 to 640 px, at which the whole model keeps the latency; 160 if none does.
+    """Return the largest image size, 160 to 640 px, at which the whole model meets the latency; 160 if none does.
 
     Args:
-        times: of the model.
+        times: timings of the model.
         opened: the model; its weights do not matter.
         latency: milliseconds.
-        guess: where to begin, pixels.
+        guess: where to start searching, pixels.
     """
     model, step = opened.model, opened.model.stride
     layers = choices(model)[1]
@@ -73,10 +73,10 @@ def affordable_size(times: Times, opened: OpenedModel, latency: float, guess: in
 
 
 def check_contract(times: Times, opened: OpenedModel, config: TrainConfig) -> None:
-    """Refuse a latency that not even the fastest setting of the run keeps, before anything is trained.
+    """Reject a latency that even the fastest setting misses, before training starts.
 
     Raises:
-        ConfigError: the message says what can be had.
+        ConfigError: the message says what is possible.
     """
     assert config.latency is not None
     queries, layers = choices(opened.model)
@@ -92,7 +92,7 @@ def check_contract(times: Times, opened: OpenedModel, config: TrainConfig) -> No
 
 
 def expected_seconds(config: TrainConfig, times: Times | None, stride: int, validation: float, images: int) -> float:
-    """Estimate how long ``fulfil`` will take, from how long a validation took on ``images`` images."""
+    """Estimate how long ``fulfil`` will take, given the time of a validation on ``images`` images."""
     if config.latency is None or config.image_size is None:
         return 0.0
     pixels = sum((size / config.image_size) ** 2 for size in training_sizes(config, stride))
@@ -103,7 +103,7 @@ def expected_seconds(config: TrainConfig, times: Times | None, stride: int, vali
 def keep_contract(
     checkpoint: Path, data: DetectionData, config: TrainConfig, fabric: Fabric, times: Times | None, display: Display
 ) -> dict[str, Any] | None:
-    """Write the table of the speed contract into the best weights, show it and return it; None without a contract."""
+    """Write the speed table into the best weights, show it and return it; None without ``latency``."""
     if times is None:
         return None
     fabric.barrier()  # the first process has written the file
@@ -122,15 +122,15 @@ def fulfil(
     times: Times,
     tell: Callable[[str], None] = lambda text: None,
 ) -> SpeedTable:
-    """Score and measure what a trained checkpoint offers, and write the table into it.
+    """Score and time the settings that a trained checkpoint offers, and write the table into it.
 
     Args:
         checkpoint: ``best.safetensors``.
-        data: the validation part.
-        config: the settings, filled in.
-        fabric: devices and processes; all of them score, and the first one measures.
-        times: of the model, what was measured before the training among them.
-        tell: takes a line for the user before each part.
+        data: the validation split.
+        config: the resolved settings.
+        fabric: devices and processes; all of them score, the first one times.
+        times: timings of the model, including those from before the training.
+        tell: prints a line for the user before each part.
     """
     assert config.latency is not None
     opened = open_model(checkpoint)
@@ -159,7 +159,7 @@ def fulfil(
 
 
 def _sizes(times: Times, opened: OpenedModel, config: TrainConfig, tell: Callable[[str], None]) -> list[int]:
-    """Measure what all estimates rest on; return the sizes to score: those above ``image_size`` only if one keeps it."""
+    """Measure what the estimates need; return the sizes to score (above ``image_size`` only if one is fast enough)."""
     assert config.image_size is not None
     assert config.latency is not None
     (queries, layers), sizes = choices(opened.model), training_sizes(config, opened.model.stride)
@@ -181,7 +181,7 @@ def _measure(times: Times, opened: OpenedModel, setting: Setting, tell: Callable
 def _settle(
     times: Times, opened: OpenedModel, scores: dict[Setting, float | None], latency: float, tell: Callable[[str], None]
 ) -> SpeedPoint | None:
-    """Choose a point, measure it, and choose again with what was learnt, until the chosen one has been measured."""
+    """Choose a point, measure it, and repeat with the new timing until the chosen point has been measured."""
     settings, fresh = sorted(scores), set[Setting]()
     for _ in range(REFINE):
         found = choose([replace(times.at(setting), AP=scores[setting]) for setting in settings], latency)
@@ -204,7 +204,7 @@ def score_settings(
     batch_size: int,
     fabric: Fabric,
 ) -> dict[Setting, float | None]:
-    """Return AP (0 to 1, None where undefined) of each combination; each image goes through the backbone once a size."""
+    """Return AP (0 to 1, None if undefined) of each combination; the backbone runs once per image and size."""
     cut = {count: cut_layers(model, count).eval() for count in layers}
     indices = range(fabric.global_rank, len(data.records), fabric.world_size)
     scores: dict[Setting, float | None] = {}

@@ -1,4 +1,4 @@
-"""Devices, precision and processes of a run, by lightning-fabric."""
+"""Devices, precision and processes of a run, with lightning-fabric."""
 
 from __future__ import annotations
 
@@ -27,20 +27,19 @@ def launch(
     config: TrainConfig | PretrainConfig | GraftConfig,
     run: Callable[..., Any],
 ) -> Iterator[Fabric]:
-    """Start the processes of a run, one a device, and end them with it.
+    """Start the processes of a run, one per device, and end them with it.
 
-    This process is the first; the others are fresh ones that call ``run(given)`` and nothing else, so that a script goes on
-    once after it. Where torchrun or Slurm have started the processes, none is added, and each of them runs all of the
-    script.
+    This process is the first. The others are new processes that only call ``run(given)``, so a script continues once after
+    it. If torchrun or Slurm started the processes, none is added, and each of them runs the whole script.
 
     Args:
-        given: what ``run`` was called with.
-        config: the same with a resumed run's settings merged in; says accelerator, devices and precision.
-        run: the function that calls this, importable by its name.
+        given: argument of ``run``.
+        config: the same, merged with the settings of a resumed run; has accelerator, devices and precision.
+        run: the function that calls this; must be importable by name.
 
     Raises:
-        ConfigError: this machine has no such devices, or a tool that is to log the run is not installed.
-        NextDETRError: what another process failed with, where this one has no sentence of its own.
+        ConfigError: this machine has no such devices, or a logging tool is not installed.
+        NextDETRError: the error of another process, if this one has no error of its own.
     """
     check_packages(config.log)
     if config.devices == 1 or children.started_elsewhere():
@@ -53,7 +52,7 @@ def launch(
     if place.rank:
         children.ready()
         fabric.launch()
-        yield fabric  # until the first process lets go, see children.join
+        yield fabric  # until the first process releases it, see children.join
         return
     with children.started(given, run, config.devices, place.port) as others, _restored():
         fabric.launch()
@@ -79,7 +78,7 @@ def _fabric(config: TrainConfig | PretrainConfig | GraftConfig, environment: Lig
             )
         place = choose_device(config.device)
         accelerator = place.type
-        if place.index is not None and place.type != "cpu":  # of which there is one
+        if place.index is not None and place.type != "cpu":  # there is only one
             devices = [place.index]
     try:
         return Fabric(
@@ -91,7 +90,7 @@ def _fabric(config: TrainConfig | PretrainConfig | GraftConfig, environment: Lig
 
 
 class _Environment(LightningEnvironment):
-    """Where this process stands; Fabric's own launcher would run the user's whole script again for each device."""
+    """Rank of this process; Fabric's own launcher would rerun the user's script on each device."""
 
     def __init__(self, place: children.Place) -> None:
         super().__init__()
@@ -118,8 +117,8 @@ class _Environment(LightningEnvironment):
 
 @contextlib.contextmanager
 def _restored() -> Iterator[None]:
-    """Leave threads, environment and the printing of tracebacks as they were: a script goes on after the run."""
-    hook = sys.excepthook  # torch.distributed wraps it, once for each run
+    """Restore threads, environment and traceback printing: a script continues after the run."""
+    hook = sys.excepthook  # torch.distributed wraps it again in each run
     threads, names = torch.get_num_threads(), ("OMP_NUM_THREADS", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE")
     with children.environment_kept(names):
         try:
@@ -132,7 +131,7 @@ def _restored() -> Iterator[None]:
 
 
 def largest(fabric: Fabric, *values: float) -> list[float]:
-    """Return the largest of all processes' values: what hangs on a clock or a signal must not differ among them."""
+    """Return the maximum over all processes: decisions by clock or signal must not differ between them."""
     if fabric.world_size == 1:
         return [float(value) for value in values]
     mine = torch.tensor([float(value) for value in values], dtype=torch.float64, device=fabric.device)
@@ -143,5 +142,5 @@ def largest(fabric: Fabric, *values: float) -> list[float]:
 
 
 def scaler_of(fabric: Fabric) -> Any:
-    """Return the loss scaler of float16, whose state belongs to a run's; None with other precisions."""
+    """Return the float16 loss scaler, whose state is part of the run's; None with other precisions."""
     return getattr(fabric.strategy.precision, "scaler", None)

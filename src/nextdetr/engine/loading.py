@@ -1,4 +1,4 @@
-"""The batches of a training run: from settings and records to sampler and loader."""
+"""Batches of a training run: from settings and records to sampler and loader."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from nextdetr.data.unlabelled_views import StudentView, UnlabelledSampler, WithU
 
 __all__ = ["AUGMENTATIONS", "SHRINK_FACTOR", "build_training_loader", "shrink_limit", "training_sizes"]
 
-# "mild" is milder than RT-DETR's ("full": zoom-out up to 4 at 0.5, IoU crop at 0.8, channels permuted), whose 72 epochs on
-# 118,000 photographs can afford it: a few hundred photographs and minutes cannot, and colour often tells classes apart.
+# "mild" is weaker than RT-DETR's ("full": zoom-out up to 4 at 0.5, IoU crop at 0.8, channel permutation), which suits 72
+# epochs on 118,000 images. A few hundred images and minutes are too few for it, and colour often distinguishes classes.
 AUGMENTATIONS = {
     "mild": AugmentConfig(permute_channels=False, zoom_out=0.3, zoom_range=(1.0, 2.0), iou_crop=0.5),
     "full": AugmentConfig(),
 }
-LOWEST_SHARE, LOWEST_CELLS = 0.5, 4  # smallest input beside --image-size under a speed contract; cells of the coarsest map
-SHRINK_FACTOR = 2  # of the input's side: a crop of half the picture still has a pixel for each of the input's
+LOWEST_SHARE, LOWEST_CELLS = 0.5, 4  # smallest input with --latency, relative to --image-size; cells of the coarsest map
+SHRINK_FACTOR = 2  # of the input's side: a crop of half the image still has a pixel for each input pixel
 
 
 def shrink_limit(image_size: int) -> int:
-    """Return the shorter side, in pixels, that ``--cache shrunk`` leaves at most."""
+    """Return the shorter side, in pixels, to which ``--cache shrunk`` reduces images."""
     return SHRINK_FACTOR * image_size
 
 
 def training_sizes(config: TrainConfig, stride: int) -> tuple[int, ...]:
-    """Return the sides of the inputs that a run trains, in pixels, the smallest first; ``image_size`` is among them.
+    """Return the input sizes that a run trains, in pixels, in ascending order; ``image_size`` is among them.
 
-    With ``latency`` they go down to half of it, as any of them may be chosen in the end.
+    With ``latency`` they go down to half of it, since any of them may be chosen at the end.
     """
     assert config.image_size is not None
     if not config.multi_scale:
@@ -57,12 +57,12 @@ def build_training_loader(
     """Build one process's loader.
 
     Args:
-        config: with ``image_size`` filled in.
+        config: settings with ``image_size`` resolved.
         data: the training split.
-        stride: the model's; sizes of ``multi_scale`` are its multiples.
+        stride: stride of the model; sizes of ``multi_scale`` are multiples of it.
         rank: this process, 0 to ``world`` - 1.
         world: number of processes.
-        unlabelled: images without labels; the sampler is then an ``UnlabelledSampler``.
+        unlabelled: unlabelled images; the sampler is then an ``UnlabelledSampler``.
     """
     assert config.image_size is not None
     sizes = training_sizes(config, stride) if config.multi_scale else None
@@ -83,7 +83,7 @@ def build_training_loader(
     images = len(data.records)
     if unlabelled is None:
         return build_loader(dataset, EpochSampler(images, config.batch_size, **options), workers=config.workers)
-    assert config.unlabelled_batch is not None  # by the recipe
+    assert config.unlabelled_batch is not None  # set by the recipe
     limit = shrink_limit(config.image_size)
     spent = 0 if dataset.cache is None else cache_bytes(((r.width, r.height) for r in data.records), dataset.shrink_to)
     both = WithUnlabelled(

@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar on the terminal, and ``metrics.csv``; other tools are in ``engine/loggers``."""
+"""Output of a run: a progress bar on the terminal, and ``metrics.csv``; other tools are in ``engine/loggers``."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def clock(seconds: float | None) -> str:
 
 
 class MetricsTable:
-    """``metrics.csv``: one row an epoch; the metrics are empty where an epoch was not validated.
+    """``metrics.csv``: one row per epoch; the metrics are empty for epochs without validation.
 
     Args:
         path: the file.
-        terms: names of the loss terms; None are those that the file has.
-        resume_epoch: rows of this and later epochs are dropped, as a resumed run writes them again.
-        metrics: names of the scores of a validation.
+        terms: names of the loss terms; None takes those in the file.
+        resume_epoch: rows from this epoch on are dropped, since a resumed run writes them again.
+        metrics: names of the validation metrics.
     """
 
     def __init__(
@@ -55,19 +55,19 @@ class MetricsTable:
                 self.rows = [row for row in read_table(path) if int(row["epoch"]) <= resume_epoch]
             except ValueError as error:
                 kept = path.replace(path.with_name(f"{path.stem}-damaged{path.suffix}"))
-                _log.warning("%s: cannot be read (%s); it is kept as %s, and a new one begun.", path, error, kept.name)
+                _log.warning("%s: cannot be read (%s); renamed to %s, and a new file started.", path, error, kept.name)
         first = ["epoch", "step", "seconds", "learning_rate", "loss"]
         if terms is None:
             terms = [name for name in (self.rows[0] if self.rows else ()) if name not in (*first, *metrics)]
         self.columns = [*first, *terms, *metrics]
 
     def add(self, row: Mapping[str, float | int | None]) -> None:
-        """Append a row and write the table, whole or not at all; what a full disk kept out comes with a later row."""
+        """Append a row and write the table atomically; rows that a full disk kept out are written with a later one."""
         self.rows.append({name: _cell(row.get(name)) for name in self.columns})
         self._write()
 
     def amend(self, row: Mapping[str, float | int | None]) -> None:
-        """Fill in values of the row of an epoch, and write the table as ``add`` does; where there is none, it is new."""
+        """Set values in the row of an epoch and write the table as ``add`` does; creates the row if it is missing."""
         if not self.rows or self.rows[-1]["epoch"] != _cell(row["epoch"]):
             self.add(row)
             return
@@ -84,10 +84,10 @@ class MetricsTable:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a ``metrics.csv``, each value text; empty where there is none.
+    """Return the rows of a ``metrics.csv``, all values as text; empty if there are none.
 
     Raises:
-        ValueError: the file is damaged, or something else.
+        ValueError: the file is damaged or not a table of metrics.
     """
     with path.open(encoding="utf-8", newline="") as file:
         try:
@@ -99,7 +99,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
         raise ValueError("it has no column epoch")
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
-            raise ValueError(f"line {number} has another number of values than the first")
+            raise ValueError(f"line {number} does not have as many values as the first")
         int(row["epoch"])
         for value in filter(None, row.values()):
             float(value)
@@ -113,7 +113,7 @@ def _cell(value: float | int | None) -> str:
 
 
 class _Tolerant:
-    """A text stream that fails never: a run must not end because its terminal is gone or has no such letter."""
+    """A text stream that never fails: a run must not end because its terminal is gone or cannot show a character."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
@@ -136,7 +136,7 @@ class _Tolerant:
                     self._stream.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
             except (OSError, ValueError):  # a closed pipe or stream
                 self._stream = None
-            except RuntimeError:  # a signal's line, while another one was being written: that alone is lost
+            except RuntimeError:  # a line printed by a signal handler during another write: only that line is lost
                 pass
         return len(text)
 
@@ -151,7 +151,7 @@ class _Tolerant:
 
 
 class Display:
-    """Progress on standard error: a bar on a terminal, one line an epoch elsewhere.
+    """Progress on standard error: a bar on a terminal, one line per epoch elsewhere.
 
     Args:
         enabled: whether to show anything.
@@ -178,22 +178,22 @@ class Display:
             self._progress.stop()
 
     def line(self, text: str, *, style: str | None = None) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
         self.console.print(text, style=style, markup=False)
 
     def update(self, description: str, done: float, note: str) -> None:
-        """Move the bar; ``done`` is a share, 0 to 1."""
+        """Update the bar; ``done`` is a fraction, 0 to 1."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=description, completed=done, note=note)
 
 
 def shown_score(score: float | None) -> str:
-    """Return AP as people read it; it is undefined where the validation part has no box."""
+    """Format AP for people; undefined if the validation split has no box."""
     return "undefined" if score is None else f"{score:.4f}"
 
 
 def epoch_line(epoch: int, epochs: int, row: Mapping[str, Any], pace: float, left: float | None) -> str:
-    """Return the line that sums up one epoch."""
+    """Return the line that summarises an epoch."""
     score = ""
     if row.get("AP") is not None:
         score = f"  AP {row['AP']:.4f}  AP50 {row['AP50']:.4f}"

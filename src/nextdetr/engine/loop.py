@@ -1,7 +1,7 @@
-"""The loop of every training: batches, step, save if due, stop if asked, end of epoch.
+"""The training loop: batches, step, save if due, stop if requested, end of epoch.
 
-What is trained, how it is scored and what is saved beside ``last.ckpt`` is the business of ``engine/train.py`` and
-``engine/pretrain.py``, which fill in the methods of :class:`Loop` that are marked as theirs.
+What is trained, how it is scored and what is saved beside ``last.ckpt`` is up to ``engine/train.py`` and
+``engine/pretrain.py``, which implement the methods of :class:`Loop` marked as theirs.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from nextdetr.structures import Batch
 
 __all__ = ["Loop"]
 
-SAVE_EVERY = 60.0  # seconds between writes of last.ckpt, so that short epochs do not spend their time on the disk
-SAVE_SHARE = 0.05  # of the time, at most, goes into writing it, however large the model is
+SAVE_EVERY = 60.0  # seconds between writes of last.ckpt, so that short epochs are not dominated by disk writes
+SAVE_SHARE = 0.05  # of the time at most is spent on writing it, even for a large model
 
 
 class Loop(ABC):
@@ -44,17 +44,17 @@ class Loop(ABC):
     Args:
         config: the settings.
         fabric: devices and processes.
-        display: takes what the user is told.
+        display: shows messages and progress.
         directory: the run's folder.
-        cursor: where to begin; moved along.
+        cursor: starting position; updated during the run.
         budget: how long the run is.
         loader: this process's batches.
-        model: what is trained.
+        model: the model to train.
         optimizer: of its parameters.
-        ema: the average of its weights, if one is kept.
-        contract: what a resumed run must find as it is now.
-        accumulate: batches of which each process sums the gradients before the optimiser moves.
-        profile: takes the time of a step's parts.
+        ema: moving average of the weights, if one is kept.
+        contract: conditions that a resumed run must meet.
+        accumulate: batches whose gradients each process sums before the optimizer step.
+        profile: collects the times of the parts of a step.
     """
 
     command: ClassVar[str]
@@ -71,55 +71,55 @@ class Loop(ABC):
         self.profile = profile or StepProfile(False)
         self.model, self.optimizer = fabric.setup(model, optimizer)
         self.stop_requested = threading.Event()
-        self.progress = 0.0  # as all processes agreed on it
+        self.progress = 0.0  # as agreed by all processes
         self.saved_at, self.save_seconds = budget.seconds, 0.0
-        self.unsaved = True  # whether anything has happened since the last save
-        self.summed = 0  # batches whose gradients wait for the optimiser
+        self.unsaved = True  # whether anything changed since the last save
+        self.summed = 0  # batches accumulated since the last optimizer step
         self.group_start = cursor
         self.table: MetricsTable | None = None
         self.logs = RunLogs(config, directory, self.command, display.line, main=self.main)
 
-    # What a task fills in
+    # Implemented by the task
 
     @abstractmethod
     def step(self, batch: Batch, progress: float, last: bool) -> dict[str, float]:
-        """Train on a batch and, if it is the ``last`` of its group, move the optimiser.
+        """Train on a batch and, if it is the ``last`` of its group, step the optimizer.
 
         Returns:
-            Its losses, ``loss`` among them, the same on all processes.
+            The losses, including ``loss``, the same in all processes.
         """
 
     @abstractmethod
     def score(self, number: int) -> Mapping[str, float | None]:
-        """Return the scores after epoch ``number`` (from 1), if it is to be scored."""
+        """Return the scores after epoch ``number`` (from 1), if the epoch is to be scored."""
 
     @abstractmethod
     def write_files(self) -> None:
-        """Write what lies beside ``last.ckpt``, which has just been written; the first process only."""
+        """Write the files beside ``last.ckpt``, which has just been written; first process only."""
 
     def extra_state(self) -> dict[str, Any]:
-        """Return what else belongs into ``last.ckpt``."""
+        """Return additional state for ``last.ckpt``."""
         return {}
 
     def restore_extra(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - a task may have nothing to do
-        """Continue from what ``extra_state`` returned, which is among the parts of ``state``."""
+        """Restore what ``extra_state`` returned; it is part of ``state``."""
 
     def begin_epoch(self) -> None:  # noqa: B027 - a task may have nothing to do
-        """Make ready for the batches of an epoch, or what is left of them."""
+        """Prepare for the batches of an epoch, or the rest of them."""
 
     def after_epoch(self, number: int) -> None:  # noqa: B027 - a task may have nothing to do
-        """Do what remains after epoch ``number`` (from 1) was scored and saved."""
+        """Hook at the end of epoch ``number`` (from 1), after scoring and saving."""
 
     def has_enough(self) -> bool:
-        """Whether the run ends before its time."""
+        """Whether the run ends early."""
         return False
 
     def must_save(self) -> bool:
-        """Whether the end of an epoch is to be saved whenever the last save was."""
+        """Whether to save at the end of an epoch regardless of the last save."""
         return False
 
     def strong(self, place: int) -> bool:
-        """Whether the strong part of the augmentation is on for the batch at image ``place`` of the epoch."""
+        """Whether strong augmentation is on for the batch at image ``place`` of the epoch."""
         return True
 
     # The whole run
@@ -128,9 +128,9 @@ class Loop(ABC):
         """Train until the budget is spent.
 
         Raises:
-            Interrupted: the user asked to stop; everything needed to go on was written.
+            Interrupted: the user requested a stop; everything needed to resume was written.
             TrainingError: the loss or the weights are not finite.
-            DataError: an image cannot be read any more; everything needed to go on was written.
+            DataError: an image can no longer be read; everything needed to resume was written.
         """
         try:
             with stop_on_signal(self.stop_requested, self.display):
@@ -141,31 +141,31 @@ class Loop(ABC):
 
     @property
     def main(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this process writes files."""
         return bool(self.fabric.global_rank == 0)
 
     @property
     def resume_folder(self) -> Path:
-        """What ``--resume`` takes to go on with this run."""
+        """Argument of ``--resume`` that continues this run."""
         return self.directory
 
     def seed_of_step(self, seed: int, rank: int) -> int:
-        """Seed of what is random in the batch under way, by its number over all epochs."""
+        """Seed of the current batch's randomness, from its number over all epochs."""
         number = self.cursor.epoch * len(self.sampler) + self.cursor.place // self.sampler.places
         return step_seed(seed, number, rank)
 
     @property
     def over(self) -> bool:
-        """Whether the run's time is up, or its epochs, or nothing better is to be expected."""
+        """Whether time or epochs are used up, or no further improvement is expected."""
         return self.progress >= 1.0 or self.has_enough()
 
     def _goes_on(self) -> bool:
         self._agree()
-        # A run that was stopped after the last batch of an epoch has yet to end that epoch.
+        # A run that was stopped after the last batch of an epoch still has to end that epoch.
         return self.cursor.step == 0 or self.cursor.counted > 0 or not self.over
 
     def _agree(self, *flags: bool) -> list[bool]:
-        """Set the progress, and return the flags, as they are in any process: their clocks and signals differ."""
+        """Set the progress and return the flags as agreed by all processes, whose clocks and signals differ."""
         self.progress, *agreed = largest(self.fabric, self.budget.progress(self.cursor.epoch, self.cursor.place), *flags)
         return [bool(flag) for flag in agreed]
 
@@ -179,7 +179,7 @@ class Loop(ABC):
             failed, stop, due = self._agree(error is not None, self.stop_requested.is_set(), self._save_due())
             if failed:
                 self._give_up(error)
-            if self.summed == 0:  # the state can be written, and gone on from
+            if self.summed == 0:  # the state can be saved and resumed from
                 if stop:
                     self._stop()
                 if due:
@@ -216,11 +216,11 @@ class Loop(ABC):
             f"{cursor.images / max(1e-9, self.budget.seconds):.1f} images/s  left {clock(left)}",
         )
 
-    # What happens between epochs
+    # Between epochs
 
     def _end_epoch(self, pace: float) -> None:
         cursor, budget = self.cursor, self.budget
-        if not cursor.counted:  # the time was up before the first step
+        if not cursor.counted:  # time ran out before the first step
             return
         number = cursor.epoch + 1
         epochs = max(number, budget.estimated_epochs(cursor.epoch, cursor.place))
@@ -241,9 +241,9 @@ class Loop(ABC):
     def _scores(self, number: int) -> Mapping[str, float | None]:
         try:
             return self.score(number)
-        except TrainingError:  # weights that are not worth keeping
+        except TrainingError:  # the weights are not worth keeping
             raise
-        except Exception:  # an image that is gone, for one; the resumed run scores this epoch
+        except Exception:  # for example a missing image; the resumed run scores this epoch
             self.save()
             raise
 
@@ -256,7 +256,7 @@ class Loop(ABC):
         self.log_numbers(row)
 
     def amend_row(self, scores: Mapping[str, float | None]) -> None:
-        """Write scores that came after the row of the last epoch, which may be an earlier session's."""
+        """Add scores to the row of the last epoch, which may be from an earlier session."""
         if not self.main:
             return
         number = self.cursor.epoch
@@ -265,16 +265,16 @@ class Loop(ABC):
         self.log_numbers(scores)
 
     def log_numbers(self, values: Mapping[str, Any]) -> None:
-        """Tell the tools that log the run."""
+        """Pass the numbers to the logging tools."""
         self.logs.add({name: value for name, value in values.items() if name not in ("epoch", "step")}, self.cursor.step)
 
-    # What is written
+    # Writing
 
     def _save_due(self) -> bool:
         return self.budget.seconds - self.saved_at >= max(SAVE_EVERY, self.save_seconds / SAVE_SHARE)
 
     def require_finite(self) -> None:
-        """See that weights that are about to be scored or written are numbers; all processes have the same ones.
+        """Check that weights about to be scored or written are finite; they are the same in all processes.
 
         Raises:
             TrainingError: one is NaN or infinite.
@@ -289,14 +289,14 @@ class Loop(ABC):
                 )
 
     def apply_gradients(self, clip_norm: float) -> None:
-        """Take a step of the optimiser, with gradients of at most this norm (0: of any), and clear them."""
+        """Step the optimizer with gradients clipped to this norm (0: no clipping), and clear them."""
         if clip_norm > 0:
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=clip_norm, error_if_nonfinite=False)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def diverged(self, images: Sequence[ImageRecord], batch: Batch) -> TrainingError:
-        """Return what to raise when the loss of a batch without labels is not finite."""
+        """Build the error for a loss of an unlabelled batch that is not finite."""
         names = ", ".join(images[index].path.name for index in batch.indices)
         return TrainingError(
             f"the loss is not finite in epoch {self.cursor.epoch + 1}, step {self.cursor.step + 1} (images {names}). "
@@ -304,16 +304,16 @@ class Loop(ABC):
         )
 
     def advice(self) -> str:
-        """What to do about a run that has diverged."""
+        """Advice for a run that diverged."""
         file = self.directory / "last.ckpt"
-        kept = f"{file} is as it was" if file.is_file() else "nothing had been saved yet"
+        kept = f"{file} is as it was" if file.is_file() else "nothing was saved yet"
         return f"Lower --learning-rate, or train with --precision 32-true; {kept}."
 
     def save(self) -> None:
-        """Write all that is needed to go on from here.
+        """Write everything needed to resume from here.
 
         Raises:
-            TrainingError: the weights are not finite; the files are as they were.
+            TrainingError: the weights are not finite; the files are unchanged.
         """
         cursor, started = self.cursor, self.budget.seconds
         self.require_finite()
@@ -332,7 +332,7 @@ class Loop(ABC):
         self.save_seconds = self.saved_at - started
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from the parts of a ``last.ckpt``; with none, begin.
+        """Continue from the parts of a ``last.ckpt``; start fresh if there are none.
 
         Raises:
             WeightsError: they do not fit this run.
@@ -354,10 +354,10 @@ class Loop(ABC):
             ) from error
         if cursor.length == (self.budget.epochs, self.budget.minutes):
             self.budget.go_on(cursor.progress, cursor.reserve)
-        else:  # progress is the share of the new length that is over by now
+        else:  # progress becomes the completed fraction of the new length
             self.budget.keep_back(cursor.reserve)
 
-    # How it stops early
+    # Stopping early
 
     def _stop(self) -> None:
         self.save()
@@ -367,8 +367,8 @@ class Loop(ABC):
         )
 
     def _give_up(self, error: Exception | None) -> None:
-        """Save what was learnt before the batch that cannot be had, and say why it cannot."""
-        if self.summed:  # the gradients of this group of batches are lost, and the batches come again
+        """Save what was learnt before the batch that failed, and raise its error."""
+        if self.summed:  # the gradients of this group are lost; a resumed run repeats its batches
             for name in Cursor.__slots__:
                 setattr(self.cursor, name, getattr(self.group_start, name))
         if self.cursor.step:
@@ -378,7 +378,7 @@ class Loop(ABC):
         raise error
 
     def mean(self, values: Mapping[str, Tensor]) -> dict[str, float]:
-        """Return the means over all processes, so that all of them see the same loss, and stop at the same step."""
+        """Return the means over all processes, so that all see the same loss and stop at the same step."""
         stacked = torch.stack([value.detach() for value in values.values()])
         if self.fabric.world_size > 1:
             agreed = self.fabric.all_reduce(stacked, reduce_op="mean")
@@ -388,7 +388,7 @@ class Loop(ABC):
 
 
 def _fetch(batches: Iterator[Batch]) -> tuple[Batch | None, Exception | None]:
-    """Return the next batch, None at the end; or what went wrong, so that it is raised after what was learnt is saved."""
+    """Return the next batch, None at the end, or the error, which is raised after saving."""
     try:
         return next(batches, None), None
     except Exception as error:  # noqa: BLE001 - whatever it is, it is raised again

@@ -1,7 +1,7 @@
-"""Parameter groups, and the learning rate as a function of the run's progress.
+"""Parameter groups, and the learning rate as a function of progress.
 
-AdamW (arXiv 1711.05101) with RT-DETR's groups (arXiv 2304.08069, section 5.1): the backbone has a rate of its own; norms,
-GRN and biases are not decayed.
+AdamW (arXiv 1711.05101) with RT-DETR's groups (arXiv 2304.08069, section 5.1): the backbone has its own rate; norms, GRN
+and biases have no weight decay.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ FINAL_RATE = 0.01
 def parameter_groups(
     model: DetectionModel, learning_rate: float, weight_decay: float, backbone_factor: float, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Split the parameters into backbone and head, each with and without decay; with ``layer_decay``, each layer by itself.
+    """Split the parameters into backbone and head, each with and without decay; with ``layer_decay``, by layer.
 
     Args:
         model: the detector.
-        learning_rate: peak rate of the head.
-        weight_decay: decay of matrices and kernels.
-        backbone_factor: the rate of the backbone's last block as a factor of the head's.
+        learning_rate: peak learning rate of the head.
+        weight_decay: weight decay of matrices and kernels.
+        backbone_factor: learning rate of the backbone's last block as a factor of the head's.
         layer_decay: factor of the rate from each backbone block to the one before it (arXiv 2106.08254, appendix; MAE,
-            arXiv 2111.06377, appendix A.1): what was learnt in pre-training changes least where it is most general.
+            arXiv 2111.06377, appendix A.1), so that the most general pre-trained layers change least.
 
     Returns:
-        Non-empty groups with ``params``, ``lr``, ``peak_rate``, ``weight_decay``, ``backbone`` (whether they are) and
+        Non-empty groups with ``params``, ``lr``, ``peak_rate``, ``weight_decay``, ``backbone`` (True for its groups) and
         ``name``.
     """
     depths, deepest = backbone_depths(model)
@@ -62,10 +62,10 @@ def parameter_groups(
 
 
 def backbone_depths(model: DetectionModel) -> tuple[dict[int, int], int]:
-    """Return the depth of each of the backbone's parameters by its id, and the largest depth.
+    """Return the depth of each backbone parameter by its id, and the largest depth.
 
-    Of ConvNeXt, the stem has depth 0, block k depth k + 1, and what lies between two stages that of the block behind it.
-    Of a backbone of several rows, each row is one depth.
+    In ConvNeXt, the stem has depth 0, block k depth k + 1, and layers between two stages the depth of the next block. In a
+    backbone of several rows, each row is one depth.
     """
     rows = list(model.rows)[: model.backbone_rows]
     if len(rows) > 1 or not isinstance(rows[0], ConvNeXtV2):
@@ -82,7 +82,7 @@ def backbone_depths(model: DetectionModel) -> tuple[dict[int, int], int]:
 
 
 def undecayed(model: nn.Module) -> set[int]:
-    """Ids of norms' parameters, biases, and GRN's; by name, as GRN's tensors have four dimensions in some files."""
+    """Ids of the parameters of norms, biases and GRN; GRN by name, as its tensors have four dimensions in some files."""
     found = set()
     for name, parameter in model.named_parameters():
         parts = name.split(".")
@@ -100,23 +100,23 @@ def build_optimizer(
     layer_decay: float = 1.0,
     fused: bool = True,
 ) -> torch.optim.Optimizer:
-    """AdamW over :func:`parameter_groups`, one fused kernel per group.
+    """AdamW over :func:`parameter_groups`, with one fused kernel per group.
 
-    With float16's loss scaler it must not be ``fused``: such an optimiser scales the gradients back by itself, in its step,
-    and Fabric refuses to clip them before that.
+    With the float16 loss scaler it must not be ``fused``: a fused optimizer unscales the gradients in its own step, and
+    Fabric refuses to clip them before that.
     """
     groups = parameter_groups(model, learning_rate, weight_decay, backbone_factor, layer_decay)
     return AdamW(groups, lr=learning_rate, betas=(0.9, 0.999), weight_decay=weight_decay, fused=fused)
 
 
 def rate_factor(progress: float, step: int, *, warmup: float, flat: float) -> float:
-    """Factor of the peak rate: a linear rise, a plateau, then half a cosine down to 0.01 (DEIM, arXiv 2412.04234).
+    """Factor of the peak rate: linear warm-up, a plateau, then half a cosine down to 0.01 (DEIM, arXiv 2412.04234).
 
     Args:
-        progress: share of the run that is over, 0 to 1.
-        step: optimiser steps taken.
-        warmup: share of the run in which the rate rises; never longer than ``WARMUP_STEPS``.
-        flat: share of the run at which the fall begins.
+        progress: completed fraction of the run, 0 to 1.
+        step: optimizer steps taken.
+        warmup: fraction of the run for the warm-up, at most ``WARMUP_STEPS``.
+        flat: fraction of the run at which the decay begins.
     """
     rise = max(progress / warmup if warmup > 0 else 1.0, (step + 1) / WARMUP_STEPS)
     if rise < 1:
@@ -128,7 +128,7 @@ def rate_factor(progress: float, step: int, *, warmup: float, flat: float) -> fl
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float, *, frozen: bool = False) -> float:
-    """Set every group to ``factor`` of its peak rate, a ``frozen`` backbone's to 0; return the head's rate."""
+    """Set every group to ``factor`` of its peak rate, or 0 for a ``frozen`` backbone; return the head's rate."""
     for group in optimizer.param_groups:
         group["lr"] = 0.0 if frozen and group["backbone"] else group["peak_rate"] * factor
     return max(float(group["lr"]) for group in optimizer.param_groups)

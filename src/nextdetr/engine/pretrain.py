@@ -1,8 +1,8 @@
-"""Masked pre-training of a backbone: its step and what it keeps; the loop is ``engine/loop.py``'s.
+"""Masked pre-training of a backbone: its step and its files; the loop is ``engine/loop.py``.
 
-"ConvNeXt V2", arXiv 2301.00808, section 3 and appendix A; the model is in ``models/fcmae.py``, the settings' defaults are
-reasoned in ``engine/pretrain_setup.py``. Every length is a share of the run, which is as long as ``epochs`` or ``minutes``
-say. Masks are drawn for the whole batch of all processes, so that they do not depend on how many processes there are.
+"ConvNeXt V2", arXiv 2301.00808, section 3 and appendix A. The model is in ``models/fcmae.py``; the reasons for the default
+settings are in ``engine/pretrain_setup.py``. Every length is a fraction of the run, which ``epochs`` or ``minutes`` define.
+Masks are drawn for the whole batch over all processes, so they do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ class PretrainResult:
 
     Attributes:
         output: the run's folder.
-        epochs: epochs trained, all sessions of the run.
-        seconds: wall-clock, all sessions of the run.
-        images_per_second: images by wall-clock.
+        epochs: epochs trained, over all sessions of the run.
+        seconds: wall-clock time, over all sessions of the run.
+        images_per_second: images per second of wall-clock time.
         loss: mean loss of the last epoch.
         weights: the backbone's file, for ``train --backbone-weights``; with ``detector`` the detector's, for ``--weights``.
-        head: with ``detector``: the head's ``epochs``, ``seconds`` and ``loss``; ``epochs`` and ``loss`` above are then the
-            backbone's, ``seconds`` and ``images_per_second`` of both. Else None, and not shown.
+        head: with ``detector``: ``epochs``, ``seconds`` and ``loss`` of the head; then ``epochs`` and ``loss`` above are
+            the backbone's, ``seconds`` and ``images_per_second`` cover both. Otherwise None, and left out of the JSON.
     """
 
     output: str
@@ -79,10 +79,10 @@ class PretrainResult:
 
 
 def pretrain(images: str | Path | Sequence[str | Path] = (), *, quiet: bool = False, **settings: Any) -> PretrainResult:
-    """Pre-train a backbone on images without labels; with ``detector=True`` a whole detector.
+    """Pre-train a backbone on unlabelled images; with ``detector=True``, a whole detector.
 
     Args:
-        images: a folder of images, a data set as ``train`` takes it (its training split is used), or several of these.
+        images: a folder of images, a data set as for ``train`` (its training split is used), or several of these.
         quiet: show no progress on standard error.
         settings: the options of ``nextdetr pretrain`` as keywords (``model``, ``epochs``, ``minutes``, ``mask_ratio``, …).
 
@@ -102,10 +102,10 @@ def pretrain(images: str | Path | Sequence[str | Path] = (), *, quiet: bool = Fa
 
 
 def pretrain_all(config: PretrainConfig, *, quiet: bool = False) -> PretrainResult:
-    """Pre-train a backbone and, with ``detector``, then the head; a resumed run goes on with whichever it had come to.
+    """Pre-train a backbone and, with ``detector``, then the head; a resumed run continues with the part it had reached.
 
     Raises:
-        NextDETRError: see :func:`run_pretraining`; ConfigError also where the head needs scikit-image.
+        NextDETRError: see :func:`run_pretraining`; also ConfigError if the head needs scikit-image.
     """
     whole = resolve_pretrain(config)
     if not whole.detector:
@@ -113,7 +113,7 @@ def pretrain_all(config: PretrainConfig, *, quiet: bool = False) -> PretrainResu
     from nextdetr.data.proposals import require_segmentation
     from nextdetr.engine.pretrain_head import run_head
 
-    # What the head lacks is said now rather than after the backbone.
+    # Report what the head lacks now rather than after the backbone.
     require_segmentation()
     head_size(whole)
     backbone = run_pretraining(config, quiet=quiet)
@@ -133,11 +133,11 @@ def run_pretraining(config: PretrainConfig, *, quiet: bool = False) -> PretrainR
         quiet: show no progress on standard error.
 
     Raises:
-        ConfigError: settings that contradict each other or this machine.
-        DataError: there is no image that can be used.
-        WeightsError: initial weights or a resumed state that cannot be read.
+        ConfigError: settings contradict each other or do not fit this machine.
+        DataError: no image can be used.
+        WeightsError: initial weights or a resumed state cannot be read.
         TrainingError: the loss or the weights are not finite.
-        Interrupted: Ctrl-C or a request to terminate, after a checkpoint was written.
+        Interrupted: Ctrl-C or a request to terminate; a checkpoint was written.
     """
     started = time.perf_counter()
     given, config = config, resolve_pretrain(config)
@@ -192,11 +192,11 @@ class Pretrainer(Loop):
         self.restore(run.state)
 
     def restore_extra(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``extra_state``."""
+        """Restore ``extra_state``."""
         self.loss, self.drawn_at = (float(state["pretraining"][name]) for name in ("loss", "drawn_at"))
 
     def run(self) -> PretrainResult:
-        """Train until the budget is spent, and return what came of it."""
+        """Train until the budget is spent, and return the result."""
         config = self.config
         length = f"{config.backbone_minutes:g} minutes" if config.minutes is not None else f"{config.epochs} epochs"
         self.display.line(
@@ -209,7 +209,7 @@ class Pretrainer(Loop):
             return self._finish()
 
     def step(self, batch: Batch, progress: float, last: bool) -> dict[str, float]:
-        """Train on a batch, and return its loss."""
+        """Train on a batch and return its loss."""
         cursor, config = self.cursor, self.config
         cursor.rate = set_rate(self.optimizer, rate_factor(progress, cursor.step, warmup=config.warmup, flat=0.0))
         self.model.train()
@@ -224,7 +224,7 @@ class Pretrainer(Loop):
         return values
 
     def _noise(self, images: int) -> Tensor:
-        """What decides the masks of this step's images [B, patches]: a function of seed, step and place in the batch."""
+        """Random numbers for the masks of this step [B, patches]: a function of seed, step and position in the batch."""
         config, fabric = self.config, self.fabric
         generator = torch.Generator().manual_seed(self.seed_of_step(config.seed, 0))
         patches = (config.image_size // config.patch_size) ** 2
@@ -232,15 +232,15 @@ class Pretrainer(Loop):
         first = fabric.global_rank * images
         return noise[first : first + images].to(fabric.device)
 
-    # What happens between epochs
+    # Between epochs
 
     def score(self, number: int) -> Mapping[str, float | None]:
-        """Keep the epoch's loss; there is no other score."""
+        """Keep the epoch's loss, the only score."""
         self.loss = self.cursor.sums["loss"] / self.cursor.counted
         return {}
 
     def after_epoch(self, number: int) -> None:
-        """Draw what it makes of a few images, ten times a run."""
+        """Draw reconstructions of a few images, ten times per run."""
         every = self.config.picture_every
         if number % every == 0 if every is not None else self.budget.progress(number, 0) >= self.drawn_at + 0.1:
             self._picture()
@@ -250,10 +250,10 @@ class Pretrainer(Loop):
         if self.main:
             self.pictures.draw(self.run_.model, self.cursor.epoch, self.config.seed)
 
-    # What is written
+    # Writing
 
     def extra_state(self) -> dict[str, Any]:
-        """Return the last epoch's loss, when the last picture was drawn, and where the weights came from."""
+        """Return the last epoch's loss, the epoch of the last picture, and the origin of the weights."""
         return {
             "pretraining": {"loss": self.loss, "drawn_at": self.drawn_at},
             "started_from": dict(zip(("licence", "file"), self.run_.started_from, strict=True)),

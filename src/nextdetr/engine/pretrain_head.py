@@ -1,8 +1,8 @@
-"""Pre-training of a detector's head without labels, after its backbone's; step and losses are ``engine/train.py``'s.
+"""Pre-training of a detector's head without labels, after its backbone; step and losses are in ``engine/train.py``.
 
-The detector learns to find objects of one class in samples that are made from the user's images (``data/composed.py``), as
-DETReg (arXiv 2106.04550) does with boxes of selective search. What is learnt is where objects are, by all tensors but those
-that have a row a class; fine-tuning starts each class from the row of ``object``.
+The detector learns to find objects of one class in samples made from the user's images (``data/composed.py``), as DETReg
+(arXiv 2106.04550) does with boxes from selective search. All tensors learn where objects are, except those with one row per
+class; fine-tuning initialises each class from the row of ``object``.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ STEPS = 3000  # without --minutes and --head-epochs
 
 @dataclass(frozen=True, slots=True)
 class HeadResult:
-    """What became of the head.
+    """Result of the head's pre-training.
 
     Attributes:
-        epochs: epochs trained, all sessions of the run.
-        seconds: wall-clock, all sessions of the run.
+        epochs: epochs trained, over all sessions of the run.
+        seconds: wall-clock time, over all sessions of the run.
         images: samples seen.
         loss: mean loss of the last epoch.
         weights: the detector's file.
@@ -66,19 +66,19 @@ class HeadResult:
 
 
 def head_folder(directory: Path) -> Path:
-    """Return where the head's part of a run in ``directory`` keeps its files."""
+    """Return the folder of the head's files, for a run in ``directory``."""
     return directory / "head"
 
 
 def run_head(config: PretrainConfig, *, quiet: bool = False) -> HeadResult:
-    """Pre-train the head in a run whose backbone is done.
+    """Pre-train the head in a run whose backbone is finished.
 
     Args:
         config: all settings of the run, with its folder as ``resume``.
         quiet: show no progress on standard error.
 
     Raises:
-        NextDETRError: as of :func:`nextdetr.engine.pretrain.run_pretraining`.
+        NextDETRError: as for :func:`nextdetr.engine.pretrain.run_pretraining`.
     """
     started = time.perf_counter()
     with (
@@ -95,7 +95,7 @@ def run_head(config: PretrainConfig, *, quiet: bool = False) -> HeadResult:
 
 
 def _settings(config: PretrainConfig, images: int, world: int, model: str) -> TrainConfig:
-    """Return the settings of the head's training, which is like that of any detector from random weights."""
+    """Return the settings of the head's training, as for a detector from random weights."""
     batch = config.head_batch_size or BATCH
     epochs = config.head_epochs
     if config.head_minutes is None and epochs is None:
@@ -110,7 +110,7 @@ def _settings(config: PretrainConfig, images: int, world: int, model: str) -> Tr
 
 
 def _prepare(config: PretrainConfig, directory: Path, fabric: Fabric, display: Display) -> Run:
-    """Read images, model and state."""
+    """Load images, model and state."""
     folder, model = head_folder(directory), detector_of(config)
     state_file = folder / "last.ckpt"
     cursor, state = read_state(state_file) if state_file.is_file() else (Cursor(), {})
@@ -130,7 +130,7 @@ def _prepare(config: PretrainConfig, directory: Path, fabric: Fabric, display: D
 
 
 class HeadTrainer(Trainer):
-    """The second half of ``pretrain --detector``; see :func:`run_head`."""
+    """Second half of ``pretrain --detector``; see :func:`run_head`."""
 
     command, score_names = "pretrain", ()
 
@@ -143,7 +143,7 @@ class HeadTrainer(Trainer):
 
     @property
     def resume_folder(self) -> Path:
-        """The folder of the whole run."""
+        """Folder of the whole run."""
         return self.directory.parent
 
     def build_loader(self, fabric: Fabric) -> TrainLoader:
@@ -162,7 +162,7 @@ class HeadTrainer(Trainer):
         return build_loader(dataset, sampler, workers=config.workers)
 
     def run_head(self) -> HeadResult:
-        """Train until the budget is spent, and return what came of it."""
+        """Train until the budget is spent, and return the result."""
         config = self.config
         length = f"{config.minutes:g} minutes" if config.minutes is not None else f"{config.epochs} epochs"
         self.display.line(
@@ -183,7 +183,7 @@ class HeadTrainer(Trainer):
             return HeadResult(self.cursor.epoch, round(seconds, 2), self.cursor.images, self.loss, str(weights))
 
     def score(self, number: int) -> Mapping[str, float | None]:
-        """Keep the epoch's loss; there is nothing to validate on."""
+        """Keep the epoch's loss; there is no validation."""
         self.loss = self.cursor.sums["loss"] / self.cursor.counted
         return {}
 
@@ -192,11 +192,11 @@ class HeadTrainer(Trainer):
         return {"pretraining": {"loss": self.loss}}
 
     def restore_extra(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``extra_state``."""
+        """Restore ``extra_state``."""
         self.loss = state["pretraining"]["loss"]
 
     def write_files(self) -> None:
-        """Write the detector's file, with averaged weights."""
+        """Write the detector with the averaged weights."""
         licence, source = self.run_.started_from
         save_detector(
             self.directory.parent / FILE, self.average.state_dict(), model_text=self.run_.model.text, classes=[OBJECT],

@@ -1,4 +1,4 @@
-"""Pictures of what a masked autoencoder makes of its images: original, masked, reconstructed."""
+"""Pictures of reconstructions by a masked autoencoder: original, masked, reconstructed."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ GAP, HEADING = 4, 22
 
 
 class Reconstructions:
-    """The same few images, uncropped and under the same masks, drawn again and again in the course of a run.
+    """Draws the same few images, uncropped and with the same masks, again and again during a run.
 
     Args:
-        dataset: the images; up to six, evenly spread, are taken.
+        dataset: the images; up to six, evenly spaced, are used.
         image_size: side of the square input in pixels.
         patch_size: side of a patch in pixels.
-        folder: where the pictures go.
+        folder: folder for the pictures.
     """
 
     def __init__(self, dataset: UnlabelledDataset, image_size: int, patch_size: int, folder: Path) -> None:
@@ -35,7 +35,7 @@ class Reconstructions:
         self.patches = (image_size // patch_size) ** 2
 
     def draw(self, model: FCMAE, epoch: int, seed: int) -> Path:
-        """Write ``reconstruction_<epoch>.png`` and return its path; the model stays in its mode."""
+        """Write ``reconstruction_<epoch>.png`` and return its path; the model's mode is unchanged."""
         count = len(self.dataset)
         chosen = sorted({index * count // IMAGES for index in range(IMAGES)})
         images = torch.stack([self.dataset[SampleKey(0, index, self.size, strong=False)][0] for index in chosen])
@@ -52,11 +52,11 @@ class Reconstructions:
 
 
 def draw_rows(columns: list[Tensor], headings: tuple[str, ...]) -> Image.Image:
-    """Lay out pictures, one row an image.
+    """Arrange pictures in a grid, one row per image.
 
     Args:
         columns: each [B, 3, S, S], 0 to 1.
-        headings: a word above each column.
+        headings: title of each column.
     """
     count, size = columns[0].shape[0], columns[0].shape[-1]
     sheet = Image.new("RGB", (len(columns) * (size + GAP) - GAP, HEADING + count * (size + GAP) - GAP), "white")

@@ -1,14 +1,14 @@
-"""Everything that happens before the first step of pre-training, and how its settings follow the number of images.
+"""Setup of pre-training before its first step, and default settings that depend on the number of images.
 
 The published recipe (arXiv 2301.00808, appendix A: 800 or 1600 epochs of 1.28 million images, batch 4096, rate 2.4e-3) does
-not carry over to 200 images by itself. Defaults here:
+not transfer to 200 images as it is. The defaults here:
 
-- batch: a 25th of the images as a power of two, from 8 to 64 on a CPU and to 256 elsewhere, so that an epoch has steps; on
-  205 images a batch of 8 learns more in the same minutes than one of 32 (docs/experiments.md);
-- rate: the published one, times the square root of (whole batch / 4096), Adam's rule (arXiv 2205.10287), but 2.5e-4 at
-  least, which was better there than the higher ones that were tried, at batch 8 and at 32; the published linear rule would
-  leave a batch of 32 with 1.9e-5, which a short run cannot use;
-- length: 800 epochs, but 5,000 steps at least.
+- batch: a 25th of the images, rounded to a power of two, from 8 to 64 on a CPU and to 256 elsewhere, so that an epoch has
+  enough steps; on 205 images, a batch of 8 learns more in the same time than one of 32 (docs/experiments.md);
+- rate: the published one times the square root of (total batch / 4096), Adam's rule (arXiv 2205.10287), but at least
+  2.5e-4, which was better there than the higher rates tried, at batch 8 and 32; the published linear rule would give a
+  batch of 32 a rate of 1.9e-5, too low for a short run;
+- length: 800 epochs, but at least 5,000 steps.
 """
 
 from __future__ import annotations
@@ -63,16 +63,16 @@ PREFIX = "convnextv2-"
 
 @dataclass(slots=True)
 class Pretraining:
-    """What pre-training works on.
+    """Everything that pre-training works on.
 
     Attributes:
-        config: the settings, with batch size and rate filled in.
+        config: the settings, with batch size and rate resolved.
         directory: the run's folder.
         data: the images.
         model: encoder and decoder with their initial weights.
-        cursor: where to begin.
-        state: what to continue from, empty for a new run.
-        contract: what a resumed run must find as it is now.
+        cursor: starting position.
+        state: state to resume from, empty for a new run.
+        contract: conditions that a resumed run must meet.
         started_from: (licence, file) of the initial weights.
     """
 
@@ -87,11 +87,11 @@ class Pretraining:
 
 
 def resolve_pretrain(config: PretrainConfig) -> PretrainConfig:
-    """Merge a resumed run's own settings with what was given anew.
+    """Merge the settings of a resumed run with those given now.
 
     Raises:
-        ConfigError: no such backbone, ``resume`` with a setting that would change the run, or no such run.
-        DataError: no image is named.
+        ConfigError: unknown backbone, ``resume`` with a setting that would change the run, or no such run.
+        DataError: no images are given.
     """
     if config.resume is not None:
         return merge_resumed(config, config.resume)
@@ -100,9 +100,7 @@ def resolve_pretrain(config: PretrainConfig) -> PretrainConfig:
         raise DataError("there is nothing to pre-train on: give a folder of images.")
     if not config.detector and not _is_backbone(config.model):
         names = ", ".join(PREFIX + size for size in SIZES)
-        raise ConfigError(
-            f"--model {config.model}: what is pre-trained is a backbone, one of {names}; with --detector, a detector."
-        )
+        raise ConfigError(f"--model {config.model}: give a backbone, one of {names}, or a detector with --detector.")
     if config.detector:
         backbone_of(config)
     return config
@@ -126,7 +124,7 @@ def backbone_of(config: PretrainConfig) -> str:
     """Return the size of the backbone that a run pre-trains: ``atto`` and so on.
 
     Raises:
-        ConfigError: the detector has a backbone that is no ConvNeXt V2.
+        ConfigError: the detector's backbone is not a ConvNeXt V2.
         ModelFileError: there is no such detector.
     """
     if not config.detector:
@@ -134,15 +132,15 @@ def backbone_of(config: PretrainConfig) -> str:
     name = detector_of(config)
     size = load_model_file(name).rows[0].name.removeprefix("convnextv2_")
     if size not in SIZES:
-        raise ConfigError(f"--model {name}: its backbone is no ConvNeXt V2, which is what pretrain prepares.")
+        raise ConfigError(f"--model {name}: its backbone is not a ConvNeXt V2, which pretrain requires.")
     return size
 
 
 def head_size(config: PretrainConfig) -> int:
-    """Return the side of the head's square input, pixels.
+    """Return the side of the head's square input in pixels.
 
     Raises:
-        ConfigError: the detector takes no such size.
+        ConfigError: the detector does not accept this size.
         ModelFileError: the detector cannot be built.
     """
     size = config.head_image_size or config.image_size
@@ -155,7 +153,7 @@ def _is_backbone(model: str) -> bool:
 
 
 def images_of(config: PretrainConfig) -> DetectionData:
-    """List the images of a run, with how their files are read.
+    """List the images of a run, with the way their files are read.
 
     Raises:
         DataError: see :func:`nextdetr.data.unlabelled.find_unlabelled`.
@@ -171,19 +169,19 @@ def run_folder(config: PretrainConfig, held: ExitStack) -> Path:
 def prepare_pretraining(
     config: PretrainConfig, directory: Path, tell: Callable[[str], None], *, cpu: bool, world: int, first: bool = True
 ) -> Pretraining:
-    """Read images, model and initial weights, and fill in what the settings leave open.
+    """Load images, model and initial weights, and fill in the settings that are open.
 
     Args:
-        config: what ``resolve_pretrain`` returned.
+        config: result of ``resolve_pretrain``.
         directory: the run's folder.
-        tell: takes a line for the user.
-        cpu: whether the run is on a CPU.
+        tell: prints a line for the user.
+        cpu: whether the run uses a CPU.
         world: number of processes.
-        first: whether this is the one that writes.
+        first: whether this process writes files.
 
     Raises:
         DataError: no image can be used.
-        WeightsError: initial weights or a resumed state that cannot be read.
+        WeightsError: initial weights or a resumed state cannot be read.
     """
     cursor, state = (Cursor(), {}) if config.resume is None else read_state(directory / "last.ckpt")
     data = images_of(config)
@@ -195,7 +193,7 @@ def prepare_pretraining(
     if not isinstance(origin, dict):
         raise WeightsError(f"{directory / 'last.ckpt'}: not a whole training state (started_from is no mapping).")
     started_from = (str(origin.get("licence", "none")), str(origin.get("file", "none")))
-    if config.weights is not None and "started_from" not in state:  # a resumed run has long left them behind
+    if config.weights is not None and "started_from" not in state:  # a resumed run no longer needs them
         started_from = _load_encoder(encoder, config.weights)
     model = FCMAE(
         encoder, mask_ratio=config.mask_ratio, patch_size=config.patch_size, decoder_depth=config.decoder_depth,
@@ -224,20 +222,20 @@ def _filled(config: PretrainConfig, images: int, *, cpu: bool, world: int) -> Pr
 
 
 def default_batch(images: int, *, cpu: bool, world: int = 1) -> int:
-    """Return images a step and process for a set of so many images."""
+    """Return the batch size per process for a number of images."""
     wanted = max(1 << round(math.log2(max(1.0, images / 25))), SMALLEST_BATCH)
     return min(max(1, wanted // world), LARGEST_BATCH_CPU if cpu else LARGEST_BATCH)
 
 
 def sufficient_side(config: PretrainConfig) -> int:
-    """Return the shorter side, in pixels, of which the smallest and narrowest crop still has the input's size."""
+    """Return the shorter side, in pixels, at which the smallest and narrowest crop still has the input's size."""
     return math.ceil(config.image_size / math.sqrt(config.crop_min * 3 / 4))
 
 
 def build_pretraining_optimizer(
     model: nn.Module, learning_rate: float, weight_decay: float, *, fused: bool = True
 ) -> torch.optim.Optimizer:
-    """AdamW with the betas of the masked autoencoders (0.9, 0.95); norms, GRN, biases and the mask token do not decay.
+    """AdamW with the betas of masked autoencoders (0.9, 0.95); norms, GRN, biases and the mask token have no decay.
 
     ``fused`` as for :func:`nextdetr.engine.optim.build_optimizer`.
     """
@@ -251,10 +249,10 @@ def build_pretraining_optimizer(
 
 
 def _load_encoder(encoder: ConvNeXtV2, path: Path) -> tuple[str, str]:
-    """Load all tensors of the encoder; return the licence of the weights, and what they are called."""
+    """Load all tensors of the encoder; return the licence of the weights and their name."""
     file, identity = open_weights(path)
     if not identity.is_backbone:
-        raise WeightsError(f"{path}: a {identity.kind} file; --weights of pretrain takes a backbone's.")
+        raise WeightsError(f"{path}: a {identity.kind} file; pretrain --weights takes a backbone file.")
     state = backbone_tensors(file, identity)
     own = encoder.state_dict()
     unfit = [name for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape]

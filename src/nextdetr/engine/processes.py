@@ -1,4 +1,4 @@
-"""Scoring by several processes at once, during training."""
+"""Distributed scoring during training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def validate(
     progress: Callable[[int, int], None] | None = None,
     evaluator: CocoEvaluator | None = None,
 ) -> EvalResult:
-    """Score ``model`` on all images of ``data``, shared out over the processes of ``fabric``."""
+    """Score ``model`` on all images of ``data``, distributed over the processes of ``fabric``."""
     rank, world = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     gather = None if world == 1 else gather_values
     return evaluate(

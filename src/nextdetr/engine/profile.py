@@ -1,4 +1,4 @@
-"""Where the time of a training step goes; nothing is measured, and next to nothing is spent, unless it is asked for."""
+"""Profile of a training step; costs next to nothing unless it is enabled."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import torch
 
 __all__ = ["PARTS", "StepProfile"]
 
-#: Parts of a step, in their order. The matcher runs inside the losses and is not counted there.
+#: Parts of a step, in order. The matcher runs inside the losses and is not counted there.
 PARTS = ("data", "forward", "matcher", "losses", "backward", "optimiser", "ema")
 REPORT_AFTER = 20  # steps until the first table
-WARM_UP = 2  # first steps, whose allocations and warm caches are not what a step costs, are left out
+WARM_UP = 2  # steps left out at the start: their allocations and cold caches are not typical
 
 T = TypeVar("T")
 _NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 class StepProfile:
-    """Seconds of the parts of a step, summed over steps; parts inside parts count once, for the inner one.
+    """Seconds spent in the parts of a step, summed over steps; nested parts count once, for the inner one.
 
     Args:
         enabled: whether to measure; otherwise every method does nothing.
-        device: waited for at the ends of a part, or a GPU's work would be counted where its result is needed.
-        teacher: whether there is a teacher, whose part is ``teacher``.
+        device: synchronised at the end of each part, so that a GPU's work is counted where it was started.
+        teacher: whether there is a teacher; its part is ``teacher``.
     """
 
     def __init__(self, enabled: bool, device: torch.device | None = None, *, teacher: bool = False) -> None:
@@ -42,7 +42,7 @@ class StepProfile:
         self._total = 0.0
 
     def part(self, name: str) -> AbstractContextManager[None]:
-        """Return a context whose time counts for the part ``name``."""
+        """Return a context manager whose time counts for the part ``name``."""
         return self._timed(name) if self.enabled else _NOTHING
 
     @contextmanager
@@ -56,7 +56,7 @@ class StepProfile:
             self._stack.pop()
 
     def _switch(self) -> None:
-        """Book the time since the last switch on the part that is under way."""
+        """Add the time since the last switch to the current part."""
         self._wait()
         now = time.perf_counter()
         if self._stack:
@@ -64,7 +64,7 @@ class StepProfile:
         self._since = now
 
     def wrap(self, function: Callable[..., T], name: str) -> Callable[..., T]:
-        """Return the function with its time counted for the part ``name``; the function itself if nothing is measured."""
+        """Wrap the function so that its time counts for the part ``name``; returns it unchanged if disabled."""
         if not self.enabled:
             return function
 
@@ -75,7 +75,7 @@ class StepProfile:
         return timed
 
     def batches(self, source: Iterable[T]) -> Iterable[T]:
-        """Return the batches with the waiting for them counted as ``data``."""
+        """Yield the batches; waiting for them counts as ``data``."""
         return self._timed_batches(source) if self.enabled else source
 
     def _timed_batches(self, source: Iterable[T]) -> Iterator[T]:
@@ -89,7 +89,7 @@ class StepProfile:
             yield batch
 
     def step(self) -> str | None:
-        """Count a step that is over; return the table when it is time to show it for the first time."""
+        """Count a finished step; return the table when it is time to show it for the first time."""
         if not self.enabled:
             return None
         self._wait()
@@ -102,7 +102,7 @@ class StepProfile:
         return self.table() if self._steps == REPORT_AFTER else None
 
     def result(self) -> dict[str, Any] | None:
-        """Return the number of ``steps``, seconds a ``step``, and those of its ``parts`` with the ``rest``; None if off."""
+        """Return the number of ``steps``, and seconds per ``step`` and of its ``parts`` with the ``rest``; None if off."""
         if not self.enabled:
             return None
         steps = max(1, self._steps)
@@ -112,10 +112,10 @@ class StepProfile:
         return {"steps": self._steps, "step": round(whole, 6), "parts": {k: round(v, 6) for k, v in parts.items()}}
 
     def table(self) -> str:
-        """Return the result in words: a line a part with milliseconds and per cent."""
+        """Format the result: one line per part with milliseconds and percentages."""
         result = self.result()
         if result is None or not result["steps"]:
-            return "Profile: no step was measured; the first ones are left out."
+            return "Profile: no step was measured; the first steps are left out."
         whole = max(result["step"], 1e-9)
         lines = [f"Profile of {result['steps']} steps, {1000 * whole:.1f} ms each:"]
         lines += [f"  {name:<10}{1000 * value:9.1f} ms {value / whole:7.1%}" for name, value in result["parts"].items()]

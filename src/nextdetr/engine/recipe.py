@@ -1,7 +1,7 @@
 """The recipe of a run: every setting that the user leaves open, chosen from the data and the machine, with the reason.
 
-``choose_recipe`` is a pure function: the same settings, statistics and machine give the same recipe. What is measured and
-what is only sensible is said beside each number; ``docs/experiments.md`` has the measurements.
+``choose_recipe`` is a pure function: the same settings, statistics and machine give the same recipe. Comments say which
+numbers are measured and which are plausible defaults; the measurements are in ``docs/experiments.md``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from nextdetr.engine.statistics import DataStats, Machine
 
 __all__ = ["Recipe", "backbone_factor", "choose_recipe"]
 
-# Sizes of the family: arithmetic of a training step relative to atto's (by their GFLOP; p2's and zepto's are
-# measured), and memory of an image at 640 px on a GPU (estimated from the activations, gigabytes).
+# Sizes of the family: cost of a training step relative to atto's (by GFLOP; p2 and zepto are measured), and GPU memory per
+# image at 640 px in gigabytes (estimated from the activations).
 COST = {
     "nextdetr-zepto": 0.37, "nextdetr-atto-p2": 1.45, "nextdetr-atto": 1.0, "nextdetr-femto": 1.3, "nextdetr-pico": 2.0,
     "nextdetr-nano": 3.0,
@@ -34,31 +34,31 @@ GIGABYTES = {
     "nextdetr-tiny": 1.5, "nextdetr-base": 2.5, "nextdetr-large": 4.0, "nextdetr-huge": 8.0,
 }  # fmt: skip
 DEFAULT_MODEL, SMALL_MODEL = "nextdetr-atto", "nextdetr-atto-p2"
-# Largest size for a number of images on a GPU, from random weights: a large backbone has nothing to learn from few images.
+# Largest size for a number of images on a GPU, from random weights: a large backbone learns little from few images.
 BY_IMAGES = ((500, "nextdetr-pico"), (2000, "nextdetr-nano"), (20_000, "nextdetr-tiny"), (math.inf, "nextdetr-base"))
 
-SMALL_BOX = 16  # pixels that a small box should have on the input: two cells of stride 8; half of it with stride 4
+SMALL_BOX = 16  # pixels that a small box should cover in the input: two cells of stride 8; half of that with stride 4
 SIZES = (320, 640)  # smallest and largest input, pixels; BCCD was measured at 320
-ENLARGE = 1.5  # most that images are enlarged: there is nothing to see between the pixels
-SET_ASIDE = 0.2  # of the images, where the data set has no val; a common share, not measured
-PASSES = 15_000  # images shown in a run from random weights; BCCD's 73 epochs, near RT-DETR's 72
-PASSES_LEAST = 9_000  # images that given minutes should show before larger ones are afforded; BCCD had 8,600 in 24 minutes
+ENLARGE = 1.5  # maximum enlargement: upsampling adds no information
+SET_ASIDE = 0.2  # of the images, if the data set has no val; a common fraction, not measured
+PASSES = 15_000  # images shown in a run from random weights; 73 epochs of BCCD, close to RT-DETR's 72
+PASSES_LEAST = 9_000  # images that fit into the given minutes before a larger size is chosen; BCCD had 8,600 in 24 minutes
 EPOCHS = (24, 300)
 SECONDS_AN_IMAGE = 0.145  # atto at 320 px on two threads, measured
 GFLOP = 3.0  # of atto's forward pass at 320 px
-FORWARDS = 4  # of these that a step takes the time of, about: forward, twice as much backward, losses and optimiser
-LONGEST = 180.0  # minutes; a longer run on a CPU gets a budget in place of epochs
-RATE, RATE_BATCH, RATE_MOST = 4e-4, 8, 1e-3  # measured at batch 8; above, by the root of the batch, as for Adam
-# A narrow head bears a higher rate where all images are alike; measured for atto and its p2, at three classes. Of 80
-# classes on 80 images the same model learnt nothing at 8e-4, and quickly at 2e-4.
+FORWARDS = 4  # cost of a step in forward passes, about: forward, backward (twice that), losses and optimizer
+LONGEST = 180.0  # minutes; a longer run on a CPU gets a time budget instead of epochs
+RATE, RATE_BATCH, RATE_MOST = 4e-4, 8, 1e-3  # measured at batch 8; larger batches by the square root, as usual for Adam
+# A narrow head tolerates a higher rate if all images are alike; measured for atto and its p2 with three classes. On 80
+# classes and 80 images the same model learnt nothing at 8e-4, but quickly at 2e-4.
 RATE_OF = {"nextdetr-zepto": 8e-4, "nextdetr-atto": 8e-4, "nextdetr-atto-p2": 8e-4}
 FEW_CLASSES, RATE_MANY = 10, 2e-4
 QUERIES, QUERIES_ELSEWHERE = {
     "nextdetr-zepto": 100, "nextdetr-atto": 200, "nextdetr-femto": 200, "deimv2-atto": 100, "deimv2-femto": 150,
     "deimv2-pico": 200,
 }, 300  # fmt: skip
-LEAST_TO_FREEZE = 5  # epochs of a run that can spare one of them for the head alone
-SPARSE = 8  # boxes an image below which small batches and samples of several pictures pay; measured at 4.6 only
+LEAST_TO_FREEZE = 5  # least epochs of a run in which one goes to the head alone
+SPARSE = 8  # boxes per image below which small batches and mosaics help; measured only at 4.6
 FULL_FROM = 5000  # images for RT-DETR's own augmentation
 CACHE_MOST = 8.0  # gigabytes
 RARE = 0.05  # of the most frequent class's boxes
@@ -69,8 +69,8 @@ class Recipe:
     """Settings and reasons.
 
     Attributes:
-        config: every open setting filled in.
-        reasons: a line for each choice, as told to the user.
+        config: the settings, all filled in.
+        reasons: one line per choice, for the user.
         chosen: the settings that were chosen, by name.
     """
 
@@ -80,7 +80,7 @@ class Recipe:
 
     @property
     def text(self) -> str:
-        """All reasons under a heading; empty if there is none."""
+        """Return all reasons under a heading; empty if there are none."""
         if not self.reasons:
             return ""
         head = "Chosen for this data and machine (options win; all of it is in config.yaml):"
@@ -104,20 +104,20 @@ def choose_recipe(
     """Fill in what the user left open.
 
     Args:
-        config: settings; those that were given (``model_fields_set``) stay as they are.
+        config: settings; those given by the user (``model_fields_set``) are kept.
         data: the training split.
-        machine: where it is to run.
+        machine: the machine of the run.
         models: names of the shipped models.
-        backbone: size of the backbone weights (``atto`` …), where they have one.
-        without_labels: whether the backbone weights have seen no labels (FCMAE, our own or the published).
-        stride: the model's; an image size that is chosen is a multiple of it.
-        within: largest image size that keeps ``latency``; None without one.
-        teacher_gflop: of the teacher, an image at 320 px; None without one, 0 where it is not known.
-        set_aside: share of the images that were set aside as ``val``; None where the data set has one.
-        tuning: what follows from the detector that is started from; None without one, or where nothing is known of it.
+        backbone: size of the backbone weights (``atto`` …), if they have one.
+        without_labels: whether the backbone weights were trained without labels (FCMAE, ours or the published ones).
+        stride: stride of the model; a chosen image size is a multiple of it.
+        within: largest image size that meets ``latency``; None without ``latency``.
+        teacher_gflop: cost of the teacher for an image at 320 px; None without a teacher, 0 if unknown.
+        set_aside: fraction of the images that was split off as ``val``; None if the data set has its own.
+        tuning: consequences of the detector to start from; None if there is none or it is unknown.
 
     Returns:
-        The settings and why.
+        The settings with their reasons.
     """
     plan = _Plan(config, data, machine, stride, teacher_gflop)
     plan.within, plan.tuning = within, tuning
@@ -139,7 +139,7 @@ def choose_recipe(
 
 
 class _Plan:
-    """A recipe in the making: looks like the settings, the chosen ones included."""
+    """A recipe in progress: has the attributes of the settings, including the chosen ones."""
 
     def __init__(
         self, config: TrainConfig, data: DataStats, machine: Machine, stride: int, teacher_gflop: float | None
@@ -159,7 +159,7 @@ class _Plan:
         return self.chosen.get(name, getattr(self.config, name))
 
     def choose(self, reason: str, **values: Any) -> None:
-        """Choose the settings that are open; the reason is told if there is one and any of them was."""
+        """Choose the settings that are still open; the reason is recorded if there is one and any was open."""
         fresh = {name: value for name, value in values.items() if name not in self.given}
         self.chosen |= fresh
         if fresh and reason:
@@ -168,7 +168,7 @@ class _Plan:
 
     @property
     def trained(self) -> bool:
-        """Whether a whole detector's weights, which have learnt from labels, are started from."""
+        """Whether the run starts from a whole detector's weights that were trained with labels."""
         named = self.config.weights is not None or self.config.model.endswith(".safetensors")
         return named and not (self.tuning is not None and self.tuning.without_labels)
 
@@ -178,7 +178,7 @@ class _Plan:
 
     @property
     def together(self) -> int:
-        """Images of one move of the optimiser."""
+        """Images per optimizer step."""
         return int(self.get("batch_size")) * self.config.accumulate * self.machine.processes
 
 
@@ -203,7 +203,7 @@ def _model(plan: _Plan, models: Sequence[str], backbone: str | None) -> None:
         plan.choose("the size of the backbone's weights", model=f"nextdetr-{backbone}")
     elif plan.on_gpu and plan.config.weights is None and plan.config.backbone_weights is None:
         wanted = next(name for images, name in BY_IMAGES if plan.data.images <= images)
-        budget = 0.6 * plan.machine.device_memory / 2**30 / 4  # at least four images at 640 px
+        budget = 0.6 * plan.machine.device_memory / 2**30 / 4  # room for at least four images at 640 px
         sizes = [name for name in COST if name in models and name != SMALL_MODEL]
         fitting = [name for name in sizes if GIGABYTES[name] <= budget and COST[name] <= COST[wanted]]
         name = fitting[-1] if fitting else DEFAULT_MODEL
@@ -216,7 +216,7 @@ def _model(plan: _Plan, models: Sequence[str], backbone: str | None) -> None:
 
 
 def _image_size(plan: _Plan) -> None:
-    if plan.trained or not plan.data.boxes:  # the weights know their size, and the model file's will do without boxes
+    if plan.trained or not plan.data.boxes:  # the weights have their size, and without boxes the model file's will do
         return
     wanted = max(_needed(plan), SIZES[0]) if plan.within is None else plan.within
     size = min(wanted, SIZES[1], max(ENLARGE * plan.data.longest_side, SIZES[0]))
@@ -225,7 +225,7 @@ def _image_size(plan: _Plan) -> None:
     limit = f"; {plan.get('minutes'):g} minutes show too few images of a larger size" if affordable < size else ""
     size = min(size, affordable)
     size = max(1, size // plan.stride) * plan.stride
-    reason = f"nine boxes in ten are {plan.data.small_side * size:.0f} px or larger there{limit}"
+    reason = f"nine boxes in ten are {plan.data.small_side * size:.0f} px or larger at this size{limit}"
     if plan.within is not None:
         kept = (
             "the largest that keeps the latency whole" if size == plan.within else f"{plan.within} would keep the latency"
@@ -235,13 +235,13 @@ def _image_size(plan: _Plan) -> None:
 
 
 def _needed(plan: _Plan) -> float:
-    """Input at which a small box has enough pixels for the finest level."""
+    """Input size at which a small box has enough pixels for the finest level."""
     pixels = SMALL_BOX / 2 if plan.get("model") == SMALL_MODEL else SMALL_BOX
     return pixels / max(plan.data.small_side, 1e-6)
 
 
 def _affordable_size(plan: _Plan) -> int:
-    """Largest input of which the given minutes show enough images on a CPU, pixels; SIZES[1] if nothing limits it."""
+    """Largest input size at which the given minutes show enough images on a CPU, pixels; SIZES[1] if unlimited."""
     seconds = _seconds_an_image(plan, SIZES[0])
     if seconds is None or plan.config.minutes is None:
         return SIZES[1]
@@ -283,7 +283,7 @@ def _length(plan: _Plan) -> None:
 
 
 def _seconds_an_image(plan: _Plan, image_size: int) -> float | None:
-    """Time of an image in training on a CPU, by atto's; None on a GPU, which is fast enough, and for other models."""
+    """Seconds per image in training on a CPU, relative to atto; None on a GPU (fast enough) and for other models."""
     cost = COST.get(plan.get("model"))
     if plan.machine.device != "cpu" or cost is None:
         return None
@@ -293,7 +293,7 @@ def _seconds_an_image(plan: _Plan, image_size: int) -> float | None:
 
 
 def _expected_epochs(plan: _Plan) -> float:
-    """Epochs of the run, by --minutes as far as an image's time is known."""
+    """Epochs of the run; with --minutes, as far as the time per image is known."""
     if plan.get("epochs") is not None:
         return float(plan.get("epochs"))
     seconds = _seconds_an_image(plan, int(plan.get("image_size") or SIZES[1]))
@@ -318,8 +318,8 @@ def _rates(plan: _Plan, without_labels: bool) -> None:
     model = plan.get("model") if tuning is None or tuning.model is None else tuning.model
     base = RATE_OF.get(model, RATE) if few else RATE_MANY
     rate = min(RATE_MOST, base * scale)
-    measured = "what this model was trained with here" if few else f"{len(plan.data.classes)} classes want a gentler rate"
-    why = measured if rate == base else f"by the root of {plan.together} images a step"
+    measured = "what this model was trained with here" if few else f"{len(plan.data.classes)} classes need a lower rate"
+    why = measured if rate == base else f"scaled by the square root of {plan.together} images a step"
     plan.choose("" if rate == RATE else why, learning_rate=round(rate, 7))
     if tuning is not None:
         return
@@ -330,7 +330,7 @@ def _rates(plan: _Plan, without_labels: bool) -> None:
     if without_labels:
         plan.choose("pre-trained without labels: the backbone has yet to learn the task", backbone_rate_factor=factor)
     else:
-        plan.choose("the backbone has learnt from labels: a gentle hand", backbone_rate_factor=factor)
+        plan.choose("the backbone was trained with labels: a low rate keeps what it learnt", backbone_rate_factor=factor)
         if _expected_epochs(plan) >= LEAST_TO_FREEZE:
             plan.choose("the new head settles before the backbone follows it", freeze_backbone_epochs=1)
     if COST.get(plan.get("model"), 1.0) >= COST["nextdetr-tiny"]:
@@ -340,22 +340,22 @@ def _rates(plan: _Plan, without_labels: bool) -> None:
 def backbone_factor(without_labels: bool) -> float:
     """Return the rate of a backbone that starts from weights, as a factor of the head's.
 
-    Weights that learnt from labels need a gentle hand. What ``nextdetr pretrain`` made is only a start: to slow its early
-    layers lost most of the gain (docs/experiments.md).
+    Weights trained with labels need a low rate. The result of ``nextdetr pretrain`` is only a starting point: slowing its
+    early layers lost most of the gain (docs/experiments.md).
     """
     return 1.0 if without_labels else 0.1
 
 
 def _augmentation(plan: _Plan) -> None:
     full = plan.data.images >= FULL_FROM and plan.on_gpu
-    why = "can afford it" if full else "need their colours and most of their area"
+    why = "are enough for it" if full else "need their colours and most of their area"
     plan.choose(f"{plan.data.images:,} images {why}", augmentation="full" if full else "mild")
     if _is_sparse(plan):
         each = plan.data.boxes / plan.data.images
         plan.choose(f"{each:.1f} boxes an image; with more of them a step teaches more", mosaic=0.5, copy_paste=0.5)
     sided = [name for name in plan.data.classes if re.search(r"(?<![a-z])(left|right)(?![a-z])", name.lower())]
     if sided:
-        plan.choose(f"the class {sided[0]!r} would not be itself in a mirror", flip_horizontal=False)
+        plan.choose(f"the class {sided[0]!r} would not survive mirroring", flip_horizontal=False)
 
 
 def _is_sparse(plan: _Plan) -> bool:
@@ -374,7 +374,7 @@ def _loading(plan: _Plan) -> None:
     mode = next((name for name, size in needed.items() if size <= budget), "off")
     state = f"shrunk to a shorter side of {limit} px, " if mode == "shrunk" else ""
     size = needed["full" if mode == "full" else "shrunk"] / 2**30
-    least = "; there is no more to be had" if mode == "off" else ""
+    least = "; no more is free" if mode == "off" else ""
     plan.choose(f"{state}the decoded images take {size:.2g} of {budget / 2**30:.2g} GB{least}", cache=mode)
     kept = plan.config.cache
     if not plan.open("cache") and needed.get(kept, 0) > budget:
@@ -394,5 +394,5 @@ def _warnings(plan: _Plan) -> None:
     queries = QUERIES.get(plan.get("model"), QUERIES_ELSEWHERE)
     if plan.data.most_boxes > queries:
         plan.reasons.append(
-            f"note: an image has {plan.data.most_boxes} boxes, and the model {queries} queries: it finds no more than these"
+            f"note: an image has {plan.data.most_boxes} boxes, and the model {queries} queries: it finds at most that many"
         )

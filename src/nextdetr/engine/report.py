@@ -1,4 +1,4 @@
-"""Reports: a detector run over a split, what was found there taken apart, and the page written; for ``nextdetr report``."""
+"""Reports: run a detector over a split, analyse its detections and write the page; for ``nextdetr report``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["ReportResult", "report", "report_target", "thresholds_of", "training
 
 PAGE = "report.html"
 
-Scored: TypeAlias = tuple[CocoEvaluator, EvalResult]  # what was found on a split, and its scores
+Scored: TypeAlias = tuple[CocoEvaluator, EvalResult]  # the detections on a split, and their scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,14 @@ class ReportResult:
         model, data, split: what was scored, and on what.
         images: number of images.
         output: the HTML file.
-        metrics: the twelve COCO metrics, fractions 0 to 1, None where undefined, as ``val`` has them.
+        metrics: the twelve COCO metrics, fractions 0 to 1, None if undefined, as in ``val``.
         per_class: by name, ``AP``, ``AP50``, ``AP_small``, ``AP_medium``, ``AP_large`` and the number of ``boxes``.
-        thresholds: by name, the confidence of the best F1 on this split; empty where nothing was found.
+        thresholds: by name, the confidence with the best F1 on this split; empty if nothing was found.
         confidence: by name, the confidence in use: the detector's own, else ``thresholds``, else the default.
-        errors: by kind, ``count`` and ``cost``, the AP50 that is lost to them.
-        calibration_error: expected calibration error; None where nothing was found.
-        confusion: ``classes`` and ``counts``, a row a true class and a column a found one; the last is background.
-        without_objects: number of such ``images``, and of ``false_positives`` in them.
+        errors: by kind, ``count`` and ``cost``, the AP50 lost to them.
+        calibration_error: expected calibration error; None if nothing was found.
+        confusion: ``classes`` and ``counts``, rows for true and columns for predicted classes; the last is background.
+        without_objects: number of ``images`` without objects, and of ``false_positives`` in them.
         seconds_per_image: means of ``preprocess``, ``model`` and ``postprocess``.
     """
 
@@ -76,7 +76,7 @@ class ReportResult:
 
 
 def report(opened: OpenedModel | OpenedExport, config: ReportConfig, *, quiet: bool = False) -> ReportResult:
-    """Score a detector on a split, take apart what it found, and write the page.
+    """Score a detector on a split, analyse its detections and write the page.
 
     Args:
         opened: the detector.
@@ -85,7 +85,7 @@ def report(opened: OpenedModel | OpenedExport, config: ReportConfig, *, quiet: b
 
     Raises:
         DataError: the data set or the split cannot be used.
-        ConfigError: thresholds cannot be stored with this detector.
+        ConfigError: thresholds cannot be stored for this detector.
     """
     if config.store and (isinstance(opened, OpenedExport) or Path(opened.source).suffix != ".safetensors"):
         raise ConfigError(f"{opened.source}: --store writes into a checkpoint (*.safetensors); name the checkpoint.")
@@ -117,19 +117,19 @@ def write_page(
     pictures: int = 12,
     device: str = "cpu",
 ) -> Analysis:
-    """Take apart what was found on a split, and write the page, whole or not at all.
+    """Analyse the detections on a split and write the page atomically.
 
     Args:
         target: the HTML file.
-        evaluator: has the detections, and was summed up.
+        evaluator: has the detections, after ``summarize``.
         result: its scores.
-        model: what the detector is called.
-        split: name of the part of the data set.
+        model: name of the detector.
+        split: name of the split.
         size: side of the square input in pixels.
-        metadata: of the detector's file, with its own thresholds and table of speeds, if any.
-        table: a run's ``metrics.csv``.
-        pictures: most images to show.
-        device: where it ran.
+        metadata: metadata of the detector's file, with its thresholds and speed table, if any.
+        table: the run's ``metrics.csv``.
+        pictures: maximum number of images to show.
+        device: device that it ran on.
     """
     data = evaluator.data
     own = read_thresholds(metadata, len(data.classes))
@@ -159,17 +159,17 @@ def training_report(
     config: TrainConfig,
     device: torch.device,
 ) -> Scored | None:
-    """Write the page of a training into its folder, with ``report``; that it cannot be written is a warning.
+    """Write the page of a training into its folder, with ``report``; a failure is only a warning.
 
     Args:
         checkpoint: the best weights.
-        data: the split that they were chosen on.
-        scored: what they found there and its scores; None looks again, as after a resume that has found nothing better.
-        config: of the training.
-        device: where it ran.
+        data: the split that chose them.
+        scored: detections and scores of the best weights; None computes them, as after a resume without improvement.
+        config: settings of the training.
+        device: device to run on.
 
     Returns:
-        ``scored``, looked for where it was None.
+        ``scored``, computed if it was None.
     """
     if not checkpoint.is_file():
         return None
@@ -190,13 +190,13 @@ def training_report(
 
 
 def thresholds_of(evaluator: CocoEvaluator) -> list[float]:
-    """Return the confidence of the best F1 of each class, from what an evaluator has collected."""
+    """Return the confidence with the best F1 of each class, from the detections of an evaluator."""
     data = evaluator.data
     return best_thresholds(match(data.records, evaluator.state(), len(data.classes), ious=IOUS[:1]))
 
 
 def report_target(source: str | Path) -> Path:
-    """Return where the page of a detector goes: into the folder of its file, or here for one without a file."""
+    """Return the path of a detector's page: in the folder of its file, or in the working directory without one."""
     path = Path(source)
     folder = path if path.is_dir() else path.parent if path.is_file() else Path()
     return folder / PAGE
@@ -208,7 +208,7 @@ def _metrics_table(source: str) -> Path | None:
 
 
 def _called(model: str) -> str:
-    """What a page calls a detector: its run for weights that have a run's name."""
+    """Name of a detector on its page: the run, for weights with a run's file name."""
     path = Path(model)
     return path.resolve().parent.name if path.stem in ("best", "last", "model") else path.stem
 
@@ -218,6 +218,6 @@ def _store(opened: OpenedModel | OpenedExport, analysis: Analysis, split: str) -
 
     if not analysis.thresholds:
         raise ConfigError(f"{opened.source}: nothing was found, so there is no threshold to store.")
-    fresh = open_model(opened.source)  # as it is on the disk, not as it ran
+    fresh = open_model(opened.source)  # as stored, not as it ran
     extra = {name: text for name, text in extra_metadata(fresh.metadata).items() if name != THRESHOLDS}
     save_opened(opened.source, fresh, extra=extra | thresholds_metadata(analysis.thresholds, split=split))

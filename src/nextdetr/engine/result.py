@@ -1,4 +1,4 @@
-"""What a training returns."""
+"""Result of a training."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class TrainResult:
 
     Attributes:
         output: the run's folder.
-        epochs: epochs trained, all sessions of the run.
-        seconds: wall-clock, all sessions of the run.
-        images_per_second: training images by wall-clock, validation included.
+        epochs: epochs trained, over all sessions of the run.
+        seconds: wall-clock time, over all sessions of the run.
+        images_per_second: training images per second of wall-clock time, validation included.
         best: ``epoch`` and ``metrics`` of the best validation.
-        checkpoint: file with the best weights.
-        profile: with ``--profile``: ``steps`` measured, seconds a ``step``, and of its ``parts``; else None, and not shown.
-        speed: with ``--latency``: the table (see ``SpeedTable``); else None, and not shown.
+        checkpoint: file of the best weights.
+        profile: with ``--profile``: number of ``steps``, seconds per ``step`` and its ``parts``; else None and left out.
+        speed: with ``--latency``: the table (see ``SpeedTable``); else None and left out.
     """
 
     output: str

@@ -1,8 +1,8 @@
-"""The contract of a resumed run: which settings may be given anew, and what must be as it was.
+"""The contract of a resumed run: which settings may change, and what must stay the same.
 
-A run goes on exactly where it stopped if images, boxes and images a step are what they were. Classes must be the same ones,
-since the head's rows are theirs; their order in the files does not matter, as the data are read in the run's. Other
-differences are told, and the run goes on with them.
+A run continues exactly where it stopped if images, boxes and images per step are the same. Classes must be the same, since
+the head has a row for each; their order in the files does not matter, because the data are read in the run's order. Other
+differences are reported, and the run continues with them.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ __all__ = [
 
 C = TypeVar("C", bound=CommandConfig)
 
-# What a resumed run may be told anew; all else comes from the run's own config.yaml.
+# Settings that may change on resume; all others come from the run's config.yaml.
 RESUMABLE = {
     "resume", "epochs", "minutes", "devices", "accelerator", "device", "workers", "cache_gigabytes", "data", "images",
     "on_bad_data", "teacher", "detector", "head_epochs", "unlabelled", "log",
 }  # fmt: skip
-# Settings that may name a file or folder.
+# Settings that may be a file or folder.
 PATHS = (
     "data", "images", "unlabelled", "model", "weights", "backbone_weights", "teacher", "detector", "latency_of", "output",
 )  # fmt: skip
-TAIL = 4096  # bytes of an image file that are looked at
+TAIL = 4096  # bytes at the end of an image file that are hashed
 
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What must stay the same.
+    """Conditions that must stay the same.
 
     Attributes:
-        classes: names, in the order of the model's indices; empty where there are none.
+        classes: names, in the order of the model's indices; empty if there are none.
         images: by split, a digest of the images in their order (see ``describe_images``).
         boxes: by split, a digest of the boxes and their classes.
-        together: images of one move of the optimiser, over all processes.
-        teacher: digest of the teacher's file; empty without one.
+        together: images per optimizer step, over all processes.
+        teacher: digest of the teacher's file; empty without a teacher.
     """
 
     classes: list[str]
@@ -66,7 +66,7 @@ class Contract:
 
     @classmethod
     def of(cls, *splits: DetectionData, together: int, teacher: str = "") -> Contract:
-        """Describe the splits that a run works on; all have the same classes."""
+        """Describe the splits of a run; all have the same classes."""
         return cls(
             list(splits[0].classes),
             {data.split: describe_images(data.records) for data in splits},
@@ -80,7 +80,7 @@ class Contract:
         return asdict(self)
 
     def differences(self, now: Contract) -> list[str]:
-        """Return a sentence for each way in which a resumed run is no longer what it was."""
+        """Return a sentence for each difference from the run so far."""
         found = []
         for split, digest in now.images.items():
             if digest != self.images.get(split, digest):
@@ -90,14 +90,14 @@ class Contract:
         lines = [" and ".join(found).replace("t", "T", 1) + " are not those of the run so far"] if found else []
         if now.together != self.together:
             lines.append(f"A step now has {now.together} images, not {self.together}")
-        return [f"{line}: it goes on with them, but not as it would have gone on." for line in lines]
+        return [f"{line}: it continues, but not exactly as it would have." for line in lines]
 
 
 def stored_contract(state: Mapping[str, Any], path: Path) -> Contract:
-    """Return the contract in the parts of a ``last.ckpt``.
+    """Return the contract stored in the parts of a ``last.ckpt``.
 
     Raises:
-        WeightsError: it is not there.
+        WeightsError: it is missing.
     """
     try:
         return from_file(Contract, state.get("contract"))
@@ -106,7 +106,7 @@ def stored_contract(state: Mapping[str, Any], path: Path) -> Contract:
 
 
 def merge_resumed(config: C, folder: Path) -> C:
-    """Return the settings of the run in ``folder`` with what may be given anew.
+    """Return the settings of the run in ``folder``, updated with those that may change.
 
     Raises:
         ConfigError: a setting would change the run, or the folder has no ``config.yaml``.
@@ -129,16 +129,16 @@ def merge_resumed(config: C, folder: Path) -> C:
 
 
 def write_config(config: CommandConfig, directory: Path) -> None:
-    """Write a run's ``config.yaml``, from which it can be resumed in any folder: its paths are whole."""
+    """Write a run's ``config.yaml``, with absolute paths, so that it can be resumed from any folder."""
     whole = {name: _whole(getattr(config, name)) for name in PATHS if name in type(config).model_fields}
-    if "model" in whole and not Path(whole["model"]).is_file():  # a shipped name, whatever folder may be called alike
+    if "model" in whole and not Path(whole["model"]).is_file():  # a shipped name, even if a folder has the same one
         del whole["model"]
     stored = config.model_copy(update={**whole, "output": directory.absolute(), "resume": None})
     write_text_atomic(directory / "config.yaml", dump_config(stored))
 
 
 def _whole(value: Any) -> Any:
-    """The absolute path where ``value`` names something on the disk, which a shipped model's name does not."""
+    """Make ``value`` absolute if it is a path; names of shipped models are kept."""
     if isinstance(value, tuple):
         return tuple(_whole(item) for item in value)
     if value is None or isinstance(value, bool) or not Path(value).expanduser().exists():
@@ -150,17 +150,17 @@ def _whole(value: Any) -> Any:
 def check_classes(
     data: DetectionData, classes: Sequence[str], source: str, run: Path, reread: Callable[[], DetectionData]
 ) -> DetectionData:
-    """Return a data set in the order of a run's classes.
+    """Return a data set with its classes in the run's order.
 
     Args:
         data: read with its own classes.
-        source: what the user named.
+        source: path as given by the user.
         run: folder of the run.
         classes: the run's, in the order of the model's indices.
-        reread: reads it again with the run's classes, which is done only where their order differs.
+        reread: reads the data again with the run's classes; called only if their order differs.
 
     Raises:
-        DataError: a class is gone, new or renamed.
+        DataError: a class is missing, new or renamed.
     """
     gone = [name for name in classes if name not in data.classes]
     new = [name for name in data.classes if name not in classes]
@@ -172,39 +172,39 @@ def check_classes(
         ]
         raise DataError(
             f"{source}: its classes are no longer those of the run {run} ({'; '.join(parts)}), and a run keeps its "
-            f"classes; mend the data, or start a new run from its weights with --model {run / 'best.safetensors'}."
+            f"classes; fix the data, or start a new run from its weights with --model {run / 'best.safetensors'}."
         )
     return data if list(data.classes) == list(classes) else reread()
 
 
 def check_teacher(source: Path | None, digest: str, earlier: Contract, run: Path) -> None:
-    """See that a resumed run has the teacher that it had.
+    """Check that a resumed run has the same teacher.
 
     Args:
-        source: what the user named, now or at the start.
-        digest: of its content; empty without one.
-        earlier: the contract of the run so far.
-        run: its folder.
+        source: the teacher as given by the user, now or at the start.
+        digest: digest of its content; empty without a teacher.
+        earlier: contract of the run so far.
+        run: folder of the run.
 
     Raises:
-        ConfigError: it is another one, or there was none.
+        ConfigError: the teacher differs, or there was none.
     """
     if digest == earlier.teacher:
         return
     anew = f"start a new run from its weights with --model {run / 'best.safetensors'}"
     if not earlier.teacher:
         raise ConfigError(f"{source}: the run {run} has no teacher; leave --teacher out, or {anew} and --teacher {source}.")
-    what = "without a teacher" if source is None else f"{source}: not the teacher of the run, as its content is another"
+    what = "without a teacher" if source is None else f"{source}: not the teacher of the run: its content differs"
     raise ConfigError(
-        f"{what}; the run {run} goes on with the one that it started with: name that with --teacher, or {anew}."
+        f"{what}; the run {run} continues with the one that it started with: give that with --teacher, or {anew}."
     )
 
 
 def describe_images(records: Sequence[ImageRecord]) -> str:
-    """Return a digest of image files in their order, by content: the size of each file and its last 4,096 bytes.
+    """Return a digest of image files in order, by content: the size of each file and its last 4,096 bytes.
 
-    So a set that was moved or copied is the same, and gigabytes are not read. Of two pictures of the same size the last
-    bytes differ in all formats that compress.
+    A set that was moved or copied has the same digest, and gigabytes need not be read. In all compressed formats, the last
+    bytes of two different images of equal size differ.
     """
     with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1)) as pool:
         parts = list(pool.map(_describe_file, (record.path for record in records)))
@@ -217,7 +217,7 @@ def _describe_file(path: Path) -> bytes:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - TAIL))
             return hashlib.blake2b(b"%d:" % size + file.read(), digest_size=16).digest()
-    except OSError:  # gone since it was checked, which training will tell
+    except OSError:  # deleted since the check; training will report it
         return bytes(16)
 
 

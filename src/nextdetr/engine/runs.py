@@ -1,4 +1,4 @@
-"""The runs below a folder with their settings and scores, from the files that they left; for ``nextdetr runs``."""
+"""List the runs below a folder with their settings and scores, from the files of the runs; for ``nextdetr runs``."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class RunRow:
     """A run.
 
     Attributes:
-        run: its folder.
-        AP: the best of the averaged weights on ``val``, 0 to 1; None where none was scored, as in pre-training.
-        AP50: of the same epoch.
+        run: folder of the run.
+        AP: best AP of the averaged weights on ``val``, 0 to 1; None without a score, as in pre-training.
+        AP50: AP50 of the same epoch.
         best_epoch: that epoch, from 1.
-        epochs: that were trained.
-        seconds: that they took.
-        loss: of the last epoch.
-        settings: all settings, as ``config.yaml`` has them.
-        logs: by tool (``mlflow``, …) its name for the run, ``run_id``, and where to ``look`` at it; see ``train --log``.
-        problem: why a file of the run cannot be read, a sentence; None where all is well.
+        epochs: number of epochs trained.
+        seconds: time spent.
+        loss: loss of the last epoch.
+        settings: all settings, as in ``config.yaml``.
+        logs: by tool (``mlflow``, …) its ``run_id``, and where to ``look`` at it; see ``train --log``.
+        problem: why a file of the run cannot be read, a sentence; None if all can.
     """
 
     run: str
@@ -53,8 +53,8 @@ class RunsResult:
     """What ``runs`` returns; the fields of the JSON result.
 
     Attributes:
-        folder: where they were looked for.
-        runs: the best AP first, those without one last.
+        folder: the folder that was searched.
+        runs: best AP first, those without one last.
     """
 
     folder: str
@@ -66,10 +66,10 @@ class RunsResult:
 
 
 def runs(folder: str | Path = "runs") -> RunsResult:
-    """List the runs below a folder, or the one that it is.
+    """List the runs below a folder, or the run in it.
 
     Args:
-        folder: is searched to any depth; links to folders are not followed, and folders of a run not searched.
+        folder: searched to any depth; links to folders are not followed, and folders of runs are not searched further.
 
     Raises:
         DataError: there is no such folder.
@@ -92,7 +92,7 @@ def _row(path: Path) -> RunRow:
     settings: dict[str, Any] = {}
     logs, problem = _logs(path)
     try:
-        # As JSON has it: a file that somebody edited may hold dates
+        # As in JSON: a hand-edited file may hold dates
         settings = {
             key: value if isinstance(value, str | int | float | list | dict | None) else str(value)
             for key, value in read_config_file(path / CONFIG).items()
@@ -115,7 +115,7 @@ def _row(path: Path) -> RunRow:
 
 
 def _logs(path: Path) -> tuple[dict[str, Place], str | None]:
-    """Where the run is logged, or why that cannot be read."""
+    """Return where the run is logged, or why that cannot be read."""
     try:
         return read_places(path), None
     except ValueError as error:

@@ -1,13 +1,13 @@
-"""How a run learns from images without labels: the averaged weights say what is there, the weights in training learn it.
+"""Learning from unlabelled images: the averaged weights predict boxes, and the model in training learns them.
 
 Mean teacher with pseudo-boxes (Unbiased Teacher, arXiv 2102.09480; Soft Teacher, arXiv 2106.09018; for DETRs Semi-DETR,
-arXiv 2307.08095). The teacher sees the whole picture, the student an augmented part; see ``data/unlabelled_views.py``
-for the views and ``losses/pseudo.py`` for what of the teacher's answers counts. With ``--teacher`` that fixed detector says
-what is there, from the first step on.
+arXiv 2307.08095). The teacher sees the whole image, the student an augmented part; see ``data/unlabelled_views.py`` for the
+views and ``losses/pseudo.py`` for which predictions count. With ``--teacher``, that fixed detector predicts the boxes, from
+the first step.
 
-Labelled and unlabelled images go through the student together, so that BatchNorm sees both, and have their losses apart.
-The one-to-many assignment that Semi-DETR starts with is left to the dense head, where a model has one: its losses are the
-criterion's, of pseudo-boxes too.
+Labelled and unlabelled images pass through the student together, so that BatchNorm sees both; their losses are separate.
+The one-to-many assignment of Semi-DETR's first stage is left to the dense head, if the model has one: the criterion's dense
+losses also apply to pseudo-boxes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from nextdetr.structures import Batch, DetectorOutput, Target
 
 __all__ = ["Semi", "Views", "labelled_output", "together"]
 
-RAMP = 0.1  # share of the run in which the loss grows to its whole weight
+RAMP = 0.1  # fraction of the run in which the loss grows to its full weight
 _TERMS = {"vfl": "class", "mal": "class", "l1": "l1", "giou": "giou", "fgl": "edges", "ddf": "edges"}
 
 
@@ -41,10 +41,10 @@ class Views:
     """The unlabelled images of a batch.
 
     Attributes:
-        student: [U, 3, S, S], as they are learnt from.
-        teacher: [U, 3, S, S], the whole pictures.
-        ways: [2, 3] each, from the whole picture to the student's view.
-        targets: what the teacher finds, in the student's view; filled in by ``look``.
+        student: [U, 3, S, S], augmented views to learn from.
+        teacher: [U, 3, S, S], the whole images.
+        ways: [2, 3] each, transforms from the whole image to the student's view.
+        targets: the teacher's boxes in the student's view; filled in by ``look``.
     """
 
     student: Tensor
@@ -54,17 +54,17 @@ class Views:
 
 
 class Semi:
-    """The unlabelled images' part of each step.
+    """The part of each step for the unlabelled images.
 
     Args:
-        labelled: the training split, whose boxes an image are what is expected of the unlabelled ones.
-        unlabelled: the images without labels.
-        model: what is trained.
+        labelled: the training split; its boxes per image are the expectation for the unlabelled images.
+        unlabelled: the unlabelled images.
+        model: the model in training.
         average: the average of its weights, in evaluation mode: the teacher.
-        criterion: the losses of boxes.
-        config: says when the images join, and what they weigh.
+        criterion: the detection losses.
+        config: when the images join, and their weight.
         fabric: devices, processes and precision.
-        teacher: a fixed teacher in the average's place.
+        teacher: a fixed teacher to use instead of the average.
     """
 
     def __init__(
@@ -76,17 +76,17 @@ class Semi:
         self.weight = config.unlabelled_weight
         self.start, self.end = config.unlabelled_from or 0.0, config.unlabelled_until
         self.thresholds = Thresholds(_frequency(labelled))
-        self.on = True  # until the guard says otherwise
+        self.on = True  # until the guard switches it off
         self.met = False  # whether they have joined
         edges = isinstance(model.rows[-1], DFINEDecoder)
         self.names = [f"loss_unlabelled_{name}" for name in ("class", "l1", "giou", *(["edges"] if edges else []))]
 
     def joins(self, progress: float) -> bool:
-        """Whether unlabelled images stand beside the labelled ones at this share of the run."""
+        """Whether unlabelled images are part of a batch at this fraction of the run."""
         return self.on and self.start <= progress < self.end
 
     def split(self, batch: Batch) -> tuple[Batch, Views | None]:
-        """Part a batch into its labelled images and the others; these are None unless all processes have them."""
+        """Split a batch into labelled and unlabelled images; the latter are None unless all processes have some."""
         count = sum(index < self.labelled for index in batch.indices)
         rest = len(batch.indices) - count
         (missing,) = largest(self.fabric, not (rest and self.on))
@@ -99,7 +99,7 @@ class Semi:
 
     @torch.no_grad()
     def look(self, views: Views) -> list[PseudoTarget]:
-        """Let the teacher look, and return what it finds in the student's views."""
+        """Run the teacher, and return its boxes in the student's views."""
         with self.fabric.autocast():
             if self.teacher is None:
                 output: DetectorOutput = self.average(views.teacher)
@@ -114,7 +114,7 @@ class Semi:
         return views.targets
 
     def losses(self, output: DetectorOutput, views: Views | None, progress: float) -> dict[str, Tensor]:
-        """Return the weighted losses of the unlabelled images, which stand last in ``output``; always the same terms."""
+        """Return the weighted losses of the unlabelled images, which are last in ``output``; always the same terms."""
         zero = output.logits.new_zeros((), dtype=torch.float32)
         sums = dict.fromkeys(self.names, zero)
         if views is None:
@@ -127,20 +127,20 @@ class Semi:
         return sums
 
     def count(self, views: Views | None) -> Tensor:
-        """Pseudo-boxes an image of this process; 0 without."""
+        """Pseudo-boxes per image of this process; 0 without any."""
         boxes = [] if views is None else [len(target) for target in views.targets]
         return torch.tensor(sum(boxes) / max(1, len(boxes)), device=self.fabric.device)
 
     def lines(self) -> list[str]:
-        """Return what the user is told at the start."""
+        """Return the message for the start of the run."""
         who = "the averaged weights" if self.teacher is None else str(self.teacher.source)
         return [
             f"Unlabelled images: {self.images:,}, learnt from between {self.start:.0%} and {self.end:.0%} of the run; "
-            f"{who} find the boxes in them."
+            f"their boxes come from {who}."
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """All that resuming needs."""
+        """State for resuming."""
         return {**self.thresholds.state_dict(), "on": self.on, "met": self.met}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -150,19 +150,19 @@ class Semi:
 
 
 def together(batch: Batch, views: Views | None) -> tuple[Tensor, Sequence[Target]]:
-    """Images and targets of the student's pass: labelled, then unlabelled."""
+    """Images and targets of the student's pass: labelled first, then unlabelled."""
     if views is None:
         return batch.images, batch.targets
     return torch.cat((batch.images, views.student)), [*batch.targets, *views.targets]
 
 
 def labelled_output(output: DetectorOutput, batch: Batch, views: Views | None) -> DetectorOutput:
-    """Of the outputs of that pass, those of the labelled images."""
+    """Return the part of the output that belongs to the labelled images."""
     return output if views is None else of_images(output, slice(len(batch.images)))
 
 
 def _frequency(data: DetectionData) -> Tensor:
-    """Boxes of each class an image, crowds apart, [C]."""
+    """Boxes per image of each class, without crowds, [C]."""
     counts = torch.zeros(len(data.classes))
     for record in data.records:
         labels = torch.as_tensor(record.labels)[~torch.as_tensor(record.crowd)]

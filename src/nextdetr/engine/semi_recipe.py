@@ -1,4 +1,4 @@
-"""What a recipe adds for images without labels; see ``engine/recipe.py``."""
+"""Additions to the recipe for unlabelled images; see ``engine/recipe.py``."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from nextdetr.errors import ConfigError
 
 __all__ = ["with_unlabelled"]
 
-# Share of the run after which they join, when the averaged weights are the teacher: at half of the run these have little
-# more than half of their last AP, and gain the rest while the rate falls (docs/experiments.md).
+# Fraction of the run after which they join if the averaged weights are the teacher: halfway through, these have little more
+# than half of their final AP, and gain the rest while the rate falls (docs/experiments.md).
 JOIN = 0.6
 
 
 def with_unlabelled(
     recipe: Recipe, given: TrainConfig, labelled: int, unlabelled: int, tuning: FineTuning | None = None
 ) -> Recipe:
-    """Fill in how the unlabelled images are used, where the user leaves it open.
+    """Choose how the unlabelled images are used, where the user leaves it open.
 
     Args:
-        recipe: of the labelled images.
-        given: what the user gave.
-        labelled: number of images.
-        unlabelled: likewise; without any the recipe stays as it is.
-        tuning: what follows from the detector that is started from; None without one.
+        recipe: recipe for the labelled images.
+        given: settings given by the user.
+        labelled: number of labelled images.
+        unlabelled: number of unlabelled images; with none, the recipe is unchanged.
+        tuning: consequences of the detector to start from; None without one.
 
     Raises:
-        ConfigError: a step would have no labelled image left.
+        ConfigError: no labelled image would be left in a step.
     """
     if not unlabelled:
         return recipe
@@ -57,7 +57,7 @@ def with_unlabelled(
             f"{views} of the {config.batch_size} images of a step and process would be unlabelled, and none labelled: give "
             f"--unlabelled-batch below --batch-size{', and at least 2 of the latter' if config.batch_size < 2 else ''}."
         )
-    if "epochs" in recipe.chosen:  # the length that so many images would have if all had labels
+    if "epochs" in recipe.chosen:  # the length of a run in which all images were labelled
         everything = labelled + unlabelled
         passes = PASSES if tuning is None else tuning.passes
         shown = min(max(round(passes / everything), EPOCHS[0]), EPOCHS[1]) * everything

@@ -1,4 +1,4 @@
-"""The unlabelled images in a run: when they join, the guard that watches over them, and what is drawn and kept of them."""
+"""The unlabelled images in a run: when they join, the guard over them, and what is drawn and saved."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["SemiRun"]
 
 
 class SemiRun:
-    """What a ``Trainer`` asks about its unlabelled images.
+    """Interface of a ``Trainer`` to its unlabelled images.
 
     Args:
         loop: the run.
         semi: their part of a step.
         score: returns the AP of the averaged weights on ``val``.
-        picture: draws images and targets into the file of a name.
+        picture: draws images and targets into a named file.
     """
 
     def __init__(
@@ -40,13 +40,13 @@ class SemiRun:
             loop.sampler.joined = self.joined
 
     def joined(self, place: int) -> bool:
-        """Whether unlabelled images stand in the batch at image ``place`` of the epoch; as for ``Trainer.strong``."""
+        """Whether the batch at image ``place`` of the epoch has unlabelled images; as for ``Trainer.strong``."""
         budget = self.loop.budget
         known = budget.minutes is None
         return self.semi.joins(budget.progress(self.loop.cursor.epoch, place) if known else self.loop.progress)
 
     def look(self, batch: Batch) -> tuple[Batch, Views | None]:
-        """Part a batch, and let the teacher look at its unlabelled images; when they first come, the guard begins."""
+        """Split a batch and run the teacher on its unlabelled images; the guard starts when they first appear."""
         labelled, views = self.semi.split(batch)
         if views is None:
             return labelled, None
@@ -61,13 +61,13 @@ class SemiRun:
         return labelled, views
 
     def validated(self, score: float | None) -> None:
-        """Take in the AP of a validation, and go on without the images if the guard says so."""
+        """Record the AP of a validation, and drop the images if the guard says so."""
         self.picture_due = True
         if self.semi.on and self.semi.met:
             self.semi.on = not self.guard.judge(score)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that resuming needs."""
+        """State for resuming."""
         return {"semi": self.semi.state_dict(), "guard": self.guard.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

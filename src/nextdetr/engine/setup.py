@@ -1,4 +1,4 @@
-"""Everything that happens before the first step of training: settings, run folder, data, model, initial weights."""
+"""Setup of training before its first step: settings, run folder, data, model, initial weights."""
 
 from __future__ import annotations
 
@@ -60,21 +60,21 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Run:
-    """What training works on.
+    """Everything that training works on.
 
     Attributes:
-        config: the settings, all open ones filled in.
+        config: the settings, all resolved.
         directory: the run's folder.
-        train_data, val_data: the two splits; ``val_data`` shares the class list.
+        train_data, val_data: the two splits; ``val_data`` has the same class list.
         model: the detector, with its initial weights.
-        cursor: where to begin.
-        state: what to continue from, empty for a new run.
-        contract: what a resumed run must find as it is now.
+        cursor: starting position.
+        state: state to resume from, empty for a new run.
+        contract: conditions that a resumed run must meet.
         started_from: (licence, file) of the initial weights.
-        identity: what the data set calls its classes and images.
-        times: what settings of the model take, with ``latency``; in the first process.
-        teacher: what the model learns from beside the labels, if anything.
-        unlabelled: images without labels to learn from, if there are any.
+        identity: the data set's own ids of classes and images.
+        times: timings of the model's settings, with ``latency``; first process only.
+        teacher: the teacher, if any.
+        unlabelled: unlabelled images to learn from, if any.
     """
 
     config: TrainConfig
@@ -93,7 +93,7 @@ class Run:
 
 
 def resolve_config(config: TrainConfig) -> TrainConfig:
-    """Merge a resumed run's own settings with what was given anew.
+    """Merge the settings of a resumed run with those given now.
 
     Raises:
         ConfigError: ``resume`` with a setting that would change the run, no data set, or no such run.
@@ -108,7 +108,7 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
 
 
 def _stride(model: str) -> int:
-    """Return the largest stride of the model that a run names, without building more than a model file asks for."""
+    """Return the largest stride of the run's model, by building no more than its model file asks for."""
     if model in available_models():
         return 32
     model = str(resolve_model(model))
@@ -117,7 +117,7 @@ def _stride(model: str) -> int:
 
 
 def _bits(model: str) -> int:
-    """Return the bits of the pictures that a checkpoint was trained on; 16 for other models."""
+    """Return the bit depth of the images that a checkpoint was trained on; 16 for other models."""
     if model in available_models():
         return 16
     model = str(resolve_model(model))
@@ -131,7 +131,7 @@ def default_output(config: TrainConfig) -> Path:
 
 
 def data_name(config: TrainConfig | CalibrateConfig) -> str:
-    """Return the name of the data set, without the path to it: that of its folder, or of its YAML."""
+    """Return the name of the data set without its path: its folder's or its YAML's."""
     path = Path(str(config.data))
     return path.resolve().parent.name if path.stem == "data" and path.suffix else path.resolve().stem
 
@@ -142,17 +142,17 @@ def run_directory(config: TrainConfig, held: ExitStack) -> Path:
 
 
 def open_directory(output: Path | None, default: Path, resume: Path | None, held: ExitStack) -> Path:
-    """Return the folder of a run, for this process alone: ``resume``, ``output``, or a new one named after ``default``.
+    """Open the folder of a run for this process alone: ``resume``, ``output``, or a new one named after ``default``.
 
     Args:
-        output: what the user named for a new run, if anything.
-        default: its name otherwise, or with a number.
-        resume: the folder of a run to go on with.
-        held: keeps other processes out until it is closed; a new folder in which nothing was written goes then.
+        output: folder given by the user for a new run, if any.
+        default: its name otherwise, with a number if it is taken.
+        resume: folder of a run to resume.
+        held: keeps other processes out until it is closed, and then removes a new folder that is still empty.
 
     Raises:
-        ConfigError: ``output`` holds a run already, or another process is in it.
-        WriteError: the folder cannot be made.
+        ConfigError: ``output`` already holds a run, or another process is using it.
+        WriteError: the folder cannot be created.
     """
     made = resume is None and (output is None or not output.exists())
     folder = resume or (new_directory(default) if output is None else make_directory(output))
@@ -160,17 +160,17 @@ def open_directory(output: Path | None, default: Path, resume: Path | None, held
     if made:
         held.callback(remove_unused, folder)
     if resume is None and (folder / "last.ckpt").exists():
-        raise ConfigError(f"{folder}: holds a run already; go on with --resume {folder}, or choose another --output.")
+        raise ConfigError(f"{folder}: holds a run already; resume it with --resume {folder}, or choose another --output.")
     return folder
 
 
 def prepare_model(
     config: TrainConfig, classes: list[str], tell: Callable[[str], None]
 ) -> tuple[DetectionModel, TrainConfig, tuple[str, str]]:
-    """Build the detector for the data's classes and load what it starts from.
+    """Build the detector for the data's classes and load its initial weights.
 
     Returns:
-        The model, the settings with image size and backbone rate filled in, and (licence, file) of the initial weights.
+        The model, the settings with image size and backbone rate resolved, and (licence, file) of the initial weights.
     """
     started = start_model(
         config.model, classes=classes, weights=config.weights, backbone_weights=config.backbone_weights,
@@ -188,15 +188,15 @@ def prepare_model(
 
 
 def prepare_teacher(config: TrainConfig, earlier: Contract | None) -> Teacher | None:
-    """Open the teacher, which of a run to go on with must be the one that it had.
+    """Open the teacher; in a resumed run it must be the same one.
 
     Raises:
-        NextDETRError: see ``open_teacher``; or it is another one than before, or not there any more.
+        NextDETRError: see ``open_teacher``; or it is missing or a different one.
     """
     gone = config.teacher is not None and not (config.teacher.expanduser().exists() or is_name(config.teacher))
     if gone and config.resume is not None:
         raise ConfigError(
-            f"{config.teacher}: the teacher of the run is not there any more; if it has moved, name it with --teacher."
+            f"{config.teacher}: the teacher of the run no longer exists; if it has moved, name it with --teacher."
         )
     teacher = None if config.teacher is None else open_teacher(config.teacher)
     if earlier is not None and config.resume is not None:
@@ -207,17 +207,17 @@ def prepare_teacher(config: TrainConfig, earlier: Contract | None) -> Teacher | 
 def prepare_unlabelled(
     config: TrainConfig, splits: Splits, earlier: Contract | None, tell: Callable[[str], None]
 ) -> DetectionData | None:
-    """List the images without labels, and tell what is left out of them; None without any.
+    """List the unlabelled images, and report which are left out; None without any.
 
     Raises:
         DataError: a folder cannot be used.
-        ConfigError: the run to go on with, whose contract is ``earlier``, has none.
+        ConfigError: a run to resume, with the contract ``earlier``, has none.
     """
     if not config.unlabelled:
         return None
     if earlier is not None and config.resume is not None and "unlabelled" not in earlier.images:
         if read_config_file(config.resume / "config.yaml").get("unlabelled"):
-            return None  # none was left when it began
+            return None  # there were none left when it started
         raise ConfigError(
             f"the run {config.resume} has no unlabelled images; leave --unlabelled out, or start a new run from its "
             f"weights with --model {config.resume / 'best.safetensors'}."
@@ -242,7 +242,7 @@ def fill_in(
     set_aside: float | None = None,
     unlabelled: DetectionData | None = None,
 ) -> TrainConfig:
-    """Choose what the user left open, and tell what and why; ``within`` is the largest size that keeps the latency."""
+    """Choose what the user left open, and report the choices; ``within`` is the largest size that meets the latency."""
     backbone = None if config.backbone_weights is None else open_weights(config.backbone_weights)[1]
     tuning = _tuning(config, data.classes)
     recipe = choose_recipe(
@@ -261,7 +261,7 @@ def fill_in(
 
 
 def _tuning(config: TrainConfig, classes: Sequence[str]) -> FineTuning | None:
-    """Say how to start from the run's detector weights, or its model's own; None where it has none."""
+    """Decide how to start from the run's detector weights, or its model's own; None without any."""
     weights: str | Path | None = config.weights
     if weights is None and config.model not in available_models():
         model = str(resolve_model(config.model))
@@ -275,16 +275,16 @@ def _tuning(config: TrainConfig, classes: Sequence[str]) -> FineTuning | None:
 def resumed_model(
     config: TrainConfig, classes: list[str], file: Path
 ) -> tuple[DetectionModel, TrainConfig, tuple[str, str]]:
-    """Build the detector of a run to go on with from what the run itself has written.
+    """Build the detector of a resumed run from the files of the run.
 
-    The files that it started from need not exist any more; the state of the run brings the exact weights afterwards.
+    The files that it started from need not exist any more; the exact weights come from the state of the run.
 
     Returns:
         As ``prepare_model``.
     """
     metadata = read_detector_metadata(file)
     started = start_model(file, classes=classes, drop_path=config.drop_path)
-    factor = config.backbone_rate_factor or 1.0  # a run writes it into its config.yaml
+    factor = config.backbone_rate_factor or 1.0  # a run writes it to its config.yaml
     filled = {"image_size": config.image_size or started.image_size, "backbone_rate_factor": factor}
     origin = (metadata.get("weights_licence", "none"), metadata.get("source_weights", "none"))
     return started.model, config.model_copy(update=filled), origin
@@ -297,13 +297,13 @@ def prepare_speed(
     meter: Meter | None,
     tell: Callable[[str], None],
 ) -> tuple[Times, int | None]:
-    """Measure the untrained model of a run with ``latency``, the one of the recipe.
+    """Measure the untrained model of a run with ``latency``.
 
     Returns:
-        What was measured, and the largest image size that keeps the latency, if the user named none.
+        The timings, and the largest image size that meets the latency, if the user gave none.
 
     Raises:
-        ConfigError: nothing that the run would offer keeps it.
+        ConfigError: no setting of the run meets it.
     """
     assert config.latency is not None
     first = fill_in(config, data, machine, lambda text: None)
@@ -323,10 +323,10 @@ def prepare_speed(
 def prepare(
     config: TrainConfig, fabric: Fabric, tell: Callable[[str], None], held: ExitStack, meter: Meter | None = None
 ) -> Run:
-    """Do all of it, in the order that finds the user's mistakes soonest; ``held`` keeps other processes out of the run."""
+    """Do all of the setup, with likely user errors first; ``held`` keeps other processes out of the run."""
 
     def shared(value: T) -> T:
-        """Return the first process's value: what depends on free memory, or on what folders there are, may differ."""
+        """Return the first process's value: free memory or existing folders may differ between processes."""
         return fabric.broadcast(value)
 
     def folder() -> Path:
@@ -360,7 +360,7 @@ def prepare(
                 unlabelled=unlabelled,
             )
         )
-    directory = directory or folder()  # its default name has the model's in it
+    directory = directory or folder()  # its default name contains the model's
     torch.manual_seed(config.seed)
     written = directory / "last.safetensors"
     if config.resume is not None and written.is_file():
@@ -369,8 +369,8 @@ def prepare(
         model, config, started_from = prepare_model(config, train_data.classes, tell)
     together = config.batch_size * config.accumulate * fabric.world_size
     contract = Contract(train_data.classes)
-    if fabric.global_rank == 0:  # the others only need the classes
-        write_config(config, directory)  # of a resumed run too, whose length may be another now
+    if fabric.global_rank == 0:  # the others need only the classes
+        write_config(config, directory)  # also for a resumed run, whose length may have changed
         if splits.set_aside is not None:
             write_set_aside(val_data, str(config.data), directory)
         digest = "" if teacher is None else teacher.digest

@@ -1,4 +1,4 @@
-"""The two splits of a training, read and checked; where a data set has no ``val``, a part of ``train`` is set aside."""
+"""The training and validation splits, read and checked; without a ``val``, part of ``train`` is set aside."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["Splits", "load_splits", "set_aside_metadata", "write_set_aside"]
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """What training learns from, and what it chooses the best weights by.
+    """The images to learn from, and those that choose the best weights.
 
     Attributes:
         train, val: the images; both have the same classes.
-        set_aside: share of train that became val; None where the data set has one.
+        set_aside: fraction of train that became val; None if the data set has its own.
     """
 
     train: DetectionData
@@ -37,19 +37,17 @@ class Splits:
 
 
 def load_splits(config: TrainConfig, tell: Callable[[str], None], classes: Sequence[str] | None = None) -> Splits:
-    """Read and check the training and the validation split, and tell what is wrong with them.
+    """Read and check the training and validation splits, and report problems.
 
     Args:
-        config: names the data set.
-        tell: takes a line for the user.
-        classes: those of a run to go on with.
+        config: settings with the data set.
+        tell: prints a line for the user.
+        classes: classes of a run to resume.
     """
     assert config.data is not None
     read = partial(load_data, config.data, on_bad_data=config.on_bad_data, min_confidence=config.min_confidence)
     if classes is not None and not Path(config.data).expanduser().exists():
-        raise DataError(
-            f"{config.data}: the data set of the run is not there any more; if it has moved, name it with --data."
-        )
+        raise DataError(f"{config.data}: the data set of the run no longer exists; if it has moved, name it with --data.")
     aside = _set_aside(config)
     train_data = read("train")
     if classes is not None and config.resume is not None:
@@ -74,7 +72,7 @@ def load_splits(config: TrainConfig, tell: Callable[[str], None], classes: Seque
         raise DataError(f"{config.data}: no class is defined, so there is nothing to learn.")
     require_boxes(train_data)
     if not sum(int((~record.crowd).sum()) for record in val_data.records):
-        tell("val has no box to find, so nothing can be scored: the last epoch will count as the best one")
+        tell("val has no box to find, so nothing can be scored; the last epoch counts as the best one")
     shared = shared_images(train_data, val_data)
     if shared and config.on_bad_data == "error":
         raise DataError(f"{shared[0].file}: {shared[0].message}. Take them out of one of the splits.")
@@ -84,13 +82,13 @@ def load_splits(config: TrainConfig, tell: Callable[[str], None], classes: Seque
 
 
 def _set_aside(config: TrainConfig) -> float | None:
-    """Return the share of train that becomes val, as the data set has none; None where it has one.
+    """Return the fraction of train that becomes val; None if the data set has its own.
 
-    A run to go on with keeps what it set aside.
+    A resumed run keeps what it set aside.
 
     Raises:
         DataError: there is no train.
-        ConfigError: the data set has a val, and a share is asked for.
+        ConfigError: the data set has a val, but a fraction is given.
     """
     assert config.data is not None
     has_val = require_splits(config.data)
@@ -100,7 +98,7 @@ def _set_aside(config: TrainConfig) -> float | None:
 
 
 def set_aside_metadata(config: TrainConfig, val: DetectionData) -> dict[str, str]:
-    """Return what a detector's file says of the images that were set aside; nothing where the data set has a ``val``."""
+    """Metadata of a detector's file about the images set aside; empty if the data set has a ``val``."""
     if config.split_off is None:
         return {}
     return SetAside.of(val, config.split_off, config.seed, config.min_confidence).to_metadata()

@@ -1,4 +1,4 @@
-"""Published weights to start a training from: told where the user names none, fetched only where they are asked for."""
+"""Published weights as a start for training: suggested by default, fetched only on request."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _CONVNEXT = "convnextv2_"
 
 
 def choose_start(config: TrainConfig, model: Callable[[], str], tell: Callable[[str], None]) -> TrainConfig:
-    """Fill in what ``--start`` asks for, or tell what it could do; nothing is downloaded here.
+    """Apply ``--start``, or suggest it; nothing is downloaded here.
 
     Args:
         config: the settings.
-        model: returns the model that the run is to train, if the user leaves it open.
-        tell: takes a line for the user.
+        model: returns the model that the run would train, if the user leaves it open.
+        tell: prints a line for the user.
 
     Returns:
-        The settings with ``weights`` or ``backbone_weights``, and a detector's with its model; ``start`` is gone.
+        The settings with ``weights`` or ``backbone_weights``, and the model of a detector; ``start`` is cleared.
 
     Raises:
-        ConfigError: no published weights have this name, or fit this model.
+        ConfigError: no published weights have this name or fit this model.
     """
     if config.start is None:
         _advise(config, model, tell)
@@ -53,7 +53,7 @@ def choose_start(config: TrainConfig, model: Callable[[], str], tell: Callable[[
 def _of_its_model(
     config: TrainConfig, entry: Published, values: dict[str, Path | None], tell: Callable[[str], None]
 ) -> TrainConfig:
-    """Return the settings with the model of a detector's weights, where the user leaves it open."""
+    """Return the settings with the model of a detector's weights, if the user leaves it open."""
     if "model" in config.model_fields_set:
         return config.model_copy(update=values)
     tell(f"--model {entry.model}: the one of these weights")
@@ -61,14 +61,14 @@ def _of_its_model(
 
 
 def _advise(config: TrainConfig, model: Callable[[], str], tell: Callable[[str], None]) -> None:
-    """Say which published weights fit a run that is to start from random ones."""
+    """Suggest published weights for a run that would start from random ones."""
     if config.weights is not None or config.backbone_weights is not None:
         return
     entry = _best(model())
     if entry is not None:
         tell(
-            f"Published weights fit this model: {_described(entry)}. The same command with --start auto begins with them "
-            "in place of random weights; nothing was downloaded."
+            f"Published weights fit this model: {_described(entry)}. The same command with --start auto starts from them "
+            "instead of random weights; nothing was downloaded."
         )
 
 

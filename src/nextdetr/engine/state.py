@@ -1,8 +1,8 @@
-"""``last.ckpt``: everything that a resumed run needs to go on exactly where it stopped.
+"""``last.ckpt``: everything needed to resume a run exactly where it stopped.
 
-The file holds tensors and plain containers only and opens with ``torch.load(weights_only=True)``, so that a checkpoint
-from a stranger runs no code. There is no generator state in it: the randomness of a sample is a function of (seed, epoch,
-index), that of a step of (seed, step), see :func:`step_seed`. What else must stay the same is in ``engine/resume.py``.
+The file holds only tensors and plain containers and opens with ``torch.load(weights_only=True)``, so an untrusted
+checkpoint runs no code. It has no generator state: the randomness of a sample is a function of (seed, epoch, index), that
+of a step of (seed, step), see :func:`step_seed`. Other conditions are in ``engine/resume.py``.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ Count: TypeAlias = Annotated[int, Field(ge=0, lt=2**62)]
 
 @dataclass(slots=True)
 class Cursor:
-    """Where a run stands.
+    """Position of a run.
 
     Attributes:
-        epoch: the epoch under way (from 0).
-        place: images of it, of all processes, that were trained on.
-        step: optimiser steps taken.
+        epoch: the current epoch (from 0).
+        place: images of this epoch trained on so far, over all processes.
+        step: optimizer steps taken.
         images: images trained on so far.
         sums: running sums of the epoch's loss terms.
         counted: batches in those sums.
         rate: learning rate of the last step.
-        seconds: wall-clock used so far.
-        reserve: seconds kept back for the last validation.
-        progress: share of the run that is over.
-        length: (epochs, minutes) that ``progress`` is a share of; one of them is None.
+        seconds: wall-clock time so far.
+        reserve: seconds reserved for the last validation.
+        progress: completed fraction of the run.
+        length: (epochs, minutes) that ``progress`` refers to; one of them is None.
         best: the best validation so far.
-        validated: number of epochs that were over at the last validation.
+        validated: number of finished epochs at the last validation.
         metrics: its COCO metrics.
-        thresholds: the confidence of the best F1 of each class there.
-        validated_at: wall-clock at its end.
-        validation_seconds: what it took.
+        thresholds: confidence with the best F1 of each class there.
+        validated_at: wall-clock time at its end.
+        validation_seconds: its duration.
     """
 
     epoch: Count = 0
@@ -73,12 +73,12 @@ class Cursor:
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of the denoising noise and the dropped paths of one step on one process."""
+    """Seed of the denoising noise and drop path of one step in one process."""
     return (seed * 1_000_003 + step * 8_191 + rank) % (2**63)
 
 
 def non_finite_tensor(state: Mapping[str, Tensor]) -> str | None:
-    """Return the name of a tensor that holds NaN or infinity; None if there is none, which takes one look at the device."""
+    """Return the name of a tensor with NaN or infinity, or None; the usual case takes one device synchronisation."""
     names = [name for name, tensor in state.items() if tensor.is_floating_point() and tensor.numel()]
     if not names:
         return None
@@ -88,19 +88,19 @@ def non_finite_tensor(state: Mapping[str, Tensor]) -> str | None:
 
 
 def write_state(path: str | Path, cursor: Cursor, **parts: dict[str, Any]) -> None:
-    """Write the cursor and the other parts (state dicts, and what the run must keep), whole or not at all."""
+    """Write the cursor and the other parts (state dicts, and what the run must keep) atomically."""
     with atomic_write(path) as temporary:
         torch.save({"state_version": STATE_VERSION, "cursor": asdict(cursor), **parts}, temporary)
 
 
 def from_file(kind: type[T], values: Any) -> T:
-    """Build a dataclass from what a file says, which may be anything.
+    """Build a dataclass from untrusted values of a file.
 
     Raises:
-        ValueError: that is no mapping, or a field is unknown, missing or of another type; the message names it.
+        ValueError: not a mapping, or a field is unknown, missing or of another type; the message names it.
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{kind.__name__.lower()} is no mapping")
+        raise ValueError(f"{kind.__name__.lower()} is not a mapping")
     unknown = values.keys() - {item.name for item in fields(kind)}  # type: ignore[arg-type]
     if unknown:
         raise ValueError(f"unknown is {min(map(str, unknown))}")
@@ -120,19 +120,19 @@ def read_state(path: str | Path) -> tuple[Cursor, dict[str, Any]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"{path}: no such file, so there is nothing to resume; start the run anew with --output.")
+        raise WeightsError(f"{path}: no such file, so there is nothing to resume; start a new run with --output.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = (str(error).strip().splitlines() or ["it ends too early"])[0].rstrip(".")
-        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):  # advice to run what is in the file
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):  # torch advises to run the file
             reason = "damaged, or of more than tensors and plain values; nothing in it was run"
         raise WeightsError(f"{path}: not a readable training state ({reason}).") from error
     version = state.get("state_version") if isinstance(state, dict) else None
     if version != STATE_VERSION:
         earlier = isinstance(version, int) and version < STATE_VERSION
         raise WeightsError(
-            f"{path}: written by an earlier NextDETR, whose runs this one cannot go on with; its weights are beside it: "
+            f"{path}: written by an earlier NextDETR, whose runs this version cannot resume; its weights are beside it: "
             "start a new run from them."
             if earlier
             else f"{path}: not a training state of this version of NextDETR (expected version {STATE_VERSION})."

@@ -1,4 +1,4 @@
-"""What a recipe is chosen from: numbers about the data and about the machine."""
+"""Inputs of the recipe: numbers about the data and the machine."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["DataStats", "Machine", "describe_data", "describe_machine"]
 
 @dataclass(frozen=True, slots=True)
 class DataStats:
-    """Numbers about the training split; crowds are not counted.
+    """Numbers about the training split, without crowds.
 
     Attributes:
         images: number of images.
         boxes: number of boxes.
-        classes: names.
+        classes: class names.
         boxes_by_class: number of boxes of each class.
         most_boxes: largest number of boxes in an image.
-        small_side: side of a small box (nine in ten are larger) as a fraction of the square input: the root of its share of
-            the picture's area. 0 without boxes.
-        longest_side: of a typical (median) image, pixels.
+        small_side: side of a small box (90 % are larger) as a fraction of the square input: the square root of its share of
+            the image area. 0 without boxes.
+        longest_side: longest side of a typical (median) image, pixels.
         extents: width and height of every image, pixels.
     """
 
@@ -49,9 +49,9 @@ class Machine:
         device: cpu, cuda or mps.
         threads: processor threads that torch uses for one operation.
         cores: processor cores that this process may use.
-        memory: bytes of main memory that are free.
-        device_memory: bytes of the GPU's memory; 0 without one.
-        processes: number of processes that train together on this machine.
+        memory: bytes of free main memory.
+        device_memory: bytes of GPU memory; 0 without a GPU.
+        processes: number of processes on this machine that train together.
     """
 
     device: str
@@ -63,7 +63,7 @@ class Machine:
 
 
 def describe_data(data: DetectionData) -> DataStats:
-    """Count what a split holds."""
+    """Count the contents of a split."""
     counts = np.zeros(len(data.classes), dtype=np.int64)
     sides, most = [], 0
     for record in data.records:
@@ -84,7 +84,7 @@ def describe_data(data: DetectionData) -> DataStats:
 
 
 def describe_machine(device: torch.device, processes: int = 1) -> Machine:
-    """Look at this machine: the device that training runs on, cores that may be used, memory that is free."""
+    """Describe this machine: the training device, usable cores, free memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = 0
     if device.type == "cuda":
@@ -93,7 +93,7 @@ def describe_machine(device: torch.device, processes: int = 1) -> Machine:
 
 
 def _free_memory() -> int:
-    """Bytes of main memory that can be had without swapping; a container's limit counts. 4 GB where nobody says."""
+    """Bytes of main memory available without swapping, within a container's limit; 4 GB if unknown."""
     free = [_meminfo(Path("/proc/meminfo")), _container_room(Path("/sys/fs/cgroup"))]
     known = [value for value in free if value is not None]
     return min(known) if known else 4 * 2**30

@@ -1,4 +1,4 @@
-"""Ending a run when the user, or the system, asks for it: a flag that the loop looks at between steps."""
+"""Stopping a run when the user or the system asks for it: a flag that the loop checks between steps."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["stop_on_signal"]
 
 @contextmanager
 def stop_on_signal(requested: threading.Event, display: Display) -> Iterator[None]:
-    """Turn the first request to stop into a flag; Ctrl-C after it acts at once.
+    """Turn the first request to stop into a flag; a following Ctrl-C acts at once.
 
-    Other requests after it change nothing: ``timeout`` sends its own twice, a terminal and its shell one each.
+    Other repeated requests change nothing: ``timeout`` sends its signal twice, a terminal and its shell one each.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -32,7 +32,7 @@ def stop_on_signal(requested: threading.Event, display: Display) -> Iterator[Non
         requested.set()
         display.line("Stopping after this step and writing a checkpoint (Ctrl-C again to stop at once).")
 
-    # What was ignored from the start stays so, as under nohup; but Ctrl-C stops a run even in the background of a shell.
+    # Signals ignored from the start stay ignored, as under nohup; but Ctrl-C also stops a run in a shell's background.
     kinds = [kind for kind in STOPPING if kind == signal.SIGINT or signal.getsignal(kind) is not signal.SIG_IGN]
     previous = {kind: signal.signal(kind, handle) for kind in kinds}
     try:

@@ -1,8 +1,8 @@
-"""The teacher of a run: a larger detector, opened once, that says of each batch what the pupil should have said.
+"""The teacher of a run: a larger detector, opened once, whose predictions on each batch are targets for the student.
 
-It looks at the same augmented images as its pupil, at the size nearest to theirs that it takes. A detector of ours, or one
-whose weights we load, teaches the places, classes, boxes and edges of its decoder, and the maps of its backbone;
-an exported file its classes and boxes, from places beside these boxes.
+It sees the same augmented images as the student, at the nearest size that it accepts. One of our detectors, or one whose
+weights we load, teaches the queries, classes, boxes and edges of its decoder, and the maps of its backbone; an exported
+file teaches its classes and boxes, from queries near these boxes.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from nextdetr.weights.start import open_detector, resolve_model
 
 __all__ = ["PLACES", "Teacher", "open_teacher", "open_trained"]
 
-PLACES = 100  # of an image that the pupil is asked about: those of which the teacher is most sure
-NOISE = 0.5  # sides of a file's boxes move by up to half of this share of the box, so that the pupil has something to find
+PLACES = 100  # queries per image to learn from: those with the highest confidence
+NOISE = 0.5  # sides of an exported file's boxes move by up to half of this fraction of the box, to leave something to learn
 
 
 @dataclass(slots=True)
 class Teacher:
-    """An opened teacher for a data set.
+    """An opened teacher, matched with a data set.
 
     Attributes:
-        opened: the detector; of ours, folded.
-        source: what the user named.
-        digest: of the file's content.
-        pairs: (index among the data's classes, index among the teacher's) of each class that both have.
-        classes: the data's.
-        maps: index of the maps that it can show, the backbone's by stride; none of a file.
-        unnamed: whether the teacher's classes have no names and are taken in their order.
+        opened: the detector; our own are folded.
+        source: the teacher as given by the user.
+        digest: digest of the file's content.
+        pairs: (class index in the data, class index of the teacher) of each class that both have.
+        classes: classes of the data.
+        maps: indices of the maps that it can provide, the backbone's by stride; none for an exported file.
+        unnamed: whether the teacher's classes have no names and are matched by order.
     """
 
     opened: OpenedModel | OpenedExport
@@ -63,15 +63,15 @@ class Teacher:
 
     @property
     def has_edges(self) -> bool:
-        """Whether its decoder says how sure it is of each edge."""
+        """Whether its decoder predicts a distribution for each edge."""
         model = self.opened.model
         return isinstance(model, DetectionModel) and isinstance(model.rows[-1], DFINEDecoder)
 
     def for_classes(self, classes: Sequence[str]) -> None:
-        """Match its classes with the data's, by name.
+        """Match its classes with the data's by name.
 
         Raises:
-            ConfigError: there is none that both have.
+            ConfigError: no class is in both.
         """
         theirs, self.classes = self.opened.classes, list(classes)
         self.unnamed = isinstance(self.opened, OpenedModel) and not self.opened.trained and len(theirs) == len(classes)
@@ -85,12 +85,12 @@ class Teacher:
             )
 
     def lines(self, pupil: DetectionModel, *, places: bool, maps: Sequence[int]) -> list[str]:
-        """Return what the user is told: what it teaches ``pupil``, and what it does not know.
+        """Return the message for the user: what the teacher teaches ``pupil``, and which classes it lacks.
 
         Args:
-            pupil: what is trained.
+            pupil: the model to train.
             places: whether classes and boxes are taught.
-            maps: strides of the maps that are.
+            maps: strides of the maps that are taught.
         """
         edges = self.has_edges and isinstance(pupil.rows[-1], DFINEDecoder)
         subjects = ["classes", "boxes", *(["distributions of the edges"] if edges else [])] if places else []
@@ -99,7 +99,7 @@ class Teacher:
         *most, last = subjects
         lines = [f"Teacher {self.source}: it teaches {', '.join(most)}{' and ' if most else ''}{last}."]
         if self.unnamed:
-            lines.append("Its classes have no names; they are taken to be the data's, in their order.")
+            lines.append("Its classes have no names; they are assumed to be the data's, in order.")
         known = {index for index, _ in self.pairs}
         unknown = [name for index, name in enumerate(self.classes) if index not in known]
         if unknown:
@@ -107,12 +107,12 @@ class Teacher:
         return lines
 
     def to_metadata(self) -> dict[str, str]:
-        """Return what a pupil's file says of it: its name, and the licence of the weights that it started from."""
+        """Metadata of a student's file about the teacher: its name, and the licence of the weights that it started from."""
         licence = self.opened.metadata.get("weights_licence", "none")
         return {"teacher": plain_name(self.source), "teacher_licence": licence}
 
     def gflop(self) -> float:
-        """Return what a look at one image of about 320 px costs; 0 of a file, which does not say."""
+        """Return the cost of one image of about 320 px in GFLOP; 0 for an exported file, where it is unknown."""
         model = self.opened.model
         if not isinstance(model, DetectionModel):
             return 0.0
@@ -120,17 +120,17 @@ class Teacher:
         return count_gflop(model, side) * (320 / side) ** 2
 
     def to(self, device: torch.device) -> None:
-        """Move it to a device; an exported file stays on the processor."""
+        """Move it to a device; an exported file stays on the CPU."""
         if isinstance(self.opened, OpenedModel):
             self.opened.model.to(device)
 
     @torch.no_grad()
     def teach(self, images: Tensor, strides: Sequence[int]) -> Lesson:
-        """Say what it sees.
+        """Predict on a batch.
 
         Args:
-            images: [B, 3, S, S] float32 RGB, 0 to 1, as the pupil gets them.
-            strides: of the maps that are wanted.
+            images: [B, 3, S, S] float32 RGB, 0 to 1, as the student sees them.
+            strides: strides of the maps to return.
         """
         model = self.opened.model
         if isinstance(model, DetectionModel):
@@ -152,7 +152,7 @@ class Teacher:
         return Taught(_moved(boxes), logits, boxes, None, {})
 
     def _lesson(self, taught: Taught) -> Lesson:
-        """Bring what it said to the pupil's classes, and keep the places of which it is most sure."""
+        """Reorder the predictions to the student's classes, and keep the most confident queries."""
         logits = taught.logits.float()
         ours, theirs = (list(side) for side in zip(*self.pairs, strict=True))
         scores = logits.new_zeros(*logits.shape[:2], len(self.classes))
@@ -166,7 +166,7 @@ class Teacher:
 
         told = torch.zeros(len(self.classes), dtype=torch.bool, device=logits.device)
         told[ours] = True
-        used = kept(logits.amax(dim=-1, keepdim=True)) > -torch.inf  # what a file does not use is minus infinity throughout
+        used = kept(logits.amax(dim=-1, keepdim=True)) > -torch.inf  # unused rows of a file are all minus infinity
         edges = taught.edges
         if edges is not None:
             first = (kept(edges.first_logits), kept(edges.first_boxes))
@@ -185,20 +185,20 @@ def open_teacher(source: str | Path) -> Teacher:
 
 
 def open_trained(source: str | Path, *, option: str) -> tuple[OpenedModel | OpenedExport, str]:
-    """Open a detector that has been trained.
+    """Open a trained detector.
 
     Args:
-        source: a checkpoint or the folder of a run, an export, weights of another program, or the name of published ones,
-            which are downloaded unless they are in the cache (see ``locate``).
-        option: what it was given as, ``teacher`` or ``graft``, for messages.
+        source: a checkpoint or the folder of a run, an export, weights of another program, or the name of published
+            weights, which are downloaded unless they are in the cache (see ``locate``).
+        option: name of the option for messages, ``teacher`` or ``graft``.
 
     Returns:
         The detector, and a digest of its content.
 
     Raises:
-        ConfigError: it has not been trained, or its runtime is not installed.
-        WeightsError: it cannot be read or fetched, or is no detector.
-        ModelFileError: the same of an exported file.
+        ConfigError: it is untrained, or its runtime is not installed.
+        WeightsError: it cannot be read or fetched, or is not a detector.
+        ModelFileError: an exported file cannot be read.
     """
     what, give = ("teacher", "give --teacher") if option == "teacher" else ("detector", "name")
     path = Path(source).expanduser()
@@ -217,7 +217,7 @@ def open_trained(source: str | Path, *, option: str) -> tuple[OpenedModel | Open
         opened: OpenedModel | OpenedExport = open_export(path, threads=torch.get_num_threads())
         return opened, _digest(exported_file(path))
     file = Path(resolve_model(path)) if _is_run(path) else path
-    weights = source if named else file  # a name carries the licence of its model card along
+    weights = source if named else file  # a name also gives the licence of its model card
     identity = open_weights(weights)[1]
     if identity.is_backbone:
         raise WeightsError(f"{source}: a backbone alone ({identity.kind}), which detects nothing; name a detector.")
@@ -225,19 +225,19 @@ def open_trained(source: str | Path, *, option: str) -> tuple[OpenedModel | Open
         file = Path(resolve_model(file))
         opened = open_detector(file)[0]
     elif identity.model is None:
-        raise WeightsError(f"{source}: it is not known for which model these weights are; name a checkpoint or an export.")
+        raise WeightsError(f"{source}: the model of these weights is unknown; name a checkpoint or an export.")
     else:
         opened = open_detector(identity.model, weights=weights)[0]
     return opened, _digest(file)
 
 
 def _is_run(path: Path) -> bool:
-    """Whether this is what only ``resolve_model`` understands: our own folders, and the state of a run."""
+    """Whether only ``resolve_model`` can open this: our own folders, and the state of a run."""
     return path.name == "last.ckpt" or any((path / name).is_file() for name in ("best.safetensors", "last.safetensors"))
 
 
 def _digest(path: Path) -> str:
-    """Return a digest of a file, of OpenVINO's weights beside it, or of the weights and settings in a folder."""
+    """Return a digest of a file (with OpenVINO's weights beside it), or of the weights and settings in a folder."""
     kinds = (".safetensors", ".bin", ".json")
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in kinds and file.is_file())
@@ -252,14 +252,14 @@ def _digest(path: Path) -> str:
 
 
 def _resized(images: Tensor, sides: Sequence[int]) -> Tensor:
-    """[B, 3, H, W] at another size, by the filter that pictures are resized with."""
+    """Resize [B, 3, H, W] with the filter that images are resized with."""
     if list(images.shape[2:]) == list(sides):
         return images
     return functional.interpolate(images, size=list(sides), mode="bilinear", antialias=True)
 
 
 def _joined(logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Join the rows of a file's detections that are one query's: one box, of which each row has another class."""
+    """Merge rows of an exported file's detections that belong to one query: one box with different classes."""
     same = (boxes[:, :, None] == boxes[:, None]).all(dim=-1)  # [B, K, K]
     places = torch.arange(boxes.shape[1], device=boxes.device)
     first = torch.where(same, places, len(places)).amin(dim=-1)  # [B, K]
@@ -268,7 +268,7 @@ def _joined(logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _moved(boxes: Tensor) -> Tensor:
-    """Boxes [B, K, 4] cxcywh whose sides have moved, as those of denoising queries have; torch's generator draws."""
+    """Boxes [B, K, 4] cxcywh with jittered sides, as for denoising queries; uses torch's generator."""
     reach = (0.5 * NOISE * boxes[..., 2:]).repeat(1, 1, 2)
     moved = cxcywh_to_xyxy(boxes) + (2 * torch.rand_like(boxes) - 1) * reach
     return xyxy_to_cxcywh(moved.clamp(0.0, 1.0))

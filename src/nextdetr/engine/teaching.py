@@ -1,4 +1,4 @@
-"""How a run learns from its teacher: what is asked at each step, the losses, and projections that only training has."""
+"""Learning from a teacher: the queries of each step, the losses, and projections that exist only in training."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Teaching:
     """The teacher's part of each step.
 
     Args:
-        teacher: with the classes of the data.
-        pupil: what is trained.
-        config: says how much the teacher counts.
-        fabric: devices, processes and precision; the teacher runs in the pupil's.
+        teacher: matched with the classes of the data.
+        pupil: the model to train.
+        config: weights of the teacher's losses.
+        fabric: devices, processes and precision, also for the teacher.
 
     Raises:
         ConfigError: the settings leave nothing to teach.
@@ -54,17 +54,17 @@ class Teaching:
                 stride: (pupil.channels_of(maps[stride]), model.channels_of(teacher.maps[stride]))
                 for stride in self.strides
             }
-        with torch.random.fork_rng(devices=[]):  # the same in all processes
+        with torch.random.fork_rng(devices=[]):  # same in all processes
             torch.manual_seed(config.seed)
             self.projections = MapProjections(channels).to(fabric.device)
         teacher.to(fabric.device)
 
     def lines(self, pupil: DetectionModel) -> list[str]:
-        """Return what the user is told of it."""
+        """Return the message for the user."""
         return self.teacher.lines(pupil, places=self.asks_places, maps=self.strides)
 
     def parameter_groups(self, config: TrainConfig) -> list[dict[str, Any]]:
-        """Return the projections for the optimiser, at the head's rate; nothing where there are none."""
+        """Return the parameter group of the projections, at the head's rate; empty without any."""
         parameters = list(self.projections.parameters())
         group = {
             "params": parameters, "lr": config.learning_rate, "peak_rate": config.learning_rate,
@@ -73,11 +73,11 @@ class Teaching:
         return [group] if parameters else []
 
     def ask(self, images: Tensor, progress: float) -> Questions | None:
-        """Let the teacher look at a batch, and return what the pupil is to be asked; None when its part of the run is over.
+        """Run the teacher on a batch and return the queries for the student; None after its part of the run.
 
         Args:
             images: [B, 3, S, S] float32 RGB, 0 to 1.
-            progress: share of the run that is over.
+            progress: completed fraction of the run.
         """
         self.lesson = None
         if progress >= self.until:
@@ -87,7 +87,7 @@ class Teaching:
         return Questions(self.lesson.points if self.asks_places else None, self.strides)
 
     def losses(self, output: DetectorOutput) -> dict[str, Tensor]:
-        """Return the weighted losses of the batch that was last asked about; always the same terms."""
+        """Return the weighted losses for the last batch; always the same terms."""
         lesson, self.lesson = self.lesson, None
         if lesson is None or output.training is None or output.training.answers is None:
             return {name: output.logits.new_zeros((), dtype=torch.float32) for name in self.names}
@@ -95,7 +95,7 @@ class Teaching:
         return self.loss(answers, lesson, self.projections(answers.maps))
 
     def synchronize(self) -> None:
-        """Bring the gradients of the projections to their mean over the processes, as DDP does with the pupil's."""
+        """Average the gradients of the projections over the processes, as DDP does for the model."""
         gradients = [parameter.grad for parameter in self.projections.parameters() if parameter.grad is not None]
         if self.fabric.world_size == 1 or not gradients:
             return
@@ -106,7 +106,7 @@ class Teaching:
             gradient.copy_(part.view_as(gradient))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that resuming needs beside the optimiser's state."""
+        """State for resuming, beside the optimizer's."""
         return self.projections.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

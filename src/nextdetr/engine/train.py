@@ -1,7 +1,7 @@
-"""Training of a detector: its step, its score, and what it keeps; the loop is ``engine/loop.py``'s.
+"""Training of a detector: its step, its validation and its files; the loop is ``engine/loop.py``.
 
-The recipe is RT-DETR's (arXiv 2304.08069, section 5.1) with a flat-then-cosine rate (DEIM, arXiv 2412.04234); every length
-in it is a share of the run, which is as long as ``epochs`` or ``minutes`` say.
+The recipe is RT-DETR's (arXiv 2304.08069, section 5.1) with a flat-then-cosine learning rate (DEIM, arXiv 2412.04234).
+Every length in it is a fraction of the run, which ``epochs`` or ``minutes`` define.
 """
 
 from __future__ import annotations
@@ -61,17 +61,17 @@ def train(
         config: all settings; see :class:`nextdetr.config.TrainConfig`.
         quiet: show no progress on standard error.
         meter: measures a setting for ``latency``; by default PyTorch is measured, as nothing is exported here.
-        limit: minutes after which a run of so many ``epochs`` ends all the same.
+        limit: minutes after which a run of a number of ``epochs`` ends anyway.
 
     Raises:
-        ConfigError: settings that contradict each other or this machine, or a ``latency`` that cannot be kept.
-        DataError: a data set that cannot be used.
-        ModelFileError: a model file that cannot be built.
-        WeightsError: initial weights or a resumed state that cannot be read.
+        ConfigError: settings contradict each other or do not fit this machine, or ``latency`` cannot be met.
+        DataError: the data set cannot be used.
+        ModelFileError: the model file cannot be built.
+        WeightsError: initial weights or a resumed state cannot be read.
         TrainingError: the loss or the weights are not finite.
-        Interrupted: Ctrl-C or a request to terminate, after a checkpoint was written.
+        Interrupted: Ctrl-C or a request to terminate; a checkpoint was written.
     """
-    started = time.perf_counter()  # --minutes are the user's: looking at the data belongs to them
+    started = time.perf_counter()  # --minutes include the reading of the data
     given, config = config, resolve_config(config)
     keep_freed_memory()
     with (
@@ -130,7 +130,7 @@ class Trainer(Loop):
             dense_weight=config.dense_weight,
         )  # fmt: skip
         matcher.match = self.profile.wrap(matcher.match, "matcher")  # type: ignore[method-assign]
-        self.scored: tuple[CocoEvaluator, EvalResult] | None = None  # what the last validation found
+        self.scored: tuple[CocoEvaluator, EvalResult] | None = None  # detections of the last validation
         self.best_scored: tuple[CocoEvaluator, EvalResult] | None = None
         self.new_best, self.semi = False, None
         if run.unlabelled is not None:
@@ -141,40 +141,40 @@ class Trainer(Loop):
         self.restore(run.state)
 
     def build_loader(self, fabric: Fabric) -> TrainLoader:
-        """Return this process's batches; called before all else is there but ``run_`` and ``config``."""
+        """Return this process's batches; called when only ``run_`` and ``config`` are set."""
         return build_training_loader(
             self.config, self.run_.train_data, stride=self.run_.model.stride, rank=fabric.global_rank,
             world=fabric.world_size, unlabelled=self.run_.unlabelled,
         )  # fmt: skip
 
     def extra_state(self) -> dict[str, Any]:
-        """Return what no detector file has: the projections to the teacher's maps, and what unlabelled images brought."""
+        """Return state that no detector file has: projections to the teacher's maps, and the unlabelled images' part."""
         parts: dict[str, Any] = {} if self.teaching is None else {"projections": self.teaching.state_dict()}
         return parts if self.semi is None else parts | {"unlabelled": self.semi.state_dict()}
 
     def restore_extra(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``extra_state``."""
+        """Restore ``extra_state``."""
         if self.teaching is not None:
             self.teaching.load_state_dict(state["projections"])
         if self.semi is not None:
             self.semi.load_state_dict(state["unlabelled"])
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from the parts of a ``last.ckpt``, and see that ``best.safetensors`` is the one that it tells of."""
+        """Continue from the parts of a ``last.ckpt``, and check that ``best.safetensors`` belongs to them."""
         super().restore(state)
         cursor, file = self.cursor, self.files.best
         if cursor.best.epoch == cursor.epoch and cursor.place == 0:
-            # The state was saved with the best weights in it, and the run perhaps killed before it wrote them apart.
+            # The state is saved with the best weights in it; the run may have been killed before writing them separately.
             if self.main:
                 self.files.write(file.name, cursor.best.metrics, cursor.best.thresholds)
         elif cursor.best.epoch >= 0 and not self.fabric.broadcast(file.is_file()):
-            self.display.line(f"{file} is not there any more; the next validation is the best again.")
+            self.display.line(f"{file} no longer exists; the next validation counts as the best.")
             cursor.best = Best()
 
     # The whole run
 
     def run(self) -> TrainResult:
-        """Train until the budget is spent, and return what came of it."""
+        """Train until the budget is spent, and return the result."""
         with self.logs:
             self.display.line(
                 f"Training {self.config.model} at {self.image_size} px on {self.fabric.device}; run folder {self.directory}"
@@ -186,20 +186,20 @@ class Trainer(Loop):
             if self.budget.minutes is not None and not self.cursor.validated:
                 self._expect_validation()
             self.run_epochs()
-            if self.cursor.validated != self.cursor.epoch:  # the time was up between two epochs
+            if self.cursor.validated != self.cursor.epoch:  # time ran out between two epochs
                 self.amend_row(self._validate(self.cursor.epoch))
             return self._finish()
 
     def begin_epoch(self) -> None:
-        """Freeze the backbone, or let it go."""
-        if self.fabric.world_size == 1:  # saves the gradient; DDP has decided already which ones it waits for
+        """Freeze or unfreeze the backbone."""
+        if self.fabric.world_size == 1:  # saves computing the gradient; DDP has already decided which ones it waits for
             self.freezing.begin(self.cursor.epoch)
 
     def strong(self, place: int) -> bool:
-        """Whether the batch at image ``place`` of the epoch has strong augmentation: up to its share of the run.
+        """Whether the batch at image ``place`` of the epoch has strong augmentation.
 
-        With epochs that is a function of the place. With minutes the clock decides when the batch is made up, which is
-        before its step by as many batches as the loader works ahead.
+        With epochs this is a function of the place. With minutes the clock decides when the batch is assembled, which is
+        earlier than its step by the loader's prefetch.
         """
         known = self.budget.minutes is None
         progress = self.budget.progress(self.cursor.epoch, place) if known else self.progress
@@ -212,7 +212,7 @@ class Trainer(Loop):
     # A step
 
     def step(self, batch: Batch, progress: float, last: bool) -> dict[str, float]:
-        """Train on a batch and, if it is the ``last`` of its group, move the optimiser; return the losses."""
+        """Train on a batch and, if it is the ``last`` of its group, step the optimizer; return the losses."""
         cursor, config, part = self.cursor, self.config, self.profile.part
         if cursor.epoch == 0 and cursor.place == 0:
             self._picture(batch.images, batch.targets, "training_batch.jpg")
@@ -255,10 +255,10 @@ class Trainer(Loop):
                 self.ema.update(self.run_.model)
         return values
 
-    # Its score
+    # Validation
 
     def score(self, number: int) -> Mapping[str, float | None]:
-        """Validate after epoch ``number`` if it is time to."""
+        """Validate after epoch ``number`` if it is due."""
         return self._validate(number) if self._validation_due(number) else {}
 
     def _validation_due(self, number: int) -> bool:
@@ -296,36 +296,36 @@ class Trainer(Loop):
         return dict(result.metrics)
 
     def _expect_validation(self) -> None:
-        """Keep time back for the first validation too: as long as two batches of it take for each image."""
+        """Reserve time for the first validation too, from the time that two of its batches take."""
         data, world = self.run_.val_data, self.fabric.world_size
         sample = replace(data, records=data.records[: 2 * self.config.batch_size * world])
-        self._score(sample)  # the first look pays for what later ones find ready
+        self._score(sample)  # warm-up, so that caches are filled
         started = self.budget.seconds
         self._score(sample)
         seconds = self.budget.seconds - started
         self._keep_back(seconds * len(data.records) / len(sample.records))
 
     def _keep_back(self, validation: float) -> None:
-        """Keep time back for the last validation, and for the speed contract after it."""
+        """Reserve time for the last validation, and for the speed table after it."""
         images = len(self.run_.val_data.records)
         after = expected_seconds(self.config, self.run_.times, self.run_.model.stride, validation, images)
         self.budget.keep_back(1.1 * validation + largest(self.fabric, after)[0])
 
-    # What is written
+    # Writing
 
     def must_save(self) -> bool:
-        """Whether the weights are the best so far: state and ``best.safetensors`` go together."""
+        """Whether the weights are the best so far; state and ``best.safetensors`` are written together."""
         return self.new_best
 
     def save(self) -> None:
-        """Write all that is needed to go on from here, the best weights among it."""
+        """Write everything needed to resume from here, including the best weights."""
         super().save()
         self.new_best = False
 
     def write_files(self) -> None:
         """Write the detector files.
 
-        The state is there already, with the same weights in it: if the run is killed in between, a resume writes them.
+        The state already exists, with the same weights in it: if the run is killed in between, a resumed run writes them.
         """
         if self.new_best:
             self.files.write(self.files.best.name, self.cursor.best.metrics, self.cursor.best.thresholds)

@@ -1,4 +1,4 @@
-"""Scoring a detector on a split, for ``nextdetr val`` and all that looks at what it finds there; no torch of its own."""
+"""Scoring of a detector on a split, for ``nextdetr val`` and analyses of its detections; no torch of its own."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ValResult:
 
 
 def _load(opened: OpenedModel | OpenedExport, config: ValConfig) -> DetectionData:
-    """Read the split to score; where the data set has no ``val``, the images that the detector's training set aside."""
+    """Read the split to score; without a ``val``, the images that the detector's training set aside."""
     assert config.data is not None
     classes = opened.classes if opened.trained else None
     if config.split_off is not None:
@@ -67,7 +67,7 @@ def _load(opened: OpenedModel | OpenedExport, config: ValConfig) -> DetectionDat
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A detector's scores on a split, and what it found there.
+    """A detector's scores and detections on a split.
 
     Attributes:
         opened: the detector, as it ran.
@@ -75,7 +75,7 @@ class Examined:
         evaluator: has the detections of all images.
         result: the scores.
         image_size: side of the square input in pixels.
-        device: where it ran.
+        device: device that it ran on.
     """
 
     opened: OpenedModel | OpenedExport
@@ -89,7 +89,7 @@ class Examined:
 def score_detector(
     opened: OpenedModel | OpenedExport, config: ValConfig, *, quiet: bool = False, data: DetectionData | None = None
 ) -> ValResult:
-    """Score an opened detector on a split, or on ``data``, which was read before; raises what :func:`examine` does."""
+    """Score an opened detector on a split, or on ``data`` if it was already read; raises the errors of :func:`examine`."""
     examined = examine(opened, config, quiet=quiet, data=data)
     result = examined.result
     return ValResult(
@@ -101,10 +101,10 @@ def score_detector(
 def examine(
     opened: OpenedModel | OpenedExport, config: ValConfig, *, quiet: bool = False, data: DetectionData | None = None
 ) -> Examined:
-    """Run an opened detector over a split, or over ``data``, which was read before, and score it.
+    """Run an opened detector over a split, or over ``data`` if it was already read, and score it.
 
     Raises:
-        DataError: the data set or the split cannot be used, or it has none of the detector's classes.
+        DataError: the data set or split cannot be used, or has none of the detector's classes.
         ConfigError: there is no such device.
     """
     if config.data is None:

@@ -1,1 +1,1 @@
-"""Where a run is logged while it is under way: TensorBoard, MLflow, Weights & Biases; for ``train --log``."""
+"""Logging of a run in progress: TensorBoard, MLflow, Weights & Biases; for ``train --log``."""

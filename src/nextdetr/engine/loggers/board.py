@@ -1,4 +1,4 @@
-"""TensorBoard events in the run's folder, written by TensorBoard's own package."""
+"""TensorBoard events in the run's folder, written with TensorBoard's own package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["TensorBoard"]
 class TensorBoard(Tool):
     """TensorBoard events.
 
-    They are written here and now, without the thread of torch's ``SummaryWriter``, which ends in a traceback when the disk
+    They are written synchronously, without the thread of torch's ``SummaryWriter``, which ends in a traceback when the disk
     is full.
     """
 
@@ -26,7 +26,7 @@ class TensorBoard(Tool):
         self._writer: Any = None
 
     def start(self, run: Logged, earlier: Place) -> Place:
-        """Open a file of events; one a session, which TensorBoard shows as one run."""
+        """Open an event file; one per session, which TensorBoard shows as one run."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -38,11 +38,11 @@ class TensorBoard(Tool):
         return {"look": f"tensorboard --logdir {run.directory.absolute()}"}
 
     def add(self, values: Mapping[str, float], step: int, when: float) -> None:
-        """Write scalars of one step."""
+        """Write the scalars of one step."""
         self._write(when, step=step, summary={"value": [{"tag": k, "simple_value": v} for k, v in values.items()]})
 
     def finish(self, outcome: Outcome, step: int, when: float) -> None:
-        """Write AP by class; the other scores are there already, and files it does not take."""
+        """Write AP by class; the other scores are already there, and TensorBoard takes no files."""
         values = {f"AP_class/{name}": value for name, value in outcome.per_class.items() if value is not None}
         if values:
             self.add(values, step, when)

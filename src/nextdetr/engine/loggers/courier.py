@@ -1,4 +1,4 @@
-"""What a tool is told goes through a courier, so that a slow network does not hold the run, and a failure not end it."""
+"""Calls to a logging tool, made in the background: a slow network must not block the run, and a failure must not end it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 def reason(error: BaseException) -> str:
-    """Return what went wrong, in a line of at most 300 letters, without the password of an address."""
+    """Return the error in a line of at most 300 characters, without passwords in URLs."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = re.sub(r"//[^/@\s]+@", "//", " ".join(str(error).split())).rstrip(".")
@@ -24,18 +24,18 @@ def reason(error: BaseException) -> str:
 
 
 class Courier:
-    """Makes the calls of one tool, in order; of a remote tool on a thread of its own.
+    """Makes the calls to one tool, in order; to a remote tool on a thread of its own.
 
-    What fails is told once, and tried again, with what has come after it, when the next call comes: after an outage the
-    tool has everything. A tool that writes files here is not tried again, as half a record may be in its file.
+    A failure is reported once. The failed call is retried with the next one, so the tool is complete after an outage. Local
+    tools are not retried, since half a record may be in their file.
 
     Args:
-        tool: whose calls they are.
+        tool: tool to call.
     """
 
     def __init__(self, tool: Tool) -> None:
         self.tool = tool
-        self.error: BaseException | None = None  # of the last try
+        self.error: BaseException | None = None  # of the last attempt
         self._aloud, self._told = False, False
         self._pending: deque[Callable[[], object]] = deque()
         self._changed = threading.Condition()
@@ -44,7 +44,7 @@ class Courier:
             threading.Thread(target=self._work, name=f"log-{tool.name}", daemon=True).start()
 
     def send(self, call: Callable[[], object]) -> None:
-        """Have a call made, now or soon."""
+        """Queue or make a call."""
         if not self.tool.remote:
             self._pending.append(call)
             if self.error is None:
@@ -56,13 +56,13 @@ class Courier:
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until all calls are made, or one has failed, or for so long; return whether all are made."""
+        """Wait until all calls are made, one has failed, or the time is over; return whether all were made."""
         with self._changed:
             self._changed.wait_for(lambda: self._idle, seconds)
             return not self._pending
 
     def tell_failures(self) -> None:
-        """Warn of the first failure, of one that has been already or of one that is to come."""
+        """Log a warning on the first failure, past or future."""
         self._aloud = True
         self._tell()
 
@@ -71,8 +71,8 @@ class Courier:
         if not self._aloud or self._told or error is None:
             return
         self._told = True
-        again = "; it is tried again after each epoch" if self.tool.remote else ""
-        _log.warning("%s cannot be written (%s); the run goes on without%s.", self.tool.title, reason(error), again)
+        again = "; it is retried after each epoch" if self.tool.remote else ""
+        _log.warning("%s cannot be written (%s); the run continues without it%s.", self.tool.title, reason(error), again)
 
     def _work(self) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""A run in MLflow, by its own client: a server, a database or whatever ``MLFLOW_TRACKING_URI`` names."""
+"""A run in MLflow, with its own client: a server, a database or whatever ``MLFLOW_TRACKING_URI`` names."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from nextdetr.engine.loggers.tools import Logged, Outcome, Place, Status, Tool
 __all__ = ["MLflow", "metric_names"]
 
 EXPERIMENT = "nextdetr"
-MOST = 1000  # metrics of one request
-LONGEST = 240  # letters of a name, of which MLflow takes 250
+MOST = 1000  # metrics per request
+LONGEST = 240  # characters in a name; MLflow's limit is 250
 STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
-# A server that is not there is told at once, where MLflow itself tries for minutes; what the user has set stays.
+# Fail at once if the server is unreachable, where MLflow retries for minutes; the user's own settings win.
 IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
-# It writes the address of a run to standard output, which is the result's.
+# Without this, MLflow prints the URL of a run on standard output, which is for the result.
 SILENT = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
 
 class MLflow(Tool):
-    """A run in MLflow. The client is the run's own, so that an active run of the user's script stays as it is."""
+    """A run in MLflow. It has its own client, so that an active run of the user's script is not disturbed."""
 
     name = "mlflow"
 
     def __init__(self) -> None:
         import mlflow
 
-        self._active = mlflow.active_run()  # of this thread, which is the script's
+        self._active = mlflow.active_run()  # of this thread, the script's
         self._client: Any = None
         self._run = ""
 
     def start(self, run: Logged, earlier: Place) -> Place:
-        """Create a run in the experiment of MLflow's environment variables, or go on with the earlier one."""
+        """Create a run in the experiment of MLflow's environment variables, or continue the earlier one."""
         import mlflow
 
         uri = mlflow.get_tracking_uri()
         if earlier.get("tracking_uri") and not mlflow.is_tracking_uri_set():
-            uri = earlier["tracking_uri"]  # MLflow's own default is in the working directory, which may be another now
+            uri = earlier["tracking_uri"]  # MLflow's default is relative to the working directory, which may have changed
         with _environment(IMPATIENT | SILENT), _quiet():
             self._client = mlflow.MlflowClient(uri)
             found = self._earlier(earlier.get("run_id"))
@@ -62,7 +62,7 @@ class MLflow(Tool):
         }  # fmt: skip
 
     def _earlier(self, run_id: str | None) -> Any:
-        """The run so far; None where there is none, or no longer."""
+        """The run so far; None if there is none, or it was deleted."""
         from mlflow.exceptions import MlflowException
 
         if not run_id:
@@ -84,7 +84,7 @@ class MLflow(Tool):
         return str(self._client.create_experiment(name) if found is None else found.experiment_id)
 
     def _write_settings(self, settings: Mapping[str, Any], there: Mapping[str, str]) -> None:
-        """Write them as parameters; one that a resumed run was told anew, which MLflow refuses, as a tag."""
+        """Write settings as parameters; a setting changed on resume, which MLflow rejects, becomes a tag."""
         from mlflow.entities import Param, RunTag
 
         texts = {name: str(value) for name, value in settings.items()}
@@ -95,7 +95,7 @@ class MLflow(Tool):
         self._client.log_batch(self._run, tags=other)
 
     def add(self, values: Mapping[str, float], step: int, when: float) -> None:
-        """Write metrics of one step."""
+        """Write the metrics of one step."""
         from mlflow.entities import Metric
 
         metrics = [Metric(name, value, int(when * 1000), step) for name, value in values.items()]
@@ -103,7 +103,7 @@ class MLflow(Tool):
             self._client.log_batch(self._run, metrics=metrics[first : first + MOST])
 
     def finish(self, outcome: Outcome, step: int, when: float) -> None:
-        """Write AP by class, as metrics and as a file with the names as they are, and the run's files."""
+        """Write AP by class, as metrics and as a file with the original class names, and the run's files."""
         known = {name: value for name, value in outcome.per_class.items() if value is not None}
         names = metric_names(known)
         best = {f"best/{name}": value for name, value in outcome.metrics.items() if value is not None}
@@ -114,17 +114,17 @@ class MLflow(Tool):
             self._client.log_artifact(self._run, str(path), "weights" if path == outcome.weights else None)
 
     def close(self, status: Status) -> None:
-        """Say how the session ended."""
+        """Record how the session ended."""
         with _environment(SILENT):
             self._client.set_terminated(self._run, STATUS[status])
 
 
 def metric_names(names: Iterable[str]) -> dict[str, str]:
-    """Return what MLflow may call each class: letters, digits, ``_``, ``-``, ``.`` and spaces, no two alike."""
+    """Return an MLflow name for each class (letters, digits, ``_``, ``-``, ``.`` and spaces), all different."""
     found: dict[str, str] = {}
     for name in names:
         plain = re.sub(r"[^\w. -]", "_", name)[:LONGEST] or "_"
-        plain = plain if plain.strip(".") else plain.replace(".", "_")  # a path's . and .. are refused
+        plain = plain if plain.strip(".") else plain.replace(".", "_")  # . and .. are rejected as paths
         unique, number = plain, 2
         while unique in found.values():
             unique, number = f"{plain[: LONGEST - 6]}_{number}", number + 1
@@ -133,7 +133,7 @@ def metric_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _without_password(uri: str) -> str:
-    """The address without a user and password, which do not belong into a run's folder."""
+    """The URL without user and password, which must not end up in a run's folder."""
     parts = urlsplit(uri)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
 
@@ -146,7 +146,7 @@ def _look(uri: str, experiment: str, run: str) -> str:
 
 @contextlib.contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables that are not set, for a while; MLflow has no other way for these."""
+    """Set unset variables temporarily; MLflow offers no other way."""
     mine = [name for name in values if name not in os.environ]
     os.environ.update({name: values[name] for name in mine})
     try:
@@ -158,7 +158,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what MLflow says of the tables of a new database."""
+    """Silence MLflow's messages about the tables of a new database."""
     logger = logging.getLogger("mlflow")
     level = logger.level
     logger.setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""``logs.json`` in a run's folder: where each tool has the run, so that a resumed one goes on there."""
+"""``logs.json`` in a run's folder: where each tool stores the run, so that a resumed run continues there."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FILE = "logs.json"
 
 
 def read_places(directory: Path) -> dict[str, Place]:
-    """Return the places of a run by tool; empty where it has none.
+    """Return where each tool stores the run; empty if there is none.
 
     Raises:
-        ValueError: the file is damaged, or something else.
+        ValueError: the file is damaged or has other content.
     """
     path = directory / FILE
     if not path.is_file():
@@ -32,12 +32,12 @@ def read_places(directory: Path) -> dict[str, Place]:
         tool in PACKAGES and isinstance(place, dict) and all(isinstance(text, str) for text in place.values())
         for tool, place in content.items()
     ):
-        raise ValueError(f"{path}: not the places of a run (tools, each with texts by name).")
+        raise ValueError(f"{path}: not a record of logged runs (an object of texts for each tool).")
     return content
 
 
 class Places:
-    """The places of a run under way; several threads may add to them."""
+    """Where a run in progress is logged; several threads may add to it."""
 
     def __init__(self, directory: Path, places: dict[str, Place]) -> None:
         self._directory, self._places, self._lock = directory, dict(places), threading.Lock()

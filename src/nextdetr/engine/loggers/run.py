@@ -1,4 +1,4 @@
-"""The tools that log one run: begun with it, told of each epoch and of the end, and never a reason for it to end."""
+"""The logging tools of one run: started with it, updated each epoch, and never a reason for it to fail."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ __all__ = ["RunLogs"]
 
 _log = logging.getLogger(__name__)
 
-START_SECONDS = 90.0  # in which a tool must have taken a new run
-CLOSE_SECONDS = 300.0  # for what is left to be sent in the end, as long as nothing fails
-SHORT_SECONDS = 30.0  # the same where something has failed, or the run was stopped
+START_SECONDS = 90.0  # for a tool to accept a new run
+CLOSE_SECONDS = 300.0  # for sending what is left at the end, if nothing fails
+SHORT_SECONDS = 30.0  # the same after a failure or an interruption
 
 
 class RunLogs:
-    """Where a run is logged beside ``metrics.csv``; a context, which the run's epochs are within.
+    """Where a run is logged beside ``metrics.csv``; a context manager around its epochs.
 
     Args:
-        config: the run's settings; ``log`` names the tools, None is TensorBoard if that is installed.
-        directory: the run's folder; the run goes on if it holds a state.
-        command: what runs.
-        tell: takes a line for the user.
-        main: whether this is the process that logs; in others nothing happens.
+        config: the run's settings; ``log`` names the tools, None means TensorBoard if it is installed.
+        directory: the run's folder; the run is continued if it holds a state.
+        command: the command that runs.
+        tell: prints a line for the user.
+        main: whether this process logs; in others nothing happens.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class RunLogs:
 
     @property
     def asked_for(self) -> bool:
-        """Whether the user has named a tool, and so wants to see there whatever can be had."""
+        """Whether the user named a tool, and so wants everything logged there."""
         return self._given and bool(self._names)
 
     def __enter__(self) -> Self:
-        """Begin the run in every tool.
+        """Start the run in every tool.
 
         Raises:
-            ConfigError: a tool that the user has named does not take a new run.
+            ConfigError: a tool that the user named does not accept a new run.
         """
         if not self._names:
             return self
@@ -106,11 +106,11 @@ class RunLogs:
         if not courier.wait(START_SECONDS) and tool.remote and not self._run.resumed:
             self._couriers.remove(courier)
             why = "no answer" if courier.error is None else reason(courier.error)
-            raise ConfigError(f"--log {tool.name}: the run cannot be logged there ({why}); see to that, or leave it out.")
+            raise ConfigError(f"--log {tool.name}: the run cannot be logged there ({why}); fix this, or leave it out.")
         courier.tell_failures()
 
     def add(self, values: Mapping[str, Any], step: int) -> None:
-        """Log what an epoch brought, at a step of the optimiser; what is no finite number is left out."""
+        """Log the numbers of an epoch, at an optimizer step; numbers that are not finite are left out."""
         when, numbers = time.time(), _numbers(values)
         for courier in self._couriers:
             courier.send(lambda tool=courier.tool: tool.add(numbers, step, when))  # type: ignore[misc]
@@ -119,7 +119,7 @@ class RunLogs:
         self, step: int, metrics: Mapping[str, float | None], weights: Path,
         per_class: Mapping[str, float | None] | None = None,
     ) -> None:  # fmt: skip
-        """Log what came of the run: its scores, AP by class, the weights and the files beside them."""
+        """Log the result of the run: its scores, AP by class, the weights and the files beside them."""
         names = ("config.yaml", "metrics.csv", "report.html", "pictures/curves.png")
         files = [self._run.directory / name for name in names]
         self.finish(Outcome(metrics, per_class or {}, weights, files), step)
@@ -153,12 +153,12 @@ def _open(name: str, tell: Callable[[str], None]) -> Tool:
     """Return a tool.
 
     Raises:
-        ConfigError: its package is there, but cannot be imported.
+        ConfigError: its package is installed, but cannot be imported.
     """
     try:
         return _tool(name, tell)
     except ImportError as error:
-        raise ConfigError(f"--log {name}: its package cannot be imported ({reason(error)}); install it again.") from error
+        raise ConfigError(f"--log {name}: its package cannot be imported ({reason(error)}); reinstall it.") from error
 
 
 def _tool(name: str, tell: Callable[[str], None]) -> Tool:
@@ -176,13 +176,13 @@ def _tool(name: str, tell: Callable[[str], None]) -> Tool:
 
 
 def _name(directory: Path) -> str:
-    """What a run is called: its folder, and the run's own for the head's part of a pre-training."""
+    """Name of a run: its folder, with the run's own name for the head's part of a pre-training."""
     whole = directory.resolve()
     return path_text(f"{whole.parent.name}/head" if whole.name == "head" else whole.name)
 
 
 def _plain(value: Any) -> Any:
-    """A setting as every tool takes it."""
+    """A setting in a form that every tool accepts."""
     return path_text(value) if isinstance(value, str) else value
 
 

@@ -1,4 +1,4 @@
-"""What a tool that logs runs is asked to do, and what it needs to be installed."""
+"""Interface of the tools that log runs, and the packages that they need."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from nextdetr.extras import is_installed
 
 __all__ = ["PACKAGES", "Logged", "Outcome", "Place", "Status", "Tool", "check_packages"]
 
-#: What each tool is called, and the package that it comes with, which is what pip calls it too.
+#: Title of each tool, and the package that it comes with, by its name on PyPI.
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 TITLES = {"tensorboard": "TensorBoard's events", "mlflow": "MLflow", "wandb": "Weights & Biases"}
 
 #: How a session of a run ended.
 Status = Literal["finished", "interrupted", "failed"]
 
-#: Where a run is to be found: texts by name, ``look`` among them, which tells people where to look.
+#: Where to find a run: texts by name, including ``look``, which says how to open it.
 Place = dict[str, str]
 
 
@@ -29,11 +29,11 @@ class Logged:
     """The run that is logged.
 
     Attributes:
-        name: what people call it.
+        name: name of the run.
         directory: its folder.
         command: ``train``, ``pretrain`` or ``graft``.
-        settings: all of them, as plain values.
-        resumed: whether it goes on.
+        settings: all settings, as plain values.
+        resumed: whether the run is resumed.
     """
 
     name: str
@@ -45,13 +45,13 @@ class Logged:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a run.
+    """Result of a run.
 
     Attributes:
         metrics: the best scores, or the last loss.
-        per_class: AP by class, 0 to 1; None where undefined.
+        per_class: AP by class, 0 to 1; None if undefined.
         weights: the file with the weights to use.
-        files: others that are worth keeping: settings, table, report, curves.
+        files: other files worth keeping: settings, table, report, curves.
     """
 
     metrics: Mapping[str, float | None]
@@ -60,38 +60,38 @@ class Outcome:
     files: Sequence[Path] = ()
 
     def existing(self) -> list[Path]:
-        """The files that were written, the weights among them."""
+        """The files that were written, including the weights."""
         return [path for path in (*self.files, self.weights) if path is not None and path.is_file()]
 
 
 class Tool(ABC):
-    """One tool, for one session of a run. All methods may fail with anything; whoever calls them sees to that."""
+    """One tool, for one session of a run. All methods may raise anything; the caller handles it."""
 
     name: ClassVar[str]
     remote: ClassVar[bool] = True  # whether a call may wait for a network
 
     @property
     def title(self) -> str:
-        """What people call the tool."""
+        """Display name of the tool."""
         return TITLES[self.name]
 
     @abstractmethod
     def start(self, run: Logged, earlier: Place) -> Place:
-        """Begin, or go on with the run at the place ``earlier``, which is empty for a new one; return where it is now."""
+        """Start, or continue the run at ``earlier`` (empty for a new one); return where it is stored."""
 
     @abstractmethod
     def add(self, values: Mapping[str, float], step: int, when: float) -> None:
-        """Take the numbers of an epoch.
+        """Log the numbers of an epoch.
 
         Args:
-            values: loss, scores and so on, by name; the same ones may come twice.
-            step: of the optimiser.
+            values: loss, scores and so on, by name; may be repeated.
+            step: optimizer step.
             when: seconds since 1970.
         """
 
     @abstractmethod
     def finish(self, outcome: Outcome, step: int, when: float) -> None:
-        """Take what came of the run."""
+        """Log the result of the run."""
 
     @abstractmethod
     def close(self, status: Status) -> None:
@@ -99,10 +99,10 @@ class Tool(ABC):
 
 
 def check_packages(tools: Sequence[str] | None) -> None:
-    """See that what ``--log`` names is installed.
+    """Check that the tools named by ``--log`` are installed.
 
     Raises:
-        ConfigError: it is not; the message has the ``pip install``.
+        ConfigError: one is not; the message has the ``pip install`` command.
     """
     for tool in tools or ():
         package = PACKAGES.get(tool)

@@ -1,4 +1,4 @@
-"""A run in Weights & Biases, by its own package: online where there is a key, else offline, and never with a question."""
+"""A run in Weights & Biases, with its own package: online if there is a key, else offline; it never prompts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from nextdetr.engine.loggers.tools import Logged, Outcome, Place, Status, Tool
 __all__ = ["WandB"]
 
 PROJECT = "nextdetr"
-INIT_SECONDS = 30.0  # until a server that does not answer counts as not there
-FINISH_SECONDS = 300.0  # that an upload may take at the end; what is left lies in the run's folder, for wandb sync
+INIT_SECONDS = 30.0  # until an unresponsive server counts as unreachable
+FINISH_SECONDS = 300.0  # for the upload at the end; what is left stays in the run's folder, for wandb sync
 EXIT_CODE = {"finished": 0, "interrupted": 255, "failed": 1}
 
 
@@ -21,7 +21,7 @@ class WandB(Tool):
     """A run in Weights & Biases.
 
     Args:
-        tell: takes a line for the user.
+        tell: prints a line for the user.
     """
 
     name = "wandb"
@@ -33,7 +33,7 @@ class WandB(Tool):
         self._run: Any = None
 
     def start(self, run: Logged, earlier: Place) -> Place:
-        """Begin, or go on with the earlier run; offline without a key or a server."""
+        """Start, or continue the earlier run; offline without a key or a server."""
         import wandb
 
         mode, why = _mode(wandb)
@@ -42,7 +42,7 @@ class WandB(Tool):
             "entity": earlier.get("entity"), "id": earlier.get("run_id"), "name": run.name, "job_type": run.command,
             "config": dict(run.settings), "resume": "allow" if earlier.get("run_id") else None,
             "dir": None if os.environ.get("WANDB_DIR") else str(run.directory), "allow_val_change": True,
-            "reinit": "create_new",  # a run of the user's own script stays as it is
+            "reinit": "create_new",  # does not disturb a run of the user's script
             "settings": _settings(wandb),
         }  # fmt: skip
         begin: Callable[..., Any] = wandb.init  # its types differ between releases
@@ -70,11 +70,11 @@ class WandB(Tool):
         return f"wandb sync {folder}/offline-run-*-{self._run.id}"
 
     def add(self, values: Mapping[str, float], step: int, when: float) -> None:
-        """Log the numbers of one step; of a step that was logged before, the first ones stay."""
+        """Log the numbers of one step; numbers already logged for a step are kept."""
         self._run.log(dict(values), step=step)
 
     def finish(self, outcome: Outcome, step: int, when: float) -> None:
-        """Write scores and AP by class into the summary, the report where it can be read, and the files as artefacts."""
+        """Write scores and AP by class to the summary, the report if it can be shown, and the files as artifacts."""
         import wandb
 
         best = {f"best/{name}": value for name, value in outcome.metrics.items()}
@@ -96,15 +96,15 @@ class WandB(Tool):
 
 
 def _settings(wandb: Any) -> Any:
-    """No words on the terminal, no copy of it, and an end to waiting."""
+    """Print nothing, do not capture the terminal, and limit the waiting."""
     values: dict[str, Any] = {"silent": True, "console": "off", "init_timeout": INIT_SECONDS}
-    if "finish_timeout" in wandb.Settings.model_fields:  # of newer versions
+    if "finish_timeout" in wandb.Settings.model_fields:  # in newer versions
         values["finish_timeout"] = FINISH_SECONDS
     return wandb.Settings(**values)
 
 
 def _mode(wandb: Any) -> tuple[str, str]:
-    """Return ``online``, ``offline`` or ``disabled``, and why it is offline where the user has not said so."""
+    """Return ``online``, ``offline`` or ``disabled``, and why it is offline if the user did not choose so."""
     mode = os.environ.get("WANDB_MODE") or str(wandb.setup(settings=wandb.Settings(silent=True)).settings.mode)
     if mode in ("offline", "disabled", "dryrun"):
         return ("disabled" if mode == "disabled" else "offline"), ""
@@ -118,5 +118,5 @@ def _mode(wandb: Any) -> tuple[str, str]:
 def _has_key(wandb: Any) -> bool:
     try:
         return bool(wandb.login(prompt=False, verify=False))
-    except TypeError:  # older versions always ask, but say whether they would have to
+    except TypeError:  # older versions lack the argument, but tell whether they would prompt
         return bool(wandb.api.api_key)
