@@ -136,7 +136,7 @@ YOLO = {
     ),
     "a key twice": Case(
         {"data.yaml": "train: images\nnames:\n  0: cat\n  0: dog\n", "images/a.jpg": None, "labels/a.txt": CAT},
-        r"data.yaml, line 4: 0 stands here again, after line 3\.",
+        r"data.yaml, line 4: 0 is given again, after line 3\.",
     ),
     "aliases of aliases, which would fill all memory if they were written out": Case(
         {"data.yaml": YAML + "\na0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60)),
@@ -357,7 +357,7 @@ def test_training_needs_a_box(tmp_path, rows, iscrowd, message):
 def test_text_in_another_encoding_is_named(tmp_path):
     path = tmp_path / "data.yaml"
     path.write_bytes("train: images\nnames: [K\xe4fer]\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"data.yaml: not valid YAML \(no text in UTF-8, at character \d+\)"):
+    with pytest.raises(DataError, match=r"data.yaml: not valid YAML \(not UTF-8 at character \d+\)"):
         load_data(path, "train")
 
 
@@ -374,8 +374,8 @@ def test_pictures_that_cannot_be_read_here_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "_has_heif", lambda: False)
     for name in ("a.HEIC", "1/b.heif", "c.NEF", ".d.heic", "notes.txt"):
         write_text(tmp_path / "images" / name, "")
-    heic = r"2 HEIC \(pip install 'nextdetr\[heif\]'\) are passed over"
-    told = rf"{heic}; 1 raw files of a camera \(develop them first\) are passed"
+    heic = r"2 HEIC \(pip install 'nextdetr\[heif\]'\) are skipped"
+    told = rf"{heic}; 1 raw files of a camera \(develop them first\) are skipped"
     with pytest.raises(DataError, match=rf"there is no image in this folder or below it; {told}"):
         find_unlabelled([tmp_path / "images"])
     write_text(tmp_path / "data.yaml", YAML)

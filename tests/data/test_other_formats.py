@@ -50,7 +50,7 @@ CVAT = {
                        '<points label="cat" points="1,2"></points>'),
             cvat_image("sub/b.jpg"),
          ), "images/a.jpg": None, "images/sub/b.jpg": None},
-        {"a.jpg": [CAT, DOG], "sub/b.jpg": []}, ("tag passed over", "point shape passed over"),
+        {"a.jpg": [CAT, DOG], "sub/b.jpg": []}, ("tag skipped", "point shape skipped"),
     ),
     "shapes of all kinds": Case(
         "cvat: task.xml",
@@ -103,7 +103,7 @@ CVAT = {
             meta=f"{META}<original_size><width>60</width><height>40</height></original_size>",
          ), **{f"images/frame_{n:06d}.PNG": None for n in range(4)}},
         {"frame_000000.PNG": [CAT], "frame_000001.PNG": [("cat", 26, 12, 38, 28)], "frame_000002.PNG": [DOG],
-         "frame_000003.PNG": []}, ("point shape passed over",),
+         "frame_000003.PNG": []}, ("point shape skipped",),
     ),
     "a video of another split": Case(
         "cvat: a.xml",
@@ -168,7 +168,7 @@ LABELME = {
                            shape("cat", (5, 5), kind="point")),
          "a.jpg": None, "sub/b.json": labelme("..\\\\b.jpg".replace("..\\\\", "")), "sub/b.jpg": None},
         {"a.jpg": [CAT, DOG, ("cat", 25, 15, 35, 25), ("dog", 1, 2, 9, 4)], "sub/b.jpg": []},
-        ("point shape passed over", "box given twice"),
+        ("point shape skipped", "box given twice"),
     ),
     "folders as splits": Case(
         "labelme: train/a.json",

@@ -73,8 +73,8 @@ def test_what_looks_alike_is_on_one_side(mixed):
         assert names(split_off(mixed, 0.3, seed).val) == val
     assert len(found) > 3
     assert parts.text == (
-        "val: 8 of 27 images set aside from train (--split-off 0.3 --seed 11); 7 that look like others are on the side of "
-        "those"
+        "val: 8 of 27 images set aside from train (--split-off 0.3 --seed 11); 7 look like others and are on "
+        "the same side as those"
     )
 
 
@@ -106,12 +106,12 @@ def test_one_scene_is_parted_in_runs(tmp_path):
     parts = split_off(data, 0.25, 0)
     numbers = [int(name[:2]) for name in names(parts.val)]
     assert numbers == list(range(numbers[0], numbers[0] + 6))
-    assert "; 24 images that look alike, as frames of one video do, are parted in runs of their order" in parts.text
+    assert "; 24 images look alike, as frames of one video do, and are split in blocks of their order" in parts.text
 
 
 def test_smallest_sets(tmp_path):
     one = record(tmp_path, "1.png", picture(1))
-    with pytest.raises(DataError, match="one image alone cannot be parted"):
+    with pytest.raises(DataError, match="one image alone cannot be split"):
         split_off(data_of([one]), 0.2, 0)
     parts = split_off(data_of([one, record(tmp_path, "2.png", np.zeros((SIZE, SIZE), np.uint8))]), 0.99, 0)
     assert (len(parts.train.records), len(parts.val.records)) == (1, 1)

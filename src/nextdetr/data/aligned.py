@@ -1,9 +1,9 @@
-"""Whether two pictures are the same one, cropped, scaled, brightened or stored anew: aligned, they agree in every detail.
+"""Whether two images show the same picture, cropped, scaled, brightened or re-encoded: once aligned, all details agree.
 
-The affine map between two thumbnails is found by the inverse compositional method (Baker and Matthews, Lucas-Kanade 20
-Years On, IJCV 2004, section 3.2), on pictures of mean 0 and length 1, so that brightness and contrast do not count. What is
-left of both without their coarse light and without what is burnt out must then correlate, on the whole and nearly
-everywhere: two photographs of one scene, taken one after the other, seldom do.
+The affine map between two thumbnails is found with the inverse compositional method (Baker and Matthews, Lucas-Kanade 20
+Years On, IJCV 2004, section 3.2), on images of mean 0 and norm 1, so that brightness and contrast do not matter. Without
+low frequencies and saturated regions, both must then correlate, overall and nearly everywhere: two photographs of one
+scene, taken in succession, seldom do.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from nextdetr.data.likeness import SIDE, TURNS, Candidate
 
 __all__ = ["Alignment", "align"]
 
-_ROUNDS = 12  # of the alignment, at most
-_STILL = 0.02  # pixels that the map moves in the last round
-_SMOOTH = 1.5  # pixels, blur of the pictures that are aligned
-_ALIGNED = 0.7  # correlation of the aligned thumbnails, below which there is no use in looking closer
-_AGREES = 0.92  # correlation of the details; no other pair of the sets that this was chosen on has more than 0.89
-_NEARLY_EVERYWHERE = 0.5  # likeness of the tile that is less alike than nine in ten
-_BRIGHT, _DARK = 247, 8  # levels from which, and up to which, a picture may be burnt out
-_LEFT = 0.03  # share of a picture that must not be burnt out, else all of it counts
+_ROUNDS = 12  # maximum rounds of the alignment
+_STILL = 0.02  # pixels: the alignment has converged below this motion
+_SMOOTH = 1.5  # pixels, blur of the images before alignment
+_ALIGNED = 0.7  # least correlation of the aligned thumbnails for a closer look
+_AGREES = 0.92  # least correlation of the details; on the data sets used to choose it, no other pair exceeds 0.89
+_NEARLY_EVERYWHERE = 0.5  # least likeness of the tile at the lowest tenth
+_BRIGHT, _DARK = 247, 8  # grey levels above and below which an image may be saturated
+_LEFT = 0.03  # least unsaturated fraction of an image, else all of it counts
 _FAINT = 1.0  # levels of detail below which there is nothing to compare
-_COVERED = 0.5  # share of the second picture that the first must cover
-_SHEAR = 0.1  # most that a copy may be sheared
+_COVERED = 0.5  # least fraction of the second image that the first must cover
+_SHEAR = 0.1  # maximum shear of a copy
 _TILE = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """Two pictures that show the same.
+    """Two images that show the same picture.
 
     Attributes:
-        part: what the second shows of the first, x1, y1, x2, y2 in fractions of it (of the turned one, if it is turned).
+        part: the part of the first that the second shows, x1, y1, x2, y2 as fractions (of the turned first, if turned).
         agreement: correlation of their details, up to 1.
     """
 
@@ -47,16 +47,16 @@ class Alignment:
 
 
 def align(thumbnails: NDArray[np.uint8], candidate: Candidate) -> Alignment | None:
-    """Lay one picture over the other, and return where it fits; None if they do not show the same.
+    """Align two images, and return where the second lies in the first; None if they show different pictures.
 
     Args:
-        thumbnails: of all pictures, [N, 64, 64].
-        candidate: which two, and about where.
+        thumbnails: thumbnails of all images, [N, 64, 64].
+        candidate: the pair, and its approximate window.
     """
     x, y, width, height = candidate.window
     first = thumbnails[candidate.first].astype(np.float64)
     second = TURNS[candidate.turn].apply(thumbnails[candidate.second]).astype(np.float64)
-    start = np.array([[height, 0, SIDE * y], [0, width, SIDE * x], [0, 0, 1]])  # edges of pixels, down before across
+    start = np.array([[height, 0, SIDE * y], [0, width, SIDE * x], [0, 0, 1]])  # pixel edges, rows before columns
     warp = _find_map(_blur(first, _SMOOTH), _blur(second, _SMOOTH), start)
     if warp is None or max(abs(warp[0, 1]), abs(warp[1, 0])) > _SHEAR:
         return None
@@ -70,7 +70,7 @@ def align(thumbnails: NDArray[np.uint8], candidate: Candidate) -> Alignment | No
 def _find_map(
     first: NDArray[np.float64], second: NDArray[np.float64], warp: NDArray[np.float64]
 ) -> NDArray[np.float64] | None:
-    """Return the affine map from places in the second picture to places in the first, [3, 3]; None if there is none."""
+    """Return the affine map from positions in the second image to positions in the first, [3, 3]; None if there is none."""
     wanted = _normalised(second)
     if wanted is None:
         return None
@@ -82,7 +82,7 @@ def _find_map(
     steepest -= (steepest @ wanted)[:, None] * wanted
     try:
         solve = np.linalg.inv(steepest @ steepest.T)
-    except np.linalg.LinAlgError:  # stripes: one direction is not determined
+    except np.linalg.LinAlgError:  # stripes: one direction is undetermined
         return None
     for _ in range(_ROUNDS):
         laid = _normalised(_under(first, warp))
@@ -99,7 +99,7 @@ def _find_map(
 
 
 def _step_map(step: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a step, whose first two columns are per half a side from the middle, as a map of places; [3, 3]."""
+    """Return a step as an affine map of positions, [3, 3]; its first two columns are per half side from the centre."""
     found = np.eye(3)
     found[:2, :2] += step[:, :2] / (SIDE / 2)
     found[:2, 2] = step[:, 2] - step[:, :2].sum(axis=1)
@@ -107,24 +107,24 @@ def _step_map(step: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _under(picture: NDArray[np.float64], warp: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the picture as it lies under the other one; beyond its border the nearest pixel."""
-    offset = warp[:2, :2].sum(axis=1) * 0.5 + warp[:2, 2] - 0.5  # from edges of pixels to their middles
+    """Return the image warped onto the other one; beyond its border, the nearest pixel."""
+    offset = warp[:2, :2].sum(axis=1) * 0.5 + warp[:2, 2] - 0.5  # from pixel edges to pixel centres
     return np.asarray(affine_transform(picture, warp[:2, :2], offset, order=1, mode="nearest"))
 
 
 def _normalised(picture: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Return a picture with mean 0 and length 1, flat; None if there is nothing in it."""
+    """Return an image with mean 0 and norm 1, flattened; None if it is constant."""
     flat = picture.ravel() - picture.mean()
     length = float(np.sqrt(flat @ flat))
     return flat / length if length > SIDE * _FAINT else None
 
 
 def _compare(first: NDArray[np.float64], second: NDArray[np.float64], warp: NDArray[np.float64]) -> float | None:
-    """Return how well the details of the second agree with the first, laid under it; None if that is not enough."""
+    """Return how well the details agree after warping; None if not well enough."""
     middles = np.arange(SIDE) + 0.5
     down, across = (
         row[0] * middles[:, None] + row[1] * middles + row[2] for row in warp[:2]
-    )  # where each pixel of the second lies in the first
+    )  # position of each pixel of the second in the first
     covered = (down > -0.5) & (down < SIDE + 0.5) & (across > -0.5) & (across < SIDE + 0.5)
     if covered.mean() < _COVERED:
         return None
@@ -145,7 +145,7 @@ def _compare(first: NDArray[np.float64], second: NDArray[np.float64], warp: NDAr
 
 
 def _burnt(picture: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return what is so bright or so dark that there may have been more to see, and the pixels beside it."""
+    """Return the mask of saturated pixels, where details may be lost, and their neighbours."""
     found = (picture >= _BRIGHT) | (picture <= _DARK)
     rows = found.copy()
     rows[1:] |= found[:-1]
@@ -157,10 +157,10 @@ def _burnt(picture: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _details(picture: NDArray[np.float64], counts: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return what two blurs differ by, of the pixels that count alone; 0 elsewhere."""
+    """Return the difference of two blurs over the valid pixels; 0 elsewhere."""
     fine, coarse = (
         _blur(picture * counts, width) / np.maximum(_blur(counts, width), 1e-3) for width in (1.0, 4.0)
-    )  # a mean of the pixels that count
+    )  # mean over the valid pixels
     return np.asarray((fine - coarse) * counts)
 
 

@@ -1,4 +1,4 @@
-"""Which images look alike: grey pictures of 16 x 16 cells, compared by their correlation."""
+"""Near copies of images: grey thumbnails of 16 x 16 cells, compared by their correlation."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from nextdetr.preprocess import load_image
 __all__ = ["near_copies", "small_pictures"]
 
 _SIDE = 16  # cells of the small picture
-_FLAT = 4.0  # levels of 255: a picture that varies less is compared as if it varied so much
-_BLOCK = 1024  # images that are compared with all others at once
-# On BCCD a copy that was halved and saved as JPEG at quality 30 correlates by 0.999 with its original, a brighter one by
-# 0.993, one without its outer 2 % by 0.953; different images stay under 0.76, but for one pair of neighbours.
+_FLAT = 4.0  # levels of 255: least variation assumed for an image
+_BLOCK = 1024  # images compared with all others at once
+# On BCCD a copy halved and saved as JPEG at quality 30 correlates by 0.999 with its original, a brighter one by 0.993, one
+# without its outer 2 % by 0.953; different images stay below 0.76, except for one pair of neighbours.
 COPY = 0.95
 
 
 def small_pictures(paths: Sequence[Path]) -> NDArray[np.float32]:
-    """Return small pictures of mean 0 and length 1, so that a product of two is their correlation; [N, 256]."""
+    """Return thumbnails of mean 0 and norm 1, so that a product of two is their correlation; [N, 256]."""
     if not paths:
         return np.zeros((0, _SIDE * _SIDE), dtype=np.float32)
     pool = ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1))
@@ -39,7 +39,7 @@ def small_pictures(paths: Sequence[Path]) -> NDArray[np.float32]:
 
 
 def near_copies(pictures: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Return whether each of the small pictures [N, 256] is a near copy of any of the others [M, 256]; [N]."""
+    """Return whether each of the thumbnails [N, 256] is a near copy of any of the others [M, 256]; [N]."""
     if not len(others):
         return np.zeros(len(pictures), dtype=np.bool_)
     blocks = [

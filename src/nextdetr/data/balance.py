@@ -13,17 +13,17 @@ __all__ = ["repeat_factors"]
 
 
 def repeat_factors(records: Sequence[ImageRecord], classes: int) -> NDArray[np.float64]:
-    """How often to show each image beside one of the most frequent class alone.
+    """How often to show each image, relative to one of only the most frequent class.
 
-    The factor of a class is the root of the most frequent class's number of images over its own; an image has the largest
-    factor of its classes, and 1 without any. In the paper the numerator is a constant, chosen for 1,203 classes.
+    The factor of a class is the square root of the most frequent class's number of images over its own; an image has the
+    largest factor of its classes, or 1 without any. In the paper the numerator is a constant, chosen for 1,203 classes.
 
     Args:
         records: N images; crowds do not count.
         classes: number of classes.
 
     Returns:
-        [N], 1 or above.
+        [N], at least 1.
     """
     present = np.zeros((len(records), classes), dtype=bool)
     for row, record in zip(present, records, strict=True):

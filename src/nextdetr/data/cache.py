@@ -1,7 +1,7 @@
-"""Decoded images, kept in memory; and how large they are before anything is done with them.
+"""In-memory cache of decoded images, and the size at which images are kept.
 
-A large photograph is decoded, and shrunk, to far fewer pixels than it has: a run at 640 px sees nothing of 4000. Shrinking
-is a property of the data set, not of the cache, so that a sample is the same whether or not its image was kept.
+A large photograph is decoded and shrunk to far fewer pixels than it has: at 640 px, a run sees nothing of 4000. Shrinking
+is a property of the data set, not of the cache, so a sample is the same whether or not its image was cached.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["ImageCache", "cache_bytes", "shrink", "shrunk_size"]
 
 
 def shrunk_size(width: int, height: int, limit: int | None) -> tuple[int, int]:
-    """Return the size, in pixels, at which an image is kept: its shorter side at most ``limit``, its shape as it was."""
+    """Return the size in pixels at which an image is kept: its shorter side at most ``limit``, its shape unchanged."""
     if limit is None or min(width, height) <= limit:
         return width, height
     scale = limit / min(width, height)
@@ -35,15 +35,15 @@ def shrink(image: Image.Image, limit: int | None) -> Image.Image:
 
 
 def cache_bytes(extents: Iterable[tuple[int, int]], limit: int | None = None) -> int:
-    """Memory for decoded images of these (width, height), shrunk to ``limit``: a byte a channel and pixel, and a flag."""
+    """Memory for decoded images of these (width, height), shrunk to ``limit``: a byte per channel and pixel, and a flag."""
     sizes = (shrunk_size(width, height, limit) for width, height in extents)
     return sum(3 * width * height + 1 for width, height in sizes)
 
 
 class ImageCache:
-    """Decoded images in memory that forked loader processes share: whoever decodes an image first keeps it for all.
+    """Decoded images in memory shared by forked loader processes: the first process to decode an image stores it for all.
 
-    Anonymous shared memory needs no room in ``/dev/shm``, and pages take memory only once they are written. Where processes
+    Anonymous shared memory needs no space in ``/dev/shm``, and pages take memory only once they are written. If processes
     are spawned instead of forked (Windows, macOS), each gets an empty cache of its own.
 
     Args:
@@ -55,17 +55,17 @@ class ImageCache:
         lengths = np.array([width * height * 3 for width, height in sizes], dtype=np.int64)
         self._offsets = len(sizes) + np.concatenate(([0], np.cumsum(lengths)))  # a flag per image comes first
         self._memory = np.frombuffer(mmap.mmap(-1, max(int(self._offsets[-1]), 1)), dtype=np.uint8)
-        # The lock also orders memory: on ARM a flag could become visible before the pixels that it announces.
+        # The lock also orders memory: on ARM a flag could become visible before its pixels.
         self._lock = multiprocessing.Lock()
 
     @classmethod
     def for_records(cls, records: Sequence[ImageRecord], budget: int, limit: int | None = None) -> ImageCache | None:
-        """Return a cache for all images, or None when they need more than ``budget`` bytes or there are none.
+        """Return a cache for all images, or None if they need more than ``budget`` bytes or there are none.
 
         Args:
             records: the images.
             budget: memory in bytes.
-            limit: shorter side to which the images are shrunk, in pixels; None keeps them as they are.
+            limit: shorter side to which the images are shrunk, in pixels; None keeps their size.
         """
         sizes = [shrunk_size(record.width, record.height, limit) for record in records]
         return cls(sizes) if sizes and cache_bytes(sizes) <= budget else None
@@ -74,13 +74,13 @@ class ImageCache:
         return ImageCache, (self._sizes,)
 
     def get(self, index: int) -> NDArray[np.uint8] | None:
-        """Return image ``index`` as [H, W, 3], a view not to be written to, or None when nobody has put it there yet."""
+        """Return image ``index`` as [H, W, 3], a read-only view, or None if it is not cached yet."""
         with self._lock:
             present = bool(self._memory[index])
         return self._view(index) if present else None
 
     def put(self, index: int, pixels: NDArray[np.uint8]) -> None:
-        """Keep [H, W, 3] ``pixels``; an image of another size than announced is not kept."""
+        """Store [H, W, 3] ``pixels``; an image of an unexpected size is not stored."""
         view = self._view(index)
         if pixels.shape != view.shape:
             return

@@ -1,11 +1,11 @@
-"""Look at every image and box before training does: what is unusable is reported with file and place, never passed over.
+"""Check every image and box before training: whatever is unusable is reported with file and place, never skipped silently.
 
-What becomes of it:
+Rules:
 
-- A box that is not finite, has no area, or lies outside its image is dropped; one that sticks out is clipped. Up to a pixel
-  is taken for rounding and clipped without a word: annotation tools round to whole pixels and to a few decimals.
-- An image that is missing or cannot be decoded is dropped with its boxes. One whose size is not as declared is kept with
-  its true size, and its boxes are left alone: whether they were meant for the true size nobody but the owner can tell.
+- A box that is not finite, has no area, or lies outside its image is dropped; one that extends beyond it is clipped. Up to
+  one pixel counts as rounding and is clipped without a report: annotation tools round to whole pixels or a few decimals.
+- An image that is missing or cannot be decoded is dropped with its boxes. One whose size differs from the declared one
+  keeps its true size, and its boxes are unchanged: only the owner knows which size they were made for.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ __all__ = ["ImageReport", "finish", "inspect_images", "require_boxes", "summariz
 
 _MISSING = "missing image"
 _ROUNDING = 1.0  # pixels
-_DECODE_ALL = 5000  # images; above, only those are decoded whose end is not as it should be
+_DECODE_ALL = 5000  # images; in larger sets, only files without a proper end are decoded
 
 
 @dataclass(frozen=True, slots=True)
 class ImageReport:
-    """What a look at an image file found.
+    """Result of checking an image file.
 
     Attributes:
-        width, height: pixels as displayed (EXIF orientation applied); 0 if the file cannot be used.
-        kind, message: as in ``Problem``; empty if the file is sound.
+        width, height: pixels as displayed (with the EXIF orientation applied); 0 if the file is unusable.
+        kind, message: as in ``Problem``; empty if the file is good.
     """
 
     width: int
@@ -61,18 +61,18 @@ def finish(
     check_images: bool = True,
     min_confidence: float | None = None,
 ) -> DetectionData:
-    """Check what a reader found and build the records.
+    """Check what a reader found, and build the records.
 
     Args:
-        raw: the split as its files have it.
-        name: of the data set.
-        split: of the split.
+        raw: the split as read from its files.
+        name: name of the data set.
+        split: name of the split.
         on_bad_data: "warn" drops what is unusable and lists it in ``problems``; "error" refuses the data set.
-        check_images: decode every image; otherwise only its header is read.
-        min_confidence: leave out boxes of which a detector was less sure; None takes what the data set says.
+        check_images: decode every image; otherwise only headers are read.
+        min_confidence: drop boxes with a lower confidence; None uses the data set's own limit.
 
     Raises:
-        DataError: no image can be used, or ``on_bad_data`` is "error" and there is a problem.
+        DataError: no image is usable, or ``on_bad_data`` is "error" and there is a problem.
     """
     if not raw.images and not raw.problems:
         raise DataError(f"{raw.source}: the split {split} is empty; it lists no image.")
@@ -93,16 +93,16 @@ def finish(
     if bad and on_bad_data == "error":
         raise DataError(
             f"{raw.source}, split {split}: {plural(len(bad), 'problem')}: {_clauses(bad, 5)}. Fix the data, or "
-            "go on without what is bad with --on-bad-data warn."
+            "drop what is bad with --on-bad-data warn."
         )
     return DetectionData(name, split, raw.classes, raw.category_ids, records, problems, raw.own_ids)
 
 
 def require_boxes(data: DetectionData) -> None:
-    """See that there is something to learn from.
+    """Check that there is something to learn from.
 
     Raises:
-        DataError: the split has no box but crowds, which training leaves out; the message says what became of the others.
+        DataError: the split has only crowds, which training ignores, or no box; the message says what became of others.
     """
     crowds = sum(int(np.count_nonzero(record.crowd)) for record in data.records)
     if sum(len(record.labels) for record in data.records) > crowds:
@@ -119,7 +119,7 @@ def require_boxes(data: DetectionData) -> None:
 
 
 def _look(raw: RawSplit, *, decode: bool) -> list[ImageReport]:
-    """Inspect the images of a split; one that is not there may be spelt another way (``a.JPG`` for ``a.jpg``)."""
+    """Inspect the images of a split; a missing one may be spelt differently (``a.JPG`` for ``a.jpg``)."""
     reports = inspect_images([image.path for image in raw.images], decode=decode)
     _mark_doubles(raw, reports)
     missing = [position for position, report in enumerate(reports) if report.kind == _MISSING]
@@ -135,7 +135,7 @@ def _look(raw: RawSplit, *, decode: bool) -> list[ImageReport]:
 
 
 def _mark_doubles(raw: RawSplit, reports: list[ImageReport]) -> None:
-    """Drop an image that came before, as two annotation files may name one: which of them is right nobody can tell."""
+    """Drop repeated images: two annotation files may name the same one, and it is unknown which is right."""
     first: dict[Path, RawImage] = {}
     for position, image in enumerate(raw.images):
         other = first.setdefault(image.path, image)
@@ -145,9 +145,9 @@ def _mark_doubles(raw: RawSplit, reports: list[ImageReport]) -> None:
 
 
 def summarize_problems(problems: Sequence[Problem], limit: int = 10) -> str:
-    """Return a text of several lines: how many problems of each kind there are, and up to ``limit`` of them in full.
+    """Return a text of several lines: the number of problems of each kind, and up to ``limit`` of them in full.
 
-    Every kind is represented among those shown as long as there is room; empty if there is no problem.
+    Every kind is represented if there is room; empty without problems.
     """
     if not problems:
         return ""
@@ -162,12 +162,12 @@ def summarize_problems(problems: Sequence[Problem], limit: int = 10) -> str:
 
 
 def inspect_images(paths: Sequence[Path], *, decode: bool = True) -> list[ImageReport]:
-    """Read the size of every image and, unless told otherwise, see whether its pixels can be decoded.
+    """Read the size of every image, and optionally check that its pixels can be decoded.
 
     Args:
         paths: image files.
-        decode: decode the pixels too. In sets of more than 5,000 images only those are decoded whose last bytes are not the
-            end that the format demands.
+        decode: decode the pixels too. In sets of more than 5,000 images, only files whose last bytes are not the end that
+            the format requires.
     """
     quick = len(paths) > _DECODE_ALL
 
@@ -199,24 +199,24 @@ def _inspect(path: Path, *, decode: bool, quick: bool) -> ImageReport:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a name longer than the file system has
+    except OSError:  # a name too long for the file system
         return False
 
 
 def _decode(path: Path) -> None:
-    """Decode the pixels: a JPEG at an eighth of its size, which reads every byte in half the time; others as they are."""
+    """Decode the pixels: a JPEG at an eighth of its size, which reads every byte in half the time; others in full."""
     try:
         with Image.open(path, formats=("JPEG",)) as image:
             image.draft("L", (1, 1))
             image.load()
     except UnidentifiedImageError:  # another format, or damaged at its start
         load_image(path)
-    except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         raise DataError(f"{path} cannot be read: {str(error).rstrip('. ')}.") from error
 
 
 def _has_end(path: Path) -> bool:
-    """Whether the file ends as JPEG, PNG or WebP files do; False for other formats, and where padding follows."""
+    """Whether the file ends as JPEG, PNG or WebP files do; False for other formats, and if padding follows."""
     with path.open("rb") as file:
         start = file.read(12)
         length = file.seek(0, os.SEEK_END)
@@ -259,7 +259,7 @@ def _image_problem(image: RawImage, report: ImageReport, boxes: int) -> Problem 
 
 
 def _is_turned(path: Path) -> bool:
-    """Whether the EXIF orientation swaps the width and height of a picture."""
+    """Whether the EXIF orientation swaps the width and height of an image."""
     try:
         with Image.open(path) as image:
             return is_turned(image)
@@ -268,7 +268,7 @@ def _is_turned(path: Path) -> bool:
 
 
 def _build_records(raw: RawSplit, reports: Sequence[ImageReport]) -> tuple[list[ImageRecord], list[Problem]]:
-    """Check and clip the boxes of the usable images, and sort them to their images."""
+    """Check and clip the boxes of the usable images, and sort them by image."""
     sizes = np.array([(report.width, report.height) for report in reports], dtype=np.float64).reshape(-1, 2)
     limits = np.tile(sizes[raw.box_image], 2)  # [M, 4]
     boxes = raw.boxes * limits if raw.fractions else raw.boxes
@@ -317,14 +317,14 @@ _VERDICTS = {
     1: ("box not finite", "the box {box} is not made of finite numbers; dropped"),
     2: ("box without area", "the box {box} has no area; dropped"),
     3: ("box outside image", "the box {box} lies outside its image of {size}; dropped"),
-    _CLIPPED: ("box partly outside image", "the box {box} sticks out of its image of {size}; clipped to it"),
+    _CLIPPED: ("box partly outside image", "the box {box} extends beyond its image of {size}; clipped to it"),
 }
 
 
 def _judge_boxes(boxes: NDArray[np.float64], limits: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Clip xyxy boxes [M, 4] to ``limits`` [M, 4] (width, height, width, height) and number what is wrong; 0 is right."""
+    """Clip xyxy boxes [M, 4] to ``limits`` [M, 4] (width, height, width, height), and number the problems; 0 is none."""
     clipped = np.clip(boxes, 0, limits)
-    with np.errstate(over="ignore"):  # a number too large for float32 becomes infinite, and is clipped
+    with np.errstate(over="ignore"):  # numbers too large for float32 become infinite and are clipped
         single, single_clipped = boxes.astype(np.float32), clipped.astype(np.float32)
     overhang = np.maximum(-boxes, boxes - limits).max(axis=1, initial=-np.inf)
     verdicts = np.where(overhang > _ROUNDING, _CLIPPED, 0)
@@ -335,7 +335,7 @@ def _judge_boxes(boxes: NDArray[np.float64], limits: NDArray[np.float64]) -> tup
 
 
 def _first_equal(raw: RawSplit) -> NDArray[np.int64]:
-    """Return for each box the number of the first that is its exact double: image, class, crowd and corners; [M]."""
+    """Return for each box the number of its first exact duplicate in image, class, crowd and corners; [M]."""
     table = np.column_stack((raw.boxes, raw.box_image, raw.labels, raw.crowd)).astype(np.float64) + 0.0  # no minus zero
     key = np.zeros(len(table), dtype=np.uint64)
     for column in np.ascontiguousarray(table.T).view(np.uint64):
@@ -355,7 +355,7 @@ def _without_area(boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _select(problems: Sequence[Problem], limit: int) -> list[Problem]:
-    """Choose up to ``limit``, the first of every kind before the second of any, in their order."""
+    """Choose up to ``limit`` problems in their order, the first of every kind before the second of any."""
     seen: Counter[str] = Counter()
     ranked = []
     for position, problem in enumerate(problems):

@@ -1,4 +1,4 @@
-"""Images in one folder a class, for the classification probe."""
+"""Images in one folder per class, for the classification probe."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _HELD_OUT = ("val", "valid", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class ClassFolders:
-    """Two parts of a set of classified images.
+    """Training and held-out parts of a set of classified images.
 
     Attributes:
         classes: C names, in the order of their indices.
         train, held_out: (path, class index) of each image.
-        skipped: files that cannot be read, each with the cause.
+        skipped: files that cannot be read, each with the reason.
     """
 
     classes: list[str]
@@ -36,18 +36,18 @@ def read_class_folders(folder: str | Path, *, held_out: float = 0.25, seed: int 
     """List the images of each class and split them.
 
     Args:
-        folder: one subfolder a class; or ``train`` and ``val`` (or ``test``), each with one subfolder a class, which is
+        folder: one subfolder per class; or ``train`` and ``val`` (or ``test``), each with one subfolder per class, which is
             then the split.
-        held_out: share of each class, 0 to 1, that is kept for scoring where the folder has no split of its own; at least
-            one image of each class is on either side.
-        seed: of that split.
+        held_out: fraction of each class, 0 to 1, kept for scoring if the folder has no split of its own; each side gets at
+            least one image of each class.
+        seed: seed of that split.
 
     Raises:
         DataError: there is no such folder, there are fewer than two classes, or one has too few readable images.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise DataError(f"{root}: there is no such folder; expected is one with a subfolder of images for each class.")
+        raise DataError(f"{root}: there is no such folder; give one with a subfolder of images for each class.")
     skipped: list[str] = []
     other = next((root / name for name in _HELD_OUT if (root / name).is_dir()), None)
     if (root / "train").is_dir() and other is not None:
@@ -58,7 +58,7 @@ def read_class_folders(folder: str | Path, *, held_out: float = 0.25, seed: int 
         classes = sorted(first)
         _check(root / "train", classes)
         if not second:
-            raise DataError(f"{other}: there is nothing to score on; expected is a subfolder of images for each class.")
+            raise DataError(f"{other}: there is nothing to score on; it needs a subfolder of images for each class.")
         return ClassFolders(classes, _labelled(first, classes), _labelled(second, classes), skipped)
     images = _by_class(root, skipped)
     classes = sorted(images)
@@ -67,7 +67,7 @@ def read_class_folders(folder: str | Path, *, held_out: float = 0.25, seed: int 
     for number, name in enumerate(classes):
         paths = images[name]
         if len(paths) < 2:
-            raise DataError(f"{root / name}: a class needs two images at least, one to learn from and one to score.")
+            raise DataError(f"{root / name}: a class needs at least two images, one to learn from and one to score.")
         order = np.random.default_rng((seed, number)).permutation(len(paths))
         count = min(max(1, round(len(paths) * held_out)), len(paths) - 1)
         second[name] = [paths[index] for index in order[:count]]
@@ -78,12 +78,12 @@ def read_class_folders(folder: str | Path, *, held_out: float = 0.25, seed: int 
 def _check(root: Path, classes: list[str]) -> None:
     if len(classes) < 2:
         raise DataError(
-            f"{root}: expected is one subfolder of images for each of at least two classes; there are {len(classes)}."
+            f"{root}: it needs a subfolder of images for each of at least two classes; there are {len(classes)}."
         )
 
 
 def _by_class(root: Path, skipped: list[str]) -> dict[str, list[Path]]:
-    """Readable images by subfolder; a subfolder without any image file is no class."""
+    """Return readable images by subfolder; a subfolder without image files is not a class."""
     found = {}
     for sub in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         try:

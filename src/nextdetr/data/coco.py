@@ -1,9 +1,9 @@
 """COCO files: a JSON with images, annotations and categories (https://cocodataset.org/#format-data).
 
-Boxes are (x, y, width, height) in pixels. Categories count as classes, in the order of the file, whether or not an object
-has them. Ids may have gaps, start at 0, or be written as strings. An ``area`` that is missing, or not above 0, is replaced
-by the box's own, as files without masks often carry zeros. An annotation without a box, or with one of zeros, has that of
-its mask. An image without a ``file_name`` has it from its ``coco_url``, as in LVIS.
+Boxes are (x, y, width, height) in pixels. All categories count as classes, in the order of the file, with or without
+objects. Ids may have gaps, start at 0, or be strings. An ``area`` that is missing or not positive is replaced by the box's
+area, as files without masks often have zeros. An annotation without a box, or with a box of zeros, gets the box of its
+mask. An image without a ``file_name`` gets it from its ``coco_url``, as in LVIS.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from nextdetr.errors import DataError
 
 __all__ = ["read_coco"]
 
-# what an id that an annotation refers to stands for, where it is no position
+# value for a reference to an unknown id
 _UNKNOWN, _UNWANTED = -1, -2
 _NOWHERE = "images not found"
-_ABOVE = 8  # folders above that of the images which a name in results may start from
+_ABOVE = 8  # levels above the image folder at which a name in results may start
 
 
 def read_coco(
@@ -41,13 +41,13 @@ def read_coco(
 
     Args:
         annotation_file: the JSON.
-        folders: where the images may lie; the one that holds most of the first of them is taken. Where none holds any, they
-            are looked for by name: see ``moved.py``. Without folders, none is looked for.
+        folders: candidate folders of the images; the one with most of the first images is used. If none has any, they are
+            searched by name: see ``moved.py``. If empty, images are not looked up.
         include: file names of the images to use; None uses all.
-        classes: names in the model's order; None takes the file's categories in their order.
+        classes: names in the model's order; None uses the file's categories in their order.
 
     Raises:
-        DataError: the file is missing, no valid JSON (the message has the line), or not of this form.
+        DataError: the file is missing, not valid JSON (the message has the line), or not a COCO file.
     """
     content, is_results = _load(annotation_file)
     file = str(annotation_file)
@@ -55,7 +55,7 @@ def read_coco(
     own, category_index = _categories(content["categories"], file, problems)
     own = _without_parents(own, category_index, content, classes or ())
     (names, ids), to_label = map_classes(own, classes, file)
-    written = {category_index[key]: key for key in reversed(category_index)}  # the first spelling is the file's: "7" or 7
+    written = {category_index[key]: key for key in reversed(category_index)}  # keep the file's own spelling, "7" or 7
     spelt: dict[int | str, int | str] = {own_id: key for own_id, key in written.items() if isinstance(key, str)}
     mapped = names, [spelt.get(own_id, own_id) for own_id in ids]
     images, image_index, file_names = _images(content["images"], file, folders, is_results, problems)
@@ -91,7 +91,7 @@ def _load(path: Path) -> tuple[dict[str, list[Any]], bool]:
 
 
 def _integer(value: Any) -> int | None:
-    """Read an id that may be written as 3, 3.0 or "3"; None if it is none of these."""
+    """Parse an id written as 3, 3.0 or "3"; None if it is none of these."""
     if isinstance(value, str):
         text = value.strip()
         return int(text) if re.fullmatch(r"-?\d{1,18}", text, re.ASCII) else None
@@ -101,8 +101,8 @@ def _integer(value: Any) -> int | None:
 
 
 def _keys(value: Any) -> list[Any]:
-    """Return the spellings under which an id may be referred to: 3 and "3"."""
-    if type(value) is int:  # nearly always
+    """Return the spellings by which an id may be referenced: 3 and "3"."""
+    if type(value) is int:  # the usual case
         return [value, str(value)]
     number = _integer(value)
     if number is not None:
@@ -141,9 +141,9 @@ def _categories(entries: list[Any], file: str, problems: list[Problem]) -> tuple
 def _without_parents(
     own: dict[int, str], index: dict[Any, int], content: dict[str, list[Any]], wanted: Sequence[str]
 ) -> dict[int, str]:
-    """Leave out categories that only name a group of others, as Roboflow's exports have one, unless they are ``wanted``.
+    """Drop categories that only group others, as in Roboflow's exports, unless they are ``wanted``.
 
-    Such a category is the ``supercategory`` of another one and has no box in the file.
+    Such a category is the ``supercategory`` of another and has no box in the file.
     """
     parents = {
         str(entry.get("supercategory")).strip()
@@ -200,7 +200,7 @@ def _images(
 
 
 def _file_name(entry: dict[str, Any]) -> str:
-    """Return the name of the image's file; LVIS has only its address, of which folder and name count."""
+    """Return the image's file name; LVIS has only a URL, of which folder and name count."""
     name, address = entry.get("file_name"), entry.get("coco_url")
     if isinstance(name, str) and name:
         return name
@@ -212,16 +212,16 @@ def _find_images(
 ) -> list[Path]:
     """Return the path of each image: in the folder that has most of the first 50, or where ``find_moved`` finds it.
 
-    Results name images as they were given to ``predict``, from the working directory; beside them may lie pictures of the
-    same names with the boxes drawn in, which are none to learn from.
+    Results name images as they were given to ``predict``, relative to the working directory. Images of the same names with
+    drawn boxes may lie beside the file; those must not be used.
     """
     own = Path(file).parent
-    others = [own, own.parent] if own.name.lower() == "annotations" else [own]  # what names may be relative to besides
+    others = [own, own.parent] if own.name.lower() == "annotations" else [own]  # other bases of relative names
     if is_results:
         others = [Path(), *(above for folder in folders for above in folder.absolute().parents[:_ABOVE])]
     tried = [*folders, *others]
     counts = [sum(_image_path(folder, name).exists() for name in names[:50]) for folder in tried]
-    folder = tried[counts.index(max(counts))]  # the first of equals
+    folder = tried[counts.index(max(counts))]  # the first one wins ties
     if not names or any(counts):
         return [_image_path(folder, name) for name in names]
     moved = find_moved(names, folders, Path(file).stem)
@@ -238,7 +238,7 @@ def _find_images(
 
 def _image_path(folder: Path, name: str) -> Path:
     path = folder / name
-    return folder / name.replace("\\", "/") if "\\" in name and not path.exists() else path  # written on Windows
+    return folder / name.replace("\\", "/") if "\\" in name and not path.exists() else path  # Windows path
 
 
 def _size(entry: dict[str, Any]) -> tuple[float, float] | None:
@@ -252,21 +252,21 @@ def _size(entry: dict[str, Any]) -> tuple[float, float] | None:
 def _select(
     images: list[RawImage], index: dict[Any, int], names: Sequence[str], include: NameList, problems: list[Problem]
 ) -> tuple[list[RawImage], dict[Any, int]]:
-    """Keep the images that the list names, by as much of their path as it gives, with or without the ending."""
-    missing = "{name} is not among the images of the annotation file; passed over"
+    """Keep the images that the list names, by as much of their path as it gives, with or without extension."""
+    missing = "{name} is not among the images of the annotation file; skipped"
     by_name = NameIndex(names, paths=[image.path.as_posix() for image in images])
     chosen = choose(by_name, include, missing, "listed image without annotations", problems)
     renumbered = {old: new for new, old in enumerate(sorted(chosen))}
-    # images of other splits are known, but not wanted: their boxes are not at fault
+    # images of other splits are known but unused: their boxes are not at fault
     return [images[old] for old in renumbered], {key: renumbered.get(old, _UNWANTED) for key, old in index.items()}
 
 
 def _lookup(table: dict[Any, int], values: Iterable[Any]) -> NDArray[np.int64]:
-    """Look ids up; what can be no key at all is unknown."""
+    """Look ids up; unhashable values are unknown."""
     values = list(values)
     try:
         return np.array([table.get(value, _UNKNOWN) for value in values], dtype=np.int64)
-    except TypeError:  # a list or an object where an id should be
+    except TypeError:  # a list or object in place of an id
         found = [table.get(value, _UNKNOWN) if isinstance(value, int | float | str) else _UNKNOWN for value in values]
         return np.array(found, dtype=np.int64)
 
@@ -287,7 +287,7 @@ def _number(value: Any) -> float:
 
 
 def _extents(values: list[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Convert boxes to [M, 4]; the second result tells which of them are four numbers."""
+    """Convert boxes to [M, 4]; also return which of them are four numbers."""
     try:
         boxes = np.array(values, dtype=np.float64)
         if boxes.shape == (len(values), 4):
@@ -306,7 +306,7 @@ def _extents(values: list[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]
 
 
 def _take_masks(rows: list[dict[str, Any]], extents: NDArray[np.float64], sound: NDArray[np.bool_]) -> None:
-    """Give annotations without a box, or with one of zeros, that of their mask; in place."""
+    """Give annotations without a box, or with a box of zeros, the box of their mask; in place."""
     for number in np.flatnonzero(~sound | ~extents.any(axis=1)).tolist():
         row = rows[number]
         box = box_of_mask(row["segmentation"]) if row.get("segmentation") and not _has_box(row.get("bbox")) else None
@@ -325,7 +325,7 @@ def _annotations(
     classes: tuple[tuple[list[str], list[int | str]], dict[Any, int]],
     problems: list[Problem],
 ) -> RawSplit:
-    """Turn the annotations into a table, column by column: there may be a million of them."""
+    """Convert the annotations to columns: there may be a million of them."""
     rows = [entry for entry in entries if isinstance(entry, dict)]
     if len(rows) < len(entries):
         for position, entry in enumerate(entries):

@@ -1,9 +1,9 @@
-"""Where the annotation files and the images of a COCO data set lie, as the tools leave them.
+"""Locations of annotation files and images in COCO data sets, as written by various tools.
 
-- ``annotations/instances_train.json``, and what else ends in a split (``lvis_v1_val.json``, ``instances_default.json``);
-- a folder a split with its own file (Roboflow's ``_annotations.coco.json``, FiftyOne's ``labels.json``);
+- ``annotations/instances_train.json``, or another name that ends in a split (``lvis_v1_val.json``);
+- a folder per split with its own file (Roboflow's ``_annotations.coco.json``, FiftyOne's ``labels.json``);
 - one file beside the images (Label Studio's ``result.json``, ``labels.json``, any other), which is one split, ``train``;
-- results of ``predict --save json``, likewise.
+- results of ``predict --save json``, as one split too.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from nextdetr.data.listing import subfolders
 
 __all__ = ["coco_splits", "image_folders", "is_coco_file"]
 
-#: Names of the file in a split's own folder, or of the only one, the likeliest first.
+#: Names of the file in a split's own folder, or of the only file, most likely first.
 NAMED = ("_annotations.coco.json", "labels.json", "annotations.json", "result.json", "instances.json")
 
 _SPLIT = r"(?:train|val|valid|validation|test|trainval|minival|default)"
 _INSTANCES = re.compile(rf"instances_(.+)\.json|({_SPLIT}\d*)\.json", re.IGNORECASE)
 _ENDS_IN_SPLIT = re.compile(rf".*[_-]({_SPLIT}\d*)\.json", re.IGNORECASE)
-# what lies beside the instances and is of other tasks, or holds the same boxes again
+# files beside the instances for other tasks, or with the same boxes
 _OTHER_TASKS = re.compile(r"(captions|person_keypoints|panoptic|stuff|image_info|densepose)[_-].*", re.IGNORECASE)
 _KEYPOINTS = re.compile(rf"person_keypoints_({_SPLIT}\d*)\.json", re.IGNORECASE)
 _LONE = "train"
-_MANY = 20  # files in one folder from which they are one for each image, of another format
+_MANY = 20  # files in one folder from which on they are one per image, of another format
 
 
 def coco_splits(root: Path) -> dict[str, Path]:
-    """Find the annotation files of a COCO data set: split name, as the folder spells it, to file.
+    """Find the annotation files of a COCO data set: file by split name, as the folder spells it.
 
     Args:
         root: the folder, or one annotation file.
@@ -55,7 +55,7 @@ def _in_annotations(root: Path) -> dict[str, Path]:
         found: dict[str, Path] = {}
         for path in among:
             match = pattern.fullmatch(path.name)
-            if match and (pattern is not _ENDS_IN_SPLIT or is_coco_file(path)):  # not one image's, called so by chance
+            if match and (pattern is not _ENDS_IN_SPLIT or is_coco_file(path)):  # not a file of one image with such a name
                 found.setdefault(next(group for group in match.groups() if group), path)
         if found:
             return found
@@ -76,7 +76,7 @@ def _in_split_folders(root: Path) -> dict[str, Path]:
 
 
 def _by_themselves(root: Path) -> dict[str, Path]:
-    """Files in the folder itself: one a split, or a single one."""
+    """Find files in the folder itself: one per split, or a single one."""
     names = [name for name in os.listdir(root) if name.endswith(".json") and not name.startswith(".")]  # noqa: PTH208
     if len(names) > _MANY:
         return {}
@@ -89,13 +89,13 @@ def _by_themselves(root: Path) -> dict[str, Path]:
     if found:
         return found
     named = [path for name in NAMED for path in files if path.name == name]
-    if not files:  # what predict --save json wrote
+    if not files:  # written by predict --save json
         files = [path for path in (root / "predictions.json",) if path.is_file() and is_results_file(path)]
     return {_LONE: (named or files)[0]} if named or len(files) == 1 else {}
 
 
 def is_coco_file(path: Path) -> bool:
-    """Whether a JSON has the three lists of a COCO file; it is searched for their names, not read."""
+    """Whether a JSON file has the three lists of a COCO file; it is searched for their names, not parsed."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return all(content.find(key) >= 0 for key in (b'"images"', b'"categories"', b'"annotations"'))
@@ -104,7 +104,7 @@ def is_coco_file(path: Path) -> bool:
 
 
 def image_folders(root: Path, split: str, annotation_file: Path) -> list[Path]:
-    """Return the folders where the images of a split may lie, the likeliest first.
+    """Return candidate folders for the images of a split, most likely first.
 
     Args:
         root: the folder of the data set, or its annotation file.
@@ -112,7 +112,7 @@ def image_folders(root: Path, split: str, annotation_file: Path) -> list[Path]:
         annotation_file: the file of the split.
     """
     if is_results_file(annotation_file):
-        return []  # they name images from the working directory
+        return []  # they name images relative to the working directory
     own = annotation_file.parent
     if root.is_file():
         root = own.parent if own.name.lower() == "annotations" else own

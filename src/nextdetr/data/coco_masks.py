@@ -1,4 +1,4 @@
-"""Boxes of COCO masks, polygons and run lengths, for annotations that have a ``segmentation`` and no ``bbox``."""
+"""Boxes of COCO masks (polygons and run lengths), for annotations that have a ``segmentation`` and no ``bbox``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 __all__ = ["box_of_mask"]
 
-_MOST_BITS = 60  # of a run length; numbers without end would take for ever
+_MOST_BITS = 60  # of a run length; endless numbers would take forever
 
 
 def box_of_mask(segmentation: Any) -> list[float] | None:
-    """Return x, y, width, height in pixels of a mask; None if it is none that can be read, or empty.
+    """Return x, y, width, height in pixels of a mask; None if it is unreadable or empty.
 
     Args:
-        segmentation: polygons [[x, y, x, y, …], …]; or {"size": [height, width], "counts": …} with the lengths of runs of
-            pixels outside and inside by turns, column by column, as a list or as COCO's string of them.
+        segmentation: polygons [[x, y, x, y, …], …]; or {"size": [height, width], "counts": …} with alternating run lengths
+            of pixels outside and inside, column by column, as a list or as a COCO string.
     """
     try:
         if isinstance(segmentation, dict):
@@ -51,16 +51,16 @@ def _box_of_runs(counts: Any, height: int) -> list[float] | None:
     if not inside:
         return None
     left, right = inside[0][0] // height, (inside[-1][1] - 1) // height
-    whole = any((end - 1) // height > start // height for start, end in inside)  # a run that goes on in the next column
+    whole = any((end - 1) // height > start // height for start, end in inside)  # a run that continues in the next column
     top = 0 if whole else min(start % height for start, _ in inside)
     bottom = height - 1 if whole else max((end - 1) % height for _, end in inside)
     return [left, top, right - left + 1, bottom - top + 1]
 
 
 def _decode(text: str) -> list[int]:
-    """Decode COCO's string of runs: five bits a character from "0" on, low ones first.
+    """Decode a COCO string of runs: five bits per character from "0", low bits first.
 
-    From the fourth run on, it has what is added to the run before the last. The format is that of the COCO API
+    From the fourth run on, values are differences to the run before the last. The format is that of the COCO API
     (https://github.com/cocodataset/cocoapi, maskApi.c, BSD licence).
     """
     runs: list[int] = []

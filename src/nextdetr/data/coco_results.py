@@ -1,7 +1,7 @@
-"""COCO results as annotations: a list of found boxes, as ``predict --save json`` writes it.
+"""COCO results as annotations: a list of detected boxes, as written by ``predict --save json``.
 
-Rows need ``file_name`` and ``category_name`` beside ``bbox`` and ``score``: the ids of COCO results say nothing without the
-file that they were scored against. An image in which nothing was found has no row, and is not in the set.
+Rows need ``file_name`` and ``category_name`` besides ``bbox`` and ``score``: the ids of COCO results mean nothing without
+the file that they refer to. An image without detections has no row, and is not in the set.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _KEYS = (b'"bbox"', b'"score"')
 
 
 def is_results_file(path: Path) -> bool:
-    """Whether a JSON is a list whose first row has a box and a score, by its beginning."""
+    """Whether a JSON file starts as a list whose first row has a box and a score."""
     start = start_of(path)
     return _START.match(start) is not None and all(key in start for key in _KEYS)
 
 
 def from_results(rows: list[Any], path: Path) -> dict[str, list[Any]]:
-    """Return the COCO object that says the same as a list of results; rows that are no objects are left as they are.
+    """Convert a list of results to a COCO object; rows that are not objects are kept as they are.
 
     Raises:
         DataError: rows are not results, or do not name their images or classes.
@@ -60,7 +60,7 @@ def from_results(rows: list[Any], path: Path) -> dict[str, list[Any]]:
 
 
 def _category_ids(rows: list[dict[str, Any]], names: list[str]) -> dict[str, int]:
-    """Return the id of each class: the rows' own where each class has one of its own, so that their order is kept."""
+    """Return the id of each class: the rows' own if they are unique, which keeps their order."""
     given: dict[str, int] = {}
     for row in rows:
         number = row.get("category_id")

@@ -1,11 +1,11 @@
-"""The quickstart's data: real coins, cut out of one real photograph and laid on real textures.
+"""Data of the quickstart: real coins, cut out of one photograph and pasted onto real textures.
 
-Everything comes from the photographs inside the scikit-image wheel, nothing is downloaded. ``coins.png`` shows 24 Greek
-coins from Pompeii (Brooklyn Museum, no known copyright restrictions); the others that are used are CC0 or in the public
-domain. Two thirds of the coins and the left halves of the other photographs make the training images, the remaining coins
-and the right halves the validation and the test images: scores on these tell of coins and grounds that training has not
-seen, and those on test also of images that chose no checkpoint. The untouched photograph, on the other hand, holds all
-coins; it tests the step from composites to a photograph.
+Everything comes from the photographs in the scikit-image wheel; nothing is downloaded. ``coins.png`` shows 24 Greek coins
+from Pompeii (Brooklyn Museum, no known copyright restrictions); the other images are CC0 or in the public domain. Two
+thirds of the coins and the left halves of the other photographs make the training images, the other coins and the right
+halves the validation and test images. So scores are for coins and backgrounds not seen in training, and test scores are
+also for images that chose no checkpoint. The original photograph, in contrast, contains all coins; it tests the step from
+composites to a photograph.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Grey = NDArray[np.float32]
 
 COINS = 24
 _TRAIN_COINS = 16
-_VERSION = 3  # goes up whenever the same arguments give other images
+_VERSION = 3  # increased whenever the same arguments give different images
 _TEXTURES = ("brick.png", "grass.png", "gravel.png")
 _DISTRACTORS = (*_TEXTURES, "camera.png", "text.png", "coffee.png", "chelsea.png", "rocket.jpg", "clock_motion.png")
-_MOST = 25  # coins an image
+_MOST = 25  # coins per image
 _SPLITS = ("train", "val", "test")
 
 
 class Cutout(NamedTuple):
-    """Something cut out of a photograph.
+    """An object cut out of a photograph.
 
     Attributes:
-        pixels: [h, w] float32, 0 to 255; outside the outline the nearest pixels inside it, so that no halo remains.
+        pixels: [h, w] float32, 0 to 255; outside the outline the nearest pixels inside, so that no halo remains.
         alpha: [h, w] float32 coverage, 0 to 1, with a soft edge.
     """
 
@@ -50,7 +50,7 @@ class Cutout(NamedTuple):
 
 
 class _Material(NamedTuple):
-    """What the images of one split are made of."""
+    """Ingredients of the images of one split."""
 
     coins: list[Cutout]
     textures: list[Grey]
@@ -58,13 +58,13 @@ class _Material(NamedTuple):
 
 
 def photograph() -> tuple[Image.Image, NDArray[np.float32]]:
-    """Return the untouched photograph of the coins as RGB (384×303), and the boxes of its 24 coins.
+    """Return the original photograph of the coins as RGB (384×303), and the boxes of its 24 coins.
 
     Boxes are [24, 4] float32 xyxy in pixels, row by row from the top.
 
     Raises:
         ConfigError: scikit-image is not installed.
-        DataError: its photographs are missing, or are not those that this was written for.
+        DataError: its photographs are missing or have changed.
     """
     grey = _read("coins.png")
     boxes = [(x.start, y.start, x.stop, y.stop) for _, (y, x) in _find_coins(grey)]
@@ -82,7 +82,7 @@ def cut_coins() -> list[Cutout]:
     for mask, (rows, columns) in _find_coins(grey):
         window = tuple(slice(max(side.start - 3, 0), side.stop + 3) for side in (rows, columns))
         inside, pixels = mask[window], grey[window]
-        # The edge is smooth, and drawn in by a fraction of a pixel, as the outermost pixels are half ground.
+        # The edge is smooth and slightly inset, because the outermost pixels are half background.
         steps = ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside)
         distance = ndimage.gaussian_filter(steps, 1.2)
         nearest = ndimage.distance_transform_edt(~(distance > 1), return_distances=False, return_indices=True)
@@ -91,7 +91,7 @@ def cut_coins() -> list[Cutout]:
 
 
 def split_coins(seed: int) -> tuple[list[int], list[int]]:
-    """Return which coins (positions in ``cut_coins``) are for training and which for validation; drawn from ``seed``."""
+    """Return which coins (positions in ``cut_coins``) are for training and which for validation, drawn from ``seed``."""
     order = np.random.default_rng((seed, len(_SPLITS))).permutation(COINS)
     return sorted(order[:_TRAIN_COINS].tolist()), sorted(order[_TRAIN_COINS:].tolist())
 
@@ -101,14 +101,14 @@ def make_coins(
 ) -> Path:
     """Write a labelled set of coin images as a COCO folder that ``load_data`` reads.
 
-    The k-th image of a split depends on the seed, the split, k and the size alone, not on how many images are made. The
-    folder appears when it is complete; one that holds this very set already is left as it is.
+    Image k of a split depends only on the seed, the split, k and the size, not on the number of images. The folder appears
+    when it is complete; if it already holds this set, it is kept.
 
     Args:
         output: folder to create.
         train: number of training images.
         val: number of validation images.
-        test: number of test images, of the validation images' coins and grounds.
+        test: number of test images, with the coins and backgrounds of the validation images.
         image_size: side of the square images in pixels.
         seed: 0 or above.
 
@@ -117,7 +117,7 @@ def make_coins(
 
     Raises:
         ConfigError: scikit-image is not installed.
-        DataError: ``output`` exists and holds something else, or the photographs are missing.
+        DataError: ``output`` exists with other content, or the photographs are missing.
     """
     output = Path(output)
     recipe = {"version": _VERSION, "train": train, "val": val, "test": test, "image_size": image_size, "seed": seed}
@@ -178,7 +178,7 @@ def _write_split(
 
 
 def _read(name: str) -> Grey:
-    """Read one of scikit-image's photographs as [H, W] grey, 0 to 255, from its package folder and from nowhere else."""
+    """Read one of scikit-image's photographs from its package folder as [H, W] grey, 0 to 255."""
     try:
         import skimage
     except ImportError as error:
@@ -194,10 +194,10 @@ def _read(name: str) -> Grey:
 
 
 def _find_coins(grey: Grey) -> list[tuple[NDArray[np.bool_], tuple[slice, ...]]]:
-    """Mask of each coin, and the (rows, columns) that it spans; row by row from the top.
+    """Return the mask of each coin and its (rows, columns), row by row from the top.
 
-    The ground at the top is as light as some coins further down, hence a threshold above the local ground: the darker fifth
-    of the surroundings, smoothed.
+    The background at the top is as bright as some coins further down, hence a threshold relative to the local background: a
+    low percentile of the surroundings, smoothed.
     """
     smooth = ndimage.gaussian_filter(grey, 0.7)
     coarse = ndimage.median_filter(ndimage.percentile_filter(smooth[::3, ::3], 20, size=35), 9)
@@ -217,7 +217,7 @@ def _find_coins(grey: Grey) -> list[tuple[NDArray[np.bool_], tuple[slice, ...]]]
 
 
 def _materials(seed: int) -> tuple[_Material, _Material]:
-    """Materials of the training and of the validation images, with nothing in common."""
+    """Ingredients of the training and of the validation images, with nothing in common."""
     coins = cut_coins()
     pictures = {name: _read(name) for name in _DISTRACTORS}
 
@@ -238,7 +238,7 @@ def _compose(rng: Generator, size: int, material: _Material) -> tuple[NDArray[np
     least_visible = float(rng.choice((0.97, 0.75, 0.45), p=(0.5, 0.3, 0.2)))
     scene = _Scene(_ground(rng, size, material.textures), least_visible)
     wanted = 0 if rng.random() < 0.06 else int(rng.integers(4, _MOST + 1))
-    scale = rng.uniform(0.7, 1.5 if wanted < 15 else 1.05) * size / 320  # the untouched photograph has 0.83
+    scale = rng.uniform(0.7, 1.5 if wanted < 15 else 1.05) * size / 320  # the original photograph has 0.83
     light, contrast = rng.uniform(-50, 45), rng.uniform(0.7, 1.3)
     shadow = rng.uniform(0.2, 0.7) if rng.random() < 0.7 else 0.0
     direction = rng.uniform(0, 2 * np.pi)
@@ -258,7 +258,7 @@ def _compose(rng: Generator, size: int, material: _Material) -> tuple[NDArray[np
 
 
 def _places(rng: Generator, size: int, count: int) -> list[NDArray[np.float64]]:
-    """Centres (x, y) to try: scattered, with spares for those that do not fit, or in rows like in a display case."""
+    """Centres (x, y) to try: scattered, with spares, or in rows as in a display case."""
     if count < 6 or rng.random() < 0.75:
         return list(rng.uniform(-0.02 * size, 1.02 * size, (round(count * 1.6), 2)))
     columns = int(rng.integers(3, 7))
@@ -268,7 +268,7 @@ def _places(rng: Generator, size: int, count: int) -> list[NDArray[np.float64]]:
 
 
 class _Scene:
-    """A picture in the making; ``visible`` keeps what of each coin is still seen, so that labels follow the occlusion."""
+    """An image under construction; ``visible`` tracks what is visible of each coin, so that labels follow occlusion."""
 
     def __init__(self, canvas: Grey, least_visible: float) -> None:
         self.canvas = canvas
@@ -281,7 +281,7 @@ class _Scene:
     def paste(
         self, item: Cutout, centre: NDArray[np.float64], *, coin: bool, shadow: float = 0.0, direction: float = 0.0
     ) -> None:
-        """Lay an item on the scene, unless it or a coin below would be hidden more than the scene allows."""
+        """Paste an item, unless it or a coin below would be hidden more than the scene allows."""
         height, width = item.alpha.shape
         left, top = round(centre[0] - width / 2), round(centre[1] - height / 2)
         x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + width, self._size), min(top + height, self._size)
@@ -329,7 +329,7 @@ class _Scene:
 
 
 def _vary(rng: Generator, item: Cutout, scale: float) -> Cutout:
-    """Scale, squeeze, mirror and turn an item."""
+    """Scale, squeeze, mirror and rotate an item."""
     height, width = item.alpha.shape
     squeeze = np.exp(rng.uniform(-0.14, 0.14))
     extent = max(round(width * scale * squeeze), 4), max(round(height * scale / squeeze), 4)
@@ -339,14 +339,14 @@ def _vary(rng: Generator, item: Cutout, scale: float) -> Cutout:
         image = Image.fromarray(layer[:, ::-1].copy() if mirrored else layer).resize(extent, Image.Resampling.BICUBIC)
         return np.asarray(image.rotate(angle, Image.Resampling.BICUBIC, expand=True, fillcolor=outside), dtype=np.float32)
 
-    # Turned about the mean, the pixels do not fade to black where the corners of their frame enter.
+    # Rotated around the mean, so that corners do not fade to black.
     mean = float(item.pixels.mean())
     alpha = turn(item.alpha, 0.0).clip(0, 1)
     return Cutout(turn(item.pixels, mean), np.where(alpha < 0.02, 0, alpha).astype(np.float32))
 
 
 def _distractor(rng: Generator, size: int, pictures: list[Grey]) -> Cutout:
-    """A disc or a rectangle cut out of a photograph that shows no coin."""
+    """A disc or rectangle cut out of a photograph without coins."""
     picture = pictures[int(rng.integers(len(pictures)))]
     side = int(rng.uniform(0.07, 0.25) * size)
     pixels = _patch(rng, picture, side, least=40)
@@ -361,7 +361,7 @@ def _distractor(rng: Generator, size: int, pictures: list[Grey]) -> Cutout:
 
 
 def _patch(rng: Generator, picture: Grey, side: int, least: int) -> Grey:
-    """A random square of a picture, turned by quarters, mirrored, and resized to [side, side]."""
+    """A random square of an image, rotated by quarter turns, mirrored, and resized to [side, side]."""
     most = min(picture.shape)
     extent = int(rng.integers(min(least, most), most + 1))
     top, left = (int(rng.integers(length - extent + 1)) for length in picture.shape)
@@ -372,7 +372,7 @@ def _patch(rng: Generator, picture: Grey, side: int, least: int) -> Grey:
 
 
 def _ground(rng: Generator, size: int, textures: list[Grey]) -> Grey:
-    """[S, S] ground: a real texture, or a plain one with uneven light, as under the coins of the photograph."""
+    """[S, S] background: a real texture, or a plain one with uneven light, as under the coins of the photograph."""
     if rng.random() < 0.6:
         texture = _patch(rng, textures[int(rng.integers(len(textures)))], size, least=120)
         middle = texture.mean()
@@ -384,7 +384,7 @@ def _ground(rng: Generator, size: int, textures: list[Grey]) -> Grey:
 
 
 def _develop(rng: Generator, canvas: Grey) -> NDArray[np.uint8]:
-    """Light, exposure, focus, noise and tint of the whole picture: [S, S] grey to [S, S, 3]."""
+    """Light, exposure, focus, noise and tint of the whole image: [S, S] grey to [S, S, 3]."""
     axis = np.linspace(-1, 1, len(canvas), dtype=np.float32)
     slope = rng.normal(0, 0.15, 2)
     lit = canvas.clip(0, 255) * (1 + slope[0] * axis[None, :] + slope[1] * axis[:, None]).clip(0.4, 1.6)

@@ -1,11 +1,11 @@
-"""Samples of one class, "object", made from images without labels: what the head of a detector is pre-trained on.
+"""Samples of one class, "object", composed from unlabelled images, to pre-train the head of a detector.
 
-Each sample is a picture in which segments that stand out (``data/proposals.py``) are the targets, and onto which segments
-of other pictures are pasted along their outline, so that their boxes are exact. Pasted segments alone may teach a detector
-to look for pasting and to take all else for ground; found ones alone have boxes that are often wrong. Copy-paste (arXiv
-2012.07177) does the same with masks that people have drawn.
+Each sample is an image whose salient segments (``data/proposals.py``) are targets, with segments of other images pasted
+along their outlines, so that their boxes are exact. Pasted segments alone may teach a detector to look for pasting and to
+treat all else as background; found ones alone often have wrong boxes. Copy-paste (arXiv 2012.07177) does the same with
+human masks.
 
-A sample is a function of the images, the seed and the key alone, as in ``data/dataset.py``.
+A sample is a function of images, seed and key only, as in ``data/dataset.py``.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ __all__ = ["OBJECT", "ComposeConfig", "ComposedDataset", "Kind", "as_objects"]
 OBJECT = "object"
 Kind: TypeAlias = Literal["mixed", "pasted", "found"]
 
-_KEPT = 8192  # pictures whose segments are kept in memory, some 10 KB each
-_ROOM = 3  # pixels around a segment that come along
-_DONORS = 2  # pictures that the segments of one sample are taken from
+_KEPT = 8192  # images whose segments are kept in memory, about 10 KB each
+_ROOM = 3  # pixels around a segment that are copied with it
+_DONORS = 2  # images that provide the segments of one sample
 
 
 @dataclass(frozen=True, slots=True)
 class ComposeConfig:
-    """What a sample is made of.
+    """Composition of a sample.
 
     Attributes:
-        kind: ``pasted`` has pasted segments as its targets, ``found`` those that its picture has itself, ``mixed`` both.
-        most_found: most of a picture's own segments that are targets.
-        least_score: those that stand out less are none.
-        most_pasted: most segments that are pasted.
-        scale: smallest and largest size of a pasted segment, relative to where it comes from.
-        side: smallest and largest longer side of a pasted segment, as a share of the sample's.
-        visible: share of a target that must be seen.
+        kind: targets are the pasted segments (``pasted``), the image's own (``found``), or both (``mixed``).
+        most_found: maximum number of the image's own segments as targets.
+        least_score: least score of such a segment.
+        most_pasted: maximum number of pasted segments.
+        scale: range of the size of a pasted segment, relative to the original.
+        side: range of the longer side of a pasted segment, as a fraction of the sample's side.
+        visible: least visible fraction of a target.
     """
 
     kind: Kind = "mixed"
@@ -64,18 +64,18 @@ class ComposeConfig:
 
 
 def as_objects(data: DetectionData) -> DetectionData:
-    """Return images without labels as a data set of the one class ``object``, still without boxes."""
+    """Return unlabelled images as a data set of the one class ``object``, still without boxes."""
     return replace(data, classes=[OBJECT], category_ids=[1])
 
 
 class ComposedDataset(DetectionDataset):
-    """Pictures with found and pasted segments.
+    """Images with found and pasted segments.
 
     Args:
-        data: what ``as_objects`` returned.
-        transform: augmentation of the picture before anything is pasted.
-        seed: of all draws, 0 or above.
-        compose: what a sample is made of.
+        data: result of ``as_objects``.
+        transform: augmentation of the image before pasting.
+        seed: seed of all random draws, 0 or above.
+        compose: composition of the samples.
         cache_bytes, shrink_to: see ``DetectionDataset``.
     """
 
@@ -115,7 +115,7 @@ class ComposedDataset(DetectionDataset):
         return pixels, target, key.index
 
     def segments(self, index: int) -> list[Segment]:
-        """Return the segments of a picture, in pixels of a square of ``SIDE``; found once, then remembered."""
+        """Return the segments of an image, in pixels of a square of ``SIDE``; computed once, then cached."""
         known = self._segments.get(index)
         if known is None:
             square = self.read(index).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
@@ -126,7 +126,7 @@ class ComposedDataset(DetectionDataset):
         return known
 
     def _paste(self, pixels: Tensor, target: Target, draw: Generator) -> tuple[Tensor, Target]:
-        """Paste segments of other pictures, one over the other, and keep what remains to be seen of each target."""
+        """Paste segments of other images, one over the other, and keep the visible part of each target."""
         config, size = self.compose, pixels.shape[-1]
         present = cxcywh_to_xyxy(target.boxes).numpy() * size
         canvas = _Canvas(pixels.permute(1, 2, 0).numpy().copy(), present, config.visible)
@@ -147,10 +147,10 @@ class ComposedDataset(DetectionDataset):
 def _cut_out(
     image: Image.Image, segment: Segment, size: int, draw: Generator, config: ComposeConfig
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """Cut a segment out of its picture, and vary its size, its turn, its colours and the softness of its edge.
+    """Cut out a segment and vary its size, rotation, colours and edge softness.
 
     Returns:
-        [h, w, 3] float32, 0 to 1, and its coverage [h, w], 0 to 1; None where it would be too small or too large.
+        [h, w, 3] float32, 0 to 1, and its coverage [h, w], 0 to 1; None if it would be too small or too large.
     """
     left, top, right, bottom = segment.box
     scale = math.exp(draw.uniform(*np.log(config.scale)))
@@ -161,7 +161,7 @@ def _cut_out(
     height = round((bottom - top) * scale / stretch * size / SIDE)
     if not config.side[0] * size <= max(width, height) <= config.side[1] * size or min(width, height) < 3:
         return None
-    # Its own surroundings come along, unseen but for what the soft edge lets through.
+    # Its surroundings are copied too, visible only through the soft edge.
     room = (max(0, left - _ROOM), max(0, top - _ROOM), min(SIDE, right + _ROOM), min(SIDE, bottom + _ROOM))
     mask = np.pad(segment.mask, ((top - room[1], room[3] - bottom), (left - room[0], room[2] - right)))
     extent = round(width * mask.shape[1] / (right - left)), round(height * mask.shape[0] / (bottom - top))
@@ -182,22 +182,22 @@ def _cut_out(
 
 
 class _Canvas:
-    """A sample in the making.
+    """A sample under construction.
 
     Args:
         pixels: [S, S, 3] float32, 0 to 1; changed in place.
-        found: [N, 4] xyxy in pixels, targets that are there already.
-        visible: share of a target that must be seen.
+        found: [N, 4] xyxy in pixels, existing targets.
+        visible: least visible fraction of a target.
     """
 
     def __init__(self, pixels: NDArray[np.float32], found: NDArray[np.float32], visible: float) -> None:
         self.pixels, self._visible = pixels, visible
         self._found = found
         self._covered = np.zeros(pixels.shape[:2], dtype=np.float32)
-        self._pasted: list[tuple[NDArray[np.float32], float]] = []  # what is seen of each [S, S], and its whole area
+        self._pasted: list[tuple[NDArray[np.float32], float]] = []  # visible part of each [S, S], and its full area
 
     def paste(self, piece: NDArray[np.float32], cover: NDArray[np.float32], centre: NDArray[np.float64]) -> None:
-        """Lay a piece on the picture, unless too little of it, or of one below, would be seen."""
+        """Paste a piece, unless too little of it, or of one below, would be visible."""
         (height, width), size = cover.shape, len(self.pixels)
         left, top = round(centre[0] - width / 2), round(centre[1] - height / 2)
         x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + width, size), min(top + height, size)
@@ -219,7 +219,7 @@ class _Canvas:
         self.pixels[there] += alpha[..., None] * (piece[part] - self.pixels[there])
 
     def boxes(self) -> NDArray[np.float32]:
-        """Boxes [N, 4] xyxy in pixels of all targets: what was found and is still seen, and what is seen of each piece."""
+        """Boxes [N, 4] xyxy in pixels of all targets: found ones still visible, and the visible part of each piece."""
         kept = [box for box in self._found if self._share_covered(box) <= 1 - self._visible]
         for seen, _ in self._pasted:
             rows, columns = np.flatnonzero((seen > 0.5).any(axis=1)), np.flatnonzero((seen > 0.5).any(axis=0))

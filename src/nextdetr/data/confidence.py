@@ -1,6 +1,6 @@
-"""Boxes that a detector found and nobody drew: labels may carry a confidence, as ``predict --save`` writes them.
+"""Boxes from a detector rather than a person: labels may have a confidence, as written by ``predict --save``.
 
-Every box is used unless a data set's YAML, or whoever reads it, names the least confidence that counts.
+Every box is used unless the data set's YAML or the caller sets a minimum confidence.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ CONFIDENCE_KIND = "confidence in labels"
 
 
 def least_confidence(content: Mapping[str, Any], source: Path) -> float:
-    """Return ``min_confidence`` of a YAML, 0 to 1; 0 without it.
+    """Return ``min_confidence`` of a YAML, 0 to 1; 0 if it is missing.
 
     Raises:
-        DataError: it is no number from 0 to 1.
+        DataError: not a number from 0 to 1.
     """
     value = content.get("min_confidence")
     try:
@@ -38,15 +38,15 @@ def least_confidence(content: Mapping[str, Any], source: Path) -> float:
 
 
 def sift(raw: RawSplit, least: float) -> RawSplit:
-    """Leave out boxes of which a detector was less sure, and say how many boxes have a confidence.
+    """Drop boxes with a low confidence, and report how many boxes have one.
 
-    Boxes without a confidence stay. Returns the split itself where none has one.
+    Boxes without a confidence are kept. Returns the split itself if none has one.
     """
     if raw.confidence is None:
         return raw
     known = np.flatnonzero(np.isfinite(raw.confidence))
     values = raw.confidence[known]
-    if (values == 1).all():  # none, or what some tools write of boxes that were drawn by hand
+    if (values == 1).all():  # none, or the value that some tools write for boxes drawn by hand
         return replace(raw, confidence=None)
     keep = np.flatnonzero(~(raw.confidence < least))
     dropped = len(raw.confidence) - len(keep)

@@ -1,8 +1,8 @@
-"""Write a data set back, in the layouts that most programs read: COCO, YOLO and Pascal VOC.
+"""Write a data set in the layouts that most programs read: COCO, YOLO and Pascal VOC.
 
-What comes out has every split, every class in its order, and every box as it was read and checked; reading it again gives
-the same boxes to the last digit. Crowds stay in COCO; the other two have no place for them, so they are left out and
-counted. Images are copied as they are, or linked.
+The result has every split, every class in order, and every box as read and checked; reading it again gives the same boxes
+to the last digit. Crowds are kept in COCO; the other formats cannot hold them, so they are dropped and counted. Images are
+copied unchanged, or linked.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class ConvertResult:
     """What ``convert`` wrote; the fields of the JSON result.
 
     Attributes:
-        data: what was read.
-        recognised: as what.
+        data: the data set that was read.
+        recognised: how it was recognised.
         to: the format that was written.
         output: the folder.
-        classes: names, in their order.
-        splits: by name, the numbers of ``images`` and ``boxes`` that were written.
-        crowds_left_out: boxes that the format has no place for.
-        confidences_left_out: boxes whose confidence the format has no place for.
+        classes: class names in order.
+        splits: by name, the number of ``images`` and ``boxes`` written.
+        crowds_left_out: boxes that the format cannot hold.
+        confidences_left_out: boxes whose confidence the format cannot hold.
         problems: what was dropped, changed or doubtful on reading; not in the JSON.
     """
 
@@ -70,19 +70,19 @@ def convert(
     on_bad_data: Literal["warn", "error"] = "warn",
     min_confidence: float | None = None,
 ) -> ConvertResult:
-    """Write a data set in another format, or in the same one, mended.
+    """Write a data set in another format, or a cleaned copy in the same one.
 
     Args:
         data: as for ``load_data``.
-        to: the format.
-        output: a folder that does not exist yet, or is empty; it appears when all is written.
-        images: copy the image files, or link to them: by a symbolic link, or a hard link where the system allows none.
-        on_bad_data: "warn" leaves out what is unusable; "error" refuses the data set.
-        min_confidence: leave out boxes of which a detector was less sure; None takes what a YAML says, else all boxes.
+        to: format to write.
+        output: folder that does not exist yet, or is empty; it appears when everything is written.
+        images: copy the image files, or link to them: symbolic links, or hard links if the system allows no others.
+        on_bad_data: "warn" drops what is unusable; "error" refuses the data set.
+        min_confidence: drop boxes with a lower confidence; None uses a YAML's limit, else all boxes.
 
     Raises:
         DataError: see ``load_data``.
-        ConfigError: ``output`` holds something, or is the data set itself.
+        ConfigError: ``output`` is not empty, or is the data set itself.
         WriteError: it cannot be written.
     """
     target = Path(output).expanduser()
@@ -99,7 +99,7 @@ def convert(
     crowds = 0 if to == "coco" else sum(int(record.crowd.sum()) for part in parts for record in part.records)
     sure = [record.confidence for part in parts for record in part.records if to == "voc" and record.confidence is not None]
     counts = {part.split: _count(part, with_crowds=to == "coco") for part in parts}
-    problems = list(dict.fromkeys(problem for part in parts for problem in part.problems))  # some are of the whole set
+    problems = list(dict.fromkeys(problem for part in parts for problem in part.problems))  # some concern the whole set
     return ConvertResult(
         str(data), parts[0].recognised, to, str(target), list(classes), counts, crowds,
         sum(int(np.isfinite(values).sum()) for values in sure), left, problems,
@@ -109,7 +109,7 @@ def convert(
 def _read(
     data: str | Path, to: str, on_bad_data: Literal["warn", "error"], min_confidence: float | None
 ) -> tuple[list[DetectionData], list[str]]:
-    """Read all splits, with the classes of all of them in one order; return them, and the names of those left out."""
+    """Read all splits with the same class order; return them, and the names of those left out."""
     splits = available_splits(data)
     if not splits:
         raise DataError(f"{data}: no split is named, so there is nothing to convert.")
@@ -122,7 +122,7 @@ def _read(
 
 
 def _without_unions(data: str | Path, parts: list[DetectionData]) -> list[DetectionData]:
-    """Leave out splits that programs for YOLO do not look for, if their images are in the others (VOC's ``trainval``).
+    """Leave out splits unknown to YOLO programs if their images are in the others (VOC's ``trainval``).
 
     Raises:
         DataError: there is another such split.
@@ -133,7 +133,7 @@ def _without_unions(data: str | Path, parts: list[DetectionData]) -> list[Detect
         if part.split not in _YOLO_SPLITS and not all(record.path in there for record in part.records):
             raise DataError(
                 f"{data}: programs for YOLO look for {', '.join(_YOLO_SPLITS)} and would miss the split {part.split}; name "
-                "the splits so in a dataset YAML."
+                "the splits accordingly in a dataset YAML."
             )
     return known
 
@@ -151,9 +151,9 @@ def _count(part: DetectionData, *, with_crowds: bool) -> dict[str, int]:
 
 
 def _name_images(parts: Sequence[DetectionData], to: str) -> list[list[Named]]:
-    """Name each image below the folder of its format: as it lies in its split's own folder, each name once.
+    """Name each image in the new folder as in its split's own folder, each name once.
 
-    In YOLO and VOC two images may not differ in their endings alone, as their annotations would have one file.
+    In YOLO and VOC, two images must not differ in their extension alone, since they would share an annotation file.
     """
     taken: set[str] = set()
     found = []
@@ -174,20 +174,20 @@ def _name_images(parts: Sequence[DetectionData], to: str) -> list[list[Named]]:
 
 
 def _key(folder: str, name: Path, to: str) -> str:
-    """Return what must differ between two images; upper and lower case are the same on many disks."""
+    """Return the key that must be unique; many file systems ignore case."""
     return f"{folder}/{name if to == 'coco' else name.with_suffix('')}".casefold()
 
 
 def _common_folder(paths: Sequence[Path]) -> Path:
     try:
         return Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    except ValueError:  # on several drives
+    except ValueError:  # on different drives
         return paths[0].absolute().parent
 
 
 @contextlib.contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """Give a folder beside ``target`` that takes its name at the end, and goes again where the block fails."""
+    """Yield a temporary folder beside ``target`` that is renamed to it at the end, and removed if the block fails."""
     make_directory(target.parent)
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".partial", dir=target.parent))
@@ -195,7 +195,7 @@ def _new_folder(target: Path) -> Iterator[Path]:
         raise WriteError(f"{target}: the folder cannot be made ({error.strerror or error}).") from error
     try:
         yield folder
-        folder.chmod(0o755)  # mkdtemp keeps others out
+        folder.chmod(0o755)  # mkdtemp makes it private
         if target.is_dir():
             target.rmdir()
         folder.replace(target)
@@ -218,5 +218,5 @@ def _place(source: Path, target: Path, images: Literal["copy", "link"]) -> None:
             os.link(real, target)
         except OSError as error:
             raise WriteError(
-                f"{target.name}: this system lets nobody link to {real} ({error.strerror or error}); use --images copy."
+                f"{target.name}: this system cannot link to {real} ({error.strerror or error}); use --images copy."
             ) from error

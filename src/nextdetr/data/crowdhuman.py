@@ -1,8 +1,8 @@
 """CrowdHuman (https://www.crowdhuman.org): ``annotation_train.odgt``, ``annotation_val.odgt`` and ``Images/``.
 
-A line is a JSON object with the image's ``ID`` and its ``gtboxes``. The one class is person, with the box of the whole body
-(``fbox``: x, y, width, height in pixels), which may reach out of the image and is clipped to it. What has the tag ``mask``
-(posters, statues, groups), or ``ignore: 1``, is a crowd.
+A line is a JSON object with the image's ``ID`` and its ``gtboxes``. The only class is person, with the box of the whole
+body (``fbox``: x, y, width, height in pixels), which may extend beyond the image and is clipped. Entries tagged ``mask``
+(posters, statues, groups) or with ``ignore: 1`` are crowds.
 """
 
 from __future__ import annotations

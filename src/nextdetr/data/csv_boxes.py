@@ -1,15 +1,15 @@
-"""Boxes in CSV files: one row a box, with the image's name.
+"""Boxes in CSV files: one row per box, with the image's name.
 
-Three dialects, told by the first line:
+Three dialects, recognised by the first line:
 
-- TensorFlow's object detection: ``filename,width,height,class,xmin,ymin,xmax,ymax``, in pixels; also what Roboflow exports;
+- TensorFlow object detection: ``filename,width,height,class,xmin,ymin,xmax,ymax``, in pixels; Roboflow exports it too;
 - Open Images: ``ImageID,…,LabelName,Confidence,XMin,XMax,YMin,YMax,…``, as fractions; ``IsGroupOf`` marks crowds, and
   ``class-descriptions*.csv`` beside it names the labels;
-- keras-retinanet: no header, ``path,x1,y1,x2,y2,class``; all five empty is an image without objects.
+- keras-retinanet: no header, ``path,x1,y1,x2,y2,class``; a row with only a path is an image without objects.
 
-A file is a split, by its name (``train_labels.csv``) or its folder. An image without an object has no row in the first two,
-so images without a row count as background where their folder is the split's own, and are left out and reported where
-splits share a folder. Where all boxes of a split that should be in pixels lie between 0 and 1, they are fractions.
+A file is a split, by its name (``train_labels.csv``) or its folder. In the first two dialects, an image without objects has
+no row. So images without a row count as background if the folder belongs to the split, and are left out and reported if
+splits share a folder. If all boxes of a split in pixels lie between 0 and 1, they are read as fractions.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _DESCRIPTIONS = re.compile(r".*class-descriptions.*\.csv", re.IGNORECASE)
 
 
 class _Dialect(NamedTuple):
-    """How a file is written: column of each value, and whether the first line is a header."""
+    """Dialect of a file: the column of each value, and whether the first line is a header."""
 
     columns: Mapping[str, int]
     header: bool
@@ -69,7 +69,7 @@ class _Dialect(NamedTuple):
 
 
 def _dialect(file: Path) -> _Dialect | None:
-    """Return how a file is written, by its first line; None if it holds no boxes."""
+    """Return the dialect of a file by its first line; None if it holds no boxes."""
     text = start_of(file, 1 << 14).decode("utf-8-sig", "replace")
     row = next(csv.reader(text.splitlines()[:1]), [])
     cells = [cell.strip().lower() for cell in row]
@@ -78,7 +78,7 @@ def _dialect(file: Path) -> _Dialect | None:
         more = {"width": "width", "height": "height", "isgroupof": "groupof"}
         columns |= {key: cells.index(cell) for cell, key in more.items() if cell in cells}
         if "groupof" not in columns and "imageid" in cells and "labelname" in cells:
-            columns["groupof"] = -1  # Open Images, cut to fewer columns
+            columns["groupof"] = -1  # Open Images with fewer columns
         return _Dialect(columns, header=True)
     is_image = len(cells) == 6 and Path(cells[0]).suffix in IMAGE_SUFFIXES
     if is_image and (_are_numbers(cells[1:5]) or not any(cells[1:])):
@@ -91,7 +91,7 @@ def _are_numbers(cells: Sequence[str]) -> bool:
 
 
 def _files(glance: Glance) -> list[Path]:
-    """Return the files with boxes: the path itself, those in the folder, or else those of its subfolders."""
+    """Return the files with boxes: the path itself, those in the folder, or else those in its subfolders."""
     own = [path for path in glance.files(".csv") if _dialect(path)]
     return own or [path for path in glance.nested(".csv") if _dialect(path)]
 
@@ -142,14 +142,14 @@ def _read(root: Path, splits: Mapping[str, list[Path]], split: str, classes: Seq
 def _find_images(
     file: Path, root: Path, split: str, images: list[Annotated], *, shared: Collection[str] | None
 ) -> list[Problem]:
-    """Find the images of a file, and add those of its split's own folder that have no row.
+    """Find the images of a file, and add images of its split's own folder that have no row.
 
     Args:
         file: the CSV.
-        root: the data set.
-        split: of which the file is.
-        images: those of its rows; takes the others.
-        shared: names, without endings, of the images of all splits; None where there is one split.
+        root: folder of the data set.
+        split: split of the file.
+        images: images of its rows; the others are added.
+        shared: names, without extensions, of the images of all splits; None if there is only one split.
     """
     top = root if root.is_dir() else root.parent
     own = [file.parent] if file.parent != top or shared is None else []
@@ -166,7 +166,7 @@ def _find_images(
     if shared is None or folder in own:
         problems += unannotated(file, others, f"in {folder} without a row", "taken as background")
         images += [Annotated(path.relative_to(folder).as_posix(), str(file), "", path=path) for path in others]
-    else:  # whose background they would be nobody can tell
+    else:  # it is unknown to which split they belong
         problems += unannotated(file, [path for path in others if path.stem not in shared], f"in {folder} without a row")
     return problems
 
@@ -177,7 +177,7 @@ def _stem(name: str) -> str:
 
 
 def _home(paths: Iterable[Path | None], places: Sequence[Path]) -> Path | None:
-    """Return the place in which most of the images lie, the narrowest of equals; None where none lies in any."""
+    """Return the folder with most of the images, the narrowest on a tie; None if it has none."""
     parents = Counter(path.parent for path in paths if path is not None)
     counts = {place: sum(n for parent, n in parents.items() if parent.is_relative_to(place)) for place in places}
     best = max(places, key=lambda place: (counts[place], len(place.parts)))
@@ -185,7 +185,7 @@ def _home(paths: Iterable[Path | None], places: Sequence[Path]) -> Path | None:
 
 
 def _descriptions(folder: Path) -> dict[str, str]:
-    """Return the names of Open Images' labels, where the folder has them."""
+    """Return the names of Open Images' labels, if the folder has them."""
     names: dict[str, str] = {}
     for file in Glance(folder).files(".csv"):
         if _DESCRIPTIONS.fullmatch(file.name):
@@ -195,7 +195,7 @@ def _descriptions(folder: Path) -> dict[str, str]:
 
 
 class _CsvFile:
-    """Reads one file; ``used`` numbers the classes in the order in which they come."""
+    """Reads one file; ``used`` numbers the classes in order of appearance."""
 
     def __init__(self, path: Path, used: dict[str, int], problems: list[Problem]) -> None:
         dialect = _dialect(path)
@@ -206,10 +206,10 @@ class _CsvFile:
         self.path, self.dialect, self.used, self.problems = path, dialect, used, problems
 
     def images(self) -> list[Annotated]:
-        """Return the images in the order in which they come, each with its boxes.
+        """Return the images in order of appearance, each with its boxes.
 
         Raises:
-            DataError: the file cannot be read, or is no CSV; the message has the line.
+            DataError: the file cannot be read, or is not CSV; the message has the line.
         """
         found: dict[str, Annotated] = {}
         columns = self.dialect.columns

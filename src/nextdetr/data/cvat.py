@@ -1,9 +1,9 @@
 """CVAT for images and for video 1.1: one XML, and the images in ``images/`` (https://docs.cvat.ai, export formats).
 
 A project's export has all of its tasks in one file; exports of several tasks may lie side by side, each in a folder. An
-image's ``subset`` is its split. Of what is no box the enclosing box is used: rotated boxes, ellipses, polygons, polylines,
-cuboids, skeletons, masks. Tags and single points have no extent and are counted. A file with a DOCTYPE is refused, as none
-is needed.
+image's ``subset`` is its split. Shapes other than boxes give their enclosing box: rotated boxes, ellipses, polygons,
+polylines, cuboids, skeletons, masks. Tags and single points have no extent and are only counted. A file with a DOCTYPE is
+refused, since none is needed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from nextdetr.errors import DataError
 
 __all__ = ["CVAT"]
 
-_LONE = "train"  # the split of images that have none
+_LONE = "train"  # split of images without one
 _SUBSET = re.compile(rb"<image\b([^>]*)>")
 _SUBSET_VALUE = re.compile(rb"""\ssubset=["']([^"']*)["']""")
 _META_SUBSET = re.compile(rb"<subset>([^<]*)</subset>")
@@ -48,7 +48,7 @@ _SHAPES = ("box", "polygon", "polyline", "ellipse", "cuboid", "mask", "skeleton"
 
 
 def _files(glance: Glance) -> list[Path]:
-    """Return the XML files of a set: the file, those in the folder, or those of each of its subfolders."""
+    """Return the XML files of a set: the file itself, those in the folder, or those in its subfolders."""
     own = [path for path in glance.files(".xml") if _starts_right(path)]
     return own or [path for path in glance.first_below(".xml") if _starts_right(path)]
 
@@ -69,7 +69,7 @@ def _open(glance: Glance) -> dict[str, SplitReader]:
 
 
 def _own_splits(files: Sequence[Path], root: Path) -> dict[Path, str]:
-    """Return the split of the images of each file that have no subset, by its name or folder, where these tell splits."""
+    """Return the split of each file's images without subset, by its name or folder, if these name splits."""
     splits = by_split(files, root)
     named = len(splits) > 1 and _LONE in splits
     return {file: split if named else _LONE for split, some in splits.items() for file in some}
@@ -80,7 +80,7 @@ def _split_of(subset: str, own: str = _LONE) -> str:
 
 
 def _subsets(file: Path) -> list[str]:
-    """Return the subsets of a file; a quick look that does not parse it."""
+    """Return the subsets of a file with a quick search, without parsing it."""
     found: dict[str, None] = {}
     content = file.read_bytes()
     for tag in _SUBSET.finditer(content):
@@ -108,7 +108,7 @@ def _read(path: Path, splits: Mapping[Path, str], split: str, classes: Sequence[
 
 
 def _folders(root: Path, split: str) -> list[Path]:
-    """Return the folders of ``images/`` that are called as a subset, where a project's export has its images."""
+    """Return the folders of ``images/`` named after a subset, where a project's export has its images."""
     images = root / "images"
     below = sorted(folder for folder in images.iterdir() if folder.is_dir()) if images.is_dir() else []
     return [folder for folder in below if _split_of(folder.name) == split]
@@ -118,10 +118,10 @@ class _CvatFile:
     """Parses one file as a stream.
 
     Attributes:
-        labels: the classes that the file declares.
-        used: those that objects name; the position is what ``Marked.label`` holds.
-        images: (subset, image) in the order of the file.
-        problems: what is wrong.
+        labels: classes declared in the file.
+        used: classes used by objects; ``Marked.label`` is a position in it.
+        images: (subset, image) in file order.
+        problems: problems found.
     """
 
     def __init__(self, path: Path) -> None:
@@ -148,7 +148,7 @@ class _CvatFile:
             raise DataError(f"{path} cannot be read: {error.strerror}.") from error
         except expat.ExpatError as error:
             raise DataError(f"{path}, line {error.lineno}: not valid XML ({expat.ErrorString(error.code)}).") from error
-        except (ValueError, LookupError) as error:  # an encoding that Python does not know
+        except (ValueError, LookupError) as error:  # an unknown encoding
             raise DataError(f"{path}, line 1: not valid XML ({error}).") from error
         if self._video.tracks:
             subset = self._video.meta.get("subset", "")
@@ -212,7 +212,7 @@ class _CvatFile:
             if tag == "points" and attributes.get("outside") != "1":
                 self._skeleton[2].extend(self._box(tag, attributes, where))
         elif len(self._stack) != 3:
-            return  # the attributes of a shape
+            return  # attributes of a shape
         elif tag == "skeleton":
             self._skeleton = (attributes.get("label", "").strip(), where, [])
         elif tag in _NO_EXTENT:
@@ -237,7 +237,7 @@ class _CvatFile:
             self.images[-1][1].objects.append(Marked(self._number(label), box, where))
 
     def _box(self, tag: str, attributes: Mapping[str, str], where: str) -> list[Box]:
-        """Return the box around a shape; none, with a problem, where its numbers cannot be read."""
+        """Return the box around a shape; None, with a problem, if its numbers cannot be read."""
         try:
             return [_extent(tag, attributes)]
         except (KeyError, ValueError) as error:

@@ -1,8 +1,8 @@
-"""Tracks of CVAT for video 1.1, and the frames that they are in.
+"""Tracks of CVAT for video 1.1, and their frames.
 
-A track has a shape for every frame in which its object is seen, also between key frames, and one with ``outside="1"``
-where it goes. Files that hold key frames alone get the boxes in between on straight lines, as CVAT draws them. Frames are
-files called ``frame_000000.png`` by the number that the XML gives them; all that the task covers belong to the set.
+A track has a shape for every frame in which its object is visible, also between key frames, and one with ``outside="1"``
+where it disappears. Files with key frames only get linearly interpolated boxes in between, as in CVAT. Frames are files
+named ``frame_000000.png`` by their number in the XML; all frames of the task belong to the set.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FRAME = re.compile(r"frame_(\d{1,9})", re.IGNORECASE)
 
 
 class Shape(NamedTuple):
-    """A track in one frame; ``box`` is None where it is not seen."""
+    """A track in one frame; ``box`` is None where it is not visible."""
 
     frame: int
     box: Box | None
@@ -35,7 +35,7 @@ class Shape(NamedTuple):
 
 @dataclass(slots=True)
 class Track:
-    """An object through a video: its class, as in ``Marked.label``, the task that it is of, and its shapes."""
+    """An object through a video: its class, as in ``Marked.label``, its task, and its shapes."""
 
     label: int
     task: str
@@ -44,7 +44,7 @@ class Track:
 
 @dataclass(slots=True)
 class Video:
-    """What a file says of a video, and its tracks.
+    """What a file says about a video, and its tracks.
 
     Attributes:
         meta: texts by name: ``source``, ``start_frame``, ``stop_frame``, ``frame_filter``, ``width``, ``height``.
@@ -55,10 +55,10 @@ class Video:
     tracks: list[Track] = field(default_factory=list)
 
     def images(self, file: Path, problems: list[Problem]) -> list[Annotated]:
-        """Return the frames that lie beside a file, with their objects; frames of objects that lie nowhere, too.
+        """Return the frames beside a file with their objects, including missing frames that have objects.
 
         Raises:
-            DataError: no frame is there, frames are numbered in another way, or tracks are of several tasks.
+            DataError: there are no frames, their numbers do not match, or the tracks belong to several tasks.
         """
         if len({track.task for track in self.tracks}) > 1:
             raise DataError(
@@ -116,7 +116,7 @@ def _whole(values: Mapping[str, str], key: str, default: int) -> int:
 
 
 def _seen(track: Track, step: int) -> Iterator[tuple[int, Box, str]]:
-    """Yield (frame, box, where) of each frame that a track is seen in; ``where`` is "" for what the file leaves out."""
+    """Yield (frame, box, where) for each frame in which a track is visible; ``where`` is "" for interpolated boxes."""
     shapes = sorted({shape.frame: shape for shape in track.shapes}.values(), key=lambda shape: shape.frame)
     for shape, following in pairwise([*shapes, None]):
         if shape is None or shape.box is None:
@@ -124,7 +124,7 @@ def _seen(track: Track, step: int) -> Iterator[tuple[int, Box, str]]:
         yield shape.frame, shape.box, shape.where
         if following is None:
             continue
-        end = shape.box if following.box is None else following.box  # stays where it is until it goes
+        end = shape.box if following.box is None else following.box  # keeps its place until it disappears
         for frame in range(shape.frame + step, following.frame, step):
             share = (frame - shape.frame) / (following.frame - shape.frame)
             x1, y1, x2, y2 = (a + share * (b - a) for a, b in zip(shape.box, end, strict=True))

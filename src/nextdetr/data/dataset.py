@@ -1,7 +1,6 @@
-"""Samples by key: a record of the data set, read, augmented, and ready to be collated.
+"""Samples by key: records of a data set, read, augmented, and ready to be collated.
 
-A sample is a function of the data, of the data set's seed and of the key alone, so that loaders, processes and resumed runs
-agree on it.
+A sample is a function of the data, the seed and the key only, so that loaders, processes and resumed runs agree.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ __all__ = ["DetectionDataset", "Sample", "SampleKey", "sample_seed"]
 
 @dataclass(frozen=True, slots=True)
 class SampleKey:
-    """Which sample, drawn how.
+    """Key of a sample.
 
     Attributes:
         epoch: number of the pass over the data.
         index: position in ``DetectionData.records``.
         size: side of the square input in pixels.
         strong: whether the strong part of the augmentation is on.
-        copy: how often the image was shown in this epoch before; above 0 only where a batch had to be filled.
+        copy: how often the image was already shown in this epoch; above 0 only if a batch had to be filled.
     """
 
     epoch: int
@@ -50,7 +49,7 @@ Sample: TypeAlias = tuple[Tensor, Target, int]
 
 
 def sample_seed(seed: int, key: SampleKey) -> int:
-    """Mix the run's seed with (epoch, index, copy) to 64 bits; neighbouring keys give unrelated seeds."""
+    """Mix the run's seed with (epoch, index, copy) into 64 bits; neighbouring keys give unrelated seeds."""
     mixed = np.random.SeedSequence((seed, key.epoch, key.index, key.copy)).generate_state(1, np.uint64)
     return int(mixed[0])
 
@@ -59,14 +58,14 @@ class DetectionDataset(Dataset[Sample]):
     """The images of one split.
 
     Args:
-        data: what a reader returned.
-        transform: augmentation; None resizes only, as for validation.
+        data: result of a reader.
+        transform: augmentation; None only resizes, as in validation.
         seed: seed of the augmentation, 0 or above.
-        mix: how often strong samples are made of several images; needs a ``transform``.
-        cache_bytes: memory for decoded images; the cache is used if all of them fit, and not at all otherwise (half a
-            cache would slow a part of the images and fill the memory all the same).
-        shrink_to: shorter side, in pixels, to which larger images are shrunk as soon as they are decoded, whether or not
-            they are kept; None uses them as they are.
+        mix: how often strong samples combine several images; needs a ``transform``.
+        cache_bytes: memory for decoded images; the cache is used only if all of them fit (half a cache would slow down part
+            of the images and fill the memory all the same).
+        shrink_to: shorter side, in pixels, to which larger images are shrunk right after decoding, cached or not; None
+            keeps their size.
     """
 
     def __init__(
@@ -110,7 +109,7 @@ class DetectionDataset(Dataset[Sample]):
         return pixels, target, key.index
 
     def source(self, index: int) -> Source:
-        """Return the image of a record with its boxes in pixels of it, crowds apart.
+        """Return the image of a record with its boxes in pixels, crowds separate.
 
         Raises:
             DataError: the image file cannot be read; the message names it.
@@ -124,7 +123,7 @@ class DetectionDataset(Dataset[Sample]):
         return Source(image, boxes[~crowd], torch.as_tensor(record.labels)[~crowd], boxes[crowd])
 
     def read(self, index: int) -> Image.Image:
-        """Return the decoded RGB image of a record, shrunk if need be, from the cache where it is there.
+        """Return the decoded RGB image of a record, shrunk if necessary, from the cache if it is there.
 
         Raises:
             DataError: the image file cannot be read; the message names it.

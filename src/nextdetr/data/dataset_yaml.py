@@ -1,4 +1,4 @@
-"""Our dataset YAML: it says of which format a data set is, and names the files of each split.
+"""Our dataset YAML: it names the format of a data set and the files of each split.
 
 ```yaml
 format: coco                 # or yolo, voc, …
@@ -10,7 +10,7 @@ min_confidence: 0.5          # optional: leave out boxes of which a detector was
 ```
 
 Splits are named for COCO, YOLO and VOC. Without any, the root is opened as a folder of that format, as for ``--data``; so
-the YAML also chooses among formats where several fit.
+the YAML can also choose a format if several match.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _WITH_SPLITS = ("coco", "yolo", "voc")
 
 
 def open_dataset_yaml(path: Path, formats: Mapping[str, Format]) -> dict[str, SplitReader]:
-    """Return one reader a split.
+    """Return one reader per split.
 
     Args:
         path: the YAML.
-        formats: all that may be named, by name.
+        formats: all formats that may be named, by name.
 
     Raises:
-        DataError: it has a mistake; the message names the key.
+        DataError: it has an error; the message names the key.
     """
     content = parse_yaml(path)
     if not isinstance(content["format"], str) or content["format"] not in formats:
@@ -55,7 +55,7 @@ def open_dataset_yaml(path: Path, formats: Mapping[str, Format]) -> dict[str, Sp
     kind = formats[content["format"]]
     root = path.parent / Path(str(content.get("root") or "."))
     if not root.is_dir() and not (root.is_file() and kind.name not in _WITH_SPLITS):
-        raise DataError(f"{path}: root names {root}, which is no folder (it is relative to the YAML).")
+        raise DataError(f"{path}: root names {root}, which is not a folder (it is relative to the YAML).")
     classes = content.get("classes") or None
     if classes is not None and not (isinstance(classes, list) and all(isinstance(item, str) and item for item in classes)):
         raise DataError(f"{path}: classes must be a list of names.")

@@ -1,7 +1,6 @@
-"""Find images that are in a data set more than once: the same file, or the same picture cropped, mirrored or stored anew.
+"""Find images that occur more than once in a data set: the same file, or the same picture cropped, mirrored or re-encoded.
 
-10,000 JPEGs of 640 x 480 take some 50 seconds of one processor core. Comparing grows with the square of the number, reading
-with the number.
+10,000 JPEGs of 640 x 480 take about 50 seconds on one core. Comparing is quadratic in the number of images, reading linear.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from nextdetr.preprocess import AS_EVER, Reading
 
 __all__ = ["Groups", "Pair", "find_duplicates"]
 
-_START = 1 << 16  # bytes that nearly always tell two files of one length apart
-_CROPPED = 0.02  # share of a side that is cut off, below which it is not said
-_STEP = 64  # candidates between two reports of progress
+_START = 1 << 16  # bytes that nearly always distinguish two files of equal length
+_CROPPED = 0.02  # fraction of a side below which a crop is not reported
+_STEP = 64  # candidates per progress report
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two images that show the same.
+    """Two images that show the same picture.
 
     Attributes:
-        first, second: positions; of the second the first shows more, or as much.
-        exact: the bytes of both files are the same.
-        change: what was done to the second, for messages: "", "mirrored", "cropped", "mirrored, cropped", …
+        first, second: positions; the first shows at least as much as the second.
+        exact: whether the files are identical.
+        change: how the second was changed, for messages: "", "mirrored", "cropped", "mirrored, cropped", …
         agreement: correlation of their details, up to 1.
     """
 
@@ -45,13 +44,13 @@ class Pair:
 
 
 class Groups:
-    """Groups of numbers that are joined one pair at a time."""
+    """Disjoint sets of numbers (union-find)."""
 
     def __init__(self, count: int) -> None:
         self._parent = list(range(count))
 
     def join(self, first: int, second: int) -> bool:
-        """Join the groups of two numbers; return whether they were apart."""
+        """Join the groups of two numbers; return whether they were separate."""
         a, b = self.root(first), self.root(second)
         self._parent[max(a, b)] = min(a, b)
         return a != b
@@ -64,13 +63,13 @@ class Groups:
         return number
 
     def numbers(self) -> NDArray[np.int64]:
-        """Return the number of each one's group, numbered as they first come; [N]."""
+        """Return the group number of each element, in order of first appearance; [N]."""
         roots = [self.root(number) for number in range(len(self._parent))]
         names = {root: number for number, root in enumerate(dict.fromkeys(roots))}
         return np.array([names[root] for root in roots], dtype=np.int64)
 
     def members(self) -> list[list[int]]:
-        """Return the groups of two and more, in the order of their first numbers."""
+        """Return the groups of two or more, ordered by their first numbers."""
         found: dict[int, list[int]] = defaultdict(list)
         for number in range(len(self._parent)):
             found[self.root(number)].append(number)
@@ -85,26 +84,26 @@ def find_duplicates(
     thumbnails: Mapping[Path, NDArray[np.uint8]] | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> list[Pair]:
-    """Find pairs of images that show the same, enough of them to join each group: of three copies there may be two pairs.
+    """Find pairs of images that show the same picture, enough to connect each group: three copies may give two pairs.
 
-    Crops are found that keep about four fifths of the area or more, mirrored ones too; pictures turned by quarters only
-    whole. What cannot be read is left out.
+    Crops that keep about four fifths of the area or more are found, also mirrored ones; images rotated by quarter turns
+    only if uncropped. Unreadable files are left out.
 
     Args:
-        paths: N image files; one that stands there twice is a copy of itself.
+        paths: N image files; a repeated path is a copy of itself.
         reading: how they are read.
-        threads: that decode.
-        thumbnails: of each file, from ``make_thumbnails``, where they are there already.
-        progress: is told the step ("read", "compare" or "look closer"), how many are done and of how many.
+        threads: decoding threads.
+        thumbnails: thumbnails of each file from ``make_thumbnails``, if available.
+        progress: called with the step ("read", "compare" or "look closer"), the number done and the total.
 
     Returns:
-        The pairs, those of equal files first.
+        The pairs, identical files first.
     """
     groups = Groups(len(paths))
     pairs = [Pair(first, second, exact=True) for first, second in _equal_files(paths)]
     for pair in pairs:
         groups.join(pair.first, pair.second)
-    alone = [number for number in range(len(paths)) if groups.root(number) == number]  # of equal files the first
+    alone = [number for number in range(len(paths)) if groups.root(number) == number]  # the first of identical files
     chosen = [paths[number] for number in alone]
     if thumbnails is None:
         small, _ = make_thumbnails(
@@ -133,7 +132,7 @@ def _change(turn: int, part: Iterable[float]) -> str:
 
 
 def _equal_files(paths: Sequence[Path]) -> list[tuple[int, int]]:
-    """Return (first, other) of files with the same bytes; only those that agree in length and beginning are read whole."""
+    """Return (first, other) of identical files; only files of equal length and beginning are read in full."""
     pairs = []
     for by_length in _together(range(len(paths)), lambda number: _length(paths[number])):
         for by_start in _together(by_length, lambda number: _digest(paths[number], _START)):
@@ -143,7 +142,7 @@ def _equal_files(paths: Sequence[Path]) -> list[tuple[int, int]]:
 
 
 def _together(numbers: Iterable[int], key: Callable[[int], object]) -> list[list[int]]:
-    """Return the groups of two and more that have one key; what has none (None) is in no group."""
+    """Return the groups of two or more with the same key; those without a key (None) are in no group."""
     found: dict[object, list[int]] = defaultdict(list)
     for number in numbers:
         value = key(number)

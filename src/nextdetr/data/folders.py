@@ -1,4 +1,4 @@
-"""COCO, YOLO and Pascal VOC as formats: how a path of each is recognised, and which splits it has."""
+"""COCO, YOLO and Pascal VOC as formats: how a path is recognised, and its splits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def yaml_in(path: Path) -> Path | None:
 
 
 def _is_described(folder: Path) -> bool:
-    """Whether a folder's YAML says what the folder is; one without names and format is another program's."""
+    """Whether a folder's YAML describes it as a data set; one without names and format belongs to another program."""
     file = yaml_in(folder)
     if file is None or file.name in YAML_NAMES:
         return file is not None
@@ -47,7 +47,7 @@ def _is_voc(glance: Glance) -> str:
         return ""
     if (glance.path / "Annotations").is_dir() and (glance.path / "JPEGImages").is_dir():
         return "Annotations/, JPEGImages/"
-    splits = {} if _is_described(glance.path) else glance.once(voc_splits)  # a YAML says more than XML files
+    splits = {} if _is_described(glance.path) else glance.once(voc_splits)  # a YAML takes precedence over XML files
     place = next(iter(splits.values()), None)
     if place is None:
         return ""
@@ -85,7 +85,7 @@ def _read_coco(root: Path, split: str, file: Path, classes: Sequence[str] | None
 
 
 def _yolo_yaml(path: Path) -> Path | None:
-    """Return the YAML of a YOLO set: one that has names, or that is called so and has no format."""
+    """Return the YAML of a YOLO set: one with names, or one of the usual name without a format."""
     file = yaml_in(path)
     if file is None or not (path.is_file() or _is_described(path)):
         return None

@@ -1,8 +1,8 @@
-"""The formats of data sets, in the order in which a path is asked whether it is one of them.
+"""The formats of data sets, in the order in which they are tried on a path.
 
-Where several fit, the first counts, and the line that says what was recognised names the others; a dataset YAML with
-``format`` and ``root`` chooses another one, and comes before all. An explicit description (VOC's folders, a ``data.yaml``)
-comes before what is recognised by the files of an annotation tool.
+If several match, the first wins, and the message lists the others; a dataset YAML with ``format`` and ``root`` chooses
+another one and precedes all. An explicit description (VOC's folders, a ``data.yaml``) precedes formats recognised by the
+files of an annotation tool.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FORMATS = (
     DATASET, VOC, YOLO, COCO, CVAT, LABELME, IMAGEFOLDER, PARQUET, CSV, NDJSON, KITTI, VISDRONE, CROWDHUMAN,
 )  # fmt: skip
 
-_MOST_BELOW = 10  # subfolders of a folder in which a data set is looked for, to name it in a message
+_MOST_BELOW = 10  # subfolders searched for a data set to suggest in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,10 @@ class Source:
     """An opened data set.
 
     Attributes:
-        name: what it is called, for headings.
-        recognised: one line: which format it is, and what shows it.
-        readers: by split, spelt as the data set does.
-        unfinished: as of ``Format``.
+        name: name for headings.
+        recognised: one line: the format, and the evidence for it.
+        readers: readers by split, spelt as in the data set.
+        unfinished: as in ``Format``.
     """
 
     name: str
@@ -72,7 +72,7 @@ def open_source(path: Path) -> Source:
     """Recognise a data set and find its splits.
 
     Raises:
-        DataError: there is no such path, no format fits, or the files that say which splits there are have a mistake.
+        DataError: the path does not exist, no format matches, or the files that define the splits have an error.
         OSError: a folder cannot be listed.
     """
     if not path.exists():
@@ -85,28 +85,28 @@ def open_source(path: Path) -> Source:
         except (DataError, OSError) as error:
             if not found and (isinstance(error, OSError) or _is_named(path)):
                 raise
-            continue  # a YAML with a mistake, or a closed folder, beside what was recognised or may yet be
+            continue  # a bad YAML or an unreadable folder beside what was or may be recognised
         if reason:
             found[kind.name] = reason
     if not found:
         raise _unknown(path)
-    first, *others = found if DATASET.name not in found else [DATASET.name]  # whoever wrote it has chosen
+    first, *others = found if DATASET.name not in found else [DATASET.name]  # its author has chosen
     line = f"{first}: {found[first]}"
     if others:
         also = ", ".join(f"{name} ({found[name]})" for name in others)
-        line += f"; {also} would fit too: a dataset YAML with format: {others[0]} and root chooses it"
+        line += f"; {also} would also match: a dataset YAML with format: {others[0]} and root chooses it"
     kind = next(kind for kind in FORMATS if kind.name == first)
     return Source(_name(path, first), line, kind.open(glance), kind.unfinished)
 
 
 def _is_named(path: Path) -> bool:
-    """Whether a path says of itself that a YAML describes it."""
+    """Whether a path is explicitly described by a YAML."""
     file = yaml_in(path)
     return file is not None and (file == path or file.name in YAML_NAMES)
 
 
 def _name(path: Path, kind: str) -> str:
-    """Call a data set by its folder, or by a YAML or another file that has a name of its own."""
+    """Name a data set after its folder, or after its YAML or other file with a specific name."""
     file = yaml_in(path) if kind in (DATASET.name, YOLO.name) else path
     if file is None or file.is_dir():
         return path.resolve().name
@@ -129,11 +129,11 @@ def _missing(path: Path) -> str:
     guess = f" Did you mean {path.parent / close[0]}?" if close else ""
     if path.name == str(path) and not path.suffix:
         return f"{path}: there is no such folder, and no data set is known by name: give the path of {_kinds()}.{guess}"
-    return f"{path}: there is no such file or folder; expected is {_kinds()}.{guess}"
+    return f"{path}: there is no such file or folder; expected {_kinds()}.{guess}"
 
 
 def _unknown(path: Path) -> DataError:
-    """Say what a path lacks to be a data set."""
+    """Build the error for a path that is not a data set."""
     hint = ""
     if path.is_file():
         if path.suffix.lower() == ".json":
@@ -141,10 +141,10 @@ def _unknown(path: Path) -> DataError:
                 " For a COCO file, write a dataset YAML with format: coco that names it and its images, or give its "
                 "folder; for labelme's JSON files, give their folder."
             )
-        return DataError(f"{path}: not a data set; expected is {_kinds()}.{hint}")
+        return DataError(f"{path}: not a data set; expected {_kinds()}.{hint}")
     yaml = yaml_in(path)
     if yaml is not None:
-        YOLO.open(Glance(yaml))  # says what is wrong with it
+        YOLO.open(Glance(yaml))  # raises a specific error
     inner = sorted(file for name in YAML_NAMES for file in path.glob(f"*/{name}")) or _sets_below(path)
     if len(inner) == 1:
         hint = f" Did you mean {inner[0]}?"
@@ -153,11 +153,11 @@ def _unknown(path: Path) -> DataError:
     beside = yaml_beside(path)
     if not hint and beside.is_file():
         hint = f" Did you mean {beside}?"
-    return DataError(f"{path}: not recognised as a data set; expected is {_kinds()}.{hint}")
+    return DataError(f"{path}: not recognised as a data set; expected {_kinds()}.{hint}")
 
 
 def _sets_below(path: Path) -> list[Path]:
-    """Return the data sets one or two folders down, where unpacking an archive often leaves them."""
+    """Return the data sets one or two folders down, where unpacked archives often have them."""
     folders = Glance(path).folders[:_MOST_BELOW]
     for _ in range(2):
         found = [folder for folder in folders if _is_known(folder)]

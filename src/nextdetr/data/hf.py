@@ -1,9 +1,8 @@
-"""Objects and class names as Hugging Face data sets have them: see ``imagefolder.py`` and ``parquet.py``.
+"""Objects and class names in Hugging Face data sets: see ``imagefolder.py`` and ``parquet.py``.
 
 A row's objects are a mapping of lists (``{"bbox": [[x, y, width, height], …], "category": [0, …]}``) or a list of mappings,
-in a column ``objects`` or as columns of their own. Boxes are COCO's: x, y, width, height in pixels. Categories are names,
-or numbers whose names a ``ClassLabel`` of the features has: in the ``dataset_info`` of a ``README.md``, or in a Parquet
-file itself.
+in a column ``objects`` or as separate columns. Boxes are COCO's: x, y, width, height in pixels. Categories are names, or
+numbers named by a ``ClassLabel`` feature: in the ``dataset_info`` of a ``README.md``, or in the Parquet file itself.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ CATEGORY_KEYS = (
 
 
 class RowReader:
-    """Turns rows into objects, and gathers their classes.
+    """Converts rows to objects, and collects their classes.
 
     Attributes:
-        names: what numbers are called, if the set says so.
-        used: position of each category that occurs, in the order in which they come.
-        problems: what is wrong.
+        names: names of the numbers, if the set has them.
+        used: position of each category, in order of appearance.
+        problems: problems found.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -42,13 +41,13 @@ class RowReader:
         self.problems: list[Problem] = []
 
     def add(self, item: Annotated, row: Mapping[str, Any]) -> None:
-        """Add the objects of a row to an image, with the category's position in ``used`` as label."""
+        """Add the objects of a row to an image; labels are positions in ``used``."""
         for (x, y, width, height), category, crowd in self._objects(item, row):
             position = self.used.setdefault(category, len(self.used))
             item.objects.append(Marked(position, (x, y, x + width, y + height), item.where, crowd))
 
     def classes(self) -> tuple[dict[int, str], dict[int, int]]:
-        """Return (own id -> name, position in ``used`` -> own id), numbers in their order, names in that of the rows."""
+        """Return (own id -> name, position in ``used`` -> own id): numbers in order, names in order of appearance."""
         numbers = sorted(category for category in self.used if isinstance(category, int))
         if self.names and all(0 <= number < len(self.names) for number in numbers):
             own = dict(enumerate(self.names))
@@ -64,7 +63,7 @@ class RowReader:
         }
 
     def unnamed(self, source: str, remedy: str) -> list[Problem]:
-        """Return a problem if categories are numbers that nothing names."""
+        """Return a problem if categories are numbers without names."""
         numbers = sorted(category for category in self.used if isinstance(category, int))
         if not numbers or (self.names and numbers[0] >= 0 and numbers[-1] < len(self.names)):
             return []
@@ -100,7 +99,7 @@ class RowReader:
 
 
 def _columns(row: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any]] | None:
-    """Return the boxes, categories and crowd marks of a row; None if they do not fit together."""
+    """Return the boxes, categories and crowd flags of a row; None if they do not match."""
     objects = row.get("objects", row)
     if objects is None:
         return [], [], []
@@ -122,12 +121,12 @@ def _columns(row: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any]] |
 
 
 def class_names(features: Any) -> list[str]:
-    """Return the names of the first ``ClassLabel`` in a description of features, in JSON or YAML; else none."""
+    """Return the names of the first ``ClassLabel`` in a description of features, in JSON or YAML; else an empty list."""
     return _class_names(features, set())
 
 
 def _class_names(features: Any, seen: set[int]) -> list[str]:
-    if id(features) in seen:  # an alias: a few lines of aliases to aliases would take for ever
+    if id(features) in seen:  # an alias: a few lines of nested aliases would take forever
         return []
     seen.add(id(features))
     if isinstance(features, list):
@@ -150,7 +149,7 @@ def _in_order(names: Any) -> list[str]:
 
 
 def readme_names(root: Path) -> list[str]:
-    """Return the class names in the ``dataset_info`` of a ``README.md`` in the folder, or in that which it is a part of."""
+    """Return the class names in the ``dataset_info`` of the ``README.md`` in the folder or its parent."""
     is_part = root.name == "data" or split_called(root.name)
     for folder in (root, root.parent) if is_part else (root,):
         file = folder / "README.md"

@@ -1,4 +1,4 @@
-"""The ids of a data set's classes and images, for those who write results: see ``nextdetr.identity``."""
+"""The ids of a data set's classes and images, for writing results: see ``nextdetr.identity``."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["coco_identity", "describe_identity"]
 def describe_identity(
     path: str | Path, splits: Sequence[DetectionData], tell: Callable[[str], None] = lambda _: None
 ) -> Identity:
-    """Return what a data set's own files call its classes and images.
+    """Return a data set's own ids of its classes and images.
 
-    The images of all its splits are named, also of those that are not in ``splits``, if the files give ids at all (COCO)
-    and any image's id is not the number that its name consists of.
+    The images of all splits are included, even of those not in ``splits``, if the files have ids at all (COCO) and any id
+    differs from the number in the image's name.
 
     Args:
         path: the data set, as for ``load_data``.
-        splits: what was read of it, the training split first.
-        tell: is told what cannot be carried.
+        splits: the splits that were read, the training split first.
+        tell: called with a message if ids cannot be stored.
     """
     root = Path(path).expanduser()
     root = root if root.is_dir() else root.parent
@@ -52,12 +52,12 @@ def coco_identity(annotation_file: Path, classes: Sequence[str]) -> Identity:
     Raises:
         DataError: the file cannot be read, or has none of the classes.
     """
-    raw = read_coco(annotation_file, [], classes=classes)  # no image is looked for: names are all that is wanted
+    raw = read_coco(annotation_file, [], classes=classes)  # images are not looked up: only names are needed
     return Identity(tuple(raw.category_ids), _names(((i.path, i.image_id) for i in raw.images), annotation_file.parent))
 
 
 def _names(images: Iterable[tuple[Path, int | str]], root: Path) -> dict[str, int | str]:
-    """Name images relative to the data set; of one that lies elsewhere, only the last folder, as the rest is private."""
+    """Name images relative to the data set; for those elsewhere keep only the last folder, as the rest is private."""
     names = {}
     for path, image_id in images:
         inside = path.relative_to(root) if path.is_relative_to(root) else Path(*path.parts[-2:])

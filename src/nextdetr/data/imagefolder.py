@@ -1,8 +1,8 @@
 """Hugging Face's ImageFolder (https://huggingface.co/docs/datasets/image_load): images and ``metadata.jsonl``.
 
 A row has ``file_name``, relative to the metadata file, and ``objects``: see ``hf.py``. The folders train, validation and
-test, also in a folder ``data``, are the splits, each with a metadata file; with one file above them, its paths say the
-split. In a CSV, objects are written as JSON. Images that no row names are left out and told.
+test, also inside a folder ``data``, are the splits, each with a metadata file; with one file above them, its paths name the
+split. In a CSV, objects are written as JSON. Images without a row are left out and reported.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _split_above(file: Path) -> str:
 
 
 def _split_of(name: str) -> str:
-    """Return the split that the first folder of a path names, else the only one."""
+    """Return the split named by the first folder of a path, else the only one."""
     first, slash, _ = name.replace("\\", "/").removeprefix("./").partition("/")
     return split_called(first) or _LONE if slash else _LONE
 
@@ -107,7 +107,7 @@ def _read(root: Path, files: Sequence[Path], split: str, by_path: bool, classes:
 
 
 def _unnamed(file: Path, images: Sequence[Annotated], split: str) -> list[Problem]:
-    """Tell which images beside a metadata file no row names; of one split, where the paths say it."""
+    """Report the images beside a metadata file that have no row; for one split, if the paths name it."""
     named = {item.path for item in images}
     others = [path for path in list_images(file.parent).files if path not in named]
     others = [path for path in others if not split or _split_of(path.relative_to(file.parent).as_posix()) == split]

@@ -1,12 +1,11 @@
 """KITTI's 2D objects (https://www.cvlibs.net/datasets/kitti): ``training/image_2`` and ``training/label_2``.
 
-Other programs write the same rows with names of classes that have spaces, and into other folders: ``<split>/image_2`` and
+Other programs write the same rows with class names that contain spaces, and into other folders: ``<split>/image_2`` and
 ``<split>/label_2`` (datumaro), ``data`` and ``labels`` (FiftyOne).
 
-A label's columns are: type, truncated, occluded, alpha, left, top, right, bottom, in pixels, and what describes the object
-in space. ``DontCare`` are regions in which nobody labelled: crowds of every class. Lists in ``ImageSets/`` (``train.txt``,
-``val.txt``), as others made them, are the splits; without them all is ``train``. ``testing/`` has no labels and is no
-split.
+The columns of a label are: type, truncated, occluded, alpha, left, top, right, bottom, in pixels, then the object in 3D.
+``DontCare`` are unlabelled regions: crowds of every class. Lists in ``ImageSets/`` (``train.txt``, ``val.txt``), as others
+made them, are the splits; without them everything is ``train``. ``testing/`` has no labels and is not a split.
 """
 
 from __future__ import annotations
@@ -42,11 +41,11 @@ _NOBODY_LABELLED = "DontCare"
 _PAIRS = (("label_2", "image_2"), ("labels", "data"))
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+|nan|inf)"
 _ROW = re.compile(rf"\s*(\S.*?)((?:\s+{_NUMBER}){{14,15}})\s*")  # type, 14 numbers, perhaps a score
-_ENOUGH = 20  # label files that are looked at for a row
+_ENOUGH = 20  # label files searched for a row
 
 
 def _pair(folder: Path) -> tuple[Path, Path] | None:
-    """Return the folders of labels and of images in a folder; KITTI's own names are believed, others need a row."""
+    """Return the folders of labels and images in a folder; KITTI's own names are trusted, others need a valid row."""
     for labels, images in _PAIRS:
         pair = folder / labels, folder / images
         if pair[0].is_dir() and (labels == "label_2" or (pair[1].is_dir() and _has_rows(pair[0]))):
@@ -61,7 +60,7 @@ def _has_rows(folder: Path) -> bool:
 
 
 def _pairs(path: Path) -> dict[str, tuple[Path, Path]]:
-    """Return the folders of labels and images by split: those of the path, of its ``training``, or of folders of splits."""
+    """Return the folders of labels and images by split: those of the path, of its ``training``, or of split folders."""
     for folder in (path, path / "training", path / "object" / "training"):
         pair = _pair(folder)
         if pair is not None:
@@ -127,7 +126,7 @@ def _unlabelled(images: Path, named: Collection[str]) -> list[Problem]:
 
 
 def _parse(folder: Path) -> tuple[dict[str, tuple[str, list[tuple[str, Marked]]]], list[Problem]]:
-    """Return each label file and its rows, by its path in the folder without the ending, and what is wrong."""
+    """Return each label file with its rows, by its path without extension, and the problems."""
     found, problems = {}, []
     start = len(f"{folder}{os.sep}")
     for path in list_files(folder, {".txt"}).files:
@@ -139,7 +138,7 @@ def _parse(folder: Path) -> tuple[dict[str, tuple[str, list[tuple[str, Marked]]]
 
 
 def _rows(path: Path) -> tuple[list[tuple[str, Marked]], list[Problem]]:
-    """Return (type, object) of each row, without labels yet, and what is wrong."""
+    """Return (type, object) of each row, still without class indices, and the problems."""
     found, problems = [], []
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
@@ -157,12 +156,12 @@ def _rows(path: Path) -> tuple[list[tuple[str, Marked]], list[Problem]]:
 
 
 def _row(line: str) -> tuple[str, Box, float | None] | None:
-    """Return the class, box and confidence (as results have it) of a row; None where it is of another form."""
+    """Return the class, box and confidence (in results) of a row; None if it is malformed."""
     kind, *fields = line.split()
     for _ in range(2):
-        if len(fields) in (14, 15):  # nearly always
+        if len(fields) in (14, 15):  # the usual case
             try:
-                float(fields[0])  # else the class has several words
+                float(fields[0])  # fails if the class has several words
                 left, top, right, bottom = (float(value) for value in fields[3:7])
                 score = as_confidence(float(fields[14])) if len(fields) == 15 else None
             except ValueError:

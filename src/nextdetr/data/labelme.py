@@ -1,10 +1,10 @@
 """labelme (https://github.com/wkentaro/labelme): a JSON beside each image, with shapes in pixels.
 
-Of what is no rectangle the enclosing box is used: polygons, lines, circles (centre and a point on the edge), rotated
-rectangles and masks. Single points have no extent and are counted. ``imageData``, the picture in text, is passed over: the
-file that ``imagePath`` names counts, or the one beside the JSON with its name. An image without a JSON has not been looked
-at by anyone and is left out; one without an object has a JSON with no shapes. Folders called train, val and test are
-splits; without them all is ``train``.
+Shapes other than rectangles give their enclosing box: polygons, lines, circles (centre and a point on the edge), rotated
+rectangles and masks. Single points have no extent and are counted. ``imageData``, the encoded image, is ignored: the file
+named by ``imagePath`` counts, or the one beside the JSON with its name. An image without a JSON has not been annotated and
+is left out; one without objects has a JSON without shapes. Folders named train, val and test are splits; without them
+everything is ``train``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["LABELME"]
 
 _KEYS = re.compile(rb'"(shapes|imagePath)"\s*:')
 _LONE = "train"
-_ENOUGH = 20  # files that are looked at to recognise the format
+_ENOUGH = 20  # files read to recognise the format
 _NO_EXTENT = ("point", "points")
 
 
@@ -87,13 +87,13 @@ def _read(root: Path, split: str, by_folder: bool, classes: Sequence[str] | None
 
 
 def _split_of(path: Path, root: Path) -> str:
-    """Return the split in whose folder a file lies; "" in none."""
+    """Return the split in whose folder a file lies; "" if in none."""
     folders = path.relative_to(root).parts[:-1]
     return split_called(folders[0]) if folders else ""
 
 
 class _LabelmeReader:
-    """Reads the files of a set; ``used`` are the classes by what ``Marked.label`` holds."""
+    """Reads the files of a set; ``used`` are the classes by the value of ``Marked.label``."""
 
     def __init__(self, root: Path, images: Sequence[Path]) -> None:
         self.root = root
@@ -107,7 +107,7 @@ class _LabelmeReader:
             self._names.setdefault(fold(image.name), []).append(image)
 
     def read(self, path: Path) -> tuple[Annotated | None, list[Problem]]:
-        """Return what a file describes, and what is wrong with it; None for what is no file of labelme's."""
+        """Return the image that a file describes, and the problems; None if it is not a labelme file."""
         content, problems = _load(path)
         if content is None or "shapes" not in content:
             return None, problems
@@ -130,12 +130,12 @@ class _LabelmeReader:
             if label not in self._numbers:
                 self._numbers[label] = len(self.used)
                 self.used.append(label)
-            confidence = as_confidence(shape.get("score"))  # of AnyLabeling's models
+            confidence = as_confidence(shape.get("score"))  # written by AnyLabeling's models
             item.objects.append(Marked(self._numbers[label], box, where, confidence=confidence))
         return item, [*problems, *passed_over(file, counts, "there is no extent to make a box of")]
 
     def _image(self, path: Path, name: str) -> Path:
-        """Return the image of a JSON: the one that it names, else the one of its own name beside it."""
+        """Return the image of a JSON: the one that it names, else the one beside it with the same name."""
         spelt = PurePosixPath(name.replace("\\", "/"))
         named = self._finder.find(Path(os.path.normpath(path.parent / spelt)))  # ../images/a.jpg
         if not spelt.is_absolute() and named.is_file():
@@ -144,7 +144,7 @@ class _LabelmeReader:
         return alike[0] if len(alike) == 1 else path.parent / spelt.name
 
     def _alone(self, path: Path, name: str) -> list[Path]:
-        """Return the images of a name, in no other split's folder, that have no JSON of their own beside them."""
+        """Return the images of a name, outside other splits' folders, that have no JSON of their own."""
         named = self._names.get(fold(name), [])
         named = [image for image in named if not image.with_suffix(".json").is_file()]
         return [image for image in named if _split_of(image, self.root) in ("", _split_of(path, self.root))]
@@ -176,7 +176,7 @@ def _size(content: dict[str, Any]) -> tuple[float, float] | None:
 
 
 def _box(shape: Any, kind: str) -> tuple[Box | None, str]:
-    """Return the upright box around a shape, and its label; None for what is none."""
+    """Return the upright box around a shape, and its label; None for both if invalid."""
     if not isinstance(shape, dict):
         return None, ""
     label = str(shape.get("label") or "").strip()

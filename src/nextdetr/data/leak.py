@@ -1,4 +1,4 @@
-"""Find images that two splits share: a score on what was trained on says nothing about new images."""
+"""Find images that two splits share: a score on training images says nothing about new images."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from nextdetr.data.records import DetectionData, ImageRecord, Problem
 
 __all__ = ["same_files", "shared_images"]
 
-_START = 1 << 16  # bytes that nearly always tell two files of one length apart
+_START = 1 << 16  # bytes that nearly always distinguish two files of equal length
 
 
 def shared_images(first: DetectionData, second: DetectionData) -> list[Problem]:
-    """Return one problem if images of ``second`` are in ``first`` too, under whatever name, and none otherwise."""
+    """Return one problem if images of ``second`` are also in ``first``, under any name; else an empty list."""
     shared = [
         (record.path, path)
         for record, path in zip(second.records, same_files(first.records, second.records), strict=True)
@@ -27,14 +27,14 @@ def shared_images(first: DetectionData, second: DetectionData) -> list[Problem]:
     named = "" if example == other else f", there as {other}"
     count = f"{len(shared):,} of the {len(second.records):,} images of the split {second.split}"
     verb = "is" if len(shared) == 1 else "are"
-    message = f"{count} {verb} in the split {first.split} too{named}, so its score tells little of new images"
+    message = f"{count} {verb} in the split {first.split} too{named}, so its score says little about new images"
     return [Problem(str(example), "", message, "image in two splits")]
 
 
 def same_files(first: Sequence[ImageRecord], second: Sequence[ImageRecord]) -> list[Path | None]:
-    """Return for each image of ``second`` the file in ``first`` that has the same bytes, or None.
+    """Return for each image of ``second`` the identical file in ``first``, or None.
 
-    Only files that agree in length and beginning are read to the end.
+    Only files of equal length and beginning are read to the end.
     """
     known: dict[int, list[Path]] = defaultdict(list)
     for record in first:
@@ -64,5 +64,5 @@ def _digest(path: Path, count: int, known: dict[Path, bytes]) -> bytes:
             with path.open("rb") as file:
                 known[path] = hashlib.blake2b(file.read(count)).digest()
         except OSError:
-            known[path] = str(path).encode("utf-8", "surrogateescape")  # the same as no other
+            known[path] = str(path).encode("utf-8", "surrogateescape")  # equal to no other
     return known[path]

@@ -1,10 +1,10 @@
-"""Small descriptions of pictures, by which those that may show the same are found among many.
+"""Small descriptors of images, to find candidates for near duplicates among many.
 
-A picture becomes a thumbnail of 64 x 64 grey levels, stretched to a square, and this the lowest 10 x 10 coefficients of its
-cosine transform without the mean, weighted by their frequency: photographs differ least in the lowest ones. Parts of a
-picture, as crops leave them, are described in the same way, so that a crop is found by one product of matrices; mirrored
-and turned pictures have the same coefficients with other signs or transposed. Measured on the training splits of BCCD and
-Facemask and half of coco_tiny, copies correlate by 0.69 or more, and 99.9 % of all other pairs by less than 0.67.
+An image is reduced to a thumbnail of 64 x 64 grey levels, stretched to a square, and this to the lowest 10 x 10
+coefficients of its cosine transform without the mean, weighted by frequency, since photographs differ least in the lowest
+ones. Parts of an image that crops may leave get the same descriptors, so that a crop is found with one matrix product;
+mirrored and rotated images have the same coefficients with other signs or transposed. Measured on the training splits of
+BCCD and Facemask and half of coco_tiny, copies correlate by 0.69 or more, and 99.9 % of all other pairs by less than 0.67.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from nextdetr.preprocess import AS_EVER, Reading, load_image
 __all__ = ["SIDE", "TURNS", "Candidate", "Turn", "find_candidates", "make_thumbnails"]
 
 SIDE = 64  # of a thumbnail
-_DECODED = 96  # pixels of the shorter side that a JPEG is decoded to at least
+_DECODED = 96  # least shorter side, in pixels, to which a JPEG is decoded
 _COEFFICIENTS = 10
-_SHARPEN = 0.75  # exponent of the frequency's weight
-_CORRELATED = 0.62  # from which on two pictures are candidates
-_MOST = 6  # candidates of a picture; in a set of frames all are candidates of each other
-_BLOCK = 256  # pictures that are compared with all others at once
+_SHARPEN = 0.75  # exponent of the frequency weight
+_CORRELATED = 0.62  # least correlation of candidates
+_MOST = 6  # maximum candidates per image; in a set of video frames all images would be candidates
+_BLOCK = 256  # images compared with all others at once
 # Windows (width, height, positions across and down), fractions of a picture: of four fifths of its area and nine tenths
 _WINDOWS = ((1.0, 1.0, 1, 1), (0.894, 0.894, 3, 3), (0.8, 1.0, 3, 1), (1.0, 0.8, 1, 3), (0.95, 0.95, 2, 2))
 
 
 class Turn(NamedTuple):
-    """How a picture is turned and mirrored: transposed first, then reversed from left to right and top to bottom."""
+    """How an image is rotated and mirrored: transposed first, then flipped left to right and top to bottom."""
 
     name: str
     transposed: bool = False
@@ -46,12 +46,12 @@ class Turn(NamedTuple):
     down: bool = False
 
     def apply(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Turn pictures [..., H, W]."""
+        """Apply to images [..., H, W]."""
         picture = picture.swapaxes(-1, -2) if self.transposed else picture
         return picture[..., :: -1 if self.down else 1, :: -1 if self.across else 1]
 
 
-#: All turns of a square; parts of pictures are looked for in the first two only.
+#: All symmetries of a square; for parts of images only the first two are tried.
 TURNS = (
     Turn(""),
     Turn("mirrored", across=True),
@@ -67,13 +67,13 @@ _PLAIN = 2
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Two pictures that may show the same: the second, turned, looks like a window of the first.
+    """A candidate pair: the second image, transformed, resembles a window of the first.
 
     Attributes:
         first, second: positions.
-        turn: of ``TURNS``.
-        window: x, y, width and height in fractions of the first.
-        correlation: of the two descriptions.
+        turn: one of ``TURNS``.
+        window: x, y, width and height as fractions of the first.
+        correlation: correlation of the two descriptors.
     """
 
     first: int
@@ -90,16 +90,16 @@ def make_thumbnails(
     threads: int = 2,
     progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Read pictures at a small size; JPEGs are decoded at a fraction of theirs.
+    """Read images at a small size; JPEGs are decoded at a fraction of theirs.
 
     Args:
         paths: N files.
         reading: how they are read.
-        threads: that decode.
-        progress: is told how many are done.
+        threads: decoding threads.
+        progress: called with the number done.
 
     Returns:
-        The thumbnails [N, 64, 64], black for what cannot be read; and which can, [N].
+        The thumbnails [N, 64, 64], black if unreadable; and which are readable, [N].
     """
     thumbnails = np.zeros((len(paths), SIDE, SIDE), dtype=np.uint8)
     readable = np.zeros(len(paths), dtype=np.bool_)
@@ -138,7 +138,7 @@ def _windows() -> tuple[tuple[float, float, float, float], ...]:
 
 @cache
 def _operator(start: float, length: float) -> NDArray[np.float32]:
-    """Return what averages a stretch of a thumbnail's side into cells and transforms these; [10, 64]."""
+    """Return the matrix that averages a stretch of a thumbnail's side into cells and transforms them; [10, 64]."""
     edges = np.linspace(start, start + length, _COEFFICIENTS + 1) * SIDE
     pixels = np.arange(SIDE)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
@@ -147,7 +147,7 @@ def _operator(start: float, length: float) -> NDArray[np.float32]:
 
 
 def _describe(thumbnails: NDArray[np.uint8], window: tuple[float, float, float, float]) -> NDArray[np.float32]:
-    """Return the weighted coefficients of a window of thumbnails, of length 1 or 0; [N, 10, 10], down and across."""
+    """Return the weighted coefficients of a window of thumbnails, with norm 1 or 0; [N, 10, 10], rows and columns."""
     x, y, width, height = window
     found = _operator(y, height) @ thumbnails.astype(np.float32) @ _operator(x, width).T
     order = np.arange(_COEFFICIENTS)
@@ -157,7 +157,7 @@ def _describe(thumbnails: NDArray[np.uint8], window: tuple[float, float, float, 
 
 
 def _turned(described: NDArray[np.float32], turn: Turn) -> NDArray[np.float32]:
-    """Return the coefficients of turned pictures from those of the pictures."""
+    """Return the coefficients of transformed images from those of the originals."""
     signs = np.where(np.arange(_COEFFICIENTS) % 2, -1, 1).astype(np.float32)
     described = described.swapaxes(1, 2) if turn.transposed else described
     described = described * signs if turn.across else described
@@ -165,11 +165,11 @@ def _turned(described: NDArray[np.float32], turn: Turn) -> NDArray[np.float32]:
 
 
 def find_candidates(thumbnails: NDArray[np.uint8], *, progress: Callable[[int], None] = lambda _: None) -> list[Candidate]:
-    """Find the pairs that may show the same, the likeliest first; at most six of each picture and each direction.
+    """Find candidate pairs, most likely first; at most six per image and direction.
 
     Args:
-        thumbnails: [N, 64, 64]; what is of one level, as what could not be read, is no candidate.
-        progress: is told how many are done.
+        thumbnails: [N, 64, 64]; constant ones, such as those of unreadable files, are no candidates.
+        progress: called with the number done.
     """
     whole = _describe(thumbnails, _windows()[0])
     count = len(whole)
@@ -189,7 +189,7 @@ def find_candidates(thumbnails: NDArray[np.uint8], *, progress: Callable[[int], 
 def _of_block(
     block: NDArray[np.uint8], start: int, plain: NDArray[np.float32], others: NDArray[np.float32]
 ) -> Iterator[Candidate]:
-    """Yield the candidates of some pictures, whose first has the number ``start``."""
+    """Yield the candidates of a block of images that starts at number ``start``."""
     count = len(plain) // _PLAIN
     parts = np.stack([_describe(block, window).reshape(len(block), -1) for window in _windows()])  # [W, B, 100]
     near = parts[0] @ plain.T
@@ -207,7 +207,7 @@ def _of_block(
 
 
 def _above(near: NDArray[np.float32], start: int, count: int) -> Iterator[tuple[int, int]]:
-    """Yield (row, column) of correlations that are high enough, the highest few of each row, none of one with itself."""
+    """Yield (row, column) of the highest correlations of each row above the threshold, except of an image with itself."""
     rows = np.arange(len(near))
     for turn in range(near.shape[1] // count):
         near[rows, start + rows + turn * count] = -1

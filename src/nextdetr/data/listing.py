@@ -1,4 +1,4 @@
-"""Which files lie in a folder, and which file is meant by a name that is written a little differently."""
+"""Listing of files, and lookup of files by names that are spelt slightly differently."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ __all__ = [
 ]
 
 
-_OF_A_RUN = frozenset(("config.yaml", "metrics.csv"))  # files that a training or pre-training leaves in its folder
+_OF_A_RUN = frozenset(("config.yaml", "metrics.csv"))  # files in the folder of a training or pre-training
 
 
 class Listing(NamedTuple):
-    """The files of a folder and its subfolders.
+    """Files of a folder and its subfolders.
 
     Attributes:
-        files: in the order of their paths.
-        problems: links that lead nowhere, and pictures of kinds that cannot be read here.
+        files: sorted by path.
+        problems: broken links, and images of kinds that cannot be read here.
     """
 
     files: list[Path]
@@ -48,14 +48,14 @@ def list_images(folder: Path) -> Listing:
 
 
 def list_files(folder: Path, suffixes: Collection[str]) -> Listing:
-    """List the files of some endings in a folder and its subfolders.
+    """List the files with given suffixes in a folder and its subfolders.
 
-    Hidden files and folders are left out. Linked folders are looked through too. Each folder is listed once, however many
-    links lead to it, under its own name if that lies inside ``folder``; so links may run in circles.
+    Hidden files and folders are left out. Linked folders are followed. Each folder is listed once, however many links lead
+    to it, under its own name if that lies inside ``folder``; so circular links are fine.
 
     Args:
-        folder: where to look.
-        suffixes: endings in lower case, with the dot; files may have them in any case.
+        folder: folder to search.
+        suffixes: lower-case suffixes with the dot; files may have them in any case.
 
     Raises:
         OSError: a folder cannot be read.
@@ -68,7 +68,7 @@ def list_files(folder: Path, suffixes: Collection[str]) -> Listing:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, linked ones too and hidden ones not, in the order of their names.
+    """Return the folders in a folder, including linked but not hidden ones, sorted by name.
 
     Raises:
         OSError: the folder cannot be read.
@@ -78,10 +78,10 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def _list(folder: Path, taken: Callable[[str], bool], kind: Callable[[str], str | None]) -> Listing:
-    """List what is ``taken`` by its name; the rest is asked for its ``kind``, and counted where it has one.
+    """List files that are ``taken`` by name; for the others ask for their ``kind``, and count those that have one.
 
-    ``runs`` in the working folder, where commands write pictures, is left out of a folder above it (``--data .``), and the
-    folder of a run everywhere.
+    ``runs`` in the working directory, where commands write images, is skipped when listing a folder above it (``--data
+    .``), and folders of runs are skipped everywhere.
     """
     files: list[str] = []
     problems: list[Problem] = []
@@ -98,7 +98,7 @@ def _list(folder: Path, taken: Callable[[str], bool], kind: Callable[[str], str 
             seen.add(real)
             visible = sorted(name for name in folders if not name.startswith("."))
             waiting += [Path(parent, name) for name in visible if Path(parent, name).is_symlink()]
-            folders[:] = visible  # links among them are not entered here
+            folders[:] = visible  # links among them are not followed here
             for name in names:
                 if taken(name):
                     files.append(os.path.join(parent, name))  # noqa: PTH118 - there may be a million names
@@ -107,17 +107,17 @@ def _list(folder: Path, taken: Callable[[str], bool], kind: Callable[[str], str 
                 elif (other := kind(name)) is not None:
                     others[other] += 1
                 elif os.path.islink(path := os.path.join(parent, name)) and not os.path.exists(path):  # noqa: PTH110, PTH114, PTH118
-                    problems.append(Problem(path, "", "the link leads nowhere; passed over", "broken link"))
+                    problems.append(Problem(path, "", "the link leads nowhere; skipped", "broken link"))
     problems += [
-        Problem(str(folder), "", f"{count:,} {NOT_HERE[other]} are passed over", "picture of another kind")
+        Problem(str(folder), "", f"{count:,} {NOT_HERE[other]} are skipped", "picture of another kind")
         for other, count in sorted(others.items())
     ]
-    files.sort(key=lambda path: path.replace(os.sep, "\0"))  # folder by folder, as paths are sorted
+    files.sort(key=lambda path: path.replace(os.sep, "\0"))  # folder by folder, as paths sort
     return Listing([Path(path) for path in files], problems)
 
 
 def describe_others(problems: Sequence[Problem]) -> str:
-    """Return a clause that tells what a folder without images holds in their place; "" where that is nothing."""
+    """Return a clause about what a folder without images holds instead; "" if nothing."""
     return "".join(f"; {problem.message}" for problem in problems if problem.kind == "picture of another kind")
 
 
@@ -126,23 +126,23 @@ def _fail(error: OSError) -> None:
 
 
 def fold(name: str) -> str:
-    """Return what is the same for names that many disks take for the same: case, and accents as one sign or two."""
+    """Normalise a name as many file systems do: case, and composed or decomposed accents."""
     if name.isascii():
         return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 class FileFinder:
-    """Finds files whose names differ from what is written in case (``.JPG``) or in how accents are stored.
+    """Finds files whose names differ from the written ones in case (``.JPG``) or in the encoding of accents.
 
-    A set that was made on Windows or macOS often has such names, which are the same there.
+    Data sets made on Windows or macOS often have such names, which are equivalent there.
     """
 
     def __init__(self) -> None:
         self._names: dict[Path, dict[str, list[str]]] = {}
 
     def find(self, path: Path) -> Path:
-        """Return the file or folder that is meant; ``path`` itself where it exists, and where no other is the only one."""
+        """Return the matching file or folder; ``path`` itself if it exists or if no other is the only match."""
         if _exists(path) or path.parent == path:
             return path
         folder = self.find(path.parent)
@@ -155,7 +155,7 @@ class FileFinder:
             try:
                 for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names, not paths
                     table.setdefault(fold(name), []).append(name)
-            except (OSError, ValueError):  # a name with a zero byte
+            except (OSError, ValueError):  # a name with a null byte
                 pass
             self._names[folder] = table
         return self._names[folder]
@@ -164,20 +164,20 @@ class FileFinder:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # a name longer than the file system has, or one with a zero byte
+    except (OSError, ValueError):  # a name that is too long or has a null byte
         return False
 
 
 class NameIndex:
-    """Finds the image that a list or an annotation file means by a written path, never another one of the same base name.
+    """Finds the image meant by a path in a list or annotation file, never another one with the same base name.
 
-    A written path means an image if the image's own path ends with it (``a.jpg`` and ``2/a.jpg`` mean ``…/2/a.jpg``), or if
-    it ends with the whole of the image's name, folder included (``images/v1/2/a.jpg`` means ``2/a.jpg``: where the set lay,
-    its folders had others above them). A path with another folder means another file: ``1/a.jpg`` is never ``2/a.jpg``.
+    A written path matches an image if the image's own path ends with it (``a.jpg`` and ``2/a.jpg`` match ``…/2/a.jpg``), or
+    if it ends with the whole name of the image, folder included (``images/v1/2/a.jpg`` matches ``2/a.jpg``: the set used to
+    lie below other folders). A path with another folder is another file: ``1/a.jpg`` is never ``2/a.jpg``.
 
     Args:
-        names: of each image, as messages show it; a written path that is the same means it whatever its path is.
-        folder: where the images lie; its own folders may be written too.
+        names: name of each image in messages; a written path equal to it matches regardless of the image's path.
+        folder: folder of the images; written paths may include its own folders.
         paths: path of each image, relative to ``folder``; by default the names.
     """
 
@@ -188,7 +188,7 @@ class NameIndex:
         self._tables: dict[bool, _Endings] = {}
 
     def find(self, name: str) -> list[int]:
-        """Return the positions that ``name``, with or without ending, may mean: none, one, or several of one path."""
+        """Return the positions that ``name``, with or without extension, may mean: none, one, or several of one path."""
         spelt = name.replace("\\", "/")
         if spelt in self._whole:
             return [self._whole[spelt]]
@@ -201,7 +201,7 @@ class NameIndex:
         return []
 
     def nearest(self, name: str) -> list[int]:
-        """Return the positions of the images that agree with the longest ending of ``name``, whatever its folders."""
+        """Return the positions of the images that match the longest ending of ``name``, whatever its folders."""
         written = tuple(reversed(split_path(name)))
         tails = (self._table(stems=False).ending(written[:count]) for count in range(len(written), 0, -1))
         return next((found for found in tails if found), [])
@@ -212,7 +212,7 @@ class NameIndex:
         return self._tables[stems]
 
     def _spelt_alike(self, found: list[int], spelt: str) -> list[int]:
-        """Of several, keep those that are spelt so in every letter."""
+        """If there are several, keep those spelt identically."""
         if len(found) < 2:
             return found
         exact = []
@@ -223,16 +223,16 @@ class NameIndex:
         return exact or found
 
     def describe(self, positions: Sequence[int]) -> str:
-        """Name the images of several positions, for a message."""
+        """List the images at several positions, for a message."""
         shown = ", ".join(self.names[position] for position in positions[:3])
         return shown + (", …" if len(positions) > 3 else "")
 
 
 class _Endings:
-    """Names sorted by their last part, then by the folder before it, and so on: those of one ending lie together."""
+    """Names sorted by their last part, then by the folder before it, and so on, so that common endings are adjacent."""
 
     def __init__(self, names: Sequence[str], folder: tuple[str, ...], stems: bool) -> None:
-        above: dict[str, tuple[str, ...]] = {}  # there are few folders: the same for many names
+        above: dict[str, tuple[str, ...]] = {}  # there are few folders, shared by many names
         self._inner: dict[tuple[str, ...], list[int]] = {}
         paths: list[tuple[tuple[str, ...], int]] = []
         for position, name in enumerate(names):
@@ -252,7 +252,7 @@ class _Endings:
         self._positions = [position for _, position in paths]
 
     def ending(self, tail: tuple[str, ...]) -> list[int]:
-        """Return the positions of the names that end with these parts, given from the last one on."""
+        """Return the positions of the names that end with these parts, given from the last one."""
         first = bisect_left(self._paths, tail)
         last = bisect_left(self._paths, (*tail[:-1], f"{tail[-1]}\0"), lo=first)
         return sorted(self._positions[first:last])
@@ -263,12 +263,12 @@ class _Endings:
 
 
 def split_path(name: str) -> tuple[str, ...]:
-    """Return the folders and the file of a written path, folded, without drive, protocol, ``.`` and ``..``."""
+    """Return the normalised folders and file of a written path, without drive, protocol, ``.`` and ``..``."""
     parts = fold(name.replace("\\", "/")).split("/")
     return tuple(part for part in parts if part not in ("", ".", "..") and not part.endswith(":"))
 
 
 def is_foreign(name: str) -> bool:
-    """Whether a written path starts from a disk, an address or the folder above: from where its writer stood."""
+    """Whether a written path is absolute, a URL, or starts above the folder, so that it depends on its author's machine."""
     spelt = name.replace("\\", "/")
     return spelt.startswith(("/", "../")) or spelt[1:2] == ":" or "://" in spelt

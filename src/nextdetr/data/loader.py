@@ -1,8 +1,8 @@
-"""Which samples make up which batch.
+"""Composition of batches.
 
-The order of an epoch, the size of each batch and the augmentation of each sample are functions of the seed, the epoch and
-the position alone. A key says all. Hence any number of workers gives the same batches, a run resumed in mid-epoch gets
-exactly the batches that were left, and ranks agree without speaking to each other.
+The order of an epoch, the size of each batch and the augmentation of each sample are functions of seed, epoch and position
+only; a key says it all. So any number of workers gives the same batches, a run resumed in mid-epoch gets exactly the
+remaining batches, and ranks agree without communication.
 """
 
 from __future__ import annotations
@@ -23,36 +23,35 @@ __all__ = ["EpochSampler", "EvalLoader", "TrainLoader", "build_eval_loader", "bu
 
 Strong: TypeAlias = "bool | Callable[[int], bool]"
 
-_ORDER, _SIZE = 1, 2  # tell apart the two uses of one (seed, epoch)
+_ORDER, _SIZE = 1, 2  # distinguish the two uses of one (seed, epoch)
 
 
 class EpochSampler:
     """Batches of sample keys, epoch by epoch.
 
-    With R ranks, R batches are consecutive slices of one order that all ranks share, so that each gets as many batches as
-    the others and none of the others' images. The order is filled up to whole batches with its own beginning, again and
-    again if there are fewer images than a batch has places; a repeated image has another ``copy`` number and thus another
-    augmentation.
+    With R ranks, R batches are consecutive slices of one common order, so that each rank gets as many batches as the others
+    and none of their images. The order is padded to whole batches with its own beginning, repeatedly if there are fewer
+    images than a batch holds; a repeated image has another ``copy`` number and thus different augmentation.
 
     Args:
         length: number of images, at least 1.
-        batch_size: images in a batch of one rank.
+        batch_size: images per batch and rank.
         seed: 0 or above.
         base_size: side of the square input in pixels.
-        multi_scale: sizes to draw from, one for each batch, the same on all ranks; None keeps to ``base_size``.
-        rank: this process, 0 to ``world`` - 1.
+        multi_scale: sizes to draw from, one per batch, the same on all ranks; None always uses ``base_size``.
+        rank: rank of this process, 0 to ``world`` - 1.
         world: number of processes.
         drop_last: leave out the incomplete batch instead of filling it.
-        shuffle: draw a new order in each epoch.
-        weights: how often each image is drawn beside the others, above 0; an epoch stays ``length`` images long. An image
-            comes its share of times in each epoch, rounded up or down.
+        shuffle: use a new order in each epoch.
+        weights: how often each image is drawn relative to the others, above 0; an epoch keeps ``length`` images. The count
+            of an image per epoch is its share, rounded up or down.
 
     Attributes:
-        places: images of one batch of all ranks.
-        end: image at which an epoch ends; without ``drop_last`` the number of images.
+        places: images per batch over all ranks.
+        end: position at which an epoch ends; without ``drop_last`` the number of images.
 
     Raises:
-        DataError: there is no image.
+        DataError: there are no images.
         ConfigError: ``drop_last`` would leave no batch.
     """
 
@@ -84,21 +83,21 @@ class EpochSampler:
         self.end = length // places * places if drop_last else length
 
     def __len__(self) -> int:
-        """Batches an epoch, the same on every rank."""
+        """Batches per epoch, the same on every rank."""
         return (self.end + self.places - 1) // self.places
 
     @property
     def most_samples(self) -> int:
-        """Most samples that a batch of one rank may have."""
+        """Maximum samples in a batch of one rank."""
         return self.batch_size
 
     @property
     def largest_size(self) -> int:
-        """Largest side that a batch may have, in pixels."""
+        """Maximum input size of a batch, in pixels."""
         return max((self.base_size, *self.multi_scale))
 
     def size(self, epoch: int, batch: int, strong: bool = True) -> int:
-        """Side of the input of a batch in pixels; without the strong part of the augmentation always ``base_size``."""
+        """Input size of a batch in pixels; always ``base_size`` without strong augmentation."""
         if not (strong and self.multi_scale):
             return self.base_size
         return int(
@@ -110,10 +109,10 @@ class EpochSampler:
 
         Args:
             epoch: number of the epoch, 0 or above.
-            start: number of images, of all ranks, to leave out because an interrupted run has had them. It need not be a
-                multiple of this run's batches, which may be others than those of the run so far.
-            strong: whether the strong part of the augmentation, and with it multi-scale, is on; or a function that says so
-                for the batch that begins at an image, asked when the batch is made up.
+            start: number of images, over all ranks, to skip because an interrupted run has used them. It need not be a
+                multiple of this run's batches, whose size may have changed.
+            strong: whether strong augmentation, and with it multi-scale, is on; or a function of the first image of a
+                batch, called when the batch is assembled.
         """
         order, copies = self._order(epoch)
         again = int(copies.max()) + 1
@@ -127,7 +126,7 @@ class EpochSampler:
             ]
 
     def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Images of an epoch, and how often each has come before in it."""
+        """Images of an epoch, and how often each occurred before in it."""
         order = np.arange(self.length)
         copies = np.zeros_like(order)
         random = np.random.default_rng((self.seed, epoch, _ORDER))
@@ -135,11 +134,11 @@ class EpochSampler:
             random.shuffle(order)
         if self.weights is None:
             return order, copies
-        # Systematic sampling: as many equally spaced points as images on a line where each image has its weight's length.
+        # Systematic sampling: as many equally spaced points as images, on a line where each image has its weight as length.
         ends = np.cumsum(self.weights[order])
         points = (random.random() + np.arange(self.length)) * ends[-1] / self.length
         order = order[np.searchsorted(ends, points, side="right").clip(max=self.length - 1)]
-        copies[1:] = order[1:] == order[:-1]  # an image's points are neighbours
+        copies[1:] = order[1:] == order[:-1]  # the points of an image are adjacent
         for i in np.flatnonzero(copies):
             copies[i] += copies[i - 1]
         mixed = random.permutation(self.length)
@@ -147,18 +146,18 @@ class EpochSampler:
 
 
 class TrainLoader:
-    """A sampler's batches; see ``build_loader``."""
+    """Batches of a sampler; see ``build_loader``."""
 
     def __init__(self, stream: BatchStream, sampler: EpochSampler) -> None:
         self._stream = stream
         self.sampler = sampler
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return len(self.sampler)
 
     def epoch(self, epoch: int, start: int = 0, strong: Strong = True) -> Iterator[Batch]:
-        """Yield the batches of an epoch from image ``start`` on; arguments as in ``EpochSampler.epoch``.
+        """Yield the batches of an epoch from image ``start``; arguments as in ``EpochSampler.epoch``.
 
         Raises:
             DataError: an image cannot be read; the message names it.
@@ -166,12 +165,12 @@ class TrainLoader:
         return self._stream.run(self.sampler.epoch(epoch, start=start, strong=strong))
 
     def close(self) -> None:
-        """End the worker processes."""
+        """Stop the worker processes."""
         self._stream.close()
 
 
 class EvalLoader:
-    """Every image once, in order, the last batch as short as it is; see ``build_eval_loader``."""
+    """Every image once, in order, with a possibly shorter last batch; see ``build_eval_loader``."""
 
     def __init__(self, stream: BatchStream, batches: list[list[SampleKey]]) -> None:
         self._stream = stream
@@ -184,18 +183,18 @@ class EvalLoader:
         return self._stream.run(self._batches)
 
     def close(self) -> None:
-        """End the worker processes."""
+        """Stop the worker processes."""
         self._stream.close()
 
 
 def build_loader(dataset: Dataset[Sample], sampler: EpochSampler, workers: int = 1, prefetch: int = 2) -> TrainLoader:
-    """Return the loader of a training run.
+    """Build the loader of a training run.
 
     Args:
         dataset: samples with augmentation.
-        sampler: which of them make up which batch.
-        workers: processes that prepare batches; 0 for none.
-        prefetch: batches that each of them prepares ahead.
+        sampler: composition of the batches.
+        workers: worker processes; 0 for none.
+        prefetch: batches prepared ahead by each worker.
     """
     workers = affordable_workers(workers, prefetch, sampler.most_samples, sampler.largest_size)
     return TrainLoader(BatchStream(dataset, workers, prefetch), sampler)
@@ -211,16 +210,16 @@ def build_eval_loader(
     rank: int = 0,
     world: int = 1,
 ) -> EvalLoader:
-    """Return the loader of a validation run: no shuffling, no repetition, every ``world``-th image from ``rank`` on.
+    """Build the loader of a validation run: no shuffling, no repetition, every ``world``-th image from ``rank``.
 
     Args:
         dataset: samples without augmentation (``transform`` None).
         size: side of the square input in pixels.
-        batch_size: most images in a batch.
-        workers: processes that prepare batches; 0 for none.
-        prefetch: batches that each of them prepares ahead.
-        rank: this process.
-        world: number of processes; they may get different numbers of batches.
+        batch_size: maximum images per batch.
+        workers: worker processes; 0 for none.
+        prefetch: batches prepared ahead by each worker.
+        rank: rank of this process.
+        world: number of processes; their numbers of batches may differ.
     """
     keys = [SampleKey(0, index, size, strong=False) for index in range(rank, len(dataset), world)]
     batches = [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)]

@@ -1,18 +1,18 @@
-"""Samples made of several pictures: mosaic, mixup and pasted boxes, the dense one-to-one batches of DEIM.
+"""Samples made of several images: mosaic, mixup and copy-paste, the dense one-to-one batches of DEIM.
 
-DEIM (arXiv 2412.04234, section 3.1): a detector that is matched one to one learns from as many queries as there are boxes,
-so pictures with more boxes teach more in the same time. Mosaic: YOLOv4, arXiv 2004.10934, section 3.4. Mixup: arXiv
-1710.09412, of detection pictures with the sum of their boxes as in arXiv 1902.04103. Pasting: arXiv 1708.01642.
+DEIM (arXiv 2412.04234, section 3.1): a detector with one-to-one matching learns from as many queries as there are boxes, so
+images with more boxes teach more in the same time. Mosaic: YOLOv4, arXiv 2004.10934, section 3.4. Mixup: arXiv 1710.09412,
+for detection with the union of the boxes as in arXiv 1902.04103. Pasting: arXiv 1708.01642.
 
-Where we differ, and why:
+Differences, and reasons:
 
-- DEIM builds a mosaic of twice the size, turns and scales it, and cuts out a part. Here the part is chosen first, and each
-  of the four pictures is resized once, into what of it is seen: a mosaic costs about as much as a plain sample.
-- Partners come from the data set, not from the batch, and every draw is a function of the sample's seed, so that batches do
-  not depend on workers, ranks or interruptions.
-- Boxes are pasted with some of their surroundings, faded out at the edges, and only where they cover no more than a tenth
-  of any box that is there already (half a box with a whole label teaches nothing). Rare classes are pasted more often, by
-  the inverse root of their count.
+- DEIM builds a mosaic of twice the size, rotates and scales it, and crops a part. Here the part is chosen first, and each
+  of the four images is resized once, to its visible part: a mosaic costs about as much as a plain sample.
+- The other images come from the data set, not from the batch, and every draw is a function of the sample's seed, so that
+  batches do not depend on workers, ranks or interruptions.
+- Boxes are pasted with some of their surroundings, faded out at the edges, and only where they cover at most a tenth of any
+  existing box (half a box with a full label teaches nothing). Rare classes are pasted more often, by the inverse square
+  root of their count.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ __all__ = ["MixConfig", "Mixer", "Source"]
 
 _MARGIN = 0.15  # of a pasted box's sides, on each side; faded out
 _TRIES = 10  # places tried for a pasted box
-_COVERED = 0.1  # most of a box that a pasted picture may hide
+_COVERED = 0.1  # maximum fraction of a box that a paste may hide
 _LARGEST = 0.6  # of the result's side; larger boxes are not pasted
 _SMALLEST = 3.0  # pixels of the result; smaller boxes are not pasted
 
 
 class Source(NamedTuple):
-    """A picture to build samples from; crowds are told apart since they are no targets, but must not be pasted either.
+    """An image to build samples from; crowds are separate since they are no targets, but must not be pasted either.
 
     Attributes:
         image: RGB.
@@ -61,16 +61,16 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MixConfig:
-    """How often samples are made of several pictures.
+    """How often samples combine several images.
 
     Attributes:
-        mosaic: probability of four pictures in a two by two grid in place of one.
-        mosaic_scale: smallest and largest size of the grid's pictures, relative to a plain sample's.
-        mixup: probability of blending with the plain sample of another picture.
-        mixup_share: smallest and largest share of the first picture.
-        copy_paste: probability of pasting boxes of other pictures.
-        most_pasted: most boxes pasted into a sample.
-        paste_scale: smallest and largest size of what is pasted, relative to where it comes from.
+        mosaic: probability of four images in a two by two grid instead of one.
+        mosaic_scale: range of the size of the grid's images, relative to a plain sample.
+        mixup: probability of blending with the plain sample of another image.
+        mixup_share: range of the weight of the first image.
+        copy_paste: probability of pasting boxes of other images.
+        most_pasted: maximum boxes pasted into a sample.
+        paste_scale: range of the size of a paste, relative to the original.
     """
 
     mosaic: float = 0.0
@@ -83,18 +83,18 @@ class MixConfig:
 
     @property
     def any(self) -> bool:
-        """Whether anything of it can happen."""
+        """Whether any of it can happen."""
         return max(self.mosaic, self.mixup, self.copy_paste) > 0
 
 
 class Mixer:
-    """Make a training sample of one or several pictures; a function of the data and the seed alone.
+    """Make a training sample of one or several images; a function of the data and the seed only.
 
     Args:
-        config: what happens how often.
-        transform: augmentation of a single picture.
-        read: gives the picture of an index.
-        labels: class indices of the boxes that may be pasted, [N] for each picture.
+        config: probabilities and ranges.
+        transform: augmentation of a single image.
+        read: returns the image at an index.
+        labels: class indices of the boxes that may be pasted, [N] for each image.
     """
 
     def __init__(
@@ -113,12 +113,12 @@ class Mixer:
         self._chances = np.cumsum(frequency**-0.5) if len(classes) else np.empty(0)
 
     def __call__(self, index: int, *, size: int, seed: int) -> tuple[Tensor, Target]:
-        """Return the strongly augmented sample of a picture.
+        """Return the strongly augmented sample of an image.
 
         Args:
-            index: which picture is the first.
+            index: index of the first image.
             size: side of the result in pixels (S).
-            seed: of all draws, 0 to 2^64 - 1.
+            seed: seed of all draws, 0 to 2^64 - 1.
 
         Returns:
             [3, S, S] float32, 0 to 1, and the target.
@@ -144,7 +144,7 @@ class Mixer:
         return self.transform(image, boxes, labels, size=size, seed=seed, strong=True)
 
     def _mosaic(self, indices: list[int], size: int, draw: np.random.Generator, seed: int) -> tuple[Tensor, Target]:
-        """Lay four pictures around a point, each as a square of side 1, and show a window of that plane."""
+        """Arrange four images around a point, each as a square of side 1, and show a window of that plane."""
         side = 1 / float(draw.uniform(*self.config.mosaic_scale))  # of the window, in squares
         # The point stays away from the window's edge, and the window within the four squares.
         low, high = np.maximum(0.25 * side, side - 1), np.minimum(0.75 * side, 1)
@@ -176,7 +176,7 @@ class Mixer:
         return pixels_, make_target(turned, torch.cat(classes), size)
 
     def _paste(self, pixels: Tensor, target: Target, size: int, draw: np.random.Generator) -> tuple[Tensor, Target]:
-        """Paste boxes of other pictures where there is none."""
+        """Paste boxes of other images into free places."""
         boxes, labels = cxcywh_to_xyxy(target.boxes) * size, target.labels
         pixels = pixels.clone()
         for _ in range(int(draw.integers(1, self.config.most_pasted + 1))):
@@ -210,11 +210,11 @@ class Mixer:
         return pixels, make_target(boxes, labels, size)
 
     def _patch(self, source: Source, index: int, size: int, scale: float) -> tuple[Image.Image, Tensor, Tensor] | None:
-        """Cut out a box with its surroundings, in the size that it has in a plain sample times ``scale``.
+        """Cut out a box with its surroundings, at its size in a plain sample times ``scale``.
 
         Returns:
-            The picture, the boxes [N, 4] xyxy in its pixels with the wanted one first, and their labels; None if the box is
-            too small or too large, or shares its place with a crowd.
+            The crop, the boxes [N, 4] xyxy in its pixels with the wanted one first, and their labels; None if the box is
+            too small or too large, or overlaps a crowd.
         """
         image, boxes, labels, crowds = source
         box = boxes[index]
@@ -237,7 +237,7 @@ class Mixer:
         if max(width, height) >= size:
             return None
         moved, kept = place_boxes(boxes, Window(0, 0, *image.size), window, (0, 0, width, height))
-        kept &= _centred(boxes, Window(*(int(v) for v in box.round())))  # neighbours that mostly lie in it come along
+        kept &= _centred(boxes, Window(*(int(v) for v in box.round())))  # neighbours that mostly lie in it are included
         kept[index] = False
         picture = image.resize((width, height), Image.Resampling.BILINEAR, box=window)
         order = torch.cat((torch.tensor([index]), kept.nonzero().flatten()))
@@ -262,13 +262,13 @@ def _mirrored(boxes: Tensor, width: int) -> Tensor:
 
 
 def _overlap(first: Tensor, second: Tensor) -> Tensor:
-    """Areas that xyxy boxes [T, 4] and [N, 4] share, [T, N]."""
+    """Intersection areas of xyxy boxes [T, 4] and [N, 4], [T, N]."""
     low, high = torch.maximum(first[:, None, :2], second[:, :2]), torch.minimum(first[:, None, 2:], second[:, 2:])
     return (high - low).clamp(min=0).prod(dim=-1)
 
 
 def _fade(height: int, width: int) -> Tensor:
-    """Weight of a pasted picture [H, W]: rises from its edge to 1 where the box begins."""
+    """Weight of a paste [H, W]: rises from its edge to 1 at the box."""
 
     def ramp(length: int) -> Tensor:
         position = (torch.arange(length) + 0.5) / length

@@ -1,13 +1,13 @@
-r"""Images whose written paths lead nowhere, as the data set was made on another computer or put together in another way.
+r"""Find images whose written paths do not exist, because the data set was made on another computer or rearranged.
 
-Only where not one image of a list or of an annotation file is where it says is another place looked for; where some are,
-the others are missing. The images of the data set are listed once then, and a written path means
+Other places are tried only if not a single image of a list or annotation file is where it says; if some are, the others are
+missing. The images of the data set are then listed once, and a written path means
 
-- the one image whose path ends with it, or whose whole path inside the folder, subfolder included, it ends with;
-- if it starts from a disk, an address or the folder above (``C:\\x\\a.jpg``, ``../../upload/a.jpg``): the one image that
-  agrees with most of its ending, with its base name at least.
+- the one image whose path ends with it, or whose whole path inside the folder, subfolders included, it ends with;
+- if it is absolute, a URL, or starts above the folder (``C:\\x\\a.jpg``, ``../../upload/a.jpg``): the one image that
+  matches most of its ending, at least its base name.
 
-An image of another split (``val/a.jpg`` for ``/data/train/a.jpg``) is never taken, nor one for two names.
+An image of another split (``val/a.jpg`` for ``/data/train/a.jpg``) is never used, nor one image for two names.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _SPLIT = re.compile(r"(train|val|test|minival|trainval)(?:ing|id|idation)?[_-]?\
 
 @dataclass(slots=True)
 class Moved:
-    """Where images lie that are not where it is written.
+    """Where images were found that are not at their written paths.
 
     Attributes:
-        paths: by the position of the name.
-        guessed: one name whose folders do not agree with its image's; -1 if there is none.
-        folder: where the images were looked for.
-        problems: what was found while listing that.
+        paths: by position of the name.
+        guessed: one name whose folders do not match its image's; -1 if there is none.
+        folder: folder that was searched.
+        problems: problems found while listing it.
     """
 
     paths: dict[int, Path] = field(default_factory=dict)
@@ -44,11 +44,11 @@ class Moved:
     problems: list[Problem] = field(default_factory=list)
 
     def tell(self, names: Sequence[str], file: str) -> list[Problem]:
-        """Return the problems, with one that says what was taken for what, unless all folders agree.
+        """Return the problems, including one about the guesses unless all folders match.
 
         Args:
             names: as given to ``find_moved``.
-            file: the file that holds them.
+            file: file with the names.
         """
         if self.guessed < 0:
             return self.problems
@@ -65,8 +65,8 @@ def find_moved(names: Sequence[str], folders: Iterable[Path], about: str = "") -
 
     Args:
         names: as written.
-        folders: where to look, with their subfolders, the likeliest first; the one with most of the images is taken.
-        about: the split or the file that names the images, for those names that do not say their split.
+        folders: folders to search, with their subfolders, most likely first; the one with most of the images is used.
+        about: split or file of the names, for names that do not include their split.
     """
     best = Moved()
     others = OtherSplits(about)
@@ -77,7 +77,7 @@ def find_moved(names: Sequence[str], folders: Iterable[Path], about: str = "") -
         seen.add(folder)
         try:
             found = _look_in(folder, names, others)
-        except OSError:  # a folder without permission, somewhere below: what is there cannot be trained on either
+        except OSError:  # an unreadable folder somewhere below: its images could not be used either
             continue
         if len(found.paths) > len(best.paths):
             best = found
@@ -87,23 +87,23 @@ def find_moved(names: Sequence[str], folders: Iterable[Path], about: str = "") -
 
 
 def split_words(parts: Iterable[str]) -> set[str]:
-    """Return the splits that names are those of: ``val2017`` and ``valid`` are ``val``."""
+    """Return the splits of names: ``val2017`` and ``valid`` are ``val``."""
     return {match[1] for part in parts if (match := _SPLIT.fullmatch(part.lower()))}
 
 
 class OtherSplits:
-    """Tells the images of other splits: one in a folder called ``val`` is none of ``train``, whatever its name.
+    """Recognises images of other splits: one in a folder called ``val`` does not belong to ``train``, whatever its name.
 
     Args:
-        about: the split or the file that names the images, for those names that do not say their split.
+        about: split or file of the names, for names that do not include their split.
     """
 
     def __init__(self, about: str) -> None:
         self._split = split_words(re.split(r"[^a-zA-Z0-9]+", about))
-        self._words: dict[str, set[str]] = {}  # there are few folders: the same for many images
+        self._words: dict[str, set[str]] = {}  # there are few folders, shared by many images
 
     def has(self, image: str, name: str) -> bool:
-        """Whether an image, by its path, is of another split than what is written ``name`` would be."""
+        """Whether an image, by its path, belongs to another split than the written ``name``."""
         parent = image.rpartition("/")[0]
         if parent not in self._words:
             self._words[parent] = split_words(parent.split("/"))
@@ -119,7 +119,7 @@ def _look_in(folder: Path, names: Sequence[str], others: OtherSplits) -> Moved:
         return found
     own = [path.relative_to(folder).as_posix() for path in listing.files]
     index = NameIndex(own, folder)
-    claims: dict[int, list[tuple[int, int]]] = {}  # image -> (how many parts agree, which name)
+    claims: dict[int, list[tuple[int, int]]] = {}  # image -> (number of matching parts, name)
     sure = set()
     for position, name in enumerate(names):
         hits = index.find(name)
@@ -143,6 +143,6 @@ def _look_in(folder: Path, names: Sequence[str], others: OtherSplits) -> Moved:
 
 
 def _agreement(first: Sequence[str], second: Sequence[str]) -> int:
-    """Count the parts, from the last one on, that two paths have in common."""
+    """Count the common trailing parts of two paths."""
     pairs = zip(reversed(first), reversed(second), strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -1,9 +1,9 @@
-"""ultralytics NDJSON (https://docs.ultralytics.com/datasets/detect): a line for the set, then one an image.
+"""ultralytics NDJSON (https://docs.ultralytics.com/datasets/detect): a line for the set, then one per image.
 
 The first line has ``class_names``; an image's line has ``file``, ``split`` and ``annotations``, whose rows are those of
-YOLO label files: ``boxes``, ``segments`` (their enclosing box is used), ``obb`` (four corners, likewise) or ``pose`` (the
-box counts). Nothing is fetched from ``url``: the images must lie beside the file, in ``images/SPLIT``, ``SPLIT`` or the
-folder that ``path`` or ``name`` says.
+YOLO label files: ``boxes``, ``segments`` or ``obb`` (four corners), which give their enclosing box, or ``pose``, of which
+the box is used. Nothing is fetched from ``url``: the images must lie beside the file, in ``images/SPLIT``, ``SPLIT`` or the
+folder named by ``path`` or ``name``.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _image(file: Path, where: str, row: Mapping[str, Any], problems: list[Proble
     annotations = row.get("annotations") or {}
     for kind, rows in annotations.items() if isinstance(annotations, Mapping) else ():
         if kind not in _SHAPES:
-            message = f"annotations of the kind {kind} are no boxes; passed over"
+            message = f"annotations of the kind {kind} are not boxes; skipped"
             problems.append(Problem(str(file), where, message, "annotation without a box"))
             continue
         for number, values in enumerate(rows if isinstance(rows, list) else [], start=1):

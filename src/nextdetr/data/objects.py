@@ -1,4 +1,4 @@
-"""What readers of other tools' formats share: images and their objects on the way to a ``RawSplit``, and their files."""
+"""Shared by the readers of other tools' formats: images with objects, on the way to a ``RawSplit``, and their files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 
 Box: TypeAlias = tuple[float, float, float, float]
 
-# the label of a region in which nothing is judged: it becomes a crowd of every class
+# label of a region that is not evaluated: it becomes a crowd of every class
 EVERY_CLASS = -1
 
 _SPLITS = {
@@ -36,10 +36,10 @@ class Marked(NamedTuple):
 
     Attributes:
         label: own id of its class, or ``EVERY_CLASS``.
-        box: xyxy, in pixels or fractions, as the split says.
-        where: place in the file.
-        crowd: whether it is left out of training and of the score.
-        confidence: 0 to 1, how sure a detector was of it; None where it was drawn by hand.
+        box: xyxy, in pixels or fractions, depending on the split.
+        where: position in the file.
+        crowd: whether it is left out of training and scoring.
+        confidence: 0 to 1, of a detector; None if drawn by hand.
     """
 
     label: int
@@ -51,14 +51,14 @@ class Marked(NamedTuple):
 
 @dataclass(slots=True)
 class Annotated:
-    """An image as its annotations have it.
+    """An image as described by its annotations.
 
     Attributes:
-        name: what they call it; also its id.
-        file, where: the file that describes it, and where in it.
-        size: (width, height) that is declared, or None.
-        objects: what is in it.
-        path: the image file; None until it is looked for.
+        name: name of the image there; also its id.
+        file, where: file that describes it, and the position in it.
+        size: declared (width, height), or None.
+        objects: its objects.
+        path: the image file; None until it is found.
     """
 
     name: str
@@ -78,14 +78,14 @@ def build_split(
     problems: list[Problem],
     fractions: bool = False,
 ) -> RawSplit:
-    """Turn images with their objects into a split.
+    """Convert images with their objects to a split.
 
     Args:
         found: the images, with their paths.
         own: own id of each class, and its name.
-        classes: names in the model's order; None takes ``own``.
-        source: the file or folder to name when nothing can be used.
-        problems: what was found while parsing.
+        classes: names in the model's order; None uses ``own``.
+        source: file or folder to name if nothing can be used.
+        problems: problems found while parsing.
         fractions: whether boxes are fractions of the images.
 
     Raises:
@@ -109,16 +109,15 @@ def build_split(
 
 
 def locate(found: Sequence[Annotated], folders: Sequence[Path], about: str = "") -> list[Problem]:
-    """Find the image of each entry that has no path yet, by its name, and return what was found on the way.
+    """Find the image file of each entry without a path by its name, and return the problems.
 
-    A name may lack its ending, and may have folders above ours; see ``moved.py`` for those of another computer. An image in
-    a folder of another split is never taken. What is found nowhere gets the place where it should be.
+    A name may lack its extension, and may include folders above ours; see ``moved.py`` for paths of another computer. An
+    image in a folder of another split is never used. Missing images get the path where they should be.
 
     Args:
-        found: the entries; they get their paths.
-        folders: where images may lie, the likeliest first; their subfolders are looked through where a name alone is not
-            enough.
-        about: the split or the file that names the images, for names that do not say their split.
+        found: the entries; their paths are set.
+        folders: folders of the images, most likely first; their subfolders are searched if the name alone is not enough.
+        about: split or file of the names, for names that do not include their split.
     """
     places = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
     problems: list[Problem] = []
@@ -161,37 +160,36 @@ def _plain_place(name: str, folders: Sequence[Path]) -> Path | None:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name longer than the file system has, or one with a zero byte
+    except (OSError, ValueError):  # a name that is too long or has a null byte
         return False
 
 
 def number_classes(names: Iterable[str]) -> dict[str, int]:
-    """Number names in the order in which they first come: name -> own id, from 0."""
+    """Number names in order of appearance: name -> own id, from 0."""
     return {name: number for number, name in enumerate(dict.fromkeys(names))}
 
 
 def passed_over(file: str, counts: Mapping[str, int], cause: str) -> list[Problem]:
-    """Return one problem a kind of thing that was passed over, with its number.
+    """Return one problem per kind of thing that was skipped, with its count.
 
     Args:
-        file: where they stand.
+        file: file that contains them.
         counts: by kind, in the singular ("tag").
-        cause: what makes them useless here ("no place in the picture").
+        cause: why they are useless here ("no place in the picture").
     """
     return [
-        Problem(file, "", f"{plural(count, kind)} passed over: {cause}", f"{kind} passed over")
-        for kind, count in counts.items()
+        Problem(file, "", f"{plural(count, kind)} skipped: {cause}", f"{kind} skipped") for kind, count in counts.items()
     ]
 
 
 def unannotated(place: Path, others: Sequence[Path], which: str, fate: str = "left out") -> list[Problem]:
-    """Return one problem for all images that nothing is said of; none where there are none.
+    """Return one problem for all images without annotations; none if there are none.
 
     Args:
-        place: the file or folder to name.
+        place: file or folder to name.
         others: the images.
-        which: what sets them apart ("without a label file").
-        fate: what becomes of them.
+        which: description of them ("without a label file").
+        fate: what is done with them.
     """
     if not others:
         return []
@@ -200,13 +198,13 @@ def unannotated(place: Path, others: Sequence[Path], which: str, fate: str = "le
 
 
 def split_called(name: str) -> str:
-    """Return train, val or test for a folder or a subset that is called so (``Valid``, ``val2017``); else ""."""
+    """Return train, val or test for a folder or subset with such a name (``Valid``, ``val2017``); else ""."""
     match = _CALLED.fullmatch(name.lower())
     return _SPLITS.get(match[1], "") if match else ""
 
 
 def split_in(name: str) -> str:
-    """Return train, val or test for a file's name that has such a word (``train_labels``), the first one; else ""."""
+    """Return train, val or test for a file name with such a word (``train_labels``), the first one; else ""."""
     return next((_SPLITS[word] for word in re.split(r"[^a-z0-9]+", name.lower()) if word in _SPLITS), "")
 
 
@@ -218,7 +216,7 @@ def as_confidence(value: Any) -> float | None:
 
 
 def by_split(files: Iterable[Path], root: Path) -> dict[str, list[Path]]:
-    """Group files by the splits that their names say, else the folders below ``root`` that they are in, else ``train``."""
+    """Group files by the split in their names, else by the folder below ``root``, else as ``train``."""
     splits: dict[str, list[Path]] = {}
     for file in files:
         inside = file.relative_to(root) if file != root and file.is_relative_to(root) else Path(file.name)
@@ -229,14 +227,14 @@ def by_split(files: Iterable[Path], root: Path) -> dict[str, list[Path]]:
 
 
 def enclosing(xs: Sequence[float], ys: Sequence[float]) -> Box:
-    """Return the upright box around points; NaN where a coordinate is none."""
-    if any(math.isnan(value) for value in (*xs, *ys)):  # which min and max may pass over
+    """Return the upright box around points; NaN if a coordinate is."""
+    if any(math.isnan(value) for value in (*xs, *ys)):  # min and max may ignore NaN
         return (math.nan,) * 4
     return min(xs), min(ys), max(xs), max(ys)
 
 
 def rotated(box: Box, degrees: float, *, ellipse: bool = False) -> Box:
-    """Return the upright box around a rectangle (xyxy), or the ellipse in it, that is turned around its centre."""
+    """Return the upright box around a rotated rectangle (xyxy), or around the ellipse in it."""
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     wide, high = abs(box[2] - box[0]) / 2, abs(box[3] - box[1]) / 2
     cosine, sine = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))

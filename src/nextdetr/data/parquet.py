@@ -1,9 +1,8 @@
 """Parquet files of Hugging Face's ``datasets``: a column of encoded images, and one of objects: see ``hf.py``.
 
-Splits are those of the files' names (``data/train-00000-of-00002.parquet``) or folders
-(``default/validation/0000.parquet``). The images are written out once, unchanged, into a folder of the user's cache, as all
-that follows reads image files; ``NEXTDETR_CACHE`` names another folder. Images that a file names by path are read where
-they are.
+Splits are given by file names (``data/train-00000-of-00002.parquet``) or folders (``default/validation/0000.parquet``). The
+images are written once, unchanged, to a folder in the user's cache, since everything else reads image files;
+``NEXTDETR_CACHE`` names another folder. Images referenced by path are read in place.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from nextdetr.files import make_directory, write_text_atomic
 
 __all__ = ["PARQUET", "cache_folder"]
 
-_ROWS = 64  # images that are in memory at once
-_TAIL = 1 << 17  # bytes of a file's end in which its columns are named
+_ROWS = 64  # images in memory at once
+_TAIL = 1 << 17  # bytes at the end of a file that contain the column names
 _INDEX = "index.json"
 _REMEDY = "ClassLabel features, as datasets writes them, name them"
 _ENDINGS = (
@@ -51,14 +50,14 @@ def _files(glance: Glance) -> list[Path]:
 
 def _recognise(glance: Glance) -> str:
     files = glance.nested(".parquet")
-    if not files:  # default/train/0000.parquet, as the Hub's own copies lie
+    if not files:  # default/train/0000.parquet, as in the Hub's own copies
         files = [path for top in glance.tops for path in top.first_below(".parquet")]
     found = next((path for path in files[:4] if _has_boxes(path)), None)
     return "" if found is None else glance.shown(found)
 
 
 def _has_boxes(file: Path) -> bool:
-    """Whether a Parquet file names columns of image bytes and boxes; looks at its end, where they are named."""
+    """Whether a Parquet file has columns of image bytes and boxes, by the names at its end."""
     try:
         with file.open("rb") as stream:
             length = stream.seek(0, os.SEEK_END)
@@ -76,7 +75,7 @@ def _open(glance: Glance) -> dict[str, SplitReader]:
 
 
 def _read(root: Path, splits: dict[str, list[Path]], split: str, classes: Sequence[str] | None) -> RawSplit:
-    """Read the files of a split; the classes are those of all files, where the files do not name them."""
+    """Read the files of a split; the classes are those of all files if the files do not name them."""
     tables = {file: _Table(file) for files in splits.values() for file in files}
     names = next((table.names for table in tables.values() if table.names), None)
     reader = RowReader(names or readme_names(root if root.is_dir() else root.parent))
@@ -131,7 +130,7 @@ class _Table:
         self.path, self._pa, self._pq = path, pa, pq
         try:
             self.schema = pq.read_schema(path)
-        except (OSError, ValueError, pa.ArrowException) as error:  # also of names that are no UTF-8
+        except (OSError, ValueError, pa.ArrowException) as error:  # also for names that are not UTF-8
             raise DataError(f"{path} cannot be read as Parquet: {_first_line(error)}.") from error
         self.names = _names(self.schema)
         self._image = next((field.name for field in self.schema if self._holds_images(field)), "")
@@ -160,7 +159,7 @@ class _Table:
         return self._rows(self._columns)
 
     def images(self) -> tuple[list[Path | str | None], list[Path]]:
-        """Write the images out, unless that was done before.
+        """Write the images to the cache, unless that was done before.
 
         Returns:
             (for each row the image file, the path that the row names in place of bytes, or None; folders to look for such).
@@ -172,7 +171,7 @@ class _Table:
         index = folder / _INDEX
         if not index.is_file():
             names = [self._write(folder, number, row[self._image]) for number, row in enumerate(self._rows([self._image]))]
-            write_text_atomic(index, json.dumps(names))  # last: where it is, all the images are
+            write_text_atomic(index, json.dumps(names))  # last: if it exists, all images do
         names = json.loads(index.read_text("utf-8"))
         paths = [folder / name["file"] if name and "file" in name else name and name["path"] for name in names]
         return paths, [self.path.parent, *self.path.parents[1:3]]
@@ -192,7 +191,7 @@ class _Table:
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be made anew: ``NEXTDETR_CACHE``, or ``nextdetr`` in the user's cache."""
+    """Return the cache folder: ``NEXTDETR_CACHE``, or ``nextdetr`` in the user's cache."""
     given = os.environ.get("NEXTDETR_CACHE")
     if given:
         return Path(given).expanduser()
@@ -206,7 +205,7 @@ def cache_folder() -> Path:
 
 
 def _digest(path: Path) -> str:
-    """Return what changes when the file does."""
+    """Return a digest that changes when the file does."""
     state = path.stat()
     return hashlib.blake2b(f"{path.resolve()}\0{state.st_size}\0{state.st_mtime_ns}".encode(), digest_size=8).hexdigest()
 

@@ -1,9 +1,9 @@
-"""Regions of a picture that may be objects, found without labels.
+"""Regions of an image that may be objects, found without labels.
 
-A picture is segmented at several scales by Felzenszwalb and Huttenlocher's graph method (IJCV 59, 2004), the first step of
-selective search (Uijlings et al., IJCV 104, 2013), whose boxes pre-train the head in DETReg (arXiv 2106.04550). Where
-selective search merges neighbours and keeps thousands of boxes, a few segments are kept here, those that stand out: a
-compact region that lies inside the picture and has another colour than what surrounds it.
+An image is segmented at several scales with Felzenszwalb and Huttenlocher's graph method (IJCV 59, 2004), the first step of
+selective search (Uijlings et al., IJCV 104, 2013), whose boxes pre-train the head in DETReg (arXiv 2106.04550). Selective
+search merges neighbours and keeps thousands of boxes; here a few salient segments are kept: compact regions inside the
+image whose colour differs from their surroundings.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from nextdetr.errors import missing_extra
 
 __all__ = ["SIDE", "Segment", "find_segments", "require_segmentation"]
 
-SIDE = 192  # pixels of the square in which segments are looked for; some 0.15 seconds a picture
+SIDE = 192  # pixels of the square that is segmented; about 0.15 seconds per image
 _SCALES = (50.0, 200.0, 600.0)  # of the graph method: larger ones give larger segments
 _SMOOTH = 0.8  # pixels, before segmenting; the method's usual value
-_LEAST, _MOST = 0.001, 0.25  # share of the picture's area that a segment has
-_THINNEST = 4  # pixels of a segment's shorter side
-_SAME = 0.6  # IoU of the boxes of two segments that are taken for one
-_SOLID = 0.45  # share of its box that a segment fills at least
-_SLENDER = 4.0  # longer side of a box by its shorter one
-_USUAL = 0.01  # share of the picture from which on a segment is not held to be small
-_MARGIN = 3  # pixels around a segment that it is compared with
+_LEAST, _MOST = 0.001, 0.25  # range of a segment's area as a fraction of the image
+_THINNEST = 4  # least shorter side of a segment in pixels
+_SAME = 0.6  # IoU from which two segments count as one
+_SOLID = 0.45  # least fraction of its box that a segment fills
+_SLENDER = 4.0  # maximum aspect ratio of a box
+_USUAL = 0.01  # fraction of the image above which a segment is not small
+_MARGIN = 3  # pixels around a segment that count as its surroundings
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Segment:
     Attributes:
         box: left, top, right, bottom in whole pixels of the segmented square.
         mask: [bottom - top, right - left] bool, holes filled.
-        score: how much it stands out, 0 to 1.
+        score: saliency, 0 to 1.
     """
 
     box: tuple[int, int, int, int]
@@ -47,7 +47,7 @@ class Segment:
 
 
 def require_segmentation() -> Callable[..., NDArray[np.int64]]:
-    """Return scikit-image's segmentation.
+    """Import scikit-image's segmentation.
 
     Raises:
         ConfigError: it is not installed.
@@ -61,14 +61,14 @@ def require_segmentation() -> Callable[..., NDArray[np.int64]]:
 
 
 def find_segments(pixels: NDArray[np.uint8], most: int = 30) -> list[Segment]:
-    """Find segments that stand out; the same picture always gives the same ones.
+    """Find salient segments; deterministic.
 
     Args:
         pixels: [H, W, 3] RGB, 0 to 255.
-        most: segments to keep.
+        most: maximum number of segments.
 
     Returns:
-        Segments by falling score; no two have nearly the same box.
+        Segments by decreasing score; no two have nearly the same box.
 
     Raises:
         ConfigError: scikit-image is not installed.
@@ -88,7 +88,7 @@ def find_segments(pixels: NDArray[np.uint8], most: int = 30) -> list[Segment]:
 
 
 def _judge(labels: NDArray[np.int64], number: int, span: tuple[slice, ...], smooth: NDArray[np.float32]) -> Segment | None:
-    """Score a segment; None for what is no object by its size, its shape or its place."""
+    """Score a segment; None if its size, shape or place is not that of an object."""
     height, width = labels.shape
     top, bottom, left, right = span[0].start, span[0].stop, span[1].start, span[1].stop
     sides = sorted((bottom - top, right - left))
@@ -117,7 +117,7 @@ def _judge(labels: NDArray[np.int64], number: int, span: tuple[slice, ...], smoo
 
 
 def _distinct(segments: list[Segment], most: int) -> list[Segment]:
-    """Leave out segments whose box is nearly that of a better one."""
+    """Drop segments whose box nearly equals that of a better one."""
     boxes = np.array([segment.box for segment in segments], dtype=np.float64).reshape(-1, 4)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     kept: list[int] = []

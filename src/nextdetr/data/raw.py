@@ -1,4 +1,4 @@
-"""What the readers hand to ``check.finish``: images and boxes as the files have them, and how files are read as text."""
+"""What readers pass to ``check.finish``: images and boxes as in the files; and helpers to read text files."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class RawImage:
-    """An image as the annotations name it; nobody has looked whether it exists.
+    """An image named by the annotations; its file may not exist.
 
     Attributes:
-        path: where it should be.
+        path: expected path.
         image_id: as in ``ImageRecord``.
-        file, where: the annotation or list file that names it, and where in it; for messages.
-        size: (width, height) that the annotations declare, or None.
+        file, where: annotation or list file that names it, and the position in it; for messages.
+        size: declared (width, height), or None.
     """
 
     path: Path
@@ -51,25 +51,25 @@ class RawImage:
 
 @dataclass(slots=True)
 class RawSplit:
-    """One split as its files have it; the boxes of all images lie in one table.
+    """One split as in its files; the boxes of all images are in one table.
 
     Attributes:
         classes: names; the position is the model's index.
-        category_ids: the files' own ids, in the order of ``classes``; -1 for a class that the files do not know.
-        images: the images in the order of the files.
+        category_ids: the files' own ids, in the order of ``classes``; -1 for a class unknown to the files.
+        images: the images in file order.
         box_image: [M] int64, position in ``images``.
-        boxes: [M, 4] float64 xyxy, pixels or fractions of the image; may hold any number, NaN too.
+        boxes: [M, 4] float64 xyxy, pixels or fractions of the image; any value including NaN.
         labels: [M] int64, model indices.
         crowd: [M] bool.
-        areas: [M] float64, square pixels; NaN where the files give none.
-        where: tells (file, place in it) of box m.
-        problems: what was found while parsing.
+        areas: [M] float64, square pixels; NaN if the files give none.
+        where: returns (file, position in it) of box m.
+        problems: problems found while parsing.
         fractions: whether ``boxes`` are fractions of the image's size.
-        extents: whether the files give width and height, so that these may be confused with a corner.
-        source: the file or folder to name when nothing in it can be used.
+        extents: whether the files give width and height, which may be confused with a corner.
+        source: file or folder to name if nothing in it can be used.
         own_ids: as in ``DetectionData``.
-        confidence: [M] float64, 0 to 1, NaN where the files give none; None where they give none at all.
-        min_confidence: boxes with a smaller one are left out.
+        confidence: [M] float64, 0 to 1, NaN if a box has none; None if no box has one.
+        min_confidence: boxes with a lower confidence are dropped.
     """
 
     classes: list[str]
@@ -92,7 +92,7 @@ class RawSplit:
 
 @dataclass(slots=True)
 class BoxTable:
-    """Collects boxes one by one, for the formats with a file an image."""
+    """Collects boxes one by one, for formats with one file per image."""
 
     images: list[int] = field(default_factory=list)
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
@@ -161,8 +161,8 @@ class NameList:
 
     Attributes:
         file: the file that holds the list.
-        entries: pairs (where in the file, name), in order and without doubles.
-        problems: names that stood there twice.
+        entries: pairs (position in the file, name), in order and without duplicates.
+        problems: names listed twice.
     """
 
     file: str
@@ -171,7 +171,7 @@ class NameList:
 
     @classmethod
     def build(cls, file: str, entries: Iterable[tuple[str, str]]) -> NameList:
-        """Drop, and report, every name that comes a second time."""
+        """Drop and report repeated names."""
         first: dict[str, str] = {}
         problems = []
         for where, name in entries:
@@ -184,14 +184,14 @@ class NameList:
 
 
 def choose(index: NameIndex, include: NameList, missing: str, kind: str, problems: list[Problem]) -> list[int]:
-    """Return the positions of the images that a list names, in its order and each once, and report what is not clear.
+    """Return the positions of the images that a list names, in its order and each once, and report unclear names.
 
     Args:
         index: the images.
         include: the list.
-        missing: clause that says that there is no image called {name}.
+        missing: clause for an image that does not exist, with {name}.
         kind: the kind of that problem.
-        problems: takes what is wrong.
+        problems: list to which problems are appended.
     """
     chosen: dict[int, str] = {}
     hits = [index.find(name) for _, name in include.entries]
@@ -214,13 +214,13 @@ def choose(index: NameIndex, include: NameList, missing: str, kind: str, problem
 def find_nearest(
     index: NameIndex, include: NameList, problems: list[Problem], spelt: Sequence[str] = ()
 ) -> list[list[int]]:
-    """Return the images that paths of another computer may mean, by the longest ending; one image is never meant by two.
+    """Match paths of another computer by their longest endings; no image is matched twice.
 
     Args:
         index: the images.
-        include: the list, of which no name is found as it stands.
-        problems: takes what is to be told.
-        spelt: the names of the list as the index has them, without endings for example; by default as they stand.
+        include: the list, of which no name was found as written.
+        problems: list to which problems are appended.
+        spelt: names of the list as in the index, for example without extensions; by default as written.
     """
     pairs = zip(include.entries, spelt or [name for _, name in include.entries], strict=True)
     hits = [index.nearest(other) if is_foreign(name) else [] for (_, name), other in pairs]
@@ -237,7 +237,7 @@ def find_nearest(
 
 
 def read_name_list(path: Path) -> NameList:
-    """Read a list file: one name a line; empty lines are passed over.
+    """Read a list file: one name per line; empty lines are skipped.
 
     Raises:
         DataError: the file cannot be read.
@@ -247,7 +247,7 @@ def read_name_list(path: Path) -> NameList:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read a text file, UTF-8 with or without a mark; bytes that are not UTF-8 survive in file names.
+    """Read a text file, UTF-8 with or without a BOM; bytes that are not UTF-8 survive in file names.
 
     Raises:
         DataError: the file is missing or cannot be read.
@@ -264,10 +264,10 @@ def parse_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping with every scalar as a string, so that a class may be called ``no``, ``on`` or ``007``.
 
     Raises:
-        DataError: the file cannot be read, is no valid YAML (the message has the line), or is no mapping.
+        DataError: the file cannot be read, is not valid YAML (the message has the line), or is not a mapping.
     """
     try:
-        # BaseLoader builds nothing but strings, lists and dicts
+        # BaseLoader builds only strings, lists and dicts
         text = path.read_bytes()
         _refuse_doubles(path, yaml.compose(text, Loader=yaml.BaseLoader), set())
         content = yaml.load(text, Loader=yaml.BaseLoader)
@@ -277,7 +277,7 @@ def parse_yaml(path: Path) -> dict[str, Any]:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise DataError(f"{path}{line}: not valid YAML ({error.problem or error.context}).") from error
     except yaml.reader.ReaderError as error:
-        raise DataError(f"{path}: not valid YAML (no text in UTF-8, at character {error.position}).") from error
+        raise DataError(f"{path}: not valid YAML (not UTF-8 at character {error.position}).") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise DataError(f"{path}: not valid YAML ({type(error).__name__}).") from error
     if not isinstance(content, dict):
@@ -286,8 +286,8 @@ def parse_yaml(path: Path) -> dict[str, Any]:
 
 
 def _refuse_doubles(path: Path, node: yaml.Node | None, done: set[int]) -> None:
-    """Refuse a mapping that has a key twice, of which YAML would silently take the last; ``done`` are nodes looked at."""
-    if id(node) in done:  # an alias: without this, a few lines of aliases to aliases would take for ever
+    """Refuse a mapping with a repeated key, of which YAML would silently take the last; ``done`` are visited nodes."""
+    if id(node) in done:  # an alias: without this, a few lines of nested aliases would take forever
         return
     done.add(id(node))
     if isinstance(node, yaml.MappingNode):
@@ -296,7 +296,7 @@ def _refuse_doubles(path: Path, node: yaml.Node | None, done: set[int]) -> None:
             line = key.start_mark.line + 1
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    raise DataError(f"{path}, line {line}: {key.value} stands here again, after line {seen[key.value]}.")
+                    raise DataError(f"{path}, line {line}: {key.value} is given again, after line {seen[key.value]}.")
                 seen[key.value] = line
             _refuse_doubles(path, value, done)
     elif isinstance(node, yaml.SequenceNode):
@@ -307,12 +307,12 @@ def _refuse_doubles(path: Path, node: yaml.Node | None, done: set[int]) -> None:
 def map_classes(
     own: Mapping[int, str], wanted: Sequence[str] | None, source: str
 ) -> tuple[tuple[list[str], list[int | str]], dict[int, int]]:
-    """Give every class of a data set its index in the model.
+    """Assign model indices to the classes of a data set.
 
     Args:
-        own: the files' own id of each class, and its name.
-        wanted: names in the model's order; None takes the data set's own classes in their order.
-        source: named in the error.
+        own: own id and name of each class.
+        wanted: names in the model's order; None uses the data set's own classes in their order.
+        source: name for the error message.
 
     Returns:
         ((names, own id of each name or -1), map from own id to model index; ids of unwanted classes are not in it).
@@ -325,7 +325,7 @@ def map_classes(
     if own and wanted is not None and not any(name in index for name in own.values()):
         raise DataError(
             f"{source}: has none of the classes asked for ({_listing(names)}); its own are {_listing(own.values())}. Names "
-            "must be spelt alike."
+            "must be spelt the same."
         )
     first: dict[str, int] = {}
     for own_id, name in own.items():

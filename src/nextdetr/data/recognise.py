@@ -1,6 +1,6 @@
-"""What a format of data sets says about itself: see ``formats.py`` for the list of them.
+"""Interface of a data set format: see ``formats.py`` for the list.
 
-A format is recognised by names, and by the beginnings of a few files, so that asking all of them takes no longer than
+A format is recognised by file names and the beginnings of a few files, so that trying all formats takes no longer than
 listing a folder and its subfolders once.
 """
 
@@ -28,13 +28,13 @@ class Format:
     """A format of data sets.
 
     Attributes:
-        name: short, lower case, as in messages and as ``format`` of a dataset YAML.
-        expected: what a path of it is, for the message that lists all: "a Pascal VOC folder (Annotations/, …)".
-        recognise: returns what shows that a path is of this format ("annotations/instances_train.json"), or "" if it is
-            not; reads names, and the beginning of a few files at most.
-        open: returns the reader of each split, by the name that the data set gives it; reads no annotations that it can
-            leave to the readers.
-        unfinished: whether images that its files do not name are such that nobody has annotated yet.
+        name: short lower-case name, for messages and the ``format`` of a dataset YAML.
+        expected: description of its paths, for the message that lists all: "a Pascal VOC folder (Annotations/, …)".
+        recognise: returns the evidence that a path has this format ("annotations/instances_train.json"), or "" if it has
+            not; reads names, and the beginnings of a few files at most.
+        open: returns the reader of each split, by its name in the data set; leaves reading the annotations to the readers
+            if possible.
+        unfinished: whether images not named in its files may simply not be annotated yet.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Format:
 
 
 class Glance:
-    """A quick look at the path of a data set, shared by all formats: what lies there, by name.
+    """A quick look at a data set's path, shared by all formats: the names in it.
 
     Args:
         path: a file or a folder.
@@ -60,7 +60,7 @@ class Glance:
         self._found: dict[Callable[[Path], Any], Any] = {}
 
     def once(self, find: Callable[[Path], T]) -> T:
-        """Return what ``find`` says of the path; it is asked once, by the recognition or by what opens the set."""
+        """Return the result of ``find`` for the path, which is computed once."""
         if find not in self._found:
             self._found[find] = find(self.path)
         found: T = self._found[find]
@@ -68,12 +68,12 @@ class Glance:
 
     @cached_property
     def names(self) -> list[str]:
-        """Names of the files and folders in the folder, sorted, without hidden ones; none in a file."""
+        """Names of the files and folders in the folder, sorted, without hidden ones; empty for a file."""
         return sorted(name for names in self._by_ending.values() for name in names)
 
     @cached_property
     def _by_ending(self) -> dict[str, list[str]]:
-        """The names by their endings in lower case, with the dot: of a million images few endings are asked for."""
+        """The names by lower-case suffix, with the dot: even a million images have few suffixes."""
         found: dict[str, list[str]] = {}
         for name in () if self.is_file else os.listdir(self.path):  # noqa: PTH208 - names, not paths
             if not name.startswith("."):
@@ -85,11 +85,11 @@ class Glance:
 
     @cached_property
     def folders(self) -> list[Path]:
-        """The subfolders, sorted; linked ones too."""
+        """The subfolders, sorted, including linked ones."""
         return [] if self.is_file else subfolders(self.path)
 
     def files(self, *suffixes: str) -> list[Path]:
-        """Return the files of these endings, in lower case, in the folder; the path itself if it is such a file."""
+        """Return the files with these lower-case suffixes in the folder; the path itself if it is one."""
         if self.is_file:
             return [self.path] if self.path.suffix.lower() in suffixes else []
         names = (name for suffix in suffixes for name in self._by_ending.get(suffix, ()))
@@ -101,30 +101,30 @@ class Glance:
 
     @property
     def tops(self) -> list[Glance]:
-        """Looks at the subfolders that hold nothing but folders, as far as their names tell."""
+        """Looks at subfolders that seem to hold only folders."""
         return [glance for glance in self._inner if set(glance._by_ending) <= {""}]
 
     def nested(self, *suffixes: str) -> list[Path]:
-        """Return ``files``, and those of these endings in the subfolders."""
+        """Return ``files``, and those with these suffixes in the subfolders."""
         return [*self.files(*suffixes), *(path for glance in self._inner for path in glance.files(*suffixes))]
 
     def first_below(self, *suffixes: str) -> list[Path]:
-        """Return the first file of these endings in each subfolder."""
+        """Return the first file with one of these suffixes in each subfolder."""
         return [files[0] for glance in self._inner if (files := glance.files(*suffixes))]
 
     def shown(self, path: Path) -> str:
-        """Return how to name a file of the data set in a line: relative to the folder, or by its own name."""
+        """Return a file's name for messages: relative to the folder, or its own name."""
         return path.relative_to(self.path).as_posix() if path != self.path and path.is_relative_to(self.path) else path.name
 
 
 def yaml_beside(folder: Path) -> Path:
-    """Return the path of a YAML that bears the name of a folder, in the folder above, whether or not it is there."""
+    """Return the path of a YAML named after a folder, in the folder above, whether or not it exists."""
     above = folder.parent if folder.name not in ("", "..") else folder.resolve().parent
     return above / f"{folder.resolve().name}.yaml"
 
 
 def start_of(path: Path, count: int = 4096) -> bytes:
-    """Return the first bytes of a file; none where it cannot be read."""
+    """Return the first bytes of a file; empty if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(count)

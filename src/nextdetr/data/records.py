@@ -1,4 +1,4 @@
-"""What a reader returns: one record an image, whatever the format of the files."""
+"""Result of a reader: one record per image, whatever the format."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["DetectionData", "ImageRecord", "Problem"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageRecord:
-    """One image and what is known to be in it; N may be 0 (background).
+    """One image and its objects; N may be 0 (background).
 
     Attributes:
         path: the image file.
-        image_id: the file's own id, unique in its data set: COCO's ``id``, else the name that the annotations go by.
-        width: pixels, as displayed: after the EXIF orientation is applied.
+        image_id: the file's own id, unique in its data set: COCO's ``id``, else the name in the annotations.
+        width: pixels as displayed, with the EXIF orientation applied.
         height: pixels, likewise.
         boxes: [N, 4] float32, xyxy, pixels of the displayed image, inside it and of positive area.
         labels: [N] int64, class indices 0 to C-1.
         crowd: [N] bool; crowds are left out of training and ignored by the metric.
-        areas: [N] float32, square pixels: COCO's ``area`` (of the mask, usually) where it is given, else the box's own. The
-            metric sorts objects into small, medium and large by it.
-        confidence: [N] float32, 0 to 1: how sure a detector was of each box, NaN for one that was drawn by hand; None
-            where no box of the image has one. Training takes all boxes alike.
+        areas: [N] float32, square pixels: COCO's ``area`` (usually of the mask) if given, else that of the box. The metric
+            sorts objects into small, medium and large by it.
+        confidence: [N] float32, 0 to 1, from a detector, NaN for boxes drawn by hand; None if no box of the image has one.
+            Training treats all boxes alike.
     """
 
     path: Path
@@ -44,13 +44,13 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong with a data set, and what was done about it.
+    """A problem in a data set, and how it was handled.
 
     Attributes:
-        file: the file that is at fault, as the user would find it.
-        where: line, annotation id or object within ``file``; empty when the whole file is meant.
+        file: the file with the problem, as the user would find it.
+        where: line, annotation id or object within ``file``; empty for the whole file.
         message: a clause that says what is wrong and what was done ("the box has no area; dropped").
-        kind: a short noun phrase to count by ("box without area").
+        kind: a short noun phrase for counting ("box without area").
     """
 
     file: str
@@ -64,15 +64,15 @@ class DetectionData:
     """One split of a data set.
 
     Attributes:
-        name: what the data set is called, for headings and reports.
-        split: train, val, test, or whatever the data set calls it.
+        name: name of the data set, for headings and reports.
+        split: train, val, test, or any other name in the data set.
         classes: names of the classes; the position is the model's index.
-        category_ids: the files' own id of each class, in the order of ``classes``; -1 for a class that they do not have.
-        records: the images that can be used.
+        category_ids: the files' own id of each class, in the order of ``classes``; -1 for a class that they lack.
+        records: the usable images.
         problems: everything that was dropped, changed or doubtful.
-        own_ids: whether ``image_id`` is an id that the files give, as COCO's do, and not a name.
-        reading: how its pictures are read.
-        recognised: one line: as what its path was recognised, and what shows it ("voc: Annotations/, JPEGImages/").
+        own_ids: whether ``image_id`` is an id from the files, as in COCO, rather than a name.
+        reading: how its images are read.
+        recognised: one line: the format of its path and the evidence ("voc: Annotations/, JPEGImages/").
     """
 
     name: str

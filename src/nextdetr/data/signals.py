@@ -1,4 +1,4 @@
-"""Requests to stop, which reach a whole group of processes, and how those that a run starts leave them to the first."""
+"""Requests to stop that reach a whole process group: processes started by a run leave them to the first process."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 __all__ = ["STOPPING", "ignore_held_signals", "signals_held"]
 
-# Ctrl-C, a request to terminate, and a terminal that closes, which Windows does not tell.
+# Ctrl-C, a request to terminate, and a closing terminal (not on Windows).
 STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Hold signals back while workers start: they inherit that, and have none come in before they ignore them."""
+    """Block signals while workers start: they inherit the mask, so that none arrives before they ignore them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows, where only Ctrl-C is sent to a group
         yield
         return
@@ -26,7 +26,7 @@ def signals_held() -> Iterator[None]:
 
 
 def ignore_held_signals() -> None:
-    """Ignore what :func:`signals_held` held back while this process started, now and later."""
+    """Ignore the signals that :func:`signals_held` blocked while this process started."""
     for kind in STOPPING:
         signal.signal(kind, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):

@@ -1,4 +1,4 @@
-"""Read a split of a data set, whatever its format; ``formats.py`` has the list of them."""
+"""Read a split of a data set in any format; ``formats.py`` has the list."""
 
 from __future__ import annotations
 
@@ -36,17 +36,16 @@ def load_data(
 
     Args:
         path: a folder or a file of one of the ``formats.FORMATS``.
-        split: ``train``, ``val``, ``test`` or what else the data set has; ``val`` also finds ``valid`` and ``val2017``.
-        classes: names in the order of a model's indices; the data set's own are mapped to them by name, and objects of
-            other classes are dropped and reported. None takes the data set's classes in its order.
+        split: ``train``, ``val``, ``test`` or another split of the data set; ``val`` also finds ``valid`` and ``val2017``.
+        classes: names in the order of a model's indices; the data set's own are matched by name, and objects of other
+            classes are dropped and reported. None uses the data set's classes in its order.
         on_bad_data: "warn" drops what is unusable and lists it in ``problems``; "error" refuses the data set.
-        check_images: decode every image; otherwise only its header is read, for the size.
-        min_confidence: leave out boxes of which a detector was less sure, where labels carry a confidence; None takes what
-            a YAML says, else all boxes.
+        check_images: decode every image; otherwise only headers are read, for the size.
+        min_confidence: drop boxes with a lower confidence, if labels have one; None uses a YAML's limit, else all boxes.
 
     Raises:
-        DataError: there is no such data set or split, a file that all depends on cannot be read, no image can be used, none
-            of ``classes`` is there, or ``on_bad_data`` is "error" and something is wrong.
+        DataError: there is no such data set or split, an essential file cannot be read, no image can be used, none of
+            ``classes`` is there, or ``on_bad_data`` is "error" and there is a problem.
     """
     path = Path(path).expanduser()
     try:
@@ -62,7 +61,7 @@ def load_data(
 
 
 def read_raw(path: str | Path, split: str) -> RawSplit:
-    """Return a split as its files have it, before anything is checked.
+    """Return a split as in its files, before any check.
 
     Raises:
         DataError: see ``load_data``.
@@ -75,10 +74,10 @@ def read_raw(path: str | Path, split: str) -> RawSplit:
 
 
 def other_images(path: str | Path, known: Sequence[str]) -> list[tuple[str, Callable[[], list[tuple[Path, int | str]]]]]:
-    """Return, for each split that is not ``known``, its name and what reads (path, id) of its images; none is opened.
+    """Return, for each split that is not ``known``, its name and a function for (path, id) of its images; none is opened.
 
     Raises:
-        DataError: there is no such data set; what reads raises it too, where a file of the split cannot be read.
+        DataError: there is no such data set; also raised by the function, if a file of the split cannot be read.
     """
     path, plain = Path(path).expanduser(), {_plain(split) for split in known}
     source = open_source(path)
@@ -110,7 +109,7 @@ def available_splits(path: str | Path) -> list[str]:
 
 
 def require_splits(path: str | Path) -> bool:
-    """See that a data set has a split to learn from, and return whether it has one to choose the best weights by.
+    """Check that a data set has a training split, and return whether it has one to choose the best weights.
 
     Without the latter, ``split.split_off`` makes one.
 
@@ -133,10 +132,10 @@ def require_splits(path: str | Path) -> bool:
 
 
 def is_data_set(path: str | Path) -> bool:
-    """Whether ``load_data`` knows what a folder or file is.
+    """Whether ``load_data`` recognises a folder or file.
 
     Raises:
-        DataError: it says so itself, by a ``data.yaml``, but that has a mistake.
+        DataError: it is described by a ``data.yaml`` that has an error.
     """
     path = Path(path).expanduser()
     try:
@@ -148,7 +147,7 @@ def is_data_set(path: str | Path) -> bool:
 
 
 def is_unfinished(path: str | Path) -> bool:
-    """Whether a folder is a data set without held-out images, among which may lie some that nobody has annotated yet.
+    """Whether a folder is a data set without held-out images, some of whose images may not be annotated yet.
 
     Raises:
         DataError: see ``is_data_set``.
@@ -161,12 +160,12 @@ def is_unfinished(path: str | Path) -> bool:
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
-    """A folder without permission, a name that is too long, a disk that fails."""
+    """Build the error for an unreadable folder, a name that is too long, or a failing disk."""
     return DataError(f"{error.filename or path} cannot be read: {error.strerror or error}.")
 
 
 def _plain(split: str) -> str:
-    """Spell a split as users do: ``val2017``, ``valid`` and ``validation`` are ``val``, CVAT's ``default`` is ``train``."""
+    """Normalise a split name: ``val2017``, ``valid`` and ``validation`` are ``val``, CVAT's ``default`` is ``train``."""
     name = re.sub(r"[_-]?(19|20)\d\d$", "", split.lower())
     return split_called(name) or {"default": "train"}.get(name, name)
 

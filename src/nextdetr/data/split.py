@@ -1,9 +1,9 @@
-"""Set a part of the training images aside, for a data set that has no ``val``.
+"""Set part of the training images aside, for a data set without ``val``.
 
-Images that look alike stay on one side, or the score would be one of images that were trained on: frames of one video,
-the same picture twice, also cropped or mirrored (see ``duplicates.py``), and the augmented copies that Roboflow writes of
-one source. Two images look alike, too, if their pictures of 16 x 16 grey cells correlate by 0.9: in BCCD that is one pair
-(0.99; all others stay under 0.76), among the first 600 images of Facemask twelve.
+Images that look alike stay on one side, or the score would include training images: frames of one video, near duplicates,
+also cropped or mirrored (see ``duplicates.py``), and Roboflow's augmented copies of one source. Two images also look alike
+if their thumbnails of 16 x 16 grey cells correlate by 0.9: in BCCD that is one pair (0.99; all others stay below 0.76),
+among the first 600 images of Facemask twelve.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from nextdetr.errors import DataError
 
 __all__ = ["SetAside", "SplitOff", "load_scored", "load_split_off", "split_off"]
 
-_ALIKE = 0.9  # correlation of two small pictures from which on they look alike
-_BLOCK = 256  # images that are compared with all others at once
-_MOST_SEARCHED = 20_000  # images; the search for crops and mirrored copies takes a few minutes then
-_DRAWS = 32  # random parts, of which the one whose classes are nearest to the whole is taken
-_COPY = re.compile(r"(.+)\.rf\.[0-9A-Za-z]{8,}")  # Roboflow's names of the copies of one source
+_ALIKE = 0.9  # correlation of two thumbnails from which they look alike
+_BLOCK = 256  # images compared with all others at once
+_MOST_SEARCHED = 20_000  # images; at this number the search for crops and mirrored copies takes a few minutes
+_DRAWS = 32  # random draws; the one whose class distribution is closest to the whole is used
+_COPY = re.compile(r"(.+)\.rf\.[0-9A-Za-z]{8,}")  # Roboflow's names for copies of one source
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class SplitOff:
     """Two parts of a split.
 
     Attributes:
-        train: what is left to learn from.
-        val: what is set aside.
-        text: one line that says so.
+        train: images left to learn from.
+        val: images set aside.
+        text: a one-line description.
     """
 
     train: DetectionData
@@ -51,19 +51,19 @@ class SplitOff:
 
 
 def split_off(data: DetectionData, share: float, seed: int) -> SplitOff:
-    """Set about ``share`` of the images aside; the same images, share and seed give the same parts.
+    """Set about ``share`` of the images aside; deterministic for the same images, share and seed.
 
     Args:
         data: the training split.
-        share: 0 to 1; at least one image goes to either side.
-        seed: of the choice, 0 or above.
+        share: 0 to 1; each side gets at least one image.
+        seed: seed of the choice, 0 or above.
 
     Raises:
         DataError: there is only one image.
     """
     count = len(data.records)
     if count < 2:
-        raise DataError(f"{data.name}: one image alone cannot be parted into train and val.")
+        raise DataError(f"{data.name}: one image alone cannot be split into train and val.")
     target = min(max(1, round(share * count)), count - 1)
     found = _groups(data)
     groups, cut = _cut(found, target)
@@ -79,9 +79,9 @@ def split_off(data: DetectionData, share: float, seed: int) -> SplitOff:
     text = f"val: {what} set aside from {data.split} (--split-off {share:g} --seed {seed})"
     alike = count - int(found.max()) - 1
     if cut:
-        text += f"; {plural(cut, 'image')} that look alike, as frames of one video do, are parted in runs of their order"
+        text += f"; {plural(cut, 'image')} look alike, as frames of one video do, and are split in blocks of their order"
     elif alike:
-        text += f"; {alike:,} that look like others are on the side of those"
+        text += f"; {alike:,} look like others and are on the same side as those"
     return SplitOff(train, val, text)
 
 
@@ -94,7 +94,7 @@ def load_split_off(
     classes: Sequence[str] | None = None,
     on_bad_data: Literal["warn", "error"] = "warn",
 ) -> DetectionData:
-    """Read ``train`` or ``val`` of a data set without ``val``, as training parts it; see :func:`split_off`.
+    """Read ``train`` or ``val`` of a data set without ``val``, split as in training; see :func:`split_off`.
 
     Raises:
         DataError: see ``load_data``; or the data set has a ``val``, or ``split`` is another one.
@@ -109,12 +109,12 @@ def load_split_off(
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """How a training parted its images, as its detector's file has it (metadata ``set_aside``, JSON).
+    """How a training split its images, as stored in its detector's file (metadata ``set_aside``, JSON).
 
     Attributes:
-        share, seed: as of :func:`split_off`.
-        min_confidence: as of ``load_data``.
-        images: a digest of the ids of the images that were set aside.
+        share, seed: as in :func:`split_off`.
+        min_confidence: as in ``load_data``.
+        images: digest of the ids of the images that were set aside.
     """
 
     share: float
@@ -124,16 +124,16 @@ class SetAside:
 
     @classmethod
     def of(cls, val: DetectionData, share: float, seed: int, min_confidence: float | None = None) -> SetAside:
-        """Describe a part that was set aside."""
+        """Describe the images that were set aside."""
         return cls(share, seed, min_confidence, _digest(val))
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the entry for the file."""
+        """Return the metadata entry."""
         return {"set_aside": json.dumps(asdict(self))}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> SetAside | None:
-        """Read what ``to_metadata`` wrote; None where nothing usable is there."""
+        """Parse what ``to_metadata`` wrote; None if there is nothing usable."""
         try:
             values = json.loads(metadata["set_aside"])
             share, seed, least = float(values["share"]), int(values["seed"]), values["min_confidence"]
@@ -145,17 +145,17 @@ class SetAside:
     def load(
         self, path: str | Path, *, classes: Sequence[str] | None = None, on_bad_data: Literal["warn", "error"] = "warn"
     ) -> DetectionData:
-        """Read the images that were set aside of a data set without ``val``.
+        """Read the images that were set aside from a data set without ``val``.
 
         Raises:
-            DataError: see ``load_data``; or the images are others than those that the training set aside.
+            DataError: see ``load_data``; or they are not the images that training set aside.
         """
         train = load_data(path, "train", classes=classes, on_bad_data=on_bad_data, min_confidence=self.min_confidence)
         val = split_off(train, self.share, self.seed).val
         if _digest(val) != self.images:
             raise DataError(
                 f"{path}: there is no split val, and it is not what the detector was trained on, or has changed since, so "
-                "the images that training set aside cannot be told from the others. The run's val.txt lists them: write "
+                "the images that training set aside are not known. The run's val.txt lists them: write "
                 "val with include: val.txt into a dataset YAML."
             )
         count = f"{len(val.records):,} of {plural(len(train.records), 'image')}"
@@ -170,14 +170,14 @@ def load_scored(
     classes: Sequence[str] | None = None,
     on_bad_data: Literal["warn", "error"] = "warn",
 ) -> DetectionData:
-    """Read a split to score a detector on; where there is no ``val``, the images that its training set aside.
+    """Read a split to score a detector on; without a ``val``, the images that its training set aside.
 
     Args:
         path: the data set.
-        split: its part.
-        metadata: of the detector's file.
-        classes: as of ``load_data``.
-        on_bad_data: likewise.
+        split: name of the split.
+        metadata: metadata of the detector's file.
+        classes: as in ``load_data``.
+        on_bad_data: as in ``load_data``.
 
     Raises:
         DataError: see ``load_data`` and :meth:`SetAside.load`.
@@ -194,7 +194,7 @@ def _digest(data: DetectionData) -> str:
 
 
 def _groups(data: DetectionData) -> NDArray[np.int64]:
-    """Return for each image the number of its group of images that look alike, numbered as they first come; [N]."""
+    """Return the number of each image's group of similar images, in order of appearance; [N]."""
     joined = Groups(len(data.records))
     first: dict[str, int] = {}
     for position, record in enumerate(data.records):
@@ -215,7 +215,7 @@ def _groups(data: DetectionData) -> NDArray[np.int64]:
 
 
 def _cut(groups: NDArray[np.int64], target: int) -> tuple[NDArray[np.int64], int]:
-    """Cut groups that are larger than the part to set aside into runs of its length; also return their number of images."""
+    """Split groups larger than the part to set aside into blocks of its length; also return their number of images."""
     cut = 0
     groups = groups.copy()
     following = int(groups.max()) + 1
@@ -229,7 +229,7 @@ def _cut(groups: NDArray[np.int64], target: int) -> tuple[NDArray[np.int64], int
 
 
 def _choose(data: DetectionData, groups: NDArray[np.int64], target: int, seed: int) -> NDArray[np.bool_]:
-    """Draw groups until the part is full, several times; return the draw whose classes are nearest to their share, [N]."""
+    """Draw groups until the part is full, several times; return the draw with the best class distribution, [N]."""
     sizes = np.bincount(groups)
     labels = np.concatenate([record.labels[~record.crowd] for record in data.records])
     image_of = np.repeat(np.arange(len(data.records)), [int((~record.crowd).sum()) for record in data.records])
@@ -254,7 +254,7 @@ def _choose(data: DetectionData, groups: NDArray[np.int64], target: int, seed: i
 
 
 def _unlike(inside: NDArray[np.int64], totals: NDArray[np.float64], share: float) -> float:
-    """Return how far the classes of a part are from their share; farthest if one is not left to train on, or not scored."""
+    """Return how far the classes are from their share; infinite if one is missing from training or validation."""
     if not len(totals):
         return 0.0
     lost = 2.0 * (inside == totals) + 1.0 * ((inside == 0) & (totals > 1))

@@ -1,15 +1,15 @@
 """Training augmentation: the recipe of RT-DETR (arXiv 2304.08069, section 5; its public configuration) on torchvision v2.
 
 The recipe is photometric distortion, zoom-out, IoU crop (all three from SSD, arXiv 1512.02325, section 2.2), flip and a
-square resize. torchvision draws every parameter; where we differ, and why:
+square resize. torchvision draws every parameter. Differences, and reasons:
 
-- Zoom-out and crop both choose a window of the picture's plane, so they are drawn on the boxes alone, and the window is
-  resized once: no canvas of up to sixteen times the picture is ever filled. The distortion comes after the resize,
-  on fewer pixels. A sample of 640x480 pixels at 320 costs about a quarter of the same recipe done step by step.
+- Zoom-out and crop both choose a window of the image plane, so they are drawn on the boxes alone, and the window is resized
+  once: no canvas of up to sixteen times the image is ever filled. The distortion comes after the resize, on fewer pixels. A
+  sample of 640x480 pixels at 320 costs about a quarter of the same recipe done step by step.
 - The forty trials of the IoU crop are drawn and judged at once instead of in a Python loop.
-- Zoom-out fills with the picture's own mean colour, not black: black frames do not occur in the pictures to come.
-- A crop of a picture without boxes is left out (torchvision would search in vain).
-- Quarter turns and vertical flips are there for pictures without an up (microscope, aerial); off by default.
+- Zoom-out fills with the image's own mean colour, not black: black frames do not occur in real images.
+- Images without boxes are not cropped (torchvision would search in vain).
+- Quarter turns and vertical flips are for images without an up direction (microscopy, aerial); off by default.
 """
 
 from __future__ import annotations
@@ -51,15 +51,14 @@ class AugmentConfig:
     """Probabilities, 0 to 1, and ranges of the augmentation.
 
     Attributes:
-        photometric: of each distortion: brightness, contrast, saturation, hue, order of the channels.
-        permute_channels: whether the order of the channels is among them; a colour that tells classes apart survives
-            without.
-        zoom_out: of laying the picture on a larger canvas.
-        zoom_range: smallest and largest side of that canvas, relative to the picture.
-        iou_crop: of cropping around at least one box.
-        flip: of mirroring left to right.
-        flip_vertical: of mirroring top to bottom.
-        rotate90: of one, two or three quarter turns.
+        photometric: probability of each distortion: brightness, contrast, saturation, hue, channel permutation.
+        permute_channels: whether channel permutation is among them; without it, colours that distinguish classes survive.
+        zoom_out: probability of placing the image on a larger canvas.
+        zoom_range: range of the side of that canvas, relative to the image.
+        iou_crop: probability of cropping around at least one box.
+        flip: probability of mirroring left to right.
+        flip_vertical: probability of mirroring top to bottom.
+        rotate90: probability of one, two or three quarter turns.
     """
 
     photometric: float = 0.5
@@ -99,10 +98,10 @@ class TrainTransform:
     """Augment one sample; every draw is a function of the ``seed`` given to the call.
 
     Args:
-        config: what happens how often.
+        config: probabilities and ranges.
         flip_horizontal: False never mirrors left to right, whatever ``config`` says.
-        flip_vertical: mirror half of the pictures top to bottom, whatever ``config`` says.
-        rotate90: turn by quarters so that all four directions are equally frequent, whatever ``config`` says.
+        flip_vertical: mirror half of the images top to bottom, whatever ``config`` says.
+        rotate90: rotate by quarter turns so that all four directions are equally frequent, whatever ``config`` says.
     """
 
     def __init__(
@@ -128,19 +127,19 @@ class TrainTransform:
     def __call__(
         self, image: Image.Image, boxes: BoxArray, labels: LabelArray, *, size: int, seed: int, strong: bool = True
     ) -> tuple[Tensor, Target]:
-        """Return the augmented picture and its target.
+        """Return the augmented image and its target.
 
         Args:
             image: RGB.
             boxes: [N, 4] xyxy in pixels of ``image``; N may be 0.
             labels: [N] class indices.
             size: side of the result in pixels (S).
-            seed: 0 to 2^64 - 1. torch's global generator is as before when the call returns.
-            strong: whether to distort, zoom out and crop; flips and turns happen in any case.
+            seed: 0 to 2^64 - 1. torch's global generator is restored on return.
+            strong: whether to distort, zoom out and crop; flips and rotations always happen.
 
         Returns:
-            [3, S, S] float32, 0 to 1, and the target; boxes with both sides below one pixel of the result, or whose centre
-            was cropped away, are left out. Without strong part and flips both equal ``plain_transform``'s.
+            [3, S, S] float32, 0 to 1, and the target, without boxes with both sides below one pixel of the result or whose
+            centre was cropped away. Without strong augmentation and flips, both equal those of ``plain_transform``.
         """
         xyxy, classes = as_boxes(boxes), torch.as_tensor(labels)
         with seeded(seed):
@@ -158,7 +157,7 @@ class TrainTransform:
         return pixels, make_target(placed, classes[kept], size)
 
     def _draw_window(self, boxes: Tensor, full: Window) -> tuple[Window, Tensor | None]:
-        """Window that zoom-out and crop leave, and which boxes [N] have their centres in it (None: all)."""
+        """Window after zoom-out and crop, and which boxes [N] have their centres in it (None: all)."""
         window = full
         if happens(self.config.zoom_out):
             left, top, right, bottom = self._zoom_out.make_params([on_canvas(boxes, full)])["padding"]
@@ -172,7 +171,7 @@ class TrainTransform:
         return Window(left, top, left + crop["width"], top + crop["height"]), crop["is_within_crop_area"]
 
     def turn(self, pixels: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Flip and turn [3, S, S] pixels and [N, 4] xyxy boxes in pixels of them."""
+        """Flip and rotate [3, S, S] pixels and [N, 4] xyxy boxes in pixels."""
         canvas: Tensor = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(size, size))
         if happens(self.config.flip):
             pixels, canvas = functional.horizontal_flip(pixels), functional.horizontal_flip(canvas)
@@ -189,14 +188,14 @@ class TrainTransform:
 
 
 def train_transform(**options: Any) -> TrainTransform:
-    """Build a ``TrainTransform`` from the fields of ``AugmentConfig`` given as keywords."""
+    """Build a ``TrainTransform`` from the fields of ``AugmentConfig`` as keywords."""
     return TrainTransform(AugmentConfig(**options))
 
 
 class FastIoUCrop(v2.RandomIoUCrop):  # type: ignore[misc]  # torchvision is untyped
-    """torchvision's ``RandomIoUCrop``, all trials of a draw judged at once; a picture without boxes stays whole.
+    """torchvision's ``RandomIoUCrop``, with all trials of a draw judged at once; an image without boxes is not cropped.
 
-    Same distribution: of a row of independent trials, the first that satisfies the conditions is taken.
+    The distribution is the same: of independent trials, the first that satisfies the conditions is used.
     """
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -206,7 +205,7 @@ class FastIoUCrop(v2.RandomIoUCrop):  # type: ignore[misc]  # torchvision is unt
             flat_inputs: holds one ``tv_tensors.BoundingBoxes`` in XYXY format.
 
         Returns:
-            top, left, height, width in pixels and ``is_within_crop_area`` [N] bool; empty to leave the picture whole.
+            top, left, height, width in pixels and ``is_within_crop_area`` [N] bool; empty to leave the image uncropped.
         """
         boxes = next(value for value in flat_inputs if isinstance(value, tv_tensors.BoundingBoxes))
         height, width = boxes.canvas_size
@@ -232,7 +231,7 @@ class FastIoUCrop(v2.RandomIoUCrop):  # type: ignore[misc]  # torchvision is unt
         return {}
 
     def _draw(self, width: int, height: int) -> NDArray[np.float64]:
-        """Crops [T, 4] xyxy in whole pixels, those of a bad shape left out."""
+        """Crops [T, 4] xyxy in whole pixels, without those of a bad shape."""
         draws = torch.rand(self.trials, 4).numpy().astype(np.float64)
         extent = np.array([width, height])
         sides = np.floor(extent * (self.min_scale + (self.max_scale - self.min_scale) * draws[:, :2]))  # [T, 2]
@@ -244,7 +243,7 @@ class FastIoUCrop(v2.RandomIoUCrop):  # type: ignore[misc]  # torchvision is unt
 
 
 class _Distort(v2.RandomPhotometricDistort):  # type: ignore[misc]  # torchvision is untyped
-    """torchvision's photometric distortion, the exchange of channels optional."""
+    """torchvision's photometric distortion with optional channel permutation."""
 
     def __init__(self, p: float, permute: bool) -> None:
         super().__init__(p=p)

@@ -1,4 +1,4 @@
-"""Boxes in another unit or form than their format has: a whole split of them is no accident, and is never trained on."""
+"""Boxes in the wrong unit or form for their format: if a whole split has them, it is refused rather than trained on."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from nextdetr.errors import DataError
 
 __all__ = ["are_fractions", "check_units", "doubt_corners"]
 
-_FAR = 2.0  # sides of the image; no tool writes a box beyond that as fractions
-_STICKING_OUT = 0.2  # share of boxes that reach out of their images, from which on their form is doubted
+_FAR = 2.0  # sides of the image; no tool writes fractions beyond that
+_STICKING_OUT = 0.2  # fraction of boxes beyond their images from which their form is doubted
 _ROUNDING = 1.0  # pixels
 _ENOUGH = 10  # boxes
 
 
 def are_fractions(boxes: NDArray[np.float64]) -> bool:
-    """Whether boxes xyxy [M, 4] that should be pixels are fractions of the image: all from 0 to 1, and not all whole."""
+    """Whether xyxy boxes [M, 4] in pixels are really fractions of the image: all from 0 to 1, and not all integers."""
     boxes = boxes[np.isfinite(boxes).all(axis=1)]
     return bool(len(boxes)) and bool((boxes >= 0).all() and (boxes <= 1).all() and (boxes % 1 > 0).any())
 
 
 def check_units(raw: RawSplit) -> None:
-    """Refuse fractions where pixels belong, and pixels where fractions belong.
+    """Refuse fractions in place of pixels, and pixels in place of fractions.
 
     Raises:
         DataError: all boxes in pixels are fractions, or more than half of those in fractions are pixels.
@@ -52,11 +52,11 @@ def _such_as(raw: RawSplit, row: int) -> str:
 
 
 def doubt_corners(raw: RawSplit, limits: NDArray[np.float64]) -> list[Problem]:
-    """Return a problem where x, y, width, height may be two corners: many reach out of their images, and none would so.
+    """Return a problem if x, y, width, height may be two corners: many boxes extend beyond their images, but none would.
 
     Args:
-        raw: the split; only asked where its files give sizes (``raw.extents``).
-        limits: [M, 4], width, height, width, height of the image of each box; 0 where it cannot be used.
+        raw: the split; only called if its files give sizes (``raw.extents``).
+        limits: [M, 4], width, height, width, height of each box's image; 0 if unusable.
     """
     usable = np.isfinite(raw.boxes).all(axis=1) & (limits[:, 0] > 0)
     if not raw.extents or int(usable.sum()) < _ENOUGH:

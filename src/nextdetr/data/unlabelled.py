@@ -1,4 +1,4 @@
-"""Images without labels, for pre-training: folders with their subfolders, or the training split of a data set."""
+"""Unlabelled images for pre-training: folders with their subfolders, or the training split of a data set."""
 
 from __future__ import annotations
 
@@ -29,24 +29,23 @@ _RATIO = math.log(4 / 3)  # crops are between 3:4 and 4:3, as in Inception (arXi
 
 
 def find_unlabelled(sources: Sequence[str | Path], purpose: str = "to pre-train on") -> DetectionData:
-    """List the images without labels to learn from, each once.
+    """List unlabelled images to learn from, each once.
 
-    A data set (a YAML, or a folder that is recognised as one) gives the images of its split ``train`` and no others, so
-    that nothing is learnt from those that scores are taken on. Any other folder gives all images in it and its subfolders,
-    hidden ones left out, unless a dataset YAML beside it bears its name; so does one that is being annotated (labelme,
-    CVAT, image folders, CSV) and has no other split. An image file gives itself.
+    A data set (a YAML, or a folder recognised as one) gives only the images of its split ``train``, so that nothing is
+    learnt from images used for scores. Any other folder gives all images in it and its subfolders except hidden ones,
+    unless a dataset YAML beside it has its name; so does a data set that is still being annotated (labelme, CVAT, image
+    folders, CSV) and has no other split. An image file gives itself.
 
     Args:
         sources: folders, data sets and image files.
-        purpose: what they are for, for the messages.
+        purpose: their use, for messages.
 
     Returns:
-        Records without boxes; what could not be read is in ``problems``, and which data sets were recognised in
-        ``recognised``.
+        Records without boxes; unreadable files are in ``problems``, and recognised data sets in ``recognised``.
 
     Raises:
-        DataError: a source does not exist, holds no image, or none of its images can be read; or a folder is a data set by
-            its own ``data.yaml``, which has a mistake, or by a YAML beside it, which is to be named in its place.
+        DataError: a source does not exist, holds no image, or none of its images can be read; or a folder is a data set
+            whose ``data.yaml`` has an error, or is described by a YAML beside it, which must be given instead.
     """
     if not sources:
         raise DataError(f"there is nothing {purpose}: give a folder of images.")
@@ -69,9 +68,9 @@ class UnlabelledDataset(DetectionDataset):
     """Random crops of images.
 
     Args:
-        data: what ``find_unlabelled`` returned.
+        data: result of ``find_unlabelled``.
         seed: seed of crops and flips, 0 or above.
-        crop_min: smallest share of the area that a crop takes, 0 to 1; the largest is 1.
+        crop_min: smallest fraction of the area of a crop, 0 to 1; the largest is 1.
         flip: probability of mirroring left to right.
         cache_bytes: memory for decoded images, used if all of them fit.
         shrink_to: shorter side, in pixels, to which larger images are shrunk as soon as they are decoded.
@@ -91,7 +90,7 @@ class UnlabelledDataset(DetectionDataset):
         self.crop_min, self.flip = crop_min, flip
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        """Return the crop of ``key``, with an empty target; without ``strong`` the whole image.
+        """Return the crop of ``key`` with an empty target; without ``strong`` the whole image.
 
         Raises:
             DataError: the image file cannot be read; the message names it.
@@ -108,13 +107,13 @@ class UnlabelledDataset(DetectionDataset):
 def random_crop(
     image: Image.Image, size: int, generator: np.random.Generator, *, crop_min: float = 0.2, flip: float = 0.5
 ) -> Tensor:
-    """Cut out a piece of random area and shape, and resize it to a square (Pillow's bicubic filter, as the paper's).
+    """Crop a random area and aspect ratio, and resize it to a square (Pillow's bicubic filter, as in the paper).
 
     Args:
         image: RGB.
         size: side of the result in pixels (S).
-        generator: source of all that is random.
-        crop_min: smallest share of the area, 0 to 1.
+        generator: source of randomness.
+        crop_min: smallest fraction of the area, 0 to 1.
         flip: probability of mirroring left to right.
 
     Returns:
@@ -128,7 +127,7 @@ def random_crop(
 
 
 def _crop_box(width: int, height: int, generator: np.random.Generator, crop_min: float) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom in whole pixels; after ten misses the largest middle piece of a permitted shape."""
+    """Left, top, right, bottom in whole pixels; after ten misses the largest central crop of an allowed shape."""
     for _ in range(10):
         area = width * height * generator.uniform(crop_min, 1.0)
         ratio = math.exp(generator.uniform(-_RATIO, _RATIO))
@@ -178,7 +177,7 @@ def _read_files(source: Path, paths: list[Path], problems: Sequence[Problem] = (
 
 
 def _bare(record: ImageRecord) -> ImageRecord:
-    """Leave the boxes out: pre-training has no use for them."""
+    """Remove the boxes: pre-training does not use them."""
     return _record(record.path, record.width, record.height)
 
 

@@ -1,4 +1,4 @@
-"""Which images without labels a training may learn from: none that it is scored on, and none that have labels already."""
+"""Unlabelled images that a training may use: none that it is scored on, and none that is already labelled."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class UnlabelledSet:
     """Images to learn from beside the labelled ones.
 
     Attributes:
-        data: the images, split ``unlabelled``; there may be none.
-        left_out: how many of those found are left out, by split that has them too.
-        lines: what the user is told.
+        data: the images, split ``unlabelled``; may be empty.
+        left_out: number of images left out, by the split that also has them.
+        lines: messages for the user.
     """
 
     data: DetectionData
@@ -36,16 +36,16 @@ class UnlabelledSet:
 
 
 def find_more(sources: Sequence[str], data: str, train: DetectionData, val: DetectionData) -> UnlabelledSet:
-    """List the images of ``sources`` that are in no split of a data set, neither as the same file nor as a near copy.
+    """List the images of ``sources`` that are in no split of a data set, neither as identical files nor as near copies.
 
-    Near copies are resized, brighter or saved anew, or frames of one video in which little moves (see ``data/alike.py``).
-    Labelled training images are left out as well: their boxes are known, so that the teacher has nothing to add.
+    Near copies are resized, brightened or re-encoded images, or frames of one video with little motion (see
+    ``data/alike.py``). Labelled training images are left out too: their boxes are known, so the teacher could add nothing.
 
     Args:
         sources: as for ``find_unlabelled``.
         data: the data set.
-        train: what the training reads of it.
-        val: the same; it may be a part of ``train`` that was set aside.
+        train: training split as read by the training.
+        val: validation split likewise; may be part of ``train`` that was set aside.
 
     Raises:
         DataError: a source cannot be used.
@@ -72,7 +72,7 @@ def find_more(sources: Sequence[str], data: str, train: DetectionData, val: Dete
 
 
 def _splits(data: str, train: DetectionData, val: DetectionData) -> tuple[dict[str, list[ImageRecord]], list[str]]:
-    """The images of every split, those that are scored first, and what could not be read."""
+    """Return the images of every split, those used for scores first, and what could not be read."""
     splits, lines = {"val": list(val.records)}, []
     for name in available_splits(data):
         if name in ("train", "val"):
@@ -80,7 +80,7 @@ def _splits(data: str, train: DetectionData, val: DetectionData) -> tuple[dict[s
         try:
             splits[name] = load_data(data, name, classes=train.classes, check_images=False).records
         except DataError as error:
-            lines.append(f"the split {name} cannot be read, so its images cannot be told from the unlabelled: {error}")
+            lines.append(f"the split {name} cannot be read, so its images cannot be excluded here: {error}")
     splits["train"] = list(train.records)
     return {name: [r for r in records if Path(r.path).is_file()] for name, records in splits.items()}, lines
 

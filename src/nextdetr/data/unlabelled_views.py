@@ -1,13 +1,12 @@
-"""Two views of each image without labels: the whole picture for the teacher, an augmented one for the student.
+"""Two views of each unlabelled image: the whole image for the teacher, an augmented view for the student.
 
-Unbiased Teacher, arXiv 2102.09480, section 3: the teacher looks at a view that makes it easy to be right, the student has
-to say the same of one that makes it hard. Where we differ: the student's view also has another geometry (zoom-out and
-crop, as the labelled images'), and carries the transform with it, so that the teacher's boxes can be brought over.
+Unbiased Teacher, arXiv 2102.09480, section 3: the teacher sees an easy view, and the student must predict the same from a
+hard one. The difference: the student's view also has another geometry (zoom-out and crop, as for labelled images), and
+comes with its transform, so that the teacher's boxes can be mapped to it.
 
-A batch is one row of samples: labelled images, then the student's views, which take the places of further labelled ones,
-and then the teacher's of the same images. Which is which their indices say: with N labelled and M unlabelled images, N + k
-is image k as the student sees it, N + M + k as the teacher does. All of it is a function of (seed, epoch, place), as
-everything that is loaded.
+A batch is one list of samples: labelled images, then the student's views, which replace further labelled ones, then the
+teacher's views of the same images. Indices tell them apart: with N labelled and M unlabelled images, N + k is image k for
+the student, N + M + k for the teacher. All of it is a function of (seed, epoch, position), like everything that is loaded.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ from nextdetr.tensors import resize_to_tensor
 
 __all__ = ["StudentView", "UnlabelledSampler", "WithUnlabelled"]
 
-_ORDER = 3  # tells the order of these images from what else (seed, epoch) is used for
-CROP_SIDES = (0.5, 1.0)  # of the picture's sides
+_ORDER = 3  # distinguishes the order of these images from other uses of (seed, epoch)
+CROP_SIDES = (0.5, 1.0)  # as fractions of the image's sides
 BLUR, BLUR_SIGMA = 0.3, (0.1, 1.5)  # probability; pixels of the result
-ERASE, MOST_ERASED, ERASED_SIDES = 0.5, 3, (0.05, 0.2)  # probability; rectangles; their sides as shares of the result's
+ERASE, MOST_ERASED, ERASED_SIDES = 0.5, 3, (0.05, 0.2)  # probability; most rectangles; their sides, relative to the result
 Matrix = NDArray[np.float64]  # [3, 3], on points (x, y, 1) in fractions
 
 
 class StudentView:
-    """Augment a picture whose boxes nobody knows; every draw is a function of the ``seed`` given to the call.
+    """Augment an image with unknown boxes; every draw is a function of the ``seed`` given to the call.
 
     Args:
-        transform: the labelled images' augmentation, whose probabilities, colours, flips and turns are taken over.
+        transform: augmentation of the labelled images, whose probabilities, colours, flips and rotations are used.
     """
 
     def __init__(self, transform: TrainTransform) -> None:
@@ -52,13 +51,13 @@ class StudentView:
         self._zoom_out = RandomZoomOut(side_range=self.config.zoom_range)
 
     def __call__(self, image: Image.Image, *, size: int, seed: int, strong: bool = True) -> tuple[Tensor, Tensor]:
-        """Return the view and the way to it.
+        """Return the view and its transform.
 
         Args:
             image: RGB.
             size: side of the result in pixels (S).
             seed: 0 to 2^64 - 1.
-            strong: whether to zoom out, crop, distort, blur and erase; flips and turns happen in any case.
+            strong: whether to zoom out, crop, distort, blur and erase; flips and rotations always happen.
 
         Returns:
             [3, S, S] float32, 0 to 1, and [2, 3] float32, see ``Target.view``.
@@ -74,7 +73,7 @@ class StudentView:
             pixels = resize_to_tensor(picture, size)
             if strong:
                 pixels = _erased(_blurred(pixels))
-            # Flips and turns are known by where they bring three corners.
+            # Flips and rotations are recovered from where they move three corners.
             corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
             pixels, turned = self.transform.turn(pixels, (corners * size).repeat(1, 2), size)
         return pixels, torch.from_numpy((_through(turned[:, :2] / size) @ _to_area(full, seen, area, size))[:2]).float()
@@ -94,17 +93,17 @@ class StudentView:
         left, top = window.left + int((width - wide) * draws[2]), window.top + int((height - high_) * draws[3])
         crop = Window(left, top, left + wide, top + high_)
         inside = crop.left < full.right and crop.right > 0 and crop.top < full.bottom and crop.bottom > 0
-        return crop if inside else window  # a crop that shows nothing of the picture teaches nothing
+        return crop if inside else window  # a crop outside the image teaches nothing
 
 
 class WithUnlabelled(Dataset[Sample]):
-    """Labelled samples, and the two views of unlabelled images; see the head of this file for the indices.
+    """Labelled samples, and two views of unlabelled images; see the top of this file for the indices.
 
     Args:
-        labelled: the labelled ones.
-        unlabelled: the images without labels.
-        view: makes the student's view.
-        cache_bytes, shrink_to: as of ``DetectionDataset``.
+        labelled: the labelled images.
+        unlabelled: the unlabelled images.
+        view: augmentation of the student's view.
+        cache_bytes, shrink_to: as in ``DetectionDataset``.
     """
 
     def __init__(
@@ -140,20 +139,20 @@ class WithUnlabelled(Dataset[Sample]):
 
 
 class UnlabelledSampler(EpochSampler):
-    """Batches of labelled images, in which views of unlabelled ones take places from where these join.
+    """Batches of labelled images, in which views of unlabelled images replace some once these join.
 
-    An epoch has as many batches with them as without, so it shows a part of the labelled images then, another one each
-    time: a step costs the same but for the teacher's look. The unlabelled images have an order of their own: whole passes,
-    each shuffled, cut into ``views`` a batch and rank.
+    An epoch has as many batches with them as without, so it then shows only part of the labelled images, a different part
+    each time: a step costs the same except for the teacher. The unlabelled images have their own order: whole passes, each
+    shuffled, cut into ``views`` per batch and rank.
 
     Args:
-        length, batch_size, options: as of ``EpochSampler``.
+        length, batch_size, options: as in ``EpochSampler``.
         unlabelled: number of unlabelled images, at least 1.
-        views: unlabelled images in a batch of one rank, fewer than ``batch_size``.
+        views: unlabelled images per batch and rank, fewer than ``batch_size``.
 
     Attributes:
-        joined: says whether unlabelled images stand in the batch that begins at an image of the epoch under way; asked
-            when the batch is made up, like ``strong``.
+        joined: whether unlabelled images are in the batch that begins at an image of the current epoch; called when the
+            batch is assembled, like ``strong``.
     """
 
     def __init__(self, length: int, batch_size: int, *, unlabelled: int, views: int, **options: Any) -> None:
@@ -164,11 +163,11 @@ class UnlabelledSampler(EpochSampler):
 
     @property
     def most_samples(self) -> int:
-        """Most samples that a batch of one rank may have."""
+        """Maximum samples in a batch of one rank."""
         return self.batch_size + self.views
 
     def epoch(self, epoch: int, *, start: int = 0, strong: Strong = True) -> Iterator[list[SampleKey]]:
-        """Yield this rank's batches of an epoch; arguments as of ``EpochSampler.epoch``."""
+        """Yield this rank's batches of an epoch; arguments as in ``EpochSampler.epoch``."""
         for number, keys in enumerate(super().epoch(epoch, start=start, strong=strong)):
             begin = start + number * self.places
             if not self.joined(begin):
@@ -181,7 +180,7 @@ class UnlabelledSampler(EpochSampler):
             yield self._thinned(keys) + student + teacher
 
     def _thinned(self, keys: list[SampleKey]) -> list[SampleKey]:
-        """Leave out ``views`` keys, evenly spread, so that N ranks together leave out what one with their batches does."""
+        """Drop ``views`` keys, evenly spaced, so that N ranks together drop what one with their batches does."""
         left, size = self.batch_size - self.views, self.batch_size
         return [key for place, key in enumerate(keys) if (place + 1) * left // size > place * left // size]
 
@@ -209,7 +208,7 @@ def _blurred(pixels: Tensor) -> Tensor:
 
 
 def _erased(pixels: Tensor) -> Tensor:
-    """Paint rectangles in the picture's mean colour (cutout, arXiv 1708.04552)."""
+    """Fill rectangles with the image's mean colour (cutout, arXiv 1708.04552)."""
     if not happens(ERASE):
         return pixels
     pixels, size = pixels.clone(), pixels.shape[1]
@@ -223,7 +222,7 @@ def _erased(pixels: Tensor) -> Tensor:
 
 
 def _to_area(full: Window, seen: Window, area: tuple[int, int, int, int], size: int) -> Matrix:
-    """From fractions of the picture to fractions of the result that shows ``seen`` in ``area``."""
+    """Map from fractions of the image to fractions of the result that shows ``seen`` in ``area``."""
     matrix = np.eye(3)
     for axis in range(2):
         scale = (area[axis + 2] - area[axis]) / (seen[axis + 2] - seen[axis])
@@ -233,6 +232,6 @@ def _to_area(full: Window, seen: Window, area: tuple[int, int, int, int], size: 
 
 
 def _through(corners: Tensor) -> Matrix:
-    """The map that brings (0, 0), (1, 0) and (0, 1) to three points [3, 2]."""
+    """The affine map that takes (0, 0), (1, 0) and (0, 1) to three points [3, 2]."""
     origin, right, down = corners.double().numpy()
     return np.stack((np.append(right - origin, 0), np.append(down - origin, 0), np.append(origin, 1)), axis=1)

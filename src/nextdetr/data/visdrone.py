@@ -1,8 +1,8 @@
-"""VisDrone-DET (https://github.com/VisDrone/VisDrone-Dataset): ``images/`` and ``annotations/`` in a folder a split.
+"""VisDrone-DET (https://github.com/VisDrone/VisDrone-Dataset): ``images/`` and ``annotations/`` in a folder per split.
 
-A row is: left, top, width, height in pixels, score, category, truncation, occlusion. Not judged by its own evaluation, and
-so crowds here, are ignored regions (category 0) and others (11), both of every class, and rows with a score of 0. The ten
-classes are the others, in their order.
+A row is: left, top, width, height in pixels, score, category, truncation, occlusion. Ignored by its own evaluation, and so
+crowds here, are ignored regions (category 0) and others (11), both of every class, and rows with a score of 0. The ten
+classes are the remaining ones, in order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CLASSES = (
 _IGNORED, _OTHERS = 0, 11
 _ROW = re.compile(rb"\s*(-?\d+\s*,\s*){7}-?\d+\s*,?\s*")
 _LONE = "train"
-_ENOUGH = 50  # annotation files that are looked at for a row; they are empty where nothing was seen
+_ENOUGH = 50  # annotation files searched for a row; empty ones have no objects
 
 
 def _is_split(folder: Path) -> bool:
@@ -41,7 +41,7 @@ def _is_split(folder: Path) -> bool:
 
 
 def _split_of(folder: str) -> str:
-    """Return the split of a folder by its name: VisDrone's own has it in the middle."""
+    """Return the split in a folder's name: in VisDrone's own it is in the middle."""
     return split_in(folder) if folder.lower().startswith("visdrone") else split_called(folder)
 
 

@@ -1,15 +1,15 @@
-"""Pascal VOC: an XML an image, folders of images, and perhaps lists of names; see ``voc_layout.py`` for where they lie.
+"""Pascal VOC: an XML per image, folders of images, and optional lists of names; see ``voc_layout.py`` for the layout.
 
 Choices:
 
-- Coordinates are taken as they stand: width = xmax - xmin. VOC's own development kit counts pixels from 1 and includes the
-  last one, which would add a pixel to every side and shift the box by one; the tools that write this format today write
-  plain corners, the figures for BCCD that ours are compared with count so, and one pixel is within anybody's drawing error.
+- Coordinates are used as written: width = xmax - xmin. VOC's own development kit counts pixels from 1 and includes the last
+  one, which would add a pixel to every side and shift the box by one. Today's tools write plain corners, the published
+  figures for BCCD are computed so, and one pixel is within the annotation error.
 - ``difficult`` objects are ordinary boxes.
-- An image without an XML is background. Where not one image has an XML, the data set is refused.
-- Without a given list, the classes are those of all XML files of the data set, in the order in which they first appear
-  in the sorted files: the same for every split.
-- A file with a DOCTYPE is refused: annotations need none, and entities can be made to fill the memory.
+- An image without an XML is background. If no image at all has an XML, the data set is refused.
+- Without a given list, the classes are those of all XML files of the data set, in order of appearance in the sorted files:
+  the same for every split.
+- A file with a DOCTYPE is refused: annotations need none, and entities can be used to fill the memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nextdetr.pictures import IMAGE_SUFFIXES
 
 __all__ = ["read_voc"]
 
-# "JPEGImages/a.jpg Annotations/a.xml", as in the lists of PaddleDetection
+# "JPEGImages/a.jpg Annotations/a.xml", as in lists of PaddleDetection
 _PAIR = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))}))\s+.+\.xml", re.IGNORECASE)
 
 
@@ -53,10 +53,10 @@ def read_voc(
 
     Args:
         annotations: folder of the XML files.
-        image_folder: folder of the images; the same subfolders belong to those of ``annotations``.
-        include: names of the images to use, with or without suffix; None uses all images.
-        classes: names in the model's order; None takes those of all XML files.
-        also: folders of the XML files of the other splits, where these have folders of their own; for the classes.
+        image_folder: folder of the images, with the same subfolders as ``annotations``.
+        include: names of the images to use, with or without extension; None uses all images.
+        classes: names in the model's order; None uses those of all XML files.
+        also: folders of the XML files of the other splits, if separate; for the classes.
 
     Raises:
         DataError: a folder does not exist, no image has an XML file, or none of those has one of the ``classes``.
@@ -103,20 +103,20 @@ def read_voc(
 
 
 def _list_xml(folder: Path, problems: list[Problem]) -> dict[str, Path]:
-    """Return the XML files by the names they go by: see ``_key``."""
+    """Return the XML files by their keys: see ``_key``."""
     listing = list_files(folder, {".xml"})
     problems += listing.problems
     files: dict[str, Path] = {}
     for path in listing.files:
         other = files.setdefault(_key(folder, path), path)
         if other != path:
-            message = f"{other.name} has the same name but for the ending's letters; this one is passed over"
+            message = f"{other.name} has the same name but for the ending's letters; this one is skipped"
             problems.append(Problem(str(path), "", message, "annotation file given twice"))
     return files
 
 
 def _key(folder: Path, path: Path) -> str:
-    """Return the name that a file goes by: its path in the folder, with ``/`` and without the ending."""
+    """Return the key of a file: its path in the folder, with ``/`` and without the extension."""
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
@@ -149,7 +149,7 @@ def _choose(
     unclear = _unclear(files, parsed, finder, claimed) if any(images) else {}
     chosen: dict[str, _Chosen] = {}
     for (where, _), name, image in zip(include.entries, names, images, strict=True):
-        key = name if image is None else claimed.get(image, name)  # an XML of another name may be this image's
+        key = name if image is None else claimed.get(image, name)  # an XML of another name may describe this image
         if key in chosen:
             problems.append(Problem(include.file, where, f"{key} is listed twice; counted once", "image listed twice"))
         elif key in files:
@@ -159,15 +159,15 @@ def _choose(
         elif image is not None:
             chosen[key] = _Chosen(key, where, image)
         else:
-            message = f"there is no {folder / key}.xml, and no image of this name; passed over"
+            message = f"there is no {folder / key}.xml, and no image of this name; skipped"
             problems.append(Problem(include.file, where, message, "missing annotation file"))
     return list(chosen.values())
 
 
 def _spelling(line: str, files: Mapping[str, Path], index: NameIndex, folders: Iterable[Path]) -> str:
-    """Turn a line of a list into the name of an XML file, if one is meant, else of an image.
+    """Convert a line of a list to the name of an XML file, if one is meant, else of an image.
 
-    It may have folders and an ending, start with one of the ``folders`` (``JPEGImages/a.jpg``), or name image and XML.
+    It may have folders and an extension, start with one of the ``folders`` (``JPEGImages/a.jpg``), or name image and XML.
     """
     pair = _PAIR.fullmatch(line)
     path = PurePosixPath((pair[1] if pair else line).replace("\\", "/"))
@@ -188,15 +188,15 @@ def _claims(files: Mapping[str, Path], parsed: Mapping[str, VocFile], finder: _I
 def _unclear(
     files: Mapping[str, Path], parsed: Mapping[str, VocFile], finder: _ImageFinder, claimed: Mapping[Path, str]
 ) -> dict[Path, Problem]:
-    """Return, with what to say of them, the images that an XML file may describe, or may not: they are no background.
+    """Return images, with a problem each, that an XML file may or may not describe: they are not background.
 
-    Those are images that differ in their ending from the one that has the XML file, and those of one name in several
-    folders where the XML file is in none of these.
+    These are images that differ only in extension from the one that has the XML file, and images of one name in several
+    folders if the XML file is in none of these.
     """
     unclear: dict[Path, Problem] = {}
     for key, file in files.items():
         image, alike = finder.find(key, parsed[key].image_name), finder.by_key.get(key, [])
-        if len(alike) == 1 and alike[0] == image:  # nearly always
+        if len(alike) == 1 and alike[0] == image:  # the usual case
             continue
         if not alike and not image.is_file():
             named = finder.by_stem.get(key.rpartition("/")[2], [])
@@ -209,7 +209,7 @@ def _unclear(
 
 
 class _ImageFinder:
-    """Finds the image of an XML file by the XML's name, else by the name that it holds (often one from another machine)."""
+    """Finds the image of an XML file by the XML's name, else by the name in it (often a path of another machine)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -224,15 +224,15 @@ class _ImageFinder:
             self.by_stem.setdefault(path.stem, []).append(path)
 
     def named(self, name: str) -> Path | None:
-        """Return the image that a list means by a name, if there is one and no other."""
+        """Return the image that a list means by a name, if it is unique."""
         return next(iter(self.by_key.get(name) or self._alike(name)), None)
 
     def find(self, key: str, image_name: str) -> Path:
-        """Return the image that belongs to an XML file, or where it would be.
+        """Return the image of an XML file, or where it would be.
 
         Args:
-            key: the XML's path in its folder, without the ending.
-            image_name: path of the image that stands in the XML; may be empty.
+            key: the XML's path in its folder, without the extension.
+            image_name: path of the image in the XML; may be empty.
         """
         if key not in self._found:
             self._found[key] = self._find(key, image_name.lstrip("./"))
@@ -254,7 +254,7 @@ class _ImageFinder:
         return candidates[0] if candidates else place.parent / (base or f"{place.name}.jpg")
 
     def _alone(self, key: str) -> list[Path]:
-        """Return the images of a name that is spelt in other letters, or of one folder where the other has none."""
+        """Return the images of a name that differs in case, or has a folder that the other lacks."""
         alike = self._alike(key)
         alone = [path for path in self.by_stem.get(key.rpartition("/")[2], ()) if _agree(key, _key(self.folder, path))]
         return alike or (alone if len({path.parent for path in alone}) == 1 else [])
@@ -267,7 +267,7 @@ class _ImageFinder:
 
 
 def _agree(first: str, second: str) -> bool:
-    """Whether of two names with folders one ends with the other: ``1/a`` and ``a``, but not ``1/a`` and ``2/a``."""
+    """Whether one of two names ends with the other: ``1/a`` and ``a``, but not ``1/a`` and ``2/a``."""
     return f"/{first}".endswith(f"/{second}") or f"/{second}".endswith(f"/{first}")
 
 

@@ -1,11 +1,11 @@
-"""Where the XML files, images and lists of a Pascal VOC data set lie, as the tools leave them.
+"""Locations of XML files, images and lists in Pascal VOC data sets, as written by various tools.
 
 - ``Annotations/`` and ``JPEGImages/``, with lists in ``ImageSets/Main/``, or without;
 - the same under other names: ``annotations/`` and ``images/``;
-- XML files and images in one folder, as labelImg and Roboflow write them;
+- XML files and images in one folder, as written by labelImg and Roboflow;
 - any of these in folders named after splits, or with such folders inside.
 
-Without lists and folders of splits, all images are one split, ``train``.
+Without lists and split folders, all images are one split, ``train``.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _LISTS = ("ImageSets/Main", "ImageSets", "ImageSets/Layout", "ImageSets/Segmenta
 _VERDICT = re.compile(r"(\S.*?)\s+(-1|0|1)")
 _ROOT = re.compile(rb"<annotation[\s>]")
 _LONE = "train"
-_LOOK = 20  # lines of a list that are looked at
-_MOST = 1000  # entries of a folder that are looked at for an XML file
+_LOOK = 20  # lines of a list to check
+_MOST = 1000  # entries of a folder to search for an XML file
 
 
 @dataclass(frozen=True, slots=True)
 class VocSplit:
-    """Where a split lies.
+    """Locations of a split.
 
     Attributes:
         annotations: folder of the XML files.
@@ -50,7 +50,7 @@ class VocSplit:
 
 
 def voc_splits(root: Path) -> dict[str, VocSplit]:
-    """Find the splits of a VOC folder; none if it is no VOC folder.
+    """Find the splits of a VOC folder; none if it is not a VOC folder.
 
     Raises:
         DataError: a list cannot be read.
@@ -85,7 +85,7 @@ def _together(found: dict[str, tuple[Path, Path]]) -> dict[str, VocSplit]:
 
 
 def _pair(folders: list[Path]) -> tuple[Path, Path] | None:
-    """Return the folders of XML files and of images; VOC's own names are believed, of others an XML file must be one."""
+    """Return the folders of XML files and images; VOC's own names are trusted, others need a valid XML file."""
     names = {folder.name: folder for folder in folders}
     if "Annotations" in names and "JPEGImages" in names:
         return names["Annotations"], names["JPEGImages"]
@@ -103,7 +103,7 @@ def _named_after_splits(folder: Path) -> list[Path]:
 
 
 def _has_voc(folder: Path) -> bool:
-    """Whether an XML file of a folder, the first by name of those that come first, is a VOC annotation."""
+    """Whether one of the first XML files of a folder is a VOC annotation."""
     with os.scandir(folder) as entries:
         names = [entry.name for _, entry in zip(range(_MOST), entries, strict=False)]
     names = [name for name in names if name.lower().endswith(".xml") and not name.startswith(".")]
@@ -117,9 +117,9 @@ def _has_voc(folder: Path) -> bool:
 
 
 def _lists(root: Path, annotations: Path, images: Path) -> dict[str, Path]:
-    """Return the lists of names: split to file; without those that hold a verdict on each image.
+    """Return the lists of names by split, without those that hold a verdict on each image.
 
-    VOC itself has one such list a class and split (``cat_train.txt``, "000012 -1" on its first line).
+    VOC itself has such a list per class and split (``cat_train.txt``, "000012 -1" on its first line).
     """
     for folder in (root / name for name in _LISTS):
         paths = sorted(folder.glob("*.txt")) if folder.is_dir() else []
@@ -131,7 +131,7 @@ def _lists(root: Path, annotations: Path, images: Path) -> dict[str, Path]:
 
 
 def _has_verdicts(path: Path, annotations: Path, images: Path) -> bool:
-    """Whether each line is a name and -1, 0 or 1, and not a name that ends so (``photo 1``)."""
+    """Whether each line is a name and -1, 0 or 1, rather than a name that ends so (``photo 1``)."""
     lines = [line.strip() for line in read_lines(path) if line.strip()][:_LOOK]
     matches = [_VERDICT.fullmatch(line) for line in lines]
     if not lines or not all(matches):

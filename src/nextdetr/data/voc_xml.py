@@ -1,6 +1,6 @@
-"""Read the XML files of Pascal VOC, with the lines that messages name; a DOCTYPE is refused, as none is needed.
+"""Read the XML files of Pascal VOC, with line numbers for messages; a DOCTYPE is refused, since none is needed.
 
-With entities, which a DOCTYPE declares, a small file can be made to fill the memory.
+With entities, which a DOCTYPE declares, a small file can fill the memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(slots=True)
 class Element:
-    """An element, the line it begins at, the text in it, and the elements in it."""
+    """An element: its line, text and children."""
 
     tag: str
     line: int
@@ -27,22 +27,22 @@ class Element:
     children: list[Element] = field(default_factory=list)
 
     def all(self, tag: str) -> Iterator[Element]:
-        """Return the elements of a name that are directly in this one."""
+        """Return the direct children with this name."""
         return (child for child in self.children if child.tag == tag)
 
     def first(self, tag: str) -> Element | None:
-        """Return the first of them, or None."""
+        """Return the first such child, or None."""
         return next(self.all(tag), None)
 
     def text_of(self, tag: str) -> str:
-        """Return the text of the first of them without spaces around it; "" if there is none."""
+        """Return the stripped text of the first such child; "" if there is none."""
         child = self.first(tag)
         return "" if child is None else child.text.strip()
 
 
 @dataclass(frozen=True, slots=True)
 class VocObject:
-    """One object: where it stands, its class, and its corners as written; None without a bndbox."""
+    """One object: its position, class, and corners as written; None without a bndbox."""
 
     where: str
     name: str
@@ -51,12 +51,12 @@ class VocObject:
 
 @dataclass(frozen=True, slots=True)
 class VocFile:
-    """What an annotation file says.
+    """Content of an annotation file.
 
     Attributes:
-        objects: the objects in it.
-        image_name: path of the image as it is written, with ``/``; often one of another computer.
-        size: (width, height) that it declares, in pixels; None without.
+        objects: the objects.
+        image_name: path of the image as written, with ``/``; often one of another computer.
+        size: declared (width, height) in pixels; None without.
         problem: why the file cannot be used.
     """
 
@@ -67,7 +67,7 @@ class VocFile:
 
 
 class RefusedError(Exception):
-    """The XML has what no annotation needs."""
+    """The XML has something that no annotation needs."""
 
 
 def parse_xml(content: bytes) -> Element:
@@ -103,7 +103,7 @@ def parse_xml(content: bytes) -> Element:
 
 
 def parse_voc(path: Path) -> VocFile:
-    """Read one XML file; what is wrong with the file as a whole comes back as its ``problem``."""
+    """Read one XML file; an error of the whole file is returned as its ``problem``."""
 
     def bad(where: str, message: str) -> VocFile:
         return VocFile(
@@ -118,7 +118,7 @@ def parse_voc(path: Path) -> VocFile:
         return bad(f"line {error.lineno}", f"not valid XML ({expat.ErrorString(error.code)})")
     except RefusedError as refusal:
         return bad(f"line {refusal}", "it declares a DOCTYPE, which annotations do not need and which is not safe to read")
-    except (ValueError, LookupError) as error:  # an encoding that Python does not know
+    except (ValueError, LookupError) as error:  # an unknown encoding
         return bad("line 1", f"not valid XML ({error})")
     if root.tag != "annotation":
         return bad(f"line {root.line}", f"not a VOC annotation: its first element is {root.tag}")
@@ -140,4 +140,4 @@ def _size(root: Element) -> tuple[float, float] | None:
         width, height = float(size.text_of("width")), float(size.text_of("height"))
     except ValueError:
         return None
-    return (width, height) if width > 0 and height > 0 else None  # some tools write 0 for "not known"
+    return (width, height) if width > 0 and height > 0 else None  # some tools write 0 for "unknown"

@@ -1,6 +1,6 @@
-"""Windows: rectangles of a picture's plane, what they show of it, and where its boxes land.
+"""Windows: rectangles of an image plane, what they show, and where the boxes end up.
 
-Zoom-out, crops and mosaics all choose a window; the picture is resized once, from the window to the result.
+Zoom-out, crops and mosaics all choose a window; the image is resized once, from the window to the result.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _THINNEST = 1e-3  # pixels; a thinner box is a line, and its IoU means nothing
 
 
 class Window(NamedTuple):
-    """A rectangle of the picture's plane in whole pixels; it may reach beyond the picture."""
+    """A rectangle of the image plane in whole pixels; it may extend beyond the image."""
 
     left: int
     top: int
@@ -41,9 +41,9 @@ class Window(NamedTuple):
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Let torch's CPU generator start from ``seed`` inside, and go on outside as if nothing had happened.
+    """Seed torch's CPU generator inside the block, and restore its state afterwards.
 
-    torchvision draws from the global generator. ``torch.manual_seed`` would seed every accelerator as well.
+    torchvision draws from the global generator. ``torch.manual_seed`` would also seed every accelerator.
     """
     generator = torch.default_generator
     state = generator.get_state()
@@ -55,7 +55,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def happens(probability: float) -> bool:
-    """Draw from torch's global generator, to be called inside ``seeded``."""
+    """Draw from torch's global generator; call inside ``seeded``."""
     return bool(torch.rand(()) < probability)
 
 
@@ -65,14 +65,14 @@ def as_boxes(boxes: BoxArray) -> Tensor:
 
 
 def on_canvas(boxes: Tensor, canvas: Window) -> tv_tensors.BoundingBoxes:
-    """Boxes relative to the canvas's corner; a wrapper that torchvision reads the canvas's size from."""
+    """Boxes relative to the canvas, in a wrapper from which torchvision reads the canvas size."""
     moved = boxes - torch.tensor([canvas.left, canvas.top, canvas.left, canvas.top])
     extent = (canvas.bottom - canvas.top, canvas.right - canvas.left)
     return tv_tensors.BoundingBoxes(moved, format="XYXY", canvas_size=extent)
 
 
 def intersect(first: Window, second: Window) -> Window:
-    """Return what two windows share; they are known to overlap."""
+    """Return the intersection of two overlapping windows."""
     return Window(
         max(first.left, second.left),
         max(first.top, second.top),
@@ -82,7 +82,7 @@ def intersect(first: Window, second: Window) -> Window:
 
 
 def target_area(window: Window, seen: Window, size: int) -> tuple[int, int, int, int]:
-    """Where ``seen`` lies in the result when ``window`` fills it: xyxy in whole pixels, at least one each way."""
+    """Where ``seen`` lies in the result when ``window`` fills it: xyxy in whole pixels, at least one in each direction."""
 
     def span(low: int, high: int, start: int, end: int) -> tuple[int, int]:
         scale = size / (end - start)
@@ -95,7 +95,7 @@ def target_area(window: Window, seen: Window, size: int) -> tuple[int, int, int,
 
 
 def render(image: Image.Image, seen: Window, area: tuple[int, int, int, int], size: int) -> Image.Image:
-    """Resize the part ``seen`` of the picture into ``area`` of a square that has the mean colour of that part elsewhere."""
+    """Resize the part ``seen`` of the image into ``area`` of a square filled with the mean colour of that part."""
     x1, y1, x2, y2 = area
     part = image.resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR, box=seen)
     if part.size == (size, size):
@@ -107,16 +107,16 @@ def render(image: Image.Image, seen: Window, area: tuple[int, int, int, int], si
 
 
 def place_boxes(boxes: Tensor, full: Window, seen: Window, area: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
-    """Carry boxes from the picture to the result.
+    """Map boxes from the image to the result.
 
     Args:
         boxes: [N, 4] xyxy in pixels of the picture.
         full: the picture.
-        seen: the part of it that is shown.
-        area: where that part lies in the result, xyxy in pixels.
+        seen: the visible part of it.
+        area: position of that part in the result, xyxy in pixels.
 
     Returns:
-        Boxes [N, 4] xyxy in pixels of the result, cut to the part shown; and whether each is worth keeping, [N] bool.
+        Boxes [N, 4] xyxy in pixels of the result, clipped to the visible part; and whether each is worth keeping, [N] bool.
     """
     low = torch.tensor([seen.left, seen.top], dtype=torch.float32)
     high = torch.tensor([seen.right, seen.bottom], dtype=torch.float32)
@@ -128,5 +128,5 @@ def place_boxes(boxes: Tensor, full: Window, seen: Window, area: tuple[int, int,
 
 
 def make_target(boxes: Tensor, labels: Tensor, size: int) -> Target:
-    """Return a target from xyxy boxes [N, 4] in pixels of a square with sides of ``size``, and labels [N]."""
+    """Return a target from xyxy boxes [N, 4] in pixels of a square of side ``size``, and labels [N]."""
     return Target(boxes=xyxy_to_cxcywh(boxes) / size, labels=labels.to(torch.int64))

@@ -1,12 +1,12 @@
-"""The processes that prepare batches.
+"""Worker processes that prepare batches.
 
-Workers hold no state: a key says all, see ``data/loader.py``. On Linux workers are forked, which takes milliseconds and
-shares the image cache, where spawning would import torch anew (seconds) and copy the data set. Forking a process that has
-run OpenMP is safe here because a worker runs torch on a single thread, which is set before anything else; it then never
-waits for pool threads that the fork left behind. Elsewhere the platform's default (spawn) is used.
+Workers are stateless: a key says it all, see ``data/loader.py``. On Linux workers are forked, which takes milliseconds and
+shares the image cache; spawning would import torch again (seconds) and copy the data set. Forking a process that has used
+OpenMP is safe here because a worker runs torch on a single thread, set before anything else, and so never waits for pool
+threads that did not survive the fork. Elsewhere the platform's default (spawn) is used.
 
-Workers ignore Ctrl-C and requests to terminate, which reach a whole process group: the main process answers them, and then
-ends its workers. When it dies they notice within five seconds.
+Workers ignore Ctrl-C and requests to terminate, which reach a whole process group: the main process handles them, and then
+stops its workers. When it dies they notice within five seconds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = ["BatchStream", "affordable_workers", "collate"]
 
 _log = logging.getLogger(__name__)
 
-#: A socket's path has up to 104 bytes with its end on macOS, 108 on Linux; this is what is left of them for TMPDIR.
+#: A socket path has up to 104 bytes with terminator on macOS, 108 on Linux; this is what remains for TMPDIR.
 LONGEST_TMPDIR = 104 - 1 - len("/pymp-12345678/listener-12345678")
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
@@ -60,7 +60,7 @@ class BatchStream:
     Args:
         dataset: the samples.
         workers: number of processes; 0 prepares each batch in this process when it is asked for.
-        prefetch: batches that each worker prepares ahead.
+        prefetch: batches prepared ahead by each worker.
     """
 
     def __init__(self, dataset: Dataset[Sample], workers: int = 0, prefetch: int = 2) -> None:
@@ -77,14 +77,14 @@ class BatchStream:
                 persistent_workers=True,
                 worker_init_fn=_start_worker,
                 multiprocessing_context=multiprocessing.get_context("fork" if sys.platform == "linux" else None),
-                generator=torch.Generator(),  # or it would draw from the global one, once an epoch
+                generator=torch.Generator(),  # else it would draw from the global one, once per epoch
             )
             if not _open_streams:
-                atexit.register(_close_all)  # before multiprocessing's own, which would wait for a worker that hangs
+                atexit.register(_close_all)  # before multiprocessing's own handler, which would wait for a hanging worker
             _open_streams.add(self)
 
     def run(self, keys: Iterable[list[SampleKey]]) -> Iterator[Batch]:
-        """Yield one batch for each list of keys, in order; to call it again ends the earlier run.
+        """Yield one batch per list of keys, in order; calling it again ends the earlier iteration.
 
         Raises:
             DataError: an image cannot be read; the message names it.
@@ -109,7 +109,7 @@ class BatchStream:
             ) from error
 
     def close(self) -> None:
-        """End the worker processes; one that does not end when asked is killed."""
+        """Stop the worker processes; one that does not stop is killed."""
         loader, self._loader = self._loader, None
         iterator: Any = getattr(loader, "_iterator", None)
         if iterator is not None:
@@ -126,13 +126,13 @@ _workers: weakref.WeakSet[Any] = weakref.WeakSet()
 def _close_all() -> None:
     for stream in list(_open_streams):
         stream.close()
-    for worker in list(_workers):  # such as one of a stream that was interrupted while it began
+    for worker in list(_workers):  # for example of an iteration that was interrupted at its start
         if worker.is_alive():
             worker.kill()
 
 
 class _CurrentKeys(Sampler[list[SampleKey]]):
-    """The batch sampler of a DataLoader that lives over many epochs: what it yields is set from outside."""
+    """Batch sampler of a DataLoader that lives over many epochs: what it yields is set from outside."""
 
     def __init__(self) -> None:
         self.current: Iterable[list[SampleKey]] = ()
@@ -142,7 +142,7 @@ class _CurrentKeys(Sampler[list[SampleKey]]):
 
 
 class _Packed(NamedTuple):
-    """A batch on its way between processes: numpy travels by value, where each torch tensor would take a file handle."""
+    """A batch on its way between processes: as NumPy, since each torch tensor would take a file handle."""
 
     images: Tensor
     boxes: NDArray[np.float32]
@@ -156,7 +156,7 @@ _Fetched: TypeAlias = "list[Sample] | NextDETRError"
 
 
 class _Guarded(Dataset[Sample]):
-    """Hands a user's error over as a value: a DataLoader would bury its message in the worker's traceback."""
+    """Returns a user's error as a value: a DataLoader would bury its message in the worker's traceback."""
 
     def __init__(self, dataset: Dataset[Sample]) -> None:
         self._dataset = dataset
@@ -192,14 +192,14 @@ def _unpack(packed: _Packed) -> Batch:
     return Batch(packed.images, [Target(*parts) for parts in zip(boxes, labels, views, strict=True)], packed.indices)
 
 
-_of_torch: list[Any] = []  # its handler of SIGCHLD, which it sets once in a process
+_of_torch: list[Any] = []  # its handler of SIGCHLD, which it sets once per process
 
 
 def _watched(loader: DataLoader[Any]) -> Iterator[_Packed | NextDETRError]:
     """Yield what the workers prepare.
 
-    torch's handler of SIGCHLD raises when a worker was killed, wherever this process is then, in the middle of a step for
-    one. Here it acts while a batch is waited for, and nowhere else.
+    torch's handler of SIGCHLD raises when a worker was killed, wherever this process is at that moment, for example in
+    mid-step. Here it acts only while waiting for a batch.
     """
     if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
         yield from loader
@@ -207,7 +207,7 @@ def _watched(loader: DataLoader[Any]) -> Iterator[_Packed | NextDETRError]:
     if getattr(loader, "_iterator", None) is None:
         before = signal.getsignal(signal.SIGCHLD)
         others = set(multiprocessing.active_children())
-        _make_socket_folder()  # one for all workers, which goes whatever becomes of them
+        _make_socket_folder()  # one for all workers, removed whatever happens to them
         try:
             with signals_held():
                 batches = iter(loader)
@@ -227,12 +227,12 @@ def _watched(loader: DataLoader[Any]) -> Iterator[_Packed | NextDETRError]:
 
 
 def _make_socket_folder() -> None:
-    """Make the folder of the sockets through which tensors travel: elsewhere where TMPDIR is too long for a socket's path.
+    """Make the folder of the sockets that transfer tensors: elsewhere if TMPDIR is too long for a socket path.
 
-    multiprocessing would lose every batch there, with a traceback from a thread, and the wait for it would have no end.
+    multiprocessing would otherwise lose every batch, with a traceback from a thread, and wait forever.
 
     Raises:
-        TrainingError: no folder has a path that is short enough.
+        TrainingError: no folder has a short enough path.
     """
     usual = tempfile.gettempdir()
     if len(os.fsencode(usual)) <= LONGEST_TMPDIR or not hasattr(socket, "AF_UNIX"):
@@ -258,7 +258,7 @@ def _told_of_children() -> Iterator[None]:
     before = [signal.signal(signal.SIGCHLD, handler) for handler in _of_torch]
     try:
         for handler in _of_torch:
-            handler(signal.SIGCHLD, None)  # for what happened in between
+            handler(signal.SIGCHLD, None)  # for events in between
         yield
     finally:
         for previous in before:
@@ -274,16 +274,16 @@ def _start_worker(worker: int) -> None:
 
 
 def _leave_nothing(first: int, folder: str) -> None:
-    """Remove the folder of the workers' sockets, if this is the last of them, when who would do so was killed."""
+    """Remove the folder of the workers' sockets if this is the last worker and the main process was killed."""
     if os.getppid() != first:
         with contextlib.suppress(OSError):
             Path(folder).rmdir()
 
 
 def affordable_workers(workers: int, prefetch: int, batch_size: int, size: int) -> int:
-    """Return ``workers``, or 0 where the batches under way would not fit into the memory that processes share.
+    """Return ``workers``, or 0 if the batches in progress would not fit into shared memory.
 
-    Containers often have 64 MB of it, and a worker that runs out of it is killed without a word.
+    Containers often have 64 MB of it, and a worker that runs out of it is killed silently.
     """
     shared = Path("/dev/shm")
     if workers == 0 or not shared.is_dir():

@@ -1,6 +1,6 @@
-"""Writes the annotation files of COCO, YOLO and Pascal VOC; see ``convert.py``, which puts the images in place.
+"""Write the annotation files of COCO, YOLO and Pascal VOC; ``convert.py`` copies the images.
 
-Numbers are written so that reading them gives the same float32 again.
+Numbers are written so that reading them gives the same float32.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Named(NamedTuple):
 
 
 def write_coco(folder: Path, parts: Sequence[DetectionData], named: Sequence[Sequence[Named]]) -> None:
-    """Write ``annotations/instances_<split>.json``; ids of a COCO set stay as they are."""
+    """Write ``annotations/instances_<split>.json``; ids of a COCO set are kept."""
     (folder / "annotations").mkdir()
     for part, names in zip(parts, named, strict=True):
         ids = _category_ids(part)
@@ -55,7 +55,7 @@ def write_coco(folder: Path, parts: Sequence[DetectionData], named: Sequence[Seq
 
 
 def write_yolo(folder: Path, parts: Sequence[DetectionData], named: Sequence[Sequence[Named]]) -> None:
-    """Write ``data.yaml`` and a label file an image, also for those without objects."""
+    """Write ``data.yaml`` and a label file per image, also for those without objects."""
     for part, names in zip(parts, named, strict=True):
         for record, name in zip(part.records, names, strict=True):
             size = np.array([record.width, record.height] * 2, dtype=np.float64)
@@ -71,7 +71,7 @@ def write_yolo(folder: Path, parts: Sequence[DetectionData], named: Sequence[Seq
 
 
 def write_voc(folder: Path, parts: Sequence[DetectionData], named: Sequence[Sequence[Named]]) -> None:
-    """Write an XML an image, the lists of the splits, and a ``dataset.yaml`` that keeps the order of the classes."""
+    """Write an XML per image, the lists of the splits, and a ``dataset.yaml`` that keeps the class order."""
     for part, names in zip(parts, named, strict=True):
         stems = []
         for record, name in zip(part.records, names, strict=True):
@@ -100,13 +100,13 @@ def _voc_xml(record: ImageRecord, name: Named, classes: Sequence[str]) -> str:
 
 
 def _objects(record: ImageRecord) -> list[tuple[int, list[np.float32]]]:
-    """Return (label, xyxy) of all that is no crowd."""
+    """Return (label, xyxy) of all boxes except crowds."""
     rows = zip(record.labels, record.boxes, record.crowd, strict=True)
     return [(int(label), list(box)) for label, box, crowd in rows if not crowd]
 
 
 def _confidences(record: ImageRecord, *, crowds: bool = True) -> list[str]:
-    """Return the confidence of each box as text; "" where it has none."""
+    """Return the confidence of each box as text; "" if it has none."""
     if record.confidence is None:
         return [""] * (len(record.labels) if crowds else int((~record.crowd).sum()))
     values = record.confidence if crowds else record.confidence[~record.crowd]
@@ -114,7 +114,7 @@ def _confidences(record: ImageRecord, *, crowds: bool = True) -> list[str]:
 
 
 def _category_ids(part: DetectionData) -> list[int]:
-    """Return the ids that a COCO set has given to its classes, or 1 to C."""
+    """Return the ids of a COCO set's classes, or 1 to C."""
     ids = [number for number in part.category_ids if isinstance(number, int) and number >= 0]
     keep = part.own_ids and len(set(ids)) == len(part.classes)
     return ids if keep else list(range(1, len(part.classes) + 1))
@@ -127,12 +127,12 @@ def _image_ids(part: DetectionData) -> list[int]:
 
 
 def _whole(value: float) -> float | int:
-    """Return a whole number as an integer, which is how most tools write it."""
+    """Return a whole number as an integer, as most tools write it."""
     return int(value) if value.is_integer() else value
 
 
 def _short(value: np.float32) -> str:
-    """Return the shortest text that is read as the same float32."""
+    """Return the shortest text that parses to the same float32."""
     return str(int(value)) if float(value).is_integer() else np.format_float_positional(value, trim="-")
 
 

@@ -1,7 +1,7 @@
-"""YOLO data sets: images in folders or lists (see ``yolo_layout.py``), and a label file an image (see ``yolo_labels.py``).
+"""YOLO data sets: images in folders or lists (see ``yolo_layout.py``), and a label file per image (``yolo_labels.py``).
 
 An image without a label file is background. The label file of ``…/images/a/b.jpg`` is ``…/labels/a/b.txt`` (the last folder
-called ``images`` changes its name), or ``b.txt`` beside the image where that is not there.
+called ``images`` is replaced), or ``b.txt`` beside the image if that does not exist.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ __all__ = ["YoloImages", "find_yolo_images", "read_yolo", "yolo_names"]
 
 @dataclass(frozen=True, slots=True)
 class YoloImages:
-    """The images of a split, before anyone has looked at them.
+    """The images of a split, before any check.
 
     Attributes:
-        images: path, and (file, where) that names it; ("", "") for what a folder holds.
+        images: path, and (file, where) that names it; ("", "") for images of a listed folder.
         folders: the folders that were listed.
-        problems: what was found on the way.
+        problems: problems found.
     """
 
     images: list[tuple[Path, str, str]]
@@ -58,11 +58,11 @@ def yolo_names(content: Mapping[str, Any], source: Path) -> dict[int, str]:
 
 
 def find_yolo_images(entries: Sequence[Path], root: Path) -> YoloImages:
-    """List the images of folders (with their subfolders) and of list files, in the order of their names.
+    """List the images of folders (with their subfolders) and list files, sorted by name.
 
     Args:
         entries: folders, list files and images.
-        root: where the paths in lists may start.
+        root: base for relative paths in lists.
 
     Raises:
         DataError: a folder holds no image, or a list file cannot be read or is empty.
@@ -90,7 +90,7 @@ def find_yolo_images(entries: Sequence[Path], root: Path) -> YoloImages:
 
 
 def _read_list(file: Path, root: Path, images: dict[Path, tuple[Path, str, str]], problems: list[Problem]) -> None:
-    """Add the images of a list file; where none is where it says, they are looked for by name: see ``moved.py``."""
+    """Add the images of a list file; if none is where it says, they are searched by name: see ``moved.py``."""
     names = read_name_list(file)
     problems += names.problems
     listed = [_listed_path(name, file.parent, root) for _, name in names.entries]
@@ -107,10 +107,10 @@ def _read_list(file: Path, root: Path, images: dict[Path, tuple[Path, str, str]]
 
 
 def _listed_path(name: str, folder: Path, root: Path) -> tuple[Path, bool]:
-    """Resolve a line of a list file: ``./`` is the list's own folder; other relative paths may start at the root too.
+    """Resolve a line of a list file: ``./`` is the list's own folder; other relative paths may also start at the root.
 
     Returns:
-        (the path, whether there is such a file).
+        (the path, whether the file exists).
     """
     name = name.replace("\\", "/") if "\\" in name and not (folder / name).exists() else name
     tried = [folder / name] if name.startswith("./") else [root / name, folder / name]
@@ -136,18 +136,18 @@ def read_yolo(
         names: class index in the files -> name.
         root: image ids are paths relative to it.
         source: the YAML, for messages.
-        labels: folder of the label files, with the images' subfolders; None follows the rule of ``label_path``.
+        labels: folder of the label files, with the images' subfolders; None uses the rule of ``label_path``.
         include: file names of the images to use; None uses all.
-        classes: names in the model's order; None takes ``names``.
-        keypoints: how many values of key points follow the box in each row.
+        classes: names in the model's order; None uses ``names``.
+        keypoints: number of key point values after the box in each row.
 
     Raises:
-        DataError: not one image has a label file, a label file may be any of several images', the class indices are all
-            off by the same number, or rows may end in the number of a track as well as be polygons.
+        DataError: no image at all has a label file, a label file may belong to several images, the class indices are all
+            off by the same number, or rows may be either polygons or end in a track number.
     """
     problems = [*found.problems, *_equal_names(names, str(source))]
     mapped, to_label = map_classes(names, classes, str(source))
-    images, used = [], dict[str, Path]()  # the latter: label file -> image
+    images, used = [], dict[str, Path]()  # used: label file -> image
     rows, tracks = _Rows(names, to_label, str(source), problems), Tracks()
     chosen = found.images if include is None else _select(found.images, include, root, problems)
     files = LabelFiles([path for path, _, _ in chosen], labels, found.folders)
@@ -178,20 +178,20 @@ def read_yolo(
 
 
 class _Rows:
-    """Collects the rows of a split, and what is to be known of all of them.
+    """Collects the rows of a split, and statistics of all of them.
 
     Args:
         names: class index in the files -> name.
         to_label: class index in the files -> the model's.
         source: the YAML, for messages.
-        problems: takes what is wrong.
+        problems: list to which problems are appended.
 
     Attributes:
         table: the boxes.
-        counts: how often each class index occurs.
-        shapes: how many rows there are by the number of their values.
-        first_of: (file, line) of the first row of each number.
-        unnamed: file and line of an index without a name; "" where all have one.
+        counts: number of occurrences of each class index.
+        shapes: number of rows by their number of values.
+        first_of: (file, line) of the first row with each number of values.
+        unnamed: file and line of an index without a name; "" if all have one.
     """
 
     def __init__(self, names: Mapping[int, str], to_label: Mapping[int, int], source: str, problems: list[Problem]) -> None:
@@ -202,7 +202,7 @@ class _Rows:
         self.unnamed = ""
 
     def add(self, image: int, file: str, row: Row) -> None:
-        """Take a row of an image, by its number."""
+        """Add a row of an image, given by its number."""
         self.counts[row.label] += 1
         self.shapes[row.values] += 1
         if row.values not in self.first_of:
@@ -244,7 +244,7 @@ def _no_labels(images: Sequence[RawImage], files: LabelFiles, source: Path) -> D
 
 def _image_id(path: Path, root: Path) -> str:
     start, text = f"{root}{os.sep}", str(path)
-    if text.startswith(start):  # as nearly always, and much faster
+    if text.startswith(start):  # the usual case, and much faster
         return text[len(start) :].replace(os.sep, "/")
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
@@ -254,7 +254,7 @@ def _select(
 ) -> list[tuple[Path, str, str]]:
     """Keep the images that the list names, by as much of their path as it gives."""
     index = NameIndex([_image_id(path, root) for path, _, _ in images], root)
-    chosen = choose(index, include, "there is no image {name}; passed over", "missing image", problems)
+    chosen = choose(index, include, "there is no image {name}; skipped", "missing image", problems)
     problems += include.problems
     return [images[position] for position in chosen]
 
@@ -267,10 +267,10 @@ def _orphans(found: YoloImages, used: set[str]) -> list[Problem]:
         if mirror == folder or not mirror.is_dir():
             continue
         listed = [path for path in list_files(mirror, {".txt"}).files if str(path) not in used]
-        real = {Path(path).resolve() for path in used} if listed else set()  # links may lead there under several names
+        real = {Path(path).resolve() for path in used} if listed else set()  # links may lead there by several names
         problems += [
-            Problem(str(path), "", f"the label file has no image in {folder}; passed over", "missing image")
+            Problem(str(path), "", f"the label file has no image in {folder}; skipped", "missing image")
             for path in listed
-            if path.name != "classes.txt" and path.resolve() not in real  # some tools leave their list of classes there
+            if path.name != "classes.txt" and path.resolve() not in real  # some tools write their list of classes there
         ]
     return problems

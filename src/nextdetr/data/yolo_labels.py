@@ -1,12 +1,12 @@
-"""YOLO label files: where that of an image is, and what its rows say.
+"""YOLO label files: finding the file of an image, and parsing its rows.
 
-A row is a class index and, all as fractions of the image's sides, one of these:
+A row is a class index and one of these, all as fractions of the image's sides:
 
 - centre x, centre y, width, height;
-- the same and a confidence, 0 to 1, as predictions are written;
-- the same and key points, where the data set's ``kpt_shape`` says how many values they have; they are passed over;
+- the same and a confidence, 0 to 1, as in predictions;
+- the same and key points, if the data set's ``kpt_shape`` gives their number of values; they are ignored;
 - three or more points x y, a polygon, without ``kpt_shape``; its bounding box is used;
-- a box or a polygon, a confidence and the number of a track: see ``yolo_tracks.py``.
+- a box or a polygon, a confidence and a track number: see ``yolo_tracks.py``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from nextdetr.errors import DataError
 __all__ = ["LabelFiles", "Row", "check_indices", "doubts", "keypoint_values", "label_path", "read_labels"]
 
 _CORNERS_OF_BOX = 9  # values: a class and the four corners of a rotated box
-_ENOUGH = 10  # rows of which nobody draws each with the same number of points
+_ENOUGH = 10  # number of rows at which equal numbers of points are suspicious
 
 _Box = tuple[float, float, float, float]
 
@@ -39,9 +39,9 @@ class Row(NamedTuple):
         where: its line.
         label: class index.
         box: xyxy in fractions.
-        confidence: 0 to 1; None where it has none.
-        values: how many it has.
-        track: its last value, where that may be the number of a track; see ``yolo_tracks.py``.
+        confidence: 0 to 1; None without one.
+        values: number of values.
+        track: the last value, if it may be a track number; see ``yolo_tracks.py``.
         tracked: box and confidence in that case.
     """
 
@@ -54,7 +54,7 @@ class Row(NamedTuple):
     tracked: tuple[_Box, float] | None = None
 
     def without_track(self) -> Row:
-        """Return the row as what it is if its last value is the number of a track."""
+        """Return the row interpreted with its last value as a track number."""
         if self.tracked is None:
             return self
         box, confidence = self.tracked
@@ -62,7 +62,7 @@ class Row(NamedTuple):
 
 
 def label_path(image: Path) -> Path:
-    """Return where the labels of an image are expected: the last folder called ``images`` becomes ``labels``."""
+    """Return the expected path of an image's labels: the last folder called ``images`` becomes ``labels``."""
     folders = list(image.parent.parts)
     for position in range(len(folders) - 1, -1, -1):
         if folders[position] in ("images", "Images"):
@@ -76,9 +76,9 @@ class LabelFiles:
 
     Args:
         images: all images of the split.
-        labels: folder of the label files; None follows the rule of ``label_path``, and looks beside the image where that
-            finds none, as a set may lie in a folder that happens to be called ``images``.
-        folders: the folders that the images were listed from; below ``labels`` the same subfolders are expected.
+        labels: folder of the label files; None uses the rule of ``label_path``, and looks beside the image if that finds
+            nothing, as a set may lie in a folder that happens to be called ``images``.
+        folders: the folders that the images were listed from; ``labels`` is expected to have the same subfolders.
     """
 
     def __init__(self, images: Sequence[Path], labels: Path | None, folders: Sequence[Path]) -> None:
@@ -89,17 +89,17 @@ class LabelFiles:
 
     @cached_property
     def _stems(self) -> Counter[str]:
-        """In how many folders there is an image of a name; a.jpg and a.png in one folder share their labels."""
+        """Number of folders with an image of a name; a.jpg and a.png in one folder share their labels."""
         return Counter(stem for _, stem in dict.fromkeys((image.parent, image.stem) for image in self._images))
 
     def candidates(self, image: Path) -> list[Path]:
-        """Return the places to look at, the likeliest first."""
+        """Return the candidate paths, most likely first."""
         if self.labels is None:
             return list(dict.fromkeys((label_path(image), image.parent / f"{image.stem}.txt")))
         return list(dict.fromkeys((*self._mirrored(image), self.labels / f"{image.stem}.txt")))
 
     def _mirrored(self, image: Path) -> list[Path]:
-        """Return the places with the image's own subfolders."""
+        """Return the candidate paths with the image's own subfolders."""
         return [
             self.labels / image.relative_to(folder).parent / f"{image.stem}.txt"
             for folder in self.folders
@@ -107,12 +107,12 @@ class LabelFiles:
         ]
 
     def find(self, image: Path) -> Path | None:
-        """Return the label file, or None where the image has none.
+        """Return the label file, or None if the image has none.
 
         Raises:
-            DataError: the file may belong to several images, which have one name in different folders.
+            DataError: the file may belong to several images with the same name in different folders.
         """
-        if self.labels is None:  # nearly always, and a hundred thousand times: without paths that are not needed
+        if self.labels is None:  # the usual case, a hundred thousand times: avoid building paths
             folder = os.path.dirname(image)  # noqa: PTH120
             if folder not in self._beside:
                 self._beside[folder] = str(label_path(image).parent)
@@ -133,7 +133,7 @@ class LabelFiles:
 
 
 def keypoint_values(content: Mapping[str, Any], source: Path) -> int:
-    """Return how many values the key points of an object have, by ``kpt_shape`` (points, values of each); 0 without it.
+    """Return the number of key point values per object, from ``kpt_shape`` (points, values of each); 0 without it.
 
     Raises:
         DataError: it is not a pair of numbers, or a point has neither two nor three values.
@@ -154,12 +154,12 @@ def keypoint_values(content: Mapping[str, Any], source: Path) -> int:
 
 
 def read_labels(path: Path, keypoints: int, problems: list[Problem]) -> Iterator[Row]:
-    """Yield every row that can be read, and report the others.
+    """Yield every row that can be parsed, and report the others.
 
     Args:
         path: the label file.
-        keypoints: as from ``keypoint_values``.
-        problems: takes what is wrong.
+        keypoints: result of ``keypoint_values``.
+        problems: list to which problems are appended.
     """
     file = str(path)
     try:
@@ -190,7 +190,7 @@ def read_labels(path: Path, keypoints: int, problems: list[Problem]) -> Iterator
 
 
 def _perhaps_tracked(row: Row, values: Sequence[float]) -> Row:
-    """Return a row with what it is if its last value is the number of a track, where it may be one."""
+    """Return a row with its interpretation as a track row, if its last value may be a track number."""
     last = values[-1]
     if len(values) < 7 or not (1 <= last < 2**53 and last.is_integer() and 0 <= values[-2] <= 1):
         return row
@@ -198,7 +198,7 @@ def _perhaps_tracked(row: Row, values: Sequence[float]) -> Row:
 
 
 def _fault(values: Sequence[float], keypoints: int) -> str:
-    """Say what is wrong with the form of a row; "" if nothing is."""
+    """Return what is wrong with the form of a row; "" if nothing."""
     count = len(values)
     if count == 5 or (keypoints and count == 5 + keypoints):
         return ""
@@ -216,12 +216,12 @@ def _fault(values: Sequence[float], keypoints: int) -> str:
 
 
 def doubts(shapes: Mapping[int, int], first: Mapping[int, tuple[str, str]], keypoints: int) -> list[Problem]:
-    """Return what is to be told of rows that may be meant in another way.
+    """Return warnings about rows that may be meant differently.
 
     Args:
-        shapes: how many rows there are by the number of their values.
-        first: (file, line) of the first row of each number.
-        keypoints: as from ``keypoint_values``.
+        shapes: number of rows by their number of values.
+        first: (file, line) of the first row with each number of values.
+        keypoints: result of ``keypoint_values``.
     """
     problems = []
     long = [count for count in shapes if count > 6]
@@ -236,29 +236,29 @@ def doubts(shapes: Mapping[int, int], first: Mapping[int, tuple[str, str]], keyp
 
 
 def check_indices(counts: Mapping[int, int], names: Mapping[int, str], source: str, example: str) -> None:
-    """Refuse labels whose class indices are all off by the same number: every name would be another's.
+    """Refuse labels whose class indices are all off by the same number: every name would be wrong.
 
     Args:
-        counts: how often each index occurs in the label files.
+        counts: number of occurrences of each index in the label files.
         names: class index -> name.
-        source: the file that holds the names.
-        example: file and line of an index that has no name.
+        source: file with the names.
+        example: file and line of an index without a name.
 
     Raises:
-        DataError: an index has no name, and another count from the start would give every index a name.
+        DataError: an index has no name, but another starting number would give every index a name.
     """
     if all(index in names for index in counts):
         return
     low, high = min(counts), max(counts)
     least, most = low - max(names), high - min(names)
-    shifts = range(least, most + 1) if most - least < 10_000 else ()  # an index may have any number of digits
+    shifts = range(least, most + 1) if most - least < 10_000 else ()  # an index may be huge
     if not any(shift and all(i - shift in names for i in counts) for shift in shifts):
         return
     shown = ", ".join(f"{index} ({counts[index]:,} times)" for index in sorted(counts)[:10])
     named = ", ".join(f"{index} {name}" for index, name in list(names.items())[:10])
     raise DataError(
         f"{source}: the class indices of the label files do not fit the names: {shown} occur (such as {example}), "
-        f"and named are {named}. Indices count from 0: write the labels anew, or give each index its name."
+        f"and named are {named}. Indices count from 0: rewrite the labels, or give each index its name."
     )
 
 
@@ -272,6 +272,6 @@ def _corners(values: Sequence[float]) -> _Box:
         x, y, width, height = values[:4]
         return x - width / 2, y - height / 2, x + width / 2, y + height / 2
     xs, ys = values[0::2], values[1::2]
-    if any(math.isnan(value) for value in values):  # which min and max may pass over
+    if any(math.isnan(value) for value in values):  # min and max may ignore NaN
         return (math.nan,) * 4
     return min(xs), min(ys), max(xs), max(ys)

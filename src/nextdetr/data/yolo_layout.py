@@ -1,9 +1,9 @@
-"""Which splits a YOLO data set has, and where the images of each lie.
+"""The splits of a YOLO data set, and the locations of their images.
 
 - a ``data.yaml``: its entries are folders, list files, patterns, or lists of these, relative to ``path`` or to the file;
 - darknet's ``obj.data``, which names list files and a list of classes;
-- neither, but a list of classes (``classes.txt``, ``obj.names``): the splits are those that folders or list files are named
-  after, else all images are one, ``train``.
+- neither, but a list of classes (``classes.txt``, ``obj.names``): splits are folders or list files with such names, else
+  all images are one, ``train``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Reader: TypeAlias = Callable[[Sequence[str] | None], RawSplit]
 _SPLITS = ("train", "val", "valid", "validation", "test", "minival")
 _NAMES = ("classes.txt", "obj.names", "classes.names", "labels/classes.txt", "data/obj.names", "_darknet.labels")
 _LONE = "train"
-_ENOUGH = 200  # images that are looked at for a label file
+_ENOUGH = 200  # images searched for a label file
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ class _Layout:
     """A data set before its splits are read.
 
     Attributes:
-        source: the file that names the classes.
-        root: what entries and image ids are relative to.
+        source: file that names the classes.
+        root: base of relative entries and image ids.
         names: class index -> name.
-        entries: split -> what its file has for it.
-        keypoints: as from ``keypoint_values``.
-        count: ``nc``, as it is written.
+        entries: by split, the value in its file.
+        keypoints: result of ``keypoint_values``.
+        count: ``nc``, as written.
         min_confidence: as in ``RawSplit``.
     """
 
@@ -63,13 +63,13 @@ class _Layout:
 
 
 def yolo_readers(path: Path) -> dict[str, Reader]:
-    """Return what reads each split.
+    """Return one reader per split.
 
     Args:
         path: a ``data.yaml``, an ``obj.data``, or a folder without either.
 
     Raises:
-        DataError: a file is not of its form, or classes have no names.
+        DataError: a file is malformed, or classes have no names.
         OSError: a folder cannot be listed.
     """
     if path.suffix.lower() in {".yaml", ".yml"}:
@@ -103,11 +103,11 @@ def _from_yaml(path: Path) -> _Layout:
 
 
 def _root(content: Mapping[str, Any], source: Path) -> Path:
-    """Return the folder that the entries of a ``data.yaml`` are relative to.
+    """Return the base folder of the entries of a ``data.yaml``.
 
-    ``path`` is taken relative to the file, then to a folder ``datasets`` beside or above it, as ultralytics keeps its sets,
-    then to the one that its settings name. Where nothing is there (it is often a path on its author's machine), the file's
-    own folder stands in.
+    ``path`` is tried relative to the file, then to a folder ``datasets`` beside or above it, as ultralytics keeps its sets,
+    then to the one named in ultralytics' settings. If none exists (it is often a path on its author's machine), the file's
+    own folder is used.
     """
     path = content.get("path")
     if isinstance(path, str) and path.strip():
@@ -121,7 +121,7 @@ def _root(content: Mapping[str, Any], source: Path) -> Path:
 
 
 def _settings_folder() -> list[Path]:
-    """Return the folder of data sets that ultralytics' settings name, if there are any."""
+    """Return the folder of data sets named in ultralytics' settings, if there are any."""
     homes = {"win32": "~/AppData/Roaming", "darwin": "~/Library/Application Support"}
     home = os.environ.get("YOLO_CONFIG_DIR") or f"{homes.get(sys.platform, '~/.config')}/Ultralytics"
     try:
@@ -152,10 +152,10 @@ def _split_images(layout: _Layout, split: str) -> YoloImages:
 
 
 def _resolve(entry: str, split: str, layout: _Layout, problems: list[Problem]) -> list[Path]:
-    """Return the folders and files that an entry means: the path itself, or what matches it as a pattern."""
+    """Return the folders and files of an entry: the path itself, or what matches it as a pattern."""
     bases = list(dict.fromkeys((layout.root, layout.source.parent)))
     spelt = os.path.expanduser(entry if "\\" not in entry else entry.replace("\\", "/"))  # noqa: PTH111
-    # Roboflow writes ../train/images where it means train/images; darknet is run where data/ is
+    # Roboflow writes ../train/images for train/images; darknet runs in the folder that contains data/
     forms = dict.fromkeys((entry, spelt, spelt.removeprefix("../"), _below_data(spelt, layout)))
     tried = [base / form for form in forms for base in bases]
     first = PurePosixPath(spelt).parts[:1]
@@ -184,7 +184,7 @@ def _below_data(entry: str, layout: _Layout) -> str:
 
 
 def _tail(entry: str, split: str, layout: _Layout, bases: Sequence[Path]) -> Path | None:
-    """Return what a path of another computer ends with, if that is here and no other split's path ends so."""
+    """Return the ending of a foreign path that exists here, if no other split's path ends the same."""
     values = [value if isinstance(value, list) else [value] for key, value in layout.entries.items() if key != split]
     others = [str(item).replace("\\", "/") for value in values for item in value]
     parts = [part for part in PurePosixPath(entry).parts if part not in ("..", "/")]
@@ -199,7 +199,7 @@ def _tail(entry: str, split: str, layout: _Layout, bases: Sequence[Path]) -> Pat
 
 
 def darknet_file(root: Path) -> Path | None:
-    """Return the ``obj.data`` of a folder or of ``data`` in it, or the only file there that ends so; None without one."""
+    """Return the ``obj.data`` of a folder or of ``data`` in it, or the only file there with its suffix; else None."""
     for folder in (root, root / "data"):
         names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - names of which most are images
         files = [folder / name for name in sorted(names) if name.endswith(".data")]
@@ -231,7 +231,7 @@ def _from_darknet(file: Path, given: Path) -> _Layout:
 
 
 def names_file(root: Path) -> Path | None:
-    """Return the list of classes of a folder that has labels of YOLO's and no file that describes it; None otherwise."""
+    """Return the list of classes of a folder with YOLO labels but no descriptive file; else None."""
     folders = [root, *(path for split in _SPLITS if (path := root / split).is_dir())]
     file = next((path for folder in folders for name in _NAMES if (path := folder / name).is_file()), None)
     return file if file is not None and looks_like_yolo(root) else None
@@ -260,7 +260,7 @@ def _first_images(path: Path, root: Path) -> list[Path]:
 
 
 def _split_folders(root: Path) -> dict[str, list[Path]]:
-    """Find the list files or folders that are named after splits, or the folder of all images; {} if there are none."""
+    """Find list files or folders named after splits, or the folder of all images; {} if there are none."""
     lists = {split: root / f"{split}.txt" for split in _SPLITS if _lists_images(root / f"{split}.txt")}
     if lists:
         return {split: [file] for split, file in lists.items()}
@@ -296,10 +296,10 @@ def _from_folder(root: Path) -> _Layout:
 
 
 def _class_names(path: Path) -> dict[int, str]:
-    """Read a list of classes, one a line.
+    """Read a list of classes, one per line.
 
     Raises:
-        DataError: there is none, or an empty line stands among them.
+        DataError: there is none, or an empty line among them.
     """
     names = [line.strip() for line in read_lines(path)]
     while names and not names[-1]:

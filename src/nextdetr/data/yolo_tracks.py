@@ -1,7 +1,7 @@
-"""Rows of YOLO labels that end in a confidence and the number of a track, as ultralytics' ``track`` writes them.
+"""Rows of YOLO labels that end in a confidence and a track number, as written by ultralytics' ``track``.
 
-By itself such a row is no other than a polygon whose last point is (confidence, number), on or below the lower edge of
-the picture. All rows of a split together say which they are: a number of 2 or more is no place in a picture.
+A single such row looks like a polygon whose last point is (confidence, number), on or below the lower edge of the image.
+All rows of a split together decide: a number of 2 or more is not a position in an image.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ __all__ = ["Tracks"]
 
 
 class Tracks:
-    """Holds back the rows that may end in the number of a track until all of a split are read."""
+    """Holds back rows that may end in a track number until all rows of a split are read."""
 
     def __init__(self) -> None:
         self._held: list[tuple[int, str, Row]] = []  # number of the image, file, row
-        self._polygons = 0  # rows that end in a point, surely
+        self._polygons = 0  # rows that certainly end in a point
 
     def takes(self, image: int, file: str, row: Row) -> bool:
-        """Take a row if it may end in a track's number; those that cannot count as polygons."""
+        """Hold a row if it may end in a track number; those that cannot count as polygons."""
         if row.track is not None:
             self._held.append((image, file, row))
             return True
@@ -32,11 +32,11 @@ class Tracks:
         return False
 
     def settle(self, problems: list[Problem], source: str) -> Iterator[tuple[int, str, Row]]:
-        """Yield the rows that were held, as what they are: number of the image, file, row.
+        """Yield the held rows with their interpretation: number of the image, file, row.
 
         Args:
-            problems: takes what is wrong with them, or what they were taken for.
-            source: the file that names the data set, for messages.
+            problems: problems and interpretations are appended.
+            source: file that names the data set, for messages.
 
         Raises:
             DataError: they may be tracks or polygons, and nothing says which.
