@@ -119,7 +119,7 @@ BAD = {
     "list": ("- 1\n- 2\n", "a model file is a mapping .*not a list"),
     "empty": ("", "not empty"),
     "key": (edit("image_size", "imagesize"), "line 3: there is no key 'imagesize'; did you mean image_size"),
-    "double": (TINY_MODEL + "\nnc: 3\n", "stands twice"),
+    "double": (TINY_MODEL + "\nnc: 3\n", "is repeated"),
     "no head": (TINY_MODEL.split("head:")[0], "section head is missing"),
     "no decoder": (TINY_MODEL.split("  - [[6, 5]")[0], "last row must be the decoder"),
     "conv last": (TINY_MODEL + "  - [5, 1, Conv, [8]]\n", "last row must be the decoder"),

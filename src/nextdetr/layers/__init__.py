@@ -1,1 +1,1 @@
-"""One operation a file."""
+"""Layers, one operation per file."""

@@ -13,15 +13,15 @@ __all__ = ["AIFI"]
 
 
 class AIFI(nn.Module):
-    """One post-norm transformer encoder layer over the cells of a map, GELU inside.
+    """One post-norm transformer encoder layer over the cells of a map, with GELU.
 
-    The position is added to queries and keys, not to values.
+    Positions are added to queries and keys, not to values.
 
     Args:
         c1: channels of the map, a multiple of 4 and of ``num_heads``.
         cm: width of the feed-forward network.
         num_heads: attention heads.
-        dropout: of attention and feed-forward network.
+        dropout: dropout of attention and feed-forward network.
     """
 
     def __init__(self, c1: int, cm: int = 1024, num_heads: int = 8, dropout: float = 0.0) -> None:
@@ -46,7 +46,7 @@ class AIFI(nn.Module):
         return out
 
     def _position(self, height: int, width: int, device: torch.device) -> Tensor:
-        """Return the code, kept from call to call outside the state dict; a tracer's stand-ins are not kept."""
+        """Return the position code, cached outside the state dict; a tracer's symbols are not cached."""
         if is_traced():
             return sincos_position_2d(height, width, self.norm1.normalized_shape[0], device=device)
         key = (height, width, device)

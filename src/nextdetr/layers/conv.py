@@ -1,4 +1,4 @@
-"""Convolution with BatchNorm and SiLU, its depthwise form, and what joins maps: the plainest rows of a model file."""
+"""Convolution with BatchNorm and SiLU, its depthwise form, and combinations of maps: the basic rows of a model file."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Conv(nn.Module):
 
 
 class DWConv(Conv):
-    """Convolution in as many groups as divide input and output channels alike: depthwise where these are equal.
+    """Convolution with as many groups as divide both input and output channels: depthwise if these are equal.
 
     Args:
         c1: input channels.
@@ -98,10 +98,10 @@ class DWConv(Conv):
 
 
 class Concat(nn.Module):
-    """Concatenation of several maps of one size.
+    """Concatenation of several maps of the same size.
 
     Args:
-        dimension: along which dimension; 1 is the channels.
+        dimension: dimension to concatenate along; 1 is the channels.
     """
 
     def __init__(self, dimension: int = 1) -> None:
@@ -109,12 +109,12 @@ class Concat(nn.Module):
         self.dimension = dimension
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Join maps [B, C_i, H, W]."""
+        """Concatenate maps [B, C_i, H, W]."""
         return torch.cat(list(maps), dim=self.dimension)
 
 
 class Add(nn.Module):
-    """Sum of several maps of one shape."""
+    """Sum of several maps of the same shape."""
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Add maps [B, C, H, W]."""
@@ -129,7 +129,7 @@ JOINS = (Concat, Add)
 
 
 class PooledAdd(nn.Module):
-    """A map plus its mean over all places, then ``Conv``: how DEIMv2's lite encoder gives each place the whole image.
+    """A map plus its mean over all positions, then ``Conv``: the global context of DEIMv2's lite encoder.
 
     DEIMv2, arXiv 2509.20787, section 3.1.
 

@@ -1,13 +1,12 @@
-"""Multi-scale deformable attention: each query reads a few learnt points of each feature map.
+"""Multi-scale deformable attention: each query samples a few learnt points of each feature map.
 
-Deformable DETR, arXiv 2010.04159, section 4.1 (equation 3) and appendix A.4 (points placed relative to a reference box);
-the number of points may differ from map to map: RT-DETRv2, arXiv 2407.17140, section 3.1.
+Deformable DETR, arXiv 2010.04159, section 4.1 (equation 3) and appendix A.4 (points relative to a reference box); the
+number of points may differ between maps: RT-DETRv2, arXiv 2407.17140, section 3.1.
 
-Where we differ: nothing in the result. On the CPU the bilinear reads of all points, corners and levels are expressed as one
-weighted sum of rows ("embedding bag") with a hand-written backward pass: a row of channels is contiguous, while
-``grid_sample`` walks the channels one at a time, and autograd would record some forty small steps. It takes about half the
-time, forward and backward. Traced, compiled, exported and non-CPU runs take the ``grid_sample`` form, which those tools
-know; the tests hold the two together.
+Differences: none in the result. On the CPU, the bilinear samples of all points, corners and levels are one weighted sum of
+rows ("embedding bag") with a hand-written backward pass: a row of channels is contiguous, while ``grid_sample`` walks the
+channels one at a time, and autograd would record about forty small steps. It takes about half the time, forward and
+backward. Traced, compiled, exported and non-CPU runs use ``grid_sample``, which those tools know; tests compare the two.
 """
 
 from __future__ import annotations
@@ -44,17 +43,17 @@ class MSDeformableAttention(nn.Module):
         hidden: width of queries and values; a multiple of ``heads``.
         levels: number of feature maps.
         heads: attention heads.
-        points: points that a head reads on each map: one number for all, or one per map, finest first (RT-DETRv2,
-            arXiv 2407.17140, section 3.1). A softmax spans all of them either way.
-        project: whether linear layers stand before the reads (``value_proj``) and after them (``output_proj``); D-FINE
-            (arXiv 2410.13842, its ablation) has neither, which is cheaper.
+        points: sampling points per head on each map: one number for all, or one per map, finest first (RT-DETRv2, arXiv
+            2407.17140, section 3.1). A softmax spans all of them either way.
+        project: whether to apply linear layers before (``value_proj``) and after sampling (``output_proj``); D-FINE (arXiv
+            2410.13842, its ablation) has neither, which is cheaper.
 
     Raises:
-        ConfigError: if ``hidden`` is not a multiple of ``heads``, or the points are not one or ``levels`` numbers above 0.
+        ConfigError: ``hidden`` is not a multiple of ``heads``, or ``points`` is not one or ``levels`` numbers above 0.
     """
 
     steps: Tensor
-    channels_first = False  # values as ``grid_sample`` reads them; an export sets it on its copy of the model
+    channels_first = False  # values in the layout of ``grid_sample``; exports set it on their copy of the model
 
     def __init__(
         self,
@@ -74,13 +73,13 @@ class MSDeformableAttention(nn.Module):
         self.attention_weights = nn.Linear(hidden, heads * reads)
         self.value_proj = nn.Linear(hidden, hidden) if project else None
         self.output_proj = nn.Linear(hidden, hidden) if project else None
-        # An offset of n, with n points on the map, is half the box's size.  [K, 1], K the points of all maps
+        # With n points on the map, an offset of n is half the box's size.  [K, 1], K the points of all maps
         steps = torch.tensor([0.5 / number for number in self.points for _ in range(number)]).unsqueeze(1)
         self.register_buffer("steps", steps, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Head h looks in direction h around the box, point p at p+1 steps; all points weigh the same (appendix A.4)."""
+        """Head h looks in direction h around the box, point p at p+1 steps; weights are equal (appendix A.4)."""
         nn.init.zeros_(self.sampling_offsets.weight)
         angles = torch.arange(self.heads, dtype=torch.float32) * (2.0 * math.pi / self.heads)
         directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
@@ -102,7 +101,7 @@ class MSDeformableAttention(nn.Module):
         Args:
             query: [B, Q, D], position already added.
             reference_boxes: [B, Q, 4] cxcywh, fractions of the image, 0 to 1.
-            value: [B, S, D], the maps flattened row by row and joined, finest first.
+            value: [B, S, D], the flattened and concatenated maps, finest first.
             shapes: (height, width) of each map; their areas sum to S.
 
         Returns:
@@ -111,7 +110,7 @@ class MSDeformableAttention(nn.Module):
         batch, queries, _ = query.shape
         value = self._values(value)  # [B, S, heads, d]
         places = (batch, queries, self.heads, sum(self.points))
-        # Positions need more digits than half precision has: a step of bfloat16 near 1 is 3 pixels of 640.
+        # Positions need more digits than half precision offers: a step of bfloat16 near 1 is 3 pixels of 640.
         offsets = at_least_float32(self.sampling_offsets(query)).view(*places, 2)
         weights = at_least_float32(self.attention_weights(query)).view(places).softmax(dim=-1)
         boxes = at_least_float32(reference_boxes)[:, :, None, None, :]
@@ -127,9 +126,9 @@ class MSDeformableAttention(nn.Module):
         batch, cells, _ = value.shape
         if self.value_proj is None:
             return value.view(batch, cells, self.heads, -1)
-        if self.channels_first:  # the product comes out as grid_sample reads it; the map is turned once for all layers
+        if self.channels_first:  # the product has grid_sample's layout; the map is transposed once for all layers
             turned = (self.value_proj.weight @ value.transpose(1, 2)).view(batch, self.heads, -1, cells)
-            # After the reshape: NNCF takes a sum right behind a product for a bias, and looks for the values on its left.
+            # After the reshape: NNCF takes a sum right after a product for a bias, and looks for the values on its left.
             turned = turned + self.value_proj.bias.view(self.heads, -1, 1)
             return turned.permute(0, 3, 1, 2)
         projected: Tensor = self.value_proj(value)
@@ -138,12 +137,12 @@ class MSDeformableAttention(nn.Module):
     def sample(
         self, value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, points: Sequence[int] | None = None
     ) -> Tensor:
-        """``sample_levels``; a portable export replaces it on its copy of the model (export/portable.py)."""
+        """``sample_levels``; replaced by portable exports on their copy of the model (export/portable.py)."""
         return sample_levels(value, shapes, locations, weights, points)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Return x, raised to float32 if it is in a half precision."""
+    """Return x, upcast to float32 from half precision."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
@@ -165,15 +164,15 @@ def points_per_level(points: int | Sequence[int], levels: int) -> tuple[int, ...
 def sample_levels(
     value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, points: Sequence[int] | None = None
 ) -> Tensor:
-    """Weighted sum of bilinear reads from several maps, zero outside them; computed in float32 (float64 stays).
+    """Weighted sum of bilinear samples from several maps, zero outside them; computed in float32 (float64 is kept).
 
     Args:
         value: [B, S, heads, d].
         shapes: (height, width) of each of the L maps.
         locations: [B, Q, heads, L, points, 2], (x, y) as fractions of the map; 0 and 1 are its outer edges. With
-            ``points`` [B, Q, heads, K, 2], map after map, K their sum.
+            ``points``: [B, Q, heads, K, 2], map after map, K being their sum.
         weights: [B, Q, heads, L, points] or [B, Q, heads, K].
-        points: reads of each map, where they differ.
+        points: samples per map, if they differ.
 
     Returns:
         [B, Q, heads · d].
@@ -214,7 +213,7 @@ def sample_levels_rows(
 
 
 def _joined(locations: Tensor, weights: Tensor, points: Sequence[int] | None) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-    """Locations [B, Q, heads, K, 2], weights [B, Q, heads, K], and how many of the K fall on each map."""
+    """Locations [B, Q, heads, K, 2], weights [B, Q, heads, K], and how many of the K are on each map."""
     if points is not None:
         return locations, weights, tuple(points)
     return locations.flatten(3, 4), weights.flatten(3), (locations.shape[4],) * locations.shape[3]
@@ -223,9 +222,8 @@ def _joined(locations: Tensor, weights: Tensor, points: Sequence[int] | None) ->
 class _WeightedRows(torch.autograd.Function):
     """Row (b, s, h) of the table is ``value[b, s, h]``; bag (b, q, h) sums 4 corners × levels × points of its rows.
 
-    In the bodies there are N = B·Q·heads bags and K reads a bag. x and y, and the lower and the upper cell
-    of each, are stacked and go through every step together: on small tensors the number of steps costs more than their
-    arithmetic.
+    There are N = B·Q·heads bags and K samples per bag. x and y, and the lower and upper cell of each, are stacked and pass
+    through every step together: on small tensors the number of steps costs more than their arithmetic.
     """
 
     @staticmethod
@@ -288,7 +286,7 @@ class _WeightedRows(torch.autograd.Function):
 def _level_constants(
     shapes: Shapes, points: Sequence[int], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Size [2 (width, height), 1, K] and first cell [K] of the map that each of the K columns reads."""
+    """Size [2 (width, height), 1, K] and first cell [K] of the map of each of the K columns."""
     widths, heights, starts, cell = [], [], [], 0
     for (height, width), number in zip(shapes, points, strict=True):
         widths += [width] * number
@@ -314,9 +312,9 @@ def _corners(places: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         size: [2, 1, K] cells of the map along that coordinate.
 
     Returns:
-        The cells' indices (int32, moved inside the map), bilinear parts (0 where the index was moved), and whether they
-        were inside; each [2 (lower, upper), 2, N, K]. An index is inside even for NaN and infinity, so that these reach the
-        loss by way of the attention weights, where training names them, instead of stopping here with an index error.
+        Indices of the cells (int32, clamped to the map), bilinear weights (0 if the index was clamped), and whether they
+        were inside; each [2 (lower, upper), 2, N, K]. NaN and infinity count as inside, so that they reach the loss through
+        the attention weights, where training reports them, instead of failing here with an index error.
     """
     scaled = torch.mul(places, size, out=places.new_empty(places.shape)).sub_(0.5)
     low = scaled.floor()
@@ -331,7 +329,7 @@ def _corners(places: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _scatter_rows(grad: Tensor, rows: Tensor, mixed: Tensor, length: int) -> Tensor:
-    """Gradient of the table: for each row the sum over the bags that read it, itself a sum of rows once sorted by row."""
+    """Gradient of the table: for each row, the sum over the bags that read it, itself a sum of rows once sorted by row."""
     flat = rows.flatten()
     order = torch.sort(flat, stable=True)[1]  # a radix sort for int32 on the CPU, many times a comparison sort's speed
     counts = torch.bincount(flat, minlength=length)
@@ -345,14 +343,14 @@ def _scatter_rows(grad: Tensor, rows: Tensor, mixed: Tensor, length: int) -> Ten
 
 
 def _row_products(grad: Tensor, table: Tensor, rows: Tensor) -> Tensor:
-    """Dot product of each bag's gradient with each row that it read, [N · 4K]: the gradient of the mixing weights."""
+    """Dot product of each bag's gradient with each row that it read, [N · 4K]: the gradient of the weights."""
     bags, size = rows.shape
-    # A sparse row may not hold more places than the matrix has columns: maps of a cell or two read each of them many times.
+    # A sparse row cannot have more entries than the matrix has columns: maps of one or two cells are read many times.
     if rows.device.type == "cpu" and torch._C.has_mkl and size <= len(table):
         # "Dense times dense at the places of a sparse matrix" is this very sum; embedding_bag's own backward computes it
         # with one BLAS call for every few numbers, in two to four times the time.
         starts = torch.arange(0, (bags + 1) * size, size, dtype=torch.int32, device=rows.device)
-        with warnings.catch_warnings():  # torch announces once that sparse matrices are young
+        with warnings.catch_warnings():  # torch warns once that sparse matrices are in beta
             warnings.filterwarnings("ignore", message="Sparse CSR")
             places = torch.sparse_csr_tensor(
                 starts,

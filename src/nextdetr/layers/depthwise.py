@@ -1,14 +1,14 @@
 """A depthwise convolution whose gradient avoids a slow oneDNN kernel on CPUs.
 
 oneDNN has no depthwise kernel for the weight gradient of channels-last maps: it runs a dense one on blocks of 16 x 16
-channels, most of whose results are of no use. Both gradients of a depthwise convolution are themselves depthwise
-convolutions, for which oneDNN does have a fast kernel:
+channels, most of whose results are unused. Both gradients of a depthwise convolution are depthwise convolutions themselves,
+for which oneDNN does have a fast kernel:
 
-- of the input: the output's gradient with the kernel turned by 180 degrees;
-- of the weight: the input with the output's gradient as the kernel, one image at a time.
+- input: the output's gradient with the kernel rotated by 180 degrees;
+- weight: the input with the output's gradient as the kernel, one image at a time.
 
 Prototypes of the weight gradient were 1.5 times to over 4 times faster (2 shared cores, batch 8, atto at 320 pixels).
-The input gradient and the gain of a whole step are not established: measure them on a quiet machine.
+The input gradient and the gain for a whole step have not been measured on a quiet machine.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from nextdetr.layers.fast import may_run
 
 __all__ = ["DepthwiseConv2d", "depthwise", "depthwise_weight_gradient"]
 
-# Images that go into one convolution of the weight's gradient: as many as stay within the cache, here in elements.
+# Images per convolution in the weight gradient: as many as fit into the cache, in elements.
 _CHUNK = 2**18
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """``nn.Conv2d`` with one group a channel, stride 1, an odd square kernel and an unchanged map size; with bias.
+    """``nn.Conv2d`` with one group per channel, stride 1, an odd square kernel and same padding; with bias.
 
     Args:
         channels: C of the map [B, C, H, W].
@@ -74,7 +74,7 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def depthwise_weight_gradient(x: Tensor, grad: Tensor, kernel_size: int) -> Tensor:
     """Correlate the input with the output's gradient [B, C, h, w] into [C, 1, K, K].
 
-    The input is [B, C, H, W], of the same size, or larger by K - 1 where the convolution was not padded.
+    The input is [B, C, H, W], of the same size, or larger by K - 1 if the convolution was not padded.
     """
     batch, channels, height, width = x.shape
     inner = grad.shape[-2:]
@@ -83,7 +83,7 @@ def depthwise_weight_gradient(x: Tensor, grad: Tensor, kernel_size: int) -> Tens
     total = x.new_zeros(channels, kernel_size, kernel_size)
     for maps, kernels in zip(torch.split(x, images), torch.split(grad, images), strict=True):
         count = maps.shape[0] * channels
-        # Images stand side by side as channels, in channels-last memory.
+        # Images become channels side by side, in channels-last memory.
         merged = maps.permute(2, 3, 0, 1).reshape(1, height, width, count).permute(0, 3, 1, 2)
         found = F.conv2d(merged, kernels.reshape(count, 1, *inner), padding=padding, groups=count)
         total += found.view(-1, channels, kernel_size, kernel_size).sum(dim=0)

@@ -1,10 +1,10 @@
-"""The one rule that says when a fast path may run in the place of torch's own operations.
+"""The one rule that decides whether a fast path may replace torch's own operations.
 
-A fast path is another order of the same sums, mostly with a hand-written gradient: of the depthwise convolution, of GRN and
-the linear layers around it, of 3 × 3 convolutions, of deformable attention. It must give way where something records the
-operations (a compiler or exporter knows torch's, not ours), where tensors have no numbers (the meta device), and where
-somebody looks at what lies between the layers that it joins (a hook). Most are written for float32 on a processor, where
-autocast would have cast in between.
+A fast path is another order of the same sums, usually with a hand-written gradient: for the depthwise convolution, GRN and
+the linear layers around it, 3 × 3 convolutions, deformable attention. It must not run if something records the operations
+(a compiler or exporter knows torch's, not ours), if tensors have no data (the meta device), or if something observes the
+values between the fused layers (a hook). Most are written for float32 on a CPU, where autocast would insert casts in
+between.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def may_run(x: Tensor, *between: nn.Module, any_device: bool = False, any_precis
     """Whether a fast path may run on ``x``.
 
     Args:
-        x: what goes in.
-        *between: layers that the path joins, so that their own outputs never exist.
-        any_device: the path is not for processors alone.
-        any_precision: the path takes other types than float32, and autocast.
+        x: input.
+        *between: layers that the path fuses, so that their own outputs never exist.
+        any_device: whether the path supports devices other than the CPU.
+        any_precision: whether the path supports other types than float32, and autocast.
     """
     return (
-        not x.is_meta  # first, as autocast knows no such device
+        not x.is_meta  # first, as autocast does not support this device
         and (any_device or x.device.type == "cpu")
         and (any_precision or (x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)))
         and not any(layer._forward_hooks or layer._forward_pre_hooks for layer in between)

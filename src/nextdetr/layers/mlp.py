@@ -1,6 +1,6 @@
-"""A stack of linear layers, an activation between them: the box heads and the query position of DETR-like decoders.
+"""A multi-layer perceptron: the box heads and query positions of DETR-like decoders.
 
-DETR, arXiv 2005.12872, section 3.2 ("a 3-layer perceptron with ReLU activation"); DEIM has SiLU.
+DETR, arXiv 2005.12872, section 3.2 ("a 3-layer perceptron with ReLU activation"); DEIM uses SiLU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class MLP(nn.Module):
 
     Args:
         in_features: width of the input.
-        hidden: width between the layers.
+        hidden: inner width.
         out_features: width of the output.
         layers: number of linear layers, 1 or more.
         act: one of ``ACTIVATIONS``.
@@ -34,7 +34,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def zero_last(self) -> None:
-        """Start with an output of 0 for every input."""
+        """Initialise so that the output is 0 for every input."""
         for parameter in self.layers[-1].parameters():
             nn.init.zeros_(parameter)
 

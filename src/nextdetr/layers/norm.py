@@ -2,14 +2,14 @@
 
 GRN: "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", arXiv 2301.00808, section 3, algorithm 1.
 
-Where we differ from the paper, and why:
+Differences from the paper, and reasons:
 
 - ``gamma * (x * n) + beta + x`` is computed as ``x * (gamma * n + 1) + beta``: the same algebra, but the bracket has one
-  value per image and channel, so that the map is read twice and written once.
-- Norm, mean and quotient are taken in float32 when the map is float16 or bfloat16: a sum of squares over a whole map
-  passes float16's 65,504 in ordinary networks.
-- In training mode the gradient is written by hand, with fewer passes over the map than autograd. A prototype took 0 to 20 %
-  off a single block on 2 shared CPU cores, most in the early stages; the gain of a whole step is not established.
+  value per image and channel, so the map is read twice and written once.
+- Norm, mean and quotient are computed in float32 if the map is float16 or bfloat16: a sum of squares over a whole map
+  exceeds float16's 65,504 in ordinary networks.
+- In training mode the gradient is hand-written, with fewer passes over the map than autograd. A prototype saved 0 to 20 %
+  of a single block on 2 shared CPU cores, most in the early stages; the gain for a whole step has not been measured.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["GRN", "BatchNorm2d", "LayerNorm2d", "norm_gradient", "response_stati
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of each position of [B, C, H, W].
 
-    A map in channels-last memory is normalised without a copy; the result is always in channels-last memory.
+    A channels-last map is normalised without a copy; the result is always in channels-last memory.
 
     Args:
         channels: C.
@@ -45,13 +45,13 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` that also trains on a single value a channel: one image whose map is 1 × 1.
+    """``nn.BatchNorm2d`` that can also train on a single value per channel: one image with a 1 × 1 map.
 
-    One value has no deviation. It is normalised by the statistics of the steps before, as in evaluation, where torch's own
-    ends the run; the statistics stay as they are.
+    A single value has no deviation. It is normalised with the running statistics, as in evaluation, where torch's own
+    raises an error; the statistics are not updated.
 
-    The gradient is brought into the map's own layout first: what comes from a slice of a longer list of positions, as in
-    the decoder, would otherwise go through torch's slow general way on a CPU.
+    The gradient is first brought to the map's memory layout: a slice of a longer list of positions, as in the decoder,
+    would otherwise take torch's slow general path on a CPU.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
@@ -94,17 +94,17 @@ class GRN(nn.Module):
         return _scale_and_shift(x, self.gamma, self.beta, norm / mean)
 
     def extra_repr(self) -> str:
-        """Channels and eps, as ``print`` shows them."""
+        """Channels and eps, for ``print``."""
         return f"{self.gamma.shape[-1]}, eps={self.eps}"
 
 
 def response_statistics(x: Tensor, eps: float, dim: tuple[int, ...] = (1, 2)) -> tuple[Tensor, Tensor]:
-    """Norm of every channel over the positions, the dimensions ``dim``, and its mean over the channels plus eps.
+    """Norm of every channel over the positions (the dimensions ``dim``), and its mean over the channels plus eps.
 
     Both keep the dimensions of ``x`` [B, H, W, C]: [B, 1, 1, C] and [B, 1, 1, 1]; at least float32.
     """
     dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-    if x.requires_grad and torch.is_grad_enabled():  # its gradient knows what to do with a norm of 0
+    if x.requires_grad and torch.is_grad_enabled():  # its gradient handles a norm of 0
         norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=dtype)
     else:  # the same sum in about a third of the time on a CPU, where the norm of a channels-last map has no fast kernel
         wide = x.to(dtype)
@@ -113,12 +113,12 @@ def response_statistics(x: Tensor, eps: float, dim: tuple[int, ...] = (1, 2)) ->
 
 
 def norm_gradient(grad_response: Tensor, norm: Tensor, mean: Tensor) -> Tensor:
-    """What multiplies the map in its gradient through the norms, dn / n; arguments as of ``response_statistics``.
+    """Factor of the map in its gradient through the norms, dn / n; arguments as for ``response_statistics``.
 
     With r = n / m and dr its gradient: dn = (dr - mean(dr * r)) / m.
     """
     grad_norm = (grad_response - (grad_response * (norm / mean)).mean(dim=-1, keepdim=True)) / mean
-    # A channel that is zero everywhere has no direction: its norm's gradient is taken as 0, as autograd does.
+    # A channel that is zero everywhere has no direction: the gradient of its norm is taken as 0, as in autograd.
     return (grad_norm / norm).masked_fill(norm == 0, 0.0)
 
 
@@ -145,7 +145,7 @@ class _GRNFunction(torch.autograd.Function):
         x, gamma, norm, mean = ctx.saved_tensors
         need_x, need_gamma, need_beta, _ = ctx.needs_input_grad
         response = norm / mean  # [B, 1, 1, C]
-        # The products are float32 whatever the map is: loss scaling makes float16 gradients overflow here.
+        # The products are float32 regardless of the map: loss scaling makes float16 gradients overflow here.
         product = grad.to(norm.dtype) * x  # [B, H, W, C]
         grad_scale = product.sum(dim=(1, 2), keepdim=True)  # [B, 1, 1, C]
         grad_gamma = (grad_scale * response).sum(dim=0, keepdim=True).to(gamma.dtype) if need_gamma else None
@@ -153,6 +153,6 @@ class _GRNFunction(torch.autograd.Function):
         grad_x = None
         if need_x:
             toward_x = norm_gradient(grad_scale * gamma, norm, mean)
-            # The product is no longer needed; its memory takes the result.
+            # The product is no longer needed; reuse its memory for the result.
             grad_x = torch.mul(grad, gamma * response + 1, out=product).addcmul_(x, toward_x).to(x.dtype)
         return grad_x, grad_gamma, grad_beta, None

@@ -18,10 +18,10 @@ def sincos_position_2d(
         width: columns of the map.
         channels: length of a code, a multiple of 4.
         temperature: ratio of the longest to the shortest wavelength.
-        device: where to build it.
+        device: device of the result.
 
     Returns:
-        [1, height · width, channels] float32, in the order that RT-DETR's published weights expect.
+        [1, height · width, channels] float32, in the order of RT-DETR's published weights.
     """
     if channels % 4:
         raise ValueError(f"a position needs a multiple of 4 channels, not {channels}")

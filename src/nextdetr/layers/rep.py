@@ -1,4 +1,4 @@
-"""RepVGG convolutions (arXiv 2101.03697, section 3) and the fusion blocks of them, RT-DETR's and D-FINE's.
+"""RepVGG convolutions (arXiv 2101.03697, section 3), and the fusion blocks of RT-DETR and D-FINE built from them.
 
 The re-parameterised block has no identity branch here, as in RT-DETR.
 """
@@ -16,7 +16,7 @@ __all__ = ["RepC3", "RepConv", "RepNCSPELAN4", "fused_kernel"]
 
 
 def fused_kernel(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return kernel and bias of the one convolution that equals ``bn(conv(x))`` in evaluation mode."""
+    """Return kernel and bias of the single convolution that equals ``bn(conv(x))`` in evaluation mode."""
     assert bn.running_mean is not None
     assert bn.running_var is not None
     scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
@@ -71,7 +71,7 @@ class RepC3(nn.Module):
         c1: input channels.
         c2: output channels.
         n: number of RepConvs.
-        e: width inside, as a factor of ``c2``.
+        e: inner width as a factor of ``c2``.
         eps: BatchNorm's epsilon.
         momentum: BatchNorm's momentum.
     """
@@ -102,13 +102,13 @@ class RepC3(nn.Module):
 class RepNCSPELAN4(nn.Module):
     """D-FINE's fusion block (arXiv 2410.13842, its ablation; GELAN, arXiv 2402.13616, section 4.2).
 
-    One half of the split map goes on through two branches, each a ``RepC3`` and a 3×3 convolution; both halves and both
-    branches are joined.
+    One half of the split map passes through two branches, each a ``RepC3`` and a 3×3 convolution; both halves and both
+    branches are concatenated.
 
     Args:
         c1: input channels.
         c2: output channels.
-        split: channels of the map that is split, an even number.
+        split: channels of the map to split, an even number.
         inner: channels of a branch.
         n: number of RepConvs in a branch.
         eps: BatchNorm's epsilon.

@@ -1,18 +1,18 @@
-"""GRN and the linear layer behind it in one product, without writing the map that lies between them.
+"""GRN fused with the following linear layer, without writing the map between them.
 
-GRN ("ConvNeXt V2", arXiv 2301.00808, section 3) scales each channel of an image by one number and adds another. So does a
-linear layer's weight: ``linear(x * s + beta)`` is ``x`` times ``weight * s`` plus ``weight @ beta + bias``, where ``s`` has
-one value an image and channel. The map, the largest of a block, is then neither written nor read once more, and in the
+GRN ("ConvNeXt V2", arXiv 2301.00808, section 3) scales each channel of an image and adds a constant. The weight of a linear
+layer can absorb both: ``linear(x * s + beta)`` is ``x`` times ``weight * s`` plus ``weight @ beta + bias``, where ``s`` has
+one value per image and channel. The map, the largest of a block, is then neither written nor read again, and in the
 gradient all sums over positions become a product with the output's gradient, which the weight needs anyway.
 
-An image then has a weight of its own, which pays only where the map has more positions than the layer has outputs;
-elsewhere, and wherever something looks at the map in between (a hook) or follows the operations (compilation, export,
-autocast), the two layers run one after the other.
+Each image then has its own weight, which is only faster if the map has more positions than the layer has outputs;
+otherwise, and if something observes the map in between (a hook) or records the operations (compilation, export, autocast),
+the two layers run one after the other.
 
-Without gradients there is more to gain on a CPU: ``grn_mlp`` takes a few rows of the map at a time through the linear layer
-before, GELU and the sums of squares, so that these find the map in the cache, and computes linear layers as 1x1
-convolutions, whose library adds the bias as it goes where ``linear`` first fills its output with it. It takes a fifth off a
-block's time at stride 4.
+Without gradients more can be saved on a CPU: ``grn_mlp`` takes a few rows of the map at a time through the previous linear
+layer, GELU and the sums of squares, so that these find the map in the cache, and computes linear layers as 1x1
+convolutions, whose kernel adds the bias on the fly, while ``linear`` first fills its output with it. This saves a fifth of
+a block's time at stride 4.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from nextdetr.layers.norm import GRN, norm_gradient, response_statistics
 
 __all__ = ["by_rows", "grn_linear", "grn_mlp"]
 
-# Numbers of the widened map that go through the layers together; 0.5 to 2 million were equally fast.
+# Elements of the widened map that pass through the layers together; 0.5 to 2 million were equally fast.
 _AT_ONCE = 2**20
-# Positions for every output channel from which the fused product was faster.
+# Positions per output channel from which the fused product was faster.
 _POSITIONS = 2
 
 
 def grn_linear(x: Tensor, grn: nn.Module, linear: nn.Linear) -> Tensor:
-    """Return ``linear(grn(x))`` for a map [B, H, W, D], as [B, H, W, C]; as one product where that pays."""
+    """Return ``linear(grn(x))`` for a map [B, H, W, D], as [B, H, W, C]; fused if that is faster."""
     if not (isinstance(grn, GRN) and _fuses(x, grn, linear)):
         out: Tensor = linear(grn(x))
         return out
@@ -57,16 +57,16 @@ def grn_mlp(
     norm: nn.Module | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """Return ``residual + narrow(grn(act(widen(norm(x)))))``; in evaluation without gradients by rows of the map.
+    """Return ``residual + narrow(grn(act(widen(norm(x)))))``; in evaluation without gradients in blocks of rows.
 
     Args:
         x: the map, [B, H, W, C].
-        widen: from C to D.
-        act: GELU, or another function of each number by itself.
-        grn: GRN, or what stands for it after folding: without ``beta``.
-        narrow: from D to C.
-        norm: LayerNorm over C, or none.
-        residual: [B, H, W, C] to add, or none.
+        widen: linear layer from C to D.
+        act: GELU, or another elementwise function.
+        grn: GRN, or its folded form without ``beta``.
+        narrow: linear layer from D to C.
+        norm: LayerNorm over C, or None.
+        residual: [B, H, W, C] to add, or None.
     """
     layers = (widen, act, grn, narrow)
     if by_rows(x, *layers, *(() if norm is None else (norm,))):
@@ -81,7 +81,7 @@ def grn_mlp(
 
 
 def by_rows(x: Tensor, *layers: nn.Module) -> bool:
-    """Whether ``grn_mlp`` takes the map by rows through these layers."""
+    """Whether ``grn_mlp`` processes the map in blocks of rows."""
     return not torch.is_grad_enabled() and may_run(x, *layers) and x.numel() > 0
 
 
@@ -121,7 +121,7 @@ def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _fuses(x: Tensor, grn: GRN, linear: nn.Linear) -> bool:
     return (
-        (grn.training or not torch.is_grad_enabled())  # evaluation with gradients is left to autograd, as in GRN
+        (grn.training or not torch.is_grad_enabled())  # evaluation with gradients uses autograd, as in GRN
         and may_run(x, grn, linear, any_device=True)
         and x.shape[1] * x.shape[2] >= _POSITIONS * linear.out_features
     )

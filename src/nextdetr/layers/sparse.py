@@ -1,17 +1,17 @@
-"""Layers on the visible patches of a masked image, without the masked ones: the submanifold-sparse semantics of FCMAE.
+"""Layers that compute only the visible patches of a masked image: the submanifold-sparse semantics of FCMAE.
 
-"ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", arXiv 2301.00808, section 3: outputs exist at
-visible positions only, and what is masked counts as zero. "SparK", arXiv 2301.03580, computes the same with dense maps and
-a mask multiplied in. Where we differ from both:
+"ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", arXiv 2301.00808, section 3: outputs exist only
+at visible positions, and masked ones count as zero. "SparK", arXiv 2301.03580, computes the same with dense maps multiplied
+by a mask. Differences from both:
 
-- Each image keeps the same number of patches, so the visible positions are a plain tensor [B, V, P * P, C] (V patches of
-  P x P positions). Pointwise layers, norms and GRN run on it as they are: no index tables, no masked position computed.
-- Only the depthwise convolution looks beyond a patch. It alone lays the patches out on an empty map, and picks them up
-  again: where patches are large beside the kernel with the margin that the kernel reads, so that hidden positions are not
-  computed; else after convolving the whole map. The map lives no longer than the call, and the gradient keeps the patches.
-- Statistics of GRN are per image, as at fine-tuning; the published sparse code takes them over the whole batch.
+- Each image keeps the same number of patches, so the visible positions are a plain tensor [B, V, P * P, C] (V patches of P
+  x P positions). Pointwise layers, norms and GRN run on it directly: no index tables, no masked position computed.
+- Only the depthwise convolution looks beyond a patch. It scatters the patches onto an empty map, and gathers them again:
+  with the margin that the kernel reads if patches are large relative to the kernel, so that hidden positions are not
+  computed; otherwise after convolving the whole map. The map exists only during the call; the gradient keeps the patches.
+- Statistics of GRN are per image, as in fine-tuning; the published sparse code computes them over the whole batch.
 
-``StoredMap`` keeps a whole map and renews some of its patches, for pictures of which only a part has changed.
+``StoredMap`` keeps a whole map and updates some of its patches, for images of which only a part has changed.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ __all__ = ["StoredMap", "VisiblePatches", "downsample_patches", "patches_of", "s
 
 @dataclass(frozen=True, slots=True)
 class VisiblePatches:
-    """Which patches of each image are visible; the same for every stage, at the stage's own resolution.
+    """Which patches of each image are visible; shared by all stages, at their own resolutions.
 
     Attributes:
-        ids: [B, V] int64, rising in each row: row-major numbers in the grid of patches.
+        ids: [B, V] int64, ascending in each row: row-major numbers in the grid of patches.
         grid: (rows, columns) of that grid.
     """
 
@@ -48,9 +48,9 @@ class VisiblePatches:
         return torch.div(self.ids[0], self.grid[1], rounding_mode="floor"), self.ids[0] % self.grid[1]
 
     def rows(self, side: int) -> Tensor:
-        """Return which rows of pixels the visible patches are, at ``side`` positions a patch.
+        """Return the indices of the pixel rows of the visible patches, at ``side`` positions per patch.
 
-        The map [B, H, W, C] is seen as [B * H * columns, side * C]: a row of a patch is one contiguous piece.
+        The map [B, H, W, C] is viewed as [B * H * columns, side * C]: each row of a patch is contiguous.
 
         Returns:
             [B * V * side] int64.
@@ -63,7 +63,7 @@ class VisiblePatches:
         return ((image + height) * columns + (self.ids % columns)[..., None]).flatten()
 
     def scatter(self, x: Tensor, side: int, rows: Tensor | None = None) -> Tensor:
-        """Lay patches [B, V, side * side, C] on a map of zeros [B, C, H, W] in channels-last memory."""
+        """Scatter patches [B, V, side * side, C] onto a map of zeros [B, C, H, W] in channels-last memory."""
         batch, (grid_rows, columns) = x.shape[0], self.grid
         channels = x.shape[-1]
         rows = self.rows(side) if rows is None else rows
@@ -72,19 +72,19 @@ class VisiblePatches:
         return full.view(batch, grid_rows * side, columns * side, channels).permute(0, 3, 1, 2)
 
     def gather(self, x: Tensor, side: int, rows: Tensor | None = None) -> Tensor:
-        """Pick the patches [B, V, side * side, C] out of a map [B, C, H, W]."""
+        """Gather the patches [B, V, side * side, C] from a map [B, C, H, W]."""
         batch, channels = x.shape[:2]
         rows = self.rows(side) if rows is None else rows
         flat = x.permute(0, 2, 3, 1).reshape(-1, side * channels)  # a view of channels-last memory
         return flat.index_select(0, rows).view(batch, -1, side * side, channels)
 
     def with_margin(self, x: Tensor, side: int, margin: int) -> Tensor:
-        """Pick the patches [B, V, side * side, C] up again with the positions around them, zero where nothing is visible.
+        """Gather the patches [B, V, side * side, C] with the positions around them, zero where nothing is visible.
 
         Args:
             x: the patches.
             side: positions along a patch, at least ``margin``.
-            margin: positions on each of its sides.
+            margin: positions on each side.
 
         Returns:
             [B * V, C, side + 2 * margin, side + 2 * margin] in channels-last memory.
@@ -92,10 +92,10 @@ class VisiblePatches:
         batch, channels = x.shape[0], x.shape[-1]
         grid_rows, columns = self.grid
         # Each row of the map ends in a patch of zeros, which is the margin on its right and on the next row's left; images
-        # lie below each other with ``margin`` rows of zeros between them; and one patch of zeros precedes all of it.
+        # are stacked vertically with ``margin`` rows of zeros between them, preceded by one patch of zeros.
         image = torch.arange(batch, device=x.device)[:, None] * (grid_rows * side + margin)
         top = image + torch.div(self.ids, columns, rounding_mode="floor") * side  # the margin's first row, [B, V]
-        column = (1 + self.ids % columns)[..., None]  # in patches, as is the width of the map
+        column = (1 + self.ids % columns)[..., None]  # in patches, like the width of the map
         large, wide = side + 2 * margin, columns + 1
         rows = (top[..., None] + margin + torch.arange(side, device=x.device)) * wide + column
         flat = x.new_zeros((1 + (batch * (grid_rows * side + margin) + margin) * wide) * side, channels)
@@ -105,10 +105,10 @@ class VisiblePatches:
         return windows.index_select(0, starts.flatten()).view(-1, large, large, channels).permute(0, 3, 1, 2)
 
     def margin_pays(self, side: int, margin: int) -> bool:
-        """Whether patches with their margins are so few positions, beside the map's, that convolving them is faster.
+        """Whether the patches with their margins have so few positions, relative to the map, that they are faster.
 
-        With margin 3 and 19 of 49 patches visible it is at 8 positions a side (a step of atto takes 5 % less), and at 4 it
-        makes no difference; with 34 of 49 visible there is none at 8 either.
+        With margin 3 and 19 of 49 patches visible, it is faster at 8 positions per side (a step of atto takes 5 % less) and
+        equal at 4; with 34 of 49 visible it is equal at 8 too.
         """
         grid_rows, columns = self.grid
         positions = self.ids.shape[1] * (side + 2 * margin) ** 2
@@ -122,8 +122,8 @@ def sparse_depthwise(x: Tensor, weight: Tensor, bias: Tensor, visible: VisiblePa
         x: [B, V, P * P, C] visible patches.
         weight: [C, 1, K, K], K odd.
         bias: [C].
-        visible: where they are.
-        rows: ``visible.rows(P)``, which blocks of one stage share.
+        visible: positions of the patches.
+        rows: ``visible.rows(P)``, shared by the blocks of a stage.
 
     Returns:
         [B, V, P * P, C].
@@ -171,13 +171,13 @@ class _SparseDepthwiseFunction(torch.autograd.Function):
 
 
 def _of_windows(windows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Convolve each window [N, C, H, W] by itself; returns its inner part, [N, h, w, C]."""
+    """Convolve each window [N, C, H, W] separately; returns its inner part, [N, h, w, C]."""
     out: Tensor = F.conv2d(windows, weight, bias, groups=weight.shape[0]).permute(0, 2, 3, 1)
     return out.contiguous()
 
 
 def downsample_patches(x: Tensor, weight: Tensor, bias: Tensor | None, side: int) -> Tensor:
-    """Convolve each patch by itself with kernel = stride, as one matrix product.
+    """Convolve each patch separately with kernel = stride, as one matrix product.
 
     Args:
         x: [B, V, side * side, C].
@@ -201,7 +201,7 @@ def _side(x: Tensor) -> int:
 
 
 class StoredMap:
-    """A map [1, C, H, W] that is kept and renewed patch by patch, with a margin of zeros around it, as convolutions pad.
+    """A map [1, C, H, W] that is stored and updated by patches, with a margin of zeros around it as padding.
 
     Args:
         x: the map.
@@ -221,7 +221,7 @@ class StoredMap:
         return inner.permute(0, 3, 1, 2)
 
     def put(self, patches: Tensor, visible: VisiblePatches) -> None:
-        """Renew the patches [1, V, side * side, C]."""
+        """Update the patches [1, V, side * side, C]."""
         patches_of(self.map, self.side)[visible.places()] = patches.view(-1, self.side, self.side, patches.shape[-1])
 
     def depthwise(self, weight: Tensor, bias: Tensor | None, visible: VisiblePatches) -> Tensor:
@@ -230,7 +230,7 @@ class StoredMap:
         Args:
             weight: [C, 1, K, K], K = 2 * margin + 1.
             bias: [C].
-            visible: where results are wanted.
+            visible: patches to return.
         """
         side, channels = self.side, self._padded.shape[-1]
         if visible.margin_pays(side, self.margin):
@@ -242,7 +242,7 @@ class StoredMap:
         return out.reshape(1, -1, side * side, channels)
 
     def _windows(self, visible: VisiblePatches) -> Tensor:
-        """Pick the patches up with their margins: [V, C, side + 2 * margin, side + 2 * margin], channels-last memory."""
+        """Gather the patches with their margins: [V, C, side + 2 * margin, side + 2 * margin], channels-last memory."""
         flat, large = self._padded[0], self.side + 2 * self.margin
         row, position, channel = flat.stride()
         strides = (self.side * row, self.side * position, row, position, channel)
@@ -251,6 +251,6 @@ class StoredMap:
 
 
 def patches_of(x: Tensor, side: int) -> Tensor:
-    """See a map [1, C, H, W] as its patches, [rows, columns, side, side, C]; a view."""
+    """View a map [1, C, H, W] as its patches, [rows, columns, side, side, C]."""
     _, channels, height, width = x.shape
     return x[0].permute(1, 2, 0).view(height // side, side, width // side, side, channels).transpose(1, 2)

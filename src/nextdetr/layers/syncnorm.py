@@ -1,8 +1,8 @@
-"""BatchNorm whose statistics are those of all processes' batches together; torch's own version runs on CUDA only.
+"""BatchNorm with statistics over the batches of all processes; torch's own version runs only on CUDA.
 
-Statistics: Ioffe and Szegedy, arXiv 1502.03167, section 3; shared as in MegDet, arXiv 1711.07240, section 3.2. Sums travel
-through a collective that has a gradient, so that N processes compute, forward and backward, what one would on the N-fold
-batch. Where the statistics are one process's own (one process, evaluation) it is torch's BatchNorm.
+Statistics: Ioffe and Szegedy, arXiv 1502.03167, section 3; shared as in MegDet, arXiv 1711.07240, section 3.2. Sums are
+exchanged with a differentiable collective, so that N processes compute, forward and backward, what one would on the N-fold
+batch. If the statistics are not shared (one process, evaluation), it is torch's BatchNorm.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class SyncedBatchNorm2d(BatchNorm2d):
         """Return the normalised map, [B, C, H, W]; a collective call in training."""
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(input)
-        values = input.float()  # sums of thousands of values do not fit into half precision
+        values = input.float()  # sums of thousands of values overflow half precision
         count = torch.full((1,), float(values.numel() // values.shape[1]), device=values.device)
         total: Tensor = _SumOverProcesses.apply(torch.cat((values.sum(dim=(0, 2, 3)), count)))
         number, mean = total[-1], total[:-1] / total[-1]
-        # In a second round: the difference of E[x^2] and E[x]^2 would lose the digits of a small variance.
+        # In a second pass: the difference of E[x^2] and E[x]^2 would lose the digits of a small variance.
         squares: Tensor = _SumOverProcesses.apply((values - mean[:, None, None]).square().sum(dim=(0, 2, 3)))
         variance = squares / number
         self._track(mean.detach(), variance.detach() * number / (number - 1).clamp(min=1))
@@ -64,7 +64,7 @@ class SyncedBatchNorm2d(BatchNorm2d):
 
 
 def synchronize_norms(model: nn.Module) -> int:
-    """Turn every BatchNorm2d of the model into a synchronised one, in place; return how many there were."""
+    """Convert every BatchNorm2d of the model to a synchronised one, in place; return their number."""
     found = [module for module in model.modules() if type(module) in (nn.BatchNorm2d, BatchNorm2d) and module.affine]
     for module in found:
         module.__class__ = SyncedBatchNorm2d

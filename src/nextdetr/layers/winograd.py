@@ -1,11 +1,11 @@
-"""3 × 3 convolutions by Winograd's minimal filtering, in plain matrix products.
+"""3 × 3 convolutions with Winograd's minimal filtering, as plain matrix products.
 
 "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308), F(4 × 4, 3 × 3): a tile of 6 × 6 pixels gives 4 × 4
-results with 36 multiplications a pair of channels, where the sum itself takes 144. The tiles of the whole map are moved to
-the 36 points and back by one matrix product each, with the Kronecker product of the paper's B and A with themselves; at
-each point a matrix product mixes the channels. So nothing is needed but a fast product, which every processor's library
-has. The gradients are convolutions too: that of the input is computed by the same function with the kernel mirrored, that
-of the kernel is a product at each point.
+results with 36 multiplications per pair of channels, instead of 144. The tiles of the whole map are transformed to the 36
+points and back with one matrix product each, with the Kronecker product of the paper's B and A with themselves; at each
+point a matrix product mixes the channels. So only a fast matrix product is needed, which every CPU library has. The
+gradients are convolutions too: that of the input is computed by the same function with the mirrored kernel, that of the
+kernel is a product at each point.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
     "winograd_kernel",
 ]
 
-LEAST_CHANNELS, LEAST_PIXELS = 256, 1600  # below which the direct sum is as fast (benchmarks/winograd.py)
+LEAST_CHANNELS, LEAST_PIXELS = 256, 1600  # below these, direct convolution is as fast (benchmarks/winograd.py)
 TILE, STEP, POINTS = 6, 4, 36
 # The paper's matrices (section 4.3) for the points 0, 1, -1, 2, -2 and infinity.
 B_T = (
@@ -54,13 +54,13 @@ A_T = (
 
 
 def _squared(matrix: tuple[tuple[float, ...], ...], like: Tensor) -> Tensor:
-    """The matrix for rows and columns at once."""
+    """Matrix for rows and columns at once."""
     return _kronecker(matrix, like.dtype, like.device)
 
 
 @lru_cache(maxsize=32)
 def _kronecker(matrix: tuple[tuple[float, ...], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # kept, and perhaps used in training later
+    with torch.inference_mode(False):  # cached, and perhaps used in training later
         side = torch.tensor(matrix, dtype=torch.float64)
         return torch.kron(side, side).to(device, dtype)
 
@@ -71,12 +71,12 @@ def squared_matrices(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def tile_counts(height: int, width: int) -> tuple[int, int]:
-    """How many tiles a map has, down and across."""
+    """Number of tiles of a map, vertically and horizontally."""
     return -(-height // STEP), -(-width // STEP)
 
 
 def flat_kernel(weight: Tensor) -> Tensor:
-    """Return a kernel [O, C, 3, 3] with its places first, [9, C * O]."""
+    """Return a kernel [O, C, 3, 3] with positions first, [9, C * O]."""
     return weight.flatten(2).permute(2, 1, 0).reshape(9, -1)
 
 
@@ -87,7 +87,7 @@ def winograd_kernel(weight: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def tile_cells(batch: int, height: int, width: int) -> Tensor:
-    """Cell of the padded maps, as [B · rows · columns], at each place of each tile: [36 · T] int64, places first."""
+    """Cell of the padded maps, [B · rows · columns], at each position of each tile: [36 · T] int64, positions first."""
     rows, columns = tile_counts(height, width)
     down, across = STEP * rows + 2, STEP * columns + 2
     with torch.inference_mode(False):
@@ -102,7 +102,7 @@ def tile_cells(batch: int, height: int, width: int) -> Tensor:
 def to_points(x: Tensor, matrix: Tensor | None = None, cells: Tensor | None = None) -> Tensor:
     """Return the tiles of a map [B, C, H, W], padded by one pixel, at the 36 points: [36, T, C].
 
-    A graph to export brings its constants, the first of ``squared_matrices`` and ``tile_cells``.
+    A graph to export passes its constants, the first of ``squared_matrices`` and ``tile_cells``.
     """
     batch, channels, height, width = x.shape
     rows, columns = tile_counts(height, width)
@@ -117,7 +117,7 @@ def to_points(x: Tensor, matrix: Tensor | None = None, cells: Tensor | None = No
 def from_points(sums: Tensor, shape: torch.Size, matrix: Tensor | None = None) -> Tensor:
     """Return the map [B, O, H, W] of products at the points [36, T, O]; ``shape`` is [B, C, H, W].
 
-    A graph to export brings its constant, the last of ``squared_matrices``.
+    A graph to export passes its constant, the last of ``squared_matrices``.
     """
     batch, _, height, width = shape
     rows, columns = tile_counts(height, width)
@@ -145,7 +145,7 @@ class _Winograd(torch.autograd.Function):
         return from_points(torch.bmm(points, winograd_kernel(weight)), x.shape)
 
     @staticmethod
-    @once_differentiable  # what it saves has no way back to the input, so a second gradient would lack a part
+    @once_differentiable  # the saved values are detached from the input, so a second gradient would be incomplete
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         points, weight = ctx.saved_tensors
         (gradient,) = gradients
@@ -161,7 +161,7 @@ class _Winograd(torch.autograd.Function):
 
 
 def winograd_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve with padding 1 and stride 1, as ``functional.conv2d`` does, gradients included.
+    """Convolve with padding 1 and stride 1, as ``functional.conv2d`` does, with gradients.
 
     Args:
         x: [B, C, H, W].
@@ -169,7 +169,7 @@ def winograd_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
         bias: [O], if any.
 
     Returns:
-        [B, O, H, W], channels last in memory.
+        [B, O, H, W], in channels-last memory.
     """
     out: Tensor = _Winograd.apply(x, weight)
     return out if bias is None else out + bias[:, None, None]
@@ -180,7 +180,7 @@ _DIRECT: ContextVar[bool] = ContextVar("direct", default=False)
 
 @contextmanager
 def direct_sums() -> Iterator[None]:
-    """Compute every ``Conv3x3`` by the direct sum meanwhile, as when operations are counted."""
+    """Use direct convolution in every ``Conv3x3`` inside the block, for example to count operations."""
     token = _DIRECT.set(True)
     try:
         yield
@@ -189,15 +189,15 @@ def direct_sums() -> Iterator[None]:
 
 
 class Conv3x3(nn.Conv2d):
-    """``nn.Conv2d`` with a kernel of 3, stride 1 and padding 1, by Winograd's filtering where that is faster.
+    """``nn.Conv2d`` with kernel 3, stride 1 and padding 1, using Winograd's filtering where that is faster.
 
-    That is on a processor, in float32, with many channels and pixels. Graphs to export have the plain convolution, which
-    their runtimes know how to fuse and quantise.
+    That is on a CPU, in float32, with many channels and pixels. Graphs to export have the plain convolution, which their
+    runtimes can fuse and quantise.
 
     Args:
         c1: input channels.
         c2: output channels.
-        bias: whether there is one.
+        bias: whether to add a bias.
     """
 
     def __init__(self, c1: int, c2: int, *, bias: bool = True) -> None:
@@ -223,10 +223,10 @@ class Conv3x3(nn.Conv2d):
         )
 
     def _at_points(self) -> Tensor:
-        """The kernel at the points, kept for as long as the weight's numbers are those that it was computed from.
+        """The transformed kernel, cached as long as the weight's values do not change.
 
-        The numbers themselves are compared: neither their place in memory nor torch's count of changes tells of a cast and
-        back, or of what is written by way of ``.data``. It takes a fiftieth of the time of the kernel's own way there.
+        The values themselves are compared: neither their memory address nor torch's version counter detects a cast and
+        back, or writes through ``.data``. Comparing takes a fiftieth of the time of the transform.
         """
         kept = self._kept  # read once: another thread may replace it
         if kept is None or not torch.equal(kept[0], self.weight):
@@ -235,5 +235,5 @@ class Conv3x3(nn.Conv2d):
         return kept[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles hold: all but the kept kernel."""
+        """State for copies and pickles, without the cached kernel."""
         return {**self.__dict__, "_kept": None}

@@ -1,15 +1,15 @@
 """RT-DETR's training loss: arXiv 2304.08069, section 4 and its public configurations.
 
-Varifocal 1 (alpha 0.75, gamma 2), L1 5 and GIoU 2 on every decoder layer, on the encoder's proposals (all matched on their
-own) and on the denoising queries (DINO, arXiv 2203.03605, section 3.3), whose targets are known. DEIM's matchability-aware
-loss (arXiv 2412.04234, section 3.3) takes varifocal's place on request. Of a D-FINE decoder (arXiv 2410.13842, section 4.2)
-the first layer's plain boxes count as one more layer, all layers train the boxes of the same, united pairs, and the edges'
-distributions have their own two losses, FGL 0.15 and DDF 1.5. A dense head (RT-DETRv3, arXiv 2409.08475) adds the same
-three terms over its one-to-many pairs, each pair weighing in with its quality.
+Varifocal 1 (alpha 0.75, gamma 2), L1 5 and GIoU 2 on every decoder layer, on the encoder's proposals (each matched
+separately) and on the denoising queries (DINO, arXiv 2203.03605, section 3.3), whose targets are known. DEIM's
+matchability-aware loss (arXiv 2412.04234, section 3.3) optionally replaces varifocal. For a D-FINE decoder (arXiv
+2410.13842, section 4.2), the first layer's plain boxes count as one more layer, all layers train the boxes of the same
+united pairs, and the edges' distributions have two losses of their own, FGL 0.15 and DDF 1.5. A dense head (RT-DETRv3,
+arXiv 2409.08475) adds the same three terms over its one-to-many pairs, each weighted with its quality.
 
-Where we differ: all layers are one set of tensor operations, the encoder's proposals one more layer among them; the number
-of boxes that divides the sums is at least 1 over all processes together, not in each, so that N processes give the gradient
-that one gives on the N-fold batch; and the terms are always the same ones, 0 where a batch has nothing for them.
+Differences: all layers are one set of tensor operations, including the encoder's proposals as one more layer; the number of
+boxes that normalises the sums is at least 1 over all processes together, not in each, so that N processes give the gradient
+of one with the N-fold batch; and the terms are always the same, 0 if a batch has nothing for them.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _CLASS_TERMS: dict[ClassLoss, str] = {"varifocal": "vfl", "matchability": "mal"}
 LOSS_NAMES: tuple[str, ...] = tuple(
     f"loss_{term}{part}" for part in ("", "_aux", "_encoder", "_denoising") for term in ("vfl", "l1", "giou")
 )
-"""Keys of the criterion's result by default, in their order; the same for every batch."""
+"""Default keys of the criterion's result, in order; the same for every batch."""
 
 LayerLosses = dict[str, Tensor]
-"""Weighted, normalised float32 losses of some layers by term, [L] each: ``vfl`` or ``mal``, ``l1`` and ``giou``.
+"""Weighted, normalised float32 losses by term, [L] each for L layers: ``vfl`` or ``mal``, ``l1`` and ``giou``.
 
-Layers of a D-FINE decoder also have ``fgl`` and ``ddf``; the latter is 0 on the last layer, the teacher.
+For a D-FINE decoder also ``fgl`` and ``ddf``; the latter is 0 on the last layer, the teacher.
 """
 
 
@@ -51,12 +51,12 @@ class LossParts:
     """The loss before summation over layers.
 
     Attributes:
-        layers: [L] each, the decoder's layers, the last one last.
+        layers: [L] each, the decoder layers, the last one last.
         encoder: [1] each, the encoder's proposals.
-        denoising: [L] each, the denoising queries; [0] each when the batch has none.
-        initial: the first layer's plain boxes of a D-FINE decoder: [1] each, or [2] with the denoising queries'; no terms
-            for another decoder.
-        dense: [1] each, the dense head's; no terms without one.
+        denoising: [L] each, the denoising queries; [0] each if the batch has none.
+        initial: the first layer's plain boxes of a D-FINE decoder: [1] each, or [2] with those of the denoising queries;
+            empty for other decoders.
+        dense: [1] each, the dense head; empty without one.
     """
 
     layers: LayerLosses
@@ -68,32 +68,32 @@ class LossParts:
 
 @dataclass(slots=True)
 class _FlatTargets:
-    """The targets of all images in one row, to be indexed by (image, target of the image)."""
+    """The targets of all images in one list, to be indexed by (image, target of the image)."""
 
     boxes: Tensor  # [N, 4] cxcywh
     labels: Tensor  # [N]
     offsets: Tensor  # [B] position of each image's first target
-    most: int  # targets of the fullest image
+    most: int  # largest number of targets of an image
     weights: Tensor | None = None  # [N] of a teacher's boxes
-    doubtful: Sequence[Tensor] = ()  # of each image, boxes [M, 4] that a teacher is not sure of
+    doubtful: Sequence[Tensor] = ()  # by image, boxes [M, 4] of which a teacher is unsure
 
     def weighted(self, values: Tensor, rows: Tensor) -> Tensor:
-        """Return values [..., P] by the weights of the targets ``rows`` [P]."""
+        """Scale values [..., P] by the weights of the targets ``rows`` [P]."""
         return values if self.weights is None else values * self.weights[rows]
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
 
     def rows(self, matches: Matches) -> Tensor:
-        """Return which target each pair has, [M]."""
+        """Return the target index of each pair, [M]."""
         return self.offsets[matches.batch_index] + matches.target_index
 
 
 @dataclass(slots=True)
 class _Counts:
-    """What sums are divided by, means over the processes; each scalar.
+    """Normalisers of the sums, means over the processes; scalars.
 
-    Those that are a divisor are at least 1 over all processes together.
+    Those that are divisors are at least 1 over all processes together.
     """
 
     targets: Tensor
@@ -106,21 +106,21 @@ class _Counts:
 class Criterion:
     """The whole training loss of one batch, in float32 whatever the precision of the model.
 
-    Every prediction stays in the graph, also in a batch without a single box, so that each parameter gets a gradient. A
-    prediction that is not finite makes the loss so.
+    Every prediction stays in the graph, even in a batch without boxes, so that each parameter gets a gradient. Predictions
+    that are not finite make the loss so.
 
     Args:
         num_classes: C, classes of the model.
         matcher: assigns queries to targets.
-        vfl_weight: weight of the classes' loss, varifocal or matchability-aware.
+        vfl_weight: weight of the classification loss, varifocal or matchability-aware.
         l1_weight: weight of the L1 distance.
         giou_weight: weight of the GIoU loss.
-        alpha: weight of a negative in the varifocal loss.
+        alpha: weight of negatives in the varifocal loss.
         gamma: exponent of the varifocal loss.
-        class_loss: ``matchability`` puts DEIM's loss, named ``mal`` in the result, in the place of varifocal, ``vfl``.
-        matchability_gamma: exponent of the matchability-aware loss, in whose place alpha and gamma mean nothing.
-        fine_grained_weight: weight of a D-FINE decoder's FGL; 0 leaves it out.
-        distillation_weight: weight of a D-FINE decoder's DDF; 0 leaves it out.
+        class_loss: ``matchability`` replaces varifocal, ``vfl``, by DEIM's loss, named ``mal`` in the result.
+        matchability_gamma: exponent of the matchability-aware loss, which ignores alpha and gamma.
+        fine_grained_weight: weight of a D-FINE decoder's FGL; 0 disables it.
+        distillation_weight: weight of a D-FINE decoder's DDF; 0 disables it.
         dense_weight: factor of all losses of a dense head.
     """
 
@@ -154,12 +154,12 @@ class Criterion:
         self.dense_weight = dense_weight
 
     def __call__(self, output: DetectorOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Compute the loss, to be summed over the values.
+        """Compute the loss terms; the loss is their sum.
 
-        With torch.distributed initialised this is a collective call: every process has to make it, once per batch.
+        With torch.distributed initialised this is a collective call: every process must make it, once per batch.
 
         Args:
-            output: of a model in training mode that was given the targets.
+            output: output of a model in training mode that was given the targets.
             targets: one per image, on the device of the output; all labelled, or all ``PseudoTarget``.
 
         Returns:
@@ -169,11 +169,11 @@ class Criterion:
             with a dense head ``_dense``, whose class term is always ``vfl``.
 
         Raises:
-            ValueError: the output has nothing to supervise, or does not fit the targets or the number of classes.
+            ValueError: the output has nothing to supervise, or does not match the targets or the number of classes.
         """
         parts = self.per_layer(output, targets)
         last = _of_layers(parts.layers, slice(-1, None))
-        last.pop("ddf", None)  # the teacher has none
+        last.pop("ddf", None)  # the last layer is the teacher
         summands = {
             "": last,
             "_aux": _of_layers(parts.layers, slice(None, -1)),
@@ -185,7 +185,7 @@ class Criterion:
         return {f"loss_{term}{part}": value.sum() for part, losses in summands.items() for term, value in losses.items()}
 
     def per_layer(self, output: DetectorOutput, targets: Sequence[Target]) -> LossParts:
-        """Compute the same loss without the sums over layers; arguments and errors as of the call."""
+        """Compute the same loss without the sums over layers; arguments and errors as for the call."""
         training = output.training
         if training is None:
             raise ValueError("The output has no training part: call the model in training mode, with the targets.")
@@ -193,7 +193,7 @@ class Criterion:
         with torch.autocast(training.layer_logits.device.type, enabled=False):
             flat = _flatten(targets, training.layer_logits.device)
             edges, layers, queries = training.edges, training.layer_logits.shape[0], training.layer_logits.shape[2]
-            # The first plain boxes and the encoder's proposals are more layers: matched and supervised in the same steps.
+            # The first plain boxes and the encoder's proposals are extra layers: matched and supervised in the same steps.
             more = (training.encoder_logits, training.encoder_boxes)
             logits, boxes = _stacked(training.layer_logits, training.layer_boxes, edges, more)
             matches = self.matcher.match(logits.detach(), boxes.detach(), targets)
@@ -220,7 +220,7 @@ class Criterion:
         """Losses of the layers, and of the first plain boxes."""
         plan, layers, edges = denoising.plan, denoising.logits.shape[0], denoising.edges
         pairs = Matches(torch.zeros_like(plan.batch_index), plan.batch_index, plan.query_index, plan.target_index)
-        # Each target stands in every group once.
+        # Each target is in every group once.
         number = counts.targets * max(plan.groups, 1)
         logits, boxes = _stacked(denoising.logits, denoising.boxes, edges)
         losses, quality = self._supervise(logits, boxes, _on_layers(pairs, logits.shape[0]), flat, number)
@@ -239,12 +239,12 @@ class Criterion:
         pairs: Matches | None = None,
         pair_number: Tensor | None = None,
     ) -> tuple[LayerLosses, Tensor]:
-        """Losses per layer of [L, B, Q, C] logits and [L, B, Q, 4] boxes, given which queries are positives of what.
+        """Losses per layer of [L, B, Q, C] logits and [L, B, Q, 4] boxes, given the positives and their targets.
 
         With ``pairs``, one set for all layers, these say which boxes are trained, and ``matches`` which logits.
 
         Returns:
-            The losses, and the IoU of the boxes that are trained with their targets, [L, pairs].
+            The losses, and the IoU of the trained boxes with their targets, [L, pairs].
         """
         layers = logits.shape[0]
         places, rows = (matches.layer_index, matches.batch_index, matches.query_index), flat.rows(matches)
@@ -259,7 +259,7 @@ class Criterion:
         if pairs is not None and pair_number is not None:
             trained, box_number = boxes[:, pairs.batch_index, pairs.query_index], pair_number
             terms = pair_terms(trained, flat.boxes[trained_rows].expand_as(trained))  # [L, P] each
-        # Zero, unless some value is not finite: a NaN in an unmatched box would otherwise pass unseen into the gradients.
+        # Zero, unless a value is not finite: a NaN in an unmatched box would otherwise reach the gradients unnoticed.
         bad_logits, bad_boxes = (values.detach().flatten(1).sum(1) * 0 for values in (logits, boxes))  # [L] each
         shape = (layers, terms.l1.numel() // layers)  # every layer has the same number of pairs
         losses = {
@@ -294,7 +294,7 @@ class Criterion:
         return {"fgl": fgl, "ddf": ddf}
 
     def _dense_losses(self, dense: DenseOutput, pairs: DensePairs, flat: _FlatTargets, number: Tensor) -> LayerLosses:
-        """Losses of all tokens, [1] each; every pair counts as much as its quality says."""
+        """Losses of all tokens, [1] each; every pair is weighted with its quality."""
         logits, boxes = dense.logits.float(), dense.boxes.float()
         places, rows = (pairs.batch_index, pairs.token_index), flat.offsets[pairs.batch_index] + pairs.target_index
         positives, quality = (*places, flat.labels[rows]), flat.weighted(pairs.quality, rows)
@@ -335,7 +335,7 @@ def _of_layers(losses: LayerLosses, layers: slice) -> LayerLosses:
 
 
 def _on_layers(pairs: Matches, layers: int) -> Matches:
-    """Repeat the pairs of one layer on all."""
+    """Repeat the pairs of one layer for all."""
     first = torch.arange(layers, device=pairs.layer_index.device).repeat_interleave(len(pairs))
     rest = (index.repeat(layers) for index in (pairs.batch_index, pairs.query_index, pairs.target_index))
     return Matches(first, *rest)
@@ -344,7 +344,7 @@ def _on_layers(pairs: Matches, layers: int) -> Matches:
 def _stacked(
     logits: Tensor, boxes: Tensor, edges: EdgeOutput | None, *more: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Join [L, B, Q, …] layers, the first plain boxes if there are any, and further [B, Q, …] ones; in float32."""
+    """Concatenate [L, B, Q, …] layers, the first plain boxes if any, and further [B, Q, …] ones; in float32."""
     extra = [*([] if edges is None else [(edges.first_logits, edges.first_boxes)]), *more]
     joined_logits = torch.cat((logits.float(), *(one.float()[None] for one, _ in extra)))
     return joined_logits, torch.cat((boxes.float(), *(one.float()[None] for _, one in extra)))
@@ -371,7 +371,7 @@ def _count(flat: _FlatTargets, pairs: Matches | None, training: TrainingOutput, 
         of_denoising = (0, 0) if noisy is None else (len(noisy.plan.query_index), noisy.logits[0, :, :, 0].numel())
         numbers += [len(pairs), training.encoder_logits[..., 0].numel(), *of_denoising]
     counts = torch.tensor(numbers, dtype=torch.float32, device=flat.labels.device)
-    if dense is not None:  # stays where it is: reading it would wait for the device
+    if dense is not None:  # stays on the device: reading it would synchronise
         counts = torch.cat((counts, dense.quality.nan_to_num().sum().float()[None]))
     counts, world = mean_over_processes(counts)
     least = counts.clamp(min=1 / world)

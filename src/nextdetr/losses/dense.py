@@ -1,10 +1,10 @@
-"""Which tokens of a dense head stand for which target: task-aligned assignment, one target to many tokens.
+"""Assignment for the dense head: task-aligned, one target to many tokens.
 
-TOOD, arXiv 2108.07755, section 3.2, as PP-YOLOE (arXiv 2203.16250) and with it RT-DETRv3 (arXiv 2409.08475) use it: the
-tokens within a target's box compete by score ** 1 * IoU ** 6, the best 13 are its positives.
+TOOD, arXiv 2108.07755, section 3.2, as used by PP-YOLOE (arXiv 2203.16250) and therefore RT-DETRv3 (arXiv 2409.08475):
+tokens within a target's box compete by score ** 1 * IoU ** 6, and the best 13 are its positives.
 
-Where we differ: a token whose cell holds the box's centre also competes, so that a box which is smaller than a cell, and
-has no token's centre within, still has one candidate on every map.
+Difference: a token whose cell contains the box's centre also competes, so that a box smaller than a cell, which contains no
+token's centre, still has one candidate on every map.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class DensePairs:
         batch_index: image.
         token_index: token of that image.
         target_index: target of that image.
-        quality: 0 to 1, what the token's score shall be: its alignment as a share of its target's best, times the best IoU.
+        quality: 0 to 1, target of the token's score: its alignment relative to its target's best, times the best IoU.
     """
 
     batch_index: Tensor
@@ -71,14 +71,14 @@ def _of_image(logits: Tensor, boxes: Tensor, cells: Tensor, target: Target) -> t
     score = logits[token, target.labels[chosen]].sigmoid()
     alignment = score.pow(SCORE_POWER) * iou.pow(IOU_POWER)
 
-    # The best tokens of each target; -1 marks those outside, which count only where there are too few within.
+    # The best tokens of each target; -1 marks those outside, which only count if there are too few inside.
     ranked = alignment.new_full((len(boxes), len(wanted)), -1.0)
     ranked[token, chosen] = alignment
     best = ranked.topk(min(TOP, len(boxes)), dim=0).indices  # [TOP, N]
     among = torch.zeros_like(ranked, dtype=torch.bool).scatter_(0, best, True)[token, chosen]
     token, chosen, iou, alignment = (column[among] for column in (token, chosen, iou, alignment))
 
-    # A token that several targets want goes to the one it overlaps most.
+    # A token wanted by several targets goes to the one it overlaps most.
     overlap = torch.full_like(ranked, -1.0)
     overlap[token, chosen] = iou
     mine = overlap.argmax(dim=1)[token] == chosen

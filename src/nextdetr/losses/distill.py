@@ -1,17 +1,17 @@
-"""What a small detector loses against its teacher: classes, boxes and edges of the same places, and the backbone's maps.
+"""Distillation losses of a small detector: classes, boxes and edges at the same places, and the backbone's maps.
 
-- The places are the teacher's, and the pupil was asked about the same ones (KD-DETR, arXiv 2211.08071, section 3; see
-  ``models/answers.py``), so that nothing has to be matched. All layers of the pupil, its encoder among them, learn what the
-  teacher's evaluated layer says.
-- Classes: quality focal loss (GFL, arXiv 2006.04388, section 3.2) with the teacher's probabilities as soft targets, also
-  those of the places where it sees nothing.
-- Boxes: L1 and GIoU, each place weighing in with the teacher's confidence.
-- Edges, where both decoders are D-FINE's: localisation distillation (arXiv 2102.12252), the Kullback-Leibler divergence of
-  the distributions. Teacher and pupil measure from anchors, with bins and scales, of their own. So the teacher's
-  distribution is moved over to the pupil's bins, each bin's probability shared between the two neighbours of the place
-  where its edge would be (as in C51, arXiv 1707.06887, section 4), which keeps the mean.
-- Maps: one minus Pearson's correlation, channel by channel (PKD, arXiv 2207.02039), after a 1 x 1 convolution that brings
-  the pupil's to the teacher's channels. Scale and shift of either side mean nothing to it, so that nothing is to be tuned.
+- The places are the teacher's, and the student was queried at the same ones (KD-DETR, arXiv 2211.08071, section 3; see
+  ``models/answers.py``), so no matching is needed. All layers of the student, including its encoder, learn the output of
+  the teacher's evaluated layer.
+- Classes: quality focal loss (GFL, arXiv 2006.04388, section 3.2) with the teacher's probabilities as soft targets, also at
+  places where it sees nothing.
+- Boxes: L1 and GIoU, each place weighted with the teacher's confidence.
+- Edges, if both decoders are D-FINE's: localisation distillation (arXiv 2102.12252), the Kullback-Leibler divergence of the
+  distributions. Teacher and student have their own anchors, bins and scales. So the teacher's distribution is moved to the
+  student's bins, with each bin's probability split between the two neighbours of its edge's position (as in C51, arXiv
+  1707.06887, section 4), which preserves the mean.
+- Maps: one minus Pearson's correlation, channel by channel (PKD, arXiv 2207.02039), after a 1 x 1 convolution from the
+  student's to the teacher's channels. It is invariant to scale and shift of either side, so there is nothing to tune.
 
 Sums over places are divided by the sum of the teacher's confidences, as the criterion divides by the number of boxes, and
 have the criterion's weights. All in float32, whatever the model's precision.
@@ -41,10 +41,10 @@ __all__ = [
 
 
 class MapProjections(nn.Module):
-    """Bring the pupil's maps to the teacher's channels: a 1 x 1 convolution a stride, used in training only.
+    """Projections from the student's to the teacher's channels: a 1 x 1 convolution per stride, used in training only.
 
     Args:
-        channels: of (pupil, teacher) by stride.
+        channels: channels of (student, teacher) by stride.
     """
 
     def __init__(self, channels: Mapping[int, tuple[int, int]]) -> None:
@@ -60,8 +60,8 @@ class DistillationLoss:
     """The losses of one batch against the teacher's.
 
     Args:
-        weight: factor of the losses of classes, boxes and edges; 0 leaves them out.
-        maps_weight: weight of the maps' loss, the mean over the strides; 0 leaves it out.
+        weight: factor of the losses of classes, boxes and edges; 0 disables them.
+        maps_weight: weight of the maps' loss, the mean over the strides; 0 disables it.
         l1_weight: weight of the L1 distance of the boxes.
         giou_weight: weight of their GIoU loss.
         edge_weight: weight of the edges' divergence.
@@ -85,12 +85,12 @@ class DistillationLoss:
         """Compute the losses; with several processes a collective call.
 
         Args:
-            answers: of the pupil.
-            lesson: of the teacher, of the same images and places.
-            maps: the pupil's, with the teacher's channels, by stride; each has a counterpart in the lesson.
+            answers: predictions of the student.
+            lesson: predictions of the teacher on the same images and places.
+            maps: the student's maps with the teacher's channels, by stride; each has a counterpart in the lesson.
 
         Returns:
-            Weighted float32 scalars: ``loss_teacher_class``, ``_l1`` and ``_giou`` if the pupil was asked about places,
+            Weighted float32 scalars: ``loss_teacher_class``, ``_l1`` and ``_giou`` if the student was queried at places,
             ``_edges`` if both sides have distributions, ``_maps`` if there are maps.
         """
         terms: dict[str, Tensor] = {}
@@ -125,8 +125,8 @@ def quality_focal_loss(logits: Tensor, wanted: Tensor, gamma: float = 2.0) -> Te
 
     Args:
         logits: [..., C].
-        wanted: 0 to 1, broadcastable to ``logits``, without gradient.
-        gamma: how little a nearly right answer weighs.
+        wanted: soft targets, 0 to 1, broadcastable to ``logits``, without gradient.
+        gamma: how much nearly correct predictions are down-weighted.
 
     Returns:
         [..., C], not reduced.
@@ -139,11 +139,11 @@ def quality_focal_loss(logits: Tensor, wanted: Tensor, gamma: float = 2.0) -> Te
 
 
 def edge_divergence(pupil: EdgeOutput, teacher: EdgeOutput) -> Tensor:
-    """Kullback-Leibler divergence of the pupil's edges from the teacher's, moved over to the pupil's bins.
+    """Kullback-Leibler divergence of the student's edges from the teacher's, moved to the student's bins.
 
     Args:
         pupil: bins [L, B, K, 4, N+1].
-        teacher: bins [1, B, K, 4, M+1], of the same places, without gradient.
+        teacher: bins [1, B, K, 4, M+1], at the same places, without gradient.
 
     Returns:
         [L, B, K], the sum over the four edges.
@@ -159,15 +159,15 @@ def edge_divergence(pupil: EdgeOutput, teacher: EdgeOutput) -> Tensor:
 def correlation_loss(pupil: Tensor, teacher: Tensor) -> Tensor:
     """One minus Pearson's correlation of each channel over all images and cells; the mean over the channels, 0 to 2.
 
-    The images are those of one batch, as in PKD; with several processes each correlates its own, so that the loss differs
-    from that of one process with all the images, unlike the losses of places.
+    The images are those of one batch, as in PKD; with several processes each correlates its own, so unlike the other
+    losses, this one differs from that of a single process with all images.
 
     Args:
         pupil: [B, C, height, width].
         teacher: [B, C, any height, any width]; resampled where these differ, without gradient.
 
     Returns:
-        Scalar; a channel of the teacher that is the same everywhere has no correlation, and counts 1.
+        Scalar; a constant channel of the teacher has no correlation, and counts 1.
     """
     teacher = teacher.float()
     if teacher.shape[2:] != pupil.shape[2:]:
@@ -178,15 +178,15 @@ def correlation_loss(pupil: Tensor, teacher: Tensor) -> Tensor:
 
 
 def regression_loss(pupil: Tensor, teacher: Tensor) -> Tensor:
-    """Squared distance of two maps whose channels mean the same, as a share of each channel's variance in the teacher's.
+    """Squared distance of two maps with corresponding channels, relative to each channel's variance in the teacher's.
 
     Args:
         pupil: [B, C, height, width].
         teacher: [B, C, height, width], without gradient.
 
     Returns:
-        Scalar, the mean over the channels: 0 where they are equal, 1 where the pupil's is the mean of the teacher's. Of
-        channels that hardly vary (under a thousandth of the mean variance) the distance counts no more than of that one.
+        Scalar, the mean over the channels: 0 if they are equal, 1 if the student's is the mean of the teacher's. Channels
+        with almost no variance (below a thousandth of the mean variance) are scaled as if they had that variance.
     """
     ours, theirs = (maps.float().transpose(0, 1).flatten(1) for maps in (pupil, teacher))
     variance = theirs.var(dim=1, unbiased=False)
@@ -195,6 +195,6 @@ def regression_loss(pupil: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _centred(maps: Tensor) -> Tensor:
-    """[B, C, H, W] to [C, B · H · W], the mean of each channel taken away."""
+    """[B, C, H, W] to [C, B · H · W], with the mean of each channel subtracted."""
     flat = maps.transpose(0, 1).flatten(1)
     return flat - flat.mean(dim=1, keepdim=True)

@@ -2,8 +2,8 @@
 
 RT-DETR (arXiv 2304.08069) takes the class cost from Deformable DETR (arXiv 2010.04159): focal, 2, beside L1 5 and GIoU 2.
 
-Where we differ: the costs of all layers and images are one tensor, brought to the CPU once, and a cost that is not a number
-becomes a large one instead of the largest float, beside which the assignment's sums would lose all the valid costs.
+Differences: the costs of all layers and images are one tensor, moved to the CPU once, and a cost that is not finite becomes
+a large one instead of the largest float, next to which the sums of the assignment would lose all valid costs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nextdetr.structures import Target
 
 __all__ = ["HungarianMatcher", "Matches"]
 
-# Far above any sum of valid costs (boxes in 0..1 cost less than 60), and small enough for float64 sums to keep those exact.
+# Far above any sum of valid costs (boxes in 0..1 cost less than 60), and small enough to keep float64 sums exact.
 _NOT_A_COST = 1e6
 
 
@@ -32,7 +32,7 @@ class Matches:
     """Pairs of a query and a target: four [M] int64 tensors.
 
     They are sorted by layer, then by image. Every layer has the same number of pairs, M / L: an image with N targets and Q
-    queries has min(N, Q) of them on each layer.
+    queries has min(N, Q) pairs per layer.
 
     Attributes:
         layer_index: decoder layer, 0 to L-1.
@@ -51,7 +51,7 @@ class Matches:
 
 
 class HungarianMatcher:
-    """Cheapest one-to-one assignment, on every layer and image on its own.
+    """Cheapest one-to-one assignment, for every layer and image separately.
 
     Args:
         class_weight: weight of the focal class cost.
@@ -81,8 +81,8 @@ class HungarianMatcher:
     def match(self, logits: Tensor, boxes: Tensor, targets: Sequence[Target]) -> Matches:
         """Assign queries to targets.
 
-        Computed in float32 whatever the inputs' type. Costs that are not finite never stop the assignment; such queries
-        are taken only when no other is left.
+        Computed in float32 whatever the inputs' type. Costs that are not finite never stop the assignment; such queries are
+        used only if no other is left.
 
         Args:
             logits: [L, B, Q, C], any float type.
@@ -90,7 +90,7 @@ class HungarianMatcher:
             targets: one per image, on the device of ``logits``.
 
         Returns:
-            The pairs, on the device of ``logits``. An image with more targets than queries leaves targets without one.
+            The pairs, on the device of ``logits``. If an image has more targets than queries, some targets have none.
         """
         counts = [len(target) for target in targets]
         if max(counts, default=0) == 0 or logits.shape[2] == 0:
@@ -124,10 +124,10 @@ class HungarianMatcher:
         Args:
             logits: [L, B, Q, C], any float type.
             boxes: [L, B, Q, 4] cxcywh, fractions of the image, any float type.
-            targets: one per image, of which at least one has a box.
+            targets: one per image; at least one has a box.
 
         Returns:
-            [L, B, Q, Tmax], Tmax the most targets of an image; columns beyond an image's own targets mean nothing.
+            [L, B, Q, Tmax], Tmax the largest number of targets; columns beyond an image's own targets are meaningless.
         """
         with torch.autocast(logits.device.type, enabled=False):
             labels = pad_sequence([target.labels for target in targets], batch_first=True)  # [B, Tmax]
@@ -144,5 +144,5 @@ class HungarianMatcher:
 
 
 def _to_matches(pairs: np.ndarray[tuple[int, ...], np.dtype[np.int64]], device: torch.device) -> Matches:
-    """[4, M] in the order of the fields of ``Matches``, moved in one piece."""
+    """[4, M] in the order of the fields of ``Matches``, in one transfer."""
     return Matches(*torch.from_numpy(pairs).to(device).unbind(0))

@@ -1,14 +1,14 @@
-"""Boxes that a teacher gives to images without labels: which of its answers become boxes, and what they weigh in the loss.
+"""Pseudo-boxes on unlabelled images: which of a teacher's predictions count as boxes, and their weights in the loss.
 
-- Thresholds adapt by class (LabelMatch, arXiv 2206.06608, section 3.1): that of a class is the score above which as many
-  of the teacher's boxes lie as the labelled images have of that class, image for image. Scores of a detector that has
-  just begun are low, those of rare classes stay low; a fixed threshold would leave them out for ever, or let anything in.
-- What lies between that and a lower threshold is in doubt. It is no box, and neither is it background: a query that
-  overlaps with it is not told that there is nothing (as the "uncertain" of LabelMatch, section 3.2).
-- Each box weighs in with the teacher's confidence (Soft Teacher, arXiv 2106.09018, section 3.2).
+- Thresholds adapt by class (LabelMatch, arXiv 2206.06608, section 3.1): the threshold of a class is the score above which
+  the teacher finds as many boxes per image as the labelled images have. Scores are low early in training, and stay low for
+  rare classes; a fixed threshold would exclude them forever, or let everything in.
+- Predictions between that and a lower threshold are uncertain. They are neither boxes nor background: a query that overlaps
+  one is not trained towards "no object" (the "uncertain" of LabelMatch, section 3.2).
+- Each box is weighted with the teacher's confidence (Soft Teacher, arXiv 2106.09018, section 3.2).
 
-Where we differ: the counts are a histogram that forgets, so that thresholds follow the teacher and are a state of a
-few hundred numbers; and as scores are predicted IoUs here (varifocal), a confident box is also one in the right place.
+Differences: the counts are a decaying histogram, so that thresholds follow the teacher and the state is a few hundred
+numbers; and since scores are predicted IoUs here (varifocal), a confident box is also well localised.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from nextdetr.structures import DenoisingOutput, DenoisingPlan, DenseOutput, Det
 
 __all__ = ["Found", "PseudoTarget", "Thresholds", "class_factors", "find_boxes", "of_images", "seen_through"]
 
-BINS = 200  # of the histogram of the scores' roots, so that low scores are told apart too
-KEPT = 0.98  # share of the histogram that each batch leaves: it spans some 50 batches
-LEAST, LEAST_DOUBTFUL = 0.1, 0.02  # of the thresholds of a box, and of a doubt
-DUPLICATE = 0.7  # IoU from which on two boxes of a class are one
-DOUBTFUL = 0.4  # IoU with a box in doubt from which on a query is not told that there is nothing
-VISIBLE = 0.4  # share of a box's area that a view must show for it to be one there
+BINS = 200  # of the histogram of the scores' square roots, which resolves low scores
+KEPT = 0.98  # decay of the histogram per batch: it spans about 50 batches
+LEAST, LEAST_DOUBTFUL = 0.1, 0.02  # of the thresholds for boxes and uncertain boxes
+DUPLICATE = 0.7  # IoU from which two boxes of a class are duplicates
+DOUBTFUL = 0.4  # IoU with an uncertain box from which a query is not trained towards "no object"
+VISIBLE = 0.4  # fraction of a box's area that must be visible in a view to count as a box
 
 
 @dataclass(slots=True)
 class PseudoTarget(Target):
-    """What a teacher finds in one image; boxes as of ``Target``.
+    """A teacher's predictions in one image; boxes as in ``Target``.
 
     Attributes:
-        confidence: [N] float32, 0 to 1, what each box weighs in the loss.
-        doubtful: [M, 4] float32, cxcywh, fractions of the image: where there may be something.
+        confidence: [N] float32, 0 to 1, weight of each box in the loss.
+        doubtful: [M, 4] float32, cxcywh, fractions of the image: uncertain boxes.
     """
 
     confidence: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -50,7 +50,7 @@ class PseudoTarget(Target):
 
 @dataclass(slots=True)
 class Found:
-    """A teacher's boxes of one image, those of the lowest scores and duplicates left out.
+    """A teacher's boxes in one image, without the lowest scores and duplicates.
 
     Attributes:
         boxes: [K, 4] cxcywh, fractions of the image.
@@ -64,7 +64,7 @@ class Found:
 
 
 def find_boxes(scores: Tensor, boxes: Tensor) -> list[Found]:
-    """Return what a teacher finds in each image.
+    """Return the teacher's boxes in each image.
 
     Args:
         scores: [B, Q, C] float32, 0 to 1.
@@ -81,22 +81,22 @@ def find_boxes(scores: Tensor, boxes: Tensor) -> list[Found]:
 
 
 class Thresholds:
-    """Scores by class from which on a teacher's answer is a box, or in doubt.
+    """Score thresholds by class for boxes and for uncertain boxes.
 
     Args:
-        frequency: [C] boxes of each class on a labelled image.
-        certain: boxes an image are taken up to this share of the frequency.
-        doubtful: and are in doubt up to this one.
+        frequency: [C] boxes of each class per labelled image.
+        certain: fraction of the frequency up to which boxes are accepted.
+        doubtful: fraction of the frequency up to which they are uncertain.
     """
 
     def __init__(self, frequency: Tensor, *, certain: float = 0.7, doubtful: float = 2.0) -> None:
         self.frequency = frequency.float()
         self.certain, self.doubtful = certain, doubtful
-        self.counts = torch.zeros(len(frequency), BINS)  # of scores by class, forgetting
+        self.counts = torch.zeros(len(frequency), BINS)  # of scores by class, decaying
         self.images = 0.0
 
     def update(self, found: Sequence[Found]) -> None:
-        """Count a batch; with several processes a collective call."""
+        """Count a batch; a collective call with several processes."""
         classes = len(self.frequency)
         counts = torch.zeros(classes * BINS)
         for one in found:
@@ -110,7 +110,7 @@ class Thresholds:
 
     @property
     def readiness(self) -> float:
-        """Boxes that the teacher finds as a share of those to be expected, 0 to 1: how much of it there is to learn."""
+        """The teacher's boxes as a fraction of the expected number, 0 to 1: how much there is to learn."""
         expected = self.certain * self.images * self.frequency
         enough = self.counts[:, round(LEAST**0.5 * BINS) :].sum(dim=1)
         return float(torch.minimum(enough, expected).sum() / expected.sum().clamp(min=1e-6))
@@ -119,11 +119,11 @@ class Thresholds:
         """Return the score [C] above which ``share`` of each class's frequency lies, and at least ``least``."""
         above = self.counts.flip(1).cumsum(1).flip(1)  # [C, BINS] counts from each bin on
         wanted = (share * self.images * self.frequency)[:, None]
-        enough = (above > wanted).sum(dim=1)  # bins from which on there are more than that
+        enough = (above > wanted).sum(dim=1)  # bins from which there are more than that
         return (enough / BINS).square().clamp(min=least)
 
     def targets(self, found: Sequence[Found]) -> list[PseudoTarget]:
-        """Return what is a box, and what is in doubt, in each image."""
+        """Return the boxes and uncertain boxes of each image."""
         device = found[0].scores.device if found else None
         high = self.of_share(self.certain, LEAST).to(device)
         low = self.of_share(self.doubtful, LEAST_DOUBTFUL).to(device)
@@ -137,7 +137,7 @@ class Thresholds:
         return targets
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that resuming needs."""
+        """State for resuming."""
         return {"counts": self.counts, "images": torch.tensor(self.images, dtype=torch.float64)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -146,14 +146,14 @@ class Thresholds:
 
 
 def seen_through(target: PseudoTarget, view: Tensor) -> PseudoTarget:
-    """Bring a teacher's boxes from the whole picture to a view of it.
+    """Map a teacher's boxes from the whole image to a view of it.
 
     Args:
-        target: boxes in fractions of the picture.
-        view: [2, 3], see ``Target.view``; it moves, stretches, mirrors and turns by quarters.
+        target: boxes in fractions of the image.
+        view: [2, 3], see ``Target.view``: translation, scaling, mirroring and quarter turns.
 
     Returns:
-        Boxes in fractions of the view, cut to it. One of which too little is seen is in doubt; one outside is gone.
+        Boxes in fractions of the view, clipped to it. Barely visible ones become uncertain, those outside are dropped.
     """
     boxes, share = _carried(target.boxes, view)
     doubtful, shown = _carried(target.doubtful, view)
@@ -164,7 +164,7 @@ def seen_through(target: PseudoTarget, view: Tensor) -> PseudoTarget:
 
 
 def _carried(boxes: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes [N, 4] cxcywh in the view, cut to it, and the share of each one's area that is seen, [N]."""
+    """Boxes [N, 4] cxcywh in the view, clipped to it, and the visible fraction of each, [N]."""
     corners = cxcywh_to_xyxy(boxes).view(-1, 2, 2)
     moved = corners @ view[:, :2].to(boxes).T + view[:, 2].to(boxes)
     low, high = moved.amin(dim=1), moved.amax(dim=1)
@@ -177,17 +177,17 @@ def _carried(boxes: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
 def class_factors(
     logits: Tensor, boxes: Tensor, positives: tuple[Tensor, ...], weights: Tensor, doubtful: Sequence[Tensor]
 ) -> Tensor:
-    """What each logit weighs in the loss of pseudo-boxes.
+    """Weight of each logit in the loss of pseudo-boxes.
 
     Args:
         logits: [L, B, Q, C].
         boxes: [L, B, Q, 4] cxcywh.
         positives: index tensors [P] of layer, image, query and class of the positives.
         weights: [P] of the positives.
-        doubtful: boxes in doubt of each image, [M, 4] cxcywh.
+        doubtful: uncertain boxes of each image, [M, 4] cxcywh.
 
     Returns:
-        [L, B, Q, C]: a positive's weight; 0 for every other class of an unmatched query that overlaps with a box in doubt;
+        [L, B, Q, C]: a positive's weight; 0 for all other classes of an unmatched query that overlaps an uncertain box;
         otherwise 1.
     """
     factors = torch.ones_like(logits)
@@ -201,7 +201,7 @@ def class_factors(
 
 
 def of_images(output: DetectorOutput, images: slice) -> DetectorOutput:
-    """Return the outputs of some images of a batch, ``images`` without a step, as if they had been a batch of their own."""
+    """Return the outputs of some images of a batch, ``images`` without a step, as if they had been their own batch."""
     training = output.training
     if training is None:
         return DetectorOutput(output.logits[images], output.boxes[images])

@@ -1,11 +1,10 @@
-"""The formulas of the single cost and loss terms, without weights, sums or normalisers.
+"""Formulas of the individual cost and loss terms, without weights, sums or normalisers.
 
 Papers: focal loss, arXiv 1708.02002, section 3.2 (as the matching cost of Deformable DETR, arXiv 2010.04159); varifocal
 loss, arXiv 2008.13367, section 3.2; matchability-aware loss, DEIM, arXiv 2412.04234, section 3.3; L1 and generalised IoU
 on pairs, DETR, arXiv 2005.12872, section 3.1.
 
-All take float32: whoever calls them casts. Non-finite predictions give non-finite values, on purpose: the training loop
-must see them.
+All take float32; callers cast. Non-finite predictions give non-finite values, on purpose: the training loop must see them.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ _LOG_GUARD = 1e-8  # keeps the cost of a saturated probability finite
 
 
 class PairTerms(NamedTuple):
-    """What predicted boxes and the targets they are paired with give, one value a pair.
+    """Terms of predicted boxes and their targets, one value per pair.
 
     Attributes:
         l1: [...] sum over the four coordinates of the absolute differences, >= 0.
         giou: [...] 1 - GIoU, 0 to 2.
-        iou: [...] IoU, 0 to 1, without gradient: the quality that the classification has to predict.
+        iou: [...] IoU, 0 to 1, without gradient: the quality that classification should predict.
     """
 
     l1: Tensor
@@ -65,7 +64,7 @@ def varifocal_loss(
 
     Args:
         logits: [..., C].
-        positives: one [P] index tensor per axis of ``logits``; each place at most once.
+        positives: one [P] index tensor per axis of ``logits``; each position at most once.
         quality: [P] IoU of each positive with its target, 0 to 1, without gradient.
         alpha: weight of a negative.
         gamma: focusing exponent of a negative.
@@ -80,13 +79,13 @@ def varifocal_loss(
 def matchability_loss(logits: Tensor, positives: tuple[Tensor, ...], quality: Tensor, gamma: float = 1.5) -> Tensor:
     """Matchability-aware loss of every logit (DEIM, arXiv 2412.04234, section 3.3).
 
-    A positive has the soft target q ** gamma and the full weight 1, whatever its quality q, so that a match of low quality
-    is still learnt from (varifocal gives it the weight q, next to none); every other logit has target 0 and the weight
-    p ** gamma, without alpha. Weights carry no gradient.
+    A positive has the soft target q ** gamma and the full weight 1, whatever its quality q, so that matches of low quality
+    still contribute (varifocal gives them the weight q, almost none); every other logit has target 0 and the weight p **
+    gamma, without alpha. Weights carry no gradient.
 
     Args:
         logits: [..., C].
-        positives: one [P] index tensor per axis of ``logits``; each place at most once.
+        positives: one [P] index tensor per axis of ``logits``; each position at most once.
         quality: [P] IoU of each positive with its target, 0 to 1, without gradient.
         gamma: exponent of both.
 
@@ -98,7 +97,7 @@ def matchability_loss(logits: Tensor, positives: tuple[Tensor, ...], quality: Te
 
 
 def pair_terms(predicted: Tensor, target: Tensor) -> PairTerms:
-    """L1, GIoU loss and IoU of predicted boxes and the targets they are paired with.
+    """L1, GIoU loss and IoU of predicted boxes and their targets.
 
     Args:
         predicted: [..., 4] cxcywh, fractions of the image.
@@ -112,10 +111,10 @@ def pair_terms(predicted: Tensor, target: Tensor) -> PairTerms:
 class _SoftFocal(torch.autograd.Function):
     """Weighted binary cross-entropy with its gradient, in few passes over memory.
 
-    Positives have a soft target and a weight each; all other logits target 0 and weight alpha * p ** gamma.
+    Positives have a soft target and weight each; all other logits have target 0 and weight alpha * p ** gamma.
 
-    torch's own cross-entropy goes through log1p, which on x86 CPUs takes 20 times as long as log: longer than all the rest
-    of the criterion. Here log(1 + exp(x)) = max(x, 0) - log(sigmoid(|x|)), to 1e-7 absolute, in place wherever possible.
+    torch's cross-entropy uses log1p, which on x86 CPUs takes 20 times as long as log: longer than the rest of the
+    criterion. Here log(1 + exp(x)) = max(x, 0) - log(sigmoid(|x|)), to 1e-7 absolute, in place where possible.
     """
 
     @staticmethod

@@ -1,1 +1,1 @@
-"""The networks, and how files become networks."""
+"""Models, and how they are built from model files."""

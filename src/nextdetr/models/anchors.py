@@ -1,4 +1,4 @@
-"""The boxes that a decoder's queries start from: one for each token of its maps."""
+"""Anchor boxes, from which a decoder's queries start: one for each token of its maps."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from nextdetr.layers.deformable import Shapes
 
 __all__ = ["ANCHOR_SIZE", "anchors_and_validity", "make_anchors"]
 
-ANCHOR_SIZE = 0.05  # of the finest map, as a fraction of the image; it doubles from map to map
+ANCHOR_SIZE = 0.05  # on the finest map, as a fraction of the image; doubles from map to map
 ANCHOR_MARGIN = 0.01  # an anchor with a coordinate closer than this to 0 or 1 is invalid
-INVALID_LOGIT = 1e4  # float16 holds it, and its sigmoid is exactly 1
+INVALID_LOGIT = 1e4  # fits into float16, and its sigmoid is exactly 1
 
 
 def make_anchors(shapes: Shapes, device: torch.device | None = None) -> tuple[Tensor, Tensor | None]:
@@ -19,20 +19,20 @@ def make_anchors(shapes: Shapes, device: torch.device | None = None) -> tuple[Te
 
     Args:
         shapes: (height, width) of each map, finest first.
-        device: where to build them.
+        device: device of the result.
 
     Returns:
         [S, 4] float32 cxcywh before the sigmoid, and [S, 1] bool where all four lie within 0.01 to 0.99; None if all do.
-        An invalid anchor is 10,000 throughout.
+        All values of an invalid anchor are 10,000.
     """
     logits, valid = anchors_and_validity(shapes, device)
-    # A comparison with the shapes, not with the values, so that a tracer, which knows no values, can do it too.
+    # Compares with the shapes rather than the values, so that a tracer, which has no values, can do it too.
     all_valid = len(shapes) <= 5 and max(max(shape) for shape in shapes) < 0.5 / ANCHOR_MARGIN
     return logits, None if all_valid else valid
 
 
 def anchors_and_validity(shapes: Shapes, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """``make_anchors`` whose second part is never None: no decision depends on the shapes, which may be symbols then."""
+    """``make_anchors`` whose second part is never None: nothing depends on the shapes, which may be symbols then."""
     anchors = []
     for level, (height, width) in enumerate(shapes):
         y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height

@@ -1,12 +1,13 @@
-"""What a decoder says of given places, in training as a pupil and in evaluation as a teacher.
+"""Predictions of a decoder at given places: in training as a student, in evaluation as a teacher.
 
-KD-DETR, arXiv 2211.08071, section 3.3: the queries of two DETRs have no order in common, and a matching between them
-changes from step to step. So both are asked about the same places: the teacher's queries start where they always do, and
-the pupil gets a further group of queries that start there too. Query k of the one then stands for query k of the other.
+KD-DETR, arXiv 2211.08071, section 3.3: the queries of two DETRs have no common order, and a matching between them changes
+from step to step. So both are queried at the same places: the teacher's queries start as usual, and the student gets an
+additional group of queries that start at the same places. Query k of one then corresponds to query k of the other.
 
-Where we differ: their places are learnt or drawn at random; here they are the teacher's selected proposals, as the decoders
-are RT-DETR's. A query's content is, as of every other query, a token of the detector's own encoder: the one whose anchor is
-most like the place. The group is a pass of its own through the layers: it sees no other query, and needs no mask.
+Differences: in the paper the places are learnt or drawn at random; here they are the teacher's selected proposals, since
+the decoders are RT-DETR's. The content of a query is, as for every other query, a token of the detector's own encoder: the
+one whose anchor is closest to the place. The group passes through the layers on its own: it sees no other query and needs
+no mask.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ __all__ = ["Taught", "answer", "answer_points", "nearest_tokens", "teach"]
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """What a detector says in evaluation, as a teacher.
+    """Predictions of a teacher in evaluation.
 
     Attributes:
-        points: [B, Q, 4] cxcywh, 0 to 1: where its queries start.
+        points: [B, Q, 4] cxcywh, 0 to 1: start of its queries.
         logits: [B, Q, C] of the evaluated layer.
-        boxes: [B, Q, 4] cxcywh, 0 to 1, of the same.
-        edges: of a D-FINE decoder, the distributions of that layer alone.
-        maps: by stride, or by the key that was asked for.
+        boxes: [B, Q, 4] cxcywh, 0 to 1, of the same layer.
+        edges: distributions of that layer, for a D-FINE decoder.
+        maps: maps by stride, or by the requested key.
     """
 
     points: Tensor
@@ -49,7 +50,7 @@ class Taught:
 
 
 def answer_points(decoder: RTDETRDecoder, memory: Tensor, shapes: tuple[tuple[int, int], ...], points: Tensor) -> Answers:
-    """Run queries that start at given places, on all layers.
+    """Run queries that start at given places through all layers.
 
     Args:
         decoder: in training mode.
@@ -71,16 +72,16 @@ def answer_points(decoder: RTDETRDecoder, memory: Tensor, shapes: tuple[tuple[in
 
 
 def answer(model: DetectionModel, images: Tensor, points: Tensor, indices: Mapping[int, int]) -> Answers:
-    """Say something of given places and nothing else, with the maps of any rows: a pupil that has no labels.
+    """Predict at given places only, and return maps of any rows: a student without labels.
 
     Args:
         model: in any mode.
-        images: as of ``DetectionModel.forward``.
+        images: as for ``DetectionModel.forward``.
         points: [B, K, 4] cxcywh, 0 to 1.
-        indices: of the maps that are wanted, by any key.
+        indices: indices of the wanted maps, by any key.
 
     Returns:
-        The answers; ``maps`` has the keys of ``indices``.
+        The predictions; ``maps`` has the keys of ``indices``.
     """
     decoder: RTDETRDecoder = model.rows[-1]  # type: ignore[assignment]
     maps = model._maps(images, len(model.rows) - 1, kept=tuple(indices.values()))
@@ -92,13 +93,13 @@ def answer(model: DetectionModel, images: Tensor, points: Tensor, indices: Mappi
 def teach(
     model: DetectionModel, images: Tensor, strides: Sequence[int] = (), *, indices: Mapping[int, int] | None = None
 ) -> Taught:
-    """Detect as in evaluation, and also return where the queries start, how sure the edges are, and maps.
+    """Detect as in evaluation, and also return the start of the queries, the distributions of the edges, and maps.
 
     Args:
         model: in evaluation mode; it may be folded (``fuse``).
-        images: as of ``DetectionModel.forward``.
-        strides: of the maps that are wanted.
-        indices: of the maps to choose from by key; None for the backbone's by stride
+        images: as for ``DetectionModel.forward``.
+        strides: strides of the wanted maps.
+        indices: indices of the available maps by key; None for the backbone's by stride
             (``model.backbone_maps(unread=True)``).
     """
     decoder: RTDETRDecoder = model.rows[-1]  # type: ignore[assignment]
@@ -118,14 +119,14 @@ def teach(
 
 
 def nearest_tokens(points: Tensor, shapes: Shapes) -> Tensor:
-    """Return the token whose anchor is most like each place: on the map of its size, the cell that holds its centre.
+    """Return the token whose anchor is closest to each place: on the map for its size, the cell that contains its centre.
 
     Args:
         points: [B, K, 4] cxcywh, 0 to 1.
         shapes: (height, width) of each map, finest first.
 
     Returns:
-        [B, K] indices into the flattened and joined maps.
+        [B, K] indices into the flattened and concatenated maps.
     """
     side = points[..., 2:].prod(dim=-1).clamp(min=1e-12).sqrt()
     level = (side / ANCHOR_SIZE).log2().round().long().clamp(0, len(shapes) - 1)  # [B, K]

@@ -1,18 +1,18 @@
 """ConvNeXt V2, and V1 from the same block.
 
 Papers: "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", arXiv 2301.00808 (block: section 3,
-figure 5; sizes: table 14 and section 4), and "A ConvNet for the 2020s", arXiv 2201.03545 (V1). Parameters carry the names
-of the published checkpoints. Stochastic depth: arXiv 1603.09382.
+figure 5; sizes: table 14 and section 4), and "A ConvNet for the 2020s", arXiv 2201.03545 (V1). Parameter names are those of
+the published checkpoints. Stochastic depth: arXiv 1603.09382.
 
-Where we differ, and why:
+Differences, and reasons:
 
-- Maps are in channels-last memory from the stem on, so that the block's two changes of layout are views.
+- Maps are in channels-last memory after the stem, so that the two permutations of a block are views.
 - The feature extractor ends with its last requested stage and has neither final norm nor head: every parameter gets a
   gradient.
-- A size below the published ones, zepto, is three times as wide inside its blocks as outside, not four times. Its
-  depths and widths were the best use of the milliseconds that the smallest YOLO takes in an exported file.
+- A size below the published ones, zepto, has an expansion of three instead of four. Its depths and widths made the best use
+  of the milliseconds that the smallest YOLO takes as an exported file.
 - GRN and the depthwise convolution have hand-written gradients (``layers/norm.py``, ``layers/depthwise.py``), and GRN is
-  computed together with the linear layers around it (``layers/response.py``).
+  fused with the linear layers around it (``layers/response.py``).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EXPANSION = 4  # width inside a block as a multiple of its channels, in the pape
 
 
 class SizeSpec(NamedTuple):
-    """Blocks and channels of each stage, and the width inside a block as a multiple of its channels."""
+    """Blocks and channels of each stage, and the expansion inside a block."""
 
     depths: tuple[int, int, int, int]
     dims: tuple[int, int, int, int]
@@ -46,7 +46,7 @@ class SizeSpec(NamedTuple):
 
 SIZES: Mapping[str, SizeSpec] = MappingProxyType(
     {
-        "zepto": SizeSpec((1, 1, 3, 1), (16, 48, 128, 256), 3),  # ours, found by measuring exported files
+        "zepto": SizeSpec((1, 1, 3, 1), (16, 48, 128, 256), 3),  # ours, chosen by timing exported files
         "atto": SizeSpec((2, 2, 6, 2), (40, 80, 160, 320)),
         "femto": SizeSpec((2, 2, 6, 2), (48, 96, 192, 384)),
         "pico": SizeSpec((2, 2, 6, 2), (64, 128, 256, 512)),
@@ -58,7 +58,7 @@ SIZES: Mapping[str, SizeSpec] = MappingProxyType(
     }
 )
 
-#: The sizes of the paper, which other programs have too.
+#: The sizes of the paper, which other programs also have.
 PUBLISHED = tuple(size for size, spec in SIZES.items() if spec.expansion == EXPANSION)
 
 
@@ -73,7 +73,7 @@ class Block(nn.Module):
         expansion: width inside as a multiple of C, 4 in the paper.
         grn: GRN after the activation, as in V2.
         layer_scale: initial value of V1's LayerScale (the parameter ``gamma`` [C]); None for none, as in V2.
-        drop_path: probability, in 0 to 1 exclusive, that an image of the batch skips the block in training.
+        drop_path: probability, in [0, 1), that an image of the batch skips the block in training.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Block(nn.Module):
         return out
 
     def pointwise(self, x: Tensor) -> Tensor:
-        """Run what follows the depthwise convolution on [B, M, N, C]; GRN's statistics are over M and N."""
+        """Run the layers after the depthwise convolution on [B, M, N, C]; GRN's statistics are over M and N."""
         y: Tensor = self.norm(x)
         y = self.act(self.pwconv1(y))
         y = grn_linear(y, self.grn, self.pwconv2)  # pwconv2(grn(y))
@@ -117,21 +117,21 @@ class Block(nn.Module):
         if not self.training or self.drop_path <= 0.0:
             return y
         keep = 1.0 - self.drop_path
-        # Kept images count 1 / keep, so that the expectation is that of evaluation.
+        # Kept images are scaled by 1 / keep, so that the expectation is that of evaluation.
         return y * y.new_empty(y.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)
 
     def _goes_by_rows(self, y: Tensor) -> bool:
-        """Whether ``pointwise`` and the sum are computed some rows at a time, as in evaluation on a processor."""
+        """Whether ``pointwise`` and the sum are computed in blocks of rows, as in evaluation on a CPU."""
         plain = self.gamma is None and not self.training and not isinstance(self.grn, nn.Identity)
         return plain and by_rows(y, self.norm, self.pwconv1, self.act, self.grn, self.pwconv2)
 
     def extra_repr(self) -> str:
-        """Return what ``print`` shows."""
+        """Return the text for ``print``."""
         return f"drop_path={self.drop_path:.3g}"
 
 
 class ConvNeXtV2(nn.Module):
-    """ConvNeXt V2 as a feature extractor or, when ``num_classes`` is given, as a classifier.
+    """ConvNeXt V2 as a feature extractor or, with ``num_classes``, as a classifier.
 
     Args:
         depths: blocks of each stage.
@@ -139,9 +139,9 @@ class ConvNeXtV2(nn.Module):
         expansion: see ``Block``.
         grn: False for V1.
         layer_scale: initial LayerScale of V1 (1e-6 in the paper); None for none.
-        drop_path: stochastic depth of the last block; it rises linearly from 0 at the first.
-        out_indices: stages whose maps are returned, in rising order. Stages behind the last are not built. A classifier
-            has all stages whatever this says.
+        drop_path: stochastic depth of the last block; it increases linearly from 0 at the first.
+        out_indices: stages whose maps are returned, in ascending order. Later stages are not built. A classifier always has
+            all stages.
         num_classes: classes of the head; None for a feature extractor, without final norm and head.
 
     Attributes:
@@ -149,7 +149,7 @@ class ConvNeXtV2(nn.Module):
         strides: their strides: 4, 8, 16, 32.
 
     Raises:
-        ConfigError: the arguments contradict one another.
+        ConfigError: the arguments contradict each other.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class ConvNeXtV2(nn.Module):
         """Check that images of this size fill the coarsest map: ``--image-size``, or height and width, in pixels.
 
         Raises:
-            ConfigError: a side is no multiple of the last stage's stride.
+            ConfigError: a side is not a multiple of the last stage's stride.
         """
         check_sides(height, width, 4 * 2 ** (len(self.stages) - 1), "the backbone's largest stride")
 
@@ -205,8 +205,8 @@ class ConvNeXtV2(nn.Module):
         """Run the stages.
 
         Args:
-            x: [B, 3, H, W] images, H and W at least 4 * 2**(stages - 1); a remainder at the right and bottom
-                edge is cut off.
+            x: [B, 3, H, W] images, H and W at least 4 * 2**(stages - 1); a remainder at the right and bottom edge is cut
+                off.
 
         Returns:
             The maps of ``out_indices``, each [B, channels[k], H // strides[k], W // strides[k]] in channels-last memory, as
@@ -224,7 +224,7 @@ class ConvNeXtV2(nn.Module):
 
 
 def convnextv2(size: str, **options: Any) -> ConvNeXtV2:
-    """Build one of the sizes by its name.
+    """Build a published or own size by its name.
 
     Args:
         size: a key of ``SIZES``.
@@ -248,10 +248,10 @@ def _downsample(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Give convolutions and linear layers their published start: deviation 0.02, biases 0.
+    """Initialise convolutions and linear layers as published: standard deviation 0.02, biases 0.
 
-    The published code cuts the normal distribution at -2 and 2, which is a hundred deviations away: a plain normal
-    distribution is the same, and several times faster to draw.
+    The published code truncates the normal distribution at -2 and 2, which is a hundred standard deviations away: a plain
+    normal distribution is equivalent, and several times faster to draw.
     """
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.normal_(module.weight, std=0.02)

@@ -1,4 +1,4 @@
-"""Less of a detector without training: fewer decoder layers and queries (RT-DETR, arXiv 2304.08069, section 4.4)."""
+"""Reduce a detector without training: fewer decoder layers and queries (RT-DETR, arXiv 2304.08069, section 4.4)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["choices", "cut_layers", "evaluated_layers", "whole_queries"]
 
 
 def choices(model: DetectionModel) -> tuple[list[int], list[int]]:
-    """Numbers of queries and of decoder layers that a model offers: half, all and half as many again; from one to all.
+    """Numbers of queries and decoder layers that a model offers: half, all and one and a half times; from one to all.
 
-    Learnt queries cannot be more than there are.
+    Learnt queries cannot exceed their number.
     """
     decoder = _decoder(model)
     most = decoder.num_queries if decoder.query_embed is not None else decoder.num_queries * 3 // 2
@@ -36,12 +36,12 @@ def evaluated_layers(model: DetectionModel) -> int:
 
 def _decoder(model: DetectionModel) -> RTDETRDecoder:
     decoder = model.rows[-1]
-    assert isinstance(decoder, RTDETRDecoder)  # what every model file ends in
+    assert isinstance(decoder, RTDETRDecoder)  # every model file ends with one
     return decoder
 
 
 def cut_layers(model: DetectionModel, layers: int) -> DetectionModel:
-    """Return the model as it is with the first ``layers`` decoder layers; weights are shared, and ``model`` stays as it is.
+    """Return the model with only the first ``layers`` decoder layers; weights are shared, and ``model`` is not changed.
 
     Raises:
         ConfigError: the model has fewer layers.

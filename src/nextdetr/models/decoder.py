@@ -1,16 +1,16 @@
 """RT-DETR's decoder: query selection, decoder layers with deformable attention, and heads that refine boxes layer by layer.
 
-RT-DETR, arXiv 2304.08069, section 4; the layers are Deformable DETR's (arXiv 2010.04159, section 4), the denoising queries
-and the gradient of the refinement DINO's (arXiv 2203.03605, sections 3.3 and 3.5).
+RT-DETR, arXiv 2304.08069, section 4; the layers are from Deformable DETR (arXiv 2010.04159, section 4), the denoising
+queries and the gradient of the refinement from DINO (arXiv 2203.03605, sections 3.3 and 3.5).
 
-Where we differ, none of it visible in the outputs:
+Differences, none of them visible in the outputs:
 
-- Tokens are ranked without a gradient and in full precision; the encoder's heads then run on the selected ones only. The
-  losses reach no other token in RT-DETR either, so the gradients are the same for a seventh of the work at 320 pixels
-  (300 of 2,100 tokens).
-- Evaluation runs the class head of the last layer only.
-- A selected token outside the valid anchors has the box logit 10,000 rather than infinity: its sigmoid is just as exactly
-  1 and its gradient 0, and no arithmetic makes a NaN of it, in half precision or in an exported file.
+- Tokens are ranked without gradient and in full precision; the encoder's heads then run on the selected ones only. The
+  losses reach no other token in RT-DETR either, so the gradients are the same for a seventh of the work at 320 pixels (300
+  of 2,100 tokens).
+- Evaluation runs only the class head of the last layer.
+- A selected token outside the valid anchors has the box logit 10,000 rather than infinity: its sigmoid is also exactly 1
+  and its gradient 0, and no operation turns it into NaN, in half precision or in an exported file.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from nextdetr.structures import DenoisingOutput, DetectorOutput, EdgeOutput, Tar
 
 __all__ = ["Decoded", "RTDETRDecoder", "TransformerDecoder", "anchors_and_validity", "make_anchors"]
 
-PRIOR_PROBABILITY = 0.01  # of any class at any query before training (RetinaNet, arXiv 1708.02002, section 4.1)
+PRIOR_PROBABILITY = 0.01  # of each class at each query before training (RetinaNet, arXiv 1708.02002, section 4.1)
 MAX_CACHED_ANCHORS = 64
 
 
 @dataclass(slots=True)
 class Decoded:
-    """What the layers say: a tensor per layer that was asked for.
+    """Outputs of the layers: one tensor per requested layer.
 
     Attributes:
         logits: [B, T, C] each.
         boxes: [B, T, 4] each, cxcywh, 0 to 1.
-        edges: of a D-FINE decoder in training.
+        edges: distributions of a D-FINE decoder in training.
     """
 
     logits: list[Tensor]
@@ -66,7 +66,7 @@ class TransformerDecoder(nn.Module):
 
 
 def find_largest(scores: Tensor, count: int) -> Tensor:
-    """Indices [B, count] of the largest of [B, S], the largest first."""
+    """Indices [B, count] of the largest of [B, S], in descending order."""
     return scores.topk(count, dim=1).indices
 
 
@@ -76,39 +76,39 @@ def take_rows(tokens: Tensor, index: Tensor) -> Tensor:
 
 
 class RTDETRDecoder(nn.Module):
-    """Feature maps in, class logits and boxes out. Argument order is the model files' (REFERENCE, section 1).
+    """Feature maps in, class logits and boxes out. The order of arguments is that of model files (REFERENCE, section 1).
 
     Args:
         nc: number of classes, C.
-        ch: channels of the feature maps, finest map first.
+        ch: channels of the feature maps, finest first.
         hd: hidden width, D.
         nq: queries, Q.
         ndp: sampling points per head and map; a list has one number per map, finest first (RT-DETRv2, arXiv 2407.17140).
         nh: attention heads.
         ndl: decoder layers, L.
         d_ffn: width inside the feed-forward networks.
-        dropout: of the decoder layers.
+        dropout: dropout of the decoder layers.
         act: activation of the feed-forward networks; True is ReLU.
-        eval_idx: the layer whose outputs count in evaluation; later layers do not run then.
+        eval_idx: layer whose outputs are used in evaluation; later layers are not run then.
         nd: positive denoising queries per image; 0 trains without them.
         label_noise_ratio: see ``contrastive_denoising``.
         box_noise_scale: see ``contrastive_denoising``.
-        learnt_init_query: learn the queries' content instead of taking it from the selected tokens.
-        eps: of the projections' BatchNorm.
-        momentum: of the projections' BatchNorm.
-        dense: let a head over all tokens train along (RT-DETRv3, arXiv 2409.08475); see ``DenseHead``. It never runs
+        learnt_init_query: learn the content of the queries instead of taking it from the selected tokens.
+        eps: epsilon of the projections' BatchNorm.
+        momentum: momentum of the projections' BatchNorm.
+        dense: train an additional head over all tokens (RT-DETRv3, arXiv 2409.08475); see ``DenseHead``. It never runs
             without targets.
         mirror: see ``contrastive_denoising``.
-        layer: makes a decoder layer from width, heads, feed-forward width, number of maps, points, dropout and activation.
-        box_outputs: numbers that the box head of a layer yields.
-        project: bring the maps to the hidden width by a 1x1 convolution and BatchNorm; without it they have it already.
-        mlp_act: activation of the box heads and the position's, see ``MLP``.
+        layer: builds a decoder layer from width, heads, feed-forward width, number of maps, points, dropout and activation.
+        box_outputs: number of outputs of a layer's box head.
+        project: project the maps to the hidden width with a 1x1 convolution and BatchNorm; else they must have it.
+        mlp_act: activation of the box heads and the query position, see ``MLP``.
 
     Raises:
-        ConfigError: if the settings contradict one another.
+        ConfigError: the settings contradict each other.
     """
 
-    # What a portable export replaces, on its own copy of the model (export/portable.py).
+    # A portable export replaces these on its own copy of the model (export/portable.py).
     find_largest = staticmethod(find_largest)
     take_rows = staticmethod(take_rows)
 
@@ -174,7 +174,7 @@ class RTDETRDecoder(nn.Module):
         return MLP(4, 2 * hidden, hidden, 2, act)
 
     def reset_parameters(self) -> None:
-        """Initialise as RT-DETR does: no class likely, every box its anchor, projections Xavier; the rest is torch's."""
+        """Initialise as in RT-DETR: no class likely, every box its anchor, projections Xavier; the rest as in torch."""
         for head in (self.enc_score_head, *self.dec_score_head):
             nn.init.constant_(head.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
         for mlp in (self.enc_bbox_head, *self.dec_bbox_head):
@@ -198,7 +198,7 @@ class RTDETRDecoder(nn.Module):
         return names
 
     def level_parameters(self) -> dict[str, int | None]:
-        """Names of the tensors of one level of the pyramid, with its number; None for those of all levels in order."""
+        """Names of the tensors of one pyramid level, with its number; None for those of all levels in order."""
         levels: dict[str, int | None] = {}
         for name in self.state_dict():
             if name.startswith("input_proj."):
@@ -219,16 +219,16 @@ class RTDETRDecoder(nn.Module):
 
         Args:
             features: one [B, channels, height, width] per level, finest first.
-            targets: one per image; in training mode they bring the denoising queries and the outputs to supervise.
-            queries: use this many queries in place of ``nq``; more than there are tokens means all of them.
-            points: [B, K, 4] cxcywh, 0 to 1: in training mode, what to say of these places too; see ``Answers``.
+            targets: one per image; in training mode they give the denoising queries and enable the outputs to supervise.
+            queries: number of queries instead of ``nq``; more than there are tokens means all of them.
+            points: [B, K, 4] cxcywh, 0 to 1: in training mode, places at which to predict too; see ``Answers``.
 
         Returns:
-            Logits [B, Q, C] and boxes [B, Q, 4] (cxcywh, fractions of the image) of the evaluated layer; with ``training``
-            filled in if the module is in training mode and has targets. Boxes and logits are float32 at least.
+            Logits [B, Q, C] and boxes [B, Q, 4] (cxcywh, fractions of the image) of the evaluated layer, in float32 or
+            higher; ``training`` is set in training mode with targets.
 
         Raises:
-            ConfigError: if ``queries`` is below 1.
+            ConfigError: ``queries`` is below 1.
         """
         memory, shapes = self._flatten(features)  # [B, S, D]
         supervised = self.training and targets is not None
@@ -246,13 +246,13 @@ class RTDETRDecoder(nn.Module):
         return DetectorOutput(training.layer_logits[self.eval_layer], training.layer_boxes[self.eval_layer], training)
 
     def _flatten(self, features: Sequence[Tensor]) -> tuple[Tensor, tuple[tuple[int, int], ...]]:
-        """Project every map to D channels, flatten and join them."""
+        """Project every map to D channels, flatten and concatenate them."""
         maps = [project(feature) for project, feature in zip(self.input_proj, features, strict=True)]
         shapes = tuple((level.shape[2], level.shape[3]) for level in maps)
         return torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1), shapes
 
     def _count(self, queries: int | None, tokens: int) -> int:
-        """Return how many queries to use."""
+        """Return the number of queries to use."""
         wanted = self.num_queries if queries is None else queries
         if wanted < 1:
             raise ConfigError(f"A detector needs at least 1 query; got {wanted}.")
@@ -264,8 +264,9 @@ class RTDETRDecoder(nn.Module):
         """Features [B, Q, D] and box logits [B, Q, 4] of the ``count`` tokens with the highest class scores."""
         anchors, valid = self._anchors_for(shapes, memory.device)
         if supervised:
-            # Autocast is off here: the ranking is worth full precision, and older releases of torch keep the copies of
-            # weights that autocast makes without a gradient, and reuse them in the pass below, which then has none either.
+            # Autocast is off here: ranking needs full precision, and older releases of torch cache the copies of weights
+            # that autocast makes without gradient, and would reuse them in the pass below, which then had no gradient
+            # either.
             with torch.no_grad(), torch.autocast(memory.device.type, enabled=False):
                 index = self._rank(self._encode(memory.to(self.enc_score_head.weight.dtype), valid), count)
             taken = self.take_rows(memory, index)
@@ -278,31 +279,31 @@ class RTDETRDecoder(nn.Module):
         return content, at_least_float32(self.enc_bbox_head(content)) + chosen
 
     def _encode(self, memory: Tensor, valid: Tensor | None) -> Tensor:
-        """Run the encoder's output layer on all tokens, the invalid ones taken as zero."""
+        """Run the encoder's output layer on all tokens, with invalid ones set to zero."""
         if valid is None:
             every: Tensor = self.enc_output(memory)
             return every
         if torch.is_grad_enabled() or is_traced():
             masked: Tensor = self.enc_output(memory.masked_fill(~valid, 0.0))
             return masked
-        encoded: Tensor = self.enc_output(memory)  # without a copy of the tokens, of which few are invalid
+        encoded: Tensor = self.enc_output(memory)  # avoids a copy of the tokens, few of which are invalid
         encoded[:, ~valid[:, 0]] = self.enc_output(memory.new_zeros(1, memory.shape[-1]))
         return encoded
 
     def _rank(self, encoded: Tensor, count: int) -> Tensor:
-        """Indices [B, count] of the tokens whose best class scores highest."""
+        """Indices [B, count] of the tokens with the highest class score."""
         scores: Tensor = self.enc_score_head(encoded)  # [B, S, C]
         return self.find_largest(scores.amax(dim=-1), count)
 
     def _anchors_for(self, shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Return ``make_anchors``, kept from call to call outside the state dict; a tracer's stand-ins are not kept."""
+        """Return ``make_anchors``, cached outside the state dict; a tracer's symbols are not cached."""
         if is_traced():
             return make_anchors(shapes, device)
         key = (shapes, device)
         if key not in self._anchors:
             if len(self._anchors) >= MAX_CACHED_ANCHORS:
                 self._anchors.clear()
-            # Made outside inference mode, whose tensors a later training step could not use.
+            # Created outside inference mode, whose tensors a later training step could not use.
             with torch.inference_mode(False), torch.no_grad():
                 self._anchors[key] = make_anchors(shapes, device)
         return self._anchors[key]
@@ -323,7 +324,7 @@ class RTDETRDecoder(nn.Module):
     def _queries(
         self, content: Tensor, box_logits: Tensor, denoising: DenoisingQueries | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Join denoising and matching queries, cut off from the encoder: content [B, T, D], boxes [B, T, 4], mask."""
+        """Concatenate denoising and matching queries, detached from the encoder: content [B, T, D], boxes, mask."""
         batch, count = box_logits.shape[:2]
         content = content.detach() if self.query_embed is None else self.query_embed.weight[:count].expand(batch, -1, -1)
         boxes = box_logits.detach().sigmoid()
@@ -332,17 +333,17 @@ class RTDETRDecoder(nn.Module):
             content = torch.cat((denoising.content.to(content.dtype), content), dim=1)
             return content, torch.cat((denoising.box_logits.sigmoid(), boxes), dim=1), mask
         if self.training and self.denoising_class_embed is not None:
-            # A batch without a single target has no denoising query. The sum of no rows is 0 and gives the embedding a zero
-            # gradient all the same: with DDP, a parameter without one makes the other processes wait for ever.
+            # A batch without targets has no denoising queries. The sum over no rows is 0, but gives the embedding a zero
+            # gradient: with DDP, a parameter without gradient would make the other processes wait forever.
             content = content + self.denoising_class_embed.weight[:0].sum().to(content.dtype)
         return content, boxes, None
 
     def _decode(
         self, content: Tensor, boxes: Tensor, memory: Tensor, shapes: Shapes, mask: Tensor | None, every_layer: bool
     ) -> Decoded:
-        """Run the layers; keep logits and boxes of every layer, or of the evaluated one only."""
+        """Run the layers; return logits and boxes of every layer, or only of the evaluated one."""
         last = len(self.decoder.layers) - 1 if every_layer else self.eval_layer
-        reference, previous = boxes, boxes  # the same numbers; `previous` carries the gradient of the layer before
+        reference, previous = boxes, boxes  # same values; `previous` carries the gradient of the previous layer
         layer_logits, layer_boxes = [], []
         for i, layer in enumerate(self.decoder.layers[: last + 1]):
             position = self.query_pos_head(reference.to(content.dtype))
@@ -351,7 +352,7 @@ class RTDETRDecoder(nn.Module):
             refined = (step + inverse_sigmoid(reference)).sigmoid()
             if every_layer or i == last:
                 layer_logits.append(at_least_float32(self.dec_score_head[i](content)))
-                # "Look forward twice": a layer's box loss also trains the box head of the layer before (DINO, section 3.5).
+                # "Look forward twice": a layer's box loss also trains the previous layer's box head (DINO, section 3.5).
                 layer_boxes.append((step + inverse_sigmoid(previous)).sigmoid() if every_layer else refined)
             reference, previous = refined.detach(), refined
         return Decoded(layer_logits, layer_boxes)
@@ -360,7 +361,7 @@ class RTDETRDecoder(nn.Module):
 def _training_output(
     decoded: Decoded, encoder_logits: Tensor, encoder_boxes: Tensor, denoising: DenoisingQueries | None
 ) -> TrainingOutput:
-    """Part the denoising from the matching queries, which follow them."""
+    """Separate the denoising queries from the matching queries, which follow them."""
     logits, boxes, edges = torch.stack(decoded.logits), torch.stack(decoded.boxes), decoded.edges  # [L, B, T, ...]
     if denoising is None:
         return TrainingOutput(logits, boxes, encoder_logits, encoder_boxes, None, edges)

@@ -1,7 +1,7 @@
 """One layer of RT-DETR's decoder: self-attention, deformable cross-attention, feed-forward network.
 
 Deformable DETR, arXiv 2010.04159, section 4; Attention Is All You Need, arXiv 1706.03762, section 3.1, for the order of
-addition and normalisation. Parameter names are the official RT-DETR's.
+addition and normalisation. Parameter names are those of the official RT-DETR.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["SelfAttention", "TransformerDecoderLayer"]
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention, the position added to queries and keys only; parameters named as ``MultiheadAttention``'s.
+    """Multi-head self-attention with positions added to queries and keys only; names as in ``MultiheadAttention``.
 
     Args:
-        hidden: width; a multiple of ``heads``.
+        hidden: width, a multiple of ``heads``.
         heads: attention heads.
-        dropout: on the attention weights, in training.
+        dropout: dropout of the attention weights.
     """
 
     def __init__(self, hidden: int, heads: int, dropout: float = 0.0) -> None:
@@ -41,7 +41,7 @@ class SelfAttention(nn.Module):
         Args:
             x: [B, Q, D].
             position: [B, Q, D].
-            mask: [Q, Q] bool, True where the row's query may look at the column's; None: everywhere.
+            mask: [Q, Q] bool, True where the row's query may attend to the column's; None for everywhere.
 
         Returns:
             [B, Q, D].
@@ -73,12 +73,12 @@ class TransformerDecoderLayer(nn.Module):
         heads: attention heads of both attentions.
         ffn: width inside the feed-forward network.
         levels: number of feature maps.
-        points: points that a head reads on each map, one number or one per map.
-        dropout: on attention weights, and before each addition.
-        activation: of the feed-forward network.
+        points: sampling points per head on each map, one number or one per map.
+        dropout: dropout of the attention weights, and before each addition.
+        activation: activation of the feed-forward network.
     """
 
-    projected = True  # whether the cross-attention has projections of values and output
+    projected = True  # whether the cross-attention projects values and output
     norm: Callable[[int], nn.Module] = nn.LayerNorm
 
     def __init__(
@@ -107,11 +107,11 @@ class TransformerDecoderLayer(nn.Module):
 
         Args:
             x: [B, Q, D] queries.
-            position: [B, Q, D] their position vectors.
+            position: [B, Q, D] their position embeddings.
             boxes: [B, Q, 4] their boxes, cxcywh in fractions of the image, 0 to 1.
-            memory: [B, S, D] feature maps, flattened and joined.
+            memory: [B, S, D] feature maps, flattened and concatenated.
             shapes: (height, width) of each map.
-            mask: of the self-attention.
+            mask: mask of the self-attention.
 
         Returns:
             [B, Q, D].
@@ -135,6 +135,6 @@ class TransformerDecoderLayer(nn.Module):
         self.norm2 = type(self).norm(hidden)
 
     def _join(self, before: Tensor, attended: Tensor) -> Tensor:
-        """Bring together the queries and what the cross-attention read, both [B, Q, D]."""
+        """Combine the queries with the output of the cross-attention, both [B, Q, D]."""
         joined: Tensor = self.norm2(before + attended)
         return joined

@@ -1,9 +1,9 @@
-"""DEIMv2's decoder: D-FINE's with RMSNorm, SwiGLU, and, in its small sizes, no gate and one box head for all layers.
+"""DEIMv2's decoder: D-FINE's with RMSNorm and SwiGLU; in small sizes without gate and with one box head for all layers.
 
-DEIMv2, arXiv 2509.20787, section 3.2. As in the authors' code (Apache-2.0), tokens are ranked and taken as the encoder made
-them, without RT-DETR's output layer, and every layer has the position vectors of the boxes that the first one starts from.
-transformers 5.24 has the output layer, computes position vectors anew for each layer, and has ReLU in the box heads, where
-the authors have SiLU: the same weights give other boxes there.
+DEIMv2, arXiv 2509.20787, section 3.2. As in the authors' code (Apache-2.0), tokens are ranked and used as they leave the
+encoder, without RT-DETR's output layer, and every layer uses the position embeddings of the initial boxes. transformers
+5.24 has the output layer, recomputes the position embeddings for each layer, and uses ReLU in the box heads where the
+authors use SiLU: the same weights give different boxes there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _rms_norm = partial(nn.RMSNorm, eps=1e-6)
 
 
 class SwiGLU(nn.Module):
-    """A feed-forward network with a gate (GLU variants, arXiv 2002.05202, equation 6), with biases.
+    """A gated feed-forward network (GLU variants, arXiv 2002.05202, equation 6), with biases.
 
     Args:
         hidden: width of input and output.
@@ -47,18 +47,18 @@ class SwiGLU(nn.Module):
 
 
 class DEIMDecoderLayer(TransformerDecoderLayer):
-    """Self-attention, deformable cross-attention without projections, SwiGLU; RMSNorm behind each.
+    """Self-attention, deformable cross-attention without projections, SwiGLU; RMSNorm after each.
 
     Args:
-        arguments: of ``TransformerDecoderLayer``; the feed-forward network is half of ``ffn`` wide inside.
-        gate: bring queries and what they read together by a gate; without it by addition and RMSNorm.
+        arguments: as for ``TransformerDecoderLayer``; the feed-forward network has half of ``ffn`` as its inner width.
+        gate: combine queries and cross-attention output with a gate; otherwise by addition and RMSNorm.
     """
 
     projected = False
     norm = staticmethod(_rms_norm)
 
     def __init__(self, *arguments: object, gate: bool = True) -> None:
-        self._gated = gate  # a plain attribute, which torch allows before its own are there
+        self._gated = gate  # a plain attribute, which may be set before nn.Module's __init__
         super().__init__(*arguments)  # type: ignore[arg-type]
 
     def _make_join(self, hidden: int) -> None:
@@ -80,29 +80,29 @@ class DEIMDecoderLayer(TransformerDecoderLayer):
 
 
 class DEIMDecoder(DFINEDecoder):
-    """Feature maps in, class logits and boxes out; see ``DFINEDecoder``, whose arguments it has.
+    """Feature maps in, class logits and boxes out; the arguments are those of ``DFINEDecoder``.
 
     Args:
         nc: number of classes, C.
-        ch: channels of the feature maps, finest map first.
+        ch: channels of the feature maps, finest first.
         hd: hidden width, D.
         nq: queries, Q.
         ndp: sampling points per head and map, one number or a list.
         nh: attention heads.
         ndl: decoder layers, L.
         d_ffn: twice the width inside the feed-forward networks.
-        dropout: of the decoder layers.
-        bins: N, bins of an edge's distribution less one.
+        dropout: dropout of the decoder layers.
+        bins: N, the number of bins of an edge's distribution minus one.
         scale: c of the offsets.
-        dense: let a head over all tokens train along.
-        project: bring the maps to the hidden width, see ``RTDETRDecoder``.
+        dense: train an additional head over all tokens.
+        project: project the maps to the hidden width, see ``RTDETRDecoder``.
         gate: see ``DEIMDecoderLayer``.
         share: one box head for all layers.
         nd: positive denoising queries per image; 0 trains without them.
-        eps: of the projections' BatchNorm.
+        eps: epsilon of the projections' BatchNorm.
 
     Raises:
-        ConfigError: if the settings contradict one another.
+        ConfigError: the settings contradict each other.
     """
 
     follows_boxes = False
@@ -142,5 +142,5 @@ class DEIMDecoder(DFINEDecoder):
         return MLP(4, hidden, hidden, 3, act)
 
     def _encode(self, memory: Tensor, valid: Tensor | None) -> Tensor:
-        """Return the tokens, the invalid ones as zero; the decoder's layers read those as they are."""
+        """Return the tokens, with invalid ones set to zero; the decoder layers read them directly."""
         return memory if valid is None else memory.masked_fill(~valid, 0.0)

@@ -1,11 +1,11 @@
-"""A light head over every token of the encoder's maps, for training only: dense supervision beside the sparse queries'.
+"""A light head over every token of the encoder's maps, for training only: dense supervision beside the sparse queries.
 
-RT-DETRv3, arXiv 2409.08475, section 3.2: one query a target is thin supervision for the encoder, so a CNN head with
-one-to-many assignment stands beside the decoder in training and is dropped afterwards.
+RT-DETRv3, arXiv 2409.08475, section 3.2: one query per target is sparse supervision for the encoder, so a CNN head with
+one-to-many assignment is added in training and dropped afterwards.
 
-Where we differ: their head is PP-YOLOE's, some convolutions a level, and their decoder runs three more groups of queries
-and one with one-to-many targets. Here the head is a linear layer and a two-layer perceptron on the tokens that the decoder
-has anyway, and there are no further groups: a decoder pass costs many times as much as this head does.
+Differences: their head is PP-YOLOE's, with several convolutions per level, and their decoder runs three more groups of
+queries and one with one-to-many targets. Here the head is a linear layer and a two-layer perceptron on the decoder's
+tokens, and there are no additional groups: a decoder pass costs many times as much as this head.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from nextdetr.structures import DenseOutput
 
 __all__ = ["DenseHead", "make_cells"]
 
-START_SIZE = 0.05  # of the boxes of the finest map, as of the decoder's anchors; it doubles from map to map
+START_SIZE = 0.05  # of the boxes on the finest map, as for the decoder's anchors; doubles from map to map
 MOST_SIZE = 0.9
 
 
 class DenseHead(nn.Module):
-    """Class logits and a box for every token; all boxes start as squares on the cells.
+    """Class logits and a box for every token; boxes are initialised as squares on the cells.
 
     Args:
         hidden: width of the tokens, D.
@@ -46,7 +46,7 @@ class DenseHead(nn.Module):
         return ["score.weight", "score.bias"]
 
     def forward(self, memory: Tensor, shapes: Shapes) -> DenseOutput:
-        """Predict from tokens [B, S, D], the maps flattened and joined, and the (height, width) of each map."""
+        """Predict from tokens [B, S, D], the flattened and concatenated maps, and the (height, width) of each map."""
         cells = make_cells(shapes, memory.device)
         sizes = torch.cat(
             [torch.full((h * w, 2), min(START_SIZE * 2.0**level, MOST_SIZE)) for level, (h, w) in enumerate(shapes)]

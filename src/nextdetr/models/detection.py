@@ -23,18 +23,18 @@ __all__ = ["DetectionModel", "RowInfo"]
 
 @dataclass(frozen=True, slots=True)
 class RowInfo:
-    """How a row is wired, and how ``info`` shows it.
+    """Connections of a row, and its description in ``info``.
 
     Attributes:
-        name: as shown.
-        from_: as it stands in the file, a number or a list.
-        repeats: after depth scaling.
-        arguments: with the input's channels inserted.
-        reads: indices of the maps it reads; -1 is the image.
-        writes: indices of the maps it yields; empty for the decoder.
-        strides: pixels of the image that a cell of each of these maps covers, along a side.
-        strides_read: the same of the maps it reads.
-        channels: of the maps it yields.
+        name: displayed name.
+        from_: value in the file, a number or a list.
+        repeats: number of repeats after depth scaling.
+        arguments: arguments with the input's channels inserted.
+        reads: indices of the input maps; -1 is the image.
+        writes: indices of the output maps; empty for the decoder.
+        strides: strides of the output maps in pixels of the image.
+        strides_read: strides of the input maps.
+        channels: channels of the output maps.
     """
 
     name: str
@@ -49,22 +49,22 @@ class RowInfo:
 
 
 class DetectionModel(nn.Module):
-    """A detector built from a model file; ``graph.build_model`` makes it.
+    """A detector built from a model file with ``graph.build_model``.
 
     Args:
         rows: the layers, the decoder last.
-        infos: how they are wired, one per row.
+        infos: their connections, one per row.
         num_classes: C.
-        backbone_rows: how many rows from the first on are the backbone.
+        backbone_rows: number of rows, from the first, that form the backbone.
         text: the model file's text.
-        image_size: side of the square input in pixels that the file proposes.
-        normalize: ``imagenet`` subtracts ImageNet's mean and divides by its deviation inside the model; ``none`` does not.
-        backbone_weights: file that the file's backbone row names.
-        licence: what the file says of its licence.
+        image_size: default side of the square input in pixels.
+        normalize: ``imagenet`` applies ImageNet's mean and standard deviation inside the model; ``none`` does not.
+        backbone_weights: file named by the backbone row.
+        licence: licence stated in the file.
 
     Attributes:
-        stride: the largest stride of its maps (their least common multiple, where one does not divide another): both sides
-            of an image must be multiples of it.
+        stride: the largest stride of its maps (their least common multiple, if one does not divide another): both sides of
+            an image must be multiples of it.
     """
 
     mean: Tensor
@@ -94,33 +94,33 @@ class DetectionModel(nn.Module):
         self.backbone_weights = backbone_weights
         self.licence = licence
         self.stride = math.lcm(*(stride for info in infos for stride in info.strides))
-        # Not in the state dict: they follow from the model file.
+        # Not in the state dict: they are given by the model file.
         mean, std = imagenet_statistics()
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
-        # A map goes after its last reader, or at once where it has none (stride 4, the largest of all, in RT-DETR).
+        # A map is freed after its last reader, or immediately if it has none (stride 4, the largest of all, in RT-DETR).
         last_use = {index: number for number, info in enumerate(infos) for index in info.writes}
         last_use |= {index: number for number, info in enumerate(infos) for index in info.reads}
         self._drops = [[i for i, last in last_use.items() if last == number] for number in range(len(infos))]
 
     @property
     def backbone(self) -> nn.Module:
-        """The first row: the whole backbone, where ``backbone_rows`` is 1."""
+        """The first row: the whole backbone, if ``backbone_rows`` is 1."""
         return self.rows[0]
 
     def check_size(self, height: int, width: int | None = None) -> None:
-        """Check that the model takes images of this size: ``--image-size``, or height and width, in pixels.
+        """Check that the model accepts images of this size: ``--image-size``, or height and width, in pixels.
 
         Raises:
-            ConfigError: a side is no multiple of ``stride``; the message has the nearest that are.
+            ConfigError: a side is not a multiple of ``stride``; the message has the nearest multiples.
         """
         check_sides(height, width, self.stride)
 
     def class_parameters(self) -> list[str]:
-        """Names in the state dict of the tensors whose first dimension is the class, in the order of the rows.
+        """Names in the state dict of the tensors whose first dimension is the class, in row order.
 
-        Each row that has any says so itself, by a method of this name. Whoever carries classes from one model to another
-        moves the rows of these tensors, and of no others.
+        Each row that has any reports them with a method of this name. To transfer classes between models, move the rows of
+        these tensors, and of no others.
         """
         names = []
         for number, row in enumerate(self.rows):
@@ -141,14 +141,14 @@ class DetectionModel(nn.Module):
         Args:
             images: [B, 3, H, W] float RGB, 0 to 1; H and W multiples of ``stride``.
             targets: one per image, in training.
-            queries: number of object queries, where it is not the model's own.
-            questions: in training, what a teacher wants to know beside the detections.
+            queries: number of object queries, if not the model's own.
+            questions: in training, what a teacher asks for besides the detections.
 
         Returns:
-            Logits [B, Q, C] and boxes [B, Q, 4] cxcywh, 0 to 1; with all that is supervised, in training mode with targets.
+            Logits [B, Q, C] and boxes [B, Q, 4] cxcywh, 0 to 1; in training mode with targets, also outputs to supervise.
 
         Raises:
-            ConfigError: the images have another size, or ``queries`` is below 1.
+            ConfigError: the images have an unsupported size, or ``queries`` is below 1.
         """
         decoder = self.rows[-1]
         if questions is None:
@@ -169,7 +169,7 @@ class DetectionModel(nn.Module):
         return [maps[index] for index in self.row_infos[-1].reads]
 
     def backbone_maps(self, *, unread: bool = False) -> dict[int, int]:
-        """Return, by stride, the index of the backbone's last map of that stride: of those the head reads, or of all."""
+        """Return, by stride, the index of the backbone's last map of that stride: among those the head reads, or all."""
         read = {index for info in self.row_infos[self.backbone_rows :] for index in info.reads}
         pairs = [
             pair for info in self.row_infos[: self.backbone_rows] for pair in zip(info.strides, info.writes, strict=True)
@@ -177,12 +177,12 @@ class DetectionModel(nn.Module):
         return {stride: index for stride, index in pairs if unread or index in read}
 
     def channels_of(self, index: int) -> int:
-        """Return how many channels the map of this index has."""
+        """Return the number of channels of the map with this index."""
         found = {i: channels for info in self.row_infos for i, channels in zip(info.writes, info.channels, strict=True)}
         return found[index]
 
     def row_maps(self, images: Tensor, row: int) -> list[Tensor]:
-        """Run the rows up to ``row`` and return the maps that it yields; no later row is run.
+        """Run the rows up to ``row`` and return its output maps; later rows are not run.
 
         Args:
             images: as for ``forward``.
@@ -196,39 +196,39 @@ class DetectionModel(nn.Module):
         return [maps[index] for index in writes]
 
     def detect(self, maps: Sequence[Tensor], *, queries: int | None = None) -> DetectorOutput:
-        """Run what stands behind the first row, the backbone, on its maps.
+        """Run the rows after the first, the backbone, on its maps.
 
         Args:
             maps: the backbone's, as ``row_maps(images, 0)`` returns them.
             queries: as for ``forward``.
 
         Returns:
-            The same as ``forward`` without targets.
+            As ``forward`` without targets.
         """
         found = self._run(dict(zip(self.row_infos[0].writes, maps, strict=True)), 1, len(self.rows) - 1)
         output: DetectorOutput = self.rows[-1]([found[index] for index in self.row_infos[-1].reads], None, queries=queries)
         return output
 
     def _maps(self, images: Tensor, count: int, kept: Sequence[int] = ()) -> dict[int, Tensor]:
-        """Run the first ``count`` rows; return the maps that later rows read, and those of ``kept``."""
-        if not is_traced():  # a recorded graph is made for sizes that were checked before
+        """Run the first ``count`` rows; return the maps that later rows read, and those in ``kept``."""
+        if not is_traced():  # a traced graph is built for sizes that were checked before
             self.check_size(images.shape[2], images.shape[3])
         return self._run({-1: self.normalized(images)}, 0, count, kept)
 
     def _run(self, maps: dict[int, Tensor], first: int, last: int, kept: Sequence[int] = ()) -> dict[int, Tensor]:
-        """Run rows ``first`` to ``last`` - 1 on ``maps``; return those that later rows read, and those of ``kept``."""
+        """Run rows ``first`` to ``last`` - 1 on ``maps``; return those that later rows read, and those in ``kept``."""
         for row, info, drops in list(zip(self.rows, self.row_infos, self._drops, strict=True))[first:last]:
             inputs = [maps[index] for index in info.reads]
             result = row(inputs if isinstance(row, JOINS) else inputs[0])
             maps.update(zip(info.writes, result if isinstance(result, list) else [result], strict=True))
-            for index in drops:  # a map that no later row reads need not live on
+            for index in drops:  # free maps that no later row reads
                 if index not in kept:
                     maps.pop(index, None)
-            del inputs, result  # nor may these names keep it
+            del inputs, result  # drop these references too
         return maps
 
     def normalized(self, images: Tensor) -> Tensor:
-        """Return [B, 3, H, W] as the backbone takes it."""
-        # In this order: a mean of a whole plane is subtracted twice as fast as one that changes with each number.
+        """Return [B, 3, H, W] in the form that the backbone expects."""
+        # In this order: a scalar mean per plane is subtracted twice as fast as one that changes with each element.
         x = (images - self.mean) / self.std if self.normalize == "imagenet" else images
-        return x.contiguous(memory_format=torch.channels_last)  # convolutions are fastest so, also on CPUs
+        return x.contiguous(memory_format=torch.channels_last)  # the fastest layout for convolutions, also on CPUs

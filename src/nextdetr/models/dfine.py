@@ -1,14 +1,13 @@
 """D-FINE's decoder: layers that refine distributions over the edges of a box instead of the box.
 
-D-FINE, arXiv 2410.13842, section 4.1; the layers' gate and the attention without projections are two of the steps that lead
-from RT-DETR to it (its ablation). Query selection, denoising and the rest are ``RTDETRDecoder``'s. Names of parts follow
+D-FINE, arXiv 2410.13842, section 4.1; the gate of the layers and the attention without projections are two of the steps
+from RT-DETR to it (its ablation). Query selection, denoising and the rest are from ``RTDETRDecoder``. Names of parts are
 ours, sizes the authors'.
 
-Where we differ: boxes leave the decoder cut to the image's 0 to 1, as all our boxes do (the authors cut them in the loss);
-in evaluation the class and quality heads run on the last layer only; no wider layers for training behind the evaluated one;
-torch's initial weights in the feed-forward networks, and negative denoising sides clamped, not mirrored. Following the
-authors in these two did not raise AP on BCCD (three seeds, docs/experiments.md), so ``xavier`` and ``mirror`` are
-off.
+Differences: boxes are clipped to 0 to 1 in the decoder, as all our boxes (the authors clip them in the loss); in evaluation
+the class and quality heads run on the last layer only; no wider training-only layers follow the evaluated one; torch's
+initialisation in the feed-forward networks, and negative denoising sides clamped, not mirrored. Following the authors in
+the last two did not raise AP on BCCD (three seeds, docs/experiments.md), so ``xavier`` and ``mirror`` are off.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ from nextdetr.structures import EdgeOutput
 
 __all__ = ["DFINEDecoder", "DFINEDecoderLayer", "Gate", "QualityHead"]
 
-POSITION_LIMIT = 10.0  # the authors cut the position vectors to it
-TOP_BINS = 4  # whose probabilities the quality head looks at
+POSITION_LIMIT = 10.0  # the authors clip the position embeddings to it
+TOP_BINS = 4  # bins whose probabilities the quality head uses
 QUALITY_WIDTH = 64
 
 
 class Gate(nn.Module):
-    """Weigh two streams against each other, channel by channel, add and normalise: in place of a residual.
+    """Gate two streams against each other, channel by channel, add and normalise: replaces a residual connection.
 
     Args:
         hidden: width of both.
-        norm: makes the norm from the width.
+        norm: builds the norm from the width.
     """
 
     def __init__(self, hidden: int, norm: Callable[[int], nn.Module] = nn.LayerNorm) -> None:
@@ -57,7 +56,7 @@ class Gate(nn.Module):
 
 
 def largest(values: Tensor, count: int) -> Tensor:
-    """The ``count`` largest along the last axis, the largest first."""
+    """The ``count`` largest along the last axis, in descending order."""
     return values.topk(count, dim=-1).values
 
 
@@ -68,7 +67,7 @@ class QualityHead(nn.Module):
         act: see ``MLP``.
     """
 
-    largest = staticmethod(largest)  # a portable export replaces it on its copy (export/portable.py)
+    largest = staticmethod(largest)  # replaced by portable exports on their copy (export/portable.py)
 
     def __init__(self, act: str = "relu") -> None:
         super().__init__()
@@ -76,22 +75,22 @@ class QualityHead(nn.Module):
         self.reg_conf.zero_last()
 
     def forward(self, bins: Tensor) -> Tensor:
-        """What to add to every class logit, [B, Q, 1], given the edges' logits [B, Q, 4, N+1]."""
+        """Additive term for every class logit, [B, Q, 1], from the edges' logits [B, Q, 4, N+1]."""
         top = self.largest(bins.softmax(dim=-1), TOP_BINS)
         statistics = torch.cat((top, top.mean(dim=-1, keepdim=True)), dim=-1).flatten(2)
         return at_least_float32(self.reg_conf(statistics.to(next(self.reg_conf.parameters()).dtype)))
 
 
 class DFINEDecoderLayer(TransformerDecoderLayer):
-    """Self-attention, deformable cross-attention without projections behind a gate, feed-forward network."""
+    """Self-attention, gated deformable cross-attention without projections, feed-forward network."""
 
     projected = False
 
     def reset_feed_forward(self) -> None:
-        """Draw the feed-forward network's matrices as the authors' code does, from Xavier's uniform distribution.
+        """Initialise the feed-forward network as in the authors' code, with Xavier's uniform distribution.
 
-        torch's own for a linear layer, which ours have otherwise, is a tenth narrower for the first matrix and less than
-        half as wide for the second, where the network is four times as wide inside.
+        torch's default for linear layers, which we use otherwise, is a tenth narrower for the first matrix and less than
+        half as wide for the second, if the inner width is four times the outer.
         """
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)
@@ -107,35 +106,35 @@ class DFINEDecoderLayer(TransformerDecoderLayer):
 class DFINEDecoder(RTDETRDecoder):
     """Feature maps in, class logits and boxes out; each layer adds to the logits of the edges' distributions.
 
-    The first layer also predicts a plain box, the anchor, from which all layers measure the edges.
+    The first layer also predicts a plain box, the anchor, relative to which all layers predict the edges.
 
     Args:
         nc: number of classes, C.
-        ch: channels of the feature maps, finest map first.
+        ch: channels of the feature maps, finest first.
         hd: hidden width, D.
         nq: queries, Q.
         ndp: sampling points per head and map, one number or a list.
         nh: attention heads.
         ndl: decoder layers, L.
         d_ffn: width inside the feed-forward networks.
-        dropout: of the decoder layers.
-        bins: N, bins of an edge's distribution less one; an even number from 4 (the authors' reg_max).
+        dropout: dropout of the decoder layers.
+        bins: N, the number of bins of an edge's distribution minus one; an even number, at least 4 (the authors' reg_max).
         scale: c of the offsets (the authors' reg_scale).
-        dense: let a head over all tokens train along.
-        mirror: of the negative denoising queries, see ``contrastive_denoising``; the authors' code mirrors them.
-        xavier: start the layers' feed-forward networks as the authors' code does.
-        project: bring the maps to the hidden width, see ``RTDETRDecoder``.
+        dense: train an additional head over all tokens.
+        mirror: mirror negative denoising queries as the authors' code does, see ``contrastive_denoising``.
+        xavier: initialise the feed-forward networks of the layers as the authors' code does.
+        project: project the maps to the hidden width, see ``RTDETRDecoder``.
         act: of feed-forward networks and heads, "relu" or "silu" (DEIM, arXiv 2412.04234).
         nd: positive denoising queries per image; 0 trains without them.
-        eps: of the projections' BatchNorm.
-        layer: makes a decoder layer, see ``RTDETRDecoder``.
+        eps: epsilon of the projections' BatchNorm.
+        layer: builds a decoder layer, see ``RTDETRDecoder``.
 
     Raises:
-        ConfigError: if the settings contradict one another.
+        ConfigError: the settings contradict each other.
     """
 
     edge_offsets: Tensor
-    follows_boxes = True  # whether each layer's position vectors are those of the boxes that the layer before refined
+    follows_boxes = True  # whether each layer uses the position embeddings of the boxes refined by the previous one
 
     def __init__(
         self,
@@ -170,7 +169,7 @@ class DFINEDecoder(RTDETRDecoder):
         self.bins, self.scale = bins, float(scale)
         self.pre_bbox_head = MLP(hd, hd, 4, 3, act)
         self.lqe = nn.ModuleList(QualityHead(act) for _ in range(ndl))
-        self.register_buffer("edge_offsets", offsets, persistent=False)  # it follows from the model file
+        self.register_buffer("edge_offsets", offsets, persistent=False)  # given by the model file
         self.pre_bbox_head.zero_last()
         if xavier:
             for made in self.decoder.layers:
@@ -180,7 +179,7 @@ class DFINEDecoder(RTDETRDecoder):
     def _decode(
         self, content: Tensor, boxes: Tensor, memory: Tensor, shapes: Shapes, mask: Tensor | None, every_layer: bool
     ) -> Decoded:
-        """Run the layers; keep logits, boxes and distributions of every layer, or of the evaluated one only."""
+        """Run the layers; return logits, boxes and distributions of every layer, or only of the evaluated one."""
         last = len(self.decoder.layers) - 1 if every_layer else self.eval_layer
         offsets = at_least_float32(self.edge_offsets)
         reference, previous = boxes, content

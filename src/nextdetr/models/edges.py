@@ -2,7 +2,7 @@
 
 Each of the four edges (left, top, right, bottom) has a distribution over N + 1 bins; bin n stands for the offset W(n), in
 units of the anchor box's size divided by ``scale`` (the paper's c, called reg_scale in its code). Bins are dense around 0,
-where the last touch happens, and far apart towards the ends.
+for fine adjustments, and sparse towards the ends.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _TINY = 1e-16  # keeps the offsets from an anchor without width finite
 
 
 def offsets_of_bins(bins: int = 32, scale: float = 4.0) -> Tensor:
-    """Return W(n), [bins + 1] float32, rising, odd around the middle (section 4.1, as in the authors' code).
+    """Return W(n), [bins + 1] float32, ascending, odd around the middle (section 4.1, as in the authors' code).
 
     Args:
-        bins: N, an even number from 4.
-        scale: c, above 0; a larger one makes the bins more alike.
+        bins: N, an even number, at least 4.
+        scale: c, above 0; larger values make the bins more uniform.
 
     Raises:
-        ConfigError: there is no such set of bins.
+        ConfigError: the values are invalid.
     """
     if bins < 4 or bins % 2:
         raise ConfigError(f"The edges' distributions need an even number of bins, 4 or more; got {bins}.")
     if not scale > 0:
         raise ConfigError(f"The scale of the edges' offsets must be above 0; got {scale}.")
     reach = REACH * scale
-    # With Python's numbers: a model that is built without memory has no tensors to compute with.
+    # In plain Python: a model on the meta device has no tensors to compute with.
     right = [(reach + 1) ** (2 * i / (bins - 2)) - 1 for i in range(1, bins // 2)] + [2 * reach]
     return torch.tensor([-offset for offset in reversed(right)] + [0.0, *right], dtype=torch.float32)
 
@@ -69,21 +69,21 @@ def offsets_to_boxes(anchors: Tensor, offsets: Tensor, scale: float) -> Tensor:
 
 
 def boxes_to_offsets(anchors: Tensor, boxes: Tensor, scale: float) -> Tensor:
-    """Offsets [..., 4] that ``offsets_to_boxes`` turns into ``boxes``; both [..., 4] cxcywh."""
+    """Inverse of ``offsets_to_boxes``: offsets [..., 4] for ``boxes``; both boxes are [..., 4] cxcywh."""
     centre, unit = anchors[..., :2], anchors[..., 2:] / scale + _TINY
     corners = cxcywh_to_xyxy(boxes)
     return torch.cat(((centre - corners[..., :2]) / unit, (corners[..., 2:] - centre) / unit), dim=-1) - 0.5 * scale
 
 
 def split_over_bins(values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Place values between two neighbouring bins, so that the bins' mean with these shares is the value.
+    """Express values as weights of two neighbouring bins whose weighted mean is the value.
 
     Args:
-        values: [...], cut to what the bins reach.
-        offsets: [N+1], W(n), rising.
+        values: [...], clipped to the range of the bins.
+        offsets: [N+1], W(n), ascending.
 
     Returns:
-        The lower bin's index [...], 0 to N-1, and the share of the upper one [...], 0 to 1.
+        The lower bin's index [...], 0 to N-1, and the weight of the upper one [...], 0 to 1.
     """
     values = values.clamp(offsets[0], offsets[-1])
     lower = torch.searchsorted(offsets, values.contiguous(), right=True).sub_(1).clamp_(0, len(offsets) - 2)
@@ -102,12 +102,12 @@ def rebin(
 ) -> Tensor:
     """Express distributions over the edges in the bins of another anchor.
 
-    The probability of a bin goes to the two new bins between which the edge that it stands for is, so that the mean stays,
-    as far as the new bins reach.
+    The probability of a bin is split between the two new bins around the position of its edge, so that the mean is
+    preserved within the range of the new bins.
 
     Args:
         probabilities: [..., 4, N+1] of left, top, right and bottom edge.
-        anchors: [..., 4] cxcywh that these are measured from.
+        anchors: [..., 4] cxcywh of these distributions.
         offsets: [N+1], W(n).
         scale: c.
         new_anchors: [..., 4] cxcywh.
@@ -118,7 +118,7 @@ def rebin(
         [..., 4, M+1].
     """
     unit, new_unit = anchors[..., 2:] / scale, new_anchors[..., 2:] / new_scale + _TINY
-    shift = new_anchors[..., :2] - anchors[..., :2]  # a centre further right sees the left edge further away
+    shift = new_anchors[..., :2] - anchors[..., :2]  # from a centre further right, the left edge is further away
     away = torch.cat((shift, -shift), dim=-1)[..., None]  # [..., 4, 1]
     distance = (offsets + 0.5 * scale) * torch.cat((unit, unit), dim=-1)[..., None]  # [..., 4, N+1]
     values = (distance + away) / torch.cat((new_unit, new_unit), dim=-1)[..., None] - 0.5 * new_scale

@@ -1,16 +1,16 @@
-"""FCMAE: masked pre-training of a ConvNeXt V2 backbone on images without labels.
+"""FCMAE: masked pre-training of a ConvNeXt V2 backbone on unlabelled images.
 
 "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders", arXiv 2301.00808, section 3; targets as in
-"Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377, section 3. Most patches of an image are hidden, the
-backbone sees the rest, a light decoder paints the hidden ones, and the error on these is the loss. Where we differ:
+"Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377, section 3. Most patches of an image are masked, the
+backbone sees the rest, a light decoder reconstructs the masked ones, and the error on these is the loss. Differences:
 
-- The encoder computes the visible patches and nothing else (``layers/sparse.py``). It is the detector's own ``ConvNeXtV2``,
-  whose parameters are used as they are; what was learnt loads into a detector with no tensor missing.
-- GRN's statistics are per image (the published sparse code's are per batch), as they will be in the detector.
-- Only hidden patches are scored, so the decoder's last block, behind its depthwise convolution, and the prediction run on
+- The encoder computes only the visible patches (``layers/sparse.py``). It is the detector's own ``ConvNeXtV2``, used as it
+  is; the result loads into a detector with no tensor missing.
+- GRN's statistics are per image (per batch in the published sparse code), as they will be in the detector.
+- Only masked patches are scored, so the decoder's last block, after its depthwise convolution, and the prediction run on
   those alone.
-- The decoder is half as wide as the encoder's last stage, 512 at most: what was published for the size base (1024 and 512),
-  kept in proportion for the smaller sizes, to which a decoder of 512 would be half of the work.
+- The decoder is half as wide as the encoder's last stage, at most 512: the published widths for the size base (1024 and
+  512), in proportion for the smaller sizes, where a decoder of width 512 would be half of the work.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Masking:
 
     Attributes:
         visible: the V patches of each image that the encoder sees.
-        hidden: the M others, which are painted and scored.
+        hidden: the M others, which are reconstructed and scored.
     """
 
     visible: VisiblePatches
@@ -47,12 +47,12 @@ class Masking:
 
     @classmethod
     def draw(cls, noise: Tensor, grid: tuple[int, int], mask_ratio: float) -> Masking:
-        """Hide the patches of each image whose noise is largest.
+        """Mask the patches of each image with the largest noise.
 
         Args:
             noise: [B, rows * columns], a number for each patch.
             grid: (rows, columns).
-            mask_ratio: share that is hidden; at least one patch is hidden, and at least one visible.
+            mask_ratio: fraction of masked patches; at least one patch is masked, and at least one visible.
         """
         count = noise.shape[1]
         kept = min(max(1, int(count * (1 - mask_ratio) + 1e-9)), count - 1)
@@ -66,14 +66,14 @@ class FCMAE(nn.Module):
 
     Args:
         encoder: a feature extractor with all its stages; trained in place.
-        mask_ratio: share of the patches that is hidden, between 0 and 1.
+        mask_ratio: fraction of masked patches, between 0 and 1.
         patch_size: side of a patch in pixels, a multiple of the last stage's stride.
         decoder_depth: ConvNeXt V2 blocks of the decoder, at least 1.
-        decoder_width: their channels; None for half of the encoder's last stage, at most 512.
-        normalise_target: score against patches of mean 0 and variance 1 instead of the pixels as they are.
+        decoder_width: channels of these blocks; None for half of the encoder's last stage, at most 512.
+        normalise_target: predict patches normalised to mean 0 and variance 1 instead of pixels.
 
     Raises:
-        ConfigError: a setting is out of its range.
+        ConfigError: a setting is out of range.
     """
 
     mean: Tensor
@@ -114,10 +114,10 @@ class FCMAE(nn.Module):
 
         Args:
             images: [B, 3, H, W], RGB, 0 to 1; H and W are multiples of ``patch_size``.
-            noise: [B, patches]; the patches with the largest numbers are hidden. None draws it.
+            noise: [B, patches]; patches with the largest values are masked. None draws it.
 
         Raises:
-            ConfigError: the image has another size, or a single patch.
+            ConfigError: the image size is invalid, or gives a single patch.
         """
         images = (images - self.mean) / self.std
         masking = self.draw_mask(images, noise)
@@ -128,12 +128,12 @@ class FCMAE(nn.Module):
         """Check that images of this size have patches to hide: ``--image-size``, or height and width, in pixels.
 
         Raises:
-            ConfigError: a side is no multiple of the patch size, or the image is a single patch.
+            ConfigError: a side is not a multiple of the patch size, or the image is a single patch.
         """
         check_image_size(height, width, self.patch_size)
 
     def draw_mask(self, images: Tensor, noise: Tensor | None = None) -> Masking:
-        """Draw which patches of ``images`` [B, 3, H, W] are hidden; see ``forward``."""
+        """Draw which patches of ``images`` [B, 3, H, W] are masked; see ``forward``."""
         height, width = images.shape[2:]
         self.check_size(height, width)
         grid = height // self.patch_size, width // self.patch_size
@@ -142,12 +142,12 @@ class FCMAE(nn.Module):
         return Masking.draw(noise, grid, self.mask_ratio)
 
     def predict(self, images: Tensor, masking: Masking) -> Tensor:
-        """Paint the hidden patches of normalised images; returns [B, M, K * K, 3 * S * S], see ``target``."""
+        """Reconstruct the masked patches of normalised images; returns [B, M, K * K, 3 * S * S], see ``target``."""
         seen = self.proj(encode_visible(self.encoder, images, masking.visible))  # [B, V, K * K, D]
         return self.decode(seen, masking)
 
     def decode(self, seen: Tensor, masking: Masking) -> Tensor:
-        """Decode what was seen, [B, V, K * K, D]; the mask token stands in for the rest."""
+        """Decode the visible patches, [B, V, K * K, D]; the mask token fills in the rest."""
         batch, (rows, columns), side = seen.shape[0], masking.visible.grid, self.patch_size // self.stride
         hidden = self.mask_token.to(seen.dtype).expand(batch, masking.hidden.ids.shape[1], side * side, -1)
         cells = torch.cat((masking.visible.rows(side), masking.hidden.rows(side)))
@@ -165,7 +165,7 @@ class FCMAE(nn.Module):
         return predicted
 
     def target(self, images: Tensor, hidden: VisiblePatches) -> Tensor:
-        """Return what the hidden patches of normalised images look like.
+        """Return the target for the masked patches of normalised images.
 
         Returns:
             [B, M, K * K, 3 * S * S] float32: the K * K cells of a patch, each of S x S pixels, S the encoder's stride;
@@ -183,11 +183,11 @@ class FCMAE(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Show what the model makes of ``images`` [B, 3, H, W], RGB, 0 to 1.
+        """Reconstruct ``images`` [B, 3, H, W], RGB, 0 to 1, for display.
 
         Returns:
-            The images with their hidden patches grey, and with them painted; both [B, 3, H, W], 0 to 1. A normalised
-            prediction is brought back with the true mean and variance of its patch, as is usual for such pictures.
+            The images with their masked patches grey, and with them reconstructed; both [B, 3, H, W], 0 to 1. A normalised
+            prediction is denormalised with the true mean and variance of its patch, as is usual for such pictures.
         """
         inputs = (images - self.mean) / self.std
         masking = self.draw_mask(images, noise)
@@ -202,15 +202,15 @@ class FCMAE(nn.Module):
 
 
 def encode_visible(encoder: ConvNeXtV2, images: Tensor, visible: VisiblePatches) -> Tensor:
-    """Run the encoder's stages on the visible patches alone.
+    """Run the encoder's stages on the visible patches only.
 
     Args:
         encoder: its parameters are used; its own ``forward`` is not.
-        images: [B, 3, H, W] normalised; the pixels of hidden patches are never read.
+        images: [B, 3, H, W] normalised; the pixels of masked patches are never read.
         visible: the V patches of each image.
 
     Returns:
-        [B, V, K * K, C] of the last stage, K the patch's side there.
+        [B, V, K * K, C] of the last stage, K being the patch's side there.
     """
     side = images.shape[2] // visible.grid[0]
     x = _pixels(images, visible, side)  # [B * V, 3, P, P]
@@ -256,7 +256,7 @@ def _check_patch(patch_size: int, stride: int) -> None:
 
 
 def _stem(pixels: Tensor, convolution: nn.Conv2d, visible: VisiblePatches) -> Tensor:
-    """Convolve each patch [B * V, 3, P, P] with kernel = stride K, as one product; returns [B, V, (P / K) ** 2, C]."""
+    """Convolve each patch [B * V, 3, P, P] with kernel = stride K, as one matrix product; [B, V, (P / K) ** 2, C]."""
     count, channels, side, _ = pixels.shape
     kernel = convolution.kernel_size[0]
     cells = side // kernel
@@ -271,19 +271,19 @@ def _normed(norm: LayerNorm2d, x: Tensor) -> Tensor:
 
 def _pixels(images: Tensor, patches: VisiblePatches, size: int) -> Tensor:
     """Copy patches of ``size`` pixels out of [B, 3, H, W]; returns [B * V, 3, size, size]."""
-    flat = images.reshape(-1, size)  # a row of a patch is one contiguous piece
+    flat = images.reshape(-1, size)  # each row of a patch is contiguous
     return flat.index_select(0, _pixel_rows(patches, size)).view(-1, 3, size, size)
 
 
 def _painted(images: Tensor, patches: VisiblePatches, pixels: Tensor) -> Tensor:
-    """Return a copy of ``images`` [B, 3, H, W] with ``pixels`` [B * M, 3, P, P] in the place of the patches."""
+    """Return a copy of ``images`` [B, 3, H, W] with the patches replaced by ``pixels`` [B * M, 3, P, P]."""
     size = pixels.shape[-1]
     flat = images.reshape(-1, size).index_copy(0, _pixel_rows(patches, size), pixels.reshape(-1, size))
     return flat.view(images.shape)
 
 
 def _pixel_rows(patches: VisiblePatches, size: int) -> Tensor:
-    """Which rows of [B * 3 * H * columns, size], as [B, 3, H, W] lies in memory, the patches are: [B * V * 3 * size]."""
+    """Rows of [B * 3 * H * columns, size], the memory of [B, 3, H, W], that form the patches: [B * V * 3 * size]."""
     rows, columns = patches.grid
     plane = rows * size * columns
     inside = torch.arange(size, device=patches.ids.device) * columns

@@ -1,8 +1,8 @@
 """Folding for inference: BatchNorm into its convolution, RepConv's branches into one, GRN's shift into the next layer.
 
-BatchNorm is an affine map in evaluation mode, so that convolution and BatchNorm are one convolution (Jacob et al., arXiv
+BatchNorm is an affine map in evaluation mode, so a convolution with BatchNorm is one convolution (Jacob et al., arXiv
 1712.05877, section 3.2); the branches of a RepVGG block add up to one (arXiv 2101.03697, section 3.2). GRN ends with a
-shift ``beta`` that a linear layer follows, whose bias takes it over: one pass less over the block's widest map.
+shift ``beta`` before a linear layer, whose bias absorbs it: one pass less over the widest map of the block.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class ScaleGRN(nn.Module):
 
 @torch.no_grad()
 def fuse(model: M) -> M:
-    """Return a folded copy of ``model`` in evaluation mode; ``model`` itself is left as it is.
+    """Return a fused copy of ``model`` in evaluation mode; ``model`` itself is not changed.
 
-    The copy gives the same outputs up to rounding and can neither be trained nor saved as a checkpoint.
+    The copy gives the same outputs up to rounding, but can neither be trained nor saved as a checkpoint.
     """
     folded = copy.deepcopy(model).eval()
     _fold_children(folded)
@@ -63,14 +63,14 @@ def _fold_children(parent: nn.Module) -> None:
         for (first, conv), (second, norm) in pairwise(children):
             _fold_pair(parent, first, conv, second, norm)
     else:
-        # Elsewhere the order of the attributes is not that of the computation; these names are this project's for it.
+        # In other modules, attribute order is not the order of computation; these names have this meaning in this project.
         names = dict(children)
         if "conv" in names and "bn" in names:
             _fold_pair(parent, "conv", names["conv"], "bn", names["bn"])
 
 
 def _fold_pair(parent: nn.Module, first: str, conv: nn.Module, second: str, norm: nn.Module) -> None:
-    """Put one convolution in the place of convolution and BatchNorm, if that is what they are."""
+    """Replace convolution and BatchNorm by one convolution, if they are a pair."""
     if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)) or norm.running_var is None:
         return
     weight, bias = fused_kernel(conv, norm)

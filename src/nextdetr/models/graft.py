@@ -1,9 +1,9 @@
-"""A detector under another backbone: its head's rows on top of a ConvNeXt V2, and adapters where they are joined.
+"""A detector's head on another backbone: its rows on top of a ConvNeXt V2, with adapters where they meet.
 
-The maps of a backbone reach the head through 1 x 1 convolutions to the head's width, in RT-DETR and D-FINE alike (arXiv
-2304.08069, section 4.2). These take any number of channels and are made anew; whatever else reads the old backbone gets an
-adapter of that kind. Every other tensor of the head stays as it is. As the head's are the same, what comes out of a new
-convolution has a counterpart in the old detector, channel by channel: that is what a graft is trained on.
+In RT-DETR and D-FINE alike, backbone maps reach the head through 1 x 1 convolutions to the head's width (arXiv 2304.08069,
+section 4.2). These accept any number of channels and are replaced; anything else that reads the old backbone gets such a
+convolution as an adapter. All other tensors of the head are kept. Since the head is the same, the output of a new
+convolution has a counterpart in the old detector, channel by channel: this is what a graft is trained on.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from nextdetr.models.rows import DECODERS
 
 __all__ = ["Graft", "build_graft", "plan_graft"]
 
-STRIDES = (4, 8, 16, 32)  # of a ConvNeXt V2's maps, whose indices are 1 to 4
+STRIDES = (4, 8, 16, 32)  # of a ConvNeXt V2's maps with the indices 1 to 4
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 @dataclass(frozen=True, slots=True)
 class Graft:
-    """A detector's model file under another backbone.
+    """Model file of a detector on another backbone.
 
     Attributes:
-        text: of the new model file.
-        rows: number of a row of the old head -> of the new one.
-        joints: rows of the new model that are made anew, old convolutions and adapters.
-        pairs: (index of a map in the old detector, index of its counterpart in the new one): what the joints yield, and
-            what the decoder reads.
+        text: text of the new model file.
+        rows: row numbers of the old head -> those of the new one.
+        joints: new rows: replaced convolutions and adapters.
+        pairs: (index of a map in the old detector, index of its counterpart in the new one): outputs of the joints, and
+            inputs of the decoder.
     """
 
     text: str
@@ -48,15 +48,15 @@ class Graft:
 
 
 def plan_graft(source: DetectionModel, size: str, name: str) -> Graft:
-    """Write the model file of a detector under a ConvNeXt V2.
+    """Write the model file of a detector on a ConvNeXt V2.
 
     Args:
         source: the detector.
-        size: of the ConvNeXt V2, ``atto`` for one.
-        name: of the detector, for the file's first line.
+        size: size of the ConvNeXt V2, such as ``atto``.
+        name: name of the detector, for the file's first line.
 
     Raises:
-        ConfigError: there is no such size, or the head reads a map of a stride that the backbone does not have.
+        ConfigError: there is no such size, or the head reads a map of a stride that the backbone lacks.
     """
     if size not in SIZES:
         raise ConfigError(f"there is no ConvNeXt V2 of size {size}; there are {', '.join(SIZES)}.")
@@ -65,7 +65,7 @@ def plan_graft(source: DetectionModel, size: str, name: str) -> Graft:
     for row in file.rows[source.backbone_rows :]:
         writer.add(row)
     mapping = {key: value for key, value in file.mapping.items() if key not in ("backbone", "head")}
-    mapping["normalize"] = "imagenet"  # as ConvNeXt V2's weights, published and our own, expect it
+    mapping["normalize"] = "imagenet"  # as published and own ConvNeXt V2 weights expect
     head = yaml.safe_dump(mapping, sort_keys=False, allow_unicode=True)
     lines = [
         f"# {' '.join(name.split())} under a ConvNeXt V2 of size {size}, written by nextdetr graft.",
@@ -76,13 +76,13 @@ def plan_graft(source: DetectionModel, size: str, name: str) -> Graft:
 
 
 class _Writer:
-    """Writes the head's rows with the indices that they have behind the new backbone."""
+    """Writes the head's rows with their indices after the new backbone."""
 
     def __init__(self, source: DetectionModel, rows: tuple[Row, ...]) -> None:
         self.source = source
         infos, count = source.row_infos, source.backbone_rows
         self.old = {i: stride for info in infos[:count] for i, stride in zip(info.writes, info.strides, strict=True)}
-        # A map of the backbone is read by a convolution that can be made anew, or by something that needs an adapter.
+        # A backbone map is read by a convolution that can be replaced, or by something that needs an adapter.
         self.adapted: dict[int, int] = {}
         for row in rows[count:]:
             for index in infos[row.number].reads:
@@ -118,11 +118,11 @@ class _Writer:
             self.pairs += [pair for pair in read if pair not in self.pairs]
 
     def graft(self, text: str) -> Graft:
-        """Return what has been written."""
+        """Return the text."""
         return Graft(text, self.rows, tuple(self.joints), tuple(self.pairs))
 
     def _is_projection(self, row: Row) -> bool:
-        """Whether a row is a 1 x 1 convolution of one map, without groups, that stands once."""
+        """Whether a row is a single 1 x 1 convolution of one map, without groups."""
         module = getattr(self.source.rows[row.number], "conv", None)
         return row.name == "Conv" and module is not None and module.kernel_size == (1, 1) and module.groups == 1
 
@@ -147,15 +147,15 @@ def _line(row: list[Any]) -> str:
 def build_graft(graft: Graft, source: DetectionModel) -> DetectionModel:
     """Build the grafted detector: the old head's tensors, a random backbone and random joints.
 
-    A joint that was a convolution of the old head keeps the scale and shift of its BatchNorm: so its channels have the old
-    ones' mean and variance from the first step on.
+    A joint that replaces a convolution keeps the scale and shift of its BatchNorm, so that its channels have the old ones'
+    mean and variance from the first step.
 
     Args:
-        graft: what ``plan_graft`` returned.
-        source: the same detector, not folded.
+        graft: result of ``plan_graft``.
+        source: the same detector, not fused.
 
     Raises:
-        ConfigError: a row has other channels behind the new backbone, as the model file scales widths.
+        ConfigError: a row has other channels on the new backbone, because the model file scales widths.
     """
     model = build_model(parse_model_text(graft.text, "the graft"), num_classes=source.num_classes)
     state, numbers = model.state_dict(), graft.rows

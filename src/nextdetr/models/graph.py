@@ -1,4 +1,4 @@
-"""From a model file to a ``DetectionModel``; the only place that knows how to build one."""
+"""Build a ``DetectionModel`` from a model file; the only place that does."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ __all__ = [
     "skip_backbone", "with_memory",
 ]  # fmt: skip
 
-IMAGE = -1  # index of the image among the maps
-# Generous limits that keep a slip of the pen from filling the memory.
+IMAGE = -1  # index of the image in the list of maps
+# Generous limits that keep a typo from filling the memory.
 MOST_REPEATS = 1000
 MOST_SCALE = 100.0
 
-# A model takes some six calls of torch a tensor to build, the largest of ours 6,000; a file may hold few of its tensors.
+# Building takes about six torch calls per tensor, for our largest model 6,000; a file may hold few of its tensors.
 MOST_CALLS, CALLS_A_TENSOR = 8000, 20
 RANDOM = frozenset(
     ("normal_", "uniform_", "erfinv_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_")
 )
 
-#: Loads the file that a backbone row names. ``nextdetr.weights`` has it, and stands above this package.
+#: Loads the file named by a backbone row. ``nextdetr.weights`` provides it; it is above this package.
 BackboneLoader = Callable[[DetectionModel, Path], object]
 
 
 def skip_backbone(model: DetectionModel, path: Path) -> None:
-    """Load nothing for a backbone row that names weights: a ``BackboneLoader`` for who loads the whole model afterwards."""
+    """Load nothing for a backbone row with weights: a ``BackboneLoader`` for callers that load the whole model later."""
 
 
 class _Builder:
-    """Builds the rows of one file, keeping the channels and strides of the maps so far."""
+    """Builds the rows of one file, and tracks channels and strides of the maps so far."""
 
     def __init__(self, file: ModelFile, num_classes: int, drop_path: float) -> None:
         self.file, self.num_classes, self.drop_path = file, num_classes, drop_path
@@ -91,7 +91,7 @@ class _Builder:
         return built.module, RowInfo(layer.title or row.name, origin, repeats, built.arguments, *wiring)
 
     def _resolve(self, row: Row, source: int) -> int:
-        """Turn ``from`` into the index of a map that exists."""
+        """Convert ``from`` to the index of an existing map."""
         index = self.latest + 1 + source if source < 0 else source
         if row.number == 0 and source == -1:
             return IMAGE
@@ -103,7 +103,7 @@ class _Builder:
         raise self.file.error(f"from {source} points to nothing; {known}.", row)
 
     def _publish(self, row: Row, built: Built) -> tuple[int, ...]:
-        """Give the row's maps their indices: a first row of several maps takes 1, 2, …, and leaves 0 empty."""
+        """Assign indices to a row's maps: a first row with several maps takes 1, 2, …, and leaves 0 unused."""
         first = 1 if row.number == 0 and len(built.channels) > 1 else self.latest + 1
         writes = tuple(range(first, first + len(built.channels)))
         self.channels.update(zip(writes, built.channels, strict=True))
@@ -120,18 +120,18 @@ def build_model(
     drop_path: float = 0.0,
     load_backbone: BackboneLoader | None = None,
 ) -> DetectionModel:
-    """Build a detector with random weights, or with those that its file's backbone row names.
+    """Build a detector with random weights, or with those named by its file's backbone row.
 
     Args:
         model: a shipped name, a path, or a parsed file.
-        num_classes: the data's number of classes, in place of the file's ``nc``.
+        num_classes: number of classes of the data, instead of the file's ``nc``.
         drop_path: stochastic depth of the backbone's last block, 0 to 1.
-        load_backbone: loads the file that a backbone row names; ``nextdetr.weights.start`` passes one.
+        load_backbone: loads the file named by a backbone row; ``nextdetr.weights.start`` passes one.
 
     Raises:
         ModelFileError: the file cannot be built (the message names file, row and cause), or its backbone row names weights
-            and there is no ``load_backbone``.
-        WeightsError: the file that the backbone row names cannot be loaded.
+            but there is no ``load_backbone``.
+        WeightsError: the file named by the backbone row cannot be loaded.
     """
     file = load_model_file(model)
     classes = _integer(file, "nc", 80, 1, 1 << 16) if num_classes is None else num_classes
@@ -155,7 +155,7 @@ def build_model(
     )  # fmt: skip
     detector.image_size = _image_size(file, detector.stride)
     if weights is not None:
-        named = bool(str(builder.weights).strip())  # no name at all would be the model file's own folder
+        named = bool(str(builder.weights).strip())  # an empty name would be the model file's own folder
         if load_backbone is not skip_backbone and not (named and weights.exists()):
             raise file.error(f"the backbone's weights {weights if named else repr('')} do not exist.", file.rows[0])
         if load_backbone is None:
@@ -167,11 +167,11 @@ def build_model(
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Leaves random numbers out of new tensors, and keeps those without memory from arithmetic that is slow for them.
+    """Skips random initialisation of new tensors, and slow arithmetic on the meta device.
 
     Args:
         file: the model file, for messages.
-        tensors: how many the weights file has whose metadata state the model; None for a file of the user's own.
+        tensors: number of tensors of the weights file whose metadata hold the model; None for a user's own file.
     """
 
     def __init__(self, file: ModelFile, tensors: int | None = None) -> None:
@@ -186,11 +186,11 @@ class _NoInitialisation(TorchFunctionMode):
             raise self.file.error(f"it has far more layers than the weights file has tensors ({self.tensors:,}).")
         keywords = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in RANDOM:  # of a tensor, or of torch.nn.init
+        if name in RANDOM:  # methods of tensors, or of torch.nn.init
             tensor = args[0] if args else keywords.get("tensor")
             if isinstance(tensor, Tensor):
                 return tensor
-        elif name in ("arange", "linspace", "tensor"):  # what is computed from them is small
+        elif name in ("arange", "linspace", "tensor"):  # results computed from these are small
             keywords = {**keywords, "device": keywords.get("device") or "cpu"}
         return func(*args, **keywords)
 
@@ -203,17 +203,17 @@ def build_skeleton(
     drop_path: float = 0.0,
     load_backbone: BackboneLoader = skip_backbone,
 ) -> DetectionModel:
-    """Build a detector without memory for its weights (on the meta device), to look at names and shapes.
+    """Build a detector on the meta device, to inspect names and shapes.
 
     Args:
         model: as for ``build_model``.
         num_classes: as for ``build_model``.
-        tensors: number of tensors of the file whose metadata state the model; a file of few makes no model of many.
+        tensors: number of tensors of the file whose metadata hold the model; limits the size of the model.
         drop_path: as for ``build_model``.
-        load_backbone: is called with the file that a backbone row names.
+        load_backbone: called with the file named by a backbone row.
 
     Raises:
-        ModelFileError: the file cannot be built, or it is of far more parts than ``tensors``.
+        ModelFileError: the file cannot be built, or has far more parts than ``tensors``.
     """
     file = load_model_file(model)
     with torch.device("meta"), _NoInitialisation(file, tensors):
@@ -221,9 +221,9 @@ def build_skeleton(
 
 
 def with_memory(skeleton: DetectionModel) -> DetectionModel:
-    """Give a skeleton memory for its weights, and return it; what is in it is to be loaded, every tensor.
+    """Allocate the weights of a skeleton and return it; every tensor must then be loaded.
 
-    This takes a fraction of the time of ``build_model``, most of which goes into random numbers.
+    This takes a fraction of the time of ``build_model``, most of which is spent on random numbers.
     """
     given: dict[int, Tensor] = {}
     for module in skeleton.modules():
@@ -263,7 +263,7 @@ def _scale(file: ModelFile) -> tuple[float, float, int]:
 
 
 def _integer(file: ModelFile, key: str, default: int, least: int, most: int) -> int:
-    """Return a top-level whole number."""
+    """Return a top-level integer."""
     value = file.mapping.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise file.error(f"{key} must be a whole number from {least} to {most}, not {value!r}.")
@@ -280,7 +280,7 @@ def _image_size(file: ModelFile, stride: int) -> int:
 
 def _epsilon(file: ModelFile) -> float:
     value = file.mapping.get("batch_norm_eps", BATCH_NORM_EPS)
-    if isinstance(value, str):  # YAML 1.1 reads 1e-5, without a point, as text
+    if isinstance(value, str):  # YAML 1.1 reads 1e-5, without a decimal point, as text
         with contextlib.suppress(ValueError):
             value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:

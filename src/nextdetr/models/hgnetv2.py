@@ -1,8 +1,8 @@
-"""HGNetV2's stem and block, of which the stock RT-DETR-l and -x, D-FINE and the small DEIMv2 are built.
+"""Stem and block of HGNetV2, used by the stock RT-DETR-l and -x, D-FINE and the small DEIMv2.
 
 PP-HGNetV2 has no paper of its own; RT-DETR, arXiv 2304.08069, table A, uses it, and PaddlePaddle's ``hgnet_v2.py``
-(Apache-2.0) and transformers' ``hgnet_v2`` (Apache-2.0) define it. Parameters carry the names of RT-DETR's published files.
-The small sizes of D-FINE (arXiv 2410.13842) and DEIMv2 (arXiv 2509.20787) have a learnable affine block behind each ReLU.
+(Apache-2.0) and transformers' ``hgnet_v2`` (Apache-2.0) define it. Parameter names are those of RT-DETR's published files.
+The small sizes of D-FINE (arXiv 2410.13842) and DEIMv2 (arXiv 2509.20787) have a learnable affine block after each ReLU.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def _activation(affine: bool) -> nn.Module:
 
 
 class HGStem(nn.Module):
-    """Five convolutions and a pooling to a quarter of the size.
+    """Five convolutions and a pooling, down to a quarter of the size.
 
     Args:
         c1: input channels.
         cm: channels inside, at least 2.
         c2: output channels.
-        affine: put a learnable affine block behind each ReLU.
+        affine: add a learnable affine block after each ReLU.
         eps: BatchNorm's epsilon.
         momentum: BatchNorm's momentum.
     """
@@ -82,7 +82,7 @@ class LightConv(nn.Module):
         c1: input channels.
         c2: output channels.
         k: kernel side of the depthwise convolution, odd.
-        affine: put a learnable affine block behind the ReLU.
+        affine: add a learnable affine block after the ReLU.
         eps: BatchNorm's epsilon.
         momentum: BatchNorm's momentum.
     """
@@ -108,7 +108,7 @@ class LightConv(nn.Module):
 
 
 class HGBlock(nn.Module):
-    """A chain of n convolutions whose every map, with the input, is joined and squeezed to the output.
+    """A chain of n convolutions; the input and all intermediate maps are concatenated and reduced to the output.
 
     Args:
         c1: input channels.
@@ -116,10 +116,10 @@ class HGBlock(nn.Module):
         c2: output channels, at least 2.
         k: kernel side, odd.
         n: convolutions in the chain.
-        lightconv: take ``LightConv`` in place of full convolutions.
-        shortcut: add the input, where its channels are those of the output; elsewhere this does nothing, as in the files
-            that the row comes from.
-        affine: put a learnable affine block behind each ReLU.
+        lightconv: use ``LightConv`` instead of full convolutions.
+        shortcut: add the input if it has as many channels as the output; otherwise ignored, as in the model files that
+            define the row.
+        affine: add a learnable affine block after each ReLU.
         eps: BatchNorm's epsilon.
         momentum: BatchNorm's momentum.
     """
@@ -162,5 +162,5 @@ class HGBlock(nn.Module):
 
 
 def _one_larger(x: Tensor) -> Tensor:
-    """Add zeros at the right and the bottom, so that a 2x2 window at stride 1 keeps the size."""
+    """Pad with zeros at the right and bottom, so that a 2x2 window at stride 1 keeps the size."""
     return functional.pad(x, (0, 1, 0, 1))

@@ -1,6 +1,6 @@
-"""Model files: YAML text to plain values, with line numbers, and nothing evaluated.
+"""Parse model files: YAML text to plain values with line numbers; nothing is evaluated.
 
-The dialect is the one users' RT-DETR files are written in: ``nc``, ``scales``, rows ``[from, repeats, name, arguments]``.
+The dialect is that of users' RT-DETR files: ``nc``, ``scales``, rows ``[from, repeats, name, arguments]``.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ __all__ = ["ModelFile", "Row", "available_models", "load_model_file", "parse_mod
 
 KEYS = ("nc", "scales", "scale", "backbone", "head", "normalize", "batch_norm_eps", "image_size", "licence")
 PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")}
-LARGEST = 1 << 16  # characters; a model file has some thousands, and each takes time
+LARGEST = 1 << 16  # characters; a model file has a few thousand, and parsing takes time
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as it stands in the file.
+    """One row of the file.
 
     Attributes:
-        number: position among all rows, from 0, the backbone's first.
+        number: position among all rows, from 0, starting with the backbone's.
         line: line of the file, from 1.
-        sources: what the row reads: indices, negative ones counted back.
-        repeats: how often the layer stands in a row.
+        sources: indices of the input maps; negative ones count backwards.
+        repeats: number of repeats of the layer.
         name: name of the layer.
         arguments: plain values.
     """
@@ -50,7 +50,7 @@ class ModelFile:
 
     Attributes:
         text: the YAML.
-        source: where it came from, for messages and relative paths.
+        source: origin, for messages and relative paths.
         mapping: its top-level values.
         rows: its rows, backbone before head.
     """
@@ -61,7 +61,7 @@ class ModelFile:
     rows: tuple[Row, ...]
 
     def error(self, message: str, row: Row | None = None) -> ModelFileError:
-        """Return an error that names file, row and line."""
+        """Return an error with file, row and line."""
         where = "" if row is None else f", row {row.number} ({row.name}, line {row.line})"
         return ModelFileError(f"{self.source}{where}: {message}")
 
@@ -73,7 +73,7 @@ def available_models() -> list[str]:
 
 
 def shipped_name(text: str) -> str | None:
-    """Return the shipped model whose file has this text; None if there is none."""
+    """Return the shipped model whose file has this text, or None."""
     folder = resources.files("nextdetr") / "configs"
     for name in available_models():
         if (folder / f"{name}.yaml").read_text(encoding="utf-8") == text:
@@ -112,7 +112,7 @@ def load_model_file(name_or_path: str | Path | ModelFile) -> ModelFile:
 
 
 def _is_file(path: Path) -> bool:
-    """Path.is_file, with a name that no file can have (too long, say) being none."""
+    """Path.is_file, but False for impossible names (too long, for example)."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -124,12 +124,12 @@ def parse_model_text(text: str, source: str, *, trained: bool = True) -> ModelFi
 
     Args:
         text: YAML.
-        source: where it came from, for messages.
-        trained: whether weights come with it, for which a ``scale`` that chooses nothing has done no harm.
+        source: origin, for messages.
+        trained: whether weights come with it, in which case a useless ``scale`` has done no harm.
 
     Raises:
-        ModelFileError: not YAML, tags or anchors in it, not a mapping, unknown or doubled keys, a ``scale`` without
-            ``scales``, or rows of a wrong form.
+        ModelFileError: not YAML, tags or anchors in it, not a mapping, unknown or repeated keys, a ``scale`` without
+            ``scales``, or malformed rows.
     """
     if len(text) > LARGEST:
         raise ModelFileError(f"{source}: {len(text):,} characters are too many for a model file.")
@@ -187,12 +187,12 @@ def _kind(node: yaml.Node | None) -> str:
 
 
 def _line(part: yaml.Event | yaml.Node) -> int:
-    """Line of the file, from 1."""
+    """Line number in the file, from 1."""
     return 1 if part.start_mark is None else part.start_mark.line + 1
 
 
 def _value(node: yaml.Node, source: str) -> Any:
-    """Turn a node into plain values; scalars of other kinds (dates, say) are refused."""
+    """Convert a node to plain values; other scalars (such as dates) are refused."""
     line = _line(node)
     if node.tag not in PLAIN_TAGS:
         raise ModelFileError(f"{source}, line {line}: {node.value!r} is neither text nor a number; put it in quotes.")
@@ -204,7 +204,7 @@ def _value(node: yaml.Node, source: str) -> Any:
             key = _value(key_node, source)
             if isinstance(key, (list, dict)) or key in result:
                 line = _line(key_node)
-                raise ModelFileError(f"{source}, line {line}: the key {key!r} stands twice or is not a name.")
+                raise ModelFileError(f"{source}, line {line}: the key {key!r} is repeated or is not a name.")
             result[key] = _value(item, source)
         return result
     constructor = yaml.SafeLoader("")
@@ -240,6 +240,6 @@ def _is_int(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Turn the words that the dialect writes for Python's constants into them."""
+    """Replace the dialect's words for Python constants by these constants."""
     words = {"None": None, "True": True, "False": False}
     return words.get(value, value) if isinstance(value, str) else value

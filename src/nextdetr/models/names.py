@@ -1,4 +1,4 @@
-"""Names of a detector's tensors, ``rows.<row>.<name inside the row>``: the only place that takes them apart."""
+"""Names of a detector's tensors, ``rows.<row>.<name inside the row>``; parsed only here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ROW = re.compile(r"rows\.(\d{1,6})\.")
 
 
 def row_of(name: str) -> int | None:
-    """Return the number of the row that a tensor of this name belongs to; None if the name is no row's.
+    """Return the row number in a tensor's name; None if it has none.
 
     Example:
         >>> row_of("rows.7.cv1.conv.weight")
@@ -21,10 +21,10 @@ def row_of(name: str) -> int | None:
 
 
 def inside_row(name: str) -> str:
-    """Return the name without its row, ``cv1.conv.weight`` of ``rows.7.cv1.conv.weight``; as it is if it is no row's."""
+    """Return the name without its row, ``cv1.conv.weight`` for ``rows.7.cv1.conv.weight``; unchanged without one."""
     return _ROW.sub("", name, count=1) if _ROW.match(name) else name
 
 
 def row_name(row: int, inside: str) -> str:
-    """Return the whole name of what is called ``inside`` in row ``row``."""
+    """Return the full name of ``inside`` in row ``row``."""
     return f"rows.{row}.{inside}"

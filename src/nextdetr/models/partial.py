@@ -1,14 +1,14 @@
-"""A ConvNeXt V2 backbone that keeps the maps of one picture and renews them where the picture changed.
+"""A ConvNeXt V2 backbone that stores the maps of an image and updates them where the image changed.
 
-The picture is a grid of patches of the backbone's largest stride. A change is computed on the changed patches alone, as
-FCMAE computes the visible ones (``layers/sparse.py``); but what lies around them is read from the stored maps, where FCMAE
-takes it for zero.
+The image is a grid of patches with the side of the backbone's largest stride. Only changed patches are computed, as FCMAE
+computes the visible ones (``layers/sparse.py``); but their surroundings are read from the stored maps, where FCMAE assumes
+zeros.
 
 - The depthwise convolution reads its margin from the stored input of its block.
-- GRN's statistics are sums over the whole map. They are kept for each patch; a renewed patch brings its own, and the sum of
-  all is that of the map as it is now.
-- The outputs of the other patches stay as they are, although their surroundings and GRN's scale have changed a little. This
-  is the approximation, and only a full computation removes it.
+- GRN's statistics are sums over the whole map. They are stored per patch; an updated patch replaces its own, and the total
+  is that of the current map.
+- The outputs of the other patches are kept, although their surroundings and GRN's scale have changed a little. This is the
+  approximation; only a full computation removes it.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from nextdetr.models.convnextv2 import Block, ConvNeXtV2
 
 __all__ = ["StoredBackbone"]
 
-# Numbers of the widened map that go through the layers together, as in ``layers/response.py``.
+# Elements of the widened map that pass through the layers together, as in ``layers/response.py``.
 _AT_ONCE = 2**20
 
 
 @dataclass(slots=True)
 class _BlockState:
-    """What is kept of a block: its input, and each patch's sum of squares of the widened map [patches, D]."""
+    """Stored state of a block: its input, and each patch's sum of squares of the widened map [patches, D]."""
 
     x: StoredMap
     squares: Tensor
 
 
 class StoredBackbone:
-    """The maps of one picture after another, each computed in full or from those before.
+    """The maps of a sequence of images, each computed in full or from the previous ones.
 
     Args:
         backbone: a feature extractor; its parameters are used as they are.
@@ -48,7 +48,7 @@ class StoredBackbone:
         patch: side of a patch in pixels.
 
     Raises:
-        ConfigError: it is no ConvNeXt V2.
+        ConfigError: the backbone is not a ConvNeXt V2.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -64,7 +64,7 @@ class StoredBackbone:
 
     @property
     def maps(self) -> list[Tensor]:
-        """The stored maps, as the backbone returns them; ``update`` changes them in place, ``full`` makes new ones."""
+        """The stored maps, as the backbone returns them; ``update`` changes them in place, ``full`` creates new ones."""
         return [self._maps[index].map for index in self.backbone.out_indices]
 
     def squares(self) -> list[Tensor]:
@@ -93,10 +93,10 @@ class StoredBackbone:
         return self.maps
 
     def update(self, image: Tensor, visible: VisiblePatches) -> list[Tensor]:
-        """Renew some patches of the stored maps; return the maps.
+        """Update some patches of the stored maps; return the maps.
 
         Args:
-            image: [1, 3, H, W], of the same size as the one before.
+            image: [1, 3, H, W], of the same size as the previous one.
             visible: the patches to compute.
         """
         side, x = self.patch, _pixels(image, visible, self.patch)  # [1, V, P * P, 3]
@@ -106,7 +106,7 @@ class StoredBackbone:
             for block, state in zip(stage, self._blocks[number], strict=True):
                 assert isinstance(block, Block)
                 state.x.put(x, visible)
-                shape = (1, -1, side, x.shape[-1])  # patches below one another
+                shape = (1, -1, side, x.shape[-1])  # patches stacked vertically
                 y = state.x.depthwise(block.dwconv.weight, block.dwconv.bias, visible)
                 widened, squares = _widen(block, y.view(shape), side)
                 state.squares.index_copy_(0, visible.ids[0], squares)
@@ -116,7 +116,7 @@ class StoredBackbone:
 
 
 def _widen(block: Block, y: Tensor, side: int) -> tuple[list[Tensor], Tensor]:
-    """Run norm, first linear layer and activation on [1, H, W, C], some rows at a time.
+    """Run norm, first linear layer and activation on [1, H, W, C] in blocks of rows.
 
     Returns:
         The widened rows, each [1, h, W, D], and their sums of squares over each patch, [patches, D].
@@ -133,7 +133,7 @@ def _widen(block: Block, y: Tensor, side: int) -> tuple[list[Tensor], Tensor]:
 
 
 def _narrow(block: Block, widened: list[Tensor], squares: Tensor, residual: Tensor) -> Tensor:
-    """Return ``residual`` [1, H, W, C] and the block's last layers of the widened rows, with GRN of these sums [D]."""
+    """Add the block's last layers on the widened rows, with GRN from these sums [D], to ``residual`` [1, H, W, C]."""
     weight: Tensor = block.pwconv2.weight
     bias: Tensor = block.pwconv2.bias
     if not isinstance(block.grn, nn.Identity):
@@ -155,12 +155,12 @@ def _narrow(block: Block, widened: list[Tensor], squares: Tensor, residual: Tens
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``linear`` of [1, H, W, C] as a convolution, whose library adds the bias as it goes."""
+    """``linear`` on [1, H, W, C] as a convolution, whose kernel adds the bias on the fly."""
     return functional.conv2d(x.permute(0, 3, 1, 2), weight[:, :, None, None], bias).permute(0, 2, 3, 1)
 
 
 def _downsampled(downsample: nn.Module, x: Tensor, side: int) -> tuple[Tensor, int]:
-    """Run a stage's first layers, norms and convolutions of kernel = stride, on patches [1, V, side * side, C]."""
+    """Run a stage's first layers (norms and convolutions with kernel = stride) on patches [1, V, side * side, C]."""
     assert isinstance(downsample, nn.Sequential)
     for layer in downsample:
         if isinstance(layer, nn.Conv2d):

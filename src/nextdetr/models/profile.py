@@ -1,6 +1,6 @@
-"""Time and operations of each row of a model, measured in one forward pass a run.
+"""Time and operations of each row of a model, one forward pass per run.
 
-Operations are counted by torch's own counter (2 per multiply-add), apart from the timed runs, which it would slow down.
+Operations are counted with torch's counter (2 per multiply-add), separately from the timed runs, which it would slow down.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from nextdetr.models.detection import DetectionModel
 
 __all__ = ["RowProfile", "profile_rows"]
 
-#: Runs before the clock counts (memory is allocated, kernels are chosen), and runs of which the median is taken.
+#: Untimed runs (memory allocation, kernel selection), and timed runs of which the median is taken.
 WARM_UP, RUNS = 2, 5
 
 
 @dataclass(frozen=True, slots=True)
 class RowProfile:
-    """One row's cost on one image: ``seconds`` is the median of the runs, ``gflop`` counts 2 per multiply-add."""
+    """Cost of one row for one image: ``seconds`` is the median of the runs, ``gflop`` counts 2 per multiply-add."""
 
     seconds: float
     gflop: float
 
     @property
     def gflop_per_second(self) -> float:
-        """Speed of the row's arithmetic."""
+        """Arithmetic throughput of the row."""
         return self.gflop / self.seconds if self.seconds > 0 else 0.0
 
 
 def profile_rows(model: DetectionModel, image_size: int, *, runs: int = RUNS, warm_up: int = WARM_UP) -> list[RowProfile]:
-    """Measure an evaluation forward on one image, row by row, without a side effect on the model.
+    """Profile an evaluation forward on one image, row by row, without side effects on the model.
 
-    The first row's share holds no normalisation of the image, which belongs to none.
+    The first row's share excludes the normalisation of the image, which belongs to no row.
 
     Args:
-        model: any detector, on the device that is to be measured.
+        model: any detector, on the device to measure.
         image_size: side of the square input, pixels, a multiple of the model's ``stride``.
         runs: timed forward passes, at least 1.
-        warm_up: passes before.
+        warm_up: untimed passes before.
 
     Returns:
         One profile for each row, in order.
@@ -74,7 +74,7 @@ def profile_rows(model: DetectionModel, image_size: int, *, runs: int = RUNS, wa
 
 
 def _clock(device: torch.device) -> float:
-    """Time in seconds, when all that the device was given is done."""
+    """Time in seconds, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -83,7 +83,7 @@ def _clock(device: torch.device) -> float:
 
 
 def _differences(model: DetectionModel, image: torch.Tensor, reading: Callable[[], float]) -> list[float]:
-    """Run the model once and return by how much ``reading`` rises in each row."""
+    """Run the model once and return the increase of ``reading`` in each row."""
     before: dict[nn.Module, float] = {}
     rises: dict[nn.Module, float] = {}
 

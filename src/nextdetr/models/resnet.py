@@ -4,9 +4,9 @@
 for Image Classification with Convolutional Neural Networks", arXiv 1812.01187, section 4.2: a stem of three 3x3
 convolutions, and an average pooling in the shortcuts that halve a map.
 
-Where they differ from the papers, both as RT-DETR's published files do: ``ResNetLayer`` has SiLU within its blocks and in
-its stem, and ReLU only after the sum; the vd variant projects the shortcut of the first block of every stage, of ResNet-18
-and -34's first stage too, where the channels would not ask for it. Parameters carry the names of the published files.
+Differences from the papers, as in RT-DETR's published files: ``ResNetLayer`` has SiLU inside its blocks and in its stem,
+and ReLU only after the sum; the vd variant projects the shortcut of the first block of every stage, even in the first stage
+of ResNet-18 and -34, where the channels would not require it. Parameter names are those of the published files.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = ["VD_SIZES", "ResNetBlock", "ResNetLayer", "ResNetVD", "VDBlock", "VDS
 
 
 class ResNetBlock(nn.Module):
-    """A bottleneck: 1x1, 3x3 and 1x1 convolution, added to the shortcut.
+    """A bottleneck: 1x1, 3x3 and 1x1 convolution, plus a shortcut.
 
     Args:
         c1: input channels.
-        c2: channels inside; e · c2 go out.
+        c2: inner channels; the output has e · c2.
         s: stride of the 3x3 convolution.
         e: expansion.
         eps: BatchNorm's epsilon.
@@ -66,7 +66,7 @@ class ResNetLayer(nn.Module):
 
     Args:
         c1: input channels.
-        c2: output channels of the stem, or channels inside the bottlenecks.
+        c2: output channels of the stem, or inner channels of the bottlenecks.
         s: stride of a stage; the stem's is 4.
         is_first: the stem, a 7x7 convolution and a pooling.
         n: bottlenecks of a stage.
@@ -75,8 +75,8 @@ class ResNetLayer(nn.Module):
         momentum: BatchNorm's momentum.
 
     Attributes:
-        channels: of the map that it yields.
-        stride: of that map, in pixels of the input.
+        channels: channels of the output map.
+        stride: stride of the output map, in pixels of the input.
     """
 
     def __init__(
@@ -132,10 +132,10 @@ class VDBlock(nn.Module):
 
     Args:
         c1: input channels.
-        c2: channels inside.
+        c2: inner channels.
         s: stride of the first 3x3 convolution, 1 or 2.
-        bottleneck: 1x1, 3x3 and 1x1 in place of two 3x3 convolutions; 4 · c2 channels go out in place of c2.
-        projected: the first block of its stage: the shortcut has a convolution, after a pooling at stride 2.
+        bottleneck: 1x1, 3x3 and 1x1 instead of two 3x3 convolutions; the output has 4 · c2 channels instead of c2.
+        projected: first block of its stage: the shortcut has a convolution, after a pooling at stride 2.
         eps: BatchNorm's epsilon.
         momentum: BatchNorm's momentum.
     """
@@ -177,7 +177,7 @@ class VDBlock(nn.Module):
 
 
 class VDStage(nn.Module):
-    """The blocks of a stage; a module of its own because the published names have one here."""
+    """The blocks of a stage; a module of its own because the published names include one here."""
 
     def __init__(self, blocks: list[VDBlock]) -> None:
         super().__init__()

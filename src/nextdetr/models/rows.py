@@ -1,6 +1,6 @@
-"""What a row of a model file may be: a plain table of layer names, each with its arguments and how it is built.
+"""Rows of a model file: a plain table of layer names, each with its arguments and builder.
 
-Channels and strides are computed from the arguments; nothing is run to learn them.
+Channels and strides are computed from the arguments; nothing is run to find them.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ _EDGES = (
     Argument("project", (bool,)),
 )
 
-#: Names that a model file may use, and nothing else.
+#: Names that a model file may use, and no others.
 LAYERS: Mapping[str, Layer] = {
     **{f"convnextv2_{size}": Layer((Argument("weights", (str,)),), _backbone(size)) for size in SIZES},
     "Conv": Layer(
@@ -186,4 +186,4 @@ LAYERS: Mapping[str, Layer] = {
 }
 
 DECODERS = ("RTDETRDecoder", "DFINEDecoder", "DEIMDecoder")
-"""Names of which one, and only one, stands in the last row."""
+"""Names of the decoders, exactly one of which is in the last row."""

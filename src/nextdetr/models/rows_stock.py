@@ -1,4 +1,4 @@
-"""The rows of stock models: HGNetV2's and ResNet's blocks, the official ResNet-vd as a whole, D-FINE's fusion block."""
+"""Rows of stock models: blocks of HGNetV2 and ResNet, the official ResNet-vd as a whole, D-FINE's fusion block."""
 
 from __future__ import annotations
 

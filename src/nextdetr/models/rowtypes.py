@@ -1,4 +1,4 @@
-"""What a row of a model file consists of: its arguments, what it is built from, and what it yields."""
+"""Types of a model file's rows: arguments, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class RowError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RowContext:
-    """What a row is built from, besides its arguments.
+    """Inputs of a row, besides its arguments.
 
     Attributes:
-        channels: channels of each map it reads.
+        channels: channels of each input map.
         strides: their strides.
-        repeats: after depth scaling.
+        repeats: repeats after depth scaling.
         num_classes: number of classes.
         width: factor of the channels of scaled layers.
-        max_channels: limit of the channels before scaling.
+        max_channels: limit on the channels before scaling.
         eps: BatchNorm's epsilon.
         drop_path: stochastic depth of a backbone's last block.
-        first: the row is the first one, and reads the image.
+        first: whether the row is the first one and reads the image.
     """
 
     channels: list[int]
@@ -48,19 +48,19 @@ class RowContext:
     first: bool = False
 
     def scaled(self, channels: int) -> int:
-        """Return channels after width scaling, a multiple of 8 (also where the width is 1, as in the dialect)."""
+        """Return channels after width scaling, a multiple of 8 (even if the width is 1, as in the dialect)."""
         return math.ceil(min(channels, self.max_channels) * self.width / 8) * 8
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A row's module and the maps that it yields.
+    """A row's module and its output maps.
 
     Attributes:
         module: the layer.
-        channels, strides: one per map; empty for a decoder.
-        arguments: arguments as ``info`` shows them, the input's channels inserted.
-        weights: file that the row's weights are to be loaded from.
+        channels, strides: one per output map; empty for a decoder.
+        arguments: arguments as shown by ``info``, with the input's channels inserted.
+        weights: file from which the row's weights are to be loaded.
     """
 
     module: nn.Module
@@ -75,11 +75,11 @@ class Argument:
     """One positional argument of a row.
 
     Attributes:
-        name: for messages.
-        kinds: what types it may have; a list's items must be of one of the others.
+        name: name for messages.
+        kinds: allowed types; a list's items must be of one of the others.
         required: whether it must be given.
         least: smallest number allowed.
-        most: largest number allowed; the default only keeps a slip of the pen from filling the memory.
+        most: largest number allowed; the default only keeps a typo from filling the memory.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Argument:
     most: float = 1 << 16
 
     def check(self, value: Any) -> None:
-        """Raise RowError unless ``value`` is one that this argument takes."""
+        """Raise RowError unless ``value`` is valid for this argument."""
         fits = isinstance(value, self.kinds) and not (isinstance(value, bool) and bool not in self.kinds)
         if not fits:
             wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in self.kinds)
@@ -101,7 +101,7 @@ class Argument:
                 self.check(item)
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             return
-        # Both are worded so that "not a number" fails them.
+        # Both conditions are written so that NaN fails them.
         if self.least is not None and not value >= self.least:
             raise RowError(f"the argument {self.name} must be at least {self.least}, not {value!r}.")
         if not value <= self.most:
@@ -110,15 +110,15 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """An entry of the table.
+    """An entry of the layer table.
 
     Attributes:
-        arguments: what it takes, in order.
-        build: makes the module.
-        inputs: how many maps it reads; None for any number.
-        repeatable: whether a row may have more than one repeat; ``build`` makes of them what it will.
+        arguments: arguments in order.
+        build: builds the module.
+        inputs: number of input maps; None for any number.
+        repeatable: whether a row may have more than one repeat; ``build`` decides what that means.
         title: name in ``info``.
-        options: what a mapping in the place of the last argument may set, by name.
+        options: settings of a mapping in place of the last argument, by name.
     """
 
     arguments: tuple[Argument, ...]
@@ -155,32 +155,32 @@ class Layer:
 
 
 def split_options(arguments: list[Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Part the positional arguments from the mapping that may stand last."""
+    """Separate the positional arguments from the mapping that may come last."""
     if arguments and isinstance(arguments[-1], dict):
         return arguments[:-1], arguments[-1]
     return arguments, {}
 
 
 def check_first(context: RowContext) -> None:
-    """Raise RowError unless the row, a whole backbone, is the first one: its strides are counted from the image."""
+    """Raise RowError unless the row, a whole backbone, is the first one: its strides are relative to the image."""
     if not context.first:
         raise RowError("a backbone must be the first row and read the image (from -1).")
 
 
 def check_kernel(kernel: int, stride: int, padding: int | None, dilation: int = 1) -> None:
-    """Check that a convolution makes a map of 1 / stride of the size, as every later row and the decoder take it to.
+    """Check that a convolution's output has 1 / stride of the size, as every later row and the decoder assume.
 
     Args:
         kernel: side of the kernel.
         stride: of the convolution.
-        padding: None for the one that fits.
-        dilation: of the kernel.
+        padding: None for the fitting one.
+        dilation: dilation of the kernel.
 
     Raises:
-        RowError: the map would have another size; the message has the padding that fits, if one does.
+        RowError: the map would have another size; the message has the fitting padding, if there is one.
     """
     reach = dilation * (kernel - 1)
-    fitting = reach // 2  # from the kernel's reach less a stride to the whole of it there may be one
+    fitting = reach // 2  # there may be one between the kernel's reach minus a stride and the reach
     given = fitting if padding is None else padding
     if reach - stride < 2 * given <= reach:
         return
@@ -193,7 +193,7 @@ def check_kernel(kernel: int, stride: int, padding: int | None, dilation: int = 
 
 
 def repeated(context: RowContext, make: Callable[[int], nn.Module]) -> nn.Module:
-    """Return the module that ``make`` makes of 0, or a sequence of as many as the row has repeats."""
+    """Return the module from ``make(0)``, or a sequence with as many as the row has repeats."""
     if context.repeats == 1:
         return make(0)
     return nn.Sequential(*(make(number) for number in range(context.repeats)))

@@ -1,7 +1,7 @@
-"""Which sizes of image a model takes: the one place that says so, and how it is told.
+"""Valid image sizes of a model, and the messages about them.
 
-Maps of a size that is no multiple of their stride lose a strip at the right and bottom edge, by which every box would be
-off, or do not fit one another where they are joined.
+Maps whose size is not a multiple of their stride lose a strip at the right and bottom edge, which shifts every box, or do
+not match where they are combined.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ __all__ = ["check_sides", "nearest_size", "size_problem"]
 
 
 def size_problem(side: int, step: int, what: str = "the model's largest stride") -> str | None:
-    """Return what is wrong with a side of an image, in pixels, as the end of a sentence; None if it is a right one.
+    """Return what is wrong with an image side in pixels, as the end of a sentence; None if it is valid.
 
     Args:
-        side: in pixels.
-        step: the right ones are its multiples.
-        what: what the step is.
+        side: side in pixels.
+        step: valid sides are its multiples.
+        what: description of the step.
     """
     if side >= step and side % step == 0:
         return None
@@ -30,13 +30,13 @@ def check_sides(height: int, width: int | None, step: int, what: str = "the mode
     """Check an image size, or the height and width of images.
 
     Args:
-        height: of the images in pixels; of the square input, if there is no ``width``.
-        width: of the images in pixels.
+        height: height of the images in pixels; side of the square input without ``width``.
+        width: width of the images in pixels.
         step: see ``size_problem``.
         what: see ``size_problem``.
 
     Raises:
-        ConfigError: a side is no multiple of the step.
+        ConfigError: a side is not a multiple of the step.
     """
     for side in (height,) if width is None else (height, width):
         problem = size_problem(side, step, what)
@@ -46,5 +46,5 @@ def check_sides(height: int, width: int | None, step: int, what: str = "the mode
 
 
 def nearest_size(side: int, step: int) -> int:
-    """Return the multiple of ``step``, at least one, that is nearest to ``side``."""
+    """Return the multiple of ``step``, at least one, nearest to ``side``."""
     return max(1, round(side / step)) * step

@@ -1,4 +1,4 @@
-"""The table of a model's rows, with parameters and GFLOP."""
+"""Table of a model's rows, with parameters and GFLOP."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["RowSummary", "Summary", "count_gflop", "summarize"]
 
 @dataclass(frozen=True, slots=True)
 class RowSummary:
-    """One row of the table; ``parameters`` counts trainable ones and all others alike, ``profile`` is what was measured."""
+    """One row of the table; ``parameters`` counts all of them, trainable or not; ``profile`` holds measurements."""
 
     index: int
     from_: int | list[int]
@@ -29,7 +29,7 @@ class RowSummary:
     profile: RowProfile | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as the JSON result has it; ``seconds`` and ``gflop`` stand in it only where they were measured."""
+        """Return the row for the JSON result; ``seconds`` and ``gflop`` only if they were measured."""
         row: dict[str, Any] = {
             "index": self.index, "from": self.from_, "repeats": self.repeats, "parameters": self.parameters,
             "module": self.module, "arguments": self.arguments,
@@ -48,7 +48,7 @@ class Summary:
     image_size: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return the summary as the JSON result has it."""
+        """Return the summary for the JSON result."""
         return {
             "rows": [row.to_json() for row in self.rows], "parameters": self.parameters,
             "trainable_parameters": self.trainable_parameters, "gflop": round(self.gflop, 3), "image_size": self.image_size,
@@ -59,12 +59,12 @@ def summarize(model: DetectionModel, image_size: int = 640, *, profile: bool = F
     """Return the table of a model.
 
     Args:
-        model: any detector; it is left in the mode in which it came.
-        image_size: side of the square input, pixels, that GFLOP is counted for; a multiple of the model's ``stride``.
+        model: any detector; its mode is restored.
+        image_size: side of the square input in pixels for the GFLOP; a multiple of the model's ``stride``.
         profile: also measure time and count operations of each row.
 
     Raises:
-        ConfigError: the model takes no images of this size.
+        ConfigError: the model does not accept images of this size.
     """
     model.check_size(image_size)
     measured = profile_rows(model, image_size) if profile else [None] * len(model.rows)
@@ -86,7 +86,7 @@ def summarize(model: DetectionModel, image_size: int = 640, *, profile: bool = F
 
 
 def count_gflop(model: DetectionModel, image_size: int) -> float:
-    """Count the operations of an evaluation forward on one image, without a side effect on the model."""
+    """Count the operations of an evaluation forward on one image, without side effects on the model."""
     modes = [(module, module.training) for module in model.modules()]
     device = next(model.parameters()).device
     counter = FlopCounterMode(display=False)
