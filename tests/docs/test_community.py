@@ -68,6 +68,13 @@ def test_the_release_publishes_by_identity_and_never_by_a_secret():
     assert "secrets." not in text
 
 
+def test_actions_are_pinned_by_commit():
+    for workflow in (ROOT / ".github/workflows").glob("*.yml"):
+        used = re.findall(r"uses: (.*)", workflow.read_text(encoding="utf-8"))
+        assert used
+        assert not [action for action in used if not re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+.*", action)]
+
+
 def test_llms_txt_begins_as_its_convention_asks():
     lines = (ROOT / "llms.txt").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "# NextDETR"
