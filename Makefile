@@ -33,7 +33,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell src docs website plugins $(wildcard *.md) .github
+	$(BIN)/codespell src docs website examples plugins $(wildcard *.md) .github
 
 # The site, in build/site. Warnings are errors; with --quiet MkDocs would not count them. `make docs-serve` shows it.
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
