@@ -98,5 +98,5 @@ def test_variants_that_do_not_fold_are_refused(variant, message):
 
 
 def test_a_sparse_kernel_that_is_not_square_is_refused():
-    with pytest.raises(WeightsError, match="no square"):
+    with pytest.raises(WeightsError, match="not a square"):
         from_sparse({"encoder.stages.0.0.dwconv.kernel": torch.zeros(48, 40)})

@@ -20,11 +20,11 @@ from tests.helpers import TINY_MODEL, tiny_model
 MANY = "  - [-1, 1000, Conv, [32, 1, 1]]\n"  # a thousand layers in 33 bytes
 HUGE = TINY_MODEL.replace("  - [[6, 5]", 200 * MANY + "  - [[6, 5]")
 DAMAGED = {
-    "classes are no JSON": ({"classes": '["a"'}, "classes is no list of names"),
-    "classes are deep": ({"classes": "[" * 100_000}, "classes is no list of names"),
-    "classes are an object": ({"classes": '{"a": 1}'}, "classes is no list of names"),
-    "classes are numbers": ({"classes": "[1, 2]"}, "classes is no list of names"),
-    "there are no classes": ({"classes": "[]"}, "classes is no list of names"),
+    "classes are no JSON": ({"classes": '["a"'}, "classes is not a list of names"),
+    "classes are deep": ({"classes": "[" * 100_000}, "classes is not a list of names"),
+    "classes are an object": ({"classes": '{"a": 1}'}, "classes is not a list of names"),
+    "classes are numbers": ({"classes": "[1, 2]"}, "classes is not a list of names"),
+    "there are no classes": ({"classes": "[]"}, "classes is not a list of names"),
     "one class too many": ({"classes": '["a", "b", "c"]'}, "names 3 classes, but its tensors are for 2"),
     "image size of 80": ({"image_size": "80"}, "image_size is '80'"),
     "image size of words": ({"image_size": "large"}, "image_size is 'large'"),

@@ -135,7 +135,7 @@ def test_numbered_labels_of_transformers_are_no_names(folder, tmp_path):
     _, identity = open_weights(tmp_path / "f")
     assert (identity.classes, identity.num_classes) == (None, 3)
     (report,) = start_model(ATTO, weights=tmp_path / "f", classes=["a", "b", "c"]).reports
-    assert "its classes have no names; they are taken to be the model's, in their order" in report.text()
+    assert "its classes have no names; they are assumed to be the model's, in order" in report.text()
     (report,) = start_model(ATTO, weights=tmp_path / "f", classes=["a", "b"]).reports
     assert "does not name its classes" in report.text()
 

@@ -134,7 +134,7 @@ def test_tricks_of_single_instructions(tmp_path, canary):
     ("trick", "cause"),
     [
         (b"cos\nsystem\n", "would run code"),
-        (text("0") + b"Q", "no tensor storage"),
+        (text("0") + b"Q", "not a tensor storage"),
         (b"(" + text("module") + text("os.system") + text("f") + text("source") + b"tQ", "a module has no class"),
         (b"(" + text("storage") + b"ctorch\nQInt8Storage\n" + text("0") + text("cpu") + number(4) + b"tQ", "quantised"),
         (b"P0\n", "the instruction PERSID"),

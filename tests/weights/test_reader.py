@@ -175,7 +175,7 @@ def test_folders_of_transformers(tmp_path):
     file = read_tensors(tmp_path)
     same(file.tensors, state)
     assert (file.format, file.extra["config"], file.path) == ("folder", {"model_type": "rt_detr"}, tmp_path)
-    for name, cause in (("../model-1.safetensors", "no file of this folder"), ("model-1.safetensors", "none of its files")):
+    for name, cause in (("../model-1.safetensors", "not in this folder"), ("model-1.safetensors", "none of its files")):
         index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": name}}))
         with pytest.raises(WeightsError, match=cause):
             read_tensors(tmp_path)

@@ -1,4 +1,4 @@
-"""A backbone by itself, from weights of any known layout: as an encoder, or as a model of one row that describes images."""
+"""A backbone on its own, from weights of any known layout: as an encoder, or as a one-row model for embeddings."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from nextdetr.weights.tensorfile import read_metadata
 __all__ = ["open_encoder", "open_features"]
 
 PREFIX = "convnextv2-"
-#: What the published backbones, and ours, are trained at.
+#: Training size of the published backbones, and of ours.
 BACKBONE_IMAGE_SIZE = 224
 
 
 def open_encoder(source: str | Path, *, drop_path: float = 0.0, num_classes: int | None = None) -> ConvNeXtV2:
-    """Build the backbone that a file holds, and load it.
+    """Build and load the backbone in a file.
 
     Args:
-        source: a backbone's or detector's weights (see ``open_weights``), whose final norm and classifier are left out; or
-            ``convnextv2-atto`` and the like for a backbone with random weights.
+        source: weights of a backbone or detector (see ``open_weights``), whose final norm and classifier are ignored; or
+            ``convnextv2-atto`` etc. for a backbone with random weights.
         drop_path: stochastic depth of the last block, 0 to 1.
-        num_classes: build a classifier of so many classes, with a new head; None for a feature extractor.
+        num_classes: build a classifier with this many classes and a new head; None for a feature extractor.
 
     Returns:
-        The backbone, with GRN if the file has it. It has the stages that the file has.
+        The backbone with the stages in the file, and with GRN if the file has it.
 
     Raises:
         WeightsError: the file is missing, cannot be read, or has no whole ConvNeXt backbone.
@@ -61,14 +61,14 @@ def open_encoder(source: str | Path, *, drop_path: float = 0.0, num_classes: int
 
 
 def open_features(model: str | Path) -> OpenedModel:
-    """Open what can describe images: all that ``open_detector`` takes, and a backbone's weights (see ``open_weights``).
+    """Open a model for embeddings: anything that ``open_detector`` takes, or a backbone's weights (see ``open_weights``).
 
-    A backbone alone becomes a model of one row, which has no decoder: it can only run ``row_maps``. It takes images with
-    ImageNet's mean and deviation, as published backbones do, and ours.
+    A backbone becomes a one-row model without decoder: only ``row_maps`` can be run. It normalises images with ImageNet's
+    mean and standard deviation, as published backbones do, and ours.
 
     Raises:
         ModelFileError: neither a shipped name, nor a readable model file.
-        WeightsError: a weights file is damaged, or no ConvNeXt V2 of a published size.
+        WeightsError: a weights file is damaged, or not a ConvNeXt V2 of a published size.
     """
     path = Path(model)
     by_name = not is_local(path) and bool(parse_name(path.as_posix()) or find_published(str(model)))
@@ -98,7 +98,7 @@ def open_features(model: str | Path) -> OpenedModel:
 
 
 def _is_detector(path: Path) -> bool:
-    """Whether a safetensors file says that it is a detector of ours; damaged ones are left to who reads them whole."""
+    """Whether a safetensors file claims to be one of our detectors; damaged ones are left to the full reader."""
     if path.suffix != ".safetensors":
         return False
     try:

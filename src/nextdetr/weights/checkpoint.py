@@ -1,6 +1,6 @@
-"""The detector file: safetensors whose metadata holds all that is needed to build and use the detector again.
+"""The detector file: safetensors with all metadata needed to build and use the detector.
 
-Tensor names are those of ``DetectionModel.state_dict()``; the metadata's keys are fixed (INTERFACES, "Files of a run").
+Tensor names are those of ``DetectionModel.state_dict()``; the metadata keys are fixed (INTERFACES, "Files of a run").
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ __all__ = [
 FORMAT_VERSION = "1"
 SPEED = "speed"  # inference/speed.py
 FAMILIARITY = "familiarity"  # inference/familiarity.py
-#: Further metadata that hold of these very weights only.
+#: Other metadata that hold only for these very weights.
 OF_THESE_WEIGHTS = frozenset((SPEED, THRESHOLDS, CALIBRATION, FAMILIARITY))
 _FIXED = frozenset(
     (
@@ -57,19 +57,19 @@ _FIXED = frozenset(
     )
 )  # fmt: skip
 LARGEST_SIZE = 1 << 14  # pixels, of the side of the square input
-_AT_ONCE = 8 << 20  # bytes that are read before the file's memory is given back
+_AT_ONCE = 8 << 20  # bytes to read before the file's memory is released
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
-    """A detector with what is known of it.
+    """A detector and its metadata.
 
     Attributes:
-        model: the network, in evaluation mode.
+        model: the model, in evaluation mode.
         classes: C names, in the order of the model's indices.
         image_size: side of the square input in pixels.
-        source: what the user named.
-        metadata: the file's metadata, all strings; without ``classes`` for a model that has not been trained.
+        source: source as given by the user.
+        metadata: the file's metadata, all strings; without ``classes`` for an untrained model.
     """
 
     model: DetectionModel
@@ -80,7 +80,7 @@ class OpenedModel:
 
     @property
     def trained(self) -> bool:
-        """Whether weights came from a checkpoint."""
+        """Whether the weights came from a checkpoint."""
         return "classes" in self.metadata
 
 
@@ -97,23 +97,23 @@ def save_detector(
     data: str = "none",
     extra: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a detector file, whole or not at all; the same weights and metadata give the same bytes.
+    """Write a detector file atomically; the same weights and metadata give the same bytes.
 
     Args:
         path: target, ``*.safetensors``.
-        state: ``DetectionModel.state_dict()``, of any device.
+        state: ``DetectionModel.state_dict()``, on any device.
         model_text: text of the model YAML.
         classes: class names in the order of the indices.
         image_size: side of the square input in pixels.
         metrics: COCO metrics of these weights, if known.
         weights_licence: licence of the weights that training started from.
         source_weights: file that training started from.
-        data: name of the data set that it was trained on.
-        extra: further metadata, all strings, which come back in ``OpenedModel.metadata`` and travel with the detector
+        data: name of the data set it was trained on.
+        extra: further metadata, all strings, which are returned in ``OpenedModel.metadata`` and stay with the detector
             (``extra_metadata``).
 
     Raises:
-        ValueError: ``extra`` names a key of the fixed ones.
+        ValueError: ``extra`` contains a fixed key.
     """
     from nextdetr import __version__
 
@@ -134,12 +134,12 @@ def save_detector(
 
 
 def save_opened(path: str | Path, opened: OpenedModel, **changes: Any) -> Path:
-    """Write an opened detector with all that is known of it.
+    """Write an opened detector with its metadata.
 
     Args:
         path: target, ``*.safetensors``.
         opened: the detector.
-        changes: arguments of ``save_detector`` in place of what the metadata say.
+        changes: arguments of ``save_detector`` that override the metadata.
     """
     metadata = opened.metadata
     known: dict[str, Any] = {
@@ -151,12 +151,12 @@ def save_opened(path: str | Path, opened: OpenedModel, **changes: Any) -> Path:
 
 
 def extra_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return what a detector's metadata have besides the fixed fields, for ``save_detector``'s ``extra``."""
+    """Return a detector's metadata besides the fixed fields, for ``save_detector``'s ``extra``."""
     return {key: value for key, value in metadata.items() if key not in _FIXED}
 
 
 def read_metrics(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return the metrics that a detector's metadata state; none where they are unreadable."""
+    """Return the metrics in a detector's metadata; empty if unreadable."""
     try:
         metrics = json.loads(metadata.get("metrics", "{}"))
     except (ValueError, RecursionError):
@@ -191,13 +191,13 @@ def open_model(
     """Open a shipped name, a model YAML or a checkpoint.
 
     Args:
-        source: what the user named.
+        source: source as given by the user.
         num_classes: number of classes for a model file; a checkpoint has its own.
-        load_backbone: see ``build_model``; a checkpoint has its backbone's weights itself.
+        load_backbone: see ``build_model``; a checkpoint already contains its backbone.
 
     Raises:
         ModelFileError: neither a shipped name nor a readable model file.
-        WeightsError: a checkpoint that cannot be read or does not fit its own model.
+        WeightsError: a checkpoint cannot be read or does not fit its own model.
     """
     if str(source).endswith(".safetensors"):
         return _open_checkpoint(Path(source))
@@ -213,7 +213,7 @@ def _open_checkpoint(path: Path) -> OpenedModel:
         shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 - not a mapping
     with stated_model(path):
         file = parse_model_text(metadata["model"], "the file")
-        # Compared first without memory: a file of a few bytes may state a model of any size.
+        # Compared on the meta device first: a tiny file may state a model of any size.
         model = build_skeleton(file, num_classes=len(classes), tensors=len(shapes))
         _check_shapes(model, shapes, path)
     image_size = image_size_of(metadata, model, str(path))
@@ -222,10 +222,10 @@ def _open_checkpoint(path: Path) -> OpenedModel:
 
 
 def _load(model: DetectionModel, names: Sequence[str], path: Path) -> None:
-    """Copy all tensors of a file, which is closed and opened again every few megabytes to give its memory back.
+    """Copy all tensors of a file, which is reopened every few megabytes to release its memory.
 
     Raises:
-        WeightsError: a tensor has a type that is none of weights, or holds NaN; or the file is damaged.
+        WeightsError: a tensor has an unsuitable type or holds NaN; or the file is damaged.
     """
     own = model.state_dict()
     remaining = list(reversed(names))
@@ -237,15 +237,15 @@ def _load(model: DetectionModel, names: Sequence[str], path: Path) -> None:
                 tensor = file.get_tensor(name)
                 fill({name: own[name]}, {name: tensor}, str(path))
                 size += tensor.nbytes
-        del tensor  # it holds the map of the file
+        del tensor  # it keeps the file mapped
 
 
 @contextlib.contextmanager
 def stated_model(path: str | PurePath) -> Iterator[None]:
-    """Say of a model file that cannot be built that it stands in a weights file's metadata.
+    """Report an invalid model file in a weights file's metadata as such.
 
     Raises:
-        WeightsError: in place of ``ModelFileError``.
+        WeightsError: replaces ``ModelFileError``.
     """
     try:
         yield
@@ -259,15 +259,15 @@ def _classes_of(metadata: Mapping[str, str], path: Path) -> list[str]:
     except (ValueError, RecursionError):
         names = None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise WeightsError(f"{path}: its metadata is damaged: classes is no list of names.")
+        raise WeightsError(f"{path}: its metadata is damaged: classes is not a list of names.")
     return names
 
 
 def image_size_of(metadata: Mapping[str, str], model: DetectionModel, source: str) -> int:
-    """Return the side of the square input, in pixels, that a detector's metadata state.
+    """Return the side of the square input, in pixels, in a detector's metadata.
 
     Raises:
-        WeightsError: it is no size that the model takes.
+        WeightsError: the model does not accept this size.
     """
     text = metadata.get("image_size", "")
     size = int(text) if text.isdecimal() and len(text) < 6 else 0

@@ -1,8 +1,8 @@
-"""Weights in another layout: a backbone for timm, transformers or the original code, or anything as a file of ours.
+"""Convert weights: a backbone for timm, transformers or the original code, or any file to one of ours.
 
-Both directions are exact: names change and shapes are views of one another, so a file that goes there and back is the same
-to the bit. A licence that the file states, or that is known of its origin, goes along. A detector goes to ultralytics whole
-(``ultralytics_file``), elsewhere with its backbone alone.
+Both directions are exact: names change and shapes are views, so a round trip gives the same file to the bit. A licence that
+the file states, or that is known from its origin, is kept. A detector goes to ultralytics as a
+whole (``ultralytics_file``), to the other layouts only with its backbone.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def convert(path: str | Path, to: Format, output: str | Path | None = None) -> t
     """Write a weights file in another layout.
 
     Args:
-        path: a file of any known layout. Of a detector, ``timm``, ``transformers`` and ``original`` get the backbone.
+        path: a file of any known layout. For a detector, ``timm``, ``transformers`` and ``original`` get its backbone.
         to: ``nextdetr`` (safetensors), ``timm`` (safetensors), ``transformers`` (a folder with ``config.json``, or a bare
             ``*.safetensors``), ``original`` (``.pt``, ``{"model": …}``), ``ultralytics`` (``.pt`` of a whole RT-DETR, for
             the plug-in ``nextdetr-ultralytics``).
-        output: where to; by default beside the file, with the layout in its name.
+        output: target; by default beside the file, with the layout in its name.
 
     Returns:
-        What was written, and what the file was.
+        The written path, and the identity of the file.
 
     Raises:
         WeightsError: the file cannot be read, has no ConvNeXt backbone, or holds a model that ultralytics cannot build.
@@ -122,14 +122,14 @@ def _check_width(file: WeightsFile, state: dict[str, Tensor]) -> None:
 def save_backbone(
     path: str | Path, state: dict[str, Tensor], *, weights_licence: str, source_weights: str, pretraining: str = "unknown"
 ) -> Path:
-    """Write a backbone file of ours: the backbone's own names, and ``kind: backbone`` in the metadata.
+    """Write one of our backbone files: the backbone's own names, and ``kind: backbone`` in the metadata.
 
     Args:
         path: target, ``*.safetensors``.
         state: tensors under our names.
-        weights_licence: licence of the weights; ``none`` for weights of one's own images.
+        weights_licence: licence of the weights; ``none`` for weights trained on the user's images.
         source_weights: file that they come from, or ``none``.
-        pretraining: how they were trained last: ``fcmae``, or ``unknown``.
+        pretraining: last training: ``fcmae``, or ``unknown``.
     """
     from nextdetr import __version__
 
@@ -143,7 +143,7 @@ def save_backbone(
 
 
 def _origin(file: WeightsFile) -> str:
-    """Return what a file says that it comes from; else its name without the folders, or its whole name on the Hub."""
+    """Return the origin stated in a file; else its name without folders, or its full name on the Hub."""
     name = file.path.name if isinstance(file.path, Path) else str(file.path)
     return file.metadata.get("source_weights", name)
 
@@ -151,14 +151,14 @@ def _origin(file: WeightsFile) -> str:
 def _target(source: str | Path, to: Format, output: str | Path | None) -> Path:
     suffix = ".pt" if to in _TORCH else ".safetensors"
     if output is None:
-        # Of a name of the Hub the file is written here, as if what was downloaded were here.
+        # For a name on the Hub, the file is written here, as if the download were here.
         path = Path(source) if is_local(source) else Path(plain_name(source))
         stem = path.stem if path.is_file() or path.suffix in _FILE_SUFFIXES else path.name
         return path.with_name(f"{stem}-{to}" + ("" if to == "transformers" else suffix))
     target = Path(output)
     if is_local(source) and target.resolve() == Path(source).resolve():
         raise ConfigError(f"{target}: the output is the input; choose another --output.")
-    if to == "transformers" and target.suffix not in _FILE_SUFFIXES:  # a folder's name may have a point in it
+    if to == "transformers" and target.suffix not in _FILE_SUFFIXES:  # a folder's name may contain a dot
         if target.is_file():
             raise ConfigError(f"{target}: a file, but a folder is to be written; choose another --output.")
         return target
@@ -173,7 +173,7 @@ def backbone_state(file: WeightsFile, identity: Identity) -> dict[str, Tensor]:
     """Return the ConvNeXt V2 tensors of a file under our names.
 
     Raises:
-        WeightsError: it has no ConvNeXt backbone, or one with parts of no known name.
+        WeightsError: it has no ConvNeXt backbone, or unknown parts.
     """
     if identity.is_backbone:
         state = backbone_tensors(file, identity)
@@ -190,7 +190,7 @@ def backbone_state(file: WeightsFile, identity: Identity) -> dict[str, Tensor]:
     known = ("downsample_layers.", "stages.", "norm.", "head.")
     strange = [name for name in state if not name.startswith(known)]
     if strange:
-        raise WeightsError(f"{file.path}: {strange[0]} is no part of a ConvNeXt, so no other layout has a name for it.")
+        raise WeightsError(f"{file.path}: {strange[0]} is not part of a ConvNeXt, so no other layout has a name for it.")
     return state
 
 
@@ -254,7 +254,7 @@ def _transformers(target: Path, state: dict[str, Tensor], metadata: dict[str, st
         config["id2label"] = {str(index): f"LABEL_{index}" for index in range(head.shape[0])}
         config["label2id"] = {name: int(index) for index, name in config["id2label"].items()}
     make_directory(target)
-    if head is None:  # the base model has no prefix in its own state
+    if head is None:  # the base model's state has no prefix
         tensors = {name.removeprefix("convnextv2."): tensor for name, tensor in tensors.items()}
     write_tensors(target / "model.safetensors", tensors, {"format": "pt", **metadata})
     write_text_atomic(target / "config.json", json.dumps(config, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""What a folder or repository of weights has in it, as the Hugging Face Hub and transformers lay it out; without torch."""
+"""Contents of a folder or repository of weights, as laid out by the Hugging Face Hub and transformers; without torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 __all__ = ["CARD", "CONFIG", "FOLDER_FILES", "read_card"]
 
 CARD, CONFIG = "README.md", "config.json"
-#: Files of which a folder has one for its weights, the first that is there.
+#: Possible names of a folder's weights file; the first that exists is used.
 FOLDER_FILES = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
@@ -18,10 +18,10 @@ _MAX_CARD = 64 << 10
 
 
 def read_card(path: Path) -> dict[str, str]:
-    """Return the ``licence`` that a model card of the Hugging Face Hub states; empty without one.
+    """Return the ``licence`` stated in a model card of the Hugging Face Hub; empty without one.
 
     Args:
-        path: a README.md whose first lines, between two of ``---``, are YAML.
+        path: a README.md that starts with YAML between two lines of ``---``.
     """
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""The one gate: every tensor passes it on its way into a network or a file."""
+"""Checks that every tensor passes on its way into a model or file."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["check_tensor", "check_tensors", "fill", "is_finite"]
 def check_tensor(
     source: str, name: str, tensor: Tensor, *, dtype: torch.dtype, shape: Sequence[int | None] | None = None
 ) -> None:
-    """Refuse a tensor that would load but not work.
+    """Refuse a tensor that could be loaded but would not work.
 
     Args:
         source: file, for the message.
-        name: what it is for.
-        tensor: what is to be copied; on the meta device, its numbers are not looked at.
-        dtype: what it will be cast to.
-        shape: what it must have, None for a dimension of any length; None for any shape.
+        name: name of the target.
+        tensor: tensor to be copied; on the meta device, its values are not checked.
+        dtype: type it will be cast to.
+        shape: required shape, with None for any length; None for any shape.
 
     Raises:
-        WeightsError: it is of another shape, or of another kind of numbers (whole ones for weights), or it holds NaN or
-            infinity once it is cast.
+        WeightsError: it has another shape or an unsuitable type (integers for weights), or holds NaN or infinity after the
+            cast.
     """
     if shape is not None and not _fits(tensor.shape, shape):
         wanted = [length if length is not None else "any" for length in shape]
@@ -54,7 +54,7 @@ def check_tensor(
 
 
 def check_tensors(source: str, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse what cannot be weights in any layout: whole numbers may only be a norm's counter of batches.
+    """Refuse what cannot be weights in any layout: integers are only allowed as a norm's batch counter.
 
     Raises:
         WeightsError: see ``check_tensor``.
@@ -66,15 +66,15 @@ def check_tensors(source: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy tensors into those of a network, all or none.
+    """Copy tensors into those of a model, all or none.
 
     Args:
-        own: the network's, by name; all names of ``tensors`` are among them.
-        tensors: the file's.
+        own: the model's tensors by name; all names of ``tensors`` are among them.
+        tensors: tensors of the file.
         source: file, for messages.
 
     Raises:
-        WeightsError: see ``check_tensor``; nothing has been copied then.
+        WeightsError: see ``check_tensor``; nothing was copied.
     """
     for name, tensor in tensors.items():
         check_tensor(source, name, tensor, dtype=own[name].dtype, shape=own[name].shape)
@@ -84,7 +84,7 @@ def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str) 
 
 
 def is_finite(tensor: Tensor, dtype: torch.dtype | None = None) -> bool:
-    """Whether a floating-point tensor has neither NaN nor infinity, also as ``dtype``; its extremes show both."""
+    """Whether a floating-point tensor has neither NaN nor infinity, also after a cast to ``dtype``; checks its extremes."""
     for part in torch.split(tensor.flatten(), 1 << 20):
         if part.numel():
             low, high = torch.aminmax(part.float() if part.element_size() == 1 else part)

@@ -1,4 +1,4 @@
-"""What ``nextdetr weights inspect`` says of a file."""
+"""Description of a weights file, for ``nextdetr weights inspect``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["inspect_file"]
 
 
 def inspect_file(path: str | Path, model: str | None = None) -> dict[str, Any]:
-    """Describe a weights file, and say whether it fits a model.
+    """Describe a weights file, and report whether it fits a model.
 
     Args:
         path: the file, or the name of weights (see ``open_weights``).
-        model: a shipped name or model YAML; None asks for no model.
+        model: a shipped name or model YAML; None to skip this.
 
     Raises:
-        WeightsError: the file cannot be read, or is of no known layout.
+        WeightsError: the file cannot be read, or has no known layout.
         ModelFileError: the model cannot be built.
     """
     file, identity = open_weights(path)
@@ -36,7 +36,7 @@ def inspect_file(path: str | Path, model: str | None = None) -> dict[str, Any]:
 
 
 def _fault(file: WeightsFile) -> str | None:
-    """Return why no load of the file will succeed; None where its numbers are sound."""
+    """Return why the file cannot be loaded at all; None if its values are valid."""
     for name, tensor in file.tensors.items():
         if name.endswith((".weight", ".bias")) and (not tensor.is_floating_point() or tensor.is_complex()):
             kind = str(tensor.dtype).removeprefix("torch.")
@@ -49,7 +49,7 @@ def _fault(file: WeightsFile) -> str | None:
 
 
 def _fit(file: WeightsFile, identity: Identity, model: str) -> dict[str, Any]:
-    """Try the load on a model without memory."""
+    """Try the load on a model on the meta device."""
     built = build_skeleton(model, num_classes=None if identity.is_backbone else identity.num_classes)
     part = "backbone" if identity.is_backbone else "detector"
     answer: dict[str, Any] = {"model": model, "part": part, "fits": False, "reason": "", "report": None}

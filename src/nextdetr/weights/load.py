@@ -1,6 +1,6 @@
-"""The one entry for weights of any origin: recognise the file, rename its tensors, copy what fits, report all of it.
+"""Loading of weights of any origin: recognise the file, rename its tensors, copy what fits, report everything.
 
-A load is planned whole before the first tensor is copied: a file that is refused leaves the model as it was.
+A load is planned completely before the first tensor is copied: if a file is refused, the model is unchanged.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Part = Literal["detector", "backbone", "head"]
 
 @dataclass(slots=True)
 class Plan:
-    """A load that is checked and not yet carried out, on a model that may be on the meta device.
+    """A checked load that has not been executed, on a model that may be on the meta device.
 
     Attributes:
         report: what will be loaded.
-        whole: (name in the model, tensor), copied as they are.
+        whole: (name in the model, tensor), copied completely.
         rows: (name in the model, tensor, rows of the model, rows of the tensor), copied class by class.
-        pages: of the file.
+        pages: memory pages of the file.
     """
 
     report: LoadReport
@@ -61,10 +61,10 @@ def open_weights(source: str | Path) -> tuple[WeightsFile, Identity]:
     """Read and recognise weights.
 
     Args:
-        source: a file or folder; or a name, whose files are downloaded unless they are in the cache: see ``locate``.
+        source: a file or folder; or a name, downloaded unless cached: see ``locate``.
 
     Raises:
-        WeightsError: they are missing, damaged, hostile, of no known layout, or cannot be fetched.
+        WeightsError: they are missing, damaged, hostile, of unknown layout, or cannot be fetched.
     """
     located = locate(source)
     file = read_tensors(located.path)
@@ -76,7 +76,7 @@ def open_weights(source: str | Path) -> tuple[WeightsFile, Identity]:
 
 
 def fills(model: DetectionModel, plans: Sequence[Plan]) -> bool:
-    """Whether the plans fill every tensor of a skeleton that has no memory yet."""
+    """Whether the plans fill every tensor of a skeleton on the meta device."""
     given = {name for plan in plans for name, _ in plan.whole}
     return given.issuperset(name for name, tensor in model.state_dict().items() if tensor.is_meta)
 
@@ -93,19 +93,19 @@ def load_into(
     """Load a file into a model.
 
     Args:
-        model: the detector; it is changed only if the load is not refused.
-        path: weights of any known layout, as ``open_weights`` takes them, or a file that has been read; or what
-            ``open_weights`` returned and nobody has written to, as its memory is given back on the way.
+        model: the detector; changed only if the load is not refused.
+        path: weights of any known layout, as for ``open_weights``, or a file already read; or an unmodified result of
+            ``open_weights``, whose memory is released on the way.
         part: see ``plan_load``.
         classes_old: see ``plan_load``.
         classes_new: see ``plan_load``.
-        allow_partial: also accept a load of under half of the tensors, or another backbone beside a head that fits.
+        allow_partial: also accept a load of less than half of the tensors, or another backbone with a fitting head.
 
     Returns:
-        The report of loaded, missing, unexpected and reshaped tensors.
+        Report of loaded, missing, unexpected and reshaped tensors.
 
     Raises:
-        WeightsError: the file cannot be read, is for another model or size, matches under half of the tensors, or has a
+        WeightsError: the file cannot be read, is for another model or size, matches less than half of the tensors, or has a
             tensor of a wrong type or that is not finite.
     """
     plan = plan_load(
@@ -116,7 +116,7 @@ def load_into(
 
 
 class _Pages:
-    """Gives the memory of a mapped file back every few megabytes that are read, so that not all of it is held at once."""
+    """Releases the memory of a mapped file every few megabytes, so that it is never held as a whole."""
 
     STEP = 8 << 20
 
@@ -124,7 +124,7 @@ class _Pages:
         self.file, self.bytes = file, 0
 
     def read(self, tensor: Tensor) -> None:
-        """Note that a tensor has been read."""
+        """Record that a tensor has been read."""
         self.bytes += tensor.nbytes
         if self.file is not None and self.bytes > self.STEP:
             self.file.release()
@@ -140,19 +140,19 @@ def plan_load(
     classes_new: Sequence[str] | None = None,
     allow_partial: bool = True,
 ) -> Plan:
-    """Plan a load: say what is to be copied, every tensor of it checked.
+    """Plan a load: determine what to copy, with every tensor checked.
 
     Args:
         model: the detector, or its skeleton.
         path: see ``load_into``.
         part: the whole detector, its backbone, or everything but the backbone.
-        classes_old: the file's classes, where it does not state them.
-        classes_new: the model's classes. Of tensors with a row a class (``DetectionModel.class_parameters``), rows are
-            carried over by name, those of other classes stay as initialised; None takes the file's classes in their order.
-        allow_partial: also accept another backbone beside a head that fits.
+        classes_old: the file's classes, if it does not state them.
+        classes_new: the model's classes. For tensors with one row per class (``DetectionModel.class_parameters``), rows are
+            matched by name, and other classes keep their initial values; None takes the file's classes in order.
+        allow_partial: also accept another backbone with a fitting head.
 
     Raises:
-        WeightsError: the file cannot be read or brought to the model's names, or a tensor does not pass the gate.
+        WeightsError: the file cannot be read or converted, or a tensor fails its checks.
     """
     if isinstance(path, WeightsFile):
         file, identity, pages = path, identify(path), _Pages(None)
@@ -178,12 +178,12 @@ def plan_load(
     for name, target in own.items():
         tensor = given.get(name)
         if tensor is None:
-            # BatchNorm's counter of batches carries no weight, and frozen norms do not have it.
+            # BatchNorm's batch counter carries no weight, and frozen norms do not have it.
             if not name.endswith(".num_batches_tracked"):
                 report.missing.append(name)
             continue
         if name.endswith(".num_batches_tracked") and tensor.is_floating_point():
-            continue  # the counter, in a file whose every tensor was made half precision
+            continue  # the counter, in a file converted to half precision as a whole
         check_tensor(str(file.path), name, tensor, dtype=target.dtype)
         pages.read(tensor)
         if name in of_classes:
@@ -211,13 +211,13 @@ def _in_part(name: str, part: Part, first_of_head: int) -> bool:
 
 
 class _Classes:
-    """Carries rows that belong to a class from the file's class list to the model's.
+    """Transfers class rows from the file's class list to the model's.
 
     Args:
         old: the file's classes, if known.
         new: the model's classes; None for the file's own.
-        report: where it is told.
-        objects: whether the file's one class is that of any object.
+        report: report to update.
+        objects: whether the file's one class is "any object".
     """
 
     def __init__(
@@ -237,7 +237,7 @@ class _Classes:
             self.report.shapes[name] = (list(tensor.shape), list(target.shape))
         elif tensor.shape == target.shape and (self.new is None or self.old is None or self.old == self.new):
             if self.old is None and self.new is not None:
-                self._tell("its classes have no names; they are taken to be the model's, in their order.")
+                self._tell("its classes have no names; they are assumed to be the model's, in order.")
             plan.whole.append((name, tensor))
             self.report.loaded.append(name)
         elif self.objects and len(tensor) == 1:
@@ -260,7 +260,7 @@ class _Classes:
             return
         names = ", ".join(new[pair[0]] for pair in both[:5]) + (", …" if len(both) > 5 else "")
         carried = f"{len(both)} of the model's {target.shape[0]} classes are carried over by name"
-        self._tell(f"{carried}{f' ({names})' if both else ''}; the others stay as initialised.")
+        self._tell(f"{carried}{f' ({names})' if both else ''}; the others keep their initial values.")
 
     def _tell(self, note: str) -> None:
         if not self.told:

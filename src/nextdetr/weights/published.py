@@ -1,9 +1,8 @@
-"""Published weights that are known to fit a shipped model: names, numbers and licences. A new one is a line in a table.
+"""Published weights that fit a shipped model: names, numbers and licences. To add one, add a line to a table.
 
-Numbers are those that the publishers state, as of 2026-11; what is not known from them is None, and nothing is made up.
-Sources: the model zoos of lyuwenyu/RT-DETR (which PekingU's folders are converted from), Peterande/D-FINE and
-Intellindust-AI-Lab/DEIMv2; facebookresearch/ConvNeXt-V2; timm's table of models; the files' pages on the Hugging Face Hub
-for sizes (rounded as shown there).
+Numbers are the publishers', as of 2026-11; unknown ones are None. Sources: the model zoos of lyuwenyu/RT-DETR (from which
+PekingU's folders were converted), Peterande/D-FINE and Intellindust-AI-Lab/DEIMv2; facebookresearch/ConvNeXt-V2; timm's
+table of models; the files' pages on the Hugging Face Hub for sizes (rounded as shown there).
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ class Published:
     """One file or folder of weights.
 
     Attributes:
-        name: short name, to give as ``--weights`` or ``--backbone-weights``.
+        name: short name, for ``--weights`` or ``--backbone-weights``.
         repository: ``owner/name`` on the Hugging Face Hub.
-        model: shipped model of a detector; ``convnextv2-<size>`` of a backbone.
+        model: shipped model of a detector; ``convnextv2-<size>`` for a backbone.
         parameters: as published, rounded.
         metric: published AP on COCO ``val2017`` of a detector, or top-1 accuracy on ImageNet-1k of a backbone, 0 to 1.
-        licence: of the weights.
-        megabytes: of the file, as its page shows it.
-        data: what it was trained on.
+        licence: licence of the weights.
+        megabytes: size of the file, as shown on its page.
+        data: training data.
     """
 
     name: str
@@ -46,7 +45,7 @@ class Published:
 
     @property
     def part(self) -> Literal["detector", "backbone"]:
-        """Which of ``--weights`` and ``--backbone-weights`` takes it."""
+        """Which of ``--weights`` and ``--backbone-weights`` accepts it."""
         return "backbone" if self.model.startswith("convnextv2-") else "detector"
 
     def to_json(self) -> dict[str, Any]:
@@ -121,7 +120,7 @@ def _share(percent: float | None) -> float | None:
 
 
 def all_published() -> Iterator[Published]:
-    """Yield every entry, also of models that are not shipped (yet)."""
+    """Yield every entry, including those of models that are not shipped (yet)."""
     for name, repository, model, count, precision, megabytes, data in _DETECTORS:
         yield Published(name, repository, model, _millions(count), _share(precision), APACHE, megabytes, data)
     for size, count, first, second in _CONVNEXT_V2:
@@ -151,24 +150,24 @@ def listed_weights() -> list[Published]:
 
 
 def find_published(name: str) -> Published | None:
-    """Return the entry of a short name, or of a repository ``owner/name``; None for any other."""
+    """Return the entry of a short name, or of a repository ``owner/name``; otherwise None."""
     return next((entry for entry in all_published() if name in (entry.name, entry.repository)), None)
 
 
 def close_names(name: str) -> list[str]:
-    """Return the short names that somebody may have meant, the closest first."""
+    """Return similar short names, closest first."""
     return difflib.get_close_matches(name, [entry.name for entry in listed_weights()], n=2, cutoff=0.6)
 
 
 def start_for(model: str, backbone: str | None) -> Published | None:
-    """Return the published weights that start a model best: its own detector's, else its backbone's.
+    """Return the published weights that are the best start for a model: its own detector's, else its backbone's.
 
-    Of several the one with the highest published score is taken, among those that leave the choice of a licence if there is
-    one; a backbone without a published score comes last.
+    Among several, the one with the highest published score is used, preferably with a free choice of licence; backbones
+    without a published score come last.
 
     Args:
         model: a shipped name.
-        backbone: size of its ConvNeXt V2; None for another backbone.
+        backbone: size of its ConvNeXt V2; None for other backbones.
     """
     entries = listed_weights()
     fitting = [entry for entry in entries if entry.model == model]

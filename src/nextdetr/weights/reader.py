@@ -1,6 +1,6 @@
 """One reader for weights files of any origin; nothing in a file is run, and memory is bounded by its size.
 
-The format is told by content, not by name: safetensors, both formats of ``torch.save``, or a folder of transformers.
+The format is determined by content, not by name: safetensors, both formats of ``torch.save``, or a folder of transformers.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ _ALIENS = {
 
 @dataclass(slots=True)
 class WeightsFile:
-    """What a weights file holds.
+    """Content of a weights file.
 
     Attributes:
-        path: what was read; of a file from the Hugging Face Hub its name there, with the commit.
+        path: path that was read; for a file from the Hugging Face Hub, its name there with the commit.
         format: ``safetensors``, ``torch`` (zip), ``torch-legacy`` or ``folder``.
-        tensors: name -> tensor, of the types of the file. They may be views of the file on the disk: copy what is kept for
-            longer than the file stays as it is.
-        metadata: the header's metadata of safetensors; empty for others.
-        extra: what else is known, as text, numbers, lists and dictionaries. For a folder, or a file with the name of one in
-            a folder: ``config`` (config.json) and ``card`` (of README.md, see ``read_card``). For torch: the other entries
-            of the file by their names (``config`` and ``card`` as ``file_config`` and ``file_card``), ``unwrapped``
-            (where the tensors were: ``ema.module``, ``model``, or empty for the whole file), ``keys`` (all entries),
-            ``prefix`` (what all names began with), ``not_tensors``, ``stubs`` (classes that were not built); and for a
-            pickled module ``pickled_class`` and, if it has them, ``names`` (classes) and ``yaml``.
-        maps: the memory maps that tensors are views of.
+        tensors: name -> tensor, with the types of the file. They may be views of the file on disk: copy what must outlive
+            changes of the file.
+        metadata: metadata in the header of safetensors; empty for others.
+        extra: other information, as text, numbers, lists and dictionaries. For a folder, or a file named as one in a
+            folder: ``config`` (config.json) and ``card`` (from README.md, see ``read_card``). For torch: the other entries
+            of the file by name (``config`` and ``card`` as ``file_config`` and ``file_card``), ``unwrapped`` (location of
+            the tensors: ``ema.module``, ``model``, or empty for the whole file), ``keys`` (all entries), ``prefix`` (common
+            prefix of the names), ``not_tensors``, ``stubs`` (classes that were not built); and for a pickled module
+            ``pickled_class`` and, if present, ``names`` (classes) and ``yaml``.
+        maps: the memory maps behind the tensors.
     """
 
     path: PurePath
@@ -64,9 +64,9 @@ class WeightsFile:
     maps: list[mmap.mmap] = field(default_factory=list, repr=False)
 
     def release(self) -> None:
-        """Give back the memory of what has been read from the disk; tensors are read again when they are used.
+        """Release the memory of what has been read; tensors are read again when used.
 
-        What has been written to the tensors since is lost: only for who knows that nobody has.
+        Changes to the tensors are lost: only call this if there are none.
         """
         for pages in self.maps:
             if hasattr(mmap, "MADV_DONTNEED"):
@@ -78,11 +78,11 @@ def read_tensors(path: str | Path, *, key: str | None = None) -> WeightsFile:
 
     Args:
         path: a file, or a folder with ``model.safetensors`` or ``pytorch_model.bin``, which may be sharded.
-        key: for a torch file, dotted keys of where its weights are (``model``, say, to leave the averaged ones); None
-            takes the first of the usual places that has any, averaged weights first.
+        key: for a torch file, dotted keys of its weights (for example ``model``, to skip averaged ones); None uses the
+            first usual place that has any, averaged weights first.
 
     Raises:
-        WeightsError: the file is missing, damaged, hostile, or holds no weights; nothing in it has been run.
+        WeightsError: the file is missing, damaged, hostile, or holds no weights; nothing in it was run.
     """
     path = Path(path)
     try:
@@ -99,7 +99,7 @@ def read_tensors(path: str | Path, *, key: str | None = None) -> WeightsFile:
 
 
 def check_finite(file: WeightsFile) -> None:
-    """Refuse weights that are not finite; constant buffers that hold infinity on purpose (anchors, masks) may.
+    """Refuse weights that are not finite, except constant buffers that contain infinity on purpose (anchors, masks).
 
     Raises:
         WeightsError: a tensor holds NaN or infinity (the message names it).
@@ -123,12 +123,12 @@ def _read_file(path: Path, key: str | None) -> WeightsFile:
 
 
 def _refuse_others(path: Path, head: bytes) -> None:
-    """Refuse, by its beginning, what is no weights file.
+    """Refuse files that are not weights, by their beginning.
 
     Raises:
         WeightsError: it is something else; the message says what.
     """
-    if head[8:9] == b"{" and b"\0" in head[:8]:  # safetensors: a header of 640 bytes begins like a pickle
+    if head[8:9] == b"{" and b"\0" in head[:8]:  # safetensors with a header of 640 bytes begins like a pickle
         return
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:200].lower()
     alien = next((what for magic, what in _ALIENS.items() if head.startswith(magic)), None)
@@ -155,7 +155,7 @@ def _is_text(head: bytes) -> bool:
     try:
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # else a character that the end of the sample cuts
+        if error.start < len(head) - 3:  # else a character cut by the end of the sample
             return False
         text = head[: error.start].decode("utf-8")
     return bool(text) and all(letter.isprintable() or letter in "\t\r\n\f" for letter in text)
@@ -172,7 +172,7 @@ def _read_safetensors(path: Path, head: bytes) -> WeightsFile:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 view = _view(buffer, 8 + header, entries[name])
                 tensors[name] = file.get_tensor(name) if view is None else view
-    except (TypeError, KeyError, AttributeError) as error:  # what two parsers of one header read differently
+    except (TypeError, KeyError, AttributeError) as error:  # two parsers may read one header differently
         cause = " ".join(str(error).split())[:200]
         raise WeightsError(f"{path}: a damaged or incomplete safetensors file ({cause}); download it again.") from error
     return WeightsFile(path, "safetensors", tensors, metadata, maps=[buffer])
@@ -181,7 +181,7 @@ def _read_safetensors(path: Path, head: bytes) -> WeightsFile:
 def _view(buffer: mmap.mmap, start: int, entry: dict[str, Any]) -> Tensor | None:
     """Return a tensor of safetensors as a view of the map; None if that is not possible.
 
-    ``safe_open`` has checked the header; what is used of it is checked again, as two parsers may read it differently.
+    ``safe_open`` has checked the header; the used parts are checked again, as two parsers may read it differently.
     """
     dtype, shape, (first, last) = DTYPES.get(entry["dtype"]), entry["shape"], entry["data_offsets"]
     count = math.prod(shape)
@@ -229,7 +229,7 @@ def _read_folder(folder: Path, key: str | None) -> WeightsFile:
 
 
 def _beside(folder: Path) -> dict[str, Any]:
-    """Return what a folder says of the weights in it."""
+    """Return information about the weights in a folder."""
     found: dict[str, Any] = {}
     if (folder / CONFIG).is_file():
         found["config"] = _read_json(folder / CONFIG)
@@ -246,7 +246,7 @@ def _read_shards(folder: Path, index: Path, key: str | None) -> WeightsFile:
     maps: list[mmap.mmap] = []
     for name in sorted(set(places.values())):
         if name != Path(name).name or "\\" in name or not (folder / name).is_file():
-            raise WeightsError(f"{index}: it names {name[:200]!r}, which is no file of this folder; download it as well.")
+            raise WeightsError(f"{index}: it names {name[:200]!r}, which is not in this folder; download it as well.")
         shard = _read_file(folder / name, key)
         tensors |= shard.tensors
         metadata = shard.metadata | metadata

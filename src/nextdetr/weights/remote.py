@@ -1,7 +1,7 @@
-"""Weights by name: where a path, a short name or a name of the Hugging Face Hub leads on this disk, downloaded if need be.
+"""Weights by name: resolve a path, a short name or a name on the Hugging Face Hub to a local file, downloaded if needed.
 
-Downloads are huggingface_hub's: its cache, its progress bar, its log-in. Only the files that are needed are fetched, and
-used once they are whole and their checksums are the Hub's. What was fetched once opens without a network.
+Downloads use huggingface_hub: its cache, progress bar and log-in. Only the needed files are fetched, and used once they are
+complete with the Hub's checksums. Cached files need no network.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _MAX_INDEX = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class HubName:
-    """A name of the Hugging Face Hub.
+    """A name on the Hugging Face Hub.
 
     Attributes:
         repository: ``owner/name``.
-        file: a file in it; None for what a repository of weights usually holds.
+        file: a file in it; None for the usual weights file of a repository.
         revision: branch, tag or commit; None for ``main``.
     """
 
@@ -58,12 +58,12 @@ class HubName:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Where weights are.
+    """Location of weights.
 
     Attributes:
         path: file or folder to read.
-        name: what reports and metadata call it: the path, or the name on the Hub with its commit.
-        card: what is known of the licence: ``licence`` of the model card, and ``listed`` of our own list.
+        name: name in reports and metadata: the path, or the name on the Hub with its commit.
+        card: information about the licence: ``licence`` of the model card, and ``listed`` in our own list.
     """
 
     path: Path
@@ -72,7 +72,7 @@ class Located:
 
 
 def parse_name(text: str) -> HubName | None:
-    """Return the Hub's name that a text is; None if it can be none."""
+    """Parse a text as a name on the Hub; None if it cannot be one."""
     match = _NAME.fullmatch(text)
     if match is None:
         return None
@@ -84,13 +84,13 @@ def parse_name(text: str) -> HubName | None:
 
 
 def is_pinned(text: str) -> bool:
-    """Whether a text is a name of the Hub with a whole commit, as metadata and reports give it."""
+    """Whether a text is a name on the Hub with a full commit, as in metadata and reports."""
     name = parse_name(text)
     return name is not None and name.revision is not None and _COMMIT.fullmatch(name.revision) is not None
 
 
 def is_name(source: str | Path) -> bool:
-    """Whether a source that is not on this disk can be a name: a short one of ours, or one of the Hub. Nobody is asked."""
+    """Whether a source that does not exist locally can be a name: one of our short ones, or one on the Hub. Offline."""
     if is_local(source):
         return False
     text = Path(source).as_posix()
@@ -101,19 +101,19 @@ def is_name(source: str | Path) -> bool:
 
 
 def plain_name(source: str | Path) -> str:
-    """Return the last part of a path or a name, without a revision: what a file made of it is called after."""
+    """Return the last part of a path or name, without revision, for naming derived files."""
     return Path(source).name if is_local(source) else PurePosixPath(Path(source).as_posix().partition("@")[0]).name
 
 
 def locate(source: str | Path) -> Located:
-    """Find weights: a path that exists goes first, then our short names, then the Hub.
+    """Find weights: an existing path comes first, then our short names, then the Hub.
 
     Args:
         source: a file or folder, a short name of ``nextdetr weights list``, ``owner/name[@revision]``, or
             ``owner/name/file[@revision]``.
 
     Raises:
-        WeightsError: there is nothing of that name, or it cannot be fetched; the message says what to do.
+        WeightsError: nothing has this name, or it cannot be fetched; the message says what to do.
     """
     if is_local(source):
         return Located(Path(source), str(source))
@@ -131,7 +131,7 @@ def locate(source: str | Path) -> Located:
 
 
 def _means_a_path(name: HubName) -> bool:
-    """Whether what could be a name of the Hub is rather a path with a slip in it, which nobody is to be asked for."""
+    """Whether a possible name on the Hub is more likely a mistyped path, for which no request should be made."""
     if name.revision is not None:
         return False
     last = PurePosixPath(name.file or name.repository).suffix.lower()
@@ -156,10 +156,10 @@ def _missing(text: str, name: HubName | None) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _fetched(name: HubName, entry: Published | None) -> Located:
-    """Download what is needed of a repository, or take it from the cache; asked once in a process.
+    """Download the needed files of a repository, or take them from the cache; once per process.
 
     Raises:
-        WeightsError: it cannot be had; the message names the files to fetch by hand and where to put them.
+        WeightsError: they are unavailable; the message names the files to fetch by hand and where to put them.
     """
     from huggingface_hub import HfApi, constants
 
@@ -203,18 +203,18 @@ def _download(name: HubName, entry: Published | None, commit: str, files: Mappin
 
 
 class _Download:
-    """Fetches files of one commit, each whole and with the checksum that the Hub states.
+    """Fetches files of one commit, each complete and with the Hub's checksum.
 
     Args:
-        name: whose files.
-        commit: which of its commits.
-        files: what the Hub says of each.
+        name: name on the Hub.
+        commit: the commit.
+        files: the Hub's information about each file.
     """
 
     def __init__(self, name: HubName, commit: str, files: Mapping[str, Any]) -> None:
         self.name, self.commit, self.files = name, commit, files
         self.folder = Path()
-        # The branch's own name the first time, so that the cache knows later which commit it was.
+        # With the branch name the first time, so that the cache later knows its commit.
         self.asked = name.revision or "main"
 
     def has(self, file: str) -> bool:
@@ -224,15 +224,15 @@ class _Download:
         return isinstance(try_to_load_from_cache(self.name.repository, file, revision=self.commit), str)
 
     def get(self, file: str) -> Path:
-        """Return where a file is, once it is there.
+        """Return the path of a file, downloading it if needed.
 
         Raises:
-            WeightsError: it cannot be fetched whole.
+            WeightsError: it cannot be fetched completely.
         """
         from huggingface_hub import hf_hub_download
 
         if file not in self.files:
-            raise WeightsError(f"{self.name}: its index names {file[:200]!r}, which is no file of the repository.")
+            raise WeightsError(f"{self.name}: its index names {file[:200]!r}, which is not a file of the repository.")
         broken = f"the download of {file} broke off ({{reason}}); try again, or {_by_hand(self.name)}"
         fresh = not self.has(file)
         with told(str(self.name), self.asked, missing="the repository is gone from the Hub", unreachable=broken):
@@ -244,10 +244,10 @@ class _Download:
         return path
 
     def _check(self, path: Path, file: str) -> None:
-        """Take a file out of the cache again that is not what the Hub says that it has.
+        """Remove a file from the cache again if it differs from the Hub's.
 
         Raises:
-            WeightsError: it is not.
+            WeightsError: it differs.
         """
         stated, size = getattr(self.files[file], "lfs", None), getattr(self.files[file], "size", None)
         wanted = stated.get("sha256") if isinstance(stated, dict) else getattr(stated, "sha256", None)
@@ -266,10 +266,10 @@ class _Download:
 
 
 def _main_file(name: HubName, files: Collection[str]) -> str:
-    """Return the file of a repository that holds its weights, or the index of those that do.
+    """Return the weights file of a repository, or the index of several.
 
     Raises:
-        WeightsError: the file that was asked for is not there, or nobody can tell which one is meant.
+        WeightsError: the requested file is missing, or the choice is ambiguous.
     """
     weights = sorted(file for file in files if PurePosixPath(file).suffix in SUFFIXES)
     shown = ", ".join(weights[:6]) + (", …" if len(weights) > 6 else "") or "no weights"
@@ -304,7 +304,7 @@ def _shards(name: HubName, index: Path) -> list[str]:
 
 
 def _cached(name: HubName, entry: Published | None) -> Located | None:
-    """Return what the cache has of a repository; None where the weights are not there."""
+    """Return the cached files of a repository; None if the weights are missing."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
@@ -336,7 +336,7 @@ def _card(folder: Path, entry: Published | None) -> dict[str, str]:
 
 
 def _by_hand(name: HubName) -> str:
-    """Say which files to fetch by hand, and where to put them."""
+    """Return which files to fetch by hand, and where to put them."""
     from huggingface_hub import constants
 
     base = f"{constants.ENDPOINT}/{name.repository}"
@@ -353,7 +353,7 @@ def _by_hand(name: HubName) -> str:
 
 
 def _tell(text: str, card: Mapping[str, str]) -> None:
-    """Say on standard error where weights come from and under which licence they stand, before they are used."""
+    """Print on standard error where weights come from and their licence, before they are used."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         licence = card.get("listed") or card.get("licence") or "not stated by its card"
         sys.stderr.write(f"{text}; licence of the weights: {licence}\n")

@@ -1,4 +1,4 @@
-"""What a load did, tensor by tensor and module by module: nothing is left out without being said."""
+"""Report of a load, tensor by tensor and module by module, complete."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class LoadReport:
 
     Attributes:
         source: the file.
-        identity: what the file is.
+        identity: description of the file.
         part: ``detector``, ``backbone`` or ``head`` (everything but the backbone).
         total: number of tensors of the model's part.
-        loaded: names in the model, copied whole.
-        missing: names in the model that stay as initialised: the file has no such tensor, or one of another shape.
-        unexpected: names in the file that the model's part has no tensor for.
-        reshaped: names in the model, carried over class by class; rows of new classes stay as initialised.
-        shapes: for the missing ones of another shape, the file's and the model's.
-        modules: names of the model's rows, for the grouping.
-        modules_of_file: names of the rows that the file's unexpected tensors belong to, where they are not the model's.
+        loaded: names in the model, copied completely.
+        missing: names in the model that keep their initial values: the file has no such tensor, or one of another shape.
+        unexpected: names in the file without a tensor in the model's part.
+        reshaped: names in the model, transferred class by class; rows of new classes keep their initial values.
+        shapes: for missing ones of another shape, the file's and the model's.
+        modules: names of the model's rows, for grouping.
+        modules_of_file: names of the rows of the file's unexpected tensors, if they differ from the model's.
         notes: sentences for the user.
     """
 
@@ -71,7 +71,7 @@ class LoadReport:
         return f"{whose}row {row}" + ("" if known is None else f" {known}")
 
     def text(self) -> str:
-        """Return a line of totals, and one for each module that was not loaded whole."""
+        """Return a line with the totals, and one for each module that was not loaded completely."""
         parts = [f"{self.source} ({self.identity.kind}): {len(self.loaded)} of {self.total} tensors loaded"]
         parts += [
             f"{len(names)} {outcome}"
@@ -95,11 +95,11 @@ class LoadReport:
         return ", ".join(shown) + (", …" if len(names) > 2 else "")
 
     def check(self, *, allow_partial: bool, whole: bool = False) -> None:
-        """Refuse a load that matches under half of the tensors, or not all of them.
+        """Refuse a load that matches less than half of the tensors, or not all of them.
 
         Args:
             allow_partial: accept any load of at least one tensor.
-            whole: refuse gaps, which only training can close.
+            whole: refuse gaps, which only training can fill.
 
         Raises:
             WeightsError: too few of the part's tensors were found, and ``allow_partial`` is not set; or none at all.
@@ -117,7 +117,7 @@ class LoadReport:
             gaps = [*self.missing, *self.reshaped]
             raise WeightsError(
                 f"{self.source}: incomplete: {len(gaps)} of the {self.total} tensors of the model's {self.part} (such as "
-                f"{gaps[0]}) would stay as initialised, so that its results would mean nothing; {self._cause()} Training "
+                f"{gaps[0]}) would keep random values, so its results would mean nothing; {self._cause()} Training "
                 "takes such a file; to use it as it is, give --allow-partial."
             )
 

@@ -1,4 +1,4 @@
-"""From a file's names to a model's: each layout by its own table, then row by row between model files that differ."""
+"""Map a file's names to a model's: each layout by its own table, then row by row between different model files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nextdetr.weights.reader import WeightsFile
 
 __all__ = ["Mapped", "to_model"]
 
-# What a decoder's tensors mean beyond their shapes; classes, queries, layers and dropout may differ.
+# Properties of a decoder's tensors beyond their shapes; classes, queries, layers and dropout may differ.
 _OF_DECODERS = frozenset(("hd", "ndp", "nh", "bins", "scale"))
 
 
@@ -32,9 +32,9 @@ class Mapped:
 
     Attributes:
         tensors: name in the model -> tensor.
-        unplaced: names in the file for which the model has no place.
+        unplaced: names in the file without a place in the model.
         notes: sentences for the user.
-        modules: names of the file's rows, where they are not the model's.
+        modules: names of the file's rows, if they differ from the model's.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -44,14 +44,14 @@ class Mapped:
 
 
 def to_model(model: DetectionModel, file: WeightsFile, identity: Identity, part: str, *, allow_partial: bool) -> Mapped:
-    """Bring a file's tensors to the names of ``model``.
+    """Convert a file's tensors to the names of ``model``.
 
     Args:
-        model: where they are to go.
+        model: target model.
         file: the file.
-        identity: what it is.
+        identity: description of the file.
         part: ``detector``, ``backbone`` or ``head``.
-        allow_partial: accept a detector whose backbone is another one than the model's.
+        allow_partial: accept a detector whose backbone differs from the model's.
 
     Raises:
         WeightsError: the backbones differ, and the part includes the backbone.
@@ -65,7 +65,7 @@ def to_model(model: DetectionModel, file: WeightsFile, identity: Identity, part:
         source = _foreign_source(model, file, identity)
         config = config_of(file)
         notes = detector_notes(identity.kind, file.tensors, model, config)  # of the user's model: its epsilon counts
-        with warnings.catch_warnings():  # notes go into the report, and there only
+        with warnings.catch_warnings():  # notes go only into the report
             warnings.simplefilter("ignore")
             tensors = detector_to_ours(identity.kind, file.tensors, source, config)
     same_backbone = _signature(source, backbone=True) == _signature(model, backbone=True)
@@ -77,7 +77,7 @@ def to_model(model: DetectionModel, file: WeightsFile, identity: Identity, part:
         mapped.notes.append(
             f"its backbone ({_backbone_name(source)}) is not the model's ({_backbone_name(model)}): left out."
         )
-        if part == "head":  # not asked for, so not unexpected either
+        if part == "head":  # not requested, so not unexpected either
             limit = source.backbone_rows
             mapped.unplaced = [name for name in mapped.unplaced if not _is_row_below(name, limit)]
     return mapped
@@ -122,7 +122,7 @@ def _foreign_source(model: DetectionModel, file: WeightsFile, identity: Identity
 def _signature(model: DetectionModel, *, backbone: bool) -> list[tuple[Any, ...]]:
     """What must be equal for rows to compute the same on maps of the same scale: layer, repeats, strides and arguments.
 
-    A weights file is no such argument, nor are the channels that a row of the head reads: its tensors' shapes show them.
+    This excludes weights files, and the input channels of a head's row, which show in the shapes of its tensors.
     """
     count = model.backbone_rows
     rows = list(zip(model.row_infos, model.rows, strict=True))
@@ -143,7 +143,7 @@ def _settings(info: RowInfo, module: nn.Module, backbone: bool) -> list[Any]:
         return info.arguments
     if not _has_levels(module):
         return info.arguments[1:]
-    # A decoder's arguments by their names, with the defaults: files write them out, or leave them out.
+    # A decoder's arguments by name, with defaults: files may write or omit them.
     parameters = inspect.signature(type(module)).parameters
     given = [value for value in info.arguments if not isinstance(value, dict)]
     options = next((value for value in info.arguments if isinstance(value, dict)), {})
@@ -173,7 +173,7 @@ def _other_backbone(model: DetectionModel, source: DetectionModel, file: Weights
 
 
 def _aligned(tensors: dict[str, Tensor], source: DetectionModel, model: DetectionModel, same_backbone: bool) -> Mapped:
-    """Renumber the rows of ``source`` as those of ``model``: a head's rows are matched in order, by what they compute."""
+    """Renumber the rows of ``source`` as in ``model``: the head's rows are matched in order, by their computation."""
     if source is model:
         return Mapped(tensors)
     theirs, ours = source.backbone_rows, model.backbone_rows
@@ -194,7 +194,7 @@ def _aligned(tensors: dict[str, Tensor], source: DetectionModel, model: Detectio
 
 
 def _levels(source: DetectionModel, row: int, model: DetectionModel, place: int) -> dict[str, str | None]:
-    """Return how a decoder's tensors of single levels are called where its pyramid has other strides; None for nowhere."""
+    """Return the new name of a decoder's per-level tensor if its pyramid has other strides; None if it has no place."""
     theirs, ours = source.row_infos[row].strides_read, model.row_infos[place].strides_read
     parameters: dict[str, int | None] = source.rows[row].level_parameters()  # type: ignore[operator]
     if theirs == ours:

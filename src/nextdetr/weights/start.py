@@ -1,4 +1,4 @@
-"""From what a user names (model, weights, backbone weights) to a detector that has them."""
+"""Build a detector with weights from the user's arguments (model, weights, backbone weights)."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ __all__ = ["Started", "joined_names", "open_detector", "resolve_model", "start_m
 
 @dataclass(slots=True)
 class Started:
-    """A model with what it was started from.
+    """A model with its origin.
 
     Attributes:
         model: the detector.
         classes: C names, in the order of its indices.
         image_size: side of the square input in pixels.
-        named: whether the classes are known, and not numbered for want of names.
-        reports: one for each file that was loaded.
-        extra: further metadata of the detector file that the class heads are from, such as the ids of the data set and the
-            bits of its pictures; see ``extra_metadata``.
+        named: whether the class names are known, rather than numbers.
+        reports: one for each loaded file.
+        extra: further metadata of the detector file that provided the class heads, such as the ids of the data set and the
+            bit depth of its images; see ``extra_metadata``.
     """
 
     model: DetectionModel
@@ -56,12 +56,12 @@ class Started:
 
     @property
     def weights_licence(self) -> str:
-        """Licences of all files that were loaded, ``none`` if there is none."""
+        """Licences of all loaded files, ``none`` if there are none."""
         return joined_names([report.identity.licence for report in self.reports])
 
     @property
     def source_weights(self) -> str:
-        """All files that were loaded, ``none`` if there is none."""
+        """All loaded files, ``none`` if there are none."""
         return joined_names([report.source for report in self.reports])
 
 
@@ -75,17 +75,17 @@ def start_model(
     whole: bool = False,
     drop_path: float = 0.0,
 ) -> Started:
-    """Build a detector and load what it starts from; a file that does not fit is refused before there is a detector.
+    """Build a detector and load its weights; files that do not fit are refused before the detector is allocated.
 
     Args:
         model: see ``resolve_model``. A checkpoint's own weights are loaded unless others are given.
-        classes: the data's classes; None for those of the weights, or the model file's number.
-        weights: a detector's weights of any known layout, or their name (see ``open_weights``). With ``backbone_weights``
-            beside them, or a model file whose backbone row names some, only the rest of them is loaded if their backbone is
-            another one.
-        backbone_weights: the same of a backbone, or of a detector whose backbone is taken.
-        allow_partial: accept a load of under half of the tensors.
-        whole: refuse files that leave a gap, unless ``allow_partial``; training closes gaps, and nothing else does.
+        classes: classes of the data; None for those of the weights, or the model file's number.
+        weights: a detector's weights in any known layout, or their name (see ``open_weights``). If there are also
+            ``backbone_weights``, or weights in the model file's backbone row, and their backbone differs, only the rest is
+            loaded.
+        backbone_weights: weights of a backbone, or of a detector whose backbone is used.
+        allow_partial: accept a load of less than half of the tensors.
+        whole: refuse files that leave gaps, unless ``allow_partial``; only training can fill them.
         drop_path: stochastic depth of the backbone's last block, 0 to 1.
 
     Raises:
@@ -109,7 +109,7 @@ def start_model(
         plans.append(plan_load(built, path, allow_partial=allow_partial, **choices))
         plans[-1].report.check(allow_partial=allow_partial, whole=whole)
 
-    # Planned first without memory: a checkpoint of a few bytes may state a model of any size.
+    # Planned on the meta device first: a tiny checkpoint may state a model of any size.
     ignore = checkpoint or backbone_weights is not None
     tensors = count_tensors(Path(source)) if checkpoint else None
     with stated_model(source) if checkpoint else nullcontext():
@@ -133,7 +133,7 @@ def start_model(
     if opened is not None and opened[1].kind == "nextdetr-detector":
         started.extra = extra_metadata(opened[0].metadata)
         if backbone_weights is not None or opened[0].metadata.get("model") != detector.text:
-            for name in OF_THESE_WEIGHTS:  # the times and scores of another model
+            for name in OF_THESE_WEIGHTS:  # timings and scores of another model
                 started.extra.pop(name, None)
         if "image_size" in opened[0].metadata:
             started.image_size = image_size_of(opened[0].metadata, detector, str(opened[0].path))
@@ -153,10 +153,10 @@ def open_detector(
         model: see ``resolve_model``.
         weights: see ``start_model``.
         backbone_weights: see ``start_model``.
-        allow_partial: accept weights that leave a part of the model as initialised, whose results mean nothing.
+        allow_partial: accept weights that leave part of the model at its initial values; its results mean nothing.
 
     Returns:
-        The detector in evaluation mode, and the reports of what was loaded; none for a checkpoint, which loads whole or is
+        The detector in evaluation mode, and the reports of the loads; none for a checkpoint, which loads completely or is
         refused.
 
     Raises:
@@ -172,7 +172,7 @@ def open_detector(
     metadata = dict(started.extra)
     if started.reports:
         metadata |= {"weights_licence": started.weights_licence, "source_weights": started.source_weights}
-    if weights is not None and started.named:  # then its class heads are trained
+    if weights is not None and started.named:  # its class heads are trained
         metadata |= {
             "classes": json.dumps(started.classes, ensure_ascii=False), "image_size": str(started.image_size),
             "metrics": "{}",
@@ -182,13 +182,13 @@ def open_detector(
 
 
 def resolve_model(model: str | Path) -> str | Path:
-    """Return the shipped name, model YAML or checkpoint that a user means.
+    """Return the shipped name, model YAML or checkpoint for the user's argument.
 
     Args:
-        model: one of these; or the folder of a run, whose best weights are meant, or one that ``save_pretrained`` wrote.
+        model: one of these; or the folder of a run (its best weights), or one written by ``save_pretrained``.
 
     Raises:
-        WeightsError: it is something else that training leaves or that holds weights; the message says what to name.
+        WeightsError: it is another file of a training or with weights; the message says what to give instead.
     """
     path = Path(model)
     if str(model) in available_models():
@@ -213,7 +213,7 @@ def resolve_model(model: str | Path) -> str | Path:
         backbone = path / "backbone.safetensors"
         raise WeightsError(f"{path}: a backbone's pre-training; name a model and give it --backbone-weights {backbone}.")
     if (path / "last.ckpt").is_file():
-        raise WeightsError(f"{path}: a run that has no weights to use yet; go on with nextdetr train --resume {path}.")
+        raise WeightsError(f"{path}: a run without usable weights yet; continue it with nextdetr train --resume {path}.")
     raise WeightsError(
         f"{path}: a folder with neither best.safetensors (of a run), model.safetensors (of a detector) nor an export "
         "(model.onnx or model.xml)."
@@ -221,7 +221,7 @@ def resolve_model(model: str | Path) -> str | Path:
 
 
 def _refuse_weights(path: Path) -> None:
-    """Refuse files that hold weights but are no model, and say what is."""
+    """Refuse files that hold weights but are not models, and say what to give instead."""
     if path.name == "last.ckpt":
         found = next((name for name in ("best.safetensors", "last.safetensors") if (path.parent / name).is_file()), None)
         instead = f"name {path.parent / found} to use the detector, or" if found is not None else "to go on,"
@@ -237,14 +237,14 @@ def _refuse_weights(path: Path) -> None:
 
 
 def _as_weights(path: Path) -> str:
-    """Say which model takes a file's weights, and how.
+    """Return which model accepts a file's weights, and how.
 
     Raises:
-        WeightsError: none does, as the file is of no layout that is known.
+        WeightsError: none does, since the layout is unknown.
     """
     try:
         file = read_tensors(path)
-    except WeightsError:  # whoever loads it says why
+    except WeightsError:  # loading it reports why
         return f"name a model and give it --weights {path}."
     identity = identify(file)
     option = "--backbone-weights" if identity.is_backbone else "--weights"
@@ -253,6 +253,6 @@ def _as_weights(path: Path) -> str:
 
 
 def joined_names(values: Sequence[str]) -> str:
-    """Return licences or files in one line, each once; ``none`` where there is none."""
+    """Join licences or files in one line, each once; ``none`` if there are none."""
     distinct = [value for value in dict.fromkeys(values) if value != "none"]
     return " and ".join(distinct) or "none"

@@ -1,7 +1,7 @@
-"""Safetensors files: opened with one sentence for whatever is wrong with them, and written the same byte for byte.
+"""Safetensors files: opened with one clear sentence for every problem, and written reproducibly.
 
-The format (huggingface/safetensors): eight bytes that say how long the header is, the header as JSON, the tensors' bytes.
-safetensors itself writes the metadata in random order, so that no two files of the same weights are equal.
+The format (huggingface/safetensors): eight bytes with the length of the header, the header as JSON, the tensors' bytes.
+safetensors itself writes metadata in random order, so its files are not reproducible.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def open_tensors(path: Path) -> Iterator[Any]:
     """Open a safetensors file; the yielded handle is that of ``safetensors.safe_open``.
 
     Raises:
-        WeightsError: the file is missing, damaged or incomplete, also where that shows only while it is read.
+        WeightsError: the file is missing, damaged or incomplete, even if that shows only while reading.
     """
     try:
         _check_header(path)
@@ -60,7 +60,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def count_tensors(path: Path) -> int:
-    """Return how many tensors a file has.
+    """Return the number of tensors in a file.
 
     Raises:
         WeightsError: the file is missing, damaged or incomplete.
@@ -70,15 +70,15 @@ def count_tensors(path: Path) -> int:
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
-    """Write a safetensors file, whole or not at all; the same tensors and metadata give the same bytes.
+    """Write a safetensors file atomically; the same tensors and metadata give the same bytes.
 
     Args:
         path: target.
-        tensors: name -> tensor, of any device.
-        metadata: for the header.
+        tensors: name -> tensor, on any device.
+        metadata: metadata for the header.
 
     Raises:
-        WeightsError: a tensor is of a type that no weights have, or holds NaN or infinity; nothing is written then.
+        WeightsError: a tensor has an unsuitable type, or holds NaN or infinity; nothing is written.
     """
     for name, tensor in tensors.items():
         check_tensor(str(path), name, tensor, dtype=tensor.dtype)
@@ -102,7 +102,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
 
 
 def _check_header(path: Path) -> None:
-    """Refuse a header whose length cannot be, before anything is read of it."""
+    """Refuse an impossible header length before reading the header."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         size = file.seek(0, 2)

@@ -1,1 +1,1 @@
-"""The layouts of weights files: how each is recognised, under which licence it stands, and how it becomes ours."""
+"""Layouts of weights files: how each is recognised, its licence, and its conversion to ours."""

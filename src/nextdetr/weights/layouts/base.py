@@ -1,4 +1,4 @@
-"""What a layout of weights files is, and what is known of a file once its layout is."""
+"""Definition of a layout, and the description of a file with a known layout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Identity", "Layout", "Licence", "State", "always", "layout_table", "
 
 State = Mapping[str, Tensor]
 Config = Mapping[str, Any] | None
-#: From the number of classes to the licence of the published weights, and what is to be said of it.
+#: From the number of classes to the licence of the published weights, with a remark.
 Licence = Callable[[int | None], tuple[str, tuple[str, ...]]]
 
 
@@ -26,24 +26,24 @@ class Layout:
     """How one program names and shapes weights.
 
     Attributes:
-        kind: its name, as ``weights inspect`` shows it.
-        is_backbone: whether it holds a backbone alone, and no detector.
-        licence: of files that state none.
-        eps: what its norms add to the variance: BatchNorm's of a detector, LayerNorm's of a ConvNeXt; None for the model's.
-        matches: takes the names of the tensors and the metadata, and returns what stands before every name, mostly nothing;
-            None if the file is of another layout.
-        to_ours: takes tensors without that prefix, the model that they are for (of detectors; it may be on the meta device)
-            and transformers' ``config.json``, and returns them under our names: a backbone's own, or the model's. A name
-            that has no place there is kept, so that a report shows it.
-        rename: of a backbone, ``to_ours`` without arithmetic, to look at names and shapes.
-        shipped: takes the same tensors and config, and returns the name of the shipped model with their backbone.
-        backbone: of a detector, takes the names of its tensors, and returns the licence of the published weights that its
-            backbone may have started from, and what is to be said of it; None where that adds nothing.
-        notes: takes transformers' ``config.json``, and returns a sentence for each thing by which outputs will differ.
-        stated: of a detector, takes what else the file holds (``WeightsFile.extra``), and returns the text of the model
-            file that is in it; None where there is none.
-        types: what a ``config.json`` beside such files states: transformers' ``model_type``, or a pattern of timm's
-            ``architecture``. Of a file whose config.json states a model, layouts of other types are not asked.
+        kind: name, as shown by ``weights inspect``.
+        is_backbone: whether it holds only a backbone.
+        licence: licence of files that state none.
+        eps: epsilon of its norms: BatchNorm's for a detector, LayerNorm's for a ConvNeXt; None for the model's own.
+        matches: takes the names of the tensors and the metadata, and returns the prefix of all names, usually empty; None
+            if the file has another layout.
+        to_ours: takes tensors without that prefix, their target model (for detectors; may be on the meta device) and
+            transformers' ``config.json``, and returns them under our names: a backbone's own, or the model's. Unknown names
+            are kept, so that they are reported.
+        rename: for a backbone, ``to_ours`` without arithmetic, to inspect names and shapes.
+        shipped: takes the same tensors and config, and returns the shipped model with their backbone.
+        backbone: for a detector, takes the names of its tensors, and returns the licence of the published weights that its
+            backbone may have started from, with a remark; None if that adds nothing.
+        notes: takes transformers' ``config.json``, and returns a sentence for each reason why outputs will differ.
+        stated: for a detector, takes the other contents of the file (``WeightsFile.extra``), and returns the text of the
+            model file in it; None without one.
+        types: types in a ``config.json`` of such files: transformers' ``model_type``, or a pattern of timm's
+            ``architecture``. If a config.json states a model, layouts of other types are not tried.
     """
 
     kind: str
@@ -60,16 +60,16 @@ class Layout:
     types: tuple[str, ...] = ()
 
 
-#: Licences beside which that of a model card or a config.json may stand alone.
+#: Licences that a model card or config.json may override.
 _LEAVES_THE_CHOICE = frozenset({"unknown", "none", "Apache-2.0"})
 
 
 def licence_of(file: WeightsFile, layout: Layout, classes: int | None) -> tuple[str, tuple[str, ...]]:
-    """Return the licence of a file's weights, and what is to be said of it.
+    """Return the licence of a file's weights, with a remark.
 
-    What the file itself states is believed, and so is our own list of published weights. A model card, or timm's
-    config.json, is believed where the layout leaves the choice; a licence of published weights that asks for more than the
-    card stays beside it, as cards of copies and of fine-tuned models often name another one than their source has.
+    The file's own statement is trusted, and so is our list of published weights. A model card, or timm's config.json, is
+    trusted if the layout leaves the choice; a stricter licence of published weights is kept beside the card's, as cards of
+    copies and fine-tuned models often differ from their source.
     """
     own = file.metadata.get("weights_licence") or _text(file.extra.get("nextdetr"), "weights_licence")
     if own:
@@ -107,7 +107,7 @@ class LayoutTable(dict[str, Layout]):
 
 
 def layout_table(*layouts: Layout) -> LayoutTable:
-    """Return a table of layouts, in the order in which a file is compared with them.
+    """Return a table of layouts, in the order in which they are tried.
 
     Raises:
         ValueError: two have the same name.
@@ -122,20 +122,20 @@ def layout_table(*layouts: Layout) -> LayoutTable:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a weights file is.
+    """Description of a weights file.
 
     Attributes:
-        kind: of its layout.
-        model: the model that it fits: ``convnextv2-atto`` for a backbone, a shipped name for a detector; None if unknown.
+        kind: name of its layout.
+        model: model that it fits: ``convnextv2-atto`` for a backbone, a shipped name for a detector; None if unknown.
         classes: class names, if the file states them.
-        licence: of the weights, ``unknown`` if nothing is known of it.
+        licence: licence of the weights, ``unknown`` if unknown.
         notes: sentences for the user.
         num_classes: width of the classifier, or classes of the detector; None if it has none.
         depths, dims: blocks and channels of a ConvNeXt's stages; empty for others.
-        prefix: what stands before every name.
+        prefix: common prefix of all names.
         model_text: the model YAML, if the file holds it.
-        without_labels: whether a backbone has learnt from images alone so far (FCMAE), or a detector that knows no classes.
-        is_backbone: whether the file holds a backbone alone.
+        without_labels: whether it was trained without labels only: a backbone (FCMAE), or a detector without classes.
+        is_backbone: whether the file holds only a backbone.
     """
 
     kind: str
@@ -153,11 +153,11 @@ class Identity:
 
     @property
     def size(self) -> str:
-        """Size of a ConvNeXt as a sentence names it: ``atto``, or depths and widths."""
+        """Size of a ConvNeXt for messages: ``atto``, or depths and widths."""
         return size_name(self.depths, self.dims)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields that ``nextdetr weights inspect --json`` prints."""
+        """Return the fields printed by ``nextdetr weights inspect --json``."""
         return {
             "kind": self.kind, "for_model": self.model, "classes": self.classes, "num_classes": self.num_classes,
             "weights_licence": self.licence, "notes": list(self.notes),

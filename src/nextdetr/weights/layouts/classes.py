@@ -1,4 +1,4 @@
-"""Class names: of files that do not state them, and which of a file's are the same as a model's."""
+"""Class names: those of files that state none, and the matching of a file's classes with a model's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 __all__ = ["COCO", "IMAGENET_HEADS", "match_classes", "published_classes"]
 
-#: COCO's 80 categories in the order of their ids, as published checkpoints number them.
+#: COCO's 80 categories by id, as numbered in published checkpoints.
 COCO: tuple[str, ...] = tuple(
     (  # noqa: SIM905 - eighty quoted names say no more
         "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,"
@@ -20,24 +20,24 @@ COCO: tuple[str, ...] = tuple(
     ).split(",")
 )
 
-#: What a backbone's classifier of so many classes was trained on.
+#: Training data of backbone classifiers, by number of classes.
 IMAGENET_HEADS = {1000: "ImageNet-1k", 11821: "ImageNet-12k", 21841: "ImageNet-22k"}
 
 
 def published_classes(count: int | None) -> list[str] | None:
-    """Return the names of a detector of ``count`` classes that does not state them; None where nothing is known."""
+    """Return the class names of a detector of ``count`` classes that states none; None if unknown."""
     return list(COCO) if count == len(COCO) else None
 
 
-# What COCO's classes are called in Pascal VOC, and in the configurations of some published COCO detectors.
+# Names of COCO's classes in Pascal VOC, and in configurations of some published COCO detectors.
 _SAME = {"aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "tvmonitor": "tv"}
 
 
 def match_classes(old: Sequence[str], new: Sequence[str]) -> list[tuple[int, int]]:
-    """Return the pairs (index in ``new``, index in ``old``) of the same class, in the order of ``new``.
+    """Return the pairs (index in ``new``, index in ``old``) of the same class, ordered by ``new``.
 
-    Names are compared as they are first; the rest without regard to case, spaces, hyphens and underscores, and with VOC's
-    words for COCO's classes, where that leaves no doubt. A name that stands twice in a list is matched in order.
+    Names are first compared exactly; the rest without regard to case, spaces, hyphens and underscores, and with VOC's names
+    for COCO's classes, if that is unambiguous. Repeated names are matched in order.
     """
     free = dict(enumerate(old))
     pairs: dict[int, int] = {}

@@ -1,7 +1,7 @@
-"""What the layouts of ConvNeXt backbones have in common; our names are those of the original repositories.
+"""Common parts of the layouts of ConvNeXt backbones; our names are those of the original repositories.
 
-Everything in these files maps names and reshapes views; only the fold of a V1 block into a V2 block computes:
-``gamma * (W x + b) = (gamma * W) x + gamma * b``, rounded once.
+Everything here maps names and reshapes views; only the conversion of V1 blocks to V2 computes: ``gamma * (W x + b) = (gamma
+* W) x + gamma * b``, rounded once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nextdetr.weights.layouts.base import Config, Layout, Licence, State, always
 
 __all__ = ["CC_BY_NC", "EPS", "V1_NOTE", "check_stem", "convnext", "fold_v1", "shaped"]
 
-EPS = 1e-6  # of every norm of a ConvNeXt, ours included
+EPS = 1e-6  # of every norm of a ConvNeXt, including ours
 V1_NOTE = "ConvNeXt V1: LayerScale is folded into the second pointwise layer, and GRN starts at zero."
 CC_BY_NC = always(
     "CC-BY-NC-4.0", "the published ConvNeXt V2 weights may not be used commercially (CC BY-NC 4.0)."
@@ -36,14 +36,14 @@ def convnext(
     sparse: bool = False,
     types: tuple[str, ...] = (),
 ) -> Layout:
-    """Return the layout of a ConvNeXt backbone.
+    """Build the layout of a ConvNeXt backbone.
 
     Args:
-        kind: its name; one that begins with ``convnext-v1`` is folded into V2.
-        stem: pattern of the name of the stem's convolution, which no such file lacks; its first group is the prefix.
-        block: pattern that a name of the first block has.
-        rename: brings tensors to our names.
-        licence: of files that state none.
+        kind: name; ``convnext-v1…`` is converted to V2.
+        stem: pattern for the stem's convolution, present in every such file; its first group is the prefix.
+        block: pattern for a name of the first block.
+        rename: converts tensors to our names.
+        licence: licence of files that state none.
         sparse: whether its kernels are those of sparse convolutions.
         types: see ``Layout``.
     """
@@ -71,20 +71,20 @@ def _is_first(names: Collection[str]) -> bool:
 
 
 def fold_v1(state: State) -> dict[str, Tensor]:
-    """Turn ConvNeXt V1 tensors of our names into V2's: LayerScale goes into ``pwconv2``, GRN is zero.
+    """Convert ConvNeXt V1 tensors with our names to V2: LayerScale is folded into ``pwconv2``, GRN is zero.
 
     Args:
         state: name -> tensor; blocks may have ``gamma`` [C] (LayerScale) or not.
 
     Raises:
-        WeightsError: the stem overlaps (the ``_ols`` variants), or norms have no bias (the ``_rms`` variants).
+        WeightsError: the stem overlaps (``_ols`` variants), or norms have no bias (``_rms`` variants).
     """
     check_stem(state)
     folded = {name: tensor for name, tensor in state.items() if not name.endswith(".gamma")}
     for name, gamma in state.items():
         if re.fullmatch(r"stages\.\d+\.\d+\.gamma", name):
             layer = name.removesuffix("gamma") + "pwconv2."
-            # In double precision, so that the product is rounded once even from half-precision files.
+            # In double precision, so that the product is rounded only once, even for half-precision files.
             weight, bias, scale = state[layer + "weight"], state[layer + "bias"], gamma.double().flatten()
             folded[layer + "weight"] = (weight.double() * scale[:, None]).to(weight.dtype)
             folded[layer + "bias"] = (bias.double() * scale).to(bias.dtype)
@@ -97,7 +97,7 @@ def fold_v1(state: State) -> dict[str, Tensor]:
 
 
 def check_stem(state: State) -> None:
-    """Refuse tensors (of our names) of ConvNeXt variants that no block of ours computes.
+    """Refuse tensors (with our names) of ConvNeXt variants that our blocks do not support.
 
     Raises:
         WeightsError: the stem is not one 4x4 convolution of stride 4, or the norms are RMS norms.
@@ -113,7 +113,7 @@ def check_stem(state: State) -> None:
 
 
 def shaped(name: str, tensor: Tensor) -> Tensor:
-    """Return a tensor of our names in our shape."""
+    """Return a tensor with one of our names in our shape."""
     if name.endswith((".grn.gamma", ".grn.beta")):
         return tensor.reshape(1, 1, 1, -1)
     if name.endswith((".pwconv1.weight", ".pwconv2.weight")):  # timm's smaller sizes have 1x1 convolutions here

@@ -14,7 +14,7 @@ STEM, BLOCK = r"(.*?)(?:encoder\.)?downsample_layers\.0\.0\.weight", r"stages\.0
 
 
 def from_original(state: State) -> dict[str, Tensor]:
-    """Bring a dense original checkpoint, V2 or V1, to our names: parts that only pre-training has are left out.
+    """Convert a dense original checkpoint, V2 or V1, to our names, without the parts that only pre-training has.
 
     Args:
         state: name -> tensor, with or without the prefix ``encoder.``.

@@ -1,6 +1,6 @@
-"""Checkpoints of ConvNeXt V2's FCMAE pre-training (arXiv 2301.00808), of sparse convolutions.
+"""Checkpoints of ConvNeXt V2's FCMAE pre-training (arXiv 2301.00808) with sparse convolutions.
 
-Their kernels are kept as (positions, in, out).
+Their kernels are stored as (positions, in, out).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["LAYOUTS", "from_sparse"]
 
 
 def from_sparse(state: State) -> dict[str, Tensor]:
-    """Bring an FCMAE checkpoint of sparse convolutions to our names and shapes, without decoder and mask token.
+    """Convert an FCMAE checkpoint with sparse convolutions to our names and shapes, without decoder and mask token.
 
     Args:
-        state: name -> tensor. Kernels are [positions, in, out], or [positions, C] of a depthwise convolution, the position
-            x * side + y; biases and GRN's tensors [1, C].
+        state: name -> tensor. Kernels are [positions, in, out], or [positions, C] if depthwise, with position x * side + y;
+            biases and GRN's tensors are [1, C].
 
     Raises:
         WeightsError: a kernel is not square.
@@ -45,7 +45,7 @@ def _dense_kernel(name: str, kernel: Tensor) -> Tensor:
     positions = kernel.shape[0] if kernel.ndim in (2, 3) else 0
     side = math.isqrt(positions)
     if side < 1 or side * side != positions:
-        raise WeightsError(f"the sparse kernel {name} of shape {list(kernel.shape)} is no square convolution's.")
+        raise WeightsError(f"the sparse kernel {name} of shape {list(kernel.shape)} is not a square convolution's.")
     if kernel.ndim == 2:  # depthwise: [positions, C]
         kernel = kernel.unsqueeze(1)
     return kernel.permute(2, 1, 0).reshape(kernel.shape[2], kernel.shape[1], side, side).transpose(3, 2)

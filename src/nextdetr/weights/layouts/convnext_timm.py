@@ -13,10 +13,10 @@ from nextdetr.weights.layouts.names import renamed_once, rules
 
 __all__ = ["LAYOUTS", "POINTWISE_CONVOLUTIONS", "from_timm", "to_timm"]
 
-#: Widths of the stem of the sizes whose Linear layers are 1x1 convolutions in timm: atto, femto, pico, nano.
+#: Stem widths of the sizes with 1x1 convolutions instead of Linear layers in timm: atto, femto, pico, nano.
 POINTWISE_CONVOLUTIONS = frozenset({40, 48, 64, 80})
 
-# timm's `features_only` models spell `stages_1` for `stages.1`.
+# timm's `features_only` models write `stages_1` for `stages.1`.
 _TIMM = rules(
     (r"stem[._](\d)\.", r"downsample_layers.0.\1."),
     (r"stages[._](\d+)\.downsample\.(\d)\.", r"downsample_layers.\1.\2."),
@@ -43,16 +43,16 @@ _TO_TIMM = rules(
 
 
 def from_timm(state: State) -> dict[str, Tensor]:
-    """Bring the state of a timm ConvNeXt (V1 or V2, classifier or ``features_only``) to our names and shapes.
+    """Convert the state of a timm ConvNeXt (V1 or V2, classifier or ``features_only``) to our names and shapes.
 
     Args:
-        state: name -> tensor. A name that no rule knows is kept, so that loading reports it as unexpected.
+        state: name -> tensor. Unknown names are kept, so that loading reports them as unexpected.
     """
     return {name: shaped(name, tensor) for name, tensor in renamed_once(state, _TIMM).items()}
 
 
 def to_timm(state: State) -> dict[str, Tensor]:
-    """Return V2 tensors under timm's names and in timm's shapes (GRN [C]; 1x1 convolutions in atto to nano)."""
+    """Return V2 tensors with timm's names and shapes (GRN [C]; 1x1 convolutions in atto to nano)."""
     stem = state.get("downsample_layers.0.0.bias")
     convolutions = stem is not None and stem.shape[0] in POINTWISE_CONVOLUTIONS
     result = {}

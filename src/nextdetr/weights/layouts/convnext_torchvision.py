@@ -14,9 +14,9 @@ _TORCHVISION_BLOCK = {"0": "dwconv", "2": "norm", "3": "pwconv1", "5": "pwconv2"
 
 
 def from_torchvision(state: State) -> dict[str, Tensor]:
-    """Bring the state of a torchvision ConvNeXt (V1) to our names; LayerScale becomes ``gamma`` [C].
+    """Convert the state of a torchvision ConvNeXt (V1) to our names; LayerScale becomes ``gamma`` [C].
 
-    ``features`` alternates between downsampling (even) and stages (odd). A name that no rule knows is kept.
+    ``features`` alternates between downsampling (even) and stages (odd). Unknown names are kept.
     """
     renamed = {}
     for name, tensor in state.items():

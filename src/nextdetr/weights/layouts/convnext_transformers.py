@@ -39,17 +39,17 @@ _TO_TRANSFORMERS = rules(
 
 
 def from_transformers(state: State) -> dict[str, Tensor]:
-    """Bring the state of a transformers ConvNext or ConvNextV2 model, with or without its prefix, to our names.
+    """Convert the state of a transformers ConvNext or ConvNextV2 model, with or without its prefix, to our names.
 
     Args:
-        state: name -> tensor. A name that no rule knows is kept, so that loading reports it as unexpected.
+        state: name -> tensor. Unknown names are kept, so that loading reports them as unexpected.
     """
     bare = {re.sub(r"^convnext(v2)?\.", "", name): tensor for name, tensor in state.items()}
     return {name: shaped(name, tensor) for name, tensor in renamed_once(bare, _TRANSFORMERS).items()}
 
 
 def to_transformers(state: State) -> dict[str, Tensor]:
-    """Return V2 tensors under transformers' names (``ConvNextV2ForImageClassification``, or ``ConvNextV2Model``)."""
+    """Return V2 tensors with transformers' names (``ConvNextV2ForImageClassification``, or ``ConvNextV2Model``)."""
     return renamed_once(state, _TO_TRANSFORMERS)
 
 
@@ -64,10 +64,10 @@ _DINOV3_RULES = rules(
 
 
 def from_dinov3(state: State) -> dict[str, Tensor]:
-    """Bring the state of a transformers ``dinov3_convnext`` model, which is a ConvNeXt V1, to our names.
+    """Convert the state of a transformers ``dinov3_convnext`` model, which is a ConvNeXt V1, to our names.
 
     Args:
-        state: name -> tensor. A name that no rule knows is kept, so that loading reports it as unexpected.
+        state: name -> tensor. Unknown names are kept, so that loading reports them as unexpected.
     """
     return renamed_once(state, _DINOV3_RULES)
 

@@ -1,4 +1,4 @@
-"""What the layouts of whole detectors have in common: which model fits, what differs, and what is known of a file.
+"""Common parts of the layouts of whole detectors: the fitting model, differences, and what is known of a file.
 
 Sources: official RT-DETR, RT-DETRv2 and D-FINE, transformers' folders of them, and ultralytics' RT-DETR state dicts.
 """
@@ -26,14 +26,14 @@ __all__ = [
     "detector_to_ours", "shipped_model_for",
 ]  # fmt: skip
 
-#: In the order in which a file is compared with them; D-FINE's have all that RT-DETR's are known by.
+#: In the order in which they are tried; D-FINE's files match everything that identifies RT-DETR's.
 DETECTORS = layout_table(
     *rtdetr_ultralytics.LAYOUTS, *dfine.LAYOUTS, *rtdetr_transformers.LAYOUTS, *rtdetr_official.LAYOUTS
 )
 
 
 def detector_kind(names: Iterable[str]) -> str | None:
-    """Return which of ``DETECTORS`` a state dict's names are; None for none of them."""
+    """Return the kind in ``DETECTORS`` that matches a state dict's names, or None."""
     listed = list(names)
     return next((kind for kind, layout in DETECTORS.items() if layout.matches(listed, {}) is not None), None)
 
@@ -48,23 +48,23 @@ def detector_classes(kind: str, tensors: Mapping[str, Tensor]) -> int | None:
 def detector_to_ours(
     kind: str, tensors: Mapping[str, Tensor], model: DetectionModel, config: Mapping[str, Any] | None = None
 ) -> dict[str, Tensor]:
-    """Bring a detector's tensors to a model's names; nothing is copied but what changes its shape.
+    """Convert a detector's tensors to a model's names; only tensors that change shape are copied.
 
     Args:
         kind: one of ``DETECTORS``.
         tensors: name in the file -> tensor.
-        model: where they are to go; it may be on the meta device.
+        model: target model; may be on the meta device.
         config: transformers' ``config.json``.
 
     Returns:
-        Name in the model -> tensor. What the model has no part for keeps its name in the file, so that a report shows it;
-        buffers that follow from the structure (anchors, points' scales) are left out.
+        Name in the model -> tensor. Tensors without a place in the model keep their names, so that they are reported;
+        buffers derived from the structure (anchors, scales of points) are left out.
 
     Raises:
-        WeightsError: the kind is unknown, or the model's structure cannot take the file's.
+        WeightsError: the kind is unknown, or the model's structure does not fit.
 
     Warns:
-        UserWarning: for each of ``detector_notes``.
+        UserWarning: one for each of ``detector_notes``.
     """
     for note in detector_notes(kind, tensors, model, config):
         warnings.warn(note, stacklevel=2)
@@ -75,12 +75,12 @@ def detector_to_ours(
 def detector_notes(
     kind: str, tensors: Mapping[str, Tensor], model: DetectionModel, config: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Return a sentence for each thing that names and shapes do not show, and by which outputs will differ.
+    """Return a sentence for each difference in outputs that names and shapes do not show.
 
     Args:
         kind: one of ``DETECTORS``.
         tensors: name in the file -> tensor.
-        model: where they are to go.
+        model: target model.
         config: transformers' ``config.json``.
 
     Raises:
@@ -109,7 +109,7 @@ def detector_notes(
 
 
 def shipped_model_for(kind: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> str | None:
-    """Return the shipped model that a detector fits tensor by tensor, at its own number of classes; None if there is none.
+    """Return the shipped model that a detector fits exactly, with its own number of classes; None if there is none.
 
     Args:
         kind: one of ``DETECTORS``.
@@ -122,7 +122,7 @@ def shipped_model_for(kind: str, tensors: Mapping[str, Tensor], config: Mapping[
     layout = DETECTORS[kind]
     try:
         name = layout.shipped(_without_prefix(layout, tensors), config)
-    except WeightsError:  # a backbone that no block of ours computes
+    except WeightsError:  # a backbone that our blocks do not support
         return None
     classes = detector_classes(kind, tensors)
     if name not in available_models() or classes is None:
@@ -139,13 +139,13 @@ def shipped_model_for(kind: str, tensors: Mapping[str, Tensor], config: Mapping[
 
 
 def _without_prefix(layout: Layout, tensors: State) -> dict[str, Tensor]:
-    """Return the tensors without what stands before their names (``module.`` of DDP, say)."""
+    """Return the tensors without the common prefix of their names (such as DDP's ``module.``)."""
     prefix = layout.matches(tensors.keys(), {}) or ""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
 def describe_detector(file: WeightsFile, layout: Layout) -> dict[str, Any]:
-    """Return the fields of the ``Identity`` of a file of a detector's layout."""
+    """Return the fields of the ``Identity`` of a detector file."""
     kind = layout.kind
     count = detector_classes(kind, file.tensors)
     model, text = shipped_model_for(kind, file.tensors, config_of(file)), layout.stated(file.extra)
@@ -156,7 +156,7 @@ def describe_detector(file: WeightsFile, layout: Layout) -> dict[str, Any]:
     if classes is None:
         classes = published_classes(count)
         if classes is not None:
-            notes.append("it does not name its 80 classes; they are taken to be COCO's.")
+            notes.append("it does not name its 80 classes; they are assumed to be COCO's.")
     if text is not None:
         model = shipped_name(text)
     elif model is None:
@@ -189,7 +189,7 @@ def config_of(file: WeightsFile) -> Config:
 
 
 def _names(file: WeightsFile, count: int | None) -> list[str] | None:
-    """Return the class names that the file states: transformers' ``id2label`` or ultralytics' ``names``."""
+    """Return the class names in the file: transformers' ``id2label`` or ultralytics' ``names``."""
     config = config_of(file)
     stated = file.extra.get("names") if config is None else config.get("id2label")
     if isinstance(stated, dict):
@@ -200,5 +200,5 @@ def _names(file: WeightsFile, count: int | None) -> list[str] | None:
     if not isinstance(stated, list) or len(stated) != count:
         return None
     names = [str(name) for name in stated]
-    # transformers numbers classes that nobody has named; as names these would match by accident.
+    # transformers numbers unnamed classes; as names these would match by accident.
     return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names

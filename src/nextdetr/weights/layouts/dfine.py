@@ -1,8 +1,8 @@
-"""D-FINE's and DEIMv2's checkpoints, the official ones and transformers' folders: names and settings brought to ours.
+"""D-FINE's and DEIMv2's checkpoints, official ones and transformers' folders, converted to ours.
 
 Peterande/D-FINE, arXiv 2410.13842; Intellindust-AI-Lab/DEIMv2, arXiv 2509.20787; both Apache-2.0. DEIM (arXiv 2412.04234)
-trains D-FINE's networks with SiLU in place of ReLU in the decoder: no tensor shows it, so that its files are not told from
-D-FINE's.
+trains D-FINE's networks with SiLU instead of ReLU in the decoder; tensors do not show it, so its files cannot be
+distinguished from D-FINE's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _UP = 0.5  # of all published files: the largest offset, in sides of the box
 
 
 def _hybrid(maps: int, fusion: str, join: str, decoder: str) -> Head:
-    """The head of an encoder with AIFI, a path down and a path up again, over so many maps."""
+    """The head of an encoder with AIFI, a top-down and a bottom-up path, over this many maps."""
     rows: list[tuple[str, str | None]] = [
         ("Conv", f"encoder.input_proj.{maps - 1}"), ("AIFI", "encoder.encoder.0.layers.0"),
         ("Conv", "encoder.lateral_convs.0"),
@@ -61,7 +61,7 @@ _LITE: Head = (
 )
 _DEIM_HEADS = (_LITE, _hybrid(2, "RepNCSPELAN4", "Add", "DEIMDecoder"))
 
-# Inside a part: its official names to ours.
+# Inside a part: official names to ours.
 _HG = rules((r"\.lab\.", ".act."), (r"^layers\.", "m."), (r"^aggregation\.0\.", "sc."), (r"^aggregation\.1\.", "ec."))
 _ELAN = rules(
     (r"\.norm\.", ".bn."),
@@ -114,7 +114,7 @@ _DEIM_RULES = (
         (rf"{_LAYER}\.mlp\.down_proj\.", r"\1.swish_ffn.w3."),
     ),
 )
-# Convolutions inside a sequence, by what they are.
+# Convolutions inside a sequence, by their role.
 _SPELLED = rules(
     (r"^(encoder\.downsample_convs\.\d+)\.0\.", r"\1."),
     (r"^(encoder\.down_sample[12])\.1\.", r"\1.conv."),
@@ -126,12 +126,12 @@ _HALVES = re.compile(r"(.*\.cv[23]\.0)\.conv1\.(.*)")
 
 
 def from_official(tensors: Mapping[str, Tensor], model: DetectionModel, second: bool = False) -> dict[str, Tensor]:
-    """Bring an official state dict of D-FINE, or of DEIMv2, to a model's names.
+    """Convert an official state dict of D-FINE or DEIMv2 to a model's names.
 
     Args:
         tensors: official name (``backbone.…``, ``encoder.…``, ``decoder.…``) -> tensor.
-        model: where they are to go.
-        second: they are DEIMv2's.
+        model: target model.
+        second: whether they are DEIMv2's.
 
     Raises:
         WeightsError: the model's head is of another kind, or its distributions have another scale.
@@ -149,7 +149,7 @@ def from_official(tensors: Mapping[str, Tensor], model: DetectionModel, second: 
 
 
 def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Part the doubled first convolution of a branch: its first half is the shortcut, the second goes on."""
+    """Split the doubled first convolution of a branch: the first half is the shortcut, the second continues."""
     result = {}
     for name, tensor in tensors.items():
         match = _HALVES.fullmatch(name)
@@ -163,7 +163,7 @@ def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _shared(tensors: dict[str, Tensor], model: DetectionModel) -> dict[str, Tensor]:
-    """Give every layer the box head that the layers share; a saved file holds it once, under the name of any of them."""
+    """Give every layer the shared box head; a saved file holds it once, under the name of any layer."""
     heads = getattr(model.rows[-1], "dec_bbox_head", ())
     if len(set(heads)) != 1:
         return tensors
@@ -176,7 +176,7 @@ def _shared(tensors: dict[str, Tensor], model: DetectionModel) -> dict[str, Tens
 
 
 def _from_transformers(state: State, config: Config, second: bool) -> dict[str, Tensor]:
-    """Bring transformers' names to the official ones."""
+    """Convert transformers' names to official ones."""
     named = to_official(state, config)
     for name in [name for name in named if _GATE.fullmatch(name)]:
         match = _GATE.fullmatch(name)
@@ -212,7 +212,7 @@ def _deim_notes(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _shipped(state: State, second: bool) -> str | None:
-    """Return the shipped model that the widths of stem and encoder are those of."""
+    """Return the shipped model with these widths of stem and encoder."""
     names = ("backbone.stem.stem1.conv.weight", "encoder.input_proj.0.conv.weight")
     spelled = {re.sub(r"^(encoder\.input_proj\.\d+)\.0\.", r"\1.conv.", name): tensor for name, tensor in state.items()}
     widths = [len(spelled[name]) for name in names if name in spelled and spelled[name].ndim]
@@ -253,7 +253,7 @@ def _layout(kind: str, first: str, official: bool, second: bool) -> Layout:
 _STATED = "the published {} files are Apache-2.0; this one does not state its licence."
 _LICENCES = {second: always("unknown", _STATED.format("DEIMv2" if second else "D-FINE")) for second in (False, True)}
 
-#: DEIMv2's first: some have all that D-FINE's are known by.
+#: DEIMv2's first: some match everything that identifies D-FINE's.
 LAYOUTS = (
     _layout("deimv2-transformers", r"model\.decoder\.layers\.0\.mlp\.gate_proj\.weight", False, True),
     _layout("deimv2-official", r"decoder\.decoder\.layers\.0\.swish_ffn\.w12\.weight", True, True),

@@ -1,6 +1,6 @@
-"""Weights of other programs' models that no layout of ours reads: what they are, so that a refusal can name them.
+"""Weights of other models that we cannot read, so that the error can name them.
 
-A model that is opened one day gets a layout, and its lines here go: layouts are asked first.
+When a model becomes supported, it gets a layout and its lines here are removed: layouts are tried first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["foreign_name", "is_of_type", "model_title", "stated_type"]
 
-#: transformers' ``model_type`` -> what people call it. A type that is not here is shown as it is.
+#: transformers' ``model_type`` -> its common name. Other types are shown unchanged.
 _TITLES = {
     "conditional_detr": "Conditional DETR", "dab-detr": "DAB-DETR", "d_fine": "D-FINE",
     "deformable_detr": "Deformable DETR", "deimv2": "DEIMv2", "deta": "DETA", "detr": "DETR", "dinov2": "DINOv2",
@@ -23,7 +23,7 @@ _TITLES = {
     "table-transformer": "Table Transformer", "vit": "ViT", "yolos": "YOLOS",
 }  # fmt: skip
 
-#: What only the names of one kind of model have; for files that come without a config.json.
+#: Names unique to one kind of model, for files without a config.json.
 _SIGNATURES = tuple(
     (re.compile(pattern), title)
     for pattern, title in (
@@ -50,13 +50,13 @@ _SIGNATURES = tuple(
 
 
 def stated_type(config: Mapping[str, Any] | None) -> str | None:
-    """Return the model that a ``config.json`` states.
+    """Return the model stated in a ``config.json``.
 
     Args:
         config: its content; None without one.
 
     Returns:
-        transformers' ``model_type``, or timm's ``architecture``; None where it states neither.
+        transformers' ``model_type``, or timm's ``architecture``; None if it states neither.
     """
     if config is None:
         return None
@@ -67,16 +67,16 @@ def stated_type(config: Mapping[str, Any] | None) -> str | None:
 
 
 def is_of_type(stated: str, types: Collection[str]) -> bool:
-    """Whether a stated model is one of ``types``, of which those of timm are patterns such as ``convnext_*``."""
+    """Whether a stated model is one of ``types``, where timm's are patterns such as ``convnext_*``."""
     return any(fnmatchcase(stated, pattern) for pattern in types)
 
 
 def model_title(stated: str) -> str:
-    """Return what a sentence calls a model that a ``config.json`` states."""
+    """Return the name of a stated model for messages."""
     title = _TITLES.get(stated)
     return f"{title} ({stated})" if title else stated
 
 
 def foreign_name(names: Collection[str]) -> str | None:
-    """Return what the names of tensors belong to, as far as it is known and no layout reads it; None for anything else."""
+    """Return the model that these tensor names belong to, if known but unsupported; otherwise None."""
     return next((title for pattern, title in _SIGNATURES if any(pattern.search(name) for name in names)), None)

@@ -1,4 +1,4 @@
-"""Renaming by rules, for all layouts."""
+"""Renaming rules, for all layouts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def renamed(name: str, table: Rules) -> str:
 
 
 def renamed_once(state: Mapping[str, Tensor], table: Rules) -> dict[str, Tensor]:
-    """Rename tensors, each by the first rule that matches the start of its name; that start is what is replaced."""
+    """Rename tensors, each by the first rule that matches the start of its name; only that start is replaced."""
     result = {}
     for name, tensor in state.items():
         rule = next((rule for rule in table if rule[0].match(name)), None)

@@ -1,4 +1,4 @@
-"""Our own files: detectors, whose names are ``rows.<k>.…``, and backbones, which say so in their metadata."""
+"""Our own files: detectors with names ``rows.<k>.…``, and backbones, marked in their metadata."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from nextdetr.weights.reader import WeightsFile
 
 __all__ = ["DETECTOR_KIND", "FCMAE", "LAYOUTS", "own_detector"]
 
-FCMAE = "fcmae"  # in a file's metadata: what it learnt last, it learnt without labels
-DETECTOR_KIND = "detector-pretrained"  # the same of a whole detector, which has learnt what objects are and no class
+FCMAE = "fcmae"  # in a file's metadata: last trained without labels
+DETECTOR_KIND = "detector-pretrained"  # the same for a whole detector, which knows objects but no classes
 
 
 def _is_backbone(names: Collection[str], metadata: Mapping[str, str]) -> str | None:
@@ -40,7 +40,7 @@ LAYOUTS = (
 
 
 def own_detector(file: WeightsFile, licence: str | None) -> Identity:
-    """Describe a detector of ours, which states everything in its metadata; ``licence`` is the one that it states."""
+    """Describe one of our detectors, which states everything in its metadata, including ``licence``."""
     metadata = file.metadata
     classes, text, notes = None, metadata.get("model"), []
     try:

@@ -1,6 +1,6 @@
-"""Where the parts of an RT-DETR stand among a model's rows, under the names of the official repository.
+"""Positions of the parts of an RT-DETR among a model's rows, under the official names.
 
-RT-DETR, arXiv 2304.08069, figure 4; names as in lyuwenyu/RT-DETR (Apache-2.0), to which transformers' are brought first.
+RT-DETR, arXiv 2304.08069, figure 4; names as in lyuwenyu/RT-DETR (Apache-2.0), to which transformers' are converted first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nextdetr.weights.layouts.names import Rules, renamed, rules
 
 __all__ = ["DECODER", "INSIDE", "Family", "Head", "official_to_rows"]
 
-#: A head, from the projection of the coarsest map on: layer, and the official name of what it is.
+#: A head, starting with the projection of the coarsest map: layer, and official name.
 Head = Sequence[tuple[str, str | None]]
 
 _RTDETR: Head = (
@@ -43,7 +43,7 @@ _RTDETR: Head = (
 )
 
 
-# Inside a part: its official names to ours. A projection's norm is `1` in the first release and `norm` in the second.
+# Inside a part: official names to ours. A projection's norm is `1` in the first release and `norm` in the second.
 _CONV = rules((r"^(0|conv)\.", "conv."), (r"^(1|norm)\.", "bn."))
 _AIFI = rules((r"^self_attn\.", "ma."), (r"^linear([12])\.", r"fc\1."))
 _REP_C3 = rules((r"\.norm\.", ".bn."), (r"^conv([123])\.", r"cv\1."), (r"^bottlenecks\.", "m."))
@@ -58,13 +58,13 @@ INSIDE: Mapping[str, Rules] = {"Conv": _CONV, "AIFI": _AIFI, "RepC3": _REP_C3, "
 
 
 class Family(NamedTuple):
-    """Detectors whose files have one spelling.
+    """Detectors whose files use the same names.
 
     Attributes:
-        title: whose they are, for messages.
-        example: a shipped model of theirs.
-        heads: by their layers.
-        inside: layer -> how its official names become ours.
+        title: name of the family, for messages.
+        example: a shipped model of the family.
+        heads: heads by their layers.
+        inside: layer -> renaming from official names to ours.
     """
 
     title: str
@@ -77,15 +77,15 @@ RTDETR = Family("RT-DETR", "rtdetr-r50vd", (_RTDETR,), INSIDE)
 
 
 def official_to_rows(tensors: Mapping[str, Tensor], model: DetectionModel, family: Family = RTDETR) -> dict[str, Tensor]:
-    """Bring official names to a model's ``rows.<k>.…``.
+    """Convert official names to a model's ``rows.<k>.…``.
 
     Args:
-        tensors: official name -> tensor. Those of a backbone of one row may have any of our names after ``backbone.``.
-        model: its head must be one of the family's.
-        family: whose file it is.
+        tensors: official name -> tensor. Those of a one-row backbone may have any of our names after ``backbone.``.
+        model: target model; its head must belong to the family.
+        family: family of the file.
 
     Returns:
-        Name in the model -> tensor; a tensor that belongs to no part keeps its name.
+        Name in the model -> tensor; tensors that belong to no part keep their names.
 
     Raises:
         WeightsError: the model's head has other rows.
@@ -112,7 +112,7 @@ def official_to_rows(tensors: Mapping[str, Tensor], model: DetectionModel, famil
 
 
 def _backbone_parts(layers: Sequence[str]) -> dict[str, tuple[int, str]]:
-    """Return for each official part of a backbone its row and the row's layer: the whole of it, or HGNetV2's blocks."""
+    """Return for each official part of a backbone its row and layer: the whole backbone, or HGNetV2's blocks."""
     if len(layers) == 1:
         return {"backbone": (0, "")}
     parts, stage, block = {}, 0, 0

@@ -1,8 +1,8 @@
-"""Official RT-DETR and RT-DETRv2 checkpoints (lyuwenyu/RT-DETR, Apache-2.0): their names and buffers, brought to ours.
+"""Official RT-DETR and RT-DETRv2 checkpoints (lyuwenyu/RT-DETR, Apache-2.0), converted to ours.
 
-RT-DETRv2 (arXiv 2407.17140) reads its points as RT-DETR does: a point's offset is multiplied by half the box's side and
-divided by the number of points of its level. All published files have one number of points for every level, so that one
-decoder serves both; a file of several numbers is refused. Its "discrete" sampling has no trace in a checkpoint.
+RT-DETRv2 (arXiv 2407.17140) places its points as RT-DETR does: an offset is multiplied by half the box's side and divided
+by the number of points of its level. All published files have the same number of points on every level, so one decoder
+serves both; files with different numbers are refused. "Discrete" sampling leaves no trace in a checkpoint.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ _RESNETS: Mapping[tuple[tuple[int, ...], bool], str] = {
     ((3, 4, 23, 3), True): "r101vd",
 }
 
-#: The decoder's parts. D-FINE's and DEIM's, whose other names are RT-DETR's, has more of them.
+#: Parts of the decoder. D-FINE's and DEIM's has more, with otherwise the same names.
 _PARTS = re.compile(
     r"(?:input_proj|decoder\.layers|denoising_class_embed|tgt_embed|query_pos_head|enc_output|enc_score_head|enc_bbox_head"
     r"|dec_score_head|dec_bbox_head)\.|anchors|valid_mask"
 )
 _ATTENTION = "decoder.layers.0.cross_attn.value_proj.weight"
 
-#: Buffers that follow from the model's structure and the image size.
+#: Buffers derived from the model's structure and the image size.
 _DERIVED = ("anchors", "valid_mask", "num_points_scale", "n_points_scale")
 _HEAD_OF_CLASSES = "decoder.dec_score_head.0.weight"
 _DENOISING = "decoder.denoising_class_embed.weight"
 
 
 def from_official(tensors: Mapping[str, Tensor], model: DetectionModel) -> dict[str, Tensor]:
-    """Bring an official state dict to a model's names.
+    """Convert an official state dict to a model's names.
 
     Args:
         tensors: official name (``backbone.…``, ``encoder.…``, ``decoder.…``) -> tensor.
-        model: where they are to go.
+        model: target model.
 
     Raises:
         WeightsError: the model's head is not RT-DETR's, or the file has different numbers of points on its levels.
@@ -62,7 +62,7 @@ def from_official(tensors: Mapping[str, Tensor], model: DetectionModel) -> dict[
 
 
 def without_derived(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out the buffers that follow from structure and image size, and the denoising embedding's row of padding."""
+    """Drop the buffers derived from structure and image size, and the padding row of the denoising embedding."""
     kept = {}
     for name, tensor in tensors.items():
         last = name.rpartition(".")[2]
@@ -82,12 +82,12 @@ def _check_points(name: str, scale: Tensor) -> None:
         )
 
 
-# A shortcut of stride 2 has a pooling layer before its convolution, and one more level of names for it.
+# A shortcut of stride 2 has a pooling layer before its convolution, and so one more level in its names.
 _ONE_SPELLING = rules((r"\.short\.(?:conv|1)\.(conv|norm|bn)\.", r".short.\1."), (r"\.norm\.", ".bn."))
 
 
 def _placed(tensors: Mapping[str, Tensor], model: DetectionModel) -> dict[str, Tensor]:
-    """Bring the backbone's names to the model's spelling of them; the others, and those it has no place for, stay."""
+    """Convert the backbone's names to the model's spelling; the others, and unknown ones, are kept."""
     places = {f"backbone.{renamed(name, _ONE_SPELLING)}": f"backbone.{name}" for name in model.backbone.state_dict()}
     return {
         places.get(renamed(name, _ONE_SPELLING), name) if name.startswith("backbone.") else name: tensor
@@ -111,7 +111,7 @@ def resnet_model(named: Mapping[str, Tensor]) -> str | None:
 
 
 def convnext_model(state: Mapping[str, Tensor]) -> str | None:
-    """Return the reference model with a ConvNeXt of our names as its backbone."""
+    """Return the reference model with a ConvNeXt backbone that has our names."""
     size = known_size(*backbone_size(state))
     return None if size is None else f"rtdetr-l-convnextv2-{size}"
 
@@ -133,7 +133,7 @@ def _layout(kind: str, second: bool) -> Layout:
 
 
 def _is_second(names: Collection[str]) -> bool:
-    """Whether it is RT-DETRv2; the parts of ``enc_output`` are named there, also in files without the derived buffers."""
+    """Whether it is RT-DETRv2: the parts of ``enc_output`` have names there, also in files without derived buffers."""
     return any(name.endswith(("points_scale", "decoder.enc_output.proj.weight")) for name in names)
 
 

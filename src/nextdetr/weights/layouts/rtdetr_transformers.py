@@ -1,7 +1,7 @@
-"""transformers' ``rt_detr`` and ``rt_detr_v2`` folders: names, attention layers and settings brought to the official ones.
+"""transformers' ``rt_detr`` and ``rt_detr_v2`` folders: names, attention layers and settings converted to official ones.
 
 The names of releases 4 and 5 differ (``encoder.encoder.0`` and ``encoder.aifi.0``, ``fc1`` and ``mlp.fc1``, ``out_proj``
-and ``o_proj``); files of both are about. ``config.json`` says what names cannot: how far a v2 decoder's offsets reach.
+and ``o_proj``); both kinds of files exist. ``config.json`` has what names do not show: the range of a v2 decoder's offsets.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ __all__ = ["LAYOUTS", "OFFSET_SCALE", "to_official", "transformers_backbone"]
 _FIRST = re.compile(r"(.*?)model\.decoder\.layers\.0\.encoder_attn\.sampling_offsets\.weight")
 OFFSET_SCALE = 0.5  # of RT-DETR: an offset of 1 at one point per level is half a box's side
 _BACKBONE = "model.backbone.model."
-#: What a ConvNeXt backbone's stem is called in there, and what brings such a backbone to our names.
+#: Name of a ConvNeXt backbone's stem there, and the conversion of such a backbone.
 _CONVNEXTS = (
     ("embeddings.patch_embeddings.weight", from_transformers),
     ("stages.0.downsample_layers.0.weight", from_dinov3),
     ("model.stages.0.downsample_layers.0.weight", from_dinov3),
 )
-#: The parts of a model, and of its decoder. PP-DocLayout and D-FINE, whose other names are RT-DETR's, have more of them.
+#: Parts of a model, and of its decoder. PP-DocLayout and D-FINE, with otherwise the same names, have more.
 _PARTS = re.compile(
     r"(?:backbone|encoder_input_proj|encoder|decoder_input_proj|enc_output|enc_score_head|enc_bbox_head|weight_embedding"
     r"|denoising_class_embed|decoder\.(?:layers|query_pos_head|class_embed|bbox_embed))\.|anchors|valid_mask"
@@ -75,20 +75,20 @@ _QUERY = re.compile(r"(.*\.self_attn)\.q_proj\.(weight|bias)")
 
 
 def to_official(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
-    """Bring a transformers state dict to official names and shapes.
+    """Convert a transformers state dict to official names and shapes.
 
     Args:
         tensors: ``model.…`` (and the heads' copies, ``class_embed.…``) -> tensor.
         config: ``config.json``.
 
     Returns:
-        Official name -> tensor; query, key and value in one tensor, and the offsets' reach in their weights.
+        Official name -> tensor; query, key and value merged into one tensor, and the range of offsets into their weights.
     """
     backbone = _convnext(tensors, _BACKBONE)
     named = {f"backbone.{name}": tensor for name, tensor in backbone.items()}
     for name, tensor in tensors.items():
         if not backbone or not name.startswith(_BACKBONE) or ".hidden_states_norms." in name:
-            # Of a head that stands twice, in the model and in its decoder, both copies are the same tensor.
+            # If a head is stored twice, in the model and in its decoder, both copies are the same tensor.
             named.setdefault(name if ".hidden_states_norms." in name else renamed(name, _RULES), tensor)
     for name in [name for name in named if _QUERY.fullmatch(name)]:
         _join(named, name)
@@ -101,9 +101,9 @@ def to_official(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None 
 
 
 def transformers_backbone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the ConvNeXt backbone of a transformers detector as a V2 under our names; empty if it is another one.
+    """Return the ConvNeXt backbone of a transformers detector as a V2 with our names; empty for other backbones.
 
-    The norms of the maps that it returns (``hidden_states_norms``) belong to the detector and are left out.
+    The norms of its output maps (``hidden_states_norms``) belong to the detector and are left out.
     """
     stems = [_BACKBONE + stem for stem, _ in _CONVNEXTS]
     found = next((name for name in tensors if name.endswith(tuple(stems))), None)
@@ -111,7 +111,7 @@ def transformers_backbone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _convnext(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the ConvNeXt under a prefix as a V2 of our names; empty if there is none."""
+    """Return the ConvNeXt under a prefix as a V2 with our names; empty if there is none."""
     bring = next((bring for stem, bring in _CONVNEXTS if prefix + stem in tensors), None)
     if bring is None:
         return {}
@@ -121,7 +121,7 @@ def _convnext(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _join(named: dict[str, Tensor], query: str) -> None:
-    """Put query, key and value projections into one tensor, in this order."""
+    """Merge query, key and value projections into one tensor, in this order."""
     match = _QUERY.fullmatch(query)
     assert match is not None  # the caller has matched it
     sources = [f"{match[1]}.{letter}_proj.{match[2]}" for letter in "qkv"]
@@ -149,7 +149,7 @@ def _layout(kind: str, model_type: str, second: bool) -> Layout:
 
 
 def _backbone_licence(names: Collection[str]) -> tuple[str, str] | None:
-    """Return the licence of the published ConvNeXt that a detector's backbone may have started from."""
+    """Return the licence of the published ConvNeXt from which a detector's backbone may have started."""
     bring = next((bring for stem, bring in _CONVNEXTS for name in names if name.endswith(_BACKBONE + stem)), None)
     if bring is from_dinov3:
         return (
@@ -162,7 +162,7 @@ def _backbone_licence(names: Collection[str]) -> tuple[str, str] | None:
 
 
 def _is_rtdetr(names: Collection[str], prefix: str) -> bool:
-    """Whether names are RT-DETR's and not those of a relative: its parts, all of them known, and its attention."""
+    """Whether names are RT-DETR's and not a relative's: exactly its parts, and its attention."""
     inside = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
     hybrid = any(name.startswith(("encoder.lateral_convs.", "encoder.fpn_blocks.")) for name in inside)
     attention = "decoder.layers.0.encoder_attn.value_proj.weight" in inside

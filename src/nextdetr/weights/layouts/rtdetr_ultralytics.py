@@ -1,7 +1,7 @@
-"""State dicts of the framework whose model files ours are like: layer i there is row i here, with the same names inside.
+"""State dicts of the framework with the same model file dialect: layer i there is row i here, with the same inner names.
 
-The layers' names are read off published checkpoints; no code of that framework (AGPL-3.0) is used. A checkpoint that holds
-its model file, as a pickled model does, states its model by it.
+Layer names were read from published checkpoints; no code of that framework (AGPL-3.0) is used. A checkpoint that
+includes its model file, as a pickled model does, states its model by it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nextdetr.weights.layouts.rtdetr_official import convnext_model
 
 __all__ = ["DECODER", "LAYOUTS", "from_ultralytics", "model_text", "to_ultralytics"]
 
-#: The decoder's first class head tells where the layers' numbers stand in the names, and which is the last.
+#: The decoder's first class head shows where layer numbers are in the names, and which is the last.
 DECODER = re.compile(r"(?P<prefix>(?:.*\.)?)(?P<row>\d+)\.dec_score_head\.0\.weight")
 
 _LAST = rules((r"^(input_proj\.\d+)\.0\.", r"\1.conv."), (r"^(input_proj\.\d+)\.1\.", r"\1.bn."))
@@ -31,17 +31,17 @@ _LAST_BACK = rules((r"^(input_proj\.\d+)\.conv\.", r"\1.0."), (r"^(input_proj\.\
 
 
 def from_ultralytics(tensors: Mapping[str, Tensor], model: DetectionModel) -> dict[str, Tensor]:
-    """Bring ``model.<i>.…`` to ``rows.<i>.…``.
+    """Convert ``model.<i>.…`` to ``rows.<i>.…``.
 
     Args:
         tensors: name -> tensor.
-        model: built from the model file that the checkpoint was trained from.
+        model: built from the model file with which the checkpoint was trained.
 
     Returns:
-        Name in the model -> tensor; a name of another form stays as it is.
+        Name in the model -> tensor; other names are kept.
 
     Raises:
-        WeightsError: there is no decoder in the file, or it stands at another row than the model's.
+        WeightsError: the file has no decoder, or it is at another row than the model's.
     """
     found = next((match for name in tensors if (match := DECODER.fullmatch(name))), None)
     if found is None:

@@ -1,4 +1,4 @@
-"""Which size a ConvNeXt is, by counting its blocks and looking at its convolutions' shapes."""
+"""Size of a ConvNeXt, from its blocks and the shapes of its convolutions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Stages = tuple[int, ...]
 
 
 def backbone_size(state: Mapping[str, Tensor]) -> tuple[Stages, Stages]:
-    """Return depths and dims of a ConvNeXt of our names; empty if it is none."""
+    """Return depths and dims of a ConvNeXt with our names; empty if it is not one."""
     blocks: dict[int, int] = {}
     dims: dict[int, int] = {}
     for name, tensor in state.items():
@@ -28,12 +28,12 @@ def backbone_size(state: Mapping[str, Tensor]) -> tuple[Stages, Stages]:
 
 
 def known_size(depths: Stages, dims: Stages) -> str | None:
-    """Return the name of a published size, such as ``atto``; None for any other."""
+    """Return the name of a published size, such as ``atto``; otherwise None."""
     return next((name for name, spec in SIZES.items() if (spec.depths, spec.dims) == (depths, dims)), None)
 
 
 def size_name(depths: Stages, dims: Stages) -> str:
-    """Return the size as a sentence names it: ``atto``, or depths and widths."""
+    """Return the size for messages: ``atto``, or depths and widths."""
     known = known_size(depths, dims)
     if known or not depths:
         return known or "unknown"

@@ -1,6 +1,6 @@
-"""What a weights file is: recognised by its metadata, or by the names and shapes of its tensors; nothing is guessed beyond.
+"""Recognition of weights files, by metadata or by names and shapes of tensors; nothing is guessed beyond that.
 
-Licences: see ``licence_of``. Where nobody states one, ConvNeXt V2's published weights are CC-BY-NC-4.0, timm's
+Licences: see ``licence_of``. If nothing is stated, ConvNeXt V2's published weights are CC-BY-NC-4.0, timm's
 ImageNet-trained V1 weights Apache-2.0 (REFERENCE, section 2), pickles of ultralytics AGPL-3.0; the rest is ``unknown``.
 """
 
@@ -30,7 +30,7 @@ from nextdetr.weights.reader import WeightsFile
 
 __all__ = ["DETECTOR_KIND", "FCMAE", "LAYOUTS", "V1_NOTE", "Identity", "backbone_tensors", "identify", "opens_type"]
 
-#: Every layout, in the order in which a file is compared with them.
+#: All layouts, in the order in which they are tried.
 LAYOUTS = layout_table(
     *nextdetr.LAYOUTS,
     *DETECTORS.values(),
@@ -46,8 +46,8 @@ def identify(file: WeightsFile) -> Identity:
     """Recognise a file: by the model that its ``config.json`` states, else by the names of its tensors.
 
     Raises:
-        WeightsError: it is of no layout that is known (the message names what it is, as far as that can be told), or of a
-            ConvNeXt that no block of ours computes.
+        WeightsError: its layout is unknown (the message names the model, if possible), or it is a ConvNeXt that our blocks
+            do not support.
     """
     if not file.tensors:
         raise WeightsError(f"{file.path}: there are no tensors in it.")
@@ -66,12 +66,12 @@ def identify(file: WeightsFile) -> Identity:
 
 
 def opens_type(stated: str) -> bool:
-    """Whether there is a layout for what a ``config.json`` states."""
+    """Whether there is a layout for the model stated in a ``config.json``."""
     return any(is_of_type(stated, layout.types) for layout in LAYOUTS.values())
 
 
 def _refusal(file: WeightsFile, stated: str | None, *, known: bool) -> str:
-    """Say what a file is that cannot be opened, and what can."""
+    """Return what an unsupported file is, and what is supported."""
     shown = ", ".join(list(file.tensors)[:3])
     types = [kind for layout in LAYOUTS.values() for kind in layout.types]
     opened = f"with a config.json, NextDETR opens {', '.join(dict.fromkeys(types))}."
@@ -89,10 +89,10 @@ def _refusal(file: WeightsFile, stated: str | None, *, known: bool) -> str:
 
 
 def backbone_tensors(file: WeightsFile, identity: Identity) -> dict[str, Tensor]:
-    """Return a backbone file's tensors under our names, its final norm and classifier included.
+    """Return a backbone file's tensors under our names, including its final norm and classifier.
 
     Raises:
-        WeightsError: they cannot be brought to our layout (the message names file and cause).
+        WeightsError: they cannot be converted to our layout (the message names file and cause).
     """
     try:
         return LAYOUTS[identity.kind].to_ours(_without(file.tensors, identity.prefix), None, None)
@@ -117,7 +117,7 @@ def _backbone(file: WeightsFile, layout: Layout, prefix: str) -> Identity:
     if kind.startswith("convnext-v1"):
         notes.append(V1_NOTE)
     licence, remarks = licence_of(file, layout, classes)
-    # The published sparse files are FCMAE's own; files of ours say it, but for the first ones, known by having no licence.
+    # The published sparse files are FCMAE's own; ours say so, except the first ones, recognised by their missing licence.
     alone = kind == "convnextv2-fcmae-sparse" or file.metadata.get("pretraining") == FCMAE
     alone = alone or (kind == "nextdetr-backbone" and licence == "none") or _tag_of_timm(file) == FCMAE
     return Identity(
@@ -127,14 +127,14 @@ def _backbone(file: WeightsFile, layout: Layout, prefix: str) -> Identity:
 
 
 def _tag_of_timm(file: WeightsFile) -> str | None:
-    """Return how timm says that weights were trained last: ``fcmae``, or ``fcmae_ft_in1k``."""
+    """Return timm's name of the last training: ``fcmae``, or ``fcmae_ft_in1k``."""
     settings = (config_of(file) or {}).get("pretrained_cfg")
     tag = settings.get("tag") if isinstance(settings, dict) else None
     return tag if isinstance(tag, str) else None
 
 
 def _renamed_only(file: WeightsFile, layout: Layout, state: State) -> dict[str, Tensor]:
-    """Bring the names to ours without the arithmetic of the fold."""
+    """Convert the names to ours without the arithmetic of the V1 conversion."""
     try:
         ours = layout.rename(state)
         check_stem(ours)

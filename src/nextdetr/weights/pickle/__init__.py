@@ -1,1 +1,1 @@
-"""The security boundary: files of ``torch.save`` read without running anything in them; only the reader comes here."""
+"""The security boundary: files of ``torch.save`` are read without running anything; only the reader imports this."""

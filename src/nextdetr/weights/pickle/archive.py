@@ -1,7 +1,7 @@
-"""Where the parts of a ``torch.save`` file lie: the directory of its zip archive, read from a memory map.
+"""Locations of the parts of a ``torch.save`` file: the directory of its zip archive, read from a memory map.
 
-Only what torch writes is accepted: stored entries (so that nothing unpacks to more than the file has), one disk, no
-encryption. All offsets and sizes are checked against the file before they are used. Format: PKWARE's APPNOTE, 4.3.
+Only what torch writes is accepted: stored entries (so nothing can unpack to more than the file's size), one disk, no
+encryption. All offsets and sizes are checked against the file before use. Format: PKWARE's APPNOTE, 4.3.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class Region:
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """Map a file that is not empty; writing to the map changes the copy in memory, never the file."""
+    """Map a non-empty file; writing to the map changes the copy in memory, never the file."""
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
 
 def zip_directory(source: str, buffer: mmap.mmap) -> dict[str, Region]:
-    """Return where each entry of a zip archive has its content.
+    """Return the location of each entry's content in a zip archive.
 
     Raises:
-        WeightsError: the archive is incomplete, damaged, compressed, or states sizes that cannot be.
+        WeightsError: the archive is incomplete, damaged, compressed, or states impossible sizes.
     """
     try:
         start, size, count = _find_directory(source, buffer)

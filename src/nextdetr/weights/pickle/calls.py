@@ -1,6 +1,6 @@
-"""The few functions that checkpoints call while they are unpickled, done here on data that is checked first.
+"""The few functions that checkpoints call while being unpickled, implemented here on checked data.
 
-Whatever copies charges for the copy, as a pickle may ask for it again and again from its memo.
+Every copy is charged to the work limit, as a pickle may request it repeatedly from its memo.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nextdetr.weights.pickle.stubs import StorageRecord, StorageType, Stub, Stub
 __all__ = ["KNOWN", "Caller", "NumberKey", "bare_key", "is_count", "safe_key"]
 
 _MAX_DIMENSIONS = 16
-_MAX_KEY_TEXT = 1 << 10  # letters of a text within a tuple that is a key
+_MAX_KEY_TEXT = 1 << 10  # characters of a text inside a tuple used as a key
 _LARGEST_KEY = 1 << 63
 _SCALARS = (str, int, float, bytes, bool, type(None))
 _KEYS = (*_SCALARS, Stub, StubClass, TensorRecord, StorageRecord, StorageType, torch.dtype)
@@ -38,25 +38,25 @@ _NUMPY_SCALARS = {
 
 
 class Caller(Protocol):
-    """What a call may use of the machine."""
+    """Limits of the machine, for calls."""
 
     def charge(self, units: int) -> None:
-        """Count work; refuses the file when it is too much."""
+        """Count work; refuse the file when there is too much."""
 
     def construct(self, function: Any, arguments: Any) -> Any:
-        """Return the object that a call stands for."""
+        """Return the object that a call creates."""
 
 
 def is_count(value: Any) -> bool:
-    """Whether ``value`` is an integer that can count elements."""
+    """Whether ``value`` is an integer that can be a number of elements."""
     return type(value) is int and 0 <= value < 1 << 62
 
 
 class NumberKey:
-    """A key that a file may choose the hash of (a number, or a tuple of them), hashed by text, which nobody can foresee.
+    """A key whose hash a file could choose (a number, or a tuple of them), hashed as text instead, which is unpredictable.
 
-    Python hashes a number to itself, so that a file of a few hundred kilobytes can let all its keys collide, each with all
-    before it. Text is hashed with a secret of the process.
+    Python hashes a number to itself, so a file of a few hundred kilobytes could make all its keys collide, at quadratic
+    cost. Text is hashed with a secret of the process.
 
     Attributes:
         value: the key.
@@ -79,7 +79,7 @@ class NumberKey:
 
 
 def bare_key(key: Any) -> Any:
-    """Return the key that a ``NumberKey`` stands for; any other as it is."""
+    """Return the key of a ``NumberKey``; other keys unchanged."""
     return key.value if isinstance(key, NumberKey) else key
 
 
@@ -87,7 +87,7 @@ def safe_key(value: Any) -> Any:
     """Return a key that is cheap to hash and whose hash no file can choose: ``value``, or a ``NumberKey`` of it.
 
     Raises:
-        TypeError: there is none: a nested tuple's hash can take forever, or overflow the stack.
+        TypeError: there is none: the hash of a nested tuple can take forever, or overflow the stack.
     """
     if isinstance(value, NumberKey):
         return value

@@ -1,8 +1,8 @@
-"""A pickle machine of our own for checkpoints: it builds tensors' records, plain containers and stubs, and calls nothing.
+"""Our own pickle machine for checkpoints: it builds tensor records, plain containers and stubs, and calls nothing.
 
-Python's ``Unpickler`` with a restricted ``find_class`` still lets a file call what is admitted, size the memo, and hash
-deep keys; here every opcode does what is written below. Opcodes and their arguments are decoded by the standard library's
-``pickletools``, which only reads. Work and memory are bounded by the size of the pickle and by ``MAX_WORK``.
+Python's ``Unpickler`` with a restricted ``find_class`` still lets a file call whatever is allowed, grow the memo, and hash
+deep keys; here every opcode does only what is written below. Opcodes and their arguments are decoded by the standard
+library's ``pickletools``, which only reads. Work and memory are bounded by the size of the pickle and by ``MAX_WORK``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from nextdetr.weights.pickle.stubs import (
 __all__ = ["MAX_PICKLE", "MAX_WORK", "Machine"]
 
 MAX_PICKLE = 64 << 20  # bytes; the pickle of a large detector with its optimizer has about one million
-MAX_WORK = 2_000_000  # opcodes; the same one has some 300,000
+MAX_WORK = 2_000_000  # opcodes; the same pickle has about 300,000
 _PUSH_ARGUMENT = frozenset(
     [
         "INT",
@@ -72,8 +72,8 @@ class Machine:
         source: name of the file, for messages.
 
     Attributes:
-        names: dotted names of the classes and functions that stubs stand for, in order of appearance.
-        storages: the storages that the pickles referred to, by their keys.
+        names: dotted names of the classes and functions behind stubs, in order of appearance.
+        storages: storages referenced by the pickles, by key.
     """
 
     def __init__(self, source: str) -> None:
@@ -82,14 +82,14 @@ class Machine:
         self.storages: dict[str, StorageRecord] = {}
         self._stack: list[Any] = []
         self._marked: list[list[Any]] = []
-        self._memo: dict[str, Any] = {}  # by the number as text: a file may choose numbers that collide
+        self._memo: dict[str, Any] = {}  # by the number as text: a file could choose colliding numbers
         self._work = 0
 
     def run(self, file: IO[bytes]) -> Any:
-        """Return the object that the pickle at the file's position describes; the position is then behind it.
+        """Return the object of the pickle at the file's position, which then points behind it.
 
         Raises:
-            WeightsError: the pickle is damaged, too large, or wants to run code.
+            WeightsError: the pickle is damaged, too large, or tries to run code.
         """
         self._stack, self._marked, self._memo = [], [], {}
         try:
@@ -113,7 +113,7 @@ class Machine:
             self._stack, self._marked, self._memo = [], [], {}
 
     def charge(self, units: int) -> None:
-        """Count work; refuses the file when it is too much."""
+        """Count work; refuse the file when there is too much."""
         self._work += units
         if self._work > MAX_WORK:
             self._refuse("its pickle has more objects than any checkpoint needs")
@@ -202,7 +202,7 @@ class Machine:
             target.elements = [] if target.elements is None else target.elements
             target.elements.extend(items)
         else:
-            raise TypeError("items are added to something that is no list")
+            raise TypeError("items are added to something that is not a list")
 
     def _set_item(self, _: Any) -> None:
         value, key = self._stack.pop(), self._stack.pop()
@@ -217,7 +217,7 @@ class Machine:
             target.items = {} if target.items is None else target.items
             target = target.items
         if not isinstance(target, dict) or len(items) % 2:
-            raise TypeError("entries are set in something that is no dictionary")
+            raise TypeError("entries are set in something that is not a dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[safe_key(key)] = value
 
@@ -228,7 +228,7 @@ class Machine:
     def _stack_global(self, _: Any) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise TypeError("a class is named by something that is no text")
+            raise TypeError("a class is named by something that is not text")
         self._stack.append(self._find(module, name))
 
     def _find(self, module: str, name: str) -> Any:
@@ -248,7 +248,7 @@ class Machine:
         self._stack.append(self.construct(function, arguments))
 
     def _new_with_keywords(self, _: Any) -> None:
-        self._stack.pop()  # keyword arguments say nothing that a reader of tensors needs
+        self._stack.pop()  # keyword arguments are irrelevant for reading tensors
         self._reduce(_)
 
     def _instance(self, argument: str) -> None:
@@ -261,21 +261,21 @@ class Machine:
         self._stack.append(self.construct(items[0], tuple(items[1:])))
 
     def construct(self, function: Any, arguments: Any) -> Any:
-        """Return what a call stands for: the result of a known function, else a stub. The call does not happen."""
+        """Return the result of a call: of a known function, or else a stub. Nothing is called."""
         if not isinstance(arguments, tuple):
-            raise TypeError("arguments are no tuple")
+            raise TypeError("arguments are not a tuple")
         if isinstance(function, StubClass):
             known = KNOWN.get(function.name)
             return Stub(function.name, arguments) if known is None else known(self, arguments)
         if isinstance(function, Stub):
             return Stub(f"{function.name}()"[:200], arguments)
-        raise TypeError("something that is no class is called")
+        raise TypeError("something that is not a class is called")
 
     def _build(self, _: Any) -> None:
         state = self._stack.pop()
         target = self._stack[-1]
         if not isinstance(target, Stub):
-            if isinstance(target, dict | TensorRecord):  # attributes of a dictionary or a tensor carry no weights
+            if isinstance(target, dict | TensorRecord):  # attributes of dictionaries and tensors hold no weights
                 return
             raise TypeError("attributes are set on something that has none")
         parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
@@ -291,10 +291,10 @@ class Machine:
         if isinstance(reference, tuple) and len(reference) == 4 and reference[0] == "module":
             if not isinstance(reference[1], StubClass):
                 raise TypeError("a module has no class")
-            self._stack.append(reference[1])  # the older format adds the source code of classes: left alone
+            self._stack.append(reference[1])  # the older format adds the source code of classes: ignored
             return
         if not isinstance(reference, tuple) or len(reference) not in (5, 6) or reference[0] != "storage":
-            self._refuse("its pickle refers to something outside that is no tensor storage")
+            self._refuse("its pickle refers to something outside that is not a tensor storage")
         _, kind, key, _, numel = reference[:5]
         if not isinstance(kind, StorageType):
             self._refuse("it has a tensor storage of a kind that is not read (quantised, for one)")

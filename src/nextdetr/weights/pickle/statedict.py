@@ -1,4 +1,4 @@
-"""The weights within what was saved: a state dict, wrapped or not, or a pickled module, walked by its stubs."""
+"""Find the weights in a saved object: a state dict, wrapped or not, or a pickled module, walked by its stubs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from nextdetr.weights.pickle.stubs import Stub, StubClass, TensorRecord
 
 __all__ = ["Found", "find_weights", "plain"]
 
-# Where training programs keep weights; averaged ones first, as they are those that are scored and published.
+# Where training programs store weights; averaged ones first, as those are scored and published.
 _PLACES = (
     "ema.module", "ema.state_dict", "ema", "model_ema", "state_dict_ema", "model_state_dict", "model_state",
     "model.state_dict", "state_dict", "model", "module", "net", "weights", "",
 )  # fmt: skip
-_WRAPPERS = ("_orig_mod.", "module.")  # of torch.compile, and of training on several devices
+_WRAPPERS = ("_orig_mod.", "module.")  # of torch.compile, and of multi-device training
 _MAX_MODULES = 100_000
 _MAX_DEPTH = 200
 _MAX_NODES = 20_000
@@ -26,14 +26,14 @@ _MAX_TEXT = 1 << 20
 
 @dataclass(slots=True)
 class Found:
-    """The weights that were found.
+    """Weights found in a file.
 
     Attributes:
-        place: dotted keys of where they were, empty if they were the whole file.
+        place: dotted keys of their location, empty for the whole file.
         records: name -> record of a tensor.
-        module: the module, if one was pickled and not its state dict.
-        others: names of entries that are no tensors.
-        prefix: what was taken off the start of all names.
+        module: the module, if one was pickled instead of its state dict.
+        others: names of entries that are not tensors.
+        prefix: common prefix removed from all names.
     """
 
     place: str
@@ -48,11 +48,11 @@ def find_weights(source: str, root: Any, key: str | None = None) -> Found:
 
     Args:
         source: name of the file, for messages.
-        root: what was saved.
-        key: dotted keys of where to look; None for the usual places.
+        root: the saved object.
+        key: dotted keys of the location; None for the usual places.
 
     Raises:
-        WeightsError: there are none, or they are of a kind that is not read.
+        WeightsError: there are none, or they are of an unsupported kind.
     """
     for place in _PLACES if key is None else (key,):
         value = _at(root, place)
@@ -107,7 +107,7 @@ def _walk(source: str, place: str, root: Stub) -> Found:
     while stack:
         prefix, module, depth = stack.pop()
         visited += 1
-        if visited > _MAX_MODULES or depth > _MAX_DEPTH:  # a few modules that hold each other look like endlessly many
+        if visited > _MAX_MODULES or depth > _MAX_DEPTH:  # a few modules that contain each other look endless
             raise WeightsError(
                 f"{source}: its model has more modules in each other than any that can be built; it is refused."
             )
@@ -152,9 +152,9 @@ class _TooLarge(Exception):  # noqa: N818 - never leaves this file
 
 
 def plain(value: Any) -> Any:
-    """Return a value as text, numbers, lists and dictionaries; objects become their attributes or their class's name.
+    """Return a value as text, numbers, lists and dictionaries; objects become their attributes or class names.
 
-    Shared parts are written out each time they appear, so the result is bounded by count; None if it would be larger.
+    Shared parts are written out each time, so the result is bounded by count; None if it would be larger.
     """
     try:
         return _Plain().convert(value, 0)

@@ -1,6 +1,6 @@
-"""What stands in for the objects of a checkpoint's pickle: records of tensors, and inert stubs of all other classes.
+"""Replacements for the objects of a checkpoint's pickle: tensor records, and inert stubs for all other classes.
 
-Nothing here is ever called on behalf of the file: a stub keeps what the file said (arguments, attributes, items) as data.
+Nothing here is ever called on behalf of the file: a stub stores the file's data (arguments, attributes, items).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ STORAGES: dict[str, torch.dtype] = {
     "UntypedStorage": torch.uint8,
 }
 
-# A checkpoint has no use for these, an attack has. Other names are stubs, and as inert: this list only turns an attack
-# that would have had no effect into a refusal that says so.
+# Names that only an attack needs. Others become stubs, which are just as inert: this list only turns a harmless attack into
+# an explicit refusal.
 _HOSTILE_MODULES = frozenset(
     [
         "asyncio",
@@ -134,7 +134,7 @@ _HOSTILE_NAMES = frozenset(
 
 
 def runs_code(module: str, name: str) -> bool:
-    """Whether a pickle that names ``module.name`` can only want to run code."""
+    """Whether a pickle that names ``module.name`` can only be trying to run code."""
     if module in ("builtins", "__builtin__"):
         return name.split(".")[0] in _HOSTILE_BUILTINS
     walks = "." in name and name.split(".")[0] in _HOSTILE_MODULES  # torch + "os.system"
@@ -143,7 +143,7 @@ def runs_code(module: str, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StubClass:
-    """Stands for a class or a function that the file names; it is never looked up.
+    """Stub for a class or function named by the file; it is never looked up.
 
     Attributes:
         name: dotted name, such as ``torch.nn.modules.conv.Conv2d``.
@@ -154,14 +154,14 @@ class StubClass:
 
 @dataclass(slots=True, eq=False, repr=False)
 class Stub:
-    """Stands for an object: what the file says of it, and nothing else.
+    """Stub for an object: the file's data, and nothing else.
 
     Attributes:
         name: dotted name of its class.
-        args: arguments of its construction.
-        state: its attributes by name.
+        args: constructor arguments.
+        state: attributes by name.
         items: key -> value, if it is a mapping.
-        elements: values, if it is a list or a set.
+        elements: values, if it is a list or set.
     """
 
     name: str
@@ -176,7 +176,7 @@ class Stub:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StorageType:
-    """Stands for ``torch.FloatStorage`` and its like.
+    """Stub for ``torch.FloatStorage`` and similar classes.
 
     Attributes:
         dtype: type of the elements.
@@ -187,12 +187,12 @@ class StorageType:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StorageRecord:
-    """A storage that the pickle refers to.
+    """A storage referenced by the pickle.
 
     Attributes:
         key: its name in the file.
         dtype: type of its elements.
-        numel: number of its elements, as the pickle states it; the reader compares it with the file.
+        numel: number of its elements according to the pickle; the reader compares it with the file.
     """
 
     key: str
@@ -202,13 +202,13 @@ class StorageRecord:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class TensorRecord:
-    """A tensor that has not been read yet, already known to lie within its storage as the pickle states it.
+    """A tensor not read yet, known to lie within its storage as stated in the pickle.
 
     Attributes:
-        storage: where its elements are.
-        dtype: type of its elements; another one than the storage's only where that is of bytes.
+        storage: storage of its elements.
+        dtype: type of its elements; differs from the storage's only if that is bytes.
         offset: first element.
-        size, stride: as torch has them, in elements.
+        size, stride: as in torch, in elements.
     """
 
     storage: StorageRecord

@@ -1,6 +1,6 @@
-"""Files of ``torch.save``, of the zip format (torch 1.6 on) and of the one before, read without running their pickle.
+"""Files of ``torch.save``, in the zip format (since torch 1.6) and the older one, read without running their pickle.
 
-Tensors are views of the memory-mapped file: nothing is copied, and pages that have been used can be given back.
+Tensors are views of the memory-mapped file: nothing is copied, and used pages can be released.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nextdetr.weights.pickle.stubs import StorageRecord, TensorRecord
 
 __all__ = ["TorchFile", "is_legacy", "open_legacy", "open_zip"]
 
-# The first pickle of the older format holds one number: its protocol, from 4 on a frame, the number, stop.
+# The first pickle of the older format holds one number: its protocol, a frame from 4 on, the number, stop.
 _LEGACY_NUMBER = b"\x8a\x0a" + (0x1950A86A20F9469CFC6C).to_bytes(10, "little") + b"."
 _LEGACY_STARTS = (
     b"\x80\x02",
@@ -32,7 +32,7 @@ _LEGACY_STARTS = (
     b"\x80\x05\x95" + struct.pack("<Q", 13),
 )
 _LEGACY_VERSION = 1001
-_SPARE = 16 << 20  # bytes; small tensors that share a storage may add up to this beyond twice the file
+_SPARE = 16 << 20  # bytes; tensors that share a storage may add up to twice the file plus this
 
 
 @dataclass(slots=True)
@@ -42,9 +42,9 @@ class TorchFile:
     Attributes:
         source: name of the file.
         buffer: its memory map.
-        root: what was saved: containers, stubs and records of tensors.
-        storages: where the content of each storage is.
-        stubs: dotted names that stubs stand for.
+        root: the saved object: containers, stubs and tensor records.
+        storages: location of each storage's content.
+        stubs: dotted names of the stubs.
     """
 
     source: str
@@ -54,7 +54,7 @@ class TorchFile:
     stubs: list[str]
 
     def read(self, records: Mapping[str, TensorRecord]) -> dict[str, Tensor]:
-        """Return the tensors, as views of the file.
+        """Return the tensors as views of the file.
 
         Raises:
             WeightsError: a storage is missing or shorter than stated, or the tensors add up to far more than the file.
@@ -97,7 +97,7 @@ class TorchFile:
 
 
 def is_legacy(head: bytes) -> bool:
-    """Whether a file that begins with ``head``, 32 bytes or more, is of the format that torch.save had before zip."""
+    """Whether a file that begins with ``head``, at least 32 bytes, has the format of torch.save before zip."""
     return any(head.startswith(start + _LEGACY_NUMBER) for start in _LEGACY_STARTS)
 
 
@@ -139,7 +139,7 @@ def open_legacy(source: str, buffer: mmap.mmap) -> TorchFile:
     """
     machine = Machine(source)
     buffer.seek(0)
-    file = cast("io.BytesIO", buffer)  # a map can be read like a file
+    file = cast("io.BytesIO", buffer)  # a memory map can be read like a file
     _, version, system, root, keys = (machine.run(file) for _ in range(5))
     if version != _LEGACY_VERSION or not isinstance(keys, list) or not isinstance(system, dict):
         raise WeightsError(f"{source}: not a file that torch.save wrote, though it begins like one.")
