@@ -76,7 +76,7 @@ def test_a_folder_that_was_named_is_never_taken_from_another_export(source, tmp_
     handmade(output / "model.onnx", contract_of())
     (output / "report.json").write_text(json.dumps({"model": source}))
     assert export_folder(source, config, contract_of()) == output
-    with pytest.raises(ConfigError, match=r"mine: it holds an export that differs: its queries is 4, not 3"):
+    with pytest.raises(ConfigError, match=r"mine: it holds a different export: its queries is 4, not 3"):
         export_folder(source, config, contract_of(queries=3))
     with pytest.raises(ConfigError, match=r"it was made from .*best\.safetensors"):
         export_folder(str(tmp_path / "elsewhere" / "best.safetensors"), config, contract_of())

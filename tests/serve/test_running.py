@@ -207,7 +207,7 @@ def test_a_runtime_that_fails_is_an_error_in_a_sentence_and_not_the_end(engine):
     with start("fake", opens=fake_opens(engine)) as running, client(running) as ours:
         answer = ours.post("/predict", content=encoded((66, 0, 0)))
         assert answer.status_code == 500
-        assert answer.json()["error"]["message"] == "the server failed at this request; its log says why."
+        assert answer.json()["error"]["message"] == "the server failed on this request; its log says why."
         assert ours.post("/predict", content=GOOD).status_code == 200
 
 

@@ -1,1 +1,1 @@
-"""Looking into backbones: how good their features are, and whether channels collapse."""
+"""Analysis of backbones (feature quality, channel collapse) and of data sets."""

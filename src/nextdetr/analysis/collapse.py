@@ -1,12 +1,13 @@
-"""Feature collapse: do the channels of a layer say different things?
+"""Feature collapse: are the channels of a layer redundant?
 
 "ConvNeXt V2", arXiv 2301.00808, section 3 ("Feature collapse", "Feature cosine distance analysis", figures 3 and 4). With
-X_i the map of channel i, seen as a vector, the distance of a layer is the mean over all pairs of (1 - cos(X_i, X_j)) / 2: 0
-when all channels are alike, 0.5 when they are unrelated. The layer is a block's expanded one, where the paper found the
-collapse: the activation with GRN, where there is one, that the second linear layer reads.
+X_i the map of channel i as a vector, the distance of a layer is the mean over all pairs of (1 - cos(X_i, X_j)) / 2: 0 if
+all channels are alike, 0.5 if they are unrelated. The layer is the expanded one of a block, where the paper found the
+collapse: the activation, after GRN if there is one, that the second linear layer reads.
 
-The paper shows dead and saturated maps without a definition; ours, by image: a channel is dead if its root mean square is
-below 1 % of the layer's, saturated if it is not dead and its deviation is below 10 % of the size of its mean.
+The paper shows dead and saturated maps without a definition; ours, per image: a channel is dead if its root mean square is
+below 1 % of the layer's, and saturated if it is not dead and its standard deviation is below 10 % of the magnitude of its
+mean.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ from nextdetr.weights.backbone import open_encoder
 __all__ = ["CollapseReport", "LayerCollapse", "analyze_collapse", "channel_statistics", "measure_layers"]
 
 DEAD, SATURATED = 0.01, 0.1
-TILES = 8  # along a side of a grid of maps
+TILES = 8  # per side of a grid of maps
 
 
 @dataclass(frozen=True, slots=True)
 class LayerCollapse:
-    """One block's expanded layer, means over the images.
+    """The expanded layer of one block, means over the images.
 
     Attributes:
-        name: its place, ``stages.2.4``.
-        channels: how many.
+        name: its location, such as ``stages.2.4``.
+        channels: number of channels.
         distance: mean pairwise cosine distance of the channels, 0 (all alike) to 1.
-        dead, saturated: shares of the channels, 0 to 1.
+        dead, saturated: fractions of the channels, 0 to 1.
     """
 
     name: str
@@ -57,13 +58,13 @@ class LayerCollapse:
 
 @dataclass(frozen=True, slots=True)
 class CollapseReport:
-    """What ``analyze collapse`` found.
+    """Result of ``analyze collapse``.
 
     Attributes:
-        images: how many were looked at.
+        images: number of images.
         image_size: side of the square input in pixels.
-        layers: by weights, as the user named them, the blocks in their order.
-        curve: picture of distance, dead and saturated shares over depth.
+        layers: by weights as given by the user, the blocks in order.
+        curve: picture of distance, and dead and saturated fractions, over depth.
         grids: picture of activation maps, by weights.
     """
 
@@ -97,16 +98,16 @@ def analyze_collapse(
     """Measure and draw the collapse of several backbones on the same images.
 
     Args:
-        weights: files of any known layout, or ``convnextv2-atto`` and the like for random weights.
+        weights: files of any known layout, or ``convnextv2-atto`` etc. for random weights.
         images: as for ``pretrain``.
         image_size: side of the square input in pixels.
-        limit: most images, evenly spread over those found.
+        limit: maximum number of images, evenly spaced.
         output: folder for the pictures.
-        tell: takes a line for the user.
+        tell: prints a line for the user.
 
     Raises:
-        ConfigError: a size or a limit that cannot be.
-        DataError: there is no image that can be used.
+        ConfigError: an invalid size or limit.
+        DataError: no image can be used.
         WeightsError: a file cannot be read or has no ConvNeXt backbone.
     """
     if limit < 1:
@@ -120,7 +121,7 @@ def analyze_collapse(
     folder, layers, grids = Path(output), {}, {}
     for number, source in enumerate(dict.fromkeys(weights)):
         tell(f"{source}: {count} images")
-        torch.manual_seed(0)  # random weights are the same each time
+        torch.manual_seed(0)  # reproducible random weights
         encoder = open_encoder(source).eval()
         encoder.check_size(image_size)
         inputs = (_input(path, image_size) for path in paths)
@@ -143,7 +144,7 @@ def measure_layers(encoder: ConvNeXtV2, inputs: Iterable[Tensor]) -> tuple[list[
         inputs: normalised images, each [1, 3, H, W]; at least one.
 
     Returns:
-        The layers, and of the first image the expanded maps [C, H, W] of the last block of each stage.
+        The layers, and for the first image the expanded maps [C, H, W] of the last block of each stage.
     """
     blocks = {name: block for name, block in encoder.named_modules() if isinstance(block, Block)}
     last = {f"stages.{number}.{length - 1}" for number, length in enumerate(_lengths(encoder))}
@@ -176,9 +177,9 @@ def measure_layers(encoder: ConvNeXtV2, inputs: Iterable[Tensor]) -> tuple[list[
 
 
 def channel_statistics(x: Tensor) -> tuple[float, float, float]:
-    """Return (distance, dead share, saturated share) of channels [N, C], N positions; see the head of this file.
+    """Return (distance, dead fraction, saturated fraction) of channels [N, C], N positions; see the top of this file.
 
-    The mean cosine over all pairs is the squared length of the mean of the unit vectors, so that no C x C table is made.
+    The mean cosine over all pairs is the squared norm of the mean of the unit vectors, so no C x C matrix is needed.
     """
     x = x.double()
     energy = x.square().mean(dim=0)  # [C]
@@ -222,7 +223,7 @@ def _draw_curves(layers: dict[str, list[LayerCollapse]], target: Path) -> None:
 
 
 def _draw_grids(maps: dict[str, Tensor], title: str, target: Path) -> None:
-    """Draw 64 evenly spread channels of the last block of each stage, each scaled to its layer's largest size."""
+    """Draw 64 evenly spaced channels of the last block of each stage, each scaled to its layer's largest magnitude."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(maps), 4.4), layout="constrained")

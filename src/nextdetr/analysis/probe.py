@@ -1,10 +1,9 @@
-"""How good is a backbone? A linear classifier on its frozen features, and full fine-tuning, on images sorted into folders.
+"""Quality of a backbone: a linear classifier on its frozen features, and full fine-tuning, on images sorted into folders.
 
-Linear probing and fine-tuning are how "Masked Autoencoders Are Scalable Vision Learners", arXiv 2111.06377, section 4, and
-"ConvNeXt V2", arXiv 2301.00808, judge a pre-training. The linear classifier is solved for, not trained by steps: features
-are the last stage's mean over the positions, brought to mean 0 and deviation 1 over the training images, and logistic
-regression with an L2 penalty has one optimum, which L-BFGS finds in a second. The penalty is chosen on a fifth of the
-training images.
+Linear probing and fine-tuning are the measures of pre-training in "Masked Autoencoders Are Scalable Vision Learners", arXiv
+2111.06377, section 4, and "ConvNeXt V2", arXiv 2301.00808. The linear classifier is solved exactly: features are the last
+stage's mean over positions, standardised over the training images, and L2-regularised logistic regression has a unique
+optimum, which L-BFGS finds in a second. The penalty is chosen on a fifth of the training images.
 """
 
 from __future__ import annotations
@@ -35,15 +34,15 @@ from nextdetr.weights.backbone import open_encoder
 __all__ = ["ProbeResult", "Score", "confusion", "fit_linear", "probe"]
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-BACKBONE_FACTOR = 0.25  # of the head's rate; the head starts from nothing, the backbone does not
+BACKBONE_FACTOR = 0.25  # of the head's rate; the head starts from random weights, the backbone does not
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How well the held-out images were told apart.
+    """Classification of the held-out images.
 
     Attributes:
-        accuracy: share that is right, 0 to 1.
+        accuracy: fraction that is correct, 0 to 1.
         confusion: C rows, the true classes, of C counts, the predicted ones.
     """
 
@@ -53,7 +52,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What ``probe`` found; ``fine_tuned`` is None where it was left out."""
+    """Result of ``probe``; ``fine_tuned`` is None if it was skipped."""
 
     weights: str
     folder: str
@@ -72,13 +71,13 @@ class ProbeResult:
 def probe(
     weights: str | Path, folder: str | Path, config: ProbeConfig, *, tell: Callable[[str], None] = lambda line: None
 ) -> ProbeResult:
-    """Judge a backbone by classification.
+    """Evaluate a backbone by classification.
 
     Args:
-        weights: a file of any known layout, or ``convnextv2-atto`` and the like for random weights.
-        folder: images in one subfolder a class; see :func:`nextdetr.data.classes.read_class_folders`.
+        weights: a file of any known layout, or ``convnextv2-atto`` etc. for random weights.
+        folder: images in one subfolder per class; see :func:`nextdetr.data.classes.read_class_folders`.
         config: the settings.
-        tell: takes a line for the user.
+        tell: prints a line for the user.
 
     Raises:
         DataError: the images cannot be used.
@@ -117,7 +116,7 @@ def fit_linear(features: Tensor, labels: Tensor, classes: int, seed: int = 0) ->
         features: [N, D].
         labels: [N], 0 to ``classes`` - 1.
         classes: number of classes (K).
-        seed: of the fifth of the images that chooses the penalty.
+        seed: seed for the fifth of the images that chooses the penalty.
 
     Returns:
         A function from features [M, D] to logits [M, K].
@@ -190,7 +189,7 @@ def _features(encoder: ConvNeXtV2, part: Sequence[tuple[Path, int]], config: Pro
 def _fine_tune(
     model: ConvNeXtV2, data: ClassFolders, config: ProbeConfig, device: torch.device, tell: Callable[[str], None]
 ) -> None:
-    """Train all of the classifier; leaves it in evaluation mode without gradients."""
+    """Train the whole classifier; leaves it in evaluation mode without gradients."""
     optimizer = AdamW(_groups(model, config), betas=(0.9, 0.999))
     per_epoch = math.ceil(len(data.train) / config.batch_size)
     total, step = config.epochs * per_epoch, 0
@@ -201,7 +200,7 @@ def _fine_tune(
         for first in range(0, len(order), config.batch_size):
             chosen = order[first : first + config.batch_size]
             images, labels = _augmented(data, chosen, config, epoch)
-            # The middle of the step, so that the first one moves, and the only one of a short run is at half of the fall.
+            # The middle of the step, so that the first step moves, and the only one of a short run is halfway down.
             set_rate(optimizer, rate_factor((step + 0.5) / total, step, warmup=0.1, flat=0.0))
             loss = cross_entropy(model(images.to(device)), labels.to(device), label_smoothing=0.1)
             optimizer.zero_grad()

@@ -1,1 +1,1 @@
-"""From a trained detector to a file of another runtime, and the gate that scores what was exported."""
+"""Export to other runtimes, and the gate that checks exported files."""

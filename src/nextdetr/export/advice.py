@@ -1,4 +1,4 @@
-"""Which file to deploy on this machine, float32 or 8 bits, and in which runtime; by measurement, and in plain sentences."""
+"""Which file to deploy on this machine, float32 or 8 bits, and in which runtime; by measurement, in plain sentences."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ logger = logging.getLogger(__name__)
 Precision = Literal["float32", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8")
 
-#: Median seconds of one image, by precision and runtime.
+#: Median seconds per image, by precision and runtime.
 Times = Mapping[Precision, Mapping[str, float]]
 
-#: Instructions for 8-bit products that a processor has: names as of ``torch.cpu.get_capabilities``, the fastest first.
+#: CPU instructions for 8-bit products: names as in ``torch.cpu.get_capabilities``, fastest first.
 Instructions = Literal["amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "dot", "none", "unknown"]
 KNOWN: tuple[Instructions, ...] = ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "dot")
 
 THREADS = 2  # of each runtime
-SECONDS = 4.0  # to measure, all files and runtimes together
+SECONDS = 4.0  # total time to measure, for all files and runtimes
 
 RUNTIME_NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 FILE_NAMES = {"float32": "float32", "int8": "8-bit"}
@@ -42,19 +42,19 @@ FILE_NAMES = {"float32": "float32", "int8": "8-bit"}
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What was measured of a detector's float32 and 8-bit files, side by side, and what follows.
+    """Comparison of a detector's float32 and 8-bit files, with a recommendation.
 
     Attributes:
-        precision: of the file to deploy on this machine.
+        precision: precision of the file to deploy on this machine.
         runtime: to run it in.
-        ratio: time of the fastest 8-bit file that passed its gate, as a share of the fastest float32 one's; below 1 it is
-            faster. None where no 8-bit file passed.
-        seconds: median of one image, by precision and runtime, with the same number of threads.
-        threads: processor threads of each runtime.
-        instructions: for 8-bit products, that this processor has; ``none`` or ``unknown`` otherwise.
+        ratio: time of the fastest 8-bit file that passed its gate, relative to the fastest float32 file; below 1 it is
+            faster. None if no 8-bit file passed.
+        seconds: median seconds per image, by precision and runtime, with the same number of threads.
+        threads: CPU threads of each runtime.
+        instructions: instructions for 8-bit products of this CPU; ``none`` or ``unknown`` otherwise.
         sentence: which file to deploy, with the numbers.
-        warning: what is wrong with 8 bits here; None where nothing is.
-        elsewhere: what to expect of processors of the other kind, which was not measured.
+        warning: what is wrong with 8 bits here; None if nothing.
+        elsewhere: what to expect on other CPUs, which was not measured.
     """
 
     precision: Precision
@@ -68,7 +68,7 @@ class Advice:
     elsewhere: str
 
     def lines(self) -> list[str]:
-        """Return what the command line prints."""
+        """Return the lines for the command line."""
         times = [
             f"{FILE_NAMES[precision]} in {RUNTIME_NAMES[runtime]} {1000 * seconds:.1f} ms"
             for precision, found in self.seconds.items()
@@ -84,16 +84,16 @@ def compare_files(
     image: NDArray[np.float32],
     passed: Mapping[Precision, Collection[str] | None],
 ) -> Advice | None:
-    """Measure a float32 and an 8-bit file in every installed runtime that opens them, in turn, and say which to deploy.
+    """Time a float32 and an 8-bit file in every installed runtime that opens them, in turn, and recommend one.
 
     Args:
-        files: by precision, of one detector with the same inputs.
-        contract: the terms of both, but for the precision.
-        image: to measure on, [3, S, S] float RGB, 0 to 1.
+        files: files by precision, of the same detector with the same inputs.
+        contract: contract of both, except for the precision.
+        image: image to measure on, [3, S, S] float RGB, 0 to 1.
         passed: see ``advise``.
 
     Returns:
-        The advice; None where a file opens in no runtime.
+        The recommendation; None if a file opens in no runtime.
     """
     feed = {"images": as_input(image[None], contract)}
     if not contract.raw:
@@ -131,17 +131,17 @@ def advise(
     threads: int,
     instructions: Instructions | None = None,
 ) -> Advice | None:
-    """Say which file to deploy.
+    """Recommend a file to deploy.
 
     Args:
-        seconds: what was measured.
-        passed: by precision, the runtimes in which that file passed its gate; None or no entry where that is not known.
-            Others are measured, but not recommended.
-        threads: with which it was measured.
-        instructions: of the processor; None looks for them.
+        seconds: the timings.
+        passed: by precision, the runtimes in which the file passed its gate; None or no entry if unknown. Others are
+            measured, but not recommended.
+        threads: number of threads of the timings.
+        instructions: instructions of the CPU; None detects them.
 
     Returns:
-        The advice; None unless both precisions were measured.
+        The recommendation; None unless both precisions were measured.
     """
     if not all(seconds.get(precision) for precision in PRECISIONS):
         return None
@@ -207,7 +207,7 @@ def _elsewhere(instructions: Instructions) -> str:
 
 
 def instructions_for_8_bits() -> Instructions:
-    """Return the fastest instructions for 8-bit products that this processor has, as PyTorch or else Linux knows them."""
+    """Return the fastest instructions for 8-bit products of this CPU, according to PyTorch or else Linux."""
     found = _capabilities()
     if not any(name in found for name in KNOWN):  # neither x86 nor Arm, or an older PyTorch
         return "unknown"
@@ -215,15 +215,15 @@ def instructions_for_8_bits() -> Instructions:
 
 
 def _capabilities() -> Mapping[str, bool]:
-    """Whether this processor has each of ``KNOWN``; empty where that is not known."""
+    """Whether this CPU has each of ``KNOWN``; empty if unknown."""
     try:
         import torch
     except ImportError:
         return _capabilities_by_linux()
-    find = getattr(torch.cpu, "get_capabilities", None)  # of newer PyTorch
+    find = getattr(torch.cpu, "get_capabilities", None)  # in newer PyTorch
     try:
         return find() if find is not None else {}
-    except RuntimeError:  # a processor that cpuinfo does not know
+    except RuntimeError:  # a CPU unknown to cpuinfo
         return {}
 
 

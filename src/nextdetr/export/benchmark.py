@@ -1,4 +1,4 @@
-"""``nextdetr benchmark``: every runtime, precision, number of threads and batch, beside what the machine can do at most."""
+"""``nextdetr benchmark``: every runtime, precision, thread count and batch size, against the machine's limits."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ RUNTIMES: dict[str, Literal["onnxruntime", "openvino"]] = {"onnx": "onnxruntime"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measurement; times in seconds a step, memory and size in bytes, AP a fraction.
+    """One measurement; times in seconds per step, memory and size in bytes, AP as a fraction.
 
     Attributes:
         model: what was measured.
-        runtime: and whether folded.
+        runtime: runtime, and whether folded.
         precision: arithmetic.
         threads: of the runtime.
-        batch: images a step.
-        median: of a step.
-        p95: of a step.
+        batch: images per step.
+        median: median time per step.
+        p95: 95th percentile of the time per step.
         images_per_second: from the median.
-        memory: the process's peak.
+        memory: peak memory of the process.
         load: seconds to open the file.
         bytes: size of the file.
-        attainable: arithmetic of the model per second as a share of the machine's rate; None where it is not known.
-        AP: of ``--data``; None without.
+        attainable: arithmetic per second relative to the machine's limit; None if unknown.
+        AP: AP on ``--data``; None without.
     """
 
     model: str
@@ -72,13 +72,13 @@ class BenchmarkResult:
     Attributes:
         output: the folder.
         image_size: side of the square input in pixels.
-        gflop: of one image; None for an exported file, which does not tell.
-        ceilings: by number of threads.
-        seconds_preprocess: to bring a decoded picture of 1920 × 1080 to the input.
+        gflop: GFLOP per image; None for an exported file, where it is unknown.
+        ceilings: limits of the machine by number of threads.
+        seconds_preprocess: time to preprocess a decoded image of 1920 × 1080.
         rows: the measurements.
-        points: of its table of speeds, measured here with ``--points``; what ``--latency-of`` reads.
-        model, model_digest: what they are of; the digest tells its model file from others, and is none of an exported file.
-        deploy: by number of threads, which file to deploy on this machine, where both float32 and 8 bits were measured.
+        points: points of its speed table, measured here with ``--points``; input of ``--latency-of``.
+        model, model_digest: the model; the digest identifies its model file, and is empty for an exported file.
+        deploy: by number of threads, the recommended file on this machine, if both float32 and 8 bits were measured.
     """
 
     output: str
@@ -117,14 +117,14 @@ def benchmark(
     score: Score | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> BenchmarkResult:
-    """Measure a detector in every runtime that is installed.
+    """Measure a detector in every installed runtime.
 
     Args:
         model: a checkpoint, a shipped name, a model YAML or an exported file.
         config: the settings.
-        weights: a detector's weights of any known layout.
-        allow_partial: accept weights that leave a part of the model as initialised.
-        score: scores an opened detector on ``config.data``; None leaves AP out.
+        weights: detector weights in any known layout.
+        allow_partial: accept weights that leave part of the model at its initial values.
+        score: scores an opened detector on ``config.data``; None skips AP.
         tell: called with a line before each measurement.
 
     Raises:
@@ -138,7 +138,7 @@ def benchmark(
         opened, queries = at_latency(opened, config.latency, config.latency_of)
     size = config.image_size or opened.image_size
     opened.model.check_size(size)
-    opened = replace(opened, image_size=size)  # scored, exported and measured at one size
+    opened = replace(opened, image_size=size)  # scored, exported and measured at the same size
     output, label = new_directory(config.output or Path("runs") / "benchmark"), Path(model).stem
     point, gflop, points, digest = None, None, [], None
     if not isinstance(opened, OpenedExport):
@@ -149,7 +149,7 @@ def benchmark(
 
         if queries is not None:
             point = Setting(opened.image_size, queries, evaluated_layers(opened.model))
-        if weights is not None:  # each measurement opens it in a process of its own
+        if weights is not None:  # each measurement opens it in its own process
             model = str(save_opened(output / "weights.safetensors", opened))
         gflop, digest = count_gflop(opened.model, size), model_digest(opened.model.text)
         points = points_of(opened, again=config.points, threads=config.threads[0], tell=tell)
@@ -245,7 +245,7 @@ def _row(
 
 
 def _deploy(rows: list[Row], candidates: list[_Candidate]) -> dict[str, Advice]:
-    """Advice for each number of threads, from the rows of one image a step."""
+    """Return advice for each number of threads, from the rows with one image per step."""
     passed: dict[Precision, list[str]] = {"float32": [], "int8": []}
     for candidate in candidates:
         if candidate.kind in RUNTIMES.values() and (precision := _compared(candidate.precision)) is not None:
@@ -270,7 +270,7 @@ def _compared(precision: str) -> Precision | None:
 
 
 def _draw(rows: list[Row], path: Path) -> None:
-    """Accuracy against latency, one point a row of one image."""
+    """Plot accuracy against latency, one point per row with one image."""
     from matplotlib.figure import Figure  # no pyplot: nothing global, no window
 
     figure = Figure(figsize=(7, 5), layout="constrained")

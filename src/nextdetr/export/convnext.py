@@ -1,16 +1,16 @@
-"""ConvNeXt V2 as runtimes compute it fastest: 1 × 1 convolutions on [B, C, H, W], without a change of layout.
+"""ConvNeXt V2 in the form that runtimes compute fastest: 1 × 1 convolutions on [B, C, H, W], without layout changes.
 
-``models/convnextv2.py`` has its linear layers on the last axis, as the published weights do. In an exported file that costs
-two transposes a block, which OpenVINO and ONNX Runtime carry out, and products on the last axis are slower there than 1 × 1
-convolutions. The same numbers, reordered:
+``models/convnextv2.py`` applies linear layers to the last axis, like the published weights. In an exported file this costs
+two transposes per block, which OpenVINO and ONNX Runtime execute, and products over the last axis are slower there than 1 ×
+1 convolutions. The same numbers, reordered:
 
-- LayerNorm's scale and shift go into the layer behind it, and so does the subtraction of the mean: (x - mean(x)) · W is
-  x · (W - mean of W over its inputs). What is left is one factor a position, from two reductions.
-- The stem takes the mean over its outputs off itself, so that the norm behind it has none to subtract.
-- GRN's shift goes into the next layer's bias; its norm is one reduction, without a map of squares.
-- The image's mean and deviation go into the stem, which has no padding.
+- LayerNorm's scale and shift are folded into the next layer, and so is the subtraction of the mean: (x - mean(x)) · W is x
+  · (W - mean of W over its inputs). What remains is one factor per position, from two reductions.
+- The stem subtracts the mean over its outputs itself, so the following norm has none to subtract.
+- GRN's shift is folded into the next layer's bias; its norm is one reduction, without a map of squares.
+- The image's mean and standard deviation are folded into the stem, which has no padding.
 
-Tried and no faster in either runtime: GRN's scale in the next layer's weights, which are then no constants.
+Tried without gain in either runtime: GRN's scale in the next layer's weights, which are then no longer constants.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ __all__ = ["use_channels_first"]
 
 
 class Norm(nn.Module):
-    """Division by the deviation over the channels of [B, C, H, W], in float32 at least: LayerNorm's other half.
+    """Division by the standard deviation over the channels of [B, C, H, W], in at least float32: the rest of LayerNorm.
 
     Args:
         eps: added to the variance.
-        centred: whether the mean of what comes in is 0 anyway.
+        centred: whether the input already has mean 0.
     """
 
     def __init__(self, eps: float, *, centred: bool = False) -> None:
@@ -39,7 +39,7 @@ class Norm(nn.Module):
         self.eps, self.centred = eps, centred
 
     def forward(self, x: Tensor) -> Tensor:
-        """Divide; what reads the result has taken over the subtraction of the mean."""
+        """Divide; the layer that reads the result subtracts the mean."""
         wide = at_least_float32(x)
         norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
         variance = norm * norm / x.shape[1]
@@ -74,7 +74,7 @@ class ChannelsFirstBlock(nn.Module):
         super().__init__()
         self.dwconv = block.dwconv
         assert self.dwconv.bias is not None
-        self.dwconv.bias.sub_(self.dwconv.bias.mean())  # the norm takes it off; digits are saved by not adding it
+        self.dwconv.bias.sub_(self.dwconv.bias.mean())  # the norm would subtract it; leaving it out saves digits
         self.norm = Norm(block.norm.eps)
         self.pwconv1 = _behind_norm(block.norm, _as_conv(block.pwconv1))
         self.act = block.act
@@ -93,7 +93,7 @@ class ChannelsFirstBlock(nn.Module):
 
 
 class StemNorm(nn.Module):
-    """The stem's LayerNorm on [B, C, H, W] with its scale and shift, as the residual stream reads them; the mean is 0."""
+    """The stem's LayerNorm on [B, C, H, W] with its scale and shift, as the residual stream reads them; input mean is 0."""
 
     def __init__(self, norm: LayerNorm2d) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class StemNorm(nn.Module):
 
 @torch.no_grad()
 def use_channels_first(model: DetectionModel) -> None:
-    """Put this form in the place of every ConvNeXt V2 of a folded model, in place."""
+    """Replace every ConvNeXt V2 of a folded model by this form, in place."""
     for row in model.rows:
         if isinstance(row, ConvNeXtV2):
             _change_layout(row)
@@ -145,7 +145,7 @@ def _norm(layer: nn.Module) -> LayerNorm2d:
 
 
 def _take_normalisation(model: DetectionModel, stem: nn.Conv2d) -> None:
-    """Let the stem take images in 0 to 1."""
+    """Make the stem accept images in 0 to 1."""
     stem.weight.div_(model.std)
     assert stem.bias is not None
     stem.bias.sub_((stem.weight * model.mean).sum(dim=(1, 2, 3)))
@@ -153,7 +153,7 @@ def _take_normalisation(model: DetectionModel, stem: nn.Conv2d) -> None:
 
 
 def _centre_outputs(conv: nn.Conv2d) -> None:
-    """Take the mean over its output channels off a convolution."""
+    """Subtract the mean over its output channels from a convolution."""
     conv.weight.sub_(conv.weight.mean(dim=0, keepdim=True))
     assert conv.bias is not None
     conv.bias.sub_(conv.bias.mean())
@@ -176,7 +176,7 @@ def _as_conv(linear: nn.Linear) -> nn.Conv2d:
 
 
 def _behind_norm(norm: nn.LayerNorm, conv: nn.Conv2d) -> nn.Conv2d:
-    """Return a convolution without padding that takes over scale and shift of the LayerNorm before it."""
+    """Return a convolution without padding that absorbs scale and shift of the preceding LayerNorm."""
     assert conv.bias is not None
     weight = conv.weight.detach()  # [O, C, k, k]
     conv.bias = nn.Parameter(conv.bias.detach() + weight.sum(dim=(2, 3)) @ norm.bias)

@@ -1,4 +1,4 @@
-"""Where an export goes: two that differ in an option never share a folder."""
+"""Folders of exports: exports with different options never share one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["NAMES", "REPORT", "export_folder", "float_beside"]
 NAMES = {"onnx": "model.onnx", "openvino": "model.xml", "pt2": "model.pt2", "web": "model.onnx"}
 REPORT = "report.json"
 
-#: Entries of the metadata that an option decides.
+#: Metadata entries determined by options.
 OPTIONS = (
     "source", "source_weights", "image_size", "queries", "decoder_layers", "input_type", "layout", "outputs", "dynamic",
     "portable", "precision", "winograd", "calibrated_on",
@@ -24,20 +24,20 @@ OPTIONS = (
 
 
 def export_folder(source: str, config: ExportConfig, contract: Contract) -> Path:
-    """Return the folder of an export, free or held by an export of the same detector with the same options.
+    """Return the folder of an export: a new one, or that of an export of the same detector with the same options.
 
     Args:
-        source: what the user named.
-        config: the settings; the name says which of them are not the usual ones.
-        contract: the terms of the graph.
+        source: source as given by the user.
+        config: the settings; the name contains those that differ from the defaults.
+        contract: contract of the graph.
 
     Raises:
-        ConfigError: the folder that the user gave holds an export that differs.
+        ConfigError: the folder given by the user holds a different export.
     """
     if config.output is not None:
         found = _difference(config.output, source, config, contract)
         if found is not None:
-            raise ConfigError(f"{config.output}: it holds an export that differs: {found}. Give --output another folder.")
+            raise ConfigError(f"{config.output}: it holds a different export: {found}. Give --output another folder.")
         return config.output
     path = Path(source)
     parent = path.parent if path.is_file() else Path("runs") / "export"
@@ -62,7 +62,7 @@ def float_beside(file: Path) -> Path | None:
 
 
 def _tags(config: ExportConfig) -> list[str]:
-    """What the folder's name says: the format, and each option that is not the usual one."""
+    """Build the folder's name: the format, and each option that differs from the default."""
     said = {
         config.precision: config.precision != "float32", "dynamic": config.dynamic, "portable": config.portable,
         "raw": config.raw and not config.portable, f"{config.image_size}px": config.image_size is not None,
@@ -75,7 +75,7 @@ def _tags(config: ExportConfig) -> list[str]:
 
 
 def _difference(folder: Path, source: str, config: ExportConfig, contract: Contract) -> str | None:
-    """How an export in ``folder`` differs, as part of a sentence; None where there is none, or one of the same terms."""
+    """Return how an export in ``folder`` differs, as part of a sentence; None if there is none, or it does not."""
     file = folder / NAMES[config.format]
     if not file.exists():
         return None
@@ -83,7 +83,7 @@ def _difference(folder: Path, source: str, config: ExportConfig, contract: Contr
         old, new = read_metadata(file), contract.to_metadata()
     except ModelFileError:
         return f"{file.name} cannot be read"
-    for name in OPTIONS:  # what an earlier NextDETR did not write is not compared
+    for name in OPTIONS:  # entries missing in files of earlier versions are not compared
         if name in old and old[name] != new.get(name, ""):
             return f"its {name} is {old[name]}, not {new.get(name, 'given')}"
     model = _exported_from(folder / REPORT)

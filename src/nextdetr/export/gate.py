@@ -1,4 +1,4 @@
-"""The gate: an export is opened in its own runtime and compared with the PyTorch model before anybody relies on it."""
+"""The gate: every export is opened in its own runtime and compared with the PyTorch model."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from nextdetr.tensors import as_outputs
 
 __all__ = ["LIMITS", "Comparison", "Limits", "compare", "drawn_images", "latency"]
 
-MOST = 100  # detections an image that are compared
-LEAST = 20  # compared even where their scores are low
+MOST = 100  # maximum detections compared per image
+LEAST = 20  # compared even if their scores are low
 LOW_SCORE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an export must keep to.
+    """Limits for an export.
 
     Attributes:
-        tolerance: largest difference of a box's coordinates, as fractions of the image, and of its score; None for none.
-        matched: least share of the detections that have a counterpart within the tolerance. It is below 1 since two tokens
-            with nearly the same score may swap their places among the queries, and the last one falls out.
-        accuracy_drop: largest loss of AP.
+        tolerance: maximum difference of box coordinates (as fractions of the image) and of scores; None for no limit.
+        matched: least fraction of the detections with a counterpart within the tolerance. It is below 1 since two tokens
+            with nearly the same score may swap places among the queries, and the last one drops out.
+        accuracy_drop: maximum loss of AP.
     """
 
     tolerance: float | None
@@ -39,7 +39,7 @@ class Limits:
     accuracy_drop: float
 
 
-#: Limits by precision, where the user sets none. The outputs of 8 bits are reported, and judged by AP alone.
+#: Default limits by precision. 8-bit outputs are only reported, and judged by AP alone.
 LIMITS: dict[Precision, Limits] = {
     "float32": Limits(1e-3, 0.99, 0.001),
     "half": Limits(2e-2, 0.95, 0.001),
@@ -49,14 +49,14 @@ LIMITS: dict[Precision, Limits] = {
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How the detections of two models differ.
+    """Differences between the detections of two models.
 
     Attributes:
         images: number of images.
-        detections: number of detections of the first model that were compared.
-        matched: share of both models' detections with a counterpart within the tolerance (1 where none was detected).
-        box: largest difference of a coordinate among those, as a fraction of the image.
-        score: largest difference of a score, where a detection without a counterpart counts with all of its score.
+        detections: number of compared detections of the first model.
+        matched: fraction of both models' detections with a counterpart within the tolerance (1 if there are none).
+        box: maximum difference of a coordinate among those, as a fraction of the image.
+        score: maximum difference of a score; a detection without a counterpart counts with its full score.
         finite: whether all of the second model's outputs are finite.
     """
 
@@ -76,13 +76,13 @@ class Comparison:
 def compare(
     first: Callable[..., Any], second: Callable[..., Any], images: Sequence[Tensor], tolerance: float | None
 ) -> Comparison:
-    """Compare two models' detections, each with the nearest one of the other model that has its class.
+    """Compare two models' detections, each with the nearest one of the same class.
 
     Args:
         first: maps [1, 3, S, S] to a ``DetectorOutput``, or to ``Outputs``.
         second: likewise.
         images: [3, S, S] float RGB, 0 to 1.
-        tolerance: see ``Limits``; None measures the differences to the nearest counterparts, whatever they are.
+        tolerance: see ``Limits``; None measures the differences to the nearest counterparts, however far.
     """
     compared, total, matched, box, score, finite = 0, 0, 0, 0.0, 0.0, True
     for image in images:
@@ -97,13 +97,13 @@ def compare(
 
 
 def _count(found: Detected) -> int:
-    """How many of the best are compared."""
+    """Return how many of the best detections are compared."""
     kept = (found.scores >= LOW_SCORE) | (np.arange(len(found)) < LEAST)
-    return min(int(kept.sum()), MOST)  # scores descend
+    return min(int(kept.sum()), MOST)  # scores are descending
 
 
 def _counterparts(one: Detected, other: Detected, tolerance: float | None) -> tuple[int, int, float, float]:
-    """Detections of ``one``: how many, how many with a counterpart, and the largest differences of box and score."""
+    """Number of detections of ``one``, how many have a counterpart, and the maximum differences of box and score."""
     count = _count(one)
     if not count:
         return 0, 0, 0.0, 0.0
@@ -138,7 +138,7 @@ def latency(model: Callable[..., Any], image: Tensor, *, repeats: int = 7, warmu
 
 
 def drawn_images(count: int, size: int, seed: int = 0) -> list[Tensor]:
-    """Smooth coloured grounds with rectangles and discs, where there are no photographs.
+    """Draw smooth coloured backgrounds with rectangles and discs, for use without photographs.
 
     Returns:
         [3, size, size] each, 0 to 1 in steps of 1/255.

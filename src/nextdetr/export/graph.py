@@ -1,7 +1,7 @@
-"""The one graph that every format is made of: the detector's own forward, folded, with pre- and postprocessing around it.
+"""The one graph behind every format: the detector's own forward, folded, with pre- and postprocessing.
 
-Anchors and position codes become constants at a fixed image size; the number of queries and of decoder layers can be cut
-without training (RT-DETR, arXiv 2304.08069, section 4.4: each decoder layer is supervised, so that any may be last).
+Anchors and position codes become constants at a fixed image size; the number of queries and decoder layers can be reduced
+without training (RT-DETR, arXiv 2304.08069, section 4.4: each decoder layer is supervised, so any may be the last).
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from nextdetr.structures import DetectorOutput
 
 __all__ = ["ExportGraph", "Traced", "build_graph", "sample_near", "trace_graph"]
 
-LARGEST_SIDE = 64  # times the model's stride: the largest side that a graph of any size is checked for
+LARGEST_SIDE = 64  # in strides of the model: maximum side of a dynamic graph
 
 
 class ExportGraph(nn.Module):
-    """The detector as a deployed graph.
+    """The detector as a graph to deploy.
 
     Args:
         model: folded, in evaluation mode.
-        contract: what goes in and what comes out.
+        contract: inputs and outputs.
     """
 
     def __init__(self, model: DetectionModel, contract: Contract) -> None:
@@ -56,7 +56,7 @@ class ExportGraph(nn.Module):
             sizes: [B, 2] int64 (height, width) of the original images in pixels; None in a raw graph.
 
         Returns:
-            Boxes [B, K, 4] xyxy in pixels, scores [B, K] and labels [B, K], best first; of a raw graph, logits [B, Q, C]
+            Boxes [B, K, 4] xyxy in pixels, scores [B, K] and labels [B, K], best first; for a raw graph, logits [B, Q, C]
             and boxes [B, Q, 4] cxcywh in 0..1.
         """
         contract = self.contract
@@ -74,13 +74,13 @@ class ExportGraph(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A recorded graph.
+    """A traced graph.
 
     Attributes:
         program: the ``torch.export`` program.
-        input_names: in the order of its arguments.
-        output_names: in the order of its results.
-        dynamic: which axes have no fixed size: ``{input: {axis: name}}``.
+        input_names: names in the order of its arguments.
+        output_names: names in the order of its results.
+        dynamic: axes without fixed size: ``{input: {axis: name}}``.
     """
 
     program: ExportedProgram
@@ -90,10 +90,10 @@ class Traced:
 
 
 def build_graph(model: DetectionModel, contract: Contract) -> ExportGraph:
-    """Fold a copy of ``model`` and make it a graph; ``model`` stays as it is.
+    """Fold a copy of ``model`` and build the graph; ``model`` is not changed.
 
-    Decoder layers behind the one that the decoder evaluates are dropped with their weights. The graph's own contract says
-    whether any convolution was wide enough for Winograd's filtering.
+    Decoder layers after the evaluated one are dropped with their weights. The graph's own contract says whether any
+    convolution was wide enough for Winograd's filtering.
     """
     folded = fuse(model)
     decoder = folded.rows[-1]
@@ -125,7 +125,7 @@ def build_graph(model: DetectionModel, contract: Contract) -> ExportGraph:
 
 @torch.no_grad()
 def trace_graph(graph: ExportGraph) -> Traced:
-    """Record the graph with ``torch.export``."""
+    """Trace the graph with ``torch.export``."""
     contract = graph.contract
     size, batch = contract.image_size, 2 if contract.dynamic else 1
     shape = (batch, size, size, 3) if contract.layout == "nhwc" else (batch, 3, size, size)
@@ -153,7 +153,7 @@ def trace_graph(graph: ExportGraph) -> Traced:
 
 
 def sample_near(sample: Callable[..., Tensor], value: Tensor, shapes: Shapes, locations: Tensor, *rest: Any) -> Tensor:
-    """Sample with all places within a map's width of the map: farther ones read zero too, and runtimes differ there.
+    """Sample with positions at most a map's width from the map: farther ones read zero too, but runtimes differ there.
 
     ONNX Runtime 1.32 reads the first cell for 1e20, where PyTorch and OpenVINO read zero.
 
@@ -168,21 +168,21 @@ def sample_near(sample: Callable[..., Tensor], value: Tensor, shapes: Shapes, lo
 
 
 def _numbers_only(output: DetectorOutput) -> DetectorOutput:
-    """Give what is not a number (NaN) the lowest score, as TopK ranks NaN differently from runtime to runtime."""
+    """Give NaN the lowest score, as TopK ranks NaN differently in each runtime."""
     logits, boxes = output.logits.float(), output.boxes.float()
     strange = torch.isnan(logits) | torch.isnan(boxes).any(dim=-1, keepdim=True)  # [B, Q, C]
     return DetectorOutput(logits.masked_fill(strange, -torch.inf), boxes.masked_fill(torch.isnan(boxes), 0.0))
 
 
 def _least(contract: Contract, tokens: int) -> int:
-    """Least side, in steps, at which there are as many tokens as queries; there are ``tokens`` at the proposed size."""
+    """Least side, in strides, at which there are as many tokens as queries; there are ``tokens`` at the default size."""
     cells = (contract.image_size // contract.step) ** 2
     return max(2, math.ceil(math.sqrt(contract.queries * cells / tokens)))
 
 
 @torch.no_grad()
 def _fix_constants(model: DetectionModel, contract: Contract) -> int:
-    """Give anchors and position codes as constants, or, if dynamic, as functions of any size; return the tokens' number."""
+    """Set anchors and position codes to constants, or, if dynamic, to functions of the size; return the token count."""
     size = contract.image_size
     model(torch.zeros(1, 3, size, size), queries=1)  # fills the layers' own caches
     tokens = 1
@@ -192,7 +192,7 @@ def _fix_constants(model: DetectionModel, contract: Contract) -> int:
             tokens = next(len(made[0]) for shapes, made in anchors.items())
             given = anchors_and_validity if contract.dynamic else lambda shapes, _, known=anchors: known[shapes]
             setattr(module, "_anchors_for", given)  # noqa: B010 - a method of this copy only
-            # A number of queries that depended on the image's size would reach every shape behind it.
+            # A number of queries that depends on the image's size would propagate to every later shape.
             setattr(module, "_count", lambda queries, _: queries)  # noqa: B010
         elif isinstance(module, AIFI) and not contract.dynamic:
             codes = {(height, width): code for (height, width, _), code in module._positions.items()}

@@ -1,9 +1,9 @@
-"""Float16 where it is safe: weights, convolutions and matrix products; float32 for what overflows or loses digits.
+"""Float16 where it is safe: weights, convolutions and matrix products; float32 for what overflows or loses precision.
 
-A sum of squares over a map passes float16's 65,504 in ordinary networks (GRN, LayerNorm), a softmax loses its tail, and a
-step of float16 near 1 is a third of a pixel of 640. GRN's statistics, the sampling places, their softmax and all box
-arithmetic are raised by the model's own layers (``layers/norm.py``, ``layers/deformable.py``, ``models/decoder.py``); this
-file raises the rest.
+A sum of squares over a map exceeds float16's 65,504 in ordinary networks (GRN, LayerNorm), a softmax loses its tail, and a
+step of float16 near 1 is a third of a pixel of 640. GRN's statistics, sampling positions, their softmax and all box
+arithmetic are upcast by the model's own layers (``layers/norm.py``, ``layers/deformable.py``, ``models/decoder.py``); this
+file upcasts the rest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Float32LayerNorm(nn.Module):
-    """A LayerNorm computed in float32, of any input; the result has the input's precision."""
+    """A LayerNorm computed in float32; the result has the input's precision."""
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Float32LayerNorm(nn.Module):
 
 
 class HalfAttention(nn.Module):
-    """Multi-head attention in half precision with its softmax in float32; called as ``SelfAttention`` and as torch's."""
+    """Multi-head attention in half precision with softmax in float32; called like ``SelfAttention`` and torch's."""
 
     def __init__(self, source: SelfAttention | nn.MultiheadAttention) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class HalfAttention(nn.Module):
 
 
 class HalfSelfAttention(HalfAttention):
-    """In the place of ``SelfAttention``."""
+    """Replaces ``SelfAttention``."""
 
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend among queries [B, Q, D]; there is no mask in evaluation."""
@@ -70,7 +70,7 @@ class HalfSelfAttention(HalfAttention):
 
 
 class HalfMultiheadAttention(HalfAttention):
-    """In the place of ``nn.MultiheadAttention``, batch first."""
+    """Replaces ``nn.MultiheadAttention``, batch first."""
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False) -> tuple[Tensor, None]:
         """Attend among tokens [B, T, D]."""
@@ -78,7 +78,7 @@ class HalfMultiheadAttention(HalfAttention):
 
 
 def halve(model: M) -> M:
-    """Turn ``model`` to float16 in place, apart from LayerNorms, softmax and the edges' offsets, and return it."""
+    """Convert ``model`` to float16 in place, except LayerNorms, softmax and the edges' offsets, and return it."""
     model.half()
     for module in model.modules():
         if isinstance(module, DFINEDecoder):

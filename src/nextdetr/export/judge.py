@@ -1,4 +1,4 @@
-"""Judging an exported file in every runtime that may open it: how far it is from PyTorch, how fast, and what AP it has."""
+"""Check an exported file in every runtime that can open it: differences from PyTorch, speed, and AP."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Metrics = dict[str, float | None]
 
 
 class Score(Protocol):
-    """Scores an opened detector with COCO's metrics; the caller brings it, as this package stands beside the engine."""
+    """Scores an opened detector with COCO metrics; passed in, since this package is beside the engine."""
 
     def __call__(
         self, opened: OpenedModel | OpenedExport, queries: int | None, part: DetectionData | None = None
@@ -36,7 +36,7 @@ class Score(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found of a file in one runtime.
+    """Results of a file in one runtime.
 
     Attributes:
         comparison: differences of the outputs.
@@ -65,16 +65,16 @@ def judge(
     before: Metrics,
     score: Callable[[OpenedExport], Metrics] | None,
 ) -> dict[str, Verdict]:
-    """Open a file in each installed runtime that can, and judge it there; the format's own runtime comes first.
+    """Check a file in each installed runtime that can open it; the format's own runtime comes first.
 
     Args:
         path: the file.
-        contract: its terms.
-        reference: the detector that it was made from, [1, 3, S, S] to a ``DetectorOutput``.
-        images: to compare on, [3, S, S] each.
-        limits: what is asked.
+        contract: its contract.
+        reference: the original detector, [1, 3, S, S] to a ``DetectorOutput``.
+        images: images to compare on, [3, S, S] each.
+        limits: limits to meet.
         before: metrics of the reference.
-        score: scores the opened file; None leaves metrics out.
+        score: scores the opened file; None skips metrics.
     """
     names = [ProgramModel.name] if path.suffix == ".pt2" else possible_runtimes(path)
     found = {}
@@ -85,13 +85,13 @@ def judge(
             metrics = score(opened) if score is not None and opened is not None else {}
             failures = _failures(comparison, limits, before, metrics)
             found[name] = Verdict(comparison, metrics, latency(model, images[0]), failures)
-        except ModelFileError as error:  # the runtime cannot open or run it: it has not passed there
+        except ModelFileError as error:  # the runtime cannot open or run it, so it fails there
             found[name] = Verdict(Comparison(len(images), 0, 0.0, 1.0, 1.0, False), {}, 0.0, [str(error)])
     return found
 
 
 def _open(path: Path, contract: Contract, runtime: str) -> tuple[ExportedModel, OpenedExport | None]:
-    if path.suffix == ".pt2":  # which open_export refuses from strangers
+    if path.suffix == ".pt2":  # which open_export refuses
         return ExportedModel(ProgramModel(path, contract), contract, str(path)), None
     export = open_export(path, runtime="onnxruntime" if runtime == "onnxruntime" else "openvino")
     return export.model, export

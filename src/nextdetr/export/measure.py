@@ -1,4 +1,4 @@
-"""One row of the benchmark, measured in a process of its own, so that its peak memory is its own too."""
+"""One row of the benchmark, measured in its own process, to get its own peak memory."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Kind = Literal["pytorch", "fused", "onnxruntime", "openvino", "foreign"]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to measure.
+    """Specification of a measurement.
 
     Attributes:
-        kind: ``pytorch``, ``fused``, the runtime that opens an exported file of ours, or ``foreign`` (any other ONNX file).
+        kind: ``pytorch``, ``fused``, the runtime of one of our exported files, or ``foreign`` (any other ONNX file).
         source: the checkpoint or the file.
         image_size: side of the square input in pixels.
-        batch: images a step.
+        batch: images per step.
         threads: of the runtime.
-        seconds: how long to measure, after a warm-up of a quarter of it.
-        queries, layers: of PyTorch's, where they are not the model's own.
+        seconds: duration of the measurement, after a warm-up of a quarter of it.
+        queries, layers: for PyTorch, if not the model's own.
     """
 
     kind: Kind
@@ -47,7 +47,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Ceilings:
-    """What the machine can do: float32 matrix products in GFLOP/s, and memory traffic in GB/s (read and written)."""
+    """Limits of the machine: float32 matrix products in GFLOP/s, and memory traffic in GB/s (read and written)."""
 
     gflops: float
     gigabytes: float
@@ -57,7 +57,7 @@ def measure(task: Task) -> dict[str, float]:
     """Measure one row in a new process.
 
     Returns:
-        ``median`` and ``p95`` seconds a step, ``load`` seconds to open, ``memory`` bytes at the peak.
+        ``median`` and ``p95`` seconds per step, ``load`` seconds to open, ``memory`` bytes at the peak.
 
     Raises:
         NextDETRError: the file cannot be opened.
@@ -66,13 +66,13 @@ def measure(task: Task) -> dict[str, float]:
 
 
 def ceilings(threads: int) -> Ceilings:
-    """Measure the machine with so many threads."""
+    """Measure the machine with this number of threads."""
     found = _in_process(_ceilings, threads, threads)
     return Ceilings(found["gflops"], found["gigabytes"])
 
 
 def preprocessing(size: int, repeats: int = 9) -> float:
-    """Median seconds to bring a decoded picture of 1920 × 1080 to the model's input."""
+    """Median seconds to preprocess a decoded image of 1920 × 1080."""
     from PIL import Image
 
     from nextdetr.preprocess import resize_to_planes
@@ -88,7 +88,7 @@ def _in_process(work: Callable[[Any], dict[str, float]], argument: Any, threads:
 
 @contextmanager
 def _threads_of_numpy(threads: int) -> Iterator[None]:
-    """Let the processes that are started meanwhile use so many threads: NumPy's products read it once, on import."""
+    """Set the number of threads for processes started inside the block: NumPy's BLAS reads it once, on import."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, str(threads)))
@@ -152,7 +152,7 @@ def _network(task: Task) -> Callable[[], Any]:
 
 
 def _foreign(task: Task) -> Callable[[], Any]:
-    """An ONNX file of another program, fed with noise; free axes become the batch, 3 channels and the image size."""
+    """An ONNX file of another program, fed with noise; dynamic axes become the batch, 3 channels and the image size."""
     from nextdetr.inference.onnx import start_session
 
     session = start_session(task.source, task.threads)
@@ -173,7 +173,7 @@ def _foreign(task: Task) -> Callable[[], Any]:
 
 
 def _for(step: Callable[[], Any], seconds: float) -> list[float]:
-    """Times of as many steps as fit, three at least."""
+    """Times of as many steps as fit into the time, at least three."""
     taken: list[float] = []
     while sum(taken) < seconds or len(taken) < 3:
         taken.append(_time(step))
@@ -187,15 +187,15 @@ def _time(step: Callable[[], Any]) -> float:
 
 
 def in_turn(runs: Mapping[K, Callable[[], Any]], seconds: float, *, least: int = 3) -> dict[K, float]:
-    """Median seconds of each run, one after the other again and again, so that a drift of the machine's speed meets all.
+    """Median seconds of each run, alternating between them, so that drifts of the machine's speed affect all.
 
-    Each turn is two calls, of which the second is timed: another runtime's threads go on spinning for a while in wait of
-    work, and caches are cold.
+    Each turn is two calls, of which the second is timed: another runtime's threads spin for a while waiting for work, and
+    caches are cold.
 
     Args:
         runs: what to measure, by name.
-        seconds: how long to go on, after two rounds for warming up.
-        least: rounds to measure, even where they take longer.
+        seconds: duration, after two warm-up rounds.
+        least: least number of rounds, even if they take longer.
     """
     taken: dict[K, list[float]] = {name: [] for name in runs}
     for _ in range(2):
@@ -211,7 +211,7 @@ def in_turn(runs: Mapping[K, Callable[[], Any]], seconds: float, *, least: int =
 
 
 def _peak_memory() -> int:
-    """Bytes that this process held at its peak; 0 where the system does not tell."""
+    """Peak memory of this process in bytes; 0 if the system does not report it."""
     status = Path("/proc/self/status")
     if status.is_file():  # on Linux, getrusage also counts the process that started this one
         line = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM:")), None)
@@ -239,6 +239,6 @@ def _ceilings(threads: int) -> dict[str, float]:
 
 
 def file_bytes(path: Path) -> int:
-    """Size of a model's files."""
+    """Total size of a model's files."""
     weights = path.with_suffix(".bin")
     return path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" and weights.is_file() else 0)

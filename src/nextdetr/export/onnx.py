@@ -1,4 +1,4 @@
-"""ONNX: one file of opset 18, checked by onnx, with its terms in ``metadata_props``."""
+"""ONNX: one file of opset 18, checked by onnx, with its contract in ``metadata_props``."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from nextdetr.inference.contract import Contract
 
 __all__ = ["OPSET", "quiet", "save_checked", "write_onnx"]
 
-OPSET = 18  # GridSample needs 16, LayerNormalization 17; 18 is what torch's exporter writes without converting
-LARGEST = 1 << 31  # bytes; protobuf holds no more in one message
+OPSET = 18  # GridSample needs 16, LayerNormalization 17; 18 is written by torch's exporter without conversion
+LARGEST = 1 << 31  # bytes; limit of a protobuf message
 
 
 def write_onnx(traced: Traced, contract: Contract, path: Path) -> Path:
-    """Write the graph, whole or not at all.
+    """Write the graph atomically.
 
     Args:
-        traced: the recorded graph.
-        contract: its terms.
+        traced: the traced graph.
+        contract: its contract.
         path: target, ``*.onnx``.
 
     Raises:
@@ -61,10 +61,10 @@ def write_onnx(traced: Traced, contract: Contract, path: Path) -> Path:
 
 
 def save_checked(model: Any, contract: Contract, path: Path) -> Path:
-    """Write an ONNX model with its terms, if onnx finds no fault with it.
+    """Write an ONNX model with its contract, if it passes onnx's check.
 
     Raises:
-        ExportError: onnx does.
+        ExportError: it does not.
     """
     import onnx
 
@@ -79,7 +79,7 @@ def save_checked(model: Any, contract: Contract, path: Path) -> Path:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"{path}: onnx finds fault with the graph: {' '.join(str(error).split())}") from error
+        raise ExportError(f"{path}: onnx rejects the graph: {' '.join(str(error).split())}") from error
     with atomic_write(path) as temporary:
         onnx.save(model, str(temporary))
     return path
@@ -87,7 +87,7 @@ def save_checked(model: Any, contract: Contract, path: Path) -> Path:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the exporters' notes to their developers off the terminal, and standard output for the result."""
+    """Keep the exporters' developer messages off the terminal, and standard output for the result."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx", "nncf")]
     levels = [logger.level for logger in loggers]
     try:
@@ -102,16 +102,16 @@ def quiet() -> Iterator[None]:
 
 
 def _module(node: Any) -> str:
-    """Name of the module that a node belongs to (``rows.0.stages.2.1``), or ``graph`` for pre- and postprocessing."""
+    """Name of the module of a node (``rows.0.stages.2.1``), or ``graph`` for pre- and postprocessing."""
     notes = {entry.key: entry.value for entry in node.metadata_props}
     scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))
-    # A module list that is sliced in a forward stands as "slice(None, 3, None)" in the middle of the name.
+    # A module list sliced in a forward appears as "slice(None, 3, None)" in the middle of the name.
     owner = re.sub(r"\.slice\([^)]*\)", "", str(scopes[-2])) if len(scopes) > 1 else ""
     return owner.removeprefix("model.") if owner.startswith("model.rows") else "graph"
 
 
 def _tidy(model: Any, traced: Traced) -> None:
-    """Name nodes after their modules, drop the exporter's notes, and give free axes their names."""
+    """Name nodes after their modules, drop the exporter's notes, and name dynamic axes."""
     graph = model.graph
     for node in graph.node:
         node.name = f"{_module(node)}/{node.name}"

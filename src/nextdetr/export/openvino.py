@@ -1,4 +1,4 @@
-"""OpenVINO IR: ``model.xml`` and ``model.bin``, with the terms in ``rt_info``."""
+"""OpenVINO IR: ``model.xml`` and ``model.bin``, with the contract in ``rt_info``."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["convert_onnx", "save_openvino"]
 
 
 def convert_onnx(path: Path) -> Any:
-    """Convert an ONNX file to an OpenVINO model in memory, names kept.
+    """Convert an ONNX file to an OpenVINO model in memory, with the same names.
 
     Raises:
         ConfigError: openvino is not installed.
-        ExportError: OpenVINO has no counterpart of an operator.
+        ExportError: OpenVINO does not support an operator.
     """
     try:
         import openvino
     except ImportError as error:
         raise missing_extra("openvino", "export", "the export to OpenVINO") from error
     try:
-        # It prints a table where the program's own arguments have --verbose; standard output is for the result.
+        # It prints a table if the program's own arguments contain --verbose; standard output is for the result.
         with contextlib.redirect_stdout(sys.stderr):
             return openvino.convert_model(str(path))
     except RuntimeError as error:
@@ -37,8 +37,8 @@ def convert_onnx(path: Path) -> Any:
 def save_openvino(model: Any, contract: Contract, path: Path) -> Path:
     """Write ``path`` (``*.xml``) and the ``*.bin`` beside it; weights as float16 with the precision ``half``.
 
-    The runtime decides by the device whether float16 weights also mean float16 arithmetic; what the graph raises to float32
-    stays so.
+    The runtime decides by device whether float16 weights also mean float16 arithmetic; operations upcast to float32 in the
+    graph stay so.
     """
     import openvino
 
@@ -49,12 +49,12 @@ def save_openvino(model: Any, contract: Contract, path: Path) -> Path:
     written: list[Path] = []
     try:
         with atomic_write(path.with_suffix(".bin")) as weights, atomic_write(path) as text:
-            work = text.with_name(f".writing{text.name}")  # a temporary name too, which goes if this process is killed
+            work = text.with_name(f".writing{text.name}")  # a temporary name too, cleaned up if this process is killed
             written = [work, work.with_suffix(".bin")]
             openvino.save_model(model, str(work), compress_to_fp16=contract.precision == "half")
             work.replace(text)
             work.with_suffix(".bin").replace(weights)
-    finally:  # not before it is known why they could not be written: a full disk has room again without them
+    finally:  # only after the cause of a failure is known: without them, a full disk has space again
         for file in written:
             file.unlink(missing_ok=True)
     return path

@@ -1,4 +1,4 @@
-"""What an exported file is made of."""
+"""Operators of an exported file."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 
 __all__ = ["count_operators", "float_operators"]
 
-#: What to call the operators of both formats.
+#: Common names of the operators of both formats.
 KINDS = {
     "Conv": "convolution", "Convolution": "convolution", "GroupConvolution": "depthwise convolution",
     "MatMul": "matrix product", "Gemm": "matrix product",
 }  # fmt: skip
 
-#: Operators that hand 8-bit values on as they are.
+#: Operators that pass 8-bit values through.
 PASSING = ("Transpose", "Concat", "Reshape", "Resize", "Interpolate", "Unsqueeze", "Squeeze")
 
 
 def count_operators(path: Path) -> dict[str, int]:
-    """Count the operators of an ONNX file or OpenVINO model by the format's names for them, the most frequent first."""
+    """Count the operators of an ONNX file or OpenVINO model by the format's names, most frequent first."""
     if path.suffix == ".onnx":
         import onnx
 

@@ -1,10 +1,10 @@
-"""The same answers without GridSample and TopK, for accelerators that have neither.
+"""The same results without GridSample and TopK, for accelerators that lack them.
 
-Bilinear reads (Deformable DETR, arXiv 2010.04159, section 4.1) become a gather of rows and a weighted sum. The tokens that
-RT-DETR's query selection keeps (arXiv 2304.08069, section 4.3) are found by halving an interval of scores until it parts
-them from the rest: ONNX has no sort but TopK, and comparing every token with every other is 70 million comparisons at 640
-pixels. Queries come in the order of their tokens then, which no part of the decoder looks at; the last top-k, over queries
-and classes, is the host's.
+Bilinear samples (Deformable DETR, arXiv 2010.04159, section 4.1) become a gather of rows and a weighted sum. The tokens
+selected by RT-DETR's query selection (arXiv 2304.08069, section 4.3) are found by bisecting the scores until a threshold
+separates them from the rest: ONNX has no sort but TopK, and comparing all pairs of tokens would be 70 million comparisons
+at 640 pixels. Queries are then in token order, which the decoder does not depend on; the final top-k, over queries and
+classes, is left to the host.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from nextdetr.models.dfine import QualityHead
 
 __all__ = ["gather_levels", "largest_by_halving", "largest_by_maxima", "make_portable"]
 
-HALVINGS = 40  # of the scores' range: what is left is below a float32 step of any logit
+HALVINGS = 40  # of the scores' range: the remainder is below a float32 step of any logit
 
 
 def make_portable(model: nn.Module) -> None:
-    """Replace what exports to GridSample and TopK, in place; the number of images is 1 from then on."""
+    """Replace everything that exports to GridSample and TopK, in place; the batch size is then 1."""
     for module in model.modules():
         if isinstance(module, MSDeformableAttention):
             setattr(module, "sample", gather_levels)  # noqa: B010 - a method of this copy only
@@ -38,14 +38,14 @@ def make_portable(model: nn.Module) -> None:
 def gather_levels(
     value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, points: Sequence[int] | None = None
 ) -> Tensor:
-    """``sample_levels`` by one gather: four rows for each read, weighted and summed.
+    """``sample_levels`` with one gather: four rows per sample, weighted and summed.
 
     Args:
         value: [B, S, heads, d].
         shapes: (height, width) of each map, finest first; their areas sum to S.
         locations: [B, Q, heads, K, 2], (x, y) as fractions of the map.
         weights: [B, Q, heads, K].
-        points: reads of each map; None for as many of each.
+        points: samples per map; None for equal numbers.
 
     Returns:
         [B, Q, heads · d] in the locations' precision.
@@ -63,9 +63,9 @@ def gather_levels(
     upper_part = scaled - low
     cell = torch.stack((low, low + 1))  # [2 (lower, upper), B, Q, heads, K, 2]
     index = torch.minimum(cell.clamp(min=0), size - 1)
-    part = torch.stack((1 - upper_part, upper_part)) * (index == cell).to(scaled.dtype)  # nothing lies outside the map
+    part = torch.stack((1 - upper_part, upper_part)) * (index == cell).to(scaled.dtype)  # nothing is outside the map
 
-    # Row numbers in float: they are whole and far below 2^24.
+    # Row numbers in float: they are integers far below 2^24.
     heads_first = torch.arange(heads, device=value.device, dtype=scaled.dtype)[:, None]  # [heads, 1]
     images_first = torch.arange(batch, device=value.device, dtype=scaled.dtype)[:, None, None, None] * (cells * heads)
     in_map = index[:, None, ..., 1] * size[:, 0] + index[None, ..., 0]  # [2 (y), 2 (x), B, Q, heads, K]
@@ -78,7 +78,7 @@ def gather_levels(
 
 
 def largest_by_halving(scores: Tensor, count: int) -> Tensor:
-    """Indices of the largest, ascending; of equal ones the first.
+    """Indices of the largest, ascending; on a tie the first.
 
     Args:
         scores: [B, S], finite.
@@ -87,7 +87,7 @@ def largest_by_halving(scores: Tensor, count: int) -> Tensor:
     Returns:
         [B, count] int64.
     """
-    scores = scores.float()  # places are counted in their type, and halves are whole only to 2048
+    scores = scores.float()  # positions are counted in this type, and float16 integers are exact only to 2048
     low, high = scores.amin(dim=1, keepdim=True) - 1, scores.amax(dim=1, keepdim=True)
     for _ in range(HALVINGS):  # at least `count` lie above `low`, fewer above `high`
         middle = 0.5 * (low + high)
@@ -105,12 +105,12 @@ def largest_by_halving(scores: Tensor, count: int) -> Tensor:
 
 
 def largest_by_maxima(values: Tensor, count: int) -> Tensor:
-    """The ``count`` largest along the last axis, none of them negative, the largest first: one maximum after another."""
+    """The ``count`` largest along the last axis, none of them negative, in descending order: repeated maximum."""
     places = torch.arange(values.shape[-1], device=values.device, dtype=values.dtype)
     found = []
     for _ in range(count):
         most = values.amax(dim=-1, keepdim=True)
-        # The first place of the largest, not argmax, which OpenVINO makes a TopK of.
+        # The first position of the largest, not argmax, which OpenVINO converts to TopK.
         first = torch.where(values == most, places, values.shape[-1] + torch.zeros_like(values)).amin(dim=-1, keepdim=True)
         found.append(most)
         values = torch.where(places == first, -torch.ones_like(values), values)
@@ -118,7 +118,7 @@ def largest_by_maxima(values: Tensor, count: int) -> Tensor:
 
 
 def _count(mask: Tensor) -> Tensor:
-    """How many are true in each row, [B, 1]; in float, which every accelerator sums."""
+    """Number of true values in each row, [B, 1]; in float, which every accelerator can sum."""
     return mask.to(torch.float32).sum(dim=1, keepdim=True)
 
 

@@ -1,6 +1,6 @@
-"""``torch.export`` programs: for those who deploy with torch's own tools (AOTInductor, ExecuTorch).
+"""``torch.export`` programs, for deployment with torch's own tools (AOTInductor, ExecuTorch).
 
-A program is written and never opened from a stranger: reading one unpickles.
+Programs are written, but never opened from untrusted sources: reading one unpickles.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = ["ProgramModel", "write_program"]
 
 
 def write_program(traced: Traced, contract: Contract, path: Path) -> Path:
-    """Write the program, whole or not at all, with its terms as the extra file ``nextdetr.json``."""
+    """Write the program atomically, with its contract as the extra file ``nextdetr.json``."""
     terms = json.dumps(contract.to_metadata(), ensure_ascii=False)
-    content = io.BytesIO()  # torch ends the process, without an exception, where it writes to a full disk itself
+    content = io.BytesIO()  # torch aborts the process when it writes to a full disk itself
     torch.export.save(traced.program, content, extra_files={PROGRAM_METADATA: terms})
     with atomic_write(path) as temporary:
         temporary.write_bytes(content.getbuffer())
@@ -31,11 +31,11 @@ def write_program(traced: Traced, contract: Contract, path: Path) -> Path:
 
 
 class ProgramModel(Session):
-    """A program that this process has just written, opened for the gate.
+    """A program just written by this process, opened for the gate.
 
     Args:
         path: the file.
-        contract: its terms.
+        contract: its contract.
     """
 
     name = "torch.export"

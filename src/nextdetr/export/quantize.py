@@ -1,7 +1,7 @@
-"""8-bit arithmetic by NNCF, calibrated on the user's own images; decoder and heads compute in float, from 8-bit weights.
+"""8-bit arithmetic with NNCF, calibrated on the user's images; decoder and heads compute in float, with 8-bit weights.
 
-Post-training quantisation as in Jacob et al., arXiv 1712.05877, section 2. Boxes are refined by small steps, for which 256
-values are too few, while backbone and encoder hold nearly all of the arithmetic.
+Post-training quantisation as in Jacob et al., arXiv 1712.05877, section 2. Boxes are refined in small steps, for which 256
+values are too few, while backbone and encoder have nearly all of the arithmetic.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from nextdetr.models.names import row_name
 
 __all__ = ["Search", "make_maps_unsigned", "quantize", "store_weights_as_int8"]
 
-SEARCH_IMAGES = 300  # most that AP is taken of again and again; the gate's AP is of all
+SEARCH_IMAGES = 300  # images for repeated scoring; the gate scores all
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """How to find out what has to stay in float.
+    """How to find the layers that must stay in float.
 
     Attributes:
-        score: AP of an opened detector on the images of these numbers.
-        images: how many images there are to score on; at most SEARCH_IMAGES are used.
-        accuracy_drop: largest loss of AP.
+        score: returns the AP of an opened detector on the images with these numbers.
+        images: number of available images; at most SEARCH_IMAGES are used.
+        accuracy_drop: maximum loss of AP.
     """
 
     score: Callable[[OpenedExport, Sequence[int]], float]
@@ -51,12 +51,12 @@ def quantize(
 
     Args:
         source: the float32 graph.
-        contract: the terms of the result.
+        contract: contract of the result.
         target: ``*.onnx`` or ``*.xml``; may be ``source``.
-        images: [3, S, S] float RGB, 0 to 1, to calibrate on.
-        decoder: number of the decoder's row, which stays float with all that comes behind it.
-        search: where AP falls by more than its limit, layers go back to float, the worst first, until it does not (NNCF's
-            accuracy control); None quantises all of backbone and encoder whatever it costs.
+        images: [3, S, S] float RGB, 0 to 1, for calibration.
+        decoder: row number of the decoder, which stays in float with everything after it.
+        search: if AP falls by more than its limit, layers are returned to float, worst first, until it does not (NNCF's
+            accuracy control); None quantises all of backbone and encoder.
 
     Raises:
         ConfigError: nncf is not installed.
@@ -71,7 +71,7 @@ def quantize(
 
     if target.suffix == ".onnx":
         model: Any = onnx.load(str(source))
-        _fold_slices(model)  # NNCF takes weights back to float that are weights in the file, not parts of others
+        _fold_slices(model)  # NNCF can return only whole weights to float, not slices of them
     else:
         model = convert_onnx(source)
     unit = np.ones((1, 2), np.int64)
@@ -85,11 +85,11 @@ def quantize(
         "preset": nncf.QuantizationPreset.MIXED, "subset_size": len(images), "model_type": nncf.ModelType.TRANSFORMER,
         "ignored_scope": nncf.IgnoredScope(patterns=[rf"^{owner}[./].*", r"^graph/.*"], validate=False),
     }  # fmt: skip
-    # Processors without VNNI add pairs of products in 16 bits, which weights of 8 bits overflow; of 7 bits they do not.
+    # CPUs without VNNI add pairs of products in 16 bits, which overflow with 8-bit weights, but not with 7-bit ones.
     advanced = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
     if target.suffix == ".onnx" and _has_depthwise_behind_convolution(model):
-        # NNCF counts each channel that a depthwise convolution reads by itself; ONNX Runtime cannot do so where another
-        # convolution writes them, which it joins with the counting.
+        # NNCF quantises each channel of a depthwise convolution's input separately; ONNX Runtime cannot do so if another
+        # convolution produces them, because it fuses that with the quantisation.
         advanced.activations_quantization_params = QuantizationParameters(per_channel=False)
     calibration = nncf.Dataset(list(images), feed)
     own = (nncf.ValidationError, nncf.InternalError, nncf.UnsupportedModelError)
@@ -110,7 +110,7 @@ def quantize(
         make_maps_unsigned(quantized)
         return save_checked(quantized, contract, target)
     with quiet():
-        # Anchors are gathered as if they were an embedding's weights, but 8 bits would move them by pixels.
+        # Anchors are gathered as if they were embedding weights, but 8 bits would move them by pixels.
         scope = nncf.IgnoredScope(types=["Gather"], validate=False)
         stored = nncf.compress_weights(quantized, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=scope)
     return save_openvino(stored, contract, target)
@@ -129,7 +129,7 @@ def _fold_slices(model: Any) -> None:
 
 
 def _has_depthwise_behind_convolution(model: Any) -> bool:
-    """Whether an ONNX graph has a convolution in groups that reads what another convolution writes."""
+    """Whether an ONNX graph has a grouped convolution that reads the output of another convolution."""
     written = {name for node in model.graph.node if node.op_type == "Conv" for name in node.output}
     return any(
         node.op_type == "Conv" and node.input[0] in written and any(a.name == "group" and a.i > 1 for a in node.attribute)
@@ -138,7 +138,7 @@ def _has_depthwise_behind_convolution(model: Any) -> bool:
 
 
 def _validation(search: Search, contract: Contract, name: str) -> Callable[[Any, Iterable[int]], float]:
-    """AP of what NNCF hands over: an ONNX model, or a compiled OpenVINO model."""
+    """Return the AP of NNCF's argument: an ONNX model, or a compiled OpenVINO model."""
 
     def validate(model: Any, numbers: Iterable[int]) -> float:
         session = session_of(model) if hasattr(model, "SerializeToString") else OpenVinoSession(model)
@@ -150,9 +150,9 @@ def _validation(search: Search, contract: Contract, name: str) -> Callable[[Any,
 
 
 def store_weights_as_int8(model: Any) -> None:
-    """Store what stayed float as 8-bit weights of float arithmetic, a scale for each output; in place.
+    """Store the remaining float weights in 8 bits for float arithmetic, with one scale per output; in place.
 
-    NNCF's own function for it does not know weights that a graph slices (attention's joint projection).
+    NNCF's own function misses weights that a graph slices (attention's joint projection).
 
     Args:
         model: an ONNX model.
@@ -170,7 +170,7 @@ def store_weights_as_int8(model: Any) -> None:
         sides = {list(node.input).index(weight.name) if node.op_type == "MatMul" else None for node in products}
         if weight.data_type != 1 or len(weight.dims) != 2 or sides not in ({0}, {1}) or min(weight.dims) < 8:
             continue
-        axis = int(sides == {1})  # of the outputs: the rows of a left factor, the columns of a right one
+        axis = int(sides == {1})  # axis of the outputs: rows of a left factor, columns of a right one
         values = numpy_helper.to_array(weight)
         scale = np.maximum(np.abs(values).max(axis=1 - axis), 1e-12) / np.float32(127)
         stored = np.rint(values / np.expand_dims(scale, 1 - axis)).clip(-127, 127).astype(np.int8)
@@ -185,10 +185,10 @@ def store_weights_as_int8(model: Any) -> None:
 
 
 def make_maps_unsigned(model: Any) -> None:
-    """Count maps from 0 to 255 where NNCF counts from -128 to 127, in place; the numbers that they stand for stay the same.
+    """Quantise maps to 0 to 255 instead of NNCF's -128 to 127, in place; the represented values are the same.
 
-    OpenVINO 2026.4.1 computes a 1 × 1 convolution behind a Concat of signed maps wrongly (an AP of 0.17 fell by 0.02), of
-    unsigned ones exactly.
+    OpenVINO 2026.4.1 computes a 1 × 1 convolution after a Concat of signed maps incorrectly (an AP of 0.17 fell by 0.02),
+    but of unsigned ones exactly.
 
     Args:
         model: an ONNX model.
@@ -218,4 +218,4 @@ def make_maps_unsigned(model: Any) -> None:
     for old in turned:
         if old not in used:
             graph.initializer.remove(values[old])
-    del graph.value_info[:]  # it may name the types that were
+    del graph.value_info[:]  # it may contain the old types

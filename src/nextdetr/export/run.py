@@ -1,4 +1,4 @@
-"""``nextdetr export``: record the graph, write it, open what was written in its own runtime, and compare."""
+"""``nextdetr export``: trace the graph, write it, open the file in its own runtime, and compare."""
 
 from __future__ import annotations
 
@@ -47,35 +47,35 @@ if TYPE_CHECKING:
 __all__ = ["ExportResult", "Score", "export", "write_graph"]
 
 
-#: Of a checkpoint's metadata: what the graph replaces, and what needs the maps of the backbone, which it does not give.
+#: Checkpoint metadata that the graph replaces, or that need backbone maps, which it does not output.
 NOT_CARRIED = ("model", "classes", "image_size", "format_version", FAMILIARITY)
 
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """What an export wrote, and how it compares; ``report.json`` has the same fields.
+    """Result of an export; ``report.json`` has the same fields.
 
     Attributes:
-        model: what was exported.
+        model: the exported model.
         format, precision: see ``ExportConfig``.
         output: the folder.
         file: the exported file.
         bytes: size of the exported files.
         image_size, queries, decoder_layers: of the graph.
-        compared_on: where the images of the comparison came from.
+        compared_on: source of the images for the comparison.
         comparison: differences of the outputs.
-        limits: what was asked of them.
+        limits: limits that they must meet.
         metrics: ``{"before": …, "after": …}``, COCO metrics with ``--data``; empty without.
-        operators: how many of each kind the file has; empty for ``pt2``.
-        float_operators: how many convolutions and matrix products compute in float, by kind; of an 8-bit export only.
+        operators: number of operators by kind; empty for ``pt2``.
+        float_operators: number of convolutions and matrix products computed in float, by kind; only for an 8-bit export.
         seconds_per_image: medians of ``pytorch`` and ``exported``, one image at a time.
-        failures: sentences, one for each limit that is not met in the format's own runtime.
-        runtimes: what was found in each installed runtime that can open the file, by name; the format's own is first.
-            ``auto`` picks from those that passed, which the file names in its metadata.
-        weights_licence: of the weights that the detector started from; ``none`` where it started from none.
-        deploy: which file to deploy on this machine, float32 or 8 bits, by measurement; of an 8-bit export only, and not of
-            one for the browser.
-        web: the page around the file, of the format ``web`` only.
+        failures: a sentence for each limit that is not met in the format's own runtime.
+        runtimes: results in each installed runtime that can open the file, by name; the format's own is first. ``auto``
+            chooses from those that passed, which are listed in the file's metadata.
+        weights_licence: licence of the weights that the detector started from; ``none`` if it started from none.
+        deploy: which file to deploy on this machine, float32 or 8 bits, by measurement; only for an 8-bit export that is
+            not for the browser.
+        web: the page around the file, for the format ``web`` only.
     """
 
     model: str
@@ -120,12 +120,12 @@ class ExportResult:
 def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = None) -> ExportResult:
     """Export a detector and compare the file with it.
 
-    Nothing is deleted where a limit is not met; the result and ``report.json`` say which.
+    Nothing is deleted if a limit is not met; the result and ``report.json`` say which.
 
     Args:
-        opened: the detector; left as it is.
+        opened: the detector; not changed.
         config: the settings.
-        score: scores a detector on ``config.data``; None leaves AP out.
+        score: scores a detector on ``config.data``; None skips AP.
 
     Raises:
         ConfigError: a package is not installed, or a setting does not fit the model.
@@ -134,13 +134,13 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
     """
     _check_packages(config)
     web = config.format == "web"
-    runtime = runtime_files(config.runtime_dir) if web else {}  # first: where it cannot be had, no minutes are spent
+    runtime = runtime_files(config.runtime_dir) if web else {}  # first: if it is unavailable, fail before minutes of work
     if config.latency is not None:
         point = pick(opened.metadata, config.latency, opened.source, config.latency_of)
         chosen = {"image_size": point.image_size, "queries": point.queries, "decoder_layers": point.layers}
         config = config.model_copy(update={**chosen, "latency": None, "latency_of": None})
     reference = _reference(opened, config)
-    # Until it is judged the file says so, whatever becomes of this process.
+    # Until it is checked the file says so, whatever happens to this process.
     graph = build_graph(reference.model, replace(_contract(reference, config), passed_runtimes=(UNJUDGED,)))
     contract = graph.contract
     folder = export_folder(opened.source, config, contract)
@@ -148,7 +148,7 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
     traced = trace_graph(graph)
     images, origin = _images(config, contract)
     limits = _limits(config, contract)
-    # Not in the user's folder, whose name may have commas: OpenVINO's converter parts a path there.
+    # Not in the user's folder, whose name may contain commas: OpenVINO's converter splits paths there.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:  # Windows keeps what a runtime still maps
         plain = _write(traced, contract, path, config, len(reference.model.rows) - 1, score, Path(work))
         before = score(reference, config.queries) if config.data is not None and score is not None else {}
@@ -172,13 +172,13 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
     )  # fmt: skip
     stamp_passed(path, passed)
     page = write_folder(path, contract, runtime, single=config.single_file) if web else None
-    result = replace(result, bytes=file_bytes(path), web=page)  # of the file as it is now
+    result = replace(result, bytes=file_bytes(path), web=page)  # of the final file
     write_text_atomic(folder / REPORT, json.dumps(result.to_json(), ensure_ascii=False, indent=1) + "\n")
     return result
 
 
 def write_graph(opened: OpenedModel, config: ExportConfig, path: Path) -> None:
-    """Write a detector's float32 graph as an ONNX file and judge nothing: for measuring what it takes."""
+    """Write a detector's float32 graph as an ONNX file without any check, for measurements."""
     from nextdetr.export.onnx import write_onnx
 
     reference = _reference(opened, config)
@@ -189,7 +189,7 @@ def write_graph(opened: OpenedModel, config: ExportConfig, path: Path) -> None:
 def _write(
     traced: Traced, contract: Contract, path: Path, config: ExportConfig, decoder: int, score: Score | None, work: Path
 ) -> Path:
-    """Write ``path``, and return the graph that was written, or quantised, as ONNX; it is in the folder ``work``."""
+    """Write ``path``, and return the graph that was written or quantised, as ONNX; it is in the folder ``work``."""
     make_directory(path.parent)
     if config.format == "pt2":
         write_program(traced, contract, path)
@@ -211,9 +211,9 @@ def _write(
 
 
 def _float_rival(reference: OpenedModel, config: ExportConfig, plain: Path) -> Path:
-    """The float32 file that the same export without ``--int8`` is made of, to be measured beside the 8-bit one.
+    """Return the float32 file that the same export without ``--int8`` would give, to be timed beside the 8-bit one.
 
-    ``plain`` is what was quantised; it is that file unless float32 has a form of its own, such as Winograd's filtering.
+    ``plain`` is the graph that was quantised; it is that file unless float32 has its own form, such as Winograd.
     """
     from nextdetr.export.onnx import write_onnx
 
@@ -225,7 +225,7 @@ def _float_rival(reference: OpenedModel, config: ExportConfig, plain: Path) -> P
 
 
 def _reference(opened: OpenedModel, config: ExportConfig) -> OpenedModel:
-    """A copy of the detector on the processor, cut to the decoder layers that are asked for."""
+    """Return a copy of the detector on the CPU, cut to the requested decoder layers."""
     size = config.image_size or opened.image_size
     opened.model.check_size(size)
     model = copy.deepcopy(opened.model).cpu().float().eval()
@@ -248,11 +248,11 @@ def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:
         probe = model(torch.zeros(1, 3, size, size), queries=config.queries)
     queries, classes = probe.logits.shape[1], probe.logits.shape[2]
     decoder = model.rows[-1]
-    # Whatever the checkpoint knows travels along (licences, the data set's own ids, …), but for what the graph replaces.
+    # Everything the checkpoint knows is kept (licences, the data set's own ids, …), except what the graph replaces.
     known = {name: value for name, value in opened.metadata.items() if name not in NOT_CARRIED}
     changes = (config.image_size, config.queries, config.decoder_layers, config.latency)
     if config.precision != "float32" or any(value is not None for value in changes):
-        known.pop(CALIBRATION, None)  # its bound is of the scores as they were
+        known.pop(CALIBRATION, None)  # its bound holds for the original scores
     details = {
         "weights_licence": "none", "source_weights": "none", **known,
         "nextdetr_version": __version__,
@@ -265,7 +265,7 @@ def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:
     }  # fmt: skip
     if config.int8 and config.data is not None:
         details["calibrated_on"] = f"{config.calibration_images} images of {Path(config.data).resolve().name}"
-    web = config.format == "web"  # bytes of pixels as a canvas gives them, and a graph for whatever runs it
+    web = config.format == "web"  # pixel bytes as from a canvas, and a graph for any backend
     portable = config.portable or web
     return Contract(
         list(opened.classes), size, queries, input_type="uint8" if web else config.input_type,
@@ -286,7 +286,7 @@ def _images(config: ExportConfig, contract: Contract) -> tuple[list[Tensor], str
 
 
 def _search(config: ExportConfig, contract: Contract, score: Score | None) -> Search | None:
-    """What to keep in float is searched on the validation part, whichever is scored in the end."""
+    """Build the search for layers to keep in float, on the validation split, whichever is scored in the end."""
     if score is None or config.data is None:
         return None
     from nextdetr.export.quantize import Search
@@ -295,7 +295,7 @@ def _search(config: ExportConfig, contract: Contract, score: Score | None) -> Se
     split = "val" if "val" in there or aside is not None else config.split
 
     classes = contract.classes if contract.details["trained"] == "yes" else None
-    data = load_scored(config.data, split, contract.details, classes=classes)  # once: the search scores again and again
+    data = load_scored(config.data, split, contract.details, classes=classes)  # once: the search scores repeatedly
 
     def accuracy(opened: OpenedExport, numbers: Sequence[int]) -> float:
         return score(opened, None, replace(data, records=[data.records[number] for number in numbers]))["AP"] or 0.0
@@ -304,7 +304,7 @@ def _search(config: ExportConfig, contract: Contract, score: Score | None) -> Se
 
 
 def _calibration(config: ExportConfig, contract: Contract) -> list[Tensor]:
-    """Images of the training part, or of the scored one where there is no other."""
+    """Return images of the training split, or of the scored one if there is no other."""
     assert config.data is not None
     split = "train" if "train" in available_splits(config.data) else config.split
     records = load_data(config.data, split).records
@@ -331,10 +331,10 @@ def _limits(config: ExportConfig, contract: Contract) -> Limits:
 
 
 def _check_packages(config: ExportConfig) -> None:
-    """Refuse at once, rather than after minutes of work, where a package is missing.
+    """Fail immediately, rather than after minutes of work, if a package is missing.
 
     Raises:
-        ConfigError: the message names the package and its installation.
+        ConfigError: the message names the package and how to install it.
     """
     needed = [] if config.format == "pt2" else ["onnx", "onnxscript"]
     needed += {"onnx": ["onnxruntime"], "openvino": ["openvino"], "pt2": [], "web": ["onnxruntime", "platformdirs"]}[

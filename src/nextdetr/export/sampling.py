@@ -1,9 +1,9 @@
-"""Deformable attention's reads as one GridSample a layer instead of one a level, for graphs of a fixed size.
+"""Deformable attention with one GridSample per layer instead of one per level, for graphs of a fixed size.
 
-The levels stand below one another on one canvas, with a row of zeros after each and zeros on the right of the narrower
-ones. A place is moved onto the canvas and clamped to one cell around its level, where it reads zero, as outside a map. The
-results are those of ``layers/deformable.py`` up to rounding; three calls of GridSample and their Concat, which OpenVINO and
-ONNX Runtime compute slowly, become one.
+The levels are stacked on one canvas, with a row of zeros after each and zeros to the right of narrower ones. Positions are
+moved to the canvas and clamped to one cell around their level, where they read zero, as outside a map. The results are
+those of ``layers/deformable.py`` up to rounding; three calls of GridSample and their Concat, which OpenVINO and ONNX
+Runtime compute slowly, become one.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ __all__ = ["sample_canvas"]
 def sample_canvas(
     value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, points: Sequence[int] | None = None
 ) -> Tensor:
-    """``sample_levels`` of known shapes.
+    """``sample_levels`` for known shapes.
 
     Args:
         value: [B, S, heads, d].
         shapes: (height, width) of each map.
         locations: [B, Q, heads, K, 2], (x, y) as fractions of the map, map after map.
         weights: [B, Q, heads, K].
-        points: how many of the K reads fall on each map.
+        points: how many of the K samples are on each map.
 
     Returns:
         [B, Q, heads · d].
@@ -47,7 +47,7 @@ def sample_canvas(
 
 
 def _canvas(value: Tensor, shapes: Shapes) -> Tensor:
-    """Lay the maps out on one map [B·heads, d, H, W]."""
+    """Arrange the maps on one map [B·heads, d, H, W]."""
     batch, _, heads, dim = value.shape
     width = max(columns for _, columns in shapes)
     maps = value.permute(0, 2, 3, 1).flatten(1, 2)  # [B, D, S]
@@ -60,12 +60,12 @@ def _canvas(value: Tensor, shapes: Shapes) -> Tensor:
 
 
 def _placement(shapes: Shapes, points: Sequence[int], canvas: Sequence[int], like: Tensor) -> tuple[Tensor, ...]:
-    """Factor, shift, least and largest place [K, 2] in GridSample's coordinates, -1 to 1, for each read."""
+    """Factor, shift, least and largest position [K, 2] in GridSample's coordinates, -1 to 1, for each sample."""
     scale, shift, low, high = [], [], [], []
     height, width = canvas
     top = 0
     for (rows, columns), number in zip(shapes, points, strict=True):
-        # Cell c of the canvas lies at (2 c + 1) / size - 1; cell -1 and the one after the last read zero.
+        # Cell c of the canvas is at (2 c + 1) / size - 1; cell -1 and the one after the last read zero.
         scale += [(2 * columns / width, 2 * rows / height)] * number
         shift += [(-1.0, 2 * top / height - 1)] * number
         low += [(-1 / width - 1, (2 * top - 1) / height - 1)] * number

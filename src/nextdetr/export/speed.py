@@ -1,4 +1,4 @@
-"""Measuring settings of a detector as they are deployed: exported, in the faster of the installed runtimes."""
+"""Time settings of a detector as deployed: exported, in the faster of the installed runtimes."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ __all__ = ["meter", "points_of", "time_file"]
 
 logger = logging.getLogger(__name__)
 
-GRID = (0.5, 0.75, 1.0, 1.25)  # of the image size: what is measured of a model without a table
+GRID = (0.5, 0.75, 1.0, 1.25)  # relative image sizes to measure for a model without a table
 
 
 def meter(threads: int | None = None) -> Meter:
-    """Return what measures a setting in milliseconds of one image, batch 1, float32.
+    """Return a function that times a setting in milliseconds per image, batch 1, float32.
 
-    The graph is exported to ONNX and opened in each installed runtime; the faster one counts. Where none is installed, or
-    the model cannot be exported, PyTorch is measured.
+    The graph is exported to ONNX and opened in each installed runtime; the faster one counts. If none is installed, or the
+    model cannot be exported, PyTorch is timed.
 
     Args:
-        threads: of the runtime; by default as many as PyTorch uses.
+        threads: threads of the runtime; by default as many as PyTorch uses.
     """
 
     def measure(opened: OpenedModel, setting: Setting) -> SpeedPoint:
@@ -57,19 +57,19 @@ def meter(threads: int | None = None) -> Meter:
 
 
 def _exported_point(opened: OpenedModel, setting: Setting, threads: int) -> SpeedPoint | None:
-    """Measure in the faster runtime; None where none is installed."""
+    """Time in the faster runtime; None if none is installed."""
     if not possible_runtimes(Path("model.onnx")) or not all(is_installed(name) for name in ("onnx", "onnxscript")):
         return None
     size, queries, layers = setting
     config = ExportConfig(image_size=size, queries=queries, decoder_layers=layers)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps a file that is open
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows cannot delete an open file
         path = Path(folder) / "model.onnx"
         write_graph(opened, config, path)
         return time_file(path, setting, threads)
 
 
 def time_file(path: Path, setting: Setting, threads: int) -> SpeedPoint:
-    """Measure an ONNX file of a setting in each installed runtime, and return the faster one's point."""
+    """Time an ONNX file of a setting in each installed runtime, and return the faster one's point."""
     taken: dict[str, float] = {}
     image = np.random.default_rng(0).random((1, 3, setting.image_size, setting.image_size), dtype=np.float32)
     for name in possible_runtimes(path):
@@ -83,16 +83,16 @@ def time_file(path: Path, setting: Setting, threads: int) -> SpeedPoint:
 def points_of(
     opened: OpenedModel, *, again: bool, threads: int, tell: Callable[[str], None], measure: Meter | None = None
 ) -> list[SpeedPoint]:
-    """Return the points of a detector's table, measured here; without ``again`` as they stand in it.
+    """Return the points of a detector's speed table, measured here; without ``again``, the stored ones.
 
     A detector without a table has none unless ``again``: then a grid is measured, from which others can be estimated.
 
     Args:
         opened: the detector.
         again: measure them.
-        threads: of the runtime.
+        threads: threads of the runtime.
         tell: called with a line before each measurement.
-        measure: measures a setting; by default ``meter``.
+        measure: times a setting; by default ``meter``.
     """
     table = read_table(opened.metadata, opened.source)
     if not again:

@@ -1,4 +1,4 @@
-"""Writing into an exported file in which runtimes it passed its gate, which is known only once it was opened there."""
+"""Record in an exported file in which runtimes it passed its gate, which is only known after opening it there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENTRY = "passed_runtimes"
 
 
 def stamp_passed(path: Path, passed: Sequence[str]) -> None:
-    """Write the names of the runtimes into an ONNX file or OpenVINO model, whole or not at all; a program has no place."""
+    """Write the names of the runtimes into an ONNX file or OpenVINO model atomically; programs cannot store them."""
     text = " ".join(passed)
     if path.suffix == ".onnx":
         import onnx

@@ -1,13 +1,13 @@
-"""Wide 3 × 3 convolutions of an exported graph by Winograd's minimal filtering, for runtimes on processors.
+"""Wide 3 × 3 convolutions of an exported graph with Winograd's minimal filtering, for CPU runtimes.
 
 "Fast Algorithms for Convolutional Neural Networks" (arXiv 1509.09308), F(4 × 4, 3 × 3), as in ``layers/winograd.py``, here
-in operators that every runtime computes well: one Gather of whole rows of channels takes the tiles apart, two products with
-constants go to the 36 points and back, and a batch of 36 products in between mixes the channels with a quarter of the
-multiplications. ONNX Runtime and OpenVINO sum 3 × 3 convolutions directly, at the processor's own rate of products, so that
-nothing but fewer multiplications makes them faster.
+with operators that every runtime computes well: one Gather of whole rows of channels extracts the tiles, two products with
+constants transform to the 36 points and back, and a batch of 36 products in between mixes the channels with a quarter of
+the multiplications. ONNX Runtime and OpenVINO compute 3 × 3 convolutions directly, at the CPU's full throughput, so only
+fewer multiplications make them faster.
 
-An ONNX file holds the 3 × 3 kernel, not its 36 points, which are four times as large; the runtime's own folding of
-constants moves it there when it opens the file. OpenVINO's conversion folds it at once.
+An ONNX file holds the 3 × 3 kernel, not its 36 points, which are four times as large; the runtime's constant folding
+transforms it when it opens the file. OpenVINO's conversion does so immediately.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from nextdetr.layers.winograd import POINTS, Conv3x3, flat_kernel, from_points, 
 
 __all__ = ["WinogradConv", "map_sizes", "use_winograd"]
 
-LEAST_CHANNELS, LEAST_PIXELS = 256, 400  # below which the direct sum is as fast (benchmarks/winograd.py)
+LEAST_CHANNELS, LEAST_PIXELS = 256, 400  # below these, direct convolution is as fast (benchmarks/winograd.py)
 
 
 class WinogradConv(nn.Module):
-    """What ``Conv3x3`` computes, for one image of one size.
+    """Replaces ``Conv3x3`` for one image of one size.
 
     Args:
         conv: the convolution, with a bias.
-        height: of the map.
-        width: of the map.
+        height: height of the map.
+        width: width of the map.
     """
 
     kernel: Tensor
@@ -62,7 +62,7 @@ class WinogradConv(nn.Module):
 
 @contextmanager
 def map_sizes(model: nn.Module) -> Iterator[dict[str, tuple[int, int]]]:
-    """Note height and width of what each ``Conv3x3`` gets while ``model`` runs, by the module's name."""
+    """Record height and width of the input of each ``Conv3x3`` while ``model`` runs, by the module's name."""
     sizes: dict[str, tuple[int, int]] = {}
 
     def note(name: str) -> Any:
@@ -84,14 +84,14 @@ def map_sizes(model: nn.Module) -> Iterator[dict[str, tuple[int, int]]]:
 
 
 def use_winograd(model: nn.Module, sizes: dict[str, tuple[int, int]]) -> int:
-    """Replace the wide convolutions of a folded model, in place; it takes one image of that size from then on.
+    """Replace the wide convolutions of a folded model, in place; it then only accepts one image of that size.
 
     Args:
-        model: folded.
-        sizes: of the maps, as ``map_sizes`` noted them.
+        model: the folded model.
+        sizes: sizes of the maps from ``map_sizes``.
 
     Returns:
-        How many were replaced.
+        Number of replaced convolutions.
     """
     replaced = 0
     for name, (height, width) in sizes.items():

@@ -1,1 +1,1 @@
-"""Where a detector fails and what that costs: detections on one split, analysed in numpy, and the page that shows it."""
+"""Error analysis: detections on one split, analysed in NumPy, and the page that shows the results."""

@@ -1,4 +1,4 @@
-"""All that a report says of one split, computed from what was found there; numbers only, no page."""
+"""All numbers of a report, computed from the detections on one split; no page."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ __all__ = ["Analysis", "analyse"]
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What was found on a split, taken apart.
+    """Analysis of the detections on a split.
 
     Attributes:
         data: the split.
-        metrics: the twelve COCO metrics, as ``val`` has them.
-        per_class: by class name, ``AP``, ``AP50`` and ``boxes`` as ``val`` has them, and ``AP_small``, ``AP_medium`` and
-            ``AP_large``; fractions, None where undefined.
-        precision: [R, C] precision at IoU 0.5 and 101 recalls; NaN where undefined.
+        metrics: the twelve COCO metrics, as in ``val``.
+        per_class: by class name, ``AP``, ``AP50`` and ``boxes`` as in ``val``, and ``AP_small``, ``AP_medium`` and
+            ``AP_large``; fractions, None if undefined.
+        precision: [R, C] precision at IoU 0.5 and 101 recalls; NaN if undefined.
         curves: over confidence.
-        thresholds: confidence of the best F1 of each class on this split; none where nothing was found.
-        least: [C] the confidence from which on a detection counts in what follows: the detector's own where it has any,
-            else ``thresholds``, else the default.
-        confusion: [C + 1, C + 1] true class by found class; the last of each is background.
-        pairs: of each image, what belongs together.
+        thresholds: confidence with the best F1 of each class on this split; empty if nothing was found.
+        least: [C] least confidence of detections in what follows: the detector's own thresholds if it has any, else
+            ``thresholds``, else the default.
+        confusion: [C + 1, C + 1] true class by predicted class; the last of each is background.
+        pairs: matched boxes and detections of each image.
         tide: kinds of error.
         calibration: the reliability diagram.
         empty: positions of the images without objects.
@@ -59,13 +59,13 @@ class Analysis:
         return [len(self.pairs[place].labels) for place in self.empty]
 
     def worst(self, most: int) -> list[int]:
-        """Return the positions of the images with the most errors, the worst first; none without an error."""
+        """Return the positions of the images with the most errors, worst first; empty without errors."""
         costs = np.array([cost(image) for image in self.pairs])
         order = np.argsort(-costs, kind="stable")[:most]
         return [int(place) for place in order if costs[place] > 0]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the numbers of the JSON result."""
+        """Return the numbers for the JSON result."""
         classes, false = self.data.classes, self.false_positives()
         return {
             "metrics": self.metrics,
@@ -89,15 +89,15 @@ def analyse(
     own: Sequence[float] | None = None,
     order: Sequence[int] | None = None,
 ) -> Analysis:
-    """Take apart what was found on a split.
+    """Analyse the detections on a split.
 
     Args:
         data: the split.
         found: detections by position in ``data.records``.
         metrics: the twelve COCO metrics.
         per_class: ``AP``, ``AP50`` and ``boxes`` of each class.
-        precision: [T, R, C, A, M] as the evaluator has it: IoU thresholds, recalls, classes, sizes (all, small, medium,
-            large), limits of detections; -1 where undefined. None where nothing could be scored.
+        precision: [T, R, C, A, M] from the evaluator: IoU thresholds, recalls, classes, sizes (all, small, medium, large),
+            limits on detections; -1 if undefined. None if nothing could be scored.
         own: the detector's own thresholds.
         order: see :func:`nextdetr.report.matching.match`.
     """

@@ -1,4 +1,4 @@
-"""How sure a difference in AP is: both detectors on the same resamples of the images (Efron and Tibshirani, 1993)."""
+"""Interval of a difference in AP: both detectors on the same resamples of the images (Efron and Tibshirani, 1993)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from nextdetr.report.matching import Matches, average_precision
 
 __all__ = ["Difference", "paired_difference"]
 
-STEP = 50  # resamples between two reports of progress
+STEP = 50  # resamples per progress report
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """AP of one detector minus that of another, with the interval of the bootstrap.
+    """AP of one detector minus that of another, with a bootstrap interval.
 
     Attributes:
-        value: on the images as they are; NaN where neither has a box.
+        value: on the original images; NaN if neither has a box.
         low: lower end of the interval.
         high: upper end.
-        positive: share of the resamples in which it is above 0.
+        positive: fraction of the resamples in which it is above 0.
     """
 
     value: float
@@ -42,15 +42,15 @@ def paired_difference(
 ) -> Difference:
     """Compare two detectors on the same images: ``second`` minus ``first``.
 
-    Each resample draws as many images as there are, with replacement, the same for both; the interval is that of the
-    percentiles. It says how much the difference would vary with other images like these, not with other trainings.
+    Each resample draws as many images as there are, with replacement, the same for both; the interval is given by
+    percentiles. It shows how the difference varies between similar sets of images, not between trainings.
 
     Args:
         first: matches of one detector.
         second: matches of the other one, on the same images in the same order.
         resamples: number of resamples.
-        level: share of them within the interval.
-        seed: of the resamples.
+        level: fraction of them within the interval.
+        seed: seed of the resamples.
         progress: called with (resamples done, resamples to do).
     """
     images = len(first.boxes)

@@ -1,4 +1,4 @@
-"""Whether confidence means what it says: of detections with a confidence of 0.8, eight in ten should be right."""
+"""Calibration: of detections with a confidence of 0.8, eight in ten should be correct."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nextdetr.report.matching import Matches
 __all__ = ["BINS", "LEAST", "Calibration", "calibrate_bins"]
 
 BINS = 10
-#: Detections below are left out: there are hundreds an image, which nobody looks at, and they would be most of the mean.
+#: Detections below are ignored: there are hundreds per image, and they would dominate the mean.
 LEAST = 0.05
 
 
@@ -23,9 +23,9 @@ class Calibration:
     Attributes:
         edges: [B + 1] bounds of the bins of confidence.
         counts: [B] detections in each.
-        confidence: [B] their mean confidence; NaN in an empty bin.
-        precision: [B] share of them that are right at IoU 0.5; NaN in an empty bin.
-        ece: expected calibration error, the mean distance between the two over all detections; None without any.
+        confidence: [B] their mean confidence; NaN for an empty bin.
+        precision: [B] fraction of them that is correct at IoU 0.5; NaN for an empty bin.
+        ece: expected calibration error, the mean difference of the two over all detections; None without any.
     """
 
     edges: NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""What is taken for what, at the confidence at which the detector is used, as a matrix and in each image."""
+"""Confusion between classes at the operating confidence, as a matrix and for each image."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from nextdetr.report.matching import Found, box_ious
 
 __all__ = ["Pairs", "confusion_matrix", "cost", "pair"]
 
-RIGHT = 0.5  # IoU from which a detection is of a box
+RIGHT = 0.5  # IoU from which a detection matches a box
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Boxes and detections of one image, and which of them belong together.
+    """Boxes and detections of one image, with their matches.
 
     Attributes:
-        truth: [G, 4] boxes xyxy in pixels, crowds left out.
+        truth: [G, 4] boxes xyxy in pixels, without crowds.
         truth_labels: [G].
-        found: [K, 4] detections that reach the confidence of their class, those in crowds left out.
+        found: [K, 4] detections above the threshold of their class, without those in crowds.
         scores: [K].
         labels: [K].
-        box_of: [K] number of the box that a detection is of; -1 where there is none (a false positive).
+        box_of: [K] number of the matched box; -1 if there is none (a false positive).
     """
 
     truth: NDArray[np.float32]
@@ -38,27 +38,27 @@ class Pairs:
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """[K] whether a detection is of a box of its class."""
+        """[K] whether a detection matches a box of its class."""
         right = self.box_of >= 0
         right[right] = self.truth_labels[self.box_of[right]] == self.labels[right]
         return right
 
     @property
     def missed(self) -> NDArray[np.bool_]:
-        """[G] whether no detection is of the box, be its class right or wrong."""
+        """[G] whether no detection matches the box, with the right class or a wrong one."""
         return ~np.isin(np.arange(len(self.truth)), self.box_of)
 
 
 def pair(
     records: Sequence[ImageRecord], found: Found, least: NDArray[np.floating], *, iou: float = RIGHT
 ) -> Iterator[Pairs]:
-    """Yield for each image which detections are of which boxes, whatever their classes.
+    """Yield for each image which detections match which boxes, whatever their classes.
 
-    Pairs of one class come before those of two, and then those with a higher IoU; each box and detection is in one pair.
+    Pairs of the same class come first, then higher IoU; each box and detection is in at most one pair.
 
     Args:
         records: the images and their boxes.
-        found: what was found, by position in ``records``.
+        found: detections by position in ``records``.
         least: [C] least confidence of each class.
         iou: least IoU of a pair.
     """
@@ -83,7 +83,7 @@ def pair(
 
 
 def confusion_matrix(pairs: Sequence[Pairs], classes: int) -> NDArray[np.int64]:
-    """Return [C + 1, C + 1] counts: a row a true class, a column a found one; the last are background."""
+    """Return [C + 1, C + 1] counts, rows true and columns predicted classes; the last are background."""
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
     for image in pairs:
         of_box = image.box_of >= 0
@@ -95,5 +95,5 @@ def confusion_matrix(pairs: Sequence[Pairs], classes: int) -> NDArray[np.int64]:
 
 
 def cost(image: Pairs) -> float:
-    """Return how bad an image is: a missed box counts 1, a false or misnamed detection its confidence."""
+    """Return the cost of an image's errors: 1 per missed box, the confidence of each false or misclassified detection."""
     return float(image.missed.sum() + image.scores[~image.right].sum())

@@ -1,4 +1,4 @@
-"""The diagrams of a report: drawn by matplotlib as SVG whose ink and lines are the page's own, light or dark."""
+"""Diagrams of a report: matplotlib SVGs that use the page's colours, light or dark."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["INK", "bars", "confidence_figure", "recall_figure", "reliability_figure", "themed"]
 
-#: Colours that are replaced by the page's variables: no diagram uses them for anything else.
+#: Colours that are replaced by the page's variables; diagrams use them for nothing else.
 _VARIABLES = {"#010203": "var(--ink)", "#a1b2c3": "var(--line)", "#0a84c8": "var(--accent)"}
 INK, LINE, ACCENT = _VARIABLES
 STYLE: Any = {
@@ -31,24 +31,24 @@ STYLE: Any = {
     "axes.titlelocation": "left",
     "legend.frameon": False, "font.family": "sans-serif", "savefig.transparent": True, "text.parse_math": False,
 }  # fmt: skip
-#: More classes than this are thin lines without a name, beside the mean.
+#: With more classes than this, lines are thin and unnamed, beside the mean.
 NAMED = 10
 RECALLS = np.linspace(0.0, 1.0, 101)
 
 
 @contextlib.contextmanager
 def themed(name: str, width: float = 6.4, height: float = 4.0) -> Iterator[tuple[Figure, list[str]]]:
-    """Give a figure to draw on, and a list that holds its SVG afterwards.
+    """Yield a figure to draw on, and a list that receives its SVG.
 
     Args:
-        name: tells the figure from the others of its page.
+        name: unique name of the figure on its page.
         width: in inches, at 72 pixels.
         height: likewise.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):  # ids of several figures on one page must differ
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):  # ids on one page must be unique
         figure, result = Figure(figsize=(width, height), layout="constrained"), list[str]()
         yield figure, result
         buffer = io.StringIO()
@@ -90,7 +90,7 @@ def confidence_figure(curves: Curves, classes: Sequence[str], least: NDArray[np.
 
 
 def reliability_figure(calibration: Calibration) -> str:
-    """Share of right detections over their confidence, and how many there are."""
+    """Fraction of correct detections over their confidence, and their number."""
     with themed("reliability") as (figure, result):
         axis, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         middle, width = (calibration.edges[1:] + calibration.edges[:-1]) / 2, np.diff(calibration.edges) * 0.9
@@ -117,7 +117,7 @@ def bars(name: str, title: str, labels: Sequence[str], values: Sequence[float], 
 
 
 def _lines(axis: Axes, places: NDArray[np.float64], rows: NDArray[np.float64], classes: Sequence[str]) -> None:
-    """A line a class, and their mean."""
+    """A line per class, and their mean."""
     shown: list[Any] = [row for row in rows if not np.isnan(row).all()]
     named = len(classes) <= NAMED
     for index, row in enumerate(rows):

@@ -1,12 +1,12 @@
-"""A confidence threshold with a bound on what it misses: conformal risk control with the image as the unit.
+"""A confidence threshold with a bound on missed objects: conformal risk control with the image as the unit.
 
 Angelopoulos, Bates, Fisch, Lei and Schuster, "Conformal Risk Control", arXiv 2208.02814, section 2. The loss of an image is
-the share of its objects that no detection from the threshold on finds. It lies between 0 and B = 1 and cannot fall when the
-threshold rises: a detection is matched before those with lower scores, so that leaving these out changes nothing for it. Of
-n calibration images with mean loss R(t), the highest threshold t with ``n / (n + 1) R(t) + B / (n + 1) <= alpha`` has an
-expected loss of at most alpha on a further image that is exchangeable with them.
+the fraction of its objects that no detection above the threshold finds. It lies between 0 and B = 1 and cannot fall when
+the threshold rises: a detection is matched before those with lower scores, so dropping these does not affect it. Of n
+calibration images with mean loss R(t), the highest threshold t with ``n / (n + 1) R(t) + B / (n + 1) <= alpha`` has an
+expected loss of at most alpha on another image that is exchangeable with them.
 
-Images without objects have no such share and are left out: as zeros they would only make the promise weaker for the others.
+Images without objects have no such fraction and are left out: as zeros they would weaken the promise for the others.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from nextdetr.report.matching import Matches
 
 __all__ = ["Objects", "Threshold", "control_risk", "found_objects"]
 
-#: Threshold by threshold, bounds are sums in floating point: those that are equal but for rounding count as equal.
+#: Bounds are floating-point sums: those that are equal up to rounding count as equal.
 ROUNDING = 1e-9
-#: Digits of a threshold, which is rounded down: what passes the threshold of all digits passes this one, too.
+#: Digits of a threshold, which is rounded down: detections above the exact threshold are also above this one.
 DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """The objects of the images that have any, and with which score each was found.
+    """The objects of images that have any, and the score with which each was found.
 
     Attributes:
         count: [I] objects of each image, at least 1.
-        image: [H] position in ``count`` of the image of each object that was found.
+        image: [H] position in ``count`` of each found object's image.
         score: [H] score of the detection that found it, 0 to 1.
         positions: [I] position of each image in the split.
     """
@@ -44,14 +44,14 @@ class Objects:
     positions: NDArray[np.int64]
 
     def take(self, images: NDArray[np.int64]) -> Objects:
-        """Return the objects of some of the images, by their positions in ``count``."""
+        """Return the objects of some images, by their positions in ``count``."""
         place = np.full(len(self.count), -1)
         place[images] = np.arange(len(images))
         kept = place[self.image] >= 0
         return Objects(self.count[images], place[self.image[kept]], self.score[kept], self.positions[images])
 
     def missed(self, threshold: float) -> NDArray[np.float64]:
-        """Return the share of missed objects of each image, [I], where detections of at least ``threshold`` count."""
+        """Return the fraction of missed objects of each image, [I], for detections of at least ``threshold``."""
         hits = np.bincount(self.image[self.score >= threshold], minlength=len(self.count))
         share: NDArray[np.float64] = 1 - hits / self.count
         return share
@@ -61,8 +61,8 @@ def found_objects(matches: Matches, row: int = 0) -> Objects:
     """Return which objects were found.
 
     Args:
-        matches: of the detections of a split, with all scores.
-        row: which of its IoU thresholds counts.
+        matches: matches of the detections on a split, with all scores.
+        row: index of the IoU threshold to use.
     """
     total = matches.boxes.sum(axis=1)
     positions = np.flatnonzero(total)
@@ -74,13 +74,13 @@ def found_objects(matches: Matches, row: int = 0) -> Objects:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """What risk control gives.
+    """Result of risk control.
 
     Attributes:
-        threshold: from which confidence on a detection counts, 0 to 1; None where even all detections miss too much.
-        missed: mean share of missed objects of the calibration images there, and with all detections where there is none.
-        bound: on the expected share of a further image: ``n / (n + 1) missed + 1 / (n + 1)``.
-        highest_recall: the most that could be asked for: 1 less the bound where all detections count.
+        threshold: least confidence of detections, 0 to 1; None if even all detections miss too much.
+        missed: mean fraction of missed objects of the calibration images there, or with all detections if there is none.
+        bound: on the expected fraction for another image: ``n / (n + 1) missed + 1 / (n + 1)``.
+        highest_recall: the highest recall that could be requested: 1 minus the bound with all detections.
         images: calibration images (n).
     """
 
@@ -92,10 +92,10 @@ class Threshold:
 
 
 def control_risk(objects: Objects, recall: float) -> Threshold:
-    """Return the highest threshold whose expected share of missed objects is bounded by 1 - ``recall``.
+    """Return the highest threshold whose expected fraction of missed objects is bounded by 1 - ``recall``.
 
     Args:
-        objects: of the calibration images, at least one.
+        objects: objects of at least one calibration image.
         recall: 0 to 1, both excluded.
     """
     images = len(objects.count)

@@ -1,7 +1,7 @@
-"""Detections matched with boxes by the rules of the COCO metrics, kept per image, so that AP of any sample is a sum.
+"""Match detections with boxes by the rules of the COCO metrics, stored per image, so that AP of any sample is a sum.
 
-The rules are pycocotools' ``evaluateImg`` and ``accumulate`` (Lin et al., arXiv 1405.0312): class by class, the best
-detection first, each takes the box with the highest IoU that is still free; crowds swallow what is left without counting.
+The rules are pycocotools' ``evaluateImg`` and ``accumulate`` (Lin et al., arXiv 1405.0312): class by class, in order of
+score, each detection takes the free box with the highest IoU; the rest in crowds is ignored.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ __all__ = ["IOUS", "Found", "Matches", "average_precision", "box_ious", "match",
 #: IoU thresholds of AP.
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-MOST = 100  # detections of a class in an image that are scored
-CHUNK = 4_000_000  # numbers in one step of the bootstrap
+MOST = 100  # scored detections per class and image
+CHUNK = 4_000_000  # elements per step of the bootstrap
 
 #: Detections by position of their image: boxes [K, 4] xyxy pixels, scores [K], labels [K].
 Found = Mapping[int, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]
@@ -28,15 +28,15 @@ Found = Mapping[int, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """What became of each detection, of all images and classes together.
+    """Outcome of each detection, for all images and classes together.
 
     Attributes:
         image: [N] position of its image.
         label: [N] its class.
-        score: [N] its score, 0 to 1; within a class and image they fall.
-        hit: [T, N] whether it found a box, at each IoU threshold.
-        ignored: [T, N] whether it lies in a crowd and counts neither way.
-        boxes: [I, C] boxes to find of each image and class, crowds left out.
+        score: [N] its score, 0 to 1; descending within a class and image.
+        hit: [T, N] whether it matches a box, at each IoU threshold.
+        ignored: [T, N] whether it lies in a crowd and does not count.
+        boxes: [I, C] number of boxes of each image and class, without crowds.
     """
 
     image: NDArray[np.int64]
@@ -47,7 +47,7 @@ class Matches:
     boxes: NDArray[np.int64]
 
     def of_class(self, label: int) -> Matches:
-        """Return the detections and boxes of one class, the highest score first; equal scores keep their order."""
+        """Return the detections and boxes of one class, highest score first; ties keep their order."""
         rows = np.flatnonzero(self.label == label)
         rows = rows[np.argsort(-self.score[rows], kind="stable")]
         return Matches(
@@ -59,15 +59,15 @@ class Matches:
 def box_ious(
     found: NDArray[np.floating], boxes: NDArray[np.floating], crowd: NDArray[np.bool_] | None = None
 ) -> NDArray[np.float64]:
-    """Return the IoU of each detection with each box, [K, N]; with a crowd, the share of the detection that it covers.
+    """Return the IoU of each detection with each box, [K, N]; for crowds, the fraction of the detection that it covers.
 
     Args:
         found: [K, 4] xyxy.
         boxes: [N, 4] xyxy.
-        crowd: [N] whether a box is a crowd's.
+        crowd: [N] whether a box is a crowd.
     """
     a, b = (np.asarray(corners, dtype=np.float64).reshape(-1, 4) for corners in (found, boxes))
-    # As widths and heights, like pycocotools, so that a box at a threshold falls on the same side of it
+    # With widths and heights, like pycocotools, so that boxes at a threshold fall on the same side of it
     a_size, b_size = a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2]
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum((a[:, :2] + a_size)[:, None], (b[:, :2] + b_size)[None])
@@ -92,11 +92,11 @@ def match(
 
     Args:
         records: the images and their boxes.
-        found: what was found, by position in ``records``.
+        found: detections by position in ``records``.
         classes: number of classes (C).
-        order: positions in the order in which the metric goes through the images, which ranks equal scores; by default as
+        order: positions in the order in which the metric visits the images, which breaks ties between scores; by default as
             in ``records``.
-        ious: [T] IoU thresholds, rising.
+        ious: [T] IoU thresholds, ascending.
     """
     boxes = np.zeros((len(records), classes), np.int64)
     parts: list[tuple[int, int, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]] = []
@@ -138,7 +138,7 @@ def _match_one(
     free, every = np.ones((len(ious), solid.shape[1]), bool), np.arange(len(ious))
     for row in np.flatnonzero(solid.max(axis=1, initial=0.0) >= least[0, 0]):
         fits = free & (solid[row] >= least)  # [T, G]
-        value = np.where(fits, solid[row], -1.0)[:, ::-1]  # of equal boxes the last one
+        value = np.where(fits, solid[row], -1.0)[:, ::-1]  # on a tie the last box
         best = solid.shape[1] - 1 - value.argmax(axis=1)
         hit[:, row] = fits.any(axis=1)
         free[every[hit[:, row]], best[hit[:, row]]] = False
@@ -153,7 +153,7 @@ def per_class(matches: Matches) -> Iterator[tuple[int, Matches]]:
 
 
 def average_precision(matches: Matches, weights: NDArray[np.integer] | None = None) -> NDArray[np.float64]:
-    """Return AP, the mean over classes and IoU thresholds, of the split or of samples of its images.
+    """Return AP, averaged over classes and IoU thresholds, of the split or of samples of its images.
 
     Args:
         matches: from :func:`match`.
@@ -181,11 +181,11 @@ def average_precision(matches: Matches, weights: NDArray[np.integer] | None = No
 def _areas(
     times: NDArray[np.float32], hit: NDArray[np.bool_], ignored: NDArray[np.bool_], boxes: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """AP [R] of one class at one IoU: precision, made to fall, at 101 recalls; ``times`` [R, N] weighs the detections."""
+    """AP [R] of one class at one IoU: monotone precision at 101 recalls; ``times`` [R, N] are the detections' weights."""
     result = np.zeros(len(times))
     if not hit.any():
         return result
-    # Precision is highest at hits, so that the others count by how many come before a hit
+    # Precision peaks at hits, so the others only count by how many precede a hit
     places = np.flatnonzero(hit)
     hits = np.cumsum(times[:, places], axis=1, dtype=np.float64)  # [R, H]
     false = np.cumsum(times * ~(hit | ignored), axis=1, dtype=np.float64)[:, places]

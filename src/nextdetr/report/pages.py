@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs no network: the numbers of an ``Analysis`` in the templates of this folder."""
+"""The report as one offline HTML file: the numbers of an ``Analysis`` in the templates of this folder."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from nextdetr.report.tide import KINDS
 
 __all__ = ["Facts", "render", "report_page"]
 
-MOST_CLASSES = 30  # of a matrix that can still be read
+MOST_CLASSES = 30  # of a readable matrix
 MOST_CONFUSIONS = 12
 EXPLAINED = (
     "the place of an object, but the wrong class",
     "the right class, but the box is off (IoU 0.1 to 0.5)",
     "the wrong class, and the box is off",
-    "a second detection of an object that was found already",
+    "a second detection of the same object",
     "nothing is there (IoU under 0.1 with every object)",
     "an object that no detection comes near",
 )
@@ -31,17 +31,17 @@ EXPLAINED = (
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a report says besides its analysis.
+    """Contents of a report besides its analysis.
 
     Attributes:
-        title: of the page.
-        subtitle: data set, split and settings, a line.
+        title: title of the page.
+        subtitle: data set, split and settings, on one line.
         stored: whether the thresholds in use are the detector's own.
-        pictures: most pictures.
-        device: where it ran, for the speed.
-        seconds: mean seconds an image by stage; empty where unknown.
-        speed: lines of the table of speeds, where there is one.
-        training: SVG of the training's curves, where there is one.
+        pictures: maximum number of images.
+        device: device that it ran on, for the speed.
+        seconds: mean seconds per image by stage; empty if unknown.
+        speed: lines of the speed table, if there is one.
+        training: SVG of the training's curves, if there is one.
     """
 
     title: str
@@ -85,7 +85,7 @@ def report_page(analysis: Analysis, facts: Facts) -> str:
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a template of this folder; all that comes from data is escaped."""
+    """Fill a template of this folder; all values from data are escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     from nextdetr import __version__
@@ -171,7 +171,7 @@ def _empty_text(analysis: Analysis) -> str:
     many = f"{len(false):,} images have no object" if len(false) != 1 else "1 image has no object"
     if not touched:
         return f"{many}, and nothing was found in {'it' if len(false) == 1 else 'any of them'}."
-    return f"{many}. In {touched:,} of them something was found all the same: {sum(false):,} false detections."
+    return f"{many}. {touched:,} of them have false detections: {sum(false):,} in all."
 
 
 def _empty_pictures(analysis: Analysis, most: int) -> list[Picture]:

@@ -1,4 +1,4 @@
-"""Images of a report: a small JPEG with the boxes as SVG over it, sharp at any size and coloured by the page."""
+"""Images of a report: a small JPEG with the boxes as SVG on top, sharp at any size and coloured by the page."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["Box", "Picture", "picture"]
 
 SIDE = 560  # most pixels of a picture's longer side
 QUALITY = 78
-#: Most detections that are drawn of each image; the least confident beyond them would only hide the rest.
+#: Maximum number of detections to draw per image; less confident ones would only hide the rest.
 MOST = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A box: its place in pixels of the picture, its ``kind`` (right, wrong, false or missed), and what it is."""
+    """A box: its position in pixels of the picture, its ``kind`` (right, wrong, false or missed), and its label."""
 
     x: float
     y: float
@@ -42,11 +42,11 @@ class Picture:
 
     Attributes:
         name: of the file.
-        caption: what is wrong in it, a few words.
+        caption: its errors, in a few words.
         width: of the picture in pixels.
         height: likewise.
-        data: the JPEG as a data address; empty where the file cannot be read any more.
-        boxes: the boxes, what is right first, so that errors are drawn over it.
+        data: the JPEG as a data URL; empty if the file can no longer be read.
+        boxes: the boxes, correct ones first, so that errors are drawn on top.
     """
 
     name: str
@@ -62,7 +62,7 @@ def picture(record: ImageRecord, pairs: Pairs, classes: Sequence[str], reading: 
 
     Args:
         record: the image.
-        pairs: what belongs together in it.
+        pairs: its boxes and detections with their matches.
         classes: class names by index.
         reading: how the file is read.
     """
@@ -74,7 +74,7 @@ def picture(record: ImageRecord, pairs: Pairs, classes: Sequence[str], reading: 
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=QUALITY)
         data = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-    except DataError:  # it could be read when it was scored, so the boxes are still worth showing
+    except DataError:  # it was readable when scored, so the boxes are still worth showing
         pass
     boxes = sorted(_boxes(pairs, classes, scale), key=lambda box: ("right", "wrong", "false", "missed").index(box.kind))
     counts = {kind: sum(box.kind == kind for box in boxes) for kind in ("missed", "false", "wrong", "right")}

@@ -1,4 +1,4 @@
-"""The confidence at which F1 is best, class by class, and the curves over confidence that it is read from."""
+"""The confidence with the best F1 of each class, and the curves over confidence behind it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nextdetr.report.matching import Matches
 
 __all__ = ["GRID", "Curves", "best_thresholds", "curves"]
 
-#: Confidences at which precision, recall and F1 are looked at.
+#: Confidences at which precision, recall and F1 are computed.
 GRID = np.arange(1, 200) / 200
-#: A class is treated as if so many more boxes of it had been found as those of all classes are. With few boxes its curve is
-#: a staircase whose highest step is chance; with hundreds of them this changes nothing.
+#: Each class is treated as if it had this many more boxes, found as those of all classes are. With few boxes its curve is a
+#: staircase whose highest step is chance; with hundreds this changes nothing.
 BORROWED = 10.0
-#: F1 is averaged over confidences this far to either side, so that a plateau wins over a peak.
+#: F1 is averaged over confidences within this distance, so that a plateau beats a peak.
 REACH = 0.02
 
 
@@ -43,10 +43,10 @@ def curves(matches: Matches) -> Curves:
 
 
 def best_thresholds(matches: Matches) -> list[float]:
-    """Return the confidence of the best F1 at IoU 0.5 of each class.
+    """Return the confidence with the best F1 at IoU 0.5 of each class.
 
     Returns:
-        C numbers of ``GRID``: of a class without boxes, the best one of all classes; none where not a box was found.
+        C values of ``GRID``; classes without boxes get the best one of all classes; empty if no box was found.
     """
     hits, false, boxes = _counts(matches)
     total = boxes.sum()
@@ -58,16 +58,16 @@ def best_thresholds(matches: Matches) -> list[float]:
     reach = round(REACH / (GRID[1] - GRID[0]))
     window = np.ones(2 * reach + 1) / (2 * reach + 1)
     smooth = np.stack([np.convolve(np.pad(row, reach, mode="edge"), window, mode="valid") for row in f1])
-    # Of equal values the middle: the threshold is as far from both sides of a gap as it can be
+    # On a tie the middle: the threshold is as far from both sides of a gap as possible
     best = np.isclose(smooth, smooth.max(1, keepdims=True), rtol=1e-9, atol=0)
     return [float(GRID[int(np.median(np.flatnonzero(row)))]) for row in best]
 
 
 def _counts(matches: Matches) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Hits and false detections [C, G] from each confidence on, and boxes [C]."""
+    """Hits and false detections [C, G] above each confidence, and boxes [C]."""
     classes = matches.boxes.shape[1]
     counted = ~matches.ignored[0]
-    places = np.searchsorted(GRID, matches.score, side="right")  # how many of the confidences a detection reaches
+    places = np.searchsorted(GRID, matches.score, side="right")  # number of the confidences that a detection reaches
     tables = []
     for chosen in (matches.hit[0] & counted, ~matches.hit[0] & counted):
         table = np.zeros((classes, len(GRID) + 1))

@@ -1,9 +1,9 @@
-"""What kinds of error cost how much AP: TIDE (Bolya et al., arXiv 2008.08115, section 2), equal to its authors' ``tidecv``.
+"""Cost of each kind of error in AP: TIDE (Bolya et al., arXiv 2008.08115, section 2), equal to its authors' ``tidecv``.
 
-Each false detection is of one kind, by its IoU with the boxes of its own class and of the others; a box that no false
-detection could have become is missed. A kind costs what AP at IoU 0.5 gains where its errors alone are put right: a
-detection that could have been right becomes right if its box has none yet, and vanishes otherwise; a missed box vanishes.
-As there, the 100 best detections of an image count, and a class that has detections but no box has an AP of 0.
+Each false detection has one kind, by its IoU with the boxes of its own class and of others; a box that no false detection
+could have found is missed. The cost of a kind is the gain in AP at IoU 0.5 if its errors alone are fixed: a detection that
+could have been correct becomes so if its box has none yet, and is removed otherwise; a missed box is removed. As in the
+original, the 100 best detections per image count, and a class with detections but no box has an AP of 0.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from nextdetr.report.matching import Found, box_ious
 
 __all__ = ["KINDS", "Tide", "tide"]
 
-#: Kinds of error, in the order in which a false detection is asked for them.
+#: Kinds of error, in the order in which they are tested for a false detection.
 KINDS = ("class", "location", "both", "duplicate", "background", "missed")
 CLASS, LOCATION, BOTH, DUPLICATE, BACKGROUND, MISSED = range(6)
-RIGHT, NOTHING = 0.5, 0.1  # IoU from which a detection is right, and up to which it has nothing to do with a box
-MOST = 100  # detections an image
+RIGHT, NOTHING = 0.5, 0.1  # IoU from which a detection is correct, and below which it is unrelated to a box
+MOST = 100  # detections per image
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class Tide:
     Attributes:
         ap50: AP at IoU 0.5 as TIDE computes it, a fraction.
         counts: number of errors of each kind.
-        costs: AP (a fraction) that would be gained without the errors of each kind; they do not add up to the whole.
-        false_positives: what would be gained without any false detection.
-        false_negatives: what would be gained if no box were missed.
+        costs: AP (a fraction) that would be gained without the errors of each kind; they do not add up to the total.
+        false_positives: gain without any false detection.
+        false_negatives: gain without any missed box.
     """
 
     ap50: float
@@ -47,28 +47,28 @@ class Tide:
 
 @dataclass(slots=True)
 class _Ledger:
-    """Detections and errors of all images, in order; boxes are numbered through."""
+    """Detections and errors of all images, in order; boxes are numbered consecutively."""
 
     right: list[tuple[int, float]] = field(default_factory=list)  # class, score
-    points: list[tuple[int, float, bool]] = field(default_factory=list)  # right and wrong, as they come
+    points: list[tuple[int, float, bool]] = field(default_factory=list)  # right and wrong, in order
     errors: list[tuple[int, int, float, bool, int]] = field(default_factory=list)  # kind, class, score, counts, box
     classes: list[int] = field(default_factory=list)  # of the boxes
     used: list[bool] = field(default_factory=list)  # whether a detection has found the box
     best: dict[int, tuple[float, int]] = field(default_factory=dict)  # box -> score and error that may become right
 
     def blame(self, kind: int, label: int, score: float, counts: bool, box: int = -1) -> None:
-        """Add an error; of those that could have found the same box, the one with the highest score is put right."""
+        """Add an error; of those that could have found the same box, the one with the highest score is fixed."""
         if kind in (CLASS, LOCATION) and not self.used[box] and score > self.best.get(box, (-1.0, 0))[0]:
             self.best[box] = (score, len(self.errors))
         self.errors.append((kind, label, score, counts, box))
 
 
 def tide(records: Sequence[ImageRecord], found: Found, classes: int) -> Tide:
-    """Sort the errors of a detector by kind.
+    """Classify the errors of a detector by kind.
 
     Args:
         records: the images and their boxes.
-        found: what was found, by position in ``records``.
+        found: detections by position in ``records``.
         classes: number of classes.
     """
     ledger = _Ledger()
@@ -99,7 +99,7 @@ def _add_image(
     scores: NDArray[np.floating],
     labels: NDArray[np.int64],
 ) -> None:
-    """Match the detections of an image with its boxes, and sort those that are wrong."""
+    """Match the detections of an image with its boxes, and classify the wrong ones."""
     order = np.argsort(-scores, kind="stable")[:MOST]
     corners, scores, labels = corners[order], scores[order].astype(np.float64), labels[order]
     truth, solid = record.boxes[~record.crowd], record.labels[~record.crowd]
@@ -138,7 +138,7 @@ def _in_crowd(record: ImageRecord, corners: NDArray[np.floating], labels: NDArra
 
 
 def _kind(ious: NDArray[np.float64], same: NDArray[np.bool_], used: NDArray[np.bool_]) -> tuple[int, int]:
-    """Return the kind of a false detection and the box that it is about, from its IoU [G] with the boxes."""
+    """Return the kind of a false detection and its box, from its IoU [G] with the boxes."""
     if not len(ious):
         return BACKGROUND, 0
     own, other = ious * same, ious * ~same
@@ -154,7 +154,7 @@ def _kind(ious: NDArray[np.float64], same: NDArray[np.bool_], used: NDArray[np.b
 def _without(
     ledger: _Ledger, kind: int, boxes: NDArray[np.int64]
 ) -> tuple[list[tuple[int, float, bool]], NDArray[np.int64]]:
-    """Detections and number of boxes by class, with the errors of one kind put right."""
+    """Detections and number of boxes by class, with the errors of one kind fixed."""
     points, boxes = [], boxes.copy()
     for number, (own, label, score, counts, box) in enumerate(ledger.errors):
         if own != kind:

@@ -1,4 +1,4 @@
-"""The server: detectors over HTTP, with batches formed across requests, and a page to try them; no torch of its own."""
+"""The server: detectors over HTTP, with batching across requests, and a page to try them; no torch of its own."""
 
 from __future__ import annotations
 

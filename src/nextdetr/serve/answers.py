@@ -1,4 +1,4 @@
-"""What an answer looks like: JSON, or an annotated picture where the client asks for one."""
+"""Response formats: JSON, or an annotated image if the client asks for one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _TYPES = ("application/json", "image/jpeg", "image/png")
 
 
 def wanted_type(accept: str) -> str:
-    """Return the type that a client likes best of those that we have (RFC 9110, section 12.5.1).
+    """Return the client's preferred type among those available (RFC 9110, section 12.5.1).
 
     Raises:
-        ServeError: it takes none of them (406).
+        ServeError: the client accepts none of them (406).
     """
     ranges: list[tuple[str, float]] = []
     for item in accept.split(",") if accept.strip() else ["*/*"]:
@@ -41,7 +41,7 @@ def wanted_type(accept: str) -> str:
 
 
 def _quality(candidate: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """The quality of the most exact range that a type lies in; 0 where it is in none."""
+    """Quality of the most specific range that contains a type; 0 if none does."""
     family = candidate.partition("/")[0]
     for pattern in (candidate, f"{family}/*", "*/*"):
         for kind, quality in ranges:
@@ -53,8 +53,8 @@ def _quality(candidate: str, ranges: Sequence[tuple[str, float]]) -> float:
 def predict_json(model: str, answers: Sequence[Answer]) -> dict[str, Any]:
     """Return the body for one request.
 
-    ``seconds``: the longest wait in the queue; the other steps are work, added up over the images (of a batch each image
-    has an equal share).
+    ``seconds``: the longest wait in the queue; the other steps are summed over the images (each image of a batch has an
+    equal share).
     """
     steps = ("preprocess", "model", "postprocess")
     seconds = {step: sum(answer.seconds[step] for answer in answers) for step in steps}
@@ -67,10 +67,10 @@ def predict_json(model: str, answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return JSON that every reader takes."""
+    """Return JSON that every parser accepts."""
     return Response(json_text(value), status, headers, "application/json")
 
 
 def error_response(error: ServeError) -> Response:
-    """Return what a client is told of an error."""
+    """Return the error body for the client."""
     return json_response(error.to_json(), error.status, error.headers)

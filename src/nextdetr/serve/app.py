@@ -1,4 +1,4 @@
-"""The ASGI application: addresses, and what stands behind each."""
+"""The ASGI application: its routes and their handlers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def create_app(*models: str | Path, **settings: Any) -> FastAPI:
 
     Args:
         models: files or shipped names; ``NAME=FILE`` for another name than the file's.
-        settings: the options of ``nextdetr serve`` as keywords; ``host`` says who can reach it, so that a key is asked for.
+        settings: the options of ``nextdetr serve`` as keywords; ``host`` decides if a key is needed.
 
     Raises:
         NextDETRError: a model cannot be opened, or a setting is wrong.
@@ -62,7 +62,7 @@ def create_app(*models: str | Path, **settings: Any) -> FastAPI:
 
 
 def build_app(models: Sequence[str | Path], config: ServeConfig, *, opens: Any = None) -> FastAPI:
-    """Do what ``create_app`` does, for settings that were checked; ``opens`` opens a model (for tests)."""
+    """Create the application from checked settings; ``opens`` opens a model (for tests)."""
     access, metrics = access_of(config), Metrics()
     served = Models(named_sources(models), config, metrics, opens=opens)
     corrections = None if config.corrections is None else Corrections(config.corrections, config.max_pixels)
@@ -95,7 +95,7 @@ def build_app(models: Sequence[str | Path], config: ServeConfig, *, opens: Any =
 
 
 def _add_handlers(app: FastAPI) -> None:
-    """Answer every error in the same form."""
+    """Return every error in the same form."""
 
     async def told(request: Request, error: Exception) -> Response:
         return error_response(as_serve_error(error))

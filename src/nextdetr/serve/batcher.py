@@ -1,8 +1,8 @@
-"""Batches across requests: a bounded queue, threads that decode, threads that compute.
+"""Batching across requests: a bounded queue, decoding threads, computing threads.
 
-An image goes from the queue, where it is its file's bytes, to the decoders, and from them, as the model's input, to the
-next batch. Inputs are large, so that only some two batches of them exist at a time; whatever else is accepted waits as
-bytes. A batch takes what is ready when the one before it ends.
+An image moves from the queue, as its encoded file, to the decoders, and from there, as the model's input, to the next
+batch. Inputs are large, so only about two batches of them exist at a time; everything else waits encoded. A batch takes
+what is ready when the previous one ends.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ __all__ = ["Answer", "Batcher", "Closed", "Engine", "Job", "Observer", "cancel"]
 logger = logging.getLogger(__name__)
 
 
-class Closed(Exception):  # noqa: N818 - whoever asked goes to the batcher that took its place
-    """This batcher takes no more jobs."""
+class Closed(Exception):  # noqa: N818 - callers retry with the batcher that replaced it
+    """This batcher accepts no more jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was found in one image.
+    """Detections in one image.
 
     Attributes:
         result: ``width``, ``height`` and ``detections``, as in the JSON result.
-        picture: with the detections drawn; None where nobody asked.
+        picture: the image with its detections drawn; None if not requested.
         seconds: spent in ``queue``, ``preprocess``, ``model`` (its share of the batch) and ``postprocess``.
     """
 
@@ -48,15 +48,15 @@ class Answer:
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One image to look at.
+    """One image to process.
 
     Attributes:
-        content: its file.
+        content: its encoded file.
         name: for messages.
         settings: ``confidence``, ``classes`` and ``max_detections``.
         deadline: value of ``time.monotonic`` by which it must be answered.
-        draw: format of the annotated picture that is wanted, ``JPEG`` or ``PNG``.
-        future: gets the answer, or a ``ServeError``.
+        draw: format of the annotated image, ``JPEG`` or ``PNG``, if requested.
+        future: receives the answer, or a ``ServeError``.
     """
 
     content: bytes
@@ -72,20 +72,20 @@ class Job:
 
 
 class Engine(Protocol):
-    """What a batcher needs of a detector; each method may be called by several threads at once."""
+    """Interface of a detector for a batcher; each method may be called by several threads at once."""
 
     def prepare(self, job: Job) -> Any:
-        """Decode the job's image, set its ``size`` and, where it is to be drawn, its ``image``; return the input."""
+        """Decode the job's image, set its ``size`` and, if it is to be drawn, its ``image``; return the input."""
 
     def compute(self, inputs: Sequence[Any]) -> Sequence[Any]:
-        """Run the model on a batch and return an output an image."""
+        """Run the model on a batch and return one output per image."""
 
     def finish(self, job: Job, output: Any) -> tuple[dict[str, Any], bytes | None]:
-        """Return the job's result and its picture."""
+        """Return the job's result and its annotated image."""
 
 
 class Observer(Protocol):
-    """Who is told what happens; by the batcher's threads."""
+    """Receives events from the batcher's threads."""
 
     def batch(self, images: int, seconds: float) -> None:
         """A batch was computed."""
@@ -95,16 +95,16 @@ class Observer(Protocol):
 
 
 class Batcher:
-    """Answers jobs.
+    """Processes jobs.
 
     Args:
         engine: the detector.
-        observer: is told of batches and images.
-        batch: most images a batch.
-        wait: seconds that a batch which is not full waits for more.
-        queue: most images accepted and not answered.
+        observer: receives events about batches and images.
+        batch: maximum images per batch.
+        wait: seconds to wait for more images if a batch is not full.
+        queue: maximum images accepted but not answered.
         parallel: batches computed at once.
-        decoders: threads that decode; by default one a processor, at most four.
+        decoders: decoding threads; by default one per CPU core, at most four.
     """
 
     def __init__(
@@ -128,9 +128,9 @@ class Batcher:
         self._ready: deque[tuple[Job, Any]] = deque()
         self._decoding = self._pending = 0
         self._closed = False
-        self._pace = 0.0  # seconds an image, lately
+        self._pace = 0.0  # recent seconds per image
         self._compute = threading.BoundedSemaphore(parallel)
-        # One thread more than batches: it finishes the results of a batch while the next one is computed.
+        # One more thread than batches: it finishes the results of a batch while the next one is computed.
         targets = [self._decode_forever] * decoders + [self._run_forever] * (parallel + 1)
         self._threads = [
             threading.Thread(target=target, name=f"nextdetr-serve-{number}", daemon=True)
@@ -141,11 +141,11 @@ class Batcher:
 
     @property
     def pending(self) -> int:
-        """Images accepted and not answered yet."""
+        """Images accepted but not answered yet."""
         return self._pending
 
     def check_room(self, images: int = 1) -> None:
-        """Refuse at once what ``submit`` would refuse now.
+        """Refuse immediately what ``submit`` would refuse.
 
         Raises:
             ServeError: the queue is full (503).
@@ -157,8 +157,8 @@ class Batcher:
         """Accept all of these jobs, or none.
 
         Raises:
-            ServeError: the queue has no room for them (503, or 413 if it never has).
-            Closed: another batcher has taken over.
+            ServeError: the queue is too full (503), or too short for them (413).
+            Closed: another batcher has replaced this one.
         """
         with self._lock:
             if self._closed:
@@ -172,7 +172,7 @@ class Batcher:
             self._to_decode.notify(len(jobs))
 
     def close(self, *, wait: bool = True) -> None:
-        """Accept nothing more, answer what was accepted, and end the threads."""
+        """Accept nothing more, finish what was accepted, and stop the threads."""
         with self._lock:
             self._closed = True
             self._to_decode.notify_all()
@@ -222,12 +222,12 @@ class Batcher:
             return job
 
     def _is_wanted(self, job: Job, now: float) -> bool:
-        """Whether anybody still waits for a job; where its time is over, it is told so."""
+        """Whether anyone still waits for a job; jobs past their deadline are failed."""
         if now > job.deadline:
             self._fail(job, ServeError(503, "the server is busy: the request's time was over before its turn came.",
                                        headers={"Retry-After": "1"}))  # fmt: skip
             return False
-        if job.future.cancelled():  # the client has gone
+        if job.future.cancelled():  # the client disconnected
             self._done()
             return False
         return True
@@ -268,14 +268,14 @@ class Batcher:
             return chosen
 
     def _run(self, jobs: list[tuple[Job, Any]]) -> Sequence[Any]:
-        """Return an output for each job, or the error that stands in its place."""
+        """Return an output for each job, or its error."""
         started = time.monotonic()
         for job, _ in jobs:
             job.seconds["queue"] = max(0.0, started - job.arrived - job.seconds["preprocess"])
         try:
             outputs: Sequence[Any] = self._engine.compute([value for _, value in jobs])
         except Exception as error:  # noqa: BLE001 - the runtimes' own exceptions have no base of their own
-            return [error] if len(jobs) == 1 else [self._run([job])[0] for job in jobs]  # only one may be at fault
+            return [error] if len(jobs) == 1 else [self._run([job])[0] for job in jobs]  # only one may be to blame
         taken = time.monotonic() - started
         for job, _ in jobs:
             job.seconds["model"] = taken / len(jobs)
@@ -297,7 +297,7 @@ class Batcher:
 
     def _fail(self, job: Job, error: Exception) -> None:
         if not isinstance(error, ServeError):
-            logger.warning("an image could not be looked at: %s: %s", type(error).__name__, " ".join(str(error).split()))
+            logger.warning("an image could not be processed: %s: %s", type(error).__name__, " ".join(str(error).split()))
         if out_of_memory(error):
             error = ServeError(503, f"{job.name}: the server's memory is used up: try again.", headers={"Retry-After": "5"})
         self._done()
@@ -309,7 +309,7 @@ class Batcher:
 
 
 def _settle(future: Future[Answer], value: Answer | Exception) -> None:
-    if not future.set_running_or_notify_cancel():  # the client has gone
+    if not future.set_running_or_notify_cancel():  # the client disconnected
         return
     if isinstance(value, Exception):
         future.set_exception(value)
@@ -318,6 +318,6 @@ def _settle(future: Future[Answer], value: Answer | Exception) -> None:
 
 
 def cancel(jobs: Iterable[Job]) -> None:
-    """Drop jobs whose turn has not come."""
+    """Drop jobs that have not started."""
     for job in jobs:
         job.future.cancel()

@@ -1,4 +1,4 @@
-"""Connections that neither hang nor grow: what uvicorn leaves open is given a limit here."""
+"""Limits on connections, where uvicorn has none: they can neither hang nor grow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_HEAD_BYTES = 1 << 16
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """HTTP of uvicorn, which closes a connection whose request never comes, or whose answer nobody reads."""
+    """uvicorn's HTTP protocol, which also closes connections that send no request or do not read the answer."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -28,18 +28,18 @@ class PatientProtocol(HttpToolsProtocol):
         self._head_bytes, self._upgraded = 0, False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a first request."""
+        """Start waiting for the first request."""
         super().connection_made(transport)
         self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timers."""
+        """Cancel the timers."""
         self._stop_waiting()
         self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes before a head is whole."""
+        """Count bytes until the request head is complete."""
         super().data_received(data)
         if self._upgraded or self.transport.is_closing():
             return
@@ -53,23 +53,23 @@ class PatientProtocol(HttpToolsProtocol):
             self._wait_for_head()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, in the form of all other errors."""
+        """Answer invalid HTTP in the form of all other errors."""
         self._refuse(ServeError(400, "the request is not valid HTTP."))
 
     def handle_websocket_upgrade(self) -> None:
-        """Leave the connection to the WebSocket."""
+        """Hand the connection over to the WebSocket protocol."""
         self._stop_waiting()
         self._upgraded = True
         super().handle_websocket_upgrade()
 
     def pause_writing(self) -> None:
-        """Begin to wait for the client to read."""
+        """Start waiting for the client to read."""
         super().pause_writing()
         if self._write_timer is None:
             self._write_timer = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client reads."""
+        """The client reads again."""
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None

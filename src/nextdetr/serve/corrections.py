@@ -1,7 +1,7 @@
-"""Corrected images as a COCO data set that ``nextdetr train --data DIR`` reads: the images themselves and their boxes.
+"""Corrected images as a COCO data set for ``nextdetr train --data DIR``: the images and their boxes.
 
-``annotations/instances_train.json`` and ``train/``. An image's file is called after its content, so that a second
-correction of the same image takes the place of the first; nothing of its name is the client's.
+``annotations/instances_train.json`` and ``train/``. Image files are named after their content, so another correction of the
+same image replaces the first; clients cannot choose file names.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Corrections:
     """The folder of corrections; its methods may be called by several threads.
 
     Args:
-        folder: made where it is missing.
-        max_pixels: most pixels of an image.
+        folder: created if it is missing.
+        max_pixels: maximum pixels of an image.
 
     Raises:
-        ConfigError: another server writes there.
-        DataError: the folder holds something else than corrections.
-        WriteError: it cannot be made.
+        ConfigError: another server writes to it.
+        DataError: the folder holds something other than corrections.
+        WriteError: it cannot be created.
     """
 
     def __init__(self, folder: Path, max_pixels: int) -> None:
@@ -52,12 +52,12 @@ class Corrections:
         self._data = self._read()
 
     def close(self) -> None:
-        """Leave the folder to others."""
+        """Release the folder."""
         self._kept.close()
 
     @property
     def count(self) -> int:
-        """Images that were corrected."""
+        """Number of corrected images."""
         return len(self._data["images"])
 
     def save(
@@ -66,14 +66,14 @@ class Corrections:
         """Write an image with its boxes; an earlier correction of it is replaced.
 
         Args:
-            content: the image's file.
-            name: what the client calls it, noted beside the boxes.
-            boxes: xyxy in pixels of the upright image, with their class names; none means that there is no object.
-            classes: of the model; new ones come after them.
-            model: which model's boxes were corrected.
+            content: the encoded image.
+            name: the client's name for it, stored with the boxes.
+            boxes: xyxy in pixels of the upright image, with class names; none means that there is no object.
+            classes: classes of the model; new ones are appended.
+            model: model whose boxes were corrected.
 
         Returns:
-            ``file``, ``boxes`` and ``images``, the number of all corrected ones.
+            ``file``, ``boxes`` and ``images``, the total number of corrected images.
 
         Raises:
             ServeError: the image cannot be read, or a box does not fit it.
@@ -104,17 +104,17 @@ class Corrections:
         except FileNotFoundError:
             return empty
         except (OSError, ValueError) as error:
-            raise DataError(f"{self._file}: cannot be read as COCO ({error}): move it away, or repair it.") from error
+            raise DataError(f"{self._file}: cannot be read as COCO ({error}): move it away, or fix it.") from error
         if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in empty):
-            raise DataError(f"{self._file}: it is no COCO file: move it away, or choose another folder for corrections.")
+            raise DataError(f"{self._file}: it is not a COCO file: move it away, or choose another folder for corrections.")
         return data
 
 
 def read_boxes(text: bytes) -> list[tuple[Box, str]]:
-    """Read the boxes of a correction: ``{"detections": [{"box": [x1, y1, x2, y2], "class_name": …}, …]}``.
+    """Parse the boxes of a correction: ``{"detections": [{"box": [x1, y1, x2, y2], "class_name": …}, …]}``.
 
     Raises:
-        ServeError: it is not that (422).
+        ServeError: it is malformed (422).
     """
     try:
         value = json.loads(text)
@@ -155,7 +155,7 @@ def _with(
     boxes: Sequence[tuple[Box, str]],
     classes: Sequence[str],
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the data set with one image more, or another correction of it."""
+    """Return the data set with one more image, or with a correction replaced."""
     categories = list(data["categories"])
     ids = {category["name"]: category["id"] for category in categories}
     for name in (*classes, *(label for _, label in boxes)):

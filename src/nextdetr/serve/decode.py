@@ -1,4 +1,4 @@
-"""From the bytes of a request to a picture: what is no picture, or too large, is refused before anything is decoded."""
+"""Decode images from requests: anything else, or too large an image, is refused before decoding."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from nextdetr.serve.errors import ServeError
 
 __all__ = ["EXTENSIONS", "decode", "file_extension", "open_checked"]
 
-#: Formats that are taken, by Pillow's names, and the endings of their files. Those that have no signature (TGA) would be
-#: seen in any bytes; the others of Pillow's are not what cameras, phones or browsers send.
+#: Supported formats, by Pillow's names, and their file suffixes. Formats without a signature (TGA) would match any bytes;
+#: Pillow's other formats are not sent by cameras, phones or browsers.
 EXTENSIONS = {
     "AVIF": "avif", "BMP": "bmp", "DIB": "bmp", "GIF": "gif", "HEIF": "heic", "JPEG": "jpg", "JPEG2000": "jp2",
     "MPO": "jpg", "PNG": "png", "PPM": "ppm", "TIFF": "tif", "WEBP": "webp",
 }  # fmt: skip
-#: A progressive JPEG is decoded once a scan; ten are usual, and a small file may hold thousands.
+#: A progressive JPEG is decoded once per scan; ten are usual, but a small file may hold thousands.
 MOST_SCANS = 100
 _HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypheim", b"ftyphevc")
 
 
 def open_checked(content: bytes, name: str, max_pixels: int) -> Image.Image:
-    """Open a picture lazily; its header is all that is read.
+    """Open an image lazily; only its header is read.
 
     Args:
         content: the whole file.
         name: for messages.
-        max_pixels: most pixels that it may have.
+        max_pixels: maximum number of pixels.
 
     Raises:
-        ServeError: it is no picture (422), or has too many pixels (413).
+        ServeError: it is not an image (422), or has too many pixels (413).
     """
     if not content:
         raise ServeError(422, f"{name} is empty.")
@@ -47,7 +47,7 @@ def open_checked(content: bytes, name: str, max_pixels: int) -> Image.Image:
         raise ServeError(
             422, f"{name} is not an image that can be read (JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 or PPM)."
         ) from None
-    except Exception as error:  # Pillow's readers raise nearly everything on damaged files
+    except Exception as error:  # Pillow's readers raise almost anything on damaged files
         raise _damaged(name, error) from error
     width, height = image.size
     if width < 1 or height < 1:
@@ -62,10 +62,10 @@ def open_checked(content: bytes, name: str, max_pixels: int) -> Image.Image:
 
 
 def decode(content: bytes, name: str, reading: Reading) -> Image.Image:
-    """Return a picture as upright 8-bit RGB.
+    """Return an image as upright 8-bit RGB.
 
     Raises:
-        ServeError: it is no picture (422), damaged (422), or too large (413).
+        ServeError: it is not an image (422), damaged (422), or too large (413).
     """
     try:
         with open_checked(content, name, reading.max_pixels) as image:
@@ -79,7 +79,7 @@ def decode(content: bytes, name: str, reading: Reading) -> Image.Image:
 
 
 def file_extension(image: Image.Image) -> str:
-    """Return the ending, without a dot, that a file of an opened picture's format has."""
+    """Return the file suffix, without a dot, of an opened image's format."""
     return EXTENSIONS.get(image.format or "", "bin")
 
 

@@ -1,4 +1,4 @@
-"""A detector as the batcher uses it."""
+"""A detector for the batcher."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nextdetr.serve.errors import ServeError
 
 __all__ = ["DetectorEngine"]
 
-JPEG_SIDE = 65_500  # pixels of the longest side that a JPEG can have
+JPEG_SIDE = 65_500  # maximum side of a JPEG in pixels
 JPEG_QUALITY = 90
 
 
@@ -27,7 +27,7 @@ class DetectorEngine:
 
     Args:
         steps: the detector.
-        reading: how pictures are read, and how large they may be.
+        reading: how images are read, and their maximum size.
     """
 
     def __init__(self, steps: Steps, reading: Reading) -> None:
@@ -37,7 +37,7 @@ class DetectorEngine:
         """Decode the job's image; return the model's input [3, S, S].
 
         Raises:
-            ServeError: it is no picture, damaged, or too large.
+            ServeError: it is not an image, damaged, or too large.
         """
         image = decode(job.content, job.name, self.reading)
         job.size = image.size
@@ -50,14 +50,14 @@ class DetectorEngine:
         return self.steps.compute(inputs)
 
     def finish(self, job: Job, output: Any) -> tuple[dict[str, Any], bytes | None]:
-        """Return the image's part of the answer, and the annotated picture where it is wanted."""
+        """Return the image's part of the answer, and the annotated image if requested."""
         found = self.steps.finish(output, job.size, **job.settings)
         result = Prediction(job.name, *job.size, found, unlikeness=output.unlikeness).to_json()
         result = {"name": result.pop("path"), **result}
         return result, None if job.image is None else _drawn(job, found)
 
     def class_indices(self, names: Sequence[str] | None) -> list[int] | None:
-        """Return the indices of classes by name or number; None for all.
+        """Return the indices of classes given by name or number; None for all.
 
         Raises:
             DataError: there is no such class.
@@ -65,10 +65,10 @@ class DetectorEngine:
         return None if names is None else select_classes(self.steps.classes, names)
 
     def check_confidence(self, confidence: Any) -> None:
-        """See that a confidence can be had of this detector.
+        """Check that the detector supports a confidence setting.
 
         Raises:
-            ServeError: it is ``calibrated``, which the detector is not (422).
+            ServeError: it is ``calibrated``, but the detector is not (422).
         """
         if confidence == CALIBRATED and self.steps.predictor.calibrated is None:
             raise ServeError(
@@ -76,7 +76,7 @@ class DetectorEngine:
             )  # fmt: skip
 
     def warm_up(self) -> None:
-        """Run the model once, so that the first request does not wait for what runtimes put off until then."""
+        """Run the model once, so that the first request does not wait for lazy initialisation."""
         self.steps.compute([self.steps.prepare(Image.new("RGB", (64, 64)))])
 
 

@@ -1,4 +1,4 @@
-"""What a client can be told: a status, a kind and one sentence, always in the same JSON."""
+"""Errors for clients: a status, a kind and one sentence, always in the same JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nextdetr.files import path_text
 
 __all__ = ["KINDS", "ServeError", "as_serve_error"]
 
-#: The kind of an error by its status, where nothing more exact is known.
+#: Kind of an error by its status, if nothing more specific is known.
 KINDS = {
     400: "RequestError",
     401: "KeyError",
@@ -31,13 +31,13 @@ KINDS = {
 
 
 class ServeError(Exception):
-    """A request that is not answered with a result.
+    """A request that fails.
 
     Args:
-        status: of HTTP.
+        status: HTTP status.
         message: one sentence: what is wrong, and what to do.
         kind: name of the error; by default that of the status.
-        headers: of the answer, besides the usual ones.
+        headers: additional headers of the response.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class ServeError(Exception):
         self.headers = dict(headers or {})
 
     def to_json(self) -> dict[str, Any]:
-        """Return the answer's body."""
+        """Return the response body."""
         return {"error": {"type": self.kind, "message": self.message}}
 
 
 def as_serve_error(error: BaseException) -> ServeError:
-    """Return what a client is told of an error of ours, or of an unexpected one, of which the log knows more."""
+    """Return the error for a client: ours, or a generic one for unexpected errors, whose details are in the log."""
     if isinstance(error, ServeError):
         return error
     if isinstance(error, NextDETRError):
         status = 422 if isinstance(error, DataError) else 507 if isinstance(error, WriteError) else 500
         return ServeError(status, path_text(" ".join(str(error).split())), kind=type(error).__name__)
-    return ServeError(500, "the server failed at this request; its log says why.")
+    return ServeError(500, "the server failed on this request; its log says why.")

@@ -1,4 +1,4 @@
-"""The files in a request: one as the whole body, or several in a multipart form, read as they arrive."""
+"""Files of a request: one as the whole body, or several in a multipart form, parsed as they arrive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nextdetr.serve.errors import ServeError
 
 __all__ = ["Part", "read_parts"]
 
-_RAW = ("application/octet-stream", "application/x-www-form-urlencoded")  # the latter is curl's habit
+_RAW = ("application/octet-stream", "application/x-www-form-urlencoded")  # the latter is curl's default
 _LONGEST_NAME = 255
 
 
@@ -23,8 +23,8 @@ class Part:
 
     Attributes:
         field: name in the form; empty for a whole body.
-        filename: as the client calls it; None where it has no name.
-        content_type: as the client states it, in lower case.
+        filename: the client's name for it; None without one.
+        content_type: as stated by the client, in lower case.
         content: the bytes.
     """
 
@@ -35,20 +35,20 @@ class Part:
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a file rather than a line of text in a form."""
+        """Whether it is a file rather than a text field."""
         return self.filename is not None or self.content_type.startswith("image/") or not self.field
 
 
 async def read_parts(chunks: AsyncIterator[bytes], content_type: str, *, most: int) -> list[Part]:
-    """Read a body.
+    """Parse a body.
 
     Args:
         chunks: the body as it arrives.
         content_type: the header; ``multipart/form-data``, an image's type, or none.
-        most: parts that a form may have.
+        most: maximum number of parts.
 
     Raises:
-        ServeError: the form is damaged (400), has too many parts (413), or the type is another one (415).
+        ServeError: the form is damaged (400), has too many parts (413), or the type is unsupported (415).
     """
     kind, options = parse_options_header(content_type)
     name = kind.decode("latin-1").strip().lower()
@@ -91,7 +91,7 @@ class _FormReader:
             raise ServeError(400, f"the form cannot be read: {_reason(error)}.") from error
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next piece of the body."""
+        """Parse the next piece of the body."""
         try:
             self._parser.write(chunk)
         except FormParserError as error:

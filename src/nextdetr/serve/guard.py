@@ -1,4 +1,4 @@
-"""Around every request: who may ask, what it is counted as, and an answer whatever happens."""
+"""Middleware around every request: access control, metrics, and a response whatever happens."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"
 
 
 class Guard:
-    """ASGI middleware that checks access, counts, and turns what escapes the application into an answer.
+    """ASGI middleware that checks access, counts requests, and answers unexpected errors.
 
     Args:
-        app: what it stands around.
-        access: who may ask.
+        app: the wrapped application.
+        access: access rules.
         metrics: counts requests.
-        max_bytes: of a body that is thrown away.
+        max_bytes: maximum size of a discarded body.
     """
 
     def __init__(self, app: ASGIApp, *, access: Access, metrics: Metrics, max_bytes: int) -> None:
         self._app, self._access, self._metrics, self._max_bytes = app, access, metrics, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request or a WebSocket; lifespan events pass."""
+        """Handle a request or a WebSocket; lifespan events pass through."""
         if scope["type"] == "http":
             await self._http(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -72,20 +72,20 @@ class Guard:
                 await error_response(answer)(scope, receive, counted)
             else:
                 await self._app(scope, watched, counted)
-        except ClientDisconnect:  # nobody is there to be answered
+        except ClientDisconnect:  # nobody left to answer
             pass
         except Exception as error:
             _log(error)
-            if status:  # it broke off in the middle of an answer, which the server ends by closing the connection
+            if status:  # it failed in the middle of a response, which the server ends by closing the connection
                 raise
             await error_response(as_serve_error(error))(scope, receive, counted)
         finally:
             route = _route(scope)
-            self._metrics.requests.labels(route, str(status or 499)).inc()  # 499: the client went before the answer
+            self._metrics.requests.labels(route, str(status or 499)).inc()  # 499: the client disconnected first
             self._metrics.request_seconds.labels(route).observe(time.monotonic() - started)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A browser cannot send a key with the handshake: the stream asks for it where there is none."""
+        """A browser cannot send a key with the handshake: the stream asks for it if there is none."""
         try:
             self._access.check_place(Headers(scope=scope))
         except ServeError as error:
@@ -102,7 +102,7 @@ async def _refuse(error: ServeError, send: Send) -> None:
 
 
 def _route(scope: Scope) -> str:
-    """The address as it was declared, so that nobody's made-up addresses become labels."""
+    """The declared route, so that made-up URLs do not become labels."""
     route: Any = scope.get("route")
     return getattr(route, "path", None) or "other"
 

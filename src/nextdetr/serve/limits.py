@@ -1,7 +1,7 @@
-"""Reading a request's body as it arrives: never more than its limit, never longer than its time.
+"""Read a request's body as it arrives, within limits on size and time.
 
-What is refused before its body was read is still read to its end and thrown away, within the same limits, as a client that
-is sending sees no answer until it has sent; one that waits for ``100 Continue`` is answered at once.
+A request refused before its body was read is still read to its end and discarded, within the same limits, since a client
+that is sending sees no response until it is done; one that waits for ``100 Continue`` is answered immediately.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from nextdetr.serve.errors import ServeError, as_serve_error
 __all__ = ["BODY_READ", "Budget", "body_chunks", "refusal"]
 
 DRAIN_SECONDS = 5.0
-BODY_READ = "nextdetr.body_read"  # in the scope of a request whose body was read to its end
+BODY_READ = "nextdetr.body_read"  # set in the scope of a request whose body was read completely
 
 
 class Budget:
-    """Bytes that all bodies together may take in memory.
+    """Memory budget of all bodies together.
 
     Args:
-        limit: most bytes.
+        limit: maximum bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -35,12 +35,12 @@ class Budget:
 
     @property
     def used(self) -> int:
-        """Bytes that are taken."""
+        """Bytes in use."""
         return self._used
 
     @contextmanager
     def share(self) -> Iterator[Share]:
-        """Give a request's share, which is returned at its end."""
+        """Yield a request's share, which is released at the end."""
         share = Share(self)
         try:
             yield share
@@ -58,7 +58,7 @@ class Budget:
 
 
 class Share:
-    """What one request takes of a budget.
+    """A request's share of the budget.
 
     Attributes:
         used: bytes taken so far.
@@ -68,10 +68,10 @@ class Share:
         self._budget, self.used = budget, 0
 
     def take(self, count: int) -> None:
-        """Take so many bytes more.
+        """Reserve more bytes.
 
         Raises:
-            ServeError: there are no more (503).
+            ServeError: none are left (503).
         """
         self._budget._add(count)
         self.used += count
@@ -81,14 +81,14 @@ async def body_chunks(request: Request, *, most: int, deadline: float, share: Sh
     """Yield a body piece by piece.
 
     Args:
-        request: whose body nobody has read.
-        most: bytes that it may have.
+        request: request whose body has not been read.
+        most: maximum size in bytes.
         deadline: value of ``time.monotonic`` by which it must have arrived.
-        share: of the memory for bodies.
+        share: share of the memory for bodies.
 
     Raises:
         ServeError: it is too large (413), too slow (408), or compressed (415).
-        ClientDisconnect: the client has gone.
+        ClientDisconnect: the client disconnected.
     """
     encoding = request.headers.get("content-encoding", "identity").lower()
     if encoding not in ("", "identity"):
@@ -114,21 +114,21 @@ async def body_chunks(request: Request, *, most: int, deadline: float, share: Sh
 
 
 async def refusal(request: Request, error: Exception, most: int) -> ServeError:
-    """Return what to answer to a request whose body may not have been read, once it was read, and thrown away.
+    """Return the response to a refused request, after reading and discarding its body.
 
     Args:
-        request: that is refused.
-        error: why.
-        most: bytes to throw away; a longer body, or one that takes longer than a few seconds, ends with the connection.
+        request: the refused request.
+        error: the reason.
+        most: bytes to discard; a longer body, or one that takes more than a few seconds, ends the connection.
     """
     answer = as_serve_error(error)
-    if answer.status == 408 or not await _drained(request, most):  # whoever was too slow is not waited for again
+    if answer.status == 408 or not await _drained(request, most):  # do not wait for a slow client again
         answer.headers["Connection"] = "close"
     return answer
 
 
 async def _drained(request: Request, most: int) -> bool:
-    """Read what is left of a body; return whether that was all."""
+    """Read the rest of a body; return whether it ended."""
     if request.scope.get(BODY_READ):
         return True
     if request.headers.get("expect", "").lower() == "100-continue":

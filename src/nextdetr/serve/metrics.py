@@ -1,4 +1,4 @@
-"""What monitoring sees: Prometheus' counters, in a registry of the server's own."""
+"""Prometheus metrics, in the server's own registry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Counters and histograms; every label has few values, none of which a client can choose."""
+    """Counters and histograms; labels have few values, which clients cannot choose."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -46,7 +46,7 @@ class Metrics:
         )  # fmt: skip
 
     def watch_queue(self, model: str, length: Callable[[], float]) -> None:
-        """Let the queue's length of a model be read when somebody asks for the metrics."""
+        """Report a model's queue length when the metrics are read."""
         self._waiting.labels(model).set_function(length)
 
     def text(self) -> bytes:

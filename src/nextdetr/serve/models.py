@@ -1,4 +1,4 @@
-"""The models of a server, by name: opened, asked, and read again without losing a request."""
+"""The models of a server, by name: opened, used, and reloaded without losing a request."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Models", "Opens", "Served", "engine_of", "named_sources"]
 
-#: Opens a model of the command line, and says what is known of it.
+#: Opens a model of the command line, and returns its description.
 Opens: TypeAlias = Callable[[str, ServeConfig], tuple[DetectorEngine, dict[str, Any]]]
 
 logger = logging.getLogger(__name__)
 
-CALIBRATED_DETECTIONS = 300  # an image, with which calibrate looks
+CALIBRATED_DETECTIONS = 300  # per image, as in calibrate
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_PLAIN = ("model", "best", "last")  # names of files that say nothing of the model; the folder's says more
+_PLAIN = ("model", "best", "last")  # uninformative file names; the folder's name is used instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,11 @@ class Served:
     """A model in service.
 
     Attributes:
-        name: of the model in addresses.
+        name: name of the model in URLs.
         source: file or name that it was opened from.
         engine: the detector.
-        batcher: answers its jobs.
-        info: what ``GET /model`` returns.
+        batcher: processes its jobs.
+        info: response of ``GET /model``.
     """
 
     name: str
@@ -59,12 +59,12 @@ class Served:
 
 
 class Models:
-    """Opens all models at once, and serves them until ``close``.
+    """Opens all models, and serves them until ``close``.
 
     Args:
-        sources: file or name by name of the model; the first is the one that is meant where a request names none.
+        sources: file or name by name of the model; the first is the default.
         config: the server's settings.
-        metrics: counts.
+        metrics: metrics to update.
         opens: opens a model; by default from its file.
 
     Raises:
@@ -94,14 +94,14 @@ class Models:
 
     @property
     def names(self) -> list[str]:
-        """Names of the models, the first one first."""
+        """Names of the models, the default first."""
         return list(self._sources)
 
     def get(self, name: str | None = None) -> Served:
-        """Return a model by its name, or the first.
+        """Return a model by its name, or the default.
 
         Raises:
-            ServeError: there is none of that name (404).
+            ServeError: there is no such model (404).
         """
         try:
             return self._served[name or self.names[0]]
@@ -109,22 +109,22 @@ class Models:
             raise ServeError(404, f"there is no model of that name here: there is {', '.join(self.names)}.") from None
 
     def submit(self, name: str | None, jobs: Sequence[Job], classes: Sequence[str] | None) -> Served:
-        """Accept jobs for a model as it is now, and return that.
+        """Submit jobs to the current version of a model, and return that.
 
         Raises:
-            ServeError: there is no such model, it has no such confidence, or its queue is full.
+            ServeError: there is no such model, it does not support the confidence, or its queue is full.
             DataError: there is no such class.
         """
         while True:
             served = self.get(name)
-            indices = served.engine.class_indices(classes)  # of this generation, whose classes may be others
+            indices = served.engine.class_indices(classes)  # of this generation, whose classes may have changed
             for job in jobs:
                 served.engine.check_confidence(job.settings["confidence"])
                 job.settings["classes"] = indices
             try:
                 served.batcher.submit(jobs)
             except Closed:
-                if served is self.get(name):  # not replaced, so that the server stops
+                if served is self.get(name):  # not replaced, so the server is stopping
                     raise ServeError(503, "the server is stopping.", headers={"Retry-After": "5"}) from None
                 continue
             except ServeError as error:
@@ -134,7 +134,7 @@ class Models:
             return served
 
     def check_room(self, served: Served) -> None:
-        """Refuse a request before its body is read where even one image has no room.
+        """Refuse a request before its body is read if there is no room for even one image.
 
         Raises:
             ServeError: the queue is full (503).
@@ -146,15 +146,15 @@ class Models:
             raise
 
     def count_refusal(self, served: Served, reason: str) -> None:
-        """Count a request that was refused: the ``queue`` was full, or its ``time`` over."""
+        """Count a refused request: the ``queue`` was full, or its ``time`` was over."""
         self._metrics.refused.labels(served.name, reason).inc()
 
     def reload(self, name: str | None) -> Served:
-        """Open a model's file again, let new requests go to it, and answer those of the old one; takes its time.
+        """Reload a model's file, direct new requests to it, and finish those of the old one; takes its time.
 
         Raises:
             ServeError: there is no such model, the file cannot be opened (422, the old model stays), or another reload is
-                on its way (409).
+                in progress (409).
         """
         old = self.get(name)
         if not self._reloading.acquire(blocking=False):
@@ -172,7 +172,7 @@ class Models:
         return fresh
 
     def close(self) -> None:
-        """Answer what was accepted, and end."""
+        """Finish what was accepted, and stop."""
         for served in self._served.values():
             served.batcher.close(wait=False)
         for served in self._served.values():
@@ -191,7 +191,7 @@ class Models:
 
 
 class _Watch:
-    """Passes what a batcher reports on to the metrics."""
+    """Passes a batcher's events on to the metrics."""
 
     def __init__(self, metrics: Metrics, name: str) -> None:
         self._images, self._batches = metrics.images.labels(name), metrics.batches.labels(name)
@@ -211,10 +211,10 @@ class _Watch:
 
 
 def open_engine(source: str, config: ServeConfig) -> tuple[DetectorEngine, dict[str, Any]]:
-    """Open a detector, and return it with what ``GET /model`` says of it.
+    """Open a detector, and return it with its description for ``GET /model``.
 
     Raises:
-        NextDETRError: it cannot be opened, or does not run so.
+        NextDETRError: it cannot be opened or run.
     """
     opened, _ = open_any(source, threads=config.threads)
     return engine_of(opened, source, config)
@@ -223,12 +223,12 @@ def open_engine(source: str, config: ServeConfig) -> tuple[DetectorEngine, dict[
 def engine_of(
     opened: OpenedModel | OpenedExport, source: str, config: ServeConfig
 ) -> tuple[DetectorEngine, dict[str, Any]]:
-    """Do what ``open_engine`` does, for a detector that is open."""
+    """Do the same for an opened detector."""
     settled = settle(opened, device=config.device, image_size=config.image_size)
     warn_of_random_weights(opened, weights=False)
     exported = opened if isinstance(opened, OpenedExport) else None
     reading, predictor = Reading(settled.reading.bits, config.max_pixels), settled.predictor()
-    predictor.least_scores(config.confidence)  # refused now rather than with each request
+    predictor.least_scores(config.confidence)  # fail now rather than on each request
     calibrated = read_calibrated(opened.metadata)
     if calibrated is not None:
         _tell_what_holds(calibrated, predictor, source, config)
@@ -245,23 +245,23 @@ def engine_of(
 
 
 def _tell_what_holds(known: Calibrated, predictor: Predictor, source: str, config: ServeConfig) -> None:
-    """Log where the bound of the calibration does not hold, or images cannot be checked, as ``predict`` does."""
+    """Warn if the calibration's bound does not hold, or images cannot be checked, as ``predict`` does."""
     size, fewer = predictor.image_size != known.image_size, config.max_detections < CALIBRATED_DETECTIONS
     if config.confidence == CALIBRATED and (size or fewer):
         why = f"at {predictor.image_size} px instead of {known.image_size}" if size else "with fewer detections"
         logger.warning("%s: its bound on missed objects does not hold %s.", source, why)
     if known.familiarity and predictor.familiarity is None:
         why = "at another image size than it was calibrated at" if size else "in an exported file, which gives boxes only"
-        logger.warning("%s: whether images are unlike those of its training is not checked %s.", source, why)
+        logger.warning("%s: whether images are unlike its training images is not checked %s.", source, why)
 
 
 def named_sources(models: Sequence[str | Path]) -> dict[str, str]:
-    """Return files or names of models by the names that they are served as: ``NAME=FILE``, or the file's own.
+    """Return files or names of models by the names that they are served under: ``NAME=FILE``, or the file's own.
 
-    ``runs/cells/best.safetensors`` and ``exports/cells/model.onnx`` are called ``cells``, as every run has such files.
+    ``runs/cells/best.safetensors`` and ``exports/cells/model.onnx`` are called ``cells``, since every run has such files.
 
     Raises:
-        ConfigError: there is no model, or there are two of one name.
+        ConfigError: there is no model, or two have the same name.
     """
     sources: dict[str, str] = {}
     for model in map(str, models):

@@ -1,4 +1,4 @@
-"""The page at ``/``: plain files of this package, and nothing from elsewhere."""
+"""The page at ``/``: plain files of this package, with nothing external."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _POLICY = (
 
 @cache
 def _files() -> dict[str, tuple[bytes, str, str]]:
-    """Content, type and tag of each file, by its name; there are no others, so no path leads out."""
+    """Content, type and ETag of each file by name; there are no others, so no path leads out."""
     return {
         name: (content, ENDINGS[name[name.rfind(".") :]], f'"{hashlib.sha256(content).hexdigest()[:20]}"')
         for name, content in page_files("nextdetr.serve", "page").items()
@@ -32,7 +32,7 @@ def page_file(request: Request, name: str) -> Response:
     """Return a file of the page.
 
     Raises:
-        ServeError: there is none of that name (404).
+        ServeError: there is no such file (404).
     """
     if name not in _files():
         raise ServeError(404, "there is no such file.")

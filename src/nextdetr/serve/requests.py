@@ -1,4 +1,4 @@
-"""From a request to its jobs and back to an answer."""
+"""Handling of requests: from the request to its jobs, and to the response."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from nextdetr.serve.security import Access
 
 __all__ = ["Service"]
 
-_BODIES = 8  # requests of the largest size whose bodies are in memory at once, in bytes
+_BODIES = 8  # number of largest bodies that fit into memory at once
 _LEAST_BODIES = 2**28
 
 
 class Service:
-    """What the addresses of the server share.
+    """Shared state of the server's routes.
 
     Args:
         config: the server's settings.
-        models: those that are served.
-        access: who may ask.
-        metrics: counts.
-        corrections: where corrected images go; None where they are not taken.
+        models: the served models.
+        access: access rules.
+        metrics: metrics to update.
+        corrections: folder of corrected images; None if they are not accepted.
 
     Attributes:
-        streams: WebSockets that are open.
-        stopping: whether the server is about to end.
+        streams: number of open WebSockets.
+        stopping: whether the server is shutting down.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Service:
         self._budget = Budget(max(_BODIES * config.max_bytes, _LEAST_BODIES))
 
     def settings(self, query: PredictQuery) -> dict[str, object]:
-        """Return the settings of a job, the server's own where a request names none; classes come later."""
+        """Return the settings of a job, with the server's defaults; classes are resolved later."""
         config = self.config
         return {
             "confidence": config.confidence if query.confidence is None else query.confidence,
@@ -62,7 +62,7 @@ class Service:
         }
 
     async def predict(self, request: Request, name: str | None, query: PredictQuery) -> Response:
-        """Answer a prediction.
+        """Handle a prediction.
 
         Raises:
             ServeError: the request cannot be answered.
@@ -80,7 +80,7 @@ class Service:
                 parts = await read_parts(chunks, request.headers.get("content-type", ""), most=most)
             except ClientDisconnect:
                 raise
-            except Exception as error:  # answered once the body is out of the way
+            except Exception as error:  # answered after the body was read
                 raise await refusal(request, error, self.config.max_bytes) from error
             draw = {"image/jpeg": "JPEG", "image/png": "PNG"}.get(kind)
             jobs = [
@@ -100,7 +100,7 @@ class Service:
     async def answer(
         self, name: str | None, jobs: Sequence[Job], classes: Sequence[str] | None, request: Request | None = None
     ) -> tuple[Served, list[Answer]]:
-        """Give jobs to a model and wait for all answers; they are dropped where the client leaves.
+        """Submit jobs to a model and wait for all results; they are dropped if the client disconnects.
 
         Raises:
             ServeError: the queue is full, an image cannot be read, or the time is over.
@@ -109,7 +109,7 @@ class Service:
         waiting = asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
         gone = None if request is None else asyncio.ensure_future(_until_gone(request))
         try:
-            # The queue refuses what is late; this is for a picture that takes too long by itself.
+            # The queue rejects late jobs; this is for an image that takes too long by itself.
             left = max(0.0, jobs[0].deadline - time.monotonic()) + 0.25
             tasks: list[asyncio.Future[Any]] = [waiting] if gone is None else [waiting, gone]
             done, _ = await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
@@ -129,7 +129,7 @@ class Service:
                     await gone
 
     async def correct(self, request: Request, name: str | None) -> Response:
-        """Take a corrected image.
+        """Handle a corrected image.
 
         Raises:
             ServeError: it is not allowed, or not usable.
@@ -144,7 +144,7 @@ class Service:
                 parts = await read_parts(chunks, request.headers.get("content-type", ""), most=2)
             except ClientDisconnect:
                 raise
-            except Exception as error:  # answered once the body is out of the way
+            except Exception as error:  # answered after the body was read
                 raise await refusal(request, error, self.config.max_bytes) from error
             fields = {part.field: part for part in parts}
             if len(parts) != 2 or set(fields) != {"image", "annotations"}:
@@ -167,12 +167,12 @@ def _images(parts: Sequence[Part]) -> list[tuple[Part, str]]:
     """Return the files of a request with a name for each.
 
     Raises:
-        ServeError: there is none, or a part is no file (422).
+        ServeError: there is none, or a part is not a file (422).
     """
     wrong = next((part for part in parts if not part.is_file), None)
     if wrong is not None:
         raise ServeError(
-            422, f"the part {wrong.field} of the form is no file: send images there, and settings in the address."
+            422, f"the part {wrong.field} of the form is not a file: send images there, and settings in the address."
         )
     if not parts or not any(part.content for part in parts):
         raise ServeError(422, "the request has no image: send one as the body, or several as the files of a form.")

@@ -1,4 +1,4 @@
-"""Running the server: on a port of its own, until it is asked to stop, and then until what it accepted is answered."""
+"""Run the server on a port until it is asked to stop, and finish the accepted requests."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Running", "serve", "start"]
 
-IDLE_SECONDS = 30  # that a connection is kept for the next request; a proxy's pool has to be shorter
-STOP_SECONDS = 5  # besides the time of a request, in which connections are to end
+IDLE_SECONDS = 30  # keep-alive; a proxy's pool must use less
+STOP_SECONDS = 5  # in addition to the time of a request, for connections to end
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -44,12 +44,12 @@ def serve(
     opens: Any = None,
     **settings: Any,
 ) -> None:
-    """Serve models until the process is asked to stop (Ctrl-C, ``SIGTERM``), and answer what was accepted until then.
+    """Serve models until the process is asked to stop (Ctrl-C, ``SIGTERM``), and finish the accepted requests.
 
     Args:
         models: files or shipped names; ``NAME=FILE`` for another name than the file's.
-        ready: is called with the address and the application once connections are taken.
-        opened: the one model, where it is open already.
+        ready: called with the URL and the application once connections are accepted.
+        opened: the only model, if it is already open.
         opens: opens a model; by default from its file.
         settings: the options of ``nextdetr serve`` as keywords (``host``, ``port``, ``batch``, ``queue``, …).
 
@@ -67,7 +67,7 @@ def serve(
 
 
 def start(*models: str | Path, opens: Any = None, **settings: Any) -> Running:
-    """Serve models from another thread of this process, as in a notebook; takes the arguments of :func:`serve`.
+    """Serve models from another thread of this process, for example in a notebook; arguments as for :func:`serve`.
 
     Example:
         >>> with start("model.onnx", port=0) as server:
@@ -81,7 +81,7 @@ class Running:
     """A server in a thread of its own; a context manager that stops it at the end.
 
     Attributes:
-        url: where it is.
+        url: address of the server.
         app: its application.
     """
 
@@ -102,7 +102,7 @@ class Running:
         self.url, self.app, self._server = begun.result()
 
     def stop(self) -> None:
-        """Take no more requests, answer those that were accepted, and end."""
+        """Accept no more requests, finish the accepted ones, and stop."""
         self._server.should_exit = True
         self._thread.join()
 
@@ -114,7 +114,7 @@ class Running:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which ends with success when it is asked to stop, and says when it begins."""
+    """uvicorn's server, which exits successfully when asked to stop, and reports when it starts."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -127,7 +127,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Take the signals for as long as the server runs, and do not raise them again afterwards, as uvicorn does."""
+        """Handle signals while the server runs, and do not raise them again afterwards as uvicorn does."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -139,7 +139,7 @@ class _Server(uvicorn.Server):
                 signal.signal(kind, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop in order at the first signal, at once at the second."""
+        """Stop gracefully on the first signal, immediately on the second."""
         if self.should_exit:
             self.force_exit = True
         self.should_exit = True
@@ -169,14 +169,14 @@ def _server(
 
 @contextlib.contextmanager
 def _listening(config: ServeConfig) -> Generator[socket.socket, None, None]:
-    """Take the port, before any model is opened, so that a port that is taken is known at once.
+    """Bind the port before any model is opened, so that a used port is reported immediately.
 
     Raises:
-        ConfigError: it is taken, not allowed, or the host is no address of this computer.
+        ConfigError: it is in use or not allowed, or the host is not an address of this computer.
     """
     from nextdetr.serve.security import access_of
 
-    access_of(config)  # a key that is missing comes first
+    access_of(config)  # report a missing key first
     try:
         found = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]

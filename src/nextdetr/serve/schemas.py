@@ -1,4 +1,4 @@
-"""Parameters that are checked, and what OpenAPI says of requests and answers."""
+"""Validated parameters, and the OpenAPI description of requests and responses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PredictQuery(BaseModel):
     classes: list[str] | None = Field(
         None, description="Only these classes, by name or number: several times, or with commas."
     )
-    max_detections: int | None = Field(None, ge=1, le=10_000, description="Most detections an image.")
+    max_detections: int | None = Field(None, ge=1, le=10_000, description="Maximum detections per image.")
 
     @field_validator("classes")
     @classmethod
@@ -55,7 +55,7 @@ class Detection(BaseModel):
 
 
 class ImageBody(BaseModel):
-    """One image and what was found in it, best first."""
+    """One image and its detections, best first."""
 
     name: str
     width: int
@@ -68,7 +68,7 @@ class ImageBody(BaseModel):
 
 
 class SecondsBody(BaseModel):
-    """Where the time went: the longest wait, and the work on all images."""
+    """Times: the longest wait, and the work on all images."""
 
     queue: float
     preprocess: float
@@ -89,7 +89,7 @@ _FOUND: dict[str, Any] = {
 
 
 class PredictBody(BaseModel):
-    """Answer to a prediction."""
+    """Response to a prediction."""
 
     model_config = ConfigDict(json_schema_extra={"example": _FOUND})
 
@@ -106,7 +106,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """Answer to a request that cannot be served: one sentence."""
+    """Response to a failed request: one sentence."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -125,7 +125,7 @@ class CalibratedBody(BaseModel):
 
 
 class ModelBody(BaseModel):
-    """What is known of a model."""
+    """Description of a model."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -156,7 +156,7 @@ class ModelBody(BaseModel):
 
 
 def explain_parameters(errors: Iterable[Mapping[str, Any]]) -> str:
-    """Return one sentence on what pydantic has found wrong; a parameter that may be of several kinds is told once."""
+    """Return one sentence about pydantic's errors; a parameter of several possible types is reported once."""
     told: dict[str, str] = {}
     for item in errors:
         place = [str(part) for part in item["loc"] if part != "query"]

@@ -1,8 +1,8 @@
-"""Who may ask for what: keys, the names that the server is called by, and the web pages that call it.
+"""Access rules: keys, host names, and the web pages that may call the server.
 
-A server on this computer alone needs no key, but every page that a browser here opens could send it requests. So the
-``Host`` must be the computer's own name (a page that has its own name point here is refused) and an ``Origin``, which
-browsers send and pages cannot forge, must be the server's or one that was allowed.
+A server on this computer alone needs no key, but any page open in a local browser could send it requests. So ``Host`` must
+be the computer's own name (a page whose own name resolves to this computer is refused) and ``Origin``, which browsers send
+and pages cannot forge, must be the server's or an allowed one.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from nextdetr.serve.errors import ServeError
 __all__ = ["Access", "access_of"]
 
 VARIABLE = "NEXTDETR_API_KEY"
-#: Addresses that need no key: they say nothing of the models, and the page has to be there to ask for the key.
+#: Routes without a key: they reveal nothing about the models, and the page must load to ask for the key.
 OPEN = ("/", "/health", "/ready", "/openapi.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The rules of a server.
+    """Access rules of a server.
 
     Attributes:
-        keys: those that are accepted; empty where none is needed.
-        origins: other web sites whose pages may call.
+        keys: accepted keys; empty if none is needed.
+        origins: other web sites whose pages may call the server.
     """
 
     keys: tuple[bytes, ...]
     origins: frozenset[str]
 
     def check(self, path: str, headers: Mapping[str, str]) -> None:
-        """Refuse a request by its address and headers.
+        """Check a request's host, origin and key.
 
         Raises:
             ServeError: the host is not this server's (421), the page not allowed (403), or the key missing or wrong (401).
@@ -48,7 +48,7 @@ class Access:
             self.check_key(key_of(headers))
 
     def check_place(self, headers: Mapping[str, str]) -> None:
-        """Refuse a request by where it comes from; see ``check``."""
+        """Check a request's host and origin; see ``check``."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self.keys and not is_loopback(_host_name(host)):
             raise ServeError(
@@ -60,7 +60,7 @@ class Access:
             )
 
     def check_key(self, key: str | None) -> None:
-        """Compare a key, in a time that says nothing of it.
+        """Compare a key in constant time.
 
         Raises:
             ServeError: it is missing or wrong (401).
@@ -71,7 +71,7 @@ class Access:
         if not key:
             raise ServeError(401, "this server needs a key: send it as Authorization: Bearer KEY.", headers=headers)
         given = key.encode(errors="surrogateescape")
-        if not sum(hmac.compare_digest(given, known) for known in self.keys):  # all are compared, whichever it is
+        if not sum(hmac.compare_digest(given, known) for known in self.keys):  # always compares all
             raise ServeError(401, "the key is not the server's.", headers=headers)
 
     def _is_allowed(self, origin: str, host: str) -> bool:
@@ -84,7 +84,7 @@ class Access:
 
 
 def is_open(path: str) -> bool:
-    """Whether an address is answered without a key."""
+    """Whether a route is answered without a key."""
     return path in OPEN or path.startswith("/page/")
 
 
@@ -97,10 +97,10 @@ def key_of(headers: Mapping[str, str]) -> str | None:
 
 
 def access_of(config: ServeConfig, environment: Mapping[str, str] = os.environ) -> Access:
-    """Return the rules that the settings and ``NEXTDETR_API_KEY`` mean.
+    """Return the rules from the settings and ``NEXTDETR_API_KEY``.
 
     Raises:
-        ConfigError: a server that others reach has no key, or the file of keys cannot be read.
+        ConfigError: a server that others can reach has no key, or the file of keys cannot be read.
     """
     keys = _keys(config, environment)
     if not is_loopback(config.host) and not keys:
@@ -128,7 +128,7 @@ def _keys(config: ServeConfig, environment: Mapping[str, str]) -> list[str]:
 
 
 def _host_name(host: str) -> str:
-    """Return a ``Host`` header's name, without its port; nothing where it is no name."""
+    """Return a ``Host`` header's name without its port; "" if it is invalid."""
     if host.startswith("["):
         name, bracket, _ = host[1:].partition("]")
         try:

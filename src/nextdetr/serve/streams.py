@@ -1,7 +1,7 @@
-"""A WebSocket for streams: encoded frames in, JSON out, in their order; text messages change the settings.
+"""A WebSocket for streams: encoded frames in, JSON out, in order; text messages change the settings.
 
-A frame is read when the one before it was answered, so that a client which sends faster than the model computes is slowed
-down by its own connection, and nothing piles up here.
+A frame is read only after the previous one was answered, so a client that sends faster than the model computes is slowed
+down by its own connection, and nothing accumulates here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FAILED, _TRY_LATER = 1008, 1013  # close codes: policy violation, try again lat
 
 
 async def stream(socket: WebSocket, service: Service, name: str | None) -> None:
-    """Serve one WebSocket until the client leaves, or says nothing for a minute."""
+    """Serve one WebSocket until the client disconnects or is idle for a minute."""
     await socket.accept()
     if service.streams >= MOST_STREAMS:
         await _say(socket, ServeError(503, f"the server has {MOST_STREAMS} streams already: try again later."))
@@ -41,7 +41,7 @@ async def stream(socket: WebSocket, service: Service, name: str | None) -> None:
     try:
         await _let_in(socket, service)
         query, number = PredictQuery.model_validate({}), 0
-        service.models.get(name)  # refused at once
+        service.models.get(name)  # refuse at once
         while True:
             message = await _next(socket, IDLE_SECONDS)
             try:
@@ -58,7 +58,7 @@ async def stream(socket: WebSocket, service: Service, name: str | None) -> None:
     except ServeError as error:
         await _say(socket, error)
         await socket.close(_FAILED)
-    except (WebSocketDisconnect, RuntimeError):  # the latter: it closed while something was sent
+    except (WebSocketDisconnect, RuntimeError):  # the latter: it closed during a send
         pass
     finally:
         service.streams -= 1
@@ -96,7 +96,7 @@ def _settings(text: str) -> PredictQuery:
     try:
         value = json.loads(text)
         if isinstance(value, dict):
-            value.pop("api_key", None)  # of a client that had one, though none is needed here
+            value.pop("api_key", None)  # sent by a client although none is needed here
         if isinstance(value, dict) and isinstance(value.get("classes"), str):
             value["classes"] = [value["classes"]]
         return PredictQuery.model_validate(value)

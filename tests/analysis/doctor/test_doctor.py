@@ -125,7 +125,7 @@ def test_a_sound_data_set_has_no_findings(sound, capsys):
     assert any(line.startswith("--model ") for line in result.recipe)
     assert run(["doctor", str(sound)]) == 0
     said = capsys.readouterr().out
-    assert "nothing to complain of; a training would be worth its time." in said
+    assert "no problems found; training is worthwhile." in said
     assert result.recipe[0] in said
 
 
@@ -209,7 +209,7 @@ def test_what_cannot_be_fixed_is_said_and_the_rest_is_told(tmp_path):
     found = by_kind(result)
     assert found["image in two splits"].message.startswith("4 of the 4 images of val (100%)")
     assert "nothing would be left" in found["not fixed"].message
-    assert result.verdict == "a training would be wasted: see the errors"
+    assert result.verdict == "training would be wasted: see the errors"
     assert result.fixed is None
     assert not (tmp_path / "fixed.yaml").exists()
 
@@ -275,4 +275,4 @@ def test_a_fix_that_cannot_be_written_says_nothing_of_the_training(tmp_path):
     result = nextdetr.doctor(tmp_path, fix=tmp_path / "fixed.yaml")
     assert "of the format labelme" in by_kind(result)["not fixed"].message
     assert not result.passed
-    assert result.verdict == "a training would be worth its time, but nothing was fixed"
+    assert result.verdict == "training is worthwhile, but nothing was fixed"

@@ -1,1 +1,1 @@
-"""``nextdetr doctor``: what is wrong with a data set, before a training is spent on it."""
+"""``nextdetr doctor``: find problems of a data set before training on it."""

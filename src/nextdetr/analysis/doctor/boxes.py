@@ -1,4 +1,4 @@
-"""Boxes: too small for the model, twice on one object, or the same in many images, as no object is."""
+"""Boxes that are too small for the model, doubled on one object, or suspiciously the same in many images."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from nextdetr.data.records import DetectionData, ImageRecord
 
 __all__ = ["doubled_boxes", "equal_boxes", "small_boxes", "whole_image_boxes"]
 
-_SMALL = 0.05  # share of the boxes from which on small ones are told
-_LOST = 0.5  # share of them that are under half a cell: there is nothing to learn from
+_SMALL = 0.05  # fraction of the boxes from which small ones are reported
+_LOST = 0.5  # fraction of them below half a cell, too small to learn from
 _DOUBLED = 0.9  # IoU of two boxes of one class
 _TWO_CLASSES = 0.95  # IoU of two boxes of different classes
-_WHOLE = 0.98  # share of the image's area
+_WHOLE = 0.98  # fraction of the image's area
 _MOSTLY_WHOLE = 0.5
-_REPEATED = (5, 0.02)  # images that have one and the same box: so many, and such a share of them
-_PLACES = 1000  # a place is told in thousandths of the image
+_REPEATED = (5, 0.02)  # images with the same box: least number, and least fraction
+_PLACES = 1000  # positions are compared in thousandths of the image
 
 
 def small_boxes(parts: Parts, image_size: int, stride: int, model: str) -> list[Finding]:
-    """Find boxes that are smaller than a cell of the model's finest level, as training will see them.
+    """Find boxes that are smaller than a cell of the model's finest level at the training size.
 
     Args:
         parts: the splits.
         image_size: side of the square input, pixels.
-        stride: of the finest level.
-        model: its name.
+        stride: stride of the finest level.
+        model: name of the model.
     """
     train = parts.get("train")
     if train is None:
@@ -53,14 +53,14 @@ def small_boxes(parts: Parts, image_size: int, stride: int, model: str) -> list[
 
 
 def _sides(record: ImageRecord, image_size: int) -> list[float]:
-    """Return the root of each box's area on the square input, pixels; crowds do not count."""
+    """Return the square root of each box's area on the square input, pixels; crowds do not count."""
     sizes = record.boxes[~record.crowd].astype(np.float64)
     scale = image_size**2 / max(1, record.width * record.height)
     return list(np.sqrt((sizes[:, 2:] - sizes[:, :2]).clip(min=0).prod(axis=1) * scale).tolist())
 
 
 def doubled_boxes(parts: Parts) -> list[Finding]:
-    """Find objects that have two boxes, of one class or of two."""
+    """Find objects with two boxes, of one class or of two."""
     same: list[tuple[str, ImageRecord, int, int, float]] = []
     other = same.copy()
     for split, data in parts.items():
@@ -102,7 +102,7 @@ def _overlapping(record: ImageRecord) -> Iterator[tuple[int, int, float]]:
 
 
 def whole_image_boxes(parts: Parts) -> list[Finding]:
-    """Find out whether most boxes are the whole image, as a classifier's data set has them."""
+    """Find out whether most boxes cover the whole image, as in classification data sets."""
     findings = []
     for split, data in parts.items():
         total, whole = 0, []
@@ -123,7 +123,7 @@ def whole_image_boxes(parts: Parts) -> list[Finding]:
 
 
 def equal_boxes(parts: Parts) -> list[Finding]:
-    """Find boxes that are the same in many images: a tool's default, or labels that went to the wrong images."""
+    """Find boxes that are the same in many images: a tool's default, or labels assigned to the wrong images."""
     places: dict[tuple[int, ...], list[tuple[DetectionData, ImageRecord, int]]] = defaultdict(list)
     total = 0
     for data in parts.values():
@@ -144,8 +144,8 @@ def equal_boxes(parts: Parts) -> list[Finding]:
     corners = ", ".join(f"{value:.0f}" for value in record.boxes[at].tolist())
     also = f"; so have {len(repeated) - 1:,} other boxes" if len(repeated) > 1 else ""
     message = (
-        f"the box ({corners}), of {data.classes[record.labels[at]]} in {record.path.name}, stands at the same place in "
-        f"{plural(len(most), 'image')}{also}: a default that nobody moved, or something that belongs to the camera?"
+        f"the box ({corners}), of {data.classes[record.labels[at]]} in {record.path.name}, is at the same place in "
+        f"{plural(len(most), 'image')}{also}: an unmoved default, or a part of the camera?"
     )
     images = list(dict.fromkeys(str(record.path) for _, found in repeated for _, record, _ in found))
     pictures = [_picture(data, record, [at], "") for data, record, at in most]

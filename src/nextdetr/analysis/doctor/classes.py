@@ -1,4 +1,4 @@
-"""Classes: those that are rare, in one split only, or named nearly alike."""
+"""Classes that are rare, in only one split, or have similar names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nextdetr.data.records import DetectionData
 __all__ = ["alike_names", "class_splits", "rare_classes"]
 
 _RARE = 20  # boxes
-_LONG_NAME = 5  # letters, from which on one wrong letter makes no other word
+_LONG_NAME = 5  # least length of a name in which one letter may be a typo
 
 
 def _counts(data: DetectionData) -> Counter[str]:
@@ -24,7 +24,7 @@ def _counts(data: DetectionData) -> Counter[str]:
 
 
 def rare_classes(parts: Parts) -> list[Finding]:
-    """Find classes of which train has few boxes, or none though they are named."""
+    """Find classes with few boxes in train, or with none although they are named."""
     if "train" not in parts:
         return []
     counts = _counts(parts["train"])
@@ -75,7 +75,7 @@ def class_splits(parts: Parts) -> list[Finding]:
 
 
 def alike_names(parts: Parts) -> list[Finding]:
-    """Find names that may mean one class: of other spelling, in the plural, or with a letter that is wrong."""
+    """Find names that may mean the same class: spelt differently, in the plural, or with a typo."""
     counts: Counter[str] = Counter()
     for data in parts.values():
         counts.update(_counts(data))
@@ -93,13 +93,13 @@ def _alike(first: str, second: str) -> bool:
     if one == two or (one and two and (one + "s" == two or two + "s" == one)):
         return True
     digits = re.sub(r"\d+", "", one), re.sub(r"\d+", "", two)
-    if digits != (one, two) or min(len(one), len(two)) < _LONG_NAME:  # "type 1" and "type 2" are meant to be two
+    if digits != (one, two) or min(len(one), len(two)) < _LONG_NAME:  # "type 1" and "type 2" are different on purpose
         return False
     return _one_letter_apart(one, two)
 
 
 def _one_letter_apart(one: str, two: str) -> bool:
-    """Whether one letter was left out, put in or exchanged, or two beside each other swapped."""
+    """Whether one letter was omitted, inserted or replaced, or two adjacent ones swapped."""
     short, long = sorted((one, two), key=len)
     if len(long) - len(short) > 1:
         return False
@@ -115,6 +115,6 @@ def _classes(count: int) -> str:
 
 
 def _images(data: DetectionData, names: set[str]) -> list[str]:
-    """Return the images that have a box of any of some classes."""
+    """Return the images with a box of any of these classes."""
     labels = {at for at, name in enumerate(data.classes) if name in names}
     return [str(record.path) for record in data.records if labels & set(record.labels.tolist())]

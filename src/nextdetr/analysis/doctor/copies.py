@@ -1,4 +1,4 @@
-"""Images that are there more than once: within a split, and across splits, where the score says nothing of new images."""
+"""Duplicate images: within a split, and across splits, where they invalidate the score."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from nextdetr.data.records import DetectionData, ImageRecord
 
 __all__ = ["Copies", "copies_across", "copies_with_other_labels", "copies_within"]
 
-_WASTED = 0.1  # share of a split that training has seen, from which on its score means nothing
+_WASTED = 0.1  # fraction of a split seen in training from which its score is meaningless
 _HELD_OUT = ("val", "test")
 
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """The images of all splits, and which of them show the same.
+    """The images of all splits, and which of them show the same picture.
 
     Attributes:
-        images: split and record of each image; an image that is in two splits comes twice.
-        pairs: of positions; enough to join each group.
+        images: split and record of each image; an image in two splits occurs twice.
+        pairs: pairs of positions, enough to connect each group.
     """
 
     images: list[tuple[str, ImageRecord]]
     pairs: list[Pair]
 
     def groups(self, *, exact: bool = False) -> list[list[int]]:
-        """Return the positions of each group of two and more; ``exact`` joins equal files only."""
+        """Return the positions of each group of two or more; ``exact`` joins only identical files."""
         joined = Groups(len(self.images))
         for pair in self.pairs:
             if pair.exact or not exact:
@@ -38,7 +38,7 @@ class Copies:
 
 
 def copies_across(parts: Parts, copies: Copies) -> list[Finding]:
-    """Find images of which another split has a copy."""
+    """Find images with a copy in another split."""
     findings = []
     groups = copies.groups()
     names = sorted(parts, key=lambda name: (name != "train", name))
@@ -63,7 +63,7 @@ def _across(parts: Parts, copies: Copies, splits: tuple[str, str], shared: list[
     verb = "has" if len(shared) == 1 else "have"
     message = (
         f"{len(shared):,} of the {plural(total, 'image')} of {split} ({share:.0%}) {verb} a copy in {other}"
-        + (", so its score says little of new images" if other == "train" else "")
+        + (", so its score says little about new images" if other == "train" else "")
         + ". Leave one of each two out (--fix does)."
     )
     exact = {(pair.first, pair.second) for pair in copies.pairs if pair.exact}
@@ -82,7 +82,7 @@ def _across(parts: Parts, copies: Copies, splits: tuple[str, str], shared: list[
 
 
 def copies_within(parts: Parts, copies: Copies) -> list[Finding]:
-    """Find images of which the same split has a copy; equal files and others apart."""
+    """Find images with a copy in the same split, identical files separately."""
     findings = []
     equal = copies.groups(exact=True)
     together = {at: number for number, group in enumerate(equal) for at in group}
@@ -96,8 +96,8 @@ def copies_within(parts: Parts, copies: Copies) -> list[Finding]:
             if len(first_of) > 1:
                 near.append(sorted(first_of.values()))
         for kind, found, text in (
-            ("same file twice", same, "are there before, byte for byte: each counts twice in training"),
-            ("near duplicates", near, "show what another one shows, cropped, mirrored, brightened or stored anew"),
+            ("same file twice", same, "are exact copies of other files: each counts twice in training"),
+            ("near duplicates", near, "are copies of others, cropped, mirrored, brightened or re-encoded"),
         ):
             if not found:
                 continue
@@ -112,7 +112,7 @@ def copies_within(parts: Parts, copies: Copies) -> list[Finding]:
 
 
 def copies_with_other_labels(parts: Parts, copies: Copies) -> list[Finding]:
-    """Find copies of the whole picture that do not have as many boxes of each class."""
+    """Find uncropped copies with a different number of boxes of some class."""
     found = []
     for pair in copies.pairs:
         if "cropped" in pair.change:
@@ -126,7 +126,7 @@ def copies_with_other_labels(parts: Parts, copies: Copies) -> list[Finding]:
     (_, one, first), (_, two, second) = found[0]
     message = (
         f"{plural(len(found), 'pair')} of copies do not have the same boxes, such as {one.path.name} ({_listed(first)}) "
-        f"and {two.path.name} ({_listed(second)}): one of each two is wrong."
+        f"and {two.path.name} ({_listed(second)}): one of each pair is wrong."
     )
     images = [str(record.path) for pair in found for _, record, _ in pair]
     details = [

@@ -1,4 +1,4 @@
-"""What the doctor says: findings, each with a severity, and the result that holds them."""
+"""Results of the doctor: findings with a severity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["NOT_FIXED", "DoctorResult", "Finding", "Mark", "Parts", "Picture", "
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
 
-#: Kind of the error that the dataset YAML that was asked for could not be written.
+#: Kind of the error that the requested dataset YAML could not be written.
 NOT_FIXED = "not fixed"
 
 #: The splits of a data set by name; each has its own list of classes.
@@ -30,8 +30,8 @@ class Mark:
 
     Attributes:
         box: xyxy, pixels of the image.
-        text: what stands beside it.
-        doubtful: whether it is what the finding is about.
+        text: its label.
+        doubtful: whether the finding is about it.
     """
 
     box: tuple[float, float, float, float]
@@ -50,15 +50,15 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, or worth knowing.
+    """A problem, or something worth knowing.
 
     Attributes:
-        kind: a short noun phrase to count and to search by ("image in two splits").
-        severity: "error" where a training would be wasted, "warning" where it would be worse than it need be, else "note".
-        message: a sentence: what, how much of it, and what to do.
-        images: the files that are concerned.
-        details: one entry for each place, of JSON's own types; which keys, depends on the kind.
-        pictures: what to show, the most telling first.
+        kind: a short noun phrase for counting and searching ("image in two splits").
+        severity: "error" if training would be wasted, "warning" if it would be worse than necessary, else "note".
+        message: a sentence: what, how many, and what to do.
+        images: the files concerned.
+        details: one entry per place, with JSON types; the keys depend on the kind.
+        pictures: images to show, most telling first.
     """
 
     kind: str
@@ -69,7 +69,7 @@ class Finding:
     pictures: list[Picture] = field(default_factory=list, repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the finding as it stands in the JSON result; without details where there are none."""
+        """Return the finding for the JSON result, without empty details."""
         found: dict[str, Any] = {
             "kind": self.kind, "severity": self.severity, "images": [path_text(image) for image in self.images],
             "message": self.message,
@@ -79,14 +79,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class DoctorResult:
-    """What ``doctor`` found; the fields of the JSON result.
+    """Result of ``doctor``; the fields of the JSON result.
 
     Attributes:
-        data: the data set that was looked at.
-        recognised: as what.
-        splits: by name, the numbers of usable ``images`` and ``boxes``.
-        findings: the gravest first.
-        recipe: the settings that ``train`` would choose here, a line each.
+        data: the data set.
+        recognised: how it was recognised.
+        splits: by name, the number of usable ``images`` and ``boxes``.
+        findings: the findings, most serious first.
+        recipe: the settings that ``train`` would choose, one per line.
         output: the page that was written, or None.
         fixed: the dataset YAML that was written, or None.
     """
@@ -101,20 +101,20 @@ class DoctorResult:
 
     @property
     def verdict(self) -> str:
-        """Whether a training would be worth its time, as a clause."""
+        """Whether training is worthwhile, as a clause."""
         if self.passed:
-            return "a training would be worth its time"
+            return "training is worthwhile"
         if all(finding.kind == NOT_FIXED for finding in self.findings if finding.severity == "error"):
-            return "a training would be worth its time, but nothing was fixed"
-        return "a training would be wasted: see the errors"
+            return "training is worthwhile, but nothing was fixed"
+        return "training would be wasted: see the errors"
 
     @property
     def passed(self) -> bool:
-        """Whether a training would not be wasted: there is no error."""
+        """Whether there are no errors, so training would not be wasted."""
         return all(finding.severity != "error" for finding in self.findings)
 
     def count(self, severity: Severity) -> int:
-        """Return how many findings have a severity."""
+        """Return the number of findings with a severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
@@ -127,21 +127,21 @@ class DoctorResult:
 
 
 def order(findings: Iterable[Finding]) -> list[Finding]:
-    """Sort findings, the gravest first, and of these those of most images."""
+    """Sort findings: most serious first, then by number of images."""
     return sorted(findings, key=lambda finding: (_ORDER.index(finding.severity), -len(finding.images)))
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
-    """Name a few of many: "a, b, c and 4 more"."""
+    """List a few of many: "a, b, c and 4 more"."""
     listed = list(names)
     rest = len(listed) - most
     return ", ".join(listed[:most]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def headline(result: DoctorResult) -> str:
-    """Return one line: what was found in all."""
+    """Return a one-line summary."""
     grave, other, notes = (result.count(severity) for severity in ("error", "warning", "note"))
     counts = ", ".join(
         plural(count, noun) for count, noun in ((grave, "error"), (other, "warning"), (notes, "note")) if count
     )
-    return counts or "nothing to complain of"
+    return counts or "no problems found"

@@ -1,4 +1,4 @@
-"""Write a dataset YAML that names the images to keep; no image or annotation file is touched."""
+"""Write a dataset YAML of the images to keep; no image or annotation file is changed."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from nextdetr.files import write_text_atomic
 
 __all__ = ["choose_images", "write_fixed"]
 
-_FORMATS = ("coco", "yolo", "voc")  # those of which a dataset YAML names splits
-_KEPT_IN = ("test", "val", "train")  # of a copy in several splits the first of these keeps it: scores stay comparable
+_FORMATS = ("coco", "yolo", "voc")  # formats whose splits a dataset YAML can name
+_KEPT_IN = ("test", "val", "train")  # an image in several splits stays in the first of these: scores stay comparable
 
 
 def choose_images(parts: Parts, copies: Copies) -> dict[str, list[Path]]:
     """Return the images to keep of each split.
 
-    Of equal files in one split the first stays. Of copies in several splits those of ``test`` stay, else those of ``val``.
-    Near duplicates within a split stay: they are often wanted, as Roboflow's augmented copies are.
+    Of identical files in one split the first is kept. Of copies in several splits, those in ``test`` are kept, else those
+    in ``val``. Near duplicates within a split are kept: they are often intended, such as Roboflow's augmented copies.
     """
     dropped: set[int] = set()
     ranks = {split: rank for rank, split in enumerate((*_KEPT_IN, *(name for name in parts if name not in _KEPT_IN)))}
@@ -49,13 +49,13 @@ def choose_images(parts: Parts, copies: Copies) -> dict[str, list[Path]]:
     empty = next((split for split, paths in kept.items() if not paths), None)
     if empty is not None:
         raise DataError(
-            f"every image of {empty} has a copy in another split, so nothing would be left of it; part the data anew."
+            f"every image of {empty} has a copy in another split, so nothing would be left of it; split the data again."
         )
     return kept
 
 
 def write_fixed(data: str | Path, parts: Parts, kept: dict[str, list[Path]], target: Path) -> None:
-    """Write the YAML, read it again, and see that it has the images to keep, with all their boxes.
+    """Write the YAML, read it again, and check that it has the images to keep with all their boxes.
 
     Args:
         data: the data set that was read.
@@ -64,7 +64,7 @@ def write_fixed(data: str | Path, parts: Parts, kept: dict[str, list[Path]], tar
         target: the YAML.
 
     Raises:
-        DataError: the data set is of a format whose splits a dataset YAML cannot name, or lies so that it cannot say where.
+        DataError: a dataset YAML cannot name the splits of this format, or the locations of this data set.
         WriteError: it cannot be written.
     """
     content = _content(Path(data).expanduser(), parts, kept, target)
@@ -125,7 +125,7 @@ def _content(data: Path, parts: Parts, kept: dict[str, list[Path]], target: Path
 
 
 def _from_yaml(content: dict[str, Any], root: Path, kept: dict[str, list[Path]], target: Path) -> dict[str, Any]:
-    """Return a dataset YAML as it was, but for where it lies and what it includes."""
+    """Return a dataset YAML with only its location and included images changed."""
     fixed = {**content, "root": _relative(root, target.resolve().parent)}
     default = "JPEGImages" if content["format"] == "voc" else "."
     for split, paths in kept.items():
@@ -142,5 +142,5 @@ def _names(paths: list[Path], folder: Path) -> list[str]:
 def _relative(path: Path, start: Path) -> str:
     try:
         return Path(os.path.relpath(path, start)).as_posix()
-    except ValueError:  # another drive
+    except ValueError:  # a different drive
         return path.as_posix()

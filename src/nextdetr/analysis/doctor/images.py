@@ -1,4 +1,4 @@
-"""Image files: those that cannot be used, and those that can but hardly show anything."""
+"""Image files that cannot be used, or that show almost nothing."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["odd_images", "reading_problems", "split_sizes"]
 _NOTES = ("box partly outside image", "box given twice", "image listed twice", "path of another computer")
 _HALF = 0.5  # of the images of a split that cannot be used
 _SMALL_SIDE = 32  # pixels
-_LONG = 5.0  # long side over short side
-_EMPTY = 2.0  # levels of 255 by which the pixels of an image with something in it vary
+_LONG = 5.0  # aspect ratio
+_EMPTY = 2.0  # levels of 255: least variation of an image with content
 _FEW = 50  # images to train on
 _FEW_TO_SCORE = 20
 
 
 def reading_problems(parts: Parts) -> list[Finding]:
-    """Sum up what the readers dropped, changed or doubted, by kind; see ``data.check``."""
+    """Summarise what the readers dropped, changed or doubted, by kind; see ``data.check``."""
     by_kind: dict[str, dict[Problem, str]] = defaultdict(dict)
     for split, data in parts.items():
         for problem in data.problems:
-            by_kind[problem.kind].setdefault(problem, split)  # some are of the whole set, and told with each split
+            by_kind[problem.kind].setdefault(problem, split)  # some concern the whole set, and are in every split
     findings = []
     for kind, found in by_kind.items():
         (first, split), *_ = found.items()
@@ -59,8 +59,8 @@ def odd_images(parts: Parts, thumbnails: Mapping[Path, NDArray[np.uint8]], reada
 
     Args:
         parts: the splits.
-        thumbnails: of each image, [64, 64].
-        readable: whether it could be read for that.
+        thumbnails: thumbnail of each image, [64, 64].
+        readable: whether it could be read.
     """
     records = [record for data in parts.values() for record in data.records]
     findings = []
@@ -83,7 +83,7 @@ def odd_images(parts: Parts, thumbnails: Mapping[Path, NDArray[np.uint8]], reada
 
 
 def split_sizes(parts: Parts) -> list[Finding]:
-    """See that there is enough to learn from and to score on."""
+    """Check that there is enough to learn from and to score on."""
     findings = []
     train, val = parts.get("train"), parts.get("val")
     if train is None:
@@ -93,13 +93,13 @@ def split_sizes(parts: Parts) -> list[Finding]:
         findings.append(Finding("nothing to learn", "error", "train has no box to learn from: every image is background."))
     elif len(train.records) < _FEW:
         message = (
-            f"train has {plural(len(train.records), 'image')}; expect little of a detector that saw fewer than {_FEW}."
+            f"train has {plural(len(train.records), 'image')}; detectors trained on fewer than {_FEW} are usually poor."
         )
         findings.append(Finding("few images", "warning", message))
     if val is not None and not _boxes(val):
-        findings.append(Finding("nothing to score", "error", "val has no box, so no checkpoint can be told from another."))
+        findings.append(Finding("nothing to score", "error", "val has no box, so checkpoints cannot be compared."))
     elif val is not None and len(val.records) < _FEW_TO_SCORE:
-        message = f"val has {plural(len(val.records), 'image')}: its score moves by chance; {_FEW_TO_SCORE} is few already."
+        message = f"val has {plural(len(val.records), 'image')}: its score is mostly noise; even {_FEW_TO_SCORE} are few."
         findings.append(Finding("few images to score", "warning", message))
     for split, data in parts.items():
         empty = [record for record in data.records if not len(record.labels)]
@@ -107,7 +107,7 @@ def split_sizes(parts: Parts) -> list[Finding]:
             share = len(empty) / len(data.records)
             message = (
                 f"{len(empty):,} of the {plural(len(data.records), 'image')} of {split} ({share:.0%}) have no box: right "
-                "if there is nothing to find in them, wrong if nobody has labelled them."
+                "if there is nothing to find in them, wrong if they are unlabelled."
             )
             findings.append(_of(empty, "images without boxes", "warning" if share > _HALF else "note", message))
     return findings

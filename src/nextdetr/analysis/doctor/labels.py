@@ -1,9 +1,9 @@
-"""Labels that a trained detector does not agree with, the most doubtful first.
+"""Labels that a trained detector disagrees with, most doubtful first.
 
-The kinds are those of ObjectLab (Tkachenko, Thyagarajan and Mueller, arXiv 2309.00832): overlooked objects, boxes of a
-wrong class, and boxes in a wrong place; and besides, boxes in which the detector sees nothing at all. The scores are our
-own: a detection contradicts a label only if it is as sure as half of the detections of its class that agree with one. A
-detector that was trained on these very labels has learnt some of their errors; one that was not finds more.
+The kinds are those of ObjectLab (Tkachenko, Thyagarajan and Mueller, arXiv 2309.00832): overlooked objects, wrong classes,
+and wrong positions; and in addition boxes in which the detector sees nothing. The scores are our own: a detection
+contradicts a label only if it is as confident as half of the detections of its class that agree with one. A detector
+trained on these labels has learnt some of their errors; another one finds more.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from nextdetr.inference.opened import settle, warn_of_random_weights
 
 __all__ = ["Found", "compare_labels", "doubt_labels"]
 
-_LEAST = 0.05  # confidence of the detections that are looked at
+_LEAST = 0.05  # least confidence of the detections considered
 _SURE = 0.3  # least confidence of a detection that may contradict a label
 _AGREES = 0.5  # IoU of a detection that agrees with a label
-_SAME_OBJECT = 0.6  # IoU of a detection that is of the same object as a label of another class
-_NEAR = 0.3  # IoU below which a detection is of something that has no label
+_SAME_OBJECT = 0.6  # IoU of a detection of the same object as a label of another class
+_NEAR = 0.3  # IoU below which a detection has no label
 _TOUCHES = 0.1  # IoU below which a label has no detection
-_PLACED = 0.65  # IoU from which on a label is in its place
-_SEEN = 0.9  # share of the boxes of a size that have a detection, from which on one without is doubted
-_MANY = 0.02  # share of the boxes from which on it is a warning
-_WEAK = 0.2  # share of the boxes from which on the doubts are rather the detector's fault
-_TOLD = 200  # doubts that are listed
+_PLACED = 0.65  # IoU from which a label is well placed
+_SEEN = 0.9  # fraction of the boxes of a size with a detection, from which boxes without one are doubtful
+_MANY = 0.02  # fraction of the boxes from which it is a warning
+_WEAK = 0.2  # fraction of the boxes from which the detector is more likely wrong
+_TOLD = 200  # maximum doubtful labels to list
 
 _KINDS = {
     "no label": ("missing box", "missing boxes"),
@@ -47,7 +47,7 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a detector finds in an image.
+    """Detections in an image.
 
     Attributes:
         boxes: [N, 4] xyxy, pixels.
@@ -67,23 +67,23 @@ class _Doubt:
     split: str
     record: ImageRecord
     answer: Found
-    label: int | None  # the box's position
-    found: int | None  # the detection's
+    label: int | None  # position of the box
+    found: int | None  # position of the detection
 
 
 def doubt_labels(
     parts: Parts, model: str, *, device: str | None = None, progress: Callable[[str, int, int], None] = lambda *_: None
 ) -> list[Finding]:
-    """Run a detector over all images, and compare what it finds with the labels.
+    """Run a detector over all images, and compare its detections with the labels.
 
     Args:
         parts: the splits.
         model: a checkpoint or an exported file.
-        device: where it runs.
-        progress: is told the step, how many images are done and of how many.
+        device: device to run on.
+        progress: called with the step, the number of images done and the total.
 
     Raises:
-        ConfigError: it has none of the data set's classes.
+        ConfigError: the detector has none of the data set's classes.
     """
     opened, _ = open_any(model)
     settled = settle(opened, device=device)
@@ -91,7 +91,7 @@ def doubt_labels(
     names = dict.fromkeys(name for data in parts.values() for name in data.classes)
     if not names.keys() & set(opened.classes):
         raise ConfigError(
-            f"{model}: it knows none of the classes of the data set; give a detector that was trained for them."
+            f"{model}: it has none of the classes of the data set; give a detector that was trained for them."
         )
     total = sum(len(data.records) for data in parts.values())
     done, found = 0, {}
@@ -100,7 +100,7 @@ def doubt_labels(
         predictions = settled.predictor().stream(paths, confidence=_LEAST, animations=False)
         answers = []
         for prediction in predictions:
-            if prediction.frame:  # of a picture that moves the first counts, as in training
+            if prediction.frame:  # of animated images only the first frame counts, as in training
                 continue
             known = [at for at, name in enumerate(prediction.detections.data.get("class_name", ())) if name in data.classes]
             detections = prediction.detections
@@ -119,7 +119,7 @@ def compare_labels(parts: Parts, found: Mapping[str, list[Found]], known: set[st
     Args:
         parts: the splits.
         found: the detections in each image of each split.
-        known: the classes that the detector knows; boxes of others are not doubted.
+        known: classes that the detector knows; boxes of others are not checked.
     """
     doubts: list[_Doubt] = []
     sure, seen = _sure(parts, found), _seen(parts, found)
@@ -129,14 +129,14 @@ def compare_labels(parts: Parts, found: Mapping[str, list[Found]], known: set[st
     boxes = sum(len(record.labels) for data in parts.values() for record in data.records)
     doubts.sort(key=lambda doubt: -doubt.score)
     weak = len(doubts) > _WEAK * boxes
-    advice = "so many speak of a weak detector rather than of the labels." if weak else "the detector may be wrong."
+    advice = "this many suggest a weak detector rather than wrong labels." if weak else "the detector may be wrong."
     findings = []
     for kind, text in _KINDS.items():
         told = [doubt for doubt in doubts if doubt.kind == kind]
         if not told:
             continue
         what = f"{len(told):,} {text[1] if len(told) > 1 else text[0]}"
-        message = f"{what}, says the detector, the likeliest error first. Look at them: {advice}"
+        message = f"{what}, according to the detector, most likely errors first. Check them: {advice}"
         images = list(dict.fromkeys(str(doubt.record.path) for doubt in told))
         details = [_detail(parts[doubt.split], doubt) for doubt in told[:_TOLD]]
         pictures = [_picture(parts[doubt.split], doubt) for doubt in told[:_TOLD]]
@@ -160,7 +160,7 @@ def _sure(parts: Parts, found: Mapping[str, list[Found]]) -> dict[str, float]:
 
 
 def _seen(parts: Parts, found: Mapping[str, list[Found]]) -> dict[int, float]:
-    """Return which share of the boxes of each size has any detection: of small ones most detectors miss many."""
+    """Return the fraction of the boxes of each size with any detection: most detectors miss many small ones."""
     counts: dict[int, list[bool]] = defaultdict(list)
     for split, data in parts.items():
         for record, answer in zip(data.records, found[split], strict=True):
@@ -171,7 +171,7 @@ def _seen(parts: Parts, found: Mapping[str, list[Found]]) -> dict[int, float]:
 
 
 def _octave(record: ImageRecord, at: int) -> int:
-    """Return the size of a box in the image, each twice the area of the one before."""
+    """Return the size class of a box in the image, each with twice the area of the previous one."""
     x1, y1, x2, y2 = record.boxes[at].tolist()
     return math.floor(math.log2(max((x2 - x1) * (y2 - y1) / (record.width * record.height), 1e-9)))
 

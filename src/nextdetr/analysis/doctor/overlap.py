@@ -1,4 +1,4 @@
-"""How much boxes overlap, as arrays of NumPy."""
+"""Overlap of boxes in NumPy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["iou_matrix"]
 
 
 def iou_matrix(first: NDArray[np.floating], second: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return intersection over union of every box of [N, 4] with every one of [M, 4], xyxy; [N, M], 0 to 1."""
+    """Return the IoU of every box in [N, 4] with every box in [M, 4], xyxy; [N, M], 0 to 1."""
     a, b = np.asarray(first, dtype=np.float64).reshape(-1, 4), np.asarray(second, dtype=np.float64).reshape(-1, 4)
     sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
     shared = sides.clip(min=0).prod(axis=2)

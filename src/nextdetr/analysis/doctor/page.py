@@ -1,4 +1,4 @@
-"""The doctor's page: one HTML file that needs no network, with thumbnails of what the findings are about."""
+"""The doctor's page: one offline HTML file with thumbnails for the findings."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from nextdetr.preprocess import load_image
 __all__ = ["write_page"]
 
 _SIDE = 240  # pixels of a thumbnail's longer side
-_AROUND = 4  # sides of the doubtful boxes, that are shown of an image
-_SHOWN = 24  # thumbnails of a finding
+_AROUND = 4  # size of the shown part, in sides of the doubtful boxes
+_SHOWN = 24  # maximum thumbnails per finding
 _QUALITY = 80
 
 _STYLE = """
@@ -104,7 +104,7 @@ def _figure(picture: Picture) -> str:
 
 
 def _window(size: tuple[int, int], marks: tuple[Mark, ...]) -> tuple[int, int, int, int]:
-    """Return the part of an image to show: all of it, or what lies around the doubtful boxes."""
+    """Return the part of an image to show: all of it, or the surroundings of the doubtful boxes."""
     boxes = [mark.box for mark in marks if mark.doubtful]
     if not boxes:
         return (0, 0, *size)
@@ -122,7 +122,7 @@ def _window(size: tuple[int, int], marks: tuple[Mark, ...]) -> tuple[int, int, i
 
 @cache
 def _thumbnail(path: Path, marks: tuple[Mark, ...]) -> str:
-    """Return an image with its marks as base64 of a JPEG; "" if it cannot be read."""
+    """Return an image with its marks as a base64 JPEG; "" if it cannot be read."""
     try:
         image = load_image(path)
     except DataError:

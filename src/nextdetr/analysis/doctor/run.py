@@ -1,4 +1,4 @@
-"""Look at a data set as a whole, and say what would spoil a training."""
+"""Check a data set as a whole for problems that would spoil training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nextdetr.tensors import choose_device
 
 __all__ = ["doctor", "examine"]
 
-_OWN = ("train", "val", "test")  # splits that are looked at whatever they share
+_OWN = ("train", "val", "test")  # splits that are always checked
 
 Progress = Callable[[str, int, int], None]
 
@@ -41,23 +41,23 @@ def doctor(
     device: str | None = None,
     progress: Progress = lambda *_: None,
 ) -> DoctorResult:
-    """Look at a data set before training: copies and leaks, broken images, odd boxes and classes, doubtful labels.
+    """Check a data set before training: duplicates and leaks, broken images, odd boxes and classes, doubtful labels.
 
     Args:
         data: as for ``nextdetr.Detector.train``.
-        model: a trained detector, which finds label errors; None leaves these out.
+        model: a trained detector, to find label errors; None skips these.
         output: an HTML page to write, with thumbnails.
-        fix: a dataset YAML to write, of the images that are worth keeping; no other file is touched.
-        image_size: side of the square input that training will use, pixels; by default what ``train`` would choose.
-        device: where the detector runs.
-        progress: is told the step, how many are done and of how many.
+        fix: a dataset YAML to write with the images worth keeping; no other file is changed.
+        image_size: side of the square input for training, pixels; by default the choice of ``train``.
+        device: device of the detector.
+        progress: called with the step, the number done and the total.
 
     Returns:
-        The findings, the gravest first; ``passed`` says whether a training would not be wasted.
+        The findings, most serious first; ``passed`` is False if training would be wasted.
 
     Raises:
         DataError: there is no such data set, or none of its splits can be read.
-        ConfigError: the detector knows none of the classes, or a file to write has another ending.
+        ConfigError: the detector has none of the classes, or a file to write has a wrong suffix.
     """
     values = {"model": model, "output": output, "fix": fix, "image_size": image_size, "device": device}
     given = {name: str(value) if isinstance(value, Path) else value for name, value in values.items() if value is not None}
@@ -65,7 +65,7 @@ def doctor(
 
 
 def examine(data: str | Path, config: DoctorConfig, progress: Progress = lambda *_: None) -> DoctorResult:
-    """Do what ``doctor`` does, by a configuration."""
+    """Run ``doctor`` with a configuration."""
     _check_names(config)
     parts, findings = _read(data)
     records = [(split, record) for split, part in parts.items() for record in part.records]
@@ -119,10 +119,10 @@ def _check_names(config: DoctorConfig) -> None:
 
 
 def _read(data: str | Path) -> tuple[Parts, list[Finding]]:
-    """Read all splits; one that cannot be read is a finding, unless none can."""
+    """Read all splits; an unreadable one is a finding, unless all are."""
     splits = available_splits(data)
     if not splits:
-        raise DataError(f"{data}: no split is named, so there is nothing to look at.")
+        raise DataError(f"{data}: no split is named, so there is nothing to check.")
     parts: Parts = {}
     findings: list[Finding] = []
     failed: DataError | None = None
@@ -145,7 +145,7 @@ def _read(data: str | Path) -> tuple[Parts, list[Finding]]:
 
 
 def _fix(data: str | Path, parts: Parts, copies: Copies, target: Path, findings: list[Finding]) -> bool:
-    """Write the dataset YAML; that this cannot be done is a finding, as all others are worth reading then too."""
+    """Write the dataset YAML; a failure is a finding, since the others are still worth reading."""
     try:
         write_fixed(data, parts, choose_images(parts, copies), target)
     except DataError as error:

@@ -1,4 +1,4 @@
-"""Writing the folder of ``export --format web``: the page, the runtime, what the page must know, and how to serve it."""
+"""Write the folder of ``export --format web``: the page, the runtime, the page's settings, and a server script."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["WebFolder", "write_folder"]
 
 PAGE, TERMS, SERVER = "index.html", "detector.json", "serve.py"
 
-#: What the page may do: run its own scripts, and load nothing from elsewhere.
+#: Content security policy of the page: run its own scripts, and load nothing external.
 _POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval' '{opened}'; worker-src 'self'; style-src 'self'; "
     "img-src 'self' blob: data:; media-src blob:; connect-src 'self'; base-uri 'none'; form-action 'none'"
 )
-#: The headers as Netlify, Cloudflare Pages and others read them from a file.
+#: The headers in the file format of Netlify, Cloudflare Pages and others.
 _HEADERS = "/*\n  Cross-Origin-Opener-Policy: same-origin\n  Cross-Origin-Embedder-Policy: require-corp\n"
 _NOTICE = f"""\
 ort.wasm.bundle.min.mjs and {WASM} are unchanged files of the npm package onnxruntime-web {VERSION}
@@ -38,13 +38,13 @@ https://github.com/microsoft/onnxruntime/blob/v{VERSION}/ThirdPartyNotices.txt
 
 @dataclass(frozen=True, slots=True)
 class WebFolder:
-    """What ``export --format web`` wrote beside the graph.
+    """Files written by ``export --format web`` beside the graph.
 
     Attributes:
         page: the page, to be opened from a server.
-        runtime: name and version of the runtime in it.
-        bytes: of all that the page loads: itself, the runtime and the graph.
-        runtime_bytes: of the runtime.
+        runtime: name and version of its runtime.
+        bytes: size of everything that the page loads: itself, the runtime and the graph.
+        runtime_bytes: size of the runtime.
         single_file: the page in one file; None without ``--single-file``.
         single_file_bytes: its size; 0 without.
     """
@@ -58,13 +58,13 @@ class WebFolder:
 
 
 def write_folder(model: Path, contract: Contract, runtime: Mapping[str, Path], *, single: bool) -> WebFolder:
-    """Write all that the page needs beside the graph.
+    """Write everything the page needs beside the graph.
 
     Args:
         model: the graph, ``model.onnx`` in the folder.
-        contract: its terms.
+        contract: its contract.
         runtime: files of onnxruntime-web by name.
-        single: write the page as one file, too.
+        single: also write the page as one file.
 
     Raises:
         WriteError: the disk is full, or the folder cannot be written.
@@ -97,7 +97,7 @@ def write_folder(model: Path, contract: Contract, runtime: Mapping[str, Path], *
 
 
 def _terms(contract: Contract, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """What the page must know of the detector, as JSON."""
+    """Return the page's settings for the detector, as JSON."""
     known = read_calibrated(contract.details)
     calibrated = None if known is None else {"threshold": known.threshold, "recall": known.recall}
     return {
@@ -115,7 +115,7 @@ def _name(contract: Contract) -> str:
 
 
 def _beside() -> dict[str, bytes]:
-    """What the page does not load: licences, and how to serve the folder."""
+    """Write files that the page does not load: licences, and a server script."""
     own = files("nextdetr.export.web")
     found = {
         SERVER: own.joinpath("serve_folder.py").read_bytes(),
@@ -123,7 +123,7 @@ def _beside() -> dict[str, bytes]:
         "runtime/LICENSE": own.joinpath("page", "LICENSE.onnxruntime").read_bytes(),
         "runtime/NOTICE": _NOTICE.encode(),
     }
-    spec = find_spec("onnxruntime")  # the same program for Python, which has opened the graph for the gate
+    spec = find_spec("onnxruntime")  # the Python package of the same project, used by the gate
     notices = Path(spec.origin).parent / "ThirdPartyNotices.txt" if spec is not None and spec.origin else None
     if notices is not None and notices.is_file():
         found["runtime/ThirdPartyNotices.txt"] = notices.read_bytes()

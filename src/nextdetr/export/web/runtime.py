@@ -1,6 +1,6 @@
-"""onnxruntime-web: pinned files of its npm package, from a cache, from the user's folder, or downloaded and said so.
+"""onnxruntime-web: pinned files of its npm package, from a cache, from the user's folder, or downloaded with a message.
 
-Nothing is taken that is not, byte for byte, what was tested: the package by npm's own sha512, each file by its sha256.
+Only the tested files are accepted, byte for byte: the package by npm's own sha512, each file by its sha256.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ __all__ = ["FILES", "VERSION", "WASM", "runtime_files"]
 VERSION = "1.30.0"
 LICENCE = "MIT"
 PACKAGE = f"onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"
-#: Of the package, as registry.npmjs.org states it.
+#: Of the package, as stated by registry.npmjs.org.
 INTEGRITY = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 PACKAGE_BYTES = 33_106_585
 WASM = "ort-wasm-simd-threaded.wasm"
-#: What is taken of it, with sha256.
+#: Files to extract, with their sha256.
 FILES: Mapping[str, str] = {
     "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
     WASM: "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
 
 _REGISTRY = "https://registry.npmjs.org"
-_SILENT = 30.0  # seconds without a byte after which a download is given up
+_SILENT = 30.0  # seconds without data after which a download is aborted
 _WAIT = 600.0  # seconds to wait for another process that downloads the same
 _CHUNK = 1 << 20
 
 
 def runtime_files(given: Path | None = None) -> dict[str, Path]:
-    """Return where the files of onnxruntime-web are, by name.
+    """Return the paths of the files of onnxruntime-web, by name.
 
     Args:
-        given: the user's folder of them, such as ``node_modules/onnxruntime-web``; None takes the cache, and downloads
-            what it does not hold, which is said on standard error. The registry is npm's own, or the one that npm's
-            variable ``NPM_CONFIG_REGISTRY`` names.
+        given: the user's folder with them, such as ``node_modules/onnxruntime-web``; None uses the cache, and downloads
+            missing files, with a message on standard error. The registry is npm's own, or the one in npm's variable
+            ``NPM_CONFIG_REGISTRY``.
 
     Raises:
         ConfigError: the folder holds other files, or they cannot be downloaded; the message says what to do.
@@ -94,10 +94,10 @@ def _is_sound(path: Path, checksum: str) -> bool:
 
 
 def _download(folder: Path) -> None:
-    """Fetch the package, and keep what is needed of it.
+    """Download the package, and extract the needed files.
 
     Raises:
-        ConfigError: it cannot be fetched whole, or is not the pinned one.
+        ConfigError: it cannot be downloaded completely, or is not the pinned one.
     """
     registry = next((value for name, value in os.environ.items() if name.upper() == "NPM_CONFIG_REGISTRY"), _REGISTRY)
     address = f"{registry.rstrip('/')}/{PACKAGE}"
@@ -118,14 +118,14 @@ def _download(folder: Path) -> None:
         with tarfile.open(fileobj=package, mode="r:gz") as archive:
             for name, checksum in FILES.items():
                 member = archive.extractfile(f"package/dist/{name}")
-                assert member is not None  # the checksum is that of a package that has it
+                assert member is not None  # guaranteed by the checksum
                 content = member.read()
                 assert hashlib.sha256(content).hexdigest() == checksum
                 write_bytes_atomic(folder / name, content)
 
 
 def _receive(address: str, package: IO[bytes]) -> str:
-    """Write what an address sends, at most a byte more than the package has; return its sha512 as npm writes it."""
+    """Write the response of a URL, at most one byte more than the package's size; return its sha512 in npm's form."""
     checksum = hashlib.sha512()
     request = urllib.request.Request(address, headers={"User-Agent": "nextdetr"})
     with urllib.request.urlopen(request, timeout=_SILENT) as answer:
@@ -138,7 +138,7 @@ def _receive(address: str, package: IO[bytes]) -> str:
 
 
 def _check(address: str, size: int, checksum: str) -> None:
-    """Refuse what is not the pinned package.
+    """Refuse anything but the pinned package.
 
     Raises:
         ConfigError: it is not.

@@ -1,6 +1,6 @@
 """Serve this folder to this computer's browsers: python serve.py [PORT].
 
-It sends the two headers that let the page use several threads. Python alone is needed, 3.9 or later.
+It sends the two headers that let the page use several threads. Only Python 3.9 or later is needed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".m
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Sends files with ``HEADERS``, whatever types this computer's registry has for their endings."""
+    """Serves files with ``HEADERS``, whatever types this computer's registry has for their suffixes."""
 
     extensions_map = {**SimpleHTTPRequestHandler.extensions_map, **TYPES}  # noqa: RUF012 - the base class's own
 
@@ -32,15 +32,15 @@ class Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Say nothing of each request."""
+        """Do not log requests."""
 
 
 def main(arguments: list[str], folder: Path) -> int:
     """Serve until Ctrl-C.
 
     Args:
-        arguments: none, or the port; 0 takes a free one.
-        folder: what to serve.
+        arguments: none, or the port; 0 uses a free one.
+        folder: folder to serve.
 
     Returns:
         The exit code.

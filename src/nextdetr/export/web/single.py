@@ -1,4 +1,4 @@
-"""The page in one file: modules, runtime and graph inside, unpacked by the browser that opens it, from the disk too."""
+"""The page in one file: modules, runtime and graph inside, unpacked by the browser; it also opens from disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 __all__ = ["hash_of", "in_order", "single_file", "with_policy"]
 
-#: A worker and modules are addresses that the page makes itself (blob:); there is nothing to connect to.
+#: Workers and modules are URLs created by the page itself (blob:); there is nothing to connect to.
 _POLICY = (
     "default-src 'none'; script-src '{script}' blob: 'wasm-unsafe-eval'; worker-src blob:; style-src '{style}'; "
     "img-src blob: data:; media-src blob:; base-uri 'none'; form-action 'none'"
@@ -26,10 +26,10 @@ def single_file(
 
     Args:
         index: the page.
-        unpack: the script that makes addresses of the modules and starts the page.
+        unpack: the script that creates URLs for the modules and starts the page.
         page: scripts, style and icon of the page, by name.
         runtime: files of onnxruntime-web by name.
-        others: what the page fetches from its folder, by name.
+        others: other files that the page fetches from its folder, by name.
     """
     scripts = {name: content.decode() for name, content in page.items() if name.endswith(".js")}
     scripts |= {name: content.decode() for name, content in runtime.items() if name.endswith(".mjs")}
@@ -55,7 +55,7 @@ def in_order(first: str, scripts: Mapping[str, str], above: tuple[str, ...] = ()
     Args:
         first: name of the module.
         scripts: all modules by name.
-        above: modules that import it.
+        above: chain of modules that import it.
     """
     assert first not in above, f"{' → '.join((*above, first))} go round in a circle"
     imported = _IMPORT.findall(scripts[first]) if first.endswith(".js") else []
@@ -64,14 +64,14 @@ def in_order(first: str, scripts: Mapping[str, str], above: tuple[str, ...] = ()
 
 
 def with_policy(index: str, policy: str) -> str:
-    """Return the page with a Content-Security-Policy of its own, as not every server sends one."""
+    """Return the page with its own Content-Security-Policy, as not every server sends one."""
     mark = '<meta charset="utf-8">\n'
     assert mark in index
     return index.replace(mark, f'{mark}<meta http-equiv="Content-Security-Policy" content="{policy}">\n', 1)
 
 
 def hash_of(script: str) -> str:
-    """Return what a policy calls an inline script or style."""
+    """Return an inline script's or style's source expression in a policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
