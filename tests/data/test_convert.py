@@ -90,7 +90,7 @@ def test_output_that_holds_something_and_a_split_that_yolo_lacks(source, tmp_pat
         convert(source, "coco", tmp_path / "new")
     yaml = write_text(tmp_path / "set.yaml", f"format: coco\nroot: {source.as_posix()}\n"
                       "some: {images: train, annotations: annotations/instances_train.json}\n")  # fmt: skip
-    with pytest.raises(DataError, match="would miss the split some; name the splits so"):
+    with pytest.raises(DataError, match="would miss the split some; name the splits accordingly"):
         convert(yaml, "yolo", tmp_path / "other")
     assert not (tmp_path / "other").exists()
     assert list(convert(yaml, "voc", tmp_path / "voc").splits) == ["some"]

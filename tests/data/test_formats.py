@@ -46,7 +46,7 @@ def test_of_two_formats_the_first_counts_and_the_other_can_be_chosen(tmp_path):
     data = load_data(root, "train")
     assert data.classes == ["cat"]
     assert data.recognised == (
-        "voc: Annotations/, JPEGImages/; coco (annotations/instances_train.json) would fit too: a dataset YAML with "
+        "voc: Annotations/, JPEGImages/; coco (annotations/instances_train.json) would also match: a dataset YAML with "
         "format: coco and root chooses it"
     )
     chosen = load_data(write_text(tmp_path / "mine.yaml", "format: coco\nroot: set\n"), "train")
@@ -72,7 +72,7 @@ def test_format_of_another_tool_can_be_chosen_and_its_classes_ordered(tmp_path):
         root / "train.csv", "filename,width,height,class,xmin,ymin,xmax,ymax\n" + text.format("owl") + text.format("cat")
     )
     make_image(root / "a.jpg")
-    assert "; csv (train.csv) would fit too: a dataset YAML with format: csv" in load_data(root, "train").recognised
+    assert "; csv (train.csv) would also match: a dataset YAML with format: csv" in load_data(root, "train").recognised
     yaml = write_text(tmp_path / "mine.yaml", "format: csv\nroot: set\nclasses: [cat, owl]\n")
     data = load_data(yaml, "train")
     assert (data.classes, data.records[0].labels.tolist()) == (["cat", "owl"], [1, 0])
@@ -87,5 +87,5 @@ def test_formats_have_names_of_their_own_and_fit_no_empty_folder(tmp_path):
     empty = write_text(tmp_path / "set" / "empty.txt", "")
     for path in (empty, empty.parent):
         assert [kind.name for kind in FORMATS if kind.recognise(Glance(path))] == []
-        with pytest.raises(DataError, match="expected is a Pascal VOC folder"):
+        with pytest.raises(DataError, match="expected a Pascal VOC folder"):
             open_source(path)

@@ -68,7 +68,7 @@ def test_unrecognised(tmp_path):
     (tmp_path / "labels").mkdir()
     assert "YOLO set without its data.yaml" in message_of(tmp_path)
     assert "dataset YAML with format: coco" in message_of(write_text(tmp_path / "x.json", "{}"))
-    assert "expected is a Pascal VOC folder" in message_of(write_text(tmp_path / "x.txt", ""))
+    assert "expected a Pascal VOC folder" in message_of(write_text(tmp_path / "x.txt", ""))
 
 
 def test_set_further_down_is_named(tmp_path):

@@ -1,9 +1,12 @@
-"""Words and turns of phrase that no engineer would use stay out of the pages and the command line's help."""
+"""Words and turns of phrase that no engineer would use stay out of pages, help texts, docstrings and messages."""
 
 from __future__ import annotations
 
+import ast
+import io
 import re
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -14,9 +17,25 @@ from tests.docs.blocks import PAGES, ROOT
 AVOID = {
     r"\bmend(s|ed|ing)?\b": "fix, repair",
     r"\btells? of\b": "report, show",
-    r"\bpassed over\b": "skip",
+    r"\b(is|are|be) passed over\b|; passed over\b": "skip",
     r"\bfor those who\b": "if you",
     r"\bwhoever\b": "if you, people who",
+    r"\banew\b": "again, a new …",
+    r"\bunder way\b": "in progress, current",
+    r"\bbef(a|e)ll(s|en)?\b": "happen to",
+    r"\bwherever it may\b": "anywhere",
+    r"\b(of|to|in|on|only|are|at most) so many\b|^so many\b": "this many",
+    r"\bas it was to the (byte|bit|letter)\b": "unchanged",
+    r"\b(put|set) right\b": "fix",
+    r"\bwhat stands\b|\bstands? (above|beside|behind|twice|in|here|there)\b": "is, precedes, follows, duplicate",
+    r"\b(see|sees) to (it|that)\b|(^|[.;] |\"\"\")See that\b": "make sure, check that",
+    r"\bnobody (can tell|knows)\b": "it is unknown",
+    r"\b(is|are|was) gone on with\b|\bgo(es)? on with\b": "continue, resume",
+    r"(^|\.) Of (an|the|several|equal|two|what)\b[^.,;:]{0,40},": "the subject first",
+    r"\b(can|could|cannot|to) be had\b": "possible, available",
+    r"\bfrom which on\b": "from which",
+    r"\blikeliest\b": "most likely",
+    r"\bcome(s)? along\b": "is included",
     r"\b(is|are|was|were|be) told\b": "report",
     r"\btold (along|apart|as)\b": "report, distinguish",
     r"\basked back\b": "an error says what is ambiguous",
@@ -46,6 +65,30 @@ def test_pages_are_in_plain_words(page: Path) -> None:
     assert not wrong(page.read_text(encoding="utf-8"))
 
 
+NOT_YET = {"cli", "inference"}  # packages that have not been reread
+ROOMS = sorted({path.parent.name for path in (ROOT / "src/nextdetr").glob("*/__init__.py")} - NOT_YET)
+
+
+def words_of(path: Path) -> str:
+    """Return the strings and comments of a Python file, by line; names of variables are not words."""
+    source = path.read_text(encoding="utf-8")
+    lines = [""] * (source.count("\n") + 1)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            for number, text in enumerate(node.value.split("\n")):
+                lines[min(node.lineno + number, len(lines)) - 1] += f" {text.strip()}"
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] += f" {token.string}"
+    return "\n".join(line.strip() for line in lines)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_docstrings_messages_and_comments_are_in_plain_words(room: str) -> None:
+    files = sorted((ROOT / "src/nextdetr" / room).rglob("*.py"))
+    assert not {str(path.relative_to(ROOT)): found for path in files if (found := wrong(words_of(path)))}
+
+
 def test_the_help_of_commands_is_in_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "website"))
     from command_pages import command_pages
@@ -58,3 +101,9 @@ def test_the_help_of_commands_is_in_plain_words(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_phrase_to_avoid_is_found() -> None:
     assert wrong("fine\nWhat is passed over is counted.") == ["2: What is passed over is counted.  (skip)"]
+
+
+def test_only_words_of_a_file_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.py"
+    file.write_text('"""One.\n\nTwo, begun anew.\n"""\nanew = f"no {1} way"  # under way\n', encoding="utf-8")
+    assert [line.split(":")[0] for line in wrong(words_of(file))] == ["3", "5"]

@@ -126,5 +126,5 @@ def test_a_damaged_table_is_kept_aside_and_a_new_one_begun(tmp_path, caplog, con
     assert "its curves are not drawn" in caplog.text
     MetricsTable(file, [], resume_epoch=3).add({"epoch": 4, "step": 1})
     assert (tmp_path / "metrics-damaged.csv").read_bytes() == content
-    assert "kept as metrics-damaged.csv" in caplog.text
+    assert "renamed to metrics-damaged.csv" in caplog.text
     assert [row["epoch"] for row in read_table(file)] == ["4"]

@@ -125,7 +125,7 @@ def test_few_small_boxes_get_a_finer_level_small_batches_and_several_pictures():
     config = recipe.config
     assert (config.model, config.image_size, config.batch_size) == ("nextdetr-atto-p2", 320, 4)
     assert (config.mosaic, config.mixup, config.copy_paste, config.learning_rate) == (0.5, 0, 0.5, 8e-4)
-    for words in ("stride 4 for small boxes", "--mosaic 0.5 --copy-paste 0.5: 4.6 boxes an image"):
+    for words in ("stride 4 for small boxes", "--mosaic 0.5 --copy-paste 0.5: 4.6 boxes per image"):
         assert words in recipe.text
     on_gpu = choose(FACES, GPU).config
     assert (on_gpu.model, on_gpu.image_size, on_gpu.mosaic) == ("nextdetr-nano", 640, 0.5)
@@ -149,7 +149,7 @@ def test_many_classes_want_a_gentler_rate():
     many = replace(CELLS, classes=tuple(f"c{number}" for number in range(80)), boxes_by_class=(35,) * 80)
     recipe = choose(many, model="nextdetr-atto")
     assert recipe.config.learning_rate == 2e-4
-    assert "--learning-rate 0.0002: 80 classes want a gentler rate" in recipe.text
+    assert "--learning-rate 0.0002: 80 classes need a lower rate" in recipe.text
     assert choose(many, GPU, model="nextdetr-atto", batch_size=32).config.learning_rate == 4e-4
     assert choose(model="nextdetr-atto").config.learning_rate == 8e-4
 

@@ -152,7 +152,7 @@ def test_a_damaged_contract_or_config_is_refused(settings, tmp_path, monkeypatch
     state = torch.load("run/last.ckpt", weights_only=True)
     for contract, cause in (
         ({"classes": 5}, "classes: "),
-        (None, "contract is no mapping"),
+        (None, "contract is not a mapping"),
         ({}, "classes: field required"),
     ):
         torch.save({**state, "contract": contract}, "run/last.ckpt")

@@ -33,7 +33,7 @@ def test_run_without_val_sets_a_part_aside_and_keeps_it(tmp_path, capsys):
     )  # fmt: skip
     train(config)
     told = capsys.readouterr().err
-    assert "--split-off 0.2: there is no val: so much of train chooses the best weights" in told
+    assert "--split-off 0.2: there is no val: this fraction of train chooses the best weights" in told
     assert "set aside from train (--split-off 0.2 --seed 5)" in told
     assert read_config_file(tmp_path / "run" / "config.yaml")["split_off"] == 0.2
     val = load_split_off(data, "val", 0.2, 5)

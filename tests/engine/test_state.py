@@ -77,5 +77,5 @@ def test_a_cursor_of_other_kinds_is_refused(tmp_path, change, cause):
 @pytest.mark.parametrize("cursor", [[1], None, 5])
 def test_a_cursor_that_is_no_mapping_is_refused(tmp_path, cursor):
     torch.save({"state_version": 2, "cursor": cursor}, tmp_path / "last.ckpt")
-    with pytest.raises(WeightsError, match="cursor is no mapping"):
+    with pytest.raises(WeightsError, match="cursor is not a mapping"):
         read_state(tmp_path / "last.ckpt")

@@ -127,7 +127,7 @@ def _categories(entries: list[Any], file: str, problems: list[Problem]) -> tuple
             problems.append(Problem(file, where, message, "duplicated category"))
             continue
         if number is None:
-            message = f"the id {entry['id']!r} of {name} is not a number; its position, {position}, stands in for it"
+            message = f"the id {entry['id']!r} of {name} is not a number; its position, {position}, is used instead"
             problems.append(Problem(file, where, message, "malformed category"))
         if name in own.values():
             problems.append(

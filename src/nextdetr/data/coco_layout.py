@@ -28,7 +28,7 @@ _ENDS_IN_SPLIT = re.compile(rf".*[_-]({_SPLIT}\d*)\.json", re.IGNORECASE)
 _OTHER_TASKS = re.compile(r"(captions|person_keypoints|panoptic|stuff|image_info|densepose)[_-].*", re.IGNORECASE)
 _KEYPOINTS = re.compile(rf"person_keypoints_({_SPLIT}\d*)\.json", re.IGNORECASE)
 _LONE = "train"
-_MANY = 20  # files in one folder from which on they are one per image, of another format
+_MANY = 20  # files in one folder from which they are one per image, of another format
 
 
 def coco_splits(root: Path) -> dict[str, Path]:

@@ -63,7 +63,7 @@ class DetectionDataset(Dataset[Sample]):
         seed: seed of the augmentation, 0 or above.
         mix: how often strong samples combine several images; needs a ``transform``.
         cache_bytes: memory for decoded images; the cache is used only if all of them fit (half a cache would slow down part
-            of the images and fill the memory all the same).
+            of the images and fill the memory anyway).
         shrink_to: shorter side, in pixels, to which larger images are shrunk right after decoding, cached or not; None
             keeps their size.
     """

@@ -168,7 +168,7 @@ def find_candidates(thumbnails: NDArray[np.uint8], *, progress: Callable[[int], 
     """Find candidate pairs, most likely first; at most six per image and direction.
 
     Args:
-        thumbnails: [N, 64, 64]; constant ones, such as those of unreadable files, are no candidates.
+        thumbnails: [N, 64, 64]; constant ones, such as those of unreadable files, are not candidates.
         progress: called with the number done.
     """
     whole = _describe(thumbnails, _windows()[0])

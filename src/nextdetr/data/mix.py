@@ -44,7 +44,7 @@ _SMALLEST = 3.0  # pixels of the result; smaller boxes are not pasted
 
 
 class Source(NamedTuple):
-    """An image to build samples from; crowds are separate since they are no targets, but must not be pasted either.
+    """An image to build samples from; crowds are separate since they are not targets, but must not be pasted either.
 
     Attributes:
         image: RGB.

@@ -207,7 +207,7 @@ def _fault(values: Sequence[float], keypoints: int) -> str:
         if 0 <= values[5] <= 1:
             return ""
         hint = " (take it out if it is the number of a track)" if values[5] > 1 and values[5].is_integer() else ""
-        return f"the sixth value, {values[5]:g}, is no confidence, which is 0 to 1{hint}"
+        return f"the sixth value, {values[5]:g}, is not a confidence, which is 0 to 1{hint}"
     if keypoints:
         return f"{plural(count, 'value')} where {five}, or {5 + keypoints} with the key points that kpt_shape announces"
     if count < 7 or count % 2 == 0:

@@ -64,5 +64,5 @@ class Tracks:
             if row.track == 1:
                 yield image, file, row
                 continue
-            message = f"its last value, {row.track}, is no place in a picture, and other rows are polygons; dropped"
+            message = f"its last value, {row.track}, is not a position in an image, and other rows are polygons; dropped"
             problems.append(Problem(file, row.where, message, "malformed label line"))

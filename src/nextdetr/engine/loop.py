@@ -362,7 +362,7 @@ class Loop(ABC):
     def _stop(self) -> None:
         self.save()
         raise Interrupted(
-            f"stopped in epoch {self.cursor.epoch + 1} after {self.cursor.step} steps; go on with: "
+            f"stopped in epoch {self.cursor.epoch + 1} after {self.cursor.step} steps; resume with: "
             f"nextdetr {self.command} --resume {self.resume_folder}"
         )
 

@@ -191,7 +191,7 @@ def prepare_pretraining(
     encoder = convnextv2(backbone_of(config), grn=config.grn)
     origin = state.get("started_from", {"licence": "none", "file": str(config.weights or "none")})
     if not isinstance(origin, dict):
-        raise WeightsError(f"{directory / 'last.ckpt'}: not a whole training state (started_from is no mapping).")
+        raise WeightsError(f"{directory / 'last.ckpt'}: not a whole training state (started_from is not a mapping).")
     started_from = (str(origin.get("licence", "none")), str(origin.get("file", "none")))
     if config.weights is not None and "started_from" not in state:  # a resumed run no longer needs them
         started_from = _load_encoder(encoder, config.weights)

@@ -124,7 +124,7 @@ def choose_recipe(
     if tuning is not None:
         plan.reasons.append(tuning.reason)
     if set_aside is not None:
-        plan.choose("there is no val: so much of train chooses the best weights", split_off=set_aside)
+        plan.choose("there is no val: this fraction of train chooses the best weights", split_off=set_aside)
     _teacher(plan)
     _model(plan, models, backbone)
     _image_size(plan)
@@ -352,7 +352,7 @@ def _augmentation(plan: _Plan) -> None:
     plan.choose(f"{plan.data.images:,} images {why}", augmentation="full" if full else "mild")
     if _is_sparse(plan):
         each = plan.data.boxes / plan.data.images
-        plan.choose(f"{each:.1f} boxes an image; with more of them a step teaches more", mosaic=0.5, copy_paste=0.5)
+        plan.choose(f"{each:.1f} boxes per image; with more of them a step teaches more", mosaic=0.5, copy_paste=0.5)
     sided = [name for name in plan.data.classes if re.search(r"(?<![a-z])(left|right)(?![a-z])", name.lower())]
     if sided:
         plan.choose(f"the class {sided[0]!r} would not survive mirroring", flip_horizontal=False)

@@ -116,7 +116,7 @@ def merge_resumed(config: C, folder: Path) -> C:
     if other:
         names = ", ".join("--" + name.replace("_", "-") for name in other)
         raise ConfigError(
-            f"--resume goes on with the settings of the run; leave out {names}, or start a new run without --resume."
+            f"--resume continues with the settings of the run; leave out {names}, or start a new run without --resume."
         )
     stored = folder / "config.yaml"
     if not stored.is_file():

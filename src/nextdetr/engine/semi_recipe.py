@@ -50,7 +50,7 @@ def with_unlabelled(
             "first the labels alone, or the averaged weights would have little to teach",
             unlabelled_from=JOIN * given.unlabelled_until,
         )
-    choose(f"so many of a step's {config.batch_size} images", unlabelled_batch=max(1, config.batch_size // 2))
+    choose(f"half of a step's {config.batch_size} images", unlabelled_batch=max(1, config.batch_size // 2))
     views = given.unlabelled_batch or chosen["unlabelled_batch"]
     if views >= config.batch_size:
         raise ConfigError(
