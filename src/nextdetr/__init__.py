@@ -1,6 +1,6 @@
 """NextDETR: RT-DETR with ConvNeXt V2 backbones, from a folder of photographs to a scored detector.
 
-Importing this package brings no torch: the public names are loaded when they are first used (PEP 562).
+Importing this package does not import torch: the public names are loaded on first use (PEP 562).
 """
 
 from __future__ import annotations

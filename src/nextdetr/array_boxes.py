@@ -1,4 +1,4 @@
-"""Box maths on arrays, for all that a user gets; ``boxes`` has the same of tensors, for what is learnt. No torch.
+"""Box operations on arrays, for results; ``boxes`` has the same on tensors, for training. No torch.
 
 Formats: cxcywh and xyxy, both as floats; units are the caller's (fractions or pixels).
 """
@@ -26,16 +26,16 @@ def xyxy_to_cxcywh(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
 def batched_nms(
     boxes: NDArray[np.float32], scores: NDArray[np.float32], labels: NDArray[np.int64], limit: float
 ) -> NDArray[np.int64]:
-    """Keep of boxes that overlap, of those of a class, the surest: greedy non-maximum suppression, as torchvision has it.
+    """Greedy non-maximum suppression per class, as in torchvision.
 
     Args:
         boxes: [N, 4] xyxy.
         scores: [N].
-        labels: [N], boxes of different ones never suppress each other.
-        limit: IoU, 0 to 1, above which the less sure box is dropped.
+        labels: [N], boxes of different labels never suppress each other.
+        limit: IoU, 0 to 1, above which the box with the lower score is dropped.
 
     Returns:
-        Indices of the boxes that stay, the surest first; of equal scores the earlier one first.
+        Indices of the kept boxes, highest score first; on a tie the earlier one first.
     """
     order = np.argsort(-scores, kind="stable")
     kept = [_nms(boxes, group, limit) for group in (order[labels[order] == label] for label in np.unique(labels))]
@@ -47,7 +47,7 @@ def batched_nms(
 
 
 def _nms(boxes: NDArray[np.float32], order: NDArray[np.int64], limit: float) -> NDArray[np.int64]:
-    """Indices that stay of boxes of one class, which ``order`` has by their scores."""
+    """Indices of the kept boxes of one class; ``order`` sorts them by score."""
     ordered = boxes[order]
     areas = (ordered[:, 2] - ordered[:, 0]) * (ordered[:, 3] - ordered[:, 1])
     alive = np.ones(len(order), bool)
@@ -59,6 +59,6 @@ def _nms(boxes: NDArray[np.float32], order: NDArray[np.int64], limit: float) -> 
         high = np.minimum(ordered[first, 2:], ordered[rest, 2:])
         inner = np.clip(high - low, 0, None).prod(axis=1)
         union = areas[first] + areas[rest] - inner
-        with np.errstate(invalid="ignore"):  # two boxes without an area overlap by nothing
+        with np.errstate(invalid="ignore"):  # the IoU of two boxes without area is 0
             alive[rest[inner / union > limit]] = False
     return order[alive]

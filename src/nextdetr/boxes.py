@@ -1,4 +1,4 @@
-"""Box maths that torchvision.ops does not have; the only place for it.
+"""Box operations that torchvision.ops lacks; defined only here.
 
 Formats: cxcywh and xyxy, both as floats; units are the caller's (fractions or pixels).
 """
@@ -24,7 +24,7 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Logit of x, with x, and 1 - x, clamped to at least ``eps`` (Deformable DETR, arXiv 2010.04159, appendix A.4)."""
+    """Logit of x, with x and 1 - x clamped to at least ``eps`` (Deformable DETR, arXiv 2010.04159, appendix A.4)."""
     x = x.clamp(0.0, 1.0)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 

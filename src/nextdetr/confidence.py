@@ -1,8 +1,8 @@
-"""From which confidence on a detection counts: decided here for prediction, benchmarks, reports and servers; without torch.
+"""Confidence thresholds, decided here for prediction, benchmarks, reports and servers; without torch.
 
 A detector's file can hold a threshold for each class (metadata key ``thresholds``: a JSON object with ``values``, a list in
-the order of the classes, and what they were chosen by). ``auto`` takes these where they are, and ``DEFAULT`` elsewhere.
-``calibrated`` is the one threshold that ``nextdetr calibrate`` has bounded the missed objects with (key ``calibration``).
+class order, and how they were chosen). ``auto`` uses these if they exist, and ``DEFAULT`` otherwise. ``calibrated`` is the
+single threshold with which ``nextdetr calibrate`` has bounded the missed objects (key ``calibration``).
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ __all__ = [
 
 AUTO: Literal["auto"] = "auto"
 CALIBRATED: Literal["calibrated"] = "calibrated"
-DEFAULT = 0.3  # where nothing better is known
+DEFAULT = 0.3  # if nothing better is known
 THRESHOLDS = "thresholds"
 CALIBRATION = "calibration"
 
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """The threshold of ``nextdetr calibrate``, and what it promises.
+    """The threshold of ``nextdetr calibrate``, and its guarantee.
 
     Attributes:
-        threshold: for all classes, 0 to 1.
-        recall: the expected share of missed objects of an image is at most 1 less this, 0 to 1.
-        bound: that was reached on the expected share, 0 to 1.
-        iou: overlap from which on an object counts as found.
-        images: that it was calibrated on.
-        data: their data set.
-        split: their part of it.
+        threshold: threshold for all classes, 0 to 1.
+        recall: the expected fraction of missed objects per image is at most 1 minus this, 0 to 1.
+        bound: upper bound on the expected fraction, 0 to 1.
+        iou: least IoU at which an object counts as found.
+        images: number of calibration images.
+        data: name of their data set.
+        split: their split.
         image_size: side of the square input in pixels.
-        familiarity: whether the checkpoint has how unlike the training images an image may be.
+        familiarity: whether the checkpoint can tell how unlike the training images an image is.
     """
 
     threshold: float
@@ -87,7 +87,7 @@ class Calibrated:
 
 
 def read_calibrated(metadata: Mapping[str, str]) -> Calibrated | None:
-    """Return what a detector's file says of its calibration; None where it says nothing, or nothing sound."""
+    """Return the calibration in a detector's metadata; None if there is none, or it is invalid."""
     try:
         content = json.loads(metadata.get(CALIBRATION, "null"))
         found = Calibrated(**content)
@@ -101,12 +101,12 @@ def read_calibrated(metadata: Mapping[str, str]) -> Calibrated | None:
 
 
 def thresholds_metadata(values: Sequence[float], *, split: str = "val", criterion: str = "F1") -> dict[str, str]:
-    """Return the entry of a detector's metadata; none without values.
+    """Return the entry of a detector's metadata; empty without values.
 
     Args:
-        values: a threshold for each class, 0 to 1, in the order of the classes.
-        split: part of the data set that they were chosen on.
-        criterion: what they were chosen by.
+        values: a threshold for each class, 0 to 1, in class order.
+        split: split that they were chosen on.
+        criterion: how they were chosen.
     """
     if not len(values):
         return {}
@@ -115,14 +115,14 @@ def thresholds_metadata(values: Sequence[float], *, split: str = "val", criterio
 
 
 def read_thresholds(metadata: Mapping[str, str], classes: int) -> list[float] | None:
-    """Return a detector's own thresholds, one a class.
+    """Return a detector's own thresholds, one per class.
 
     Args:
-        metadata: of the detector's file.
+        metadata: metadata of the detector's file.
         classes: number of its classes.
 
     Returns:
-        Numbers from 0 to 1; None where the file has none, or none that fit its classes.
+        Numbers from 0 to 1; None if the file has none, or none that fit its classes.
     """
     try:
         content = json.loads(metadata.get(THRESHOLDS, "null"))
@@ -136,7 +136,7 @@ def read_thresholds(metadata: Mapping[str, str], classes: int) -> list[float] | 
 
 
 def thresholds_split(metadata: Mapping[str, str]) -> str:
-    """Return the part of the data set that a detector's own thresholds were chosen on; empty where it has none."""
+    """Return the split that a detector's own thresholds were chosen on; empty without any."""
     try:
         content = json.loads(metadata.get(THRESHOLDS, "null"))
     except (ValueError, RecursionError):
@@ -145,13 +145,13 @@ def thresholds_split(metadata: Mapping[str, str]) -> str:
 
 
 def named_thresholds(metadata: Mapping[str, str], classes: Sequence[str]) -> dict[str, float] | None:
-    """Return a detector's own thresholds by the names of its classes; None where it has none."""
+    """Return a detector's own thresholds by class name; None without any."""
     values = read_thresholds(metadata, len(classes))
     return None if values is None else dict(zip(classes, values, strict=True))
 
 
 def thresholds_line(thresholds: Mapping[str, float]) -> str:
-    """Return thresholds as a line for the terminal, of the first twenty classes."""
+    """Format thresholds as a line for the terminal, up to the first twenty classes."""
     parts = [f"{name} {value:.2f}" for name, value in list(thresholds.items())[:20]]
     return f"confidence auto: {', '.join(parts)}{', …' if len(thresholds) > 20 else ''}"
 
@@ -162,16 +162,16 @@ def least_scores(
     """Return the least score of a detection of each class, [C] float32.
 
     Args:
-        confidence: what was asked for.
-        thresholds: the detector's own, from :func:`read_thresholds`; they are used where ``confidence`` is ``auto``.
+        confidence: the requested confidence.
+        thresholds: the detector's own, from :func:`read_thresholds`; used if ``confidence`` is ``auto``.
         classes: number of classes (C).
-        calibrated: the detector's own of :func:`read_calibrated`, which is used where ``confidence`` is ``calibrated``.
+        calibrated: the detector's own from :func:`read_calibrated`; used if ``confidence`` is ``calibrated``.
 
     Raises:
-        ConfigError: ``confidence`` is neither ``auto`` nor ``calibrated`` nor within 0 to 1, has another number of values
-            than C, or is ``calibrated`` with a detector that was not.
+        ConfigError: ``confidence`` is neither ``auto`` nor ``calibrated`` nor within 0 to 1, has a number of values other
+            than C, or is ``calibrated`` although the detector is not.
     """
-    import numpy as np  # where it is used: the configurations are read for --help, too
+    import numpy as np  # imported late: configurations are also loaded for --help
 
     if isinstance(confidence, str):
         if confidence not in (AUTO, CALIBRATED):

@@ -1,6 +1,6 @@
-"""What a user can be told.
+"""Errors for users.
 
-Every message is the whole sentence that the command line prints: what is wrong, where (file, line, row or image id), and
+Every message is the whole sentence printed by the command line: what is wrong, where (file, line, row or image id), and
 what to do about it.
 """
 
@@ -24,18 +24,18 @@ __all__ = [
     "out_of_memory",
 ]
 
-# What torch, ONNX Runtime and OpenVINO say in a RuntimeError of theirs.
+# Messages of RuntimeErrors in torch, ONNX Runtime and OpenVINO.
 _NO_MEMORY = (
     "out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "failed to allocate memory",
     "bad_alloc", "status_alloc_failed", "can't start new thread",
 )  # fmt: skip
 
 
-_NOT_SHOWN = ("Cc", "Zl", "Zp")  # control characters; separators of lines and paragraphs
+_NOT_SHOWN = ("Cc", "Zl", "Zp")  # control characters; line and paragraph separators
 
 
 class NextDETRError(Exception):
-    """Base of all errors that are the user's to act on; ``exit_code`` is what the command line returns.
+    """Base of all errors that the user can act on; ``exit_code`` is the exit code of the command line.
 
     As text it is one line: names from files can hold line breaks, and control characters that a terminal would obey.
     """
@@ -68,13 +68,13 @@ class ExportError(NextDETRError):
 
 
 class TrainingError(NextDETRError):
-    """Training cannot go on (a non-finite loss, for one); usable input, but the run failed."""
+    """Training cannot continue (for example, a non-finite loss); the input was usable, but the run failed."""
 
     exit_code = 1
 
 
 class FailedElsewhere(TrainingError):  # noqa: N818 - the error is another process's
-    """This process of a run ends because another one cannot go on; that one says why."""
+    """This process of a run ends because another one failed; that one says why."""
 
 
 class WriteError(NextDETRError):
@@ -88,9 +88,9 @@ def missing_extra(package: str, extra: str, purpose: str, *, instead: str = "") 
 
     Args:
         package: name of the package as pip knows it.
-        extra: the NextDETR extra that brings it; none for what NextDETR itself brings.
+        extra: the NextDETR extra that includes it; empty for dependencies of NextDETR itself.
         purpose: what the user wanted, as a noun phrase ("the quickstart's photographs").
-        instead: what may be done in place of installing it ("or …").
+        instead: an alternative to installing it ("or …").
     """
     install = f"'nextdetr[{extra}]'" if extra else "nextdetr"
     rest = f", {instead}" if instead else ""
@@ -98,7 +98,7 @@ def missing_extra(package: str, extra: str, purpose: str, *, instead: str = "") 
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: Python's, the system's, or one of the libraries', a GPU's included."""
+    """Whether an error means that memory ran out: in Python, the system, or a library, including GPU memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -107,6 +107,6 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 class Interrupted(NextDETRError):  # noqa: N818 - being asked to stop is no error
-    """The user, or the system, asked the run to stop; everything needed to go on has been written."""
+    """The user, or the system, asked the run to stop; everything needed to resume was written."""
 
     exit_code = 130

@@ -1,4 +1,4 @@
-"""Which packages are installed, and what the extra ``train`` brings: all that is computed with PyTorch needs it."""
+"""Which packages are installed, and the contents of the extra ``train``, needed by everything that uses PyTorch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from nextdetr.errors import ConfigError, missing_extra
 
 __all__ = ["TRAIN", "explained", "is_installed", "require_train"]
 
-#: What the extra ``train`` brings: names that are imported, and those that pip knows.
+#: Packages of the extra ``train``: import names, and names for pip.
 TRAIN = {
     "torch": "torch", "torchvision": "torchvision", "lightning_fabric": "lightning-fabric", "safetensors": "safetensors",
     "huggingface_hub": "huggingface-hub",
@@ -17,7 +17,7 @@ TRAIN = {
 
 
 def require_train(purpose: str, *, instead: str = "") -> None:
-    """Refuse what needs PyTorch where it is not installed, before anything is imported.
+    """Refuse an operation that needs PyTorch if it is not installed, before anything is imported.
 
     Args:
         purpose: what the user wanted, as a noun phrase ("training a detector").
@@ -32,7 +32,7 @@ def require_train(purpose: str, *, instead: str = "") -> None:
 
 
 def explained(error: BaseException, purpose: str) -> ConfigError | None:
-    """Return what to say of an import that failed for want of the extra ``train``; None of any other error."""
+    """Return the error for an import that failed without the extra ``train``; None for other errors."""
     if not isinstance(error, ModuleNotFoundError):
         return None
     package = TRAIN.get((error.name or "").partition(".")[0])
@@ -40,9 +40,9 @@ def explained(error: BaseException, purpose: str) -> ConfigError | None:
 
 
 def is_installed(module: str) -> bool:
-    """Whether a package can be imported, by its module's name; a mere folder, as W&B leaves behind, is none."""
+    """Whether a package can be imported, by its module's name; a mere folder, as left by W&B, does not count."""
     try:
         found = find_spec(module)
         return found is not None and found.origin is not None
-    except ValueError:  # what stands in its place was put there by hand, and None refuses the import
+    except ValueError:  # a module set by hand in sys.modules; None blocks the import
         return sys.modules.get(module) is not None

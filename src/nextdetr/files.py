@@ -1,8 +1,8 @@
-"""Whole files or none: everything that the program writes goes through here.
+"""Atomic writes: everything that the program writes goes through here.
 
-A write goes to a temporary file beside the target, is flushed to the disk, and takes the target's name in one step, so that
-a kill or a full disk leaves the old file or the new one, never half of one. A killed process leaves its temporary file
-behind; the next one that writes into the folder removes it.
+A write goes to a temporary file beside the target, is flushed to disk, and is renamed to the target in one step, so that a
+kill or a full disk leaves the old file or the new one, never a partial one. A killed process leaves its temporary file
+behind; the next one that writes to the folder removes it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 # .<start of the name>.<machine>-<process>-<random>.partial<suffix>
 _TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial(\.[^.]*)?")
-_FOREIGN_AGE = 3600.0  # seconds without a change after which another machine's temporary file counts as left behind
+_FOREIGN_AGE = 3600.0  # seconds without a change after which another machine's temporary file counts as abandoned
 _NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM}
 _swept: set[Path] = set()
 
@@ -50,11 +50,10 @@ _swept: set[Path] = set()
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it replaces ``path``, on any error it is removed.
 
-    The temporary name keeps the suffix of ``path``, as writers choose their format by it. The folder is made where it is
-    missing.
+    The temporary name keeps the suffix of ``path``, as writers choose their format by it. Missing folders are created.
 
     Raises:
-        WriteError: the disk is full, a limit is reached, or the folder cannot be written; ``path`` is then as it was.
+        WriteError: the disk is full, a limit is reached, or the folder is not writable; ``path`` is unchanged.
     """
     target = Path(path)
     make_directory(target.parent)
@@ -78,29 +77,29 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def optional_file() -> Iterator[None]:
-    """Around the writing of what a run can do without, such as a plot: a failure is a warning, and no error."""
+    """Guard for optional output, such as a plot: a failure is a warning, not an error."""
     try:
         yield
     except WriteError as error:
-        _log.warning("%s The run goes on without it.", error)
+        _log.warning("%s The run continues without it.", error)
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all; see :func:`atomic_write`."""
+    """Write ``text`` as UTF-8 atomically; see :func:`atomic_write`."""
     write_bytes_atomic(path, text.encode())
 
 
 def write_bytes_atomic(path: str | Path, content: bytes) -> None:
-    """Write ``content``, whole or not at all; see :func:`atomic_write`."""
+    """Write ``content`` atomically; see :func:`atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
 def make_directory(path: str | Path) -> Path:
-    """Make a folder and those above it, where they are missing, and return it.
+    """Create a folder and missing parents, and return it.
 
     Raises:
-        WriteError: it cannot be made; the message says why.
+        WriteError: it cannot be created; the message says why.
     """
     path = Path(path)
     try:
@@ -111,10 +110,10 @@ def make_directory(path: str | Path) -> Path:
 
 
 def new_directory(wanted: str | Path) -> Path:
-    """Create and return ``wanted``, or ``wanted-2``, ``wanted-3``, … when it exists already.
+    """Create and return ``wanted``, or ``wanted-2``, ``wanted-3``, … if it already exists.
 
     Raises:
-        WriteError: it cannot be made.
+        WriteError: it cannot be created.
     """
     wanted = Path(wanted)
     make_directory(wanted.parent)
@@ -133,12 +132,12 @@ def new_directory(wanted: str | Path) -> Path:
 
 @contextlib.contextmanager
 def new_directory_if_used(wanted: str | Path) -> Iterator[Path]:
-    """Give a :func:`new_directory`, which goes again, and the one above it, where the block fails and leaves them empty."""
+    """Yield a :func:`new_directory`, which is removed, with its parent, if the block fails and leaves them empty."""
     folder = new_directory(wanted)
     try:
         yield folder
     except BaseException:
-        with contextlib.suppress(OSError):  # a folder that holds anything is not removed
+        with contextlib.suppress(OSError):  # a folder with content is not removed
             folder.rmdir()
             folder.parent.rmdir()
         raise
@@ -146,17 +145,17 @@ def new_directory_if_used(wanted: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def exclusive(target: str | Path, *, wait: float = 0.0) -> Iterator[None]:
-    """Keep a folder, or a file, for this process while it is written over a longer time.
+    """Lock a folder, or a file, for this process while it is written over a longer time.
 
-    The lock is the system's own and ends with its process, however that ends. The empty lock file stays: ``.lock`` in a
+    The lock is the system's own and ends with its process, however that ends. The empty lock file remains: ``.lock`` in a
     folder, ``.<name>.lock`` beside a file.
 
     Args:
-        target: a folder that exists, or a file that is to be.
-        wait: seconds to wait for another process to end.
+        target: an existing folder, or a file to be written.
+        wait: seconds to wait for another process.
 
     Raises:
-        ConfigError: another process keeps it, or another thread of this one.
+        ConfigError: another process holds it, or another thread of this one.
         WriteError: the lock file cannot be written.
     """
     from filelock import FileLock, Timeout
@@ -180,19 +179,19 @@ def exclusive(target: str | Path, *, wait: float = 0.0) -> Iterator[None]:
 
 
 def remove_unused(folder: str | Path) -> None:
-    """Remove a folder that holds nothing but the lock file of :func:`exclusive`; called while this process keeps it."""
+    """Remove a folder that contains only the lock file of :func:`exclusive`; called while this process holds it."""
     folder = Path(folder)
     with contextlib.suppress(OSError):
         if [entry.name for entry in folder.iterdir()] == [".lock"]:
-            (folder / ".lock").unlink()  # Windows keeps an open file, and so the folder
+            (folder / ".lock").unlink()  # on Windows an open file, and so its folder, cannot be removed
             folder.rmdir()
 
 
 def path_text(path: str | Path) -> str:
-    r"""Return a path as text that every file, table and terminal in UTF-8 takes.
+    r"""Return a path as text that any UTF-8 file, table or terminal accepts.
 
-    Bytes that are no UTF-8, as names from old archives have them, become ``\xfc``: Python carries them as surrogates,
-    which no encoder accepts. Other names stay as they are.
+    Bytes that are not UTF-8, as in names from old archives, become ``\xfc``: Python represents them as surrogates, which no
+    encoder accepts. Other names are unchanged.
     """
     return re.sub("[\ud800-\udfff]", _escaped, str(path))
 
@@ -203,9 +202,9 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove the temporary files of processes that were killed while they wrote; once in each folder.
+    """Remove the temporary files of processes that were killed while writing; once per folder.
 
-    Those of living processes stay, and those of other machines, on shared disks, unless they have not changed for an hour.
+    Those of living processes are kept, and those of other machines, on shared disks, unless unchanged for an hour.
     """
     folder = Path(folder).absolute()
     if folder in _swept:
@@ -234,7 +233,7 @@ def _temporary_name(target: Path) -> str:
 
 @functools.cache
 def _machine() -> str:
-    """Eight digits for the machine, or the container, in which a process number means something."""
+    """Eight digits for the machine, or the container, in which a process number is valid."""
     space = ""
     with contextlib.suppress(OSError):
         space = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - it is no path
@@ -248,7 +247,7 @@ def _alive(process: int) -> bool:
         kernel = ctypes.windll.kernel32  # type: ignore[attr-defined,unused-ignore]
         handle = kernel.OpenProcess(0x1000, False, process)  # PROCESS_QUERY_LIMITED_INFORMATION
         if not handle:
-            return bool(kernel.GetLastError() == 5)  # it lives, and is another user's
+            return bool(kernel.GetLastError() == 5)  # it is alive and belongs to another user
         code = ctypes.c_ulong()
         known = kernel.GetExitCodeProcess(handle, ctypes.byref(code))
         kernel.CloseHandle(handle)
@@ -263,9 +262,9 @@ def _alive(process: int) -> bool:
 
 
 def _cause(error: Exception, temporary: Path) -> str | None:
-    """Return why a write failed, in a few words; None for an error that has nothing to do with writing.
+    """Return why a write failed, in a few words; None for an error unrelated to writing.
 
-    torch and OpenVINO do not say what the system said ("unexpected pos 576 vs 534"), so that it is asked once more.
+    torch and OpenVINO do not report the system's error ("unexpected pos 576 vs 534"), so it is determined again.
     """
     if isinstance(error, NextDETRError) or out_of_memory(error):
         return None
@@ -284,7 +283,7 @@ def _cause(error: Exception, temporary: Path) -> str | None:
 
 
 def _obstacle(path: Path) -> str | None:
-    """Return what stands where a folder is to be made."""
+    """Return what is in the way of a new folder."""
     for part in (*reversed(path.parents), path):
         if part.is_symlink() and not part.exists():
             return f"{part} is a link to {os.readlink(part)}, which does not exist"  # noqa: PTH115
@@ -294,7 +293,7 @@ def _obstacle(path: Path) -> str | None:
 
 
 def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDWR)  # Windows flushes only what is opened for writing
+    handle = os.open(path, os.O_RDWR)  # Windows only flushes files opened for writing
     try:
         os.fsync(handle)
     finally:
@@ -302,8 +301,8 @@ def _flush(path: Path) -> None:
 
 
 def _flush_folder(path: Path) -> None:
-    """Flush the new name; the file has it already, so that a file system that cannot do this is no reason to fail."""
-    if os.name == "nt":  # Windows has no handle on a folder
+    """Flush the new name; the rename is already done, so a file system that cannot flush it is no reason to fail."""
+    if os.name == "nt":  # Windows has no folder handles
         return
     try:
         handle = os.open(path, os.O_RDONLY)
@@ -317,8 +316,8 @@ def _flush_folder(path: Path) -> None:
 
 
 def is_local(source: str | Path) -> bool:
-    """Whether what a user names is there on this disk."""
+    """Whether a path given by a user exists on this disk."""
     try:
         return Path(source).exists()
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # an impossible file name
         return False

@@ -1,7 +1,7 @@
 """Detectors as folders, and on the Hugging Face Hub.
 
-A folder holds ``model.safetensors`` (our detector file, which alone is needed to open it), ``config.json`` (what the Hub
-shows and counts downloads by) and ``README.md`` (the model card). Nothing in a folder from the Hub is run.
+A folder holds ``model.safetensors`` (our detector file, the only one needed to open it), ``config.json`` (shown by the Hub,
+and used to count downloads) and ``README.md`` (the model card). Nothing in a folder from the Hub is run.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _REPO_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 def fetch_pretrained(
     name: str | Path, *, revision: str | None = None, cache: str | Path | None = None, token: str | None = None
 ) -> Path:
-    """Return the detector file of a folder, or of a repository on the Hub, which is downloaded unless it is in the cache.
+    """Return the detector file of a folder, or of a repository on the Hub, downloaded unless cached.
 
     Args:
-        name: a folder, or ``owner/name``. A folder that exists goes first.
+        name: a folder, or ``owner/name``. An existing folder comes first.
         revision: branch, tag or commit of a repository.
         cache: folder for downloads; by default that of huggingface_hub.
-        token: of the Hub; by default the one that the user is logged in with.
+        token: token for the Hub; by default that of the logged-in user.
 
     Raises:
         ConfigError: a folder has no ``revision``.
-        WeightsError: there is no such folder or repository, the Hub cannot be reached, or it holds no detector of ours.
+        WeightsError: there is no such folder or repository, the Hub cannot be reached, or it holds none of our detectors.
     """
     path = Path(name)
     if path.is_dir():
@@ -70,19 +70,19 @@ def save_folder(
     licence: str | None = None,
     repo_id: str | None = None,
 ) -> Path:
-    """Write a detector as a folder; what is there of an earlier one is replaced.
+    """Write a detector as a folder, replacing an earlier one.
 
-    File names, not whole paths, are written of the data and of the weights that training started from.
+    Only file names, not paths, are stored of the data and of the weights that training started from.
 
     Args:
         opened: the detector.
-        folder: where to; made if need be.
-        data: what it was trained on, for the card; by default what the checkpoint says.
-        licence: what the owner states for the detector, where its first weights leave the choice.
+        folder: destination; created if necessary.
+        data: training data, for the card; by default from the checkpoint.
+        licence: the owner's licence for the detector, if its initial weights allow a choice.
         repo_id: ``owner/name``, for the card's example.
 
     Raises:
-        ConfigError: ``folder`` is a file or has a README of somebody's own, or the weights do not allow ``licence``.
+        ConfigError: ``folder`` is a file or has a README of other origin, or the weights do not allow ``licence``.
     """
     target = Path(folder)
     if target.exists() and not target.is_dir():
@@ -100,8 +100,8 @@ def save_folder(
         source_weights=_file_names(metadata.get("source_weights", "none")), licence=licence,
         repo_id=repo_id or "OWNER/NAME",
     )  # fmt: skip
-    text = model_card(facts)  # first, as it may refuse the licence
-    # the names of the photographs that it was trained on are nobody else's business
+    text = model_card(facts)  # first, since it may refuse the licence
+    # the names of the training images are private
     extra = {key: value for key, value in extra_metadata(metadata).items() if key != "image_ids"}
     save_opened(
         target / MODEL_FILE, opened, metrics=facts.metrics, source_weights=facts.source_weights, data=facts.data,
@@ -127,20 +127,20 @@ def upload_folder(
     message: str = "Upload a NextDETR detector",
     token: str | None = None,
 ) -> str:
-    """Write a detector to a repository of the Hub, which is made if need be, and return the address of the commit.
+    """Upload a detector to a repository on the Hub, created if necessary, and return the URL of the commit.
 
     Args:
         opened: the detector.
         repo_id: ``owner/name``.
         data: see ``save_folder``.
         licence: see ``save_folder``.
-        private: whether a new repository is private; by default as its owner has it.
-        revision: branch to write to, which must exist; by default ``main``.
-        message: of the commit.
-        token: that may write; by default the one that the user is logged in with.
+        private: whether a new repository is private; by default its owner's setting.
+        revision: existing branch to write to; by default ``main``.
+        message: commit message.
+        token: token with write access; by default that of the logged-in user.
 
     Raises:
-        ConfigError: ``repo_id`` is no such name, or the weights do not allow ``licence``.
+        ConfigError: ``repo_id`` is invalid, or the weights do not allow ``licence``.
         WeightsError: the Hub cannot be reached, or refuses.
     """
     if _REPO_ID.fullmatch(repo_id) is None:
@@ -173,7 +173,7 @@ _WRITING = {
 
 
 def _detector_file(folder: Path, name: str) -> Path:
-    """Return the folder's detector file once its metadata say that it is one."""
+    """Return the folder's detector file after checking its metadata."""
     path = folder / MODEL_FILE
     hint = _other_library(folder, name)
     if not path.is_file():
@@ -188,7 +188,7 @@ def _detector_file(folder: Path, name: str) -> Path:
 
 
 def _other_library(folder: Path, name: str) -> str:
-    """What another program's folder is, and what to do with it, as the end of a sentence; "" for any other."""
+    """Describe another program's folder, and what to do with it, as the end of a sentence; "" for any other."""
     try:
         config: Any = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -202,11 +202,11 @@ def _other_library(folder: Path, name: str) -> str:
 
 
 def _shipped_name(text: str) -> str | None:
-    """Name of the shipped model whose text this is."""
+    """Return the name of the shipped model with this text."""
     return next((name for name in available_models() if load_model_file(name).text == text), None)
 
 
 def _file_names(paths: str) -> str:
-    """File names of paths joined by " and ": the rest of a path is nobody's business. Names of the Hub stay whole."""
+    """Return file names from paths joined by " and ": the rest of a path is private. Names on the Hub are kept."""
     parts = paths.split(" and ")
     return " and ".join(part if is_pinned(part) else re.split(r"[/\\]", part.rstrip("/\\"))[-1] for part in parts)

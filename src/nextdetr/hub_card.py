@@ -1,7 +1,7 @@
-"""The model card of a detector: what it was trained on, what it finds and how well, and under which licence it stands.
+"""The model card of a detector: its training data, classes, scores and licence.
 
-The card's metadata follow huggingface_hub's ``ModelCardData`` (library_name, pipeline_tag, license, model-index); with them
-go ``weights_licence`` and ``source_weights`` as the detector file has them, so that a licence is not lost on the way.
+The card's metadata follow huggingface_hub's ``ModelCardData`` (library_name, pipeline_tag, license, model-index), plus
+``weights_licence`` and ``source_weights`` from the detector file, so that no licence is lost.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from nextdetr.errors import ConfigError
 
 __all__ = ["CARD_MARK", "CardFacts", "card_licence", "model_card"]
 
-#: Stands in every card that we write; a README without it is somebody's own and is not overwritten.
+#: Mark of every card that we write; a README without it is of other origin and is not overwritten.
 CARD_MARK = "<!-- Written by NextDETR. -->"
 
-#: Licences of weights as the Hub names them.
+#: Licences of weights, by their names on the Hub.
 _HUB_LICENCES = {
     "agpl-3.0": "agpl-3.0", "apache-2.0": "apache-2.0", "bsd-3-clause": "bsd-3-clause", "cc-by-nc-4.0": "cc-by-nc-4.0",
     "cc-by-4.0": "cc-by-4.0", "cc0-1.0": "cc0-1.0", "mit": "mit", "gpl-3.0": "gpl-3.0", "cc-by-sa-4.0": "cc-by-sa-4.0",
     "cc-by-nc-sa-4.0": "cc-by-nc-sa-4.0",
 }  # fmt: skip
-#: Those under which what comes of the weights may stand under another licence.
+#: Licences that allow derived weights to have another licence.
 _PERMISSIVE = {"apache-2.0", "bsd-3-clause", "mit", "cc0-1.0", "cc-by-4.0", "none"}
 _DUTIES = {
     "agpl-3.0": "AGPL-3.0 asks that users of what is built from the weights, services included, get its source.",
@@ -35,19 +35,19 @@ _DUTIES = {
 
 @dataclass(frozen=True, slots=True)
 class CardFacts:
-    """What a card states.
+    """Contents of a card.
 
     Attributes:
         title: name of the detector.
         model: shipped name of its architecture, or ``custom``.
         classes: C names.
         image_size: side of the square input in pixels.
-        parameters: how many numbers are learnt.
-        metrics: COCO metrics, fractions 0 to 1 or None; empty if it has not been scored.
+        parameters: number of learnt parameters.
+        metrics: COCO metrics, fractions 0 to 1 or None; empty if not scored.
         data: name of the data set, ``none`` if unknown.
-        weights_licence: of the weights that training started from, several joined by " and "; ``none`` for random ones.
-        source_weights: file names of these weights, ``none`` likewise.
-        licence: what the owner states for the detector; None if nothing.
+        weights_licence: licence of the initial weights, several joined by " and "; ``none`` for random ones.
+        source_weights: file names of these weights, or ``none``.
+        licence: the owner's licence for the detector; None if there is none.
         repo_id: ``owner/name`` for the example.
     """
 
@@ -65,14 +65,14 @@ class CardFacts:
 
 
 def card_licence(weights_licence: str, licence: str | None) -> dict[str, str]:
-    """Return the card's licence fields: the weights' own, unless they allow the owner to choose one.
+    """Return the card's licence fields: those of the weights, unless they allow the owner to choose one.
 
     Args:
-        weights_licence: of the weights that training started from.
-        licence: what the owner states.
+        weights_licence: licence of the initial weights.
+        licence: the owner's licence.
 
     Raises:
-        ConfigError: the owner states a licence that the weights do not allow.
+        ConfigError: the owner's licence is not allowed by the weights.
     """
     inherited = [part.strip() for part in weights_licence.split(" and ") if part.strip() not in ("", "none")]
     bound = [part for part in inherited if part.lower() not in _PERMISSIVE]
@@ -90,7 +90,7 @@ def card_licence(weights_licence: str, licence: str | None) -> dict[str, str]:
 
 
 def model_card(facts: CardFacts) -> str:
-    """Return the text of the card, metadata and all.
+    """Return the text of the card, including metadata.
 
     Raises:
         ConfigError: see ``card_licence``.
@@ -161,7 +161,7 @@ def _licence(facts: CardFacts) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text on one line, without what would start markup: a class or file name is a stranger's."""
+    """Text on one line, without markup: class and file names are untrusted."""
     return " ".join(text.split()).replace("`", "'").replace("<", "&lt;").replace(">", "&gt;")
 
 

@@ -1,4 +1,4 @@
-"""What huggingface_hub raises, as one sentence: what happened, and what to do about it."""
+"""Convert errors of huggingface_hub to one sentence: what happened, and what to do about it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ LOGIN = "log in with: hf auth login"
 
 @contextlib.contextmanager
 def told(name: str, revision: str | None, *, missing: str, unreachable: str, token: str = "") -> Iterator[None]:
-    """Turn what huggingface_hub raises into one sentence; errors of the local disk pass as they are.
+    """Convert errors of huggingface_hub to one sentence; errors of the local disk pass unchanged.
 
     Args:
-        name: what the sentence is of.
-        revision: branch, tag or commit that was asked for.
-        missing: what to say of a repository that is not there.
-        unreachable: the same where the Hub cannot be reached; ``{reason}`` stands for why.
-        token: what the token must be allowed, for a refusal.
+        name: subject of the sentence.
+        revision: requested branch, tag or commit.
+        missing: message for a repository that does not exist.
+        unreachable: message if the Hub cannot be reached; ``{reason}`` is replaced by the cause.
+        token: permission that the token needs, for a refusal.
     """
     try:
         yield
@@ -34,17 +34,17 @@ def told(name: str, revision: str | None, *, missing: str, unreachable: str, tok
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
-    """Return what huggingface_hub and what it downloads with may raise."""
+    """Return the exceptions of huggingface_hub and its download libraries."""
     from huggingface_hub import errors as hub
 
-    # The classes of its HTTP library (requests, httpx, httpx2 by its version) stand among the bases of its own; what hf_xet
-    # raises is a RuntimeError.
+    # The exceptions of its HTTP library (requests, httpx, httpx2, depending on its version) are bases of its own; hf_xet
+    # raises RuntimeError.
     bases = [one for one in hub.HfHubHTTPError.__bases__ if issubclass(one, Exception)]
     return (OSError, hub.HFValidationError, RuntimeError, *bases)
 
 
 def is_unreachable(error: Exception) -> bool:
-    """Whether an error of ``hub_errors`` leaves open what the Hub has: it was not reached, or is not well."""
+    """Whether an error says nothing about the repository: the Hub was not reached, or is failing."""
     from huggingface_hub import errors as hub
 
     status = _status(error)
@@ -56,7 +56,7 @@ def is_unreachable(error: Exception) -> bool:
 
 
 def reason_of(error: Exception) -> str:
-    """Return why the Hub was not reached, in few words: huggingface_hub explains at length, the first error is short."""
+    """Return briefly why the Hub was not reached: huggingface_hub explains at length, the first error is short."""
     status = _status(error)
     if status is not None:
         return f"it answers with an error ({status})"
@@ -66,7 +66,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _status(error: Exception) -> int | None:
-    """Return the HTTP status that the Hub answered with, if it did."""
+    """Return the HTTP status of the Hub's response, if any."""
     for one in (error, error.__cause__):
         status = getattr(getattr(one, "response", None), "status_code", None)
         if isinstance(status, int):
@@ -75,12 +75,12 @@ def _status(error: Exception) -> int | None:
 
 
 def _is_trouble(status: int) -> bool:
-    """Whether a status says that the Hub is not well, or asked too often."""
+    """Whether a status means that the Hub is failing, or limits the rate."""
     return status >= 500 or status == 429
 
 
 def _answer(error: Exception, revision: str | None, missing: str, token: str) -> str | None:
-    """Say what the Hub has answered; None where it has not."""
+    """Describe the Hub's response; None without one."""
     from huggingface_hub import errors as hub
 
     if isinstance(error, hub.HFValidationError):

@@ -1,8 +1,8 @@
-"""The ids that a data set's own files give to classes and images, on their way from training to the results of prediction.
+"""A data set's own ids of classes and images, kept from training to the results of prediction.
 
-COCO's tools compare results with annotations by these numbers alone. A model counts its classes from 0 and knows nothing of
-images, so the ids travel in the metadata of checkpoints and exported files: ``category_ids`` (a JSON list in the order of
-the classes) and ``image_ids`` (a JSON map from file to id, only where an id is not the number that the file's name is).
+COCO's tools compare results with annotations by these numbers alone. A model counts its classes from 0 and does not know
+images, so the ids are stored in the metadata of checkpoints and exported files: ``category_ids`` (a JSON list in class
+order) and ``image_ids`` (a JSON map from file to id, only if an id differs from the number in the file's name).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 __all__ = ["LONGEST_MAP", "Identity", "is_number_in_name"]
 
-#: Characters of JSON that the map of image ids may take in a file's metadata; a longer one is not stored.
+#: Maximum JSON characters of the map of image ids in a file's metadata; a longer one is not stored.
 LONGEST_MAP = 1 << 20
 
 _AMBIGUOUS = object()
@@ -22,11 +22,11 @@ _AMBIGUOUS = object()
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a data set calls its classes and images.
+    """A data set's own ids of its classes and images.
 
     Attributes:
-        category_ids: id of each class, in the order of the model's indices; empty where none is known, -1 for a class that
-            the data set does not have.
+        category_ids: id of each class, in the order of the model's indices; empty if unknown, -1 for a class that the data
+            set lacks.
         image_ids: file -> id. Files are paths relative to the data set, with ``/``.
     """
 
@@ -34,16 +34,16 @@ class Identity:
     image_ids: Mapping[str, int | str] = field(default_factory=dict)
 
     def category_id(self, label: int) -> int | str:
-        """Return the id of the class with index ``label``: the data set's where it is known, else the index."""
+        """Return the id of the class with index ``label``: the data set's if known, else the index."""
         return self.category_ids[label] if label < len(self.category_ids) else label
 
     def images(self, paths: Sequence[str]) -> list[int | str]:
         """Return an id for each image of a run.
 
-        An image is recognised by as many folders above it as are needed to tell it from others; of two paths that would be
-        the same image, the one with more folders in common is it. Where at least one image is known, the others get their
-        path as id, which no data set uses, so that none is taken for an image that it is not. Where none is known: the
-        numbers that the names consist of, as in COCO's own images, if all do and differ; else the positions, from 1.
+        An image is recognised by as many parent folders as needed to distinguish it; if two paths match the same image, the
+        one with more common folders wins. If at least one image is known, the others get their path as id, which no data
+        set uses, so that none is mistaken for another image. If none is known: the numbers in the names, as in COCO's own
+        images, if all have one and all differ; else the positions, from 1.
         """
         tails = self._tails()
         known = [_look_up(tails, path) for path in paths] if tails else []
@@ -58,11 +58,11 @@ class Identity:
         return list(range(1, len(paths) + 1))
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the entries for a file's metadata; a map of more than ``LONGEST_MAP`` characters is left out."""
+        """Return the metadata entries; a map of more than ``LONGEST_MAP`` characters is left out."""
         entries = {}
         if self.category_ids:
             entries["category_ids"] = json.dumps(list(self.category_ids), ensure_ascii=False)
-        # surrogates stand for bytes of a name that are no UTF-8; escaped, they can be written anywhere
+        # surrogates represent bytes that are not UTF-8; escaped, they can be written anywhere
         text = json.dumps(dict(self.image_ids), ensure_ascii=True, separators=(",", ":"))
         if self.image_ids and len(text) <= LONGEST_MAP:
             entries["image_ids"] = text
@@ -70,7 +70,7 @@ class Identity:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Identity:
-        """Read what ``to_metadata`` wrote; nothing where there is nothing, or nothing usable."""
+        """Parse what ``to_metadata`` wrote; empty if there is nothing, or nothing usable."""
         try:
             categories = json.loads(metadata.get("category_ids", "[]"))
             images = json.loads(metadata.get("image_ids", "{}"))
@@ -83,7 +83,7 @@ class Identity:
         return cls(tuple(categories), images)
 
     def _tails(self) -> dict[str, object]:
-        """Every ending of every file's path -> its id, or a mark where files with different ids share it."""
+        """Map every ending of every file's path to its id, or to a mark if files with different ids share it."""
         tails: dict[str, object] = {}
         for name, value in self.image_ids.items():
             parts = PurePosixPath(name).parts
@@ -94,13 +94,13 @@ class Identity:
 
 
 def is_number_in_name(path: Path, image_id: int | str) -> bool:
-    """Whether an image's id is the number that its file's name consists of, so that nobody needs to be told it."""
+    """Whether an image's id is just the number in its file's name, so that it need not be stored."""
     stem = path.stem
     return isinstance(image_id, int) and stem.isascii() and stem.isdecimal() and int(stem) == image_id
 
 
 def _look_up(tails: Mapping[str, object], path: str) -> tuple[int | str, int]:
-    """Return the id of an image, and how many parts of its path agree; 0 of them if it is not known for sure."""
+    """Return the id of an image, and how many parts of its path match; 0 of them if it is uncertain."""
     parts = Path(path).absolute().parts
     for start in range(1, len(parts)):
         found = tails.get("/".join(parts[start:]))

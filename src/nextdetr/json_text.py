@@ -1,4 +1,4 @@
-"""JSON that every reader takes: no NaN, no infinity, no half of a character."""
+"""JSON that every parser accepts: no NaN, no infinity, no lone surrogates."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["json_text"]
 def json_text(value: Any, *, encoding: str = "utf-8") -> str:
     r"""Return ``value`` as JSON on one line.
 
-    Numbers that JSON does not know (NaN and the infinities) become null. Letters stand as they are where ``encoding`` has
-    all of them; else, and for a file name that is not UTF-8, what is not ASCII is escaped (``\u6c7d``).
+    NaN and infinities become null. Characters are kept if ``encoding`` supports all of them; otherwise, and for file names
+    that are not UTF-8, non-ASCII ones are escaped (``\u6c7d``).
 
     Args:
         value: dicts, lists, text, numbers, None; scalars of NumPy count as numbers, anything else as its text.
-        encoding: of the file or stream that the text is for.
+        encoding: encoding of the target file or stream.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)

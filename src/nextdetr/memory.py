@@ -1,8 +1,8 @@
-"""Keep freed memory: a step of training, or a prediction, frees and takes the same large blocks over and over.
+"""Keep freed memory: training steps and predictions free and allocate the same large blocks repeatedly.
 
-glibc hands large blocks back to the system at once, and each step then pays for fresh, zeroed pages: about a seventh of a
-training step of ``nextdetr-atto`` at 320 px on two CPU cores, and now and then half of a prediction at 640 px. Other C
-libraries have no such knobs, and are left alone.
+glibc returns large blocks to the system immediately, and each step then pays for new, zeroed pages: about a seventh of a
+training step of ``nextdetr-atto`` at 320 px on two CPU cores, and sometimes half of a prediction at 640 px. Other C
+libraries have no such settings, and are left alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LARGEST_BLOCK = 1 << 30
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed blocks of up to 1 GiB; return whether it took the advice."""
+    """Make glibc keep freed blocks of up to 1 GiB; return whether it accepted the setting."""
     if not sys.platform.startswith("linux"):
         return False
     try:

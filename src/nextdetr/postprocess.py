@@ -1,8 +1,8 @@
-"""From a detector's output to detections in pixels: the best of all queries and classes, no NMS; NumPy, for every runtime.
+"""From a detector's output to detections in pixels: the best over all queries and classes, no NMS; NumPy, for all runtimes.
 
 RT-DETR, arXiv 2304.08069, section 4 (inference as in Deformable DETR, arXiv 2010.04159): a query may give several
-detections, one a class, so the k best of all Q*C scores are kept rather than the best class of each query. Exported graphs
-have the same inside (``export/best.py``).
+detections, one per class, so the k best of all Q*C scores are kept rather than the best class of each query. Exported
+graphs contain the same (``export/best.py``).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["Detected", "Outputs", "postprocess"]
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What a detector says of a batch, in whatever it runs.
+    """Outputs of a detector for a batch, in any runtime.
 
     Attributes:
-        logits: [B, Q, C] float32, one sigmoid a class, no background class; minus infinity is "no detection".
+        logits: [B, Q, C] float32, one sigmoid per class, no background class; minus infinity is "no detection".
         boxes: [B, Q, 4] float32 cxcywh, 0 to 1.
     """
 
@@ -36,7 +36,7 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Detected:
-    """What was detected in one image, best first; K may be 0.
+    """Detections in one image, best first; K may be 0.
 
     Attributes:
         boxes: [K, 4] float32 xyxy in pixels of the original image, clipped to it.
@@ -59,16 +59,16 @@ def postprocess(
     max_detections: int = 300,
     classes: Sequence[int] | None = None,
 ) -> list[Detected]:
-    """Turn a batch of outputs into detections.
+    """Convert a batch of outputs to detections.
 
     Args:
-        output: of B images.
+        output: outputs for B images.
         sizes: [B, 2] (height, width) of the original images in pixels.
-        max_detections: most detections an image; never more than Q*C, or Q times the number of ``classes``.
-        classes: consider only these class indices, before the best are chosen, so that a filter never costs detections.
+        max_detections: maximum detections per image; never more than Q*C, or Q times the number of ``classes``.
+        classes: consider only these class indices, before the best are selected, so that a filter never costs detections.
 
     Returns:
-        One entry per image, also where nothing was detected. Of equal scores the earlier query, and class, comes first.
+        One entry per image, also without detections. On a tie the earlier query, and class, comes first.
 
     Raises:
         ValueError: ``sizes`` does not fit the batch.
@@ -93,21 +93,21 @@ def _detected(
 ) -> Detected:
     """Detections of one image from logits [Q, len(kept)] of the classes ``kept`` and boxes [Q, 4]."""
     flat = logits.reshape(-1)
-    # The sigmoid saturates in float32 where logits still differ: rank by logit, then squash only what is kept.
+    # The sigmoid saturates in float32 where logits still differ: rank by logit, then apply it to what is kept.
     best = _largest(flat, most)
     best = best[flat[best] != -np.inf]
     query, column = np.divmod(best, max(1, logits.shape[1]))
-    with np.errstate(over="ignore"):  # of a very low logit: the score is 0
+    with np.errstate(over="ignore"):  # for a very low logit: the score is 0
         scores = 1 / (1 + np.exp(-flat[best]))
     return Detected(cxcywh_to_xyxy(boxes[query]).clip(0, 1) * extent, scores, kept[column])
 
 
 def _largest(values: NDArray[np.float32], most: int) -> NDArray[np.int64]:
-    """Indices of the largest values, in descending order; the earlier ones of equals. NaN counts as larger than all."""
+    """Indices of the largest values, in descending order; on a tie the earlier one. NaN counts as largest."""
     count = min(most, len(values))
     if count <= 0:
         return np.zeros(0, np.int64)
-    ranked = np.where(np.isnan(values), np.inf, values)  # as it comes out, a model that diverged is noticed
+    ranked = np.where(np.isnan(values), np.inf, values)  # included, so that a diverged model is noticed
     least = np.partition(ranked, len(ranked) - count)[len(ranked) - count]
     candidates = np.flatnonzero(ranked >= least)
     return candidates[np.argsort(-ranked[candidates], kind="stable")][:count]

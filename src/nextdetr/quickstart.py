@@ -1,4 +1,4 @@
-"""The quickstart: make the coins, train a small model on them, score it, and look at the untouched photograph."""
+"""The quickstart: generate the coins, train a small model on them, score it, and test it on the original photograph."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from nextdetr.files import atomic_write, new_directory
 
 __all__ = ["EPOCHS", "IMAGE_SIZE", "QuickstartResult", "quickstart"]
 
-# The length is in steps: a slow or busy machine takes longer and gets the same detector. Small pictures and batches, since
-# the number of steps is what counts. The composites vary enough by themselves; strong augmentation would only cost time.
+# The length is in steps: a slow or busy machine takes longer and gets the same detector. Small images and batches, since
+# the number of steps counts. The composites vary enough; strong augmentation would only cost time.
 MODEL = "nextdetr-zepto"
 EPOCHS = 20  # of 80 steps
 IMAGE_SIZE = 224
 BATCH_SIZE = 4
 CONFIDENCE = 0.5
-ENLARGED = 3  # the photograph is small; labels need room
+ENLARGED = 3  # the photograph is small; labels need space
 
 
 @dataclass(frozen=True, slots=True)
 class QuickstartResult:
-    """What the quickstart returns; the fields of the JSON result.
+    """Result of the quickstart; the fields of the JSON result.
 
     Attributes:
-        output, epochs, seconds, images_per_second, best, checkpoint: as of ``train``.
+        output, epochs, seconds, images_per_second, best, checkpoint: as in ``train``.
         metrics: COCO metrics on held-out composites, whose coins were not trained on and which chose no checkpoint.
         photograph: ``found`` of ``coins`` (matched one to one at IoU 0.5 or more), the number of ``detections`` of at least
             0.5 confidence, and the ``picture``.
@@ -50,7 +50,7 @@ def quickstart(config: QuickstartConfig, *, quiet: bool = False) -> QuickstartRe
     """Run the quickstart.
 
     Raises:
-        ConfigError: scikit-image, which carries the photographs, is not installed.
+        ConfigError: scikit-image, which contains the photographs, is not installed.
     """
     from nextdetr.data.coins import make_coins
     from nextdetr.engine.train import train
@@ -72,7 +72,7 @@ def quickstart(config: QuickstartConfig, *, quiet: bool = False) -> QuickstartRe
 
 
 def look_at_photograph(checkpoint: Path, picture: Path) -> dict[str, Any]:
-    """Draw what a detector finds in the untouched photograph, and count the coins it finds.
+    """Draw the detections in the original photograph, and count the coins found.
 
     A coin is found when a detection overlaps it with an IoU of at least 0.5; each detection counts for one coin.
     """

@@ -32,13 +32,13 @@ __all__ = [
 
 @dataclass(slots=True)
 class Target:
-    """What one image contains; N may be 0.
+    """Contents of one image; N may be 0.
 
     Attributes:
         boxes: [N, 4] float32, cxcywh, fractions of the image, 0 to 1.
         labels: [N] int64, class indices 0 to C-1.
-        view: of an image without labels, [2, 3] float32: brings a point (x, y, 1) of the whole picture, as fractions of it,
-            to this view, as fractions of that; None of other images.
+        view: for an unlabelled image, [2, 3] float32: maps a point (x, y, 1) of the whole image, as fractions of it, to
+            this view, as fractions of that; None for other images.
     """
 
     boxes: Tensor
@@ -76,10 +76,10 @@ class Batch:
 
 
 class UncastTargets:
-    """The targets of a batch on their way through lightning-fabric, as they are.
+    """The targets of a batch, passed unchanged through lightning-fabric.
 
-    Fabric casts every float of its forward's arguments, in lists and dataclasses too, to the precision of the products:
-    boxes in bfloat16 are off by up to 1/512 of the image. This class is no collection that it would look into.
+    Fabric casts every float in the arguments of its forward, also in lists and dataclasses, to the precision of the
+    products: boxes in bfloat16 are off by up to 1/512 of the image. It does not look into this class.
     """
 
     def __init__(self, targets: Sequence[Target]) -> None:
@@ -100,7 +100,7 @@ class DenoisingPlan:
     """How denoising query d of image b relates to that image's targets.
 
     Attributes:
-        groups: number of denoising groups (G); every target stands in each once as a positive and once as a negative.
+        groups: number of denoising groups (G); every target is in each once as a positive and once as a negative.
         batch_index, query_index, target_index: [P] int64 each; the p-th positive is query ``query_index[p]`` of image
             ``batch_index[p]`` and must reproduce target ``target_index[p]`` of that image.
     """
@@ -113,12 +113,12 @@ class DenoisingPlan:
 
 @dataclass(slots=True)
 class EdgeOutput:
-    """What a D-FINE decoder says of the edges of its boxes, to be supervised beside logits and boxes.
+    """Edge distributions of a D-FINE decoder, supervised beside logits and boxes.
 
     Attributes:
         bins: [L, B, Q, 4, N+1] logits of the distributions over left, top, right and bottom edge.
-        anchors: [B, Q, 4] cxcywh that the edges are measured from, without gradient.
-        offsets: [N+1] W(n), what bin n stands for, in units of the anchor's size divided by ``scale``.
+        anchors: [B, Q, 4] cxcywh to which the edges are relative, without gradient.
+        offsets: [N+1] W(n), the value of bin n, in units of the anchor's size divided by ``scale``.
         scale: see ``offsets``.
         first_logits: [B, Q, C] of the first layer, without the distributions' quality.
         first_boxes: [B, Q, 4] cxcywh, 0 to 1: the anchors, with their gradient.
@@ -132,7 +132,7 @@ class EdgeOutput:
     first_boxes: Tensor
 
     def of_queries(self, queries: slice) -> EdgeOutput:
-        """Return the same of some of the queries."""
+        """Return the same for some of the queries."""
         rest = (self.anchors[:, queries], self.offsets, self.scale, self.first_logits[:, queries])
         return EdgeOutput(self.bins[:, :, queries], *rest, self.first_boxes[:, queries])
 
@@ -144,8 +144,8 @@ class DenoisingOutput:
     Attributes:
         logits: [L, B, D, C].
         boxes: [L, B, D, 4] cxcywh, 0 to 1.
-        plan: which of them are positives, and of what.
-        edges: of a D-FINE decoder.
+        plan: which of them are positives, and their targets.
+        edges: distributions of a D-FINE decoder.
     """
 
     logits: Tensor
@@ -161,7 +161,7 @@ class DenseOutput:
     Attributes:
         logits: [B, S, C].
         boxes: [B, S, 4] cxcywh, 0 to 1.
-        cells: [S, 4] cxcywh, what each token covers of the image.
+        cells: [S, 4] cxcywh, the part of the image that each token covers.
     """
 
     logits: Tensor
@@ -170,13 +170,13 @@ class DenseOutput:
 
 
 class Questions:
-    """What a teacher wants to know of its pupil beside the detections.
+    """What a teacher asks of its student besides the detections.
 
-    Like ``UncastTargets`` no collection that lightning-fabric would look into, so that the places stay in full precision.
+    Like ``UncastTargets``, lightning-fabric does not look into it, so that the places keep their full precision.
 
     Args:
-        points: [B, K, 4] float32 cxcywh, 0 to 1: places to say something of, of the first B images of the batch; or None.
-        strides: of the backbone's maps that are to come out.
+        points: [B, K, 4] float32 cxcywh, 0 to 1: places to predict at, in the first B images of the batch; or None.
+        strides: strides of the backbone maps to return.
     """
 
     def __init__(self, points: Tensor | None, strides: tuple[int, ...] = ()) -> None:
@@ -185,14 +185,14 @@ class Questions:
 
 @dataclass(slots=True)
 class Answers:
-    """What a detector in training says to ``Questions``.
+    """Answers of a detector in training to ``Questions``.
 
     Attributes:
-        logits: [M, B, K, C] of the encoder, of a D-FINE decoder's first layer without its distributions' quality, and of
-            the L layers, the last one last: M is L + 2 with these distributions, else L + 1; None without points.
+        logits: [M, B, K, C] of the encoder, of a D-FINE decoder's first layer without the quality from its distributions,
+            and of the L layers, the last one last: M is L + 2 with these distributions, else L + 1; None without points.
         boxes: [M, B, K, 4] cxcywh, 0 to 1, of the same.
-        edges: of a D-FINE decoder, all L layers.
-        maps: the backbone's by stride, each [B, channels, H / stride, W / stride].
+        edges: distributions of a D-FINE decoder, for all L layers.
+        maps: the backbone's maps by stride, each [B, channels, H / stride, W / stride].
     """
 
     logits: Tensor | None = None
@@ -203,16 +203,16 @@ class Answers:
 
 @dataclass(slots=True)
 class Lesson:
-    """What a teacher says of K places of each image of a batch, and its maps; none of it with a gradient.
+    """Predictions of a teacher at K places of each image of a batch, and its maps; all without gradient.
 
     Attributes:
-        points: [B, K, 4] cxcywh, 0 to 1: where the places are, for the pupil to start from.
-        scores: [B, K, C] float32, 0 to 1: probability of each of the pupil's classes.
-        told: [B, K, C] bool: which of these the teacher knows; none of a place that is not used.
+        points: [B, K, 4] cxcywh, 0 to 1: the places, where the student's queries start.
+        scores: [B, K, C] float32, 0 to 1: probability of each of the student's classes.
+        told: [B, K, C] bool: which of these the teacher knows; all False for unused places.
         boxes: [B, K, 4] cxcywh, 0 to 1.
-        confidence: [B, K] the highest score that is told, 0 without one; it weighs what is said of the box.
-        edges: of a D-FINE decoder, its evaluated layer alone; None of another, or of a file.
-        maps: the backbone's by stride, [B, channels, height, width] each; none of a file.
+        confidence: [B, K] the highest known score, 0 without one; weight of the predictions at that place.
+        edges: distributions of a D-FINE decoder's evaluated layer; None for others, or for an exported file.
+        maps: the backbone's maps by stride, [B, channels, height, width] each; empty for an exported file.
     """
 
     points: Tensor
@@ -226,17 +226,17 @@ class Lesson:
 
 @dataclass(slots=True)
 class TrainingOutput:
-    """All that the criterion supervises; absent at inference.
+    """Everything that the criterion supervises; absent at inference.
 
     Attributes:
         layer_logits: [L, B, Q, C], one per decoder layer, the last layer last.
         layer_boxes: [L, B, Q, 4] cxcywh, 0 to 1.
         encoder_logits: [B, Q, C] of the encoder's selected proposals.
         encoder_boxes: [B, Q, 4] cxcywh, 0 to 1.
-        denoising: None when the batch has no denoising query.
-        edges: of a D-FINE decoder; None of another.
-        dense: of a decoder with a dense head.
-        answers: to a teacher's questions; None where nobody asks.
+        denoising: None if the batch has no denoising queries.
+        edges: distributions of a D-FINE decoder; None for others.
+        dense: outputs of a dense head, if there is one.
+        answers: answers to a teacher's questions; None without a teacher.
     """
 
     layer_logits: Tensor

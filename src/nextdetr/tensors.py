@@ -1,4 +1,4 @@
-"""What PyTorch needs on top of the pictures and detections that are NumPy elsewhere: tensors of them, and a device."""
+"""PyTorch counterparts of images and detections that are NumPy elsewhere, and the choice of a device."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def resize_to_tensor(image: Image.Image | NDArray[np.generic], size: int) -> Ten
     Returns:
         [3, S, S] float32 RGB, 0 to 1, contiguous.
     """
-    # Not in two halves in a data loader's worker, which has one thread.
+    # Not in two halves in a data loader's worker, which has only one thread.
     return torch.from_numpy(resize_to_planes(image, size, threads=torch.get_num_threads()))
 
 
 def as_outputs(output: DetectorOutput | Outputs) -> Outputs:
-    """Return what a network says as arrays on the processor, in float32 whatever the network's precision."""
+    """Return a model's outputs as arrays on the CPU, in float32 whatever the model's precision."""
     if isinstance(output, Outputs):
         return output
     logits, boxes = (part.detach().float().cpu().numpy() for part in (output.logits, output.boxes))
@@ -39,7 +39,7 @@ def as_outputs(output: DetectorOutput | Outputs) -> Outputs:
 
 
 def choose_device(name: str | torch.device | None = None) -> torch.device:
-    """Return the device to run on: the named one, or the best there is (CUDA, Apple's MPS, then the CPU).
+    """Return the device to run on: the given one, or the best available (CUDA, Apple's MPS, then the CPU).
 
     Raises:
         ConfigError: there is no such device on this machine.
