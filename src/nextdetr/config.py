@@ -48,40 +48,40 @@ __all__ = [
 class ValConfig(CommandConfig):
     """Settings of ``nextdetr val``."""
 
-    data: str | None = Field(
-        None, description="Data set of any known format (COCO, YOLO, VOC, CVAT, CSV, …): its folder or file."
-    )
-    split: str = Field("val", description="Which part of the data set to score.")
+    data: str | None = Field(None, description="Data set in any known format (COCO, YOLO, VOC, …): folder or file.")
+    split: str = Field("val", description="Split of the data set to score.")
     split_off: float | None = Field(
-        None, gt=0, lt=1, description="Score the val that training made of so much of train, as --data has none."
+        None, gt=0, lt=1, description="Score the val that training set aside: this share of train, if --data has no val."
     )
-    seed: int = Field(0, ge=0, description="Seed of --split-off: that of the training.")
+    seed: int = Field(0, ge=0, description="Seed of --split-off, the same as in training.")
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
-    batch_size: int = Field(8, ge=1, description="Images a step.")
-    queries: int | None = Field(None, ge=1, description="Object queries (default: the model file says).")
+    batch_size: int = Field(8, ge=1, description="Images per step.")
+    queries: int | None = Field(None, ge=1, description="Number of object queries (default: the model file's).")
     latency: Latency = None
     latency_of: LatencyOf = None
-    on_bad_data: Literal["warn", "error"] = Field("warn", description="Drop unusable boxes and images, or refuse to start.")
-    bits: int | None = Field(
-        None, ge=8, le=16, description="Significant bits of 16-bit grey pictures (default: as in training, else 16)."
+    on_bad_data: Literal["warn", "error"] = Field(
+        "warn", description="Drop unusable boxes and images with a warning, or stop with an error."
     )
-    device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
+    bits: int | None = Field(
+        None, ge=8, le=16, description="Significant bits of 16-bit greyscale images (default: as in training, else 16)."
+    )
+    device: str | None = Field(None, description="Device: cpu, cuda, cuda:1, mps (default: the best available).")
 
 
 class ReportConfig(ValConfig):
     """Settings of ``nextdetr report``."""
 
-    pictures: int = Field(12, ge=0, description="Most images to show with their boxes.")
-    store: bool = Field(False, description="Write the thresholds with the best F1 on this split into the checkpoint.")
-    output: Path | None = Field(None, description="The HTML file (default: report.html beside the model).")
+    pictures: int = Field(12, ge=0, description="Maximum number of images to show with their boxes.")
+    store: bool = Field(False, description="Store the thresholds with the best F1 on this split in the checkpoint.")
+    output: Path | None = Field(None, description="HTML file to write (default: report.html beside the model).")
 
 
 class CompareConfig(ValConfig):
     """Settings of ``nextdetr compare``."""
 
-    resamples: int = Field(1000, ge=100, description="Samples of the images that the interval is taken from.")
-    level: float = Field(0.95, gt=0, lt=1, description="Share of the samples within the interval.")
-    pictures: int = Field(8, ge=0, description="Most images to show with --output.")
+    resamples: int = Field(1000, ge=100, description="Number of bootstrap samples for the interval.")
+    level: float = Field(0.95, gt=0, lt=1, description="Confidence level of the interval.")
+    pictures: int = Field(8, ge=0, description="Maximum number of images to show with --output.")
     output: Path | None = Field(None, description="HTML file to write.")
 
 
@@ -90,50 +90,50 @@ class PredictConfig(CommandConfig):
 
     confidence: Literal["auto", "calibrated"] | Annotated[float, Field(ge=0, le=1)] = Field(
         AUTO,
-        description="Detections below this score are left out; auto: below the detector's own of each class, else 0.3; "
-        "calibrated: below the one of nextdetr calibrate.",
+        description="Minimum score, 0 to 1; auto: the detector's own of each class, else 0.3; calibrated: the one of "
+        "nextdetr calibrate.",
     )
-    classes: tuple[str, ...] | None = Field(None, description="Only these classes, by name.")
-    max_detections: int = Field(300, ge=1, description="Most detections an image.")
+    classes: tuple[str, ...] | None = Field(
+        None, description="Only these classes, by name or number, with spaces or commas between them."
+    )
+    max_detections: int = Field(300, ge=1, description="Maximum number of detections per image.")
     merge_iou: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="Of boxes of a class that overlap by more than this IoU, keep the best (default: all).",
+        None, ge=0, le=1, description="Merge boxes of a class that overlap by more than this IoU (default: keep all)."
     )
-    queries: int | None = Field(None, ge=1, description="Object queries, fewer or more than the model was trained with.")
+    queries: int | None = Field(None, ge=1, description="Number of object queries, which may differ from training.")
     latency: Latency = None
     latency_of: LatencyOf = None
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
-    batch_size: int = Field(8, ge=1, description="Images a step.")
-    recursive: bool = Field(False, description="Enter the subfolders of folders; what is written of one folder keeps them.")
-    tile: int | None = Field(None, ge=32, description="Look at large images in tiles of this side, pixels, and as a whole.")
+    batch_size: int = Field(8, ge=1, description="Images per step.")
+    recursive: bool = Field(False, description="Include subfolders, which the output keeps.")
+    tile: int | None = Field(None, ge=32, description="Predict large images in tiles of this side, pixels, and as a whole.")
     max_pixels: int | None = Field(
-        None, ge=1, description="Most pixels of a picture (default: 178,956,970, with --tile four times as many)."
+        None, ge=1, description="Maximum number of pixels per image (default: 178,956,970; four times as many with --tile)."
     )
-    overlap: float = Field(0.2, ge=0, le=0.9, description="Share of a tile that its neighbour covers too.")
-    track: bool = Field(False, description="Follow objects through videos: each gets a number (pip install '.[track]').")
+    overlap: float = Field(0.2, ge=0, le=0.9, description="Overlap of neighbouring tiles, as a share of a tile.")
+    track: bool = Field(False, description="Track objects through videos; each gets a number (extra track).")
     line: tuple[str, ...] = Field((), description="Count tracks that cross this line: x1,y1,x2,y2 in pixels.")
     zone: tuple[str, ...] = Field((), description="Count objects in this polygon: x1,y1,x2,y2,x3,y3,…")
     static_camera: bool = Field(
-        False, description="The camera of the videos stands still: compute the backbone only where something changed."
+        False, description="The camera does not move: compute the backbone only where something changed."
     )
-    full_every: int = Field(30, ge=1, description="With --static-camera, every so many frames one is computed in full.")
-    engine: Literal["local", "ray"] = Field("local", description="Make a table here, or over Ray Data (extra ray).")
-    workers: int = Field(2, ge=1, description="Processes that look at images with --engine ray.")
+    full_every: int = Field(30, ge=1, description="Frames between full computations with --static-camera.")
+    engine: Literal["local", "ray"] = Field(
+        "local", description="Make a table in this process, or with Ray Data (extra ray)."
+    )
+    workers: int = Field(2, ge=1, description="Processes for --engine ray.")
     save: tuple[Literal["images", "json", "yolo", "crops"], ...] = Field(
-        ("images",),
-        description="What to write: annotated pictures, COCO results, YOLO label files, crops of all objects.",
+        ("images",), description="What to write: annotated images, COCO results, YOLO label files, crops of objects."
     )
-    annotations: Path | None = Field(None, description="COCO file whose category and image ids --save json is to write.")
-    features: Path | None = Field(None, description="Folder for pictures of each backbone stage and fusion level.")
+    annotations: Path | None = Field(None, description="COCO file with the category and image ids that --save json writes.")
+    features: Path | None = Field(None, description="Folder for images of each backbone stage and fusion level.")
     output: Path | None = Field(
-        None, description="Folder for what is written (default: runs/predict), or a table NAME.parquet of all predictions."
+        None, description="Output folder (default: runs/predict), or NAME.parquet for a table of all predictions."
     )
     bits: int | None = Field(
-        None, ge=8, le=16, description="Significant bits of 16-bit grey pictures (default: as in training, else 16)."
+        None, ge=8, le=16, description="Significant bits of 16-bit greyscale images (default: as in training, else 16)."
     )
-    device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
+    device: str | None = Field(None, description="Device: cpu, cuda, cuda:1, mps (default: the best available).")
 
     @property
     def is_table(self) -> bool:
@@ -154,99 +154,117 @@ class PredictConfig(CommandConfig):
                 raise ValueError(f"--static-camera looks at whole frames of videos, and cannot go with {what}")
         return self
 
-    @field_validator("classes", "save", mode="before")
+    @field_validator("save", mode="before")
     @classmethod
     def _several(cls, value: Any) -> Any:
         return split_commas(value)
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _as_they_are(cls, value: Any) -> Any:
+        """Leave commas alone: only the detector knows whether they are in a class's name (``select_classes``)."""
+        return (value,) if isinstance(value, str) else value
 
 
 class ConvertConfig(CommandConfig):
     """Settings of ``nextdetr convert``."""
 
     to: Literal["coco", "yolo", "voc"] | None = Field(None, description="Format to write.")
-    output: Path | None = Field(None, description="New folder for it.")
-    images: Literal["copy", "link"] = Field("copy", description="Copy the image files, or link to where they are.")
-    on_bad_data: Literal["warn", "error"] = Field("warn", description="Leave out unusable boxes and images, or refuse.")
+    output: Path | None = Field(None, description="New folder for the data set.")
+    images: Literal["copy", "link"] = Field("copy", description="Copy the image files, or link to them.")
+    on_bad_data: Literal["warn", "error"] = Field(
+        "warn", description="Leave out unusable boxes and images with a warning, or stop with an error."
+    )
     min_confidence: LeastConfidence = None
 
 
 class DoctorConfig(CommandConfig):
     """Settings of ``nextdetr doctor``."""
 
-    model: str | None = Field(None, description="A trained detector, which finds label errors: a checkpoint or an export.")
-    output: Path | None = Field(None, description="HTML page to write, with thumbnails.")
-    fix: Path | None = Field(None, description="Dataset YAML to write, without copies; no other file is touched.")
+    model: str | None = Field(None, description="Trained detector that finds label errors: checkpoint or exported file.")
+    output: Path | None = Field(None, description="HTML page with thumbnails to write.")
+    fix: Path | None = Field(None, description="Dataset YAML without the duplicates to write; no other file is touched.")
     image_size: int | None = Field(
         None,
         ge=1,
-        description="Side of the square input that training will use, pixels (default: what train would choose).",
+        description="Input size that training will use, pixels (default: what train would choose).",
     )
-    device: str | None = Field(None, description="Where the detector runs (default: the best there is).")
+    device: str | None = Field(None, description="Device of the detector (default: the best available).")
 
 
 class EmbedConfig(CommandConfig):
     """Settings of ``nextdetr embed``."""
 
-    row: int | None = Field(None, ge=0, description="Row whose map is averaged (default: the last one of the backbone).")
+    row: int | None = Field(
+        None, ge=0, description="Row of the model whose map is averaged (default: the last of the backbone)."
+    )
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
-    batch_size: int = Field(8, ge=1, description="Images a step.")
-    recursive: bool = Field(False, description="Enter the subfolders of folders.")
+    batch_size: int = Field(8, ge=1, description="Images per step.")
+    recursive: bool = Field(False, description="Include subfolders.")
     output: Path | None = Field(None, description="File for the vectors, .npz or .csv.")
     bits: int | None = Field(
-        None, ge=8, le=16, description="Significant bits of 16-bit grey pictures (default: as in training, else 16)."
+        None, ge=8, le=16, description="Significant bits of 16-bit greyscale images (default: as in training, else 16)."
     )
-    device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
+    device: str | None = Field(None, description="Device: cpu, cuda, cuda:1, mps (default: the best available).")
 
 
 class ProbeConfig(CommandConfig):
     """Settings of ``nextdetr probe``."""
 
     image_size: int = Field(224, ge=32, multiple_of=32, description="Side of the square input, pixels.")
-    batch_size: int = Field(32, ge=1, description="Images a step.")
-    held_out: float = Field(0.25, gt=0, lt=1, description="Share of each class to score, without a split of the folder's.")
-    fine_tune: bool = Field(True, description="Also train the whole backbone.")
-    epochs: int = Field(30, ge=1, description="Passes of the fine-tuning over the images.")
-    learning_rate: float = Field(1e-3, gt=0, description="Peak rate of the head; the backbone's is a quarter of it.")
-    weight_decay: float = Field(0.05, ge=0, description="Decay of matrices and kernels; norms, GRN and biases have none.")
-    drop_path: float = Field(0.1, ge=0, lt=1, description="Stochastic depth of the last block in fine-tuning.")
-    crop_min: float = Field(0.4, gt=0, le=1, description="Smallest share of an image's area that a crop takes.")
-    seed: int = Field(0, ge=0, description="Seed of the split, of crops and of the head.")
-    device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
+    batch_size: int = Field(32, ge=1, description="Images per step.")
+    held_out: float = Field(0.25, gt=0, lt=1, description="Share of each class to score, if the folder has no split.")
+    fine_tune: bool = Field(True, description="Also fine-tune the whole backbone.")
+    epochs: int = Field(30, ge=1, description="Epochs of the fine-tuning.")
+    learning_rate: float = Field(
+        1e-3, gt=0, description="Peak learning rate of the head; the backbone's is a quarter of it."
+    )
+    weight_decay: float = Field(
+        0.05, ge=0, description="Weight decay of matrices and kernels; norms, GRN and biases have none."
+    )
+    drop_path: float = Field(0.1, ge=0, lt=1, description="Stochastic depth rate of the last block in fine-tuning.")
+    crop_min: float = Field(0.4, gt=0, le=1, description="Minimum share of the image area in a crop.")
+    seed: int = Field(0, ge=0, description="Random seed of the split, the crops and the head.")
+    device: str | None = Field(None, description="Device: cpu, cuda, cuda:1, mps (default: the best available).")
 
 
 class ExportConfig(CommandConfig):
     """Settings of ``nextdetr export``."""
 
-    format: Literal["onnx", "openvino", "pt2", "web"] = Field("onnx", description="Format of the file; web: a page.")
-    half: bool = Field(False, description="Float16 weights; what overflows or loses digits stays float32.")
-    int8: bool = Field(False, description="8-bit backbone and encoder, calibrated on the images of --data.")
-    dynamic: bool = Field(
-        False, description="Any batch and image size (multiples of the model's stride) in place of a fixed one."
+    format: Literal["onnx", "openvino", "pt2", "web"] = Field(
+        "onnx", description="Format of the file; web: a page for the browser."
     )
-    raw: bool = Field(False, description="Outputs are logits and boxes (centre, size, fractions), without postprocessing.")
-    portable: bool = Field(False, description="No GridSample and no TopK, for accelerators that lack them; --raw as well.")
+    half: bool = Field(False, description="Float16 weights; layers that would overflow or lose digits stay float32.")
+    int8: bool = Field(False, description="8-bit backbone and encoder, calibrated on --data.")
+    dynamic: bool = Field(False, description="Any batch and image size (multiples of the stride) instead of fixed ones.")
+    raw: bool = Field(False, description="Output logits and boxes (cxcywh, 0 to 1) without postprocessing.")
+    portable: bool = Field(False, description="No GridSample and TopK, for accelerators that lack them; implies --raw.")
     winograd: bool | None = Field(
-        None, description="Wide 3x3 convolutions by Winograd's filtering, for processors (default: where it can be)."
+        None, description="Winograd filtering of wide 3x3 convolutions, for CPUs (default: where possible)."
     )
-    queries: int | None = Field(None, ge=1, description="Object queries, fewer or more than the model was trained with.")
-    decoder_layers: int | None = Field(None, ge=1, description="Stop after so many decoder layers.")
+    queries: int | None = Field(None, ge=1, description="Number of object queries, which may differ from training.")
+    decoder_layers: int | None = Field(None, ge=1, description="Number of decoder layers to keep.")
     latency: Latency = None
     latency_of: LatencyOf = None
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
-    input_type: Literal["float32", "uint8"] = Field("float32", description="Pixels as fractions, 0 to 1, or as 0 to 255.")
-    layout: Literal["nchw", "nhwc"] = Field("nchw", description="Order of the input's axes.")
-    data: str | None = Field(None, description="Data set to score before and after, and to calibrate on.")
-    split: str = Field("val", description="Which part of it to score; calibration takes the training part.")
-    images: int = Field(8, ge=1, description="Images to compare the outputs on.")
-    calibration_images: int = Field(100, ge=1, description="Images to calibrate 8-bit arithmetic on.")
-    tolerance: float | None = Field(None, gt=0, description="Most that boxes and scores may differ (0.001, half 0.02).")
-    accuracy_drop: float | None = Field(
-        None, ge=0, description="Largest loss of AP with --data (default: 0.001, 0.005 with --int8)."
+    input_type: Literal["float32", "uint8"] = Field("float32", description="Type of the input: pixels 0 to 1, or 0 to 255.")
+    layout: Literal["nchw", "nhwc"] = Field("nchw", description="Layout of the input.")
+    data: str | None = Field(None, description="Data set to score before and after the export, and to calibrate on.")
+    split: str = Field("val", description="Split to score; calibration uses train.")
+    images: int = Field(8, ge=1, description="Number of images to compare the outputs on.")
+    calibration_images: int = Field(100, ge=1, description="Number of images to calibrate 8-bit arithmetic on.")
+    tolerance: float | None = Field(
+        None, gt=0, description="Maximum difference of boxes and scores (default: 0.001, 0.02 with --half)."
     )
-    output: Path | None = Field(None, description="Folder of the export (default: beside the checkpoint).")
-    single_file: bool = Field(False, description="With --format web: the page as one file, too; it runs on one thread.")
+    accuracy_drop: float | None = Field(
+        None, ge=0, description="Maximum loss of AP on --data (default: 0.001, 0.005 with --int8)."
+    )
+    output: Path | None = Field(None, description="Output folder (default: beside the checkpoint).")
+    single_file: bool = Field(
+        False, description="With --format web: also write the page as one file, which runs on one thread."
+    )
     runtime_dir: Path | None = Field(
-        None, description="With --format web: folder with the files of onnxruntime-web (default: a cache, or download)."
+        None, description="With --format web: folder of onnxruntime-web (default: the cache, or a download)."
     )
 
     @model_validator(mode="after")
@@ -291,21 +309,21 @@ class BenchmarkConfig(CommandConfig):
     """Settings of ``nextdetr benchmark``."""
 
     data: str | None = Field(None, description="Data set to score on, and to calibrate 8-bit arithmetic on.")
-    split: str = Field("val", description="Which part of it to score.")
+    split: str = Field("val", description="Split to score.")
     precision: tuple[Literal["float32", "half", "int8"], ...] = Field(
-        ("float32",), description="Arithmetic of the exports: float32, half, int8 (needs --data)."
+        ("float32",), description="Precisions of the exports; int8 needs --data."
     )
-    threads: tuple[PositiveInt, ...] = Field((2,), description="Numbers of processor threads.")
-    batch: tuple[PositiveInt, ...] = Field((1,), description="Numbers of images a step.")
+    threads: tuple[PositiveInt, ...] = Field((2,), description="Numbers of CPU threads to measure with.")
+    batch: tuple[PositiveInt, ...] = Field((1,), description="Batch sizes to measure.")
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
     latency: Latency = None
     latency_of: LatencyOf = None
     points: bool = Field(
-        False, description="Measure the points of its table here, or, without a table, a grid of settings."
+        False, description="Measure the settings of the model's latency table, or a grid of settings if it has none."
     )
-    seconds: float = Field(10.0, gt=0, description="How long to measure each row.")
-    peers: tuple[Path, ...] = Field((), description="ONNX files of other programs, for rows beside ours.")
-    output: Path | None = Field(None, description="Folder for exports and results (default: runs/benchmark).")
+    seconds: float = Field(10.0, gt=0, description="Seconds to measure each row.")
+    peers: tuple[Path, ...] = Field((), description="ONNX files of other programs to measure, too.")
+    output: Path | None = Field(None, description="Output folder for exports and results (default: runs/benchmark).")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -319,9 +337,9 @@ class QuickstartConfig(CommandConfig):
     """Settings of ``nextdetr quickstart``."""
 
     minutes: float = Field(
-        15.0, gt=0, description="Most minutes of the training, whose length is otherwise the same on every machine."
+        15.0, gt=0, description="Time limit of the training, which otherwise has the same length on every machine."
     )
-    seed: int = Field(0, ge=0, description="Seed of the data and the training.")
+    seed: int = Field(0, ge=0, description="Random seed of the data and the training.")
     output: Path | None = Field(None, description="Folder of the run (default: runs/quickstart).")
 
 
@@ -353,10 +371,12 @@ def build_config(kind: type[C], values: Mapping[str, Any], *, source: str = "") 
 
 def explain(error: ValidationError) -> str:
     """Return one sentence that says which settings are wrong, and why."""
-    parts = []
+    found: dict[str, tuple[list[str], str]] = {}  # what is wrong with each setting, and what was given
     for item in error.errors(include_url=False):
         name = "--" + str(item["loc"][0]).replace("_", "-") if item["loc"] else ""
-        message = item["msg"].removeprefix("Value error, ")
-        given = "" if not name else f" (given: {item['input']!r})"
-        parts.append(f"{name} {message[:1].lower() + message[1:] if name else message}{given}".strip())
-    return "; ".join(parts) + "."
+        message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        reasons, _ = found.setdefault(name, ([], f" (given: {item['input']!r})" if name else ""))
+        reason = message[:1].lower() + message[1:] if name else message
+        if reason not in reasons:
+            reasons.append(reason)
+    return "; ".join(f"{name} {', or '.join(reasons)}{given}".strip() for name, (reasons, given) in found.items()) + "."

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 __all__ = ["CommandConfig", "Latency", "LatencyOf", "LeastConfidence", "Log", "split_commas"]
 
 Latency: TypeAlias = Annotated[
     float | None,
-    Field(gt=0, description="Milliseconds an image: takes size, queries and layers from the table of train --latency."),
+    Field(
+        gt=0,
+        description="Milliseconds per image: picks image size, queries and layers from the table of train --latency.",
+    ),
 ]
 LatencyOf: TypeAlias = Annotated[
-    Path | None, Field(description="Times to go by, of another machine: what nextdetr benchmark wrote there.")
+    Path | None, Field(description="Times of another machine for --latency, written by nextdetr benchmark there.")
 ]
 LeastConfidence: TypeAlias = Annotated[
     float | None,
-    Field(ge=0, le=1, description="Leave out boxes with a smaller confidence, where labels have one (default: none)."),
+    Field(ge=0, le=1, description="Minimum confidence of labels that have one (default: keep all)."),
 ]
 
 
@@ -35,7 +39,7 @@ def split_commas(value: Any) -> Any:
 Log: TypeAlias = Annotated[
     tuple[Literal["csv", "tensorboard", "mlflow", "wandb"], ...] | None,
     BeforeValidator(split_commas),
-    Field(description="Where to log the run beside metrics.csv; csv: nowhere (default: tensorboard, if installed)."),
+    Field(description="Where to log the run besides metrics.csv; csv: nowhere else (default: tensorboard, if installed)."),
 ]
 
 
@@ -56,6 +60,19 @@ class CommandConfig(BaseModel):
             if value == "" or (isinstance(value, list | tuple) and "" in value):
                 raise ValueError(f"--{name.replace('_', '-')} is empty")
         return values
+
+    @field_validator("device", mode="before", check_fields=False)
+    @classmethod
+    def _device_of_a_number(cls, value: Any) -> Any:
+        """Read ``0``, as other tools call the first GPU, as ``cuda:0``."""
+        text = str(value).strip()
+        if re.fullmatch(r"\d+", text) and not isinstance(value, bool):
+            return f"cuda:{int(text)}"
+        if re.fullmatch(r"\d+(,\d+)+", text):
+            number = text.count(",") + 1
+            many = f"; --devices {number} uses {number} GPUs, and the variable CUDA_VISIBLE_DEVICES={text} says which"
+            raise ValueError("names one device, such as cuda:0" + (many if "devices" in cls.model_fields else ""))
+        return value
 
     @model_validator(mode="after")
     def _one_choice_of_speed(self) -> Self:

@@ -20,39 +20,47 @@ class GraftConfig(CommandConfig):
     accelerator: ClassVar[str] = "auto"
 
     detector: str | None = Field(
-        None, description="The detector: a checkpoint, the folder of a run, weights of another program, or a name."
+        None, description="Detector: checkpoint, folder of a run, weights of another program, or name."
     )
     backbone: str | None = Field(
-        None, description="New backbone: convnextv2- and atto, femto, …; with =WEIGHTS (a file or a name) its weights."
+        None, description="New backbone, such as convnextv2-atto; =WEIGHTS (file or name) after it loads its weights."
     )
-    images: tuple[str, ...] = Field((), description="Folders of images, with their subfolders, or data sets.")
+    images: tuple[str, ...] = Field((), description="Folders of images, including subfolders, or data sets.")
     epochs: int | None = Field(
-        None, ge=1, description="Passes over the images (default: what shows 20,000, unless --minutes is given)."
+        None,
+        ge=1,
+        description="Passes over the images (default: as many as show 20,000 images, unless --minutes is given).",
     )
-    minutes: float | None = Field(None, gt=0, description="Wall-clock budget that the whole schedule fits itself to.")
+    minutes: float | None = Field(None, gt=0, description="Time budget, to which the schedule adapts.")
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the detector's).")
     multi_scale: bool = Field(True, description="Vary the input size from 0.75 to 1.25 of --image-size.")
-    batch_size: int = Field(8, ge=1, description="Images a step.")
-    seed: int = Field(0, ge=0, description="Seed of initialisation, order and crops.")
+    batch_size: int = Field(8, ge=1, description="Images per step.")
+    seed: int = Field(0, ge=0, description="Random seed of initialisation, order and crops.")
     output: Path | None = Field(None, description="Folder of the run (default: runs/graft-BACKBONE).")
-    resume: Path | None = Field(None, description="Folder of a run to go on with, exactly where it stopped.")
-    device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
+    resume: Path | None = Field(None, description="Folder of a stopped run to continue.")
+    device: str | None = Field(None, description="Device: cpu, cuda, cuda:1, mps (default: the best available).")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
-        "32-true", description="Arithmetic of the model; losses are always 32-bit."
+        "32-true", description="Floating-point precision of the model; losses are always 32-bit."
     )
-    workers: int = Field(1, ge=0, description="Processes that load and crop images; 0 loads in the main process.")
-    cache_gigabytes: float = Field(2.0, ge=0, description="Memory for decoded images, if all of them fit.")
-    learning_rate: float = Field(8e-4, gt=0, description="Peak rate of AdamW, of the backbone and the new convolutions.")
-    head_rate_factor: float = Field(0.1, ge=0, description="Rate of the old head as a factor; 0 leaves it as it is.")
-    maps_weight: float = Field(1.0, ge=0, description="Weight of the maps' loss.")
-    places_weight: float = Field(1.0, ge=0, description="Weight of the losses of classes, boxes and edges.")
-    weight_decay: float = Field(1e-4, ge=0, description="Decay of matrices and kernels; norms, GRN and biases have none.")
-    clip_norm: float = Field(1.0, ge=0, description="Largest norm of the gradient; 0 switches clipping off.")
-    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises, at most 2,000 steps.")
-    flat: float = Field(0.5, ge=0, le=1, description="Share of the run after which the rate falls as a cosine.")
-    crop_min: float = Field(0.4, gt=0, le=1, description="Smallest share of an image's area that a crop takes.")
+    workers: int = Field(1, ge=0, description="Processes that load and crop images; 0: the main process.")
+    cache_gigabytes: float = Field(2.0, ge=0, description="Memory for decoded images; used only if all of them fit.")
+    learning_rate: float = Field(
+        8e-4, gt=0, description="Peak learning rate of AdamW for the backbone and the new convolutions."
+    )
+    head_rate_factor: float = Field(0.1, ge=0, description="Learning rate of the old head as a factor; 0 freezes it.")
+    maps_weight: float = Field(1.0, ge=0, description="Weight of the feature-map loss.")
+    places_weight: float = Field(1.0, ge=0, description="Weight of the class, box and edge losses.")
+    weight_decay: float = Field(
+        1e-4, ge=0, description="Weight decay of matrices and kernels; norms, GRN and biases have none."
+    )
+    clip_norm: float = Field(1.0, ge=0, description="Maximum norm of the gradient; 0: no clipping.")
+    warmup: float = Field(
+        0.05, ge=0, lt=1, description="Share of the run in which the learning rate rises, at most 2,000 steps."
+    )
+    flat: float = Field(0.5, ge=0, le=1, description="Share of the run after which the learning rate falls as a cosine.")
+    crop_min: float = Field(0.4, gt=0, le=1, description="Minimum share of the image area in a crop.")
     flip: float = Field(0.5, ge=0, le=1, description="Probability of mirroring left to right.")
-    ema_decay: float = Field(0.9999, ge=0, lt=1, description="Largest decay of the averaged weights, which are kept.")
+    ema_decay: float = Field(0.9999, ge=0, lt=1, description="Maximum decay of the averaged weights (EMA), which are kept.")
     log: Log = None
 
     @model_validator(mode="after")

@@ -20,32 +20,34 @@ _ORIGIN = re.compile(r"https?://[^/\s?#]+|\*")
 class ServeConfig(CommandConfig):
     """Settings of ``nextdetr serve``."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on; any but this computer's own needs a key.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    batch: int = Field(8, ge=1, description="Most images a step, of several requests.")
+    host: str = Field("127.0.0.1", description="Address to listen on; other than this computer's own it needs a key.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0: any free port.")
+    batch: int = Field(8, ge=1, description="Maximum batch size, over several requests.")
     wait: float = Field(0.0, ge=0, le=1000, description="Milliseconds that a batch waits for more images.")
-    queue: int = Field(64, ge=1, description="Most images accepted and not answered yet; further ones are refused (503).")
-    parallel: int = Field(1, ge=1, le=64, description="Batches that a model computes at once.")
-    threads: int | None = Field(None, ge=1, description="Processor threads of a batch (default: the runtime chooses).")
-    api_key: str | None = Field(None, description="Key that requests must have; others see it among the processes.")
-    api_key_file: Path | None = Field(None, description="File with such a key, or several, one a line.")
+    queue: int = Field(64, ge=1, description="Maximum number of images waiting; further ones are refused (503).")
+    parallel: int = Field(1, ge=1, le=64, description="Batches that a model computes at the same time.")
+    threads: int | None = Field(None, ge=1, description="CPU threads per batch (default: the runtime's).")
+    api_key: str | None = Field(
+        None, description="Key that requests must send; other users can see it in the process list."
+    )
+    api_key_file: Path | None = Field(None, description="File of keys, one per line.")
     cors_origins: tuple[str, ...] = Field(
         (), description="Other web sites whose pages may call the server (https://example.org)."
     )
     corrections: Path | None = Field(None, description="Folder for corrected images, which nextdetr train reads.")
-    allow_reload: bool = Field(False, description="Let requests ask for a model to be read from its file again.")
+    allow_reload: bool = Field(False, description="Let requests reload a model from its file.")
     confidence: Literal["auto", "calibrated"] | Annotated[float, Field(ge=0, le=1)] = Field(
         AUTO,
-        description="Detections below this score are left out; auto: below the detector's own of each class, else 0.3; "
-        "calibrated: below the one of nextdetr calibrate.",
+        description="Minimum score, 0 to 1; auto: the detector's own of each class, else 0.3; calibrated: the one of "
+        "nextdetr calibrate.",
     )
-    max_detections: int = Field(300, ge=1, description="Most detections an image.")
+    max_detections: int = Field(300, ge=1, description="Maximum number of detections per image.")
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the model's).")
-    max_bytes: int = Field(32 * 2**20, ge=1, description="Most bytes of a request.")
-    max_pixels: int = Field(64_000_000, ge=1, description="Most pixels of an image.")
-    max_images: int = Field(16, ge=1, description="Most images of a request.")
-    timeout: float = Field(30.0, gt=0, description="Seconds in which a request is sent and answered, or refused.")
-    device: str | None = Field(None, description="Where to run: cpu, cuda, cuda:1, mps (default: the best there is).")
+    max_bytes: int = Field(32 * 2**20, ge=1, description="Maximum bytes per request.")
+    max_pixels: int = Field(64_000_000, ge=1, description="Maximum pixels per image.")
+    max_images: int = Field(16, ge=1, description="Maximum images per request.")
+    timeout: float = Field(30.0, gt=0, description="Seconds until a request that is not sent and answered is refused.")
+    device: str | None = Field(None, description="Device: cpu, cuda, cuda:1, mps (default: the best available).")
 
     @field_validator("cors_origins", mode="before")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,104 +19,134 @@ class TrainConfig(CommandConfig):
     """Settings of ``nextdetr train``."""
 
     alternatives, latency_chooses = _LENGTH_AND_PLACE, False
+    #: What the recipe chooses from the data and the machine unless it is given, so that the defaults below are for few.
+    chosen: ClassVar[frozenset[str]] = frozenset(
+        {
+            "augmentation", "backbone_rate_factor", "batch_size", "cache", "cache_gigabytes", "copy_paste", "drop_path",
+            "epochs", "flip_horizontal", "freeze_backbone_epochs", "freeze_norms", "image_size", "learning_rate",
+            "model", "mosaic", "split_off", "unlabelled_batch", "unlabelled_from", "workers",
+        }
+    )  # fmt: skip
 
-    data: str | None = Field(
-        None, description="Data set of any known format (COCO, YOLO, VOC, CVAT, CSV, …): its folder or file."
-    )
-    model: str = Field("nextdetr-atto", description="A shipped name, a model YAML, or a checkpoint to go on from.")
-    weights: Path | None = Field(
-        None, description="Detector weights to start from: a file, a folder, or a name (nextdetr weights list)."
-    )
-    backbone_weights: Path | None = Field(
-        None, description="Weights that the backbone starts from: a file, a folder, or a name."
-    )
+    data: str | None = Field(None, description="Data set in any known format (COCO, YOLO, VOC, …): folder or file.")
+    model: str = Field("nextdetr-atto", description="Name, model YAML or checkpoint to continue from.")
+    weights: Path | None = Field(None, description="Detector weights to start from: file or name.")
+    backbone_weights: Path | None = Field(None, description="Backbone weights to start from: file, folder or name.")
     start: str | None = Field(
-        None, description="Published weights to start from: auto (those that fit best), none, or a name of weights list."
+        None,
+        description="Published weights to start from: auto (the best match), none, or a name from nextdetr weights list.",
     )
-    allow_partial: bool = Field(False, description="Accept weights of which under half fit, or of another backbone.")
-    teacher: Path | None = Field(None, description="Larger detector to learn from: checkpoint, export, weights, or a name.")
-    teacher_weight: float = Field(1.0, ge=0, description="Weight of the teacher's classes, boxes and edges; 0: none.")
-    teacher_maps: float = Field(1.0, ge=0, description="Weight of the maps of the teacher's backbone; 0: none.")
-    teacher_until: float = Field(1.0, gt=0, le=1, description="Share of the run in which the teacher is asked.")
-    unlabelled: tuple[str, ...] = Field(
-        (), description="Folders of images without labels to learn from too; those that val or test has are left out."
+    allow_partial: bool = Field(False, description="Accept weights of which less than half fit, or of another backbone.")
+    teacher: Path | None = Field(
+        None, description="Larger detector to learn from: checkpoint, exported file, weights or name."
     )
+    teacher_weight: float = Field(1.0, ge=0, description="Loss weight of the teacher's classes, boxes and edges; 0: off.")
+    teacher_maps: float = Field(1.0, ge=0, description="Loss weight of the teacher's backbone maps; 0: off.")
+    teacher_until: float = Field(1.0, gt=0, le=1, description="Share of the run that uses the teacher.")
+    unlabelled: tuple[str, ...] = Field((), description="Folders of images without labels to learn from.")
     unlabelled_from: float | None = Field(
-        None, ge=0, lt=1, description="Share of the run after which they join (default: 0.6, or 0 with a teacher)."
+        None, ge=0, lt=1, description="Share of the run after which unlabelled images join: 0.6, or 0 with a teacher."
     )
-    unlabelled_until: float = Field(1.0, gt=0, le=1, description="Share of the run after which they leave.")
+    unlabelled_until: float = Field(1.0, gt=0, le=1, description="Share of the run after which unlabelled images leave.")
     unlabelled_batch: int | None = Field(
-        None, ge=1, description="Unlabelled images among those of a step, once they have joined (default: half)."
+        None, ge=1, description="Unlabelled images in each batch, once they have joined: half."
     )
-    unlabelled_weight: float = Field(1.0, gt=0, description="Weight of the losses of the unlabelled images.")
-    epochs: int | None = Field(None, ge=1, description="Passes over the training images (default: the recipe's).")
-    minutes: float | None = Field(None, gt=0, description="Wall-clock budget that the whole schedule fits itself to.")
-    image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the recipe's).")
+    unlabelled_weight: float = Field(1.0, gt=0, description="Loss weight of the unlabelled images.")
+    epochs: int | None = Field(None, ge=1, description="Passes over the images.")
+    minutes: float | None = Field(None, gt=0, description="Time budget, to which the schedule adapts.")
+    image_size: int | None = Field(None, ge=1, description="Square input size, pixels.")
     latency: float | None = Field(
-        None, gt=0, description="Milliseconds that an image may take here: a table of faster and slower ways is made."
+        None,
+        gt=0,
+        description="Milliseconds that an image may take on this machine; also makes a table of other speeds.",
     )
-    latency_of: Path | None = Field(None, description="Times of another machine, by nextdetr benchmark, for --latency.")
-    batch_size: int = Field(8, ge=1, description="Images a step and process.")
-    accumulate: int = Field(1, ge=1, description="Steps whose gradients are summed before the optimiser moves.")
-    seed: int = Field(0, ge=0, description="Seed of initialisation, order and augmentation.")
+    latency_of: Path | None = Field(
+        None, description="Times of another machine for --latency, written by nextdetr benchmark."
+    )
+    batch_size: int = Field(8, ge=1, description="Images per step and process.")
+    accumulate: int = Field(1, ge=1, description="Steps of gradient accumulation.")
+    seed: int = Field(0, ge=0, description="Random seed of initialisation, order and augmentation.")
     output: Path | None = Field(None, description="Folder of the run (default: runs/MODEL-DATA).")
-    resume: Path | None = Field(None, description="Folder of a run to go on with, exactly where it stopped.")
-    devices: int = Field(1, ge=1, description="Processes, one device each.")
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device.")
-    device: str | None = Field(None, description="Where one process runs: cpu, cuda:1, … (default: by --accelerator).")
-    precision: Precision = Field("32-true", description="Arithmetic of the model; losses are always 32-bit.")
-    bits: int | None = Field(None, ge=8, le=16, description="Significant bits of 16-bit grey pictures (default: 16).")
-    on_bad_data: Literal["warn", "error"] = Field("warn", description="Drop unusable boxes and images, or refuse to start.")
+    resume: Path | None = Field(None, description="Folder of a stopped run to continue.")
+    devices: int = Field(1, ge=1, description="Number of processes, one device each.")
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device to use.")
+    device: str | None = Field(None, description="Device: cpu, cuda, cuda:1, mps (default: the best).")
+    precision: Precision = Field("32-true", description="Floating-point precision of the model; losses are always 32-bit.")
+    bits: int | None = Field(None, ge=8, le=16, description="Significant bits of 16-bit greyscale images (default: 16).")
+    on_bad_data: Literal["warn", "error"] = Field(
+        "warn", description="Drop unusable boxes and images with a warning, or stop with an error."
+    )
     min_confidence: LeastConfidence = None
     split_off: float | None = Field(
-        None, gt=0, lt=1, description="Share of train to set aside as val, by --seed, where there is none (default: 0.2)."
+        None, gt=0, lt=1, description="Share of train to set aside as val, by --seed, if there is no val: 0.2."
     )
-    workers: int = Field(1, ge=0, description="Processes that load and augment images; 0 loads in the main process.")
+    workers: int = Field(1, ge=0, description="Processes that load and augment images; 0: the main process.")
     cache: Literal["auto", "off", "full", "shrunk"] = Field(
-        "auto", description="Keep decoded training images: as they are, or shrunk to twice --image-size."
+        "auto", description="Keep decoded training images in memory: full size, or shrunk to twice --image-size."
     )
-    cache_gigabytes: float = Field(2.0, ge=0, description="Memory for them, a process; used if all of them fit.")
-    learning_rate: float = Field(4e-4, gt=0, description="Peak rate of AdamW at the given batch size.")
+    cache_gigabytes: float = Field(
+        2.0, ge=0, description="Memory per process for decoded images; used only if all of them fit."
+    )
+    learning_rate: float = Field(4e-4, gt=0, description="Peak learning rate of AdamW at the given batch size.")
     backbone_rate_factor: float | None = Field(
-        None, gt=0, description="Backbone's rate as a factor (default: 0.1 with weights; 1 without, and after pretrain)."
+        None, gt=0, description="Learning rate of the backbone as a factor: 0.1 with weights, 1 without and after pretrain."
     )
     layer_decay: float = Field(
-        1.0, gt=0, le=1, description="Factor of the rate from each block of the backbone to the one before it."
+        1.0,
+        gt=0,
+        le=1,
+        description="Layer-wise decay: factor of the learning rate from each backbone block to the one before it.",
     )
-    freeze_backbone_epochs: int = Field(0, ge=0, description="Epochs at the start in which only the head is trained.")
-    freeze_stages: int = Field(0, ge=0, description="First stages of the backbone that stay as they are, with the stem.")
-    freeze_norms: bool = Field(False, description="Keep the backbone's BatchNorms as they are, statistics included.")
-    weight_decay: float = Field(1e-4, ge=0, description="Decay of matrices and kernels; norms, GRN and biases have none.")
-    clip_norm: float = Field(0.1, ge=0, description="Largest norm of the gradient; 0 switches clipping off.")
+    freeze_backbone_epochs: int = Field(0, ge=0, description="Epochs at the start that train only the head.")
+    freeze_stages: int = Field(0, ge=0, description="Number of backbone stages to freeze, from the first, with the stem.")
+    freeze_norms: bool = Field(False, description="Freeze the backbone's BatchNorms, including their statistics.")
+    weight_decay: float = Field(
+        1e-4, ge=0, description="Weight decay of matrices and kernels; norms, GRN and biases have none."
+    )
+    clip_norm: float = Field(0.1, ge=0, description="Maximum norm of the gradient; 0: no clipping.")
     class_loss: Literal["varifocal", "matchability"] = Field(
-        "varifocal", description="Loss of the classes: RT-DETR's varifocal, or DEIM's matchability-aware loss."
+        "varifocal", description="Classification loss: RT-DETR's varifocal, or DEIM's matchability-aware."
     )
-    fine_grained_weight: float = Field(0.15, ge=0, description="Weight of the edges' FGL loss (DFINEDecoder); 0: none.")
-    distillation_weight: float = Field(1.5, ge=0, description="Weight of the layers' DDF loss (DFINEDecoder); 0: none.")
-    dense_weight: float = Field(1.0, ge=0, description="Weight of the losses of a decoder's dense head, if it has one.")
-    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises, at most 2,000 steps.")
-    flat: float = Field(0.5, ge=0, le=1, description="Share of the run after which the rate falls as a cosine.")
-    strong_until: float = Field(0.85, ge=0, le=1, description="Share of the run with strong augmentation and varying size.")
+    fine_grained_weight: float = Field(
+        0.15, ge=0, description="Weight of the fine-grained localization loss (DFINEDecoder); 0: off."
+    )
+    distillation_weight: float = Field(
+        1.5, ge=0, description="Weight of the decoupled distillation focal loss (DFINEDecoder); 0: off."
+    )
+    dense_weight: float = Field(1.0, ge=0, description="Loss weight of the decoder's dense head, if it has one.")
+    warmup: float = Field(
+        0.05, ge=0, lt=1, description="Share of the run in which the learning rate rises, at most 2,000 steps."
+    )
+    flat: float = Field(0.5, ge=0, le=1, description="Share of the run after which the learning rate falls as a cosine.")
+    strong_until: float = Field(
+        0.85, ge=0, le=1, description="Share of the run with strong augmentation and varying input size."
+    )
     multi_scale: bool = Field(
         True,
         description="Vary the input size from 0.75 to 1.25 of --image-size, by steps of 32 (the model's largest stride).",
     )
-    augmentation: Literal["mild", "full"] = Field("mild", description="Zoom-out, crops, colours: mild, or RT-DETR's own.")
-    mosaic: float = Field(0.0, ge=0, le=1, description="Share of the strong samples that show four pictures in a grid.")
-    mixup: float = Field(0.0, ge=0, le=1, description="Share of the strong samples that are blended with another picture.")
-    copy_paste: float = Field(0.0, ge=0, le=1, description="Share of the strong samples into which boxes are pasted.")
+    augmentation: Literal["mild", "full"] = Field(
+        "mild", description="Zoom-out, crops and colours: mild, or RT-DETR's own."
+    )
+    mosaic: float = Field(0.0, ge=0, le=1, description="Share of strongly augmented samples made of four images in a grid.")
+    mixup: float = Field(0.0, ge=0, le=1, description="Share of strongly augmented samples blended with another image.")
+    copy_paste: float = Field(
+        0.0, ge=0, le=1, description="Share of strongly augmented samples into which boxes are pasted."
+    )
     balance: bool = Field(False, description="Show images of rare classes more often.")
-    flip_horizontal: bool = Field(True, description="Mirror half of the pictures left to right.")
-    flip_vertical: bool = Field(False, description="Also mirror top to bottom (aerial and microscope pictures).")
-    rotate90: bool = Field(False, description="Also turn by quarter turns (aerial and microscope pictures).")
-    drop_path: float = Field(0.0, ge=0, lt=1, description="Stochastic depth of the backbone's last block.")
-    ema_decay: float = Field(0.9999, ge=0, lt=1, description="Largest decay of the averaged weights that are validated.")
-    report: bool = Field(True, description="Write report.html into the run at the end: scores, errors and pictures.")
+    flip_horizontal: bool = Field(True, description="Mirror half of the images left to right.")
+    flip_vertical: bool = Field(False, description="Also mirror top to bottom (aerial and microscope images).")
+    rotate90: bool = Field(False, description="Also rotate by quarter turns (aerial and microscope images).")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="Stochastic depth rate of the backbone's last block.")
+    ema_decay: float = Field(
+        0.9999, ge=0, lt=1, description="Maximum decay of the averaged weights (EMA), which are validated."
+    )
+    report: bool = Field(True, description="Write report.html at the end of the run: scores, errors and images.")
     log: Log = None
-    profile: bool = Field(False, description="Measure the parts of a step; shown after 20 steps and at the end.")
-    patience: int | None = Field(None, ge=1, description="Stop after so many validations without a better AP.")
+    profile: bool = Field(False, description="Measure the parts of a training step; shown after 20 steps and at the end.")
+    patience: int | None = Field(None, ge=1, description="Stop after this many validations without a better AP.")
     val_every: int | None = Field(
-        None, ge=1, description="Epochs from one validation to the next (default: a tenth of the time)."
+        None, ge=1, description="Epochs between validations (default: validation takes a tenth of the time)."
     )
 
     @model_validator(mode="after")
@@ -157,60 +187,73 @@ class PretrainConfig(CommandConfig):
 
     alternatives = (*_LENGTH_AND_PLACE, frozenset({"head_epochs", "minutes"}))
 
-    images: tuple[str, ...] = Field((), description="Folders of images, with their subfolders, or data sets.")
+    images: tuple[str, ...] = Field((), description="Folders of images, including subfolders, or data sets.")
     model: str = Field(
         "convnextv2-atto",
-        description="Backbone: convnextv2- and zepto, atto, femto, pico, nano, …; with --detector a detector with one.",
+        description="Backbone, such as convnextv2-atto (zepto, atto, femto, pico, nano, …); with --detector a detector.",
     )
-    weights: Path | None = Field(None, description="Backbone weights to go on from: a file, a folder, or a name.")
+    weights: Path | None = Field(None, description="Backbone weights to continue from: file, folder or name.")
     epochs: int | None = Field(
-        None, ge=1, description="Passes over the images (800, or what makes 5,000 steps, unless --minutes is given)."
+        None,
+        ge=1,
+        description="Passes over the images (default: 800, or as many as 5,000 steps take, unless --minutes is given).",
     )
-    minutes: float | None = Field(None, gt=0, description="Wall-clock budget that the whole schedule fits itself to.")
-    detector: bool = Field(False, description="Prepare the head too: --model is a detector, such as nextdetr-atto.")
-    head_share: float = Field(0.6, gt=0, lt=1, description="With --detector, the head's share of --minutes.")
+    minutes: float | None = Field(None, gt=0, description="Time budget, to which the schedule adapts.")
+    detector: bool = Field(False, description="Also prepare the head: --model is a detector, such as nextdetr-atto.")
+    head_share: float = Field(0.6, gt=0, lt=1, description="Share of --minutes for the head, with --detector.")
     head_epochs: int | None = Field(
-        None, ge=1, description="Passes over the images for the head (default: what makes 3,000 steps)."
+        None, ge=1, description="Passes over the images for the head (default: as many as 3,000 steps take)."
     )
     head_image_size: int | None = Field(
-        None, ge=1, description="Side of the head's square input, pixels (default: --image-size)."
+        None, ge=1, description="Side of the square input for the head, pixels (default: --image-size)."
     )
-    head_batch_size: int | None = Field(None, ge=1, description="Images a step and process for the head (default: 8).")
+    head_batch_size: int | None = Field(None, ge=1, description="Images per step and process for the head (default: 8).")
     proposals: Literal["mixed", "pasted", "found"] = Field(
-        "mixed", description="What the head learns to find: segments pasted onto other images, found in them, or both."
+        "mixed",
+        description="What the head learns to find: segments pasted onto other images, segments found in images, or both.",
     )
-    mask_ratio: float = Field(0.6, gt=0, lt=1, description="Share of the patches that is hidden.")
-    patch_size: int = Field(32, ge=32, description="Side of a patch in pixels, a multiple of 32.")
-    image_size: int = Field(224, ge=1, description="Side of the square crops in pixels, a multiple of the patch size.")
-    batch_size: int | None = Field(None, ge=1, description="Images a step and process (default: by the number of images).")
-    seed: int = Field(0, ge=0, description="Seed of initialisation, order, crops and masks.")
+    mask_ratio: float = Field(0.6, gt=0, lt=1, description="Share of the patches that is masked.")
+    patch_size: int = Field(32, ge=32, description="Side of a masked patch, pixels; a multiple of 32.")
+    image_size: int = Field(224, ge=1, description="Side of the square crops, pixels; a multiple of --patch-size.")
+    batch_size: int | None = Field(
+        None, ge=1, description="Images per step and process (default: by the number of images)."
+    )
+    seed: int = Field(0, ge=0, description="Random seed of initialisation, order, crops and masks.")
     output: Path | None = Field(None, description="Folder of the run (default: runs/pretrain-MODEL).")
-    resume: Path | None = Field(None, description="Folder of a run to go on with, exactly where it stopped.")
-    devices: int = Field(1, ge=1, description="Processes, one device each.")
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device.")
-    device: str | None = Field(None, description="Where one process runs: cpu, cuda:1, … (default: by --accelerator).")
-    precision: Precision = Field("32-true", description="Arithmetic of the model; the loss is always 32-bit.")
-    bits: int | None = Field(None, ge=8, le=16, description="Significant bits of 16-bit grey pictures (default: 16).")
-    workers: int = Field(1, ge=0, description="Processes that load and crop images; 0 loads in the main process.")
-    cache_gigabytes: float = Field(2.0, ge=0, description="Memory for decoded images, if all of them fit.")
+    resume: Path | None = Field(None, description="Folder of a stopped run to continue.")
+    devices: int = Field(1, ge=1, description="Number of processes, one device each.")
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device to use.")
+    device: str | None = Field(None, description="Device: cpu, cuda, cuda:1, mps (default: the best).")
+    precision: Precision = Field("32-true", description="Floating-point precision of the model; the loss is always 32-bit.")
+    bits: int | None = Field(None, ge=8, le=16, description="Significant bits of 16-bit greyscale images (default: 16).")
+    workers: int = Field(1, ge=0, description="Processes that load and crop images; 0: the main process.")
+    cache_gigabytes: float = Field(2.0, ge=0, description="Memory for decoded images; used only if all of them fit.")
     learning_rate: float | None = Field(
-        None, gt=0, description="Peak rate of AdamW (default: 2.4e-3 times the square root of the whole batch / 4096)."
+        None,
+        gt=0,
+        description="Peak learning rate of AdamW (default: 2.4e-3 times the square root of the whole batch / 4096).",
     )
-    weight_decay: float = Field(0.05, ge=0, description="Decay of matrices and kernels; norms, GRN and biases have none.")
-    clip_norm: float = Field(5.0, ge=0, description="Largest norm of the gradient; 0 switches clipping off.")
-    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises, at most 2,000 steps.")
-    crop_min: float = Field(0.2, gt=0, le=1, description="Smallest share of an image's area that a crop takes.")
+    weight_decay: float = Field(
+        0.05, ge=0, description="Weight decay of matrices and kernels; norms, GRN and biases have none."
+    )
+    clip_norm: float = Field(5.0, ge=0, description="Maximum norm of the gradient; 0: no clipping.")
+    warmup: float = Field(
+        0.05, ge=0, lt=1, description="Share of the run in which the learning rate rises, at most 2,000 steps."
+    )
+    crop_min: float = Field(0.2, gt=0, le=1, description="Minimum share of the image area in a crop.")
     flip: float = Field(0.5, ge=0, le=1, description="Probability of mirroring left to right.")
-    grn: bool = Field(True, description="GRN in the backbone; without it, for comparison, a detector has to start its own.")
+    grn: bool = Field(True, description="Use GRN in the backbone; --no-grn is for comparisons.")
     decoder_depth: int = Field(1, ge=1, description="ConvNeXt V2 blocks of the decoder.")
     decoder_width: int | None = Field(
-        None, ge=1, description="Channels of the decoder (default: half of the backbone's last stage, at most 512)."
+        None, ge=1, description="Channels of the decoder (default: half of the last stage's, at most 512)."
     )
-    normalise_target: bool = Field(True, description="Score against patches of mean 0 and variance 1.")
-    ema_decay: float = Field(0.0, ge=0, lt=1, description="Largest decay of averaged weights to keep; 0 keeps the last.")
+    normalise_target: bool = Field(True, description="Normalise each target patch to mean 0 and variance 1.")
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1, description="Maximum decay of the averaged weights (EMA) to keep; 0 keeps the last weights."
+    )
     log: Log = None
     picture_every: int | None = Field(
-        None, ge=1, description="Epochs from one picture of reconstructions to the next (default: a tenth of the run)."
+        None, ge=1, description="Epochs between pictures of reconstructions (default: a tenth of the run)."
     )
 
     @model_validator(mode="after")

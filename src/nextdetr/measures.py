@@ -22,11 +22,17 @@ def scorer(data: str | None, split: str, *, quiet: bool = False) -> Score | None
         return None
     from nextdetr.engine.validate import score_detector
 
+    described = False
+
     def score(
         opened: OpenedModel | OpenedExport, queries: int | None, part: DetectionData | None = None
     ) -> dict[str, float | None]:
+        nonlocal described
         asked = ValConfig(data=data, split=split, device="cpu", queries=queries)
-        return score_detector(opened, asked, quiet=quiet or part is not None, data=part).metrics
+        hidden = quiet or part is not None
+        metrics = score_detector(opened, asked, quiet=hidden, data=part, describe=not described).metrics
+        described = described or not hidden  # the data set is the same each time
+        return metrics
 
     return score
 

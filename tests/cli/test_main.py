@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr
+from types import SimpleNamespace
 
 import pytest
 
+from nextdetr import measures
 from nextdetr.cli.main import run
 from tests.helpers import squares, tiny_model
 
@@ -16,7 +21,9 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     data = squares(folder / "data")
     arguments = ["train", "--data", str(data), "--model", str(tiny_model(folder)), "--epochs", "1", "--image-size", "64"]
-    assert run([*arguments, "--batch-size", "2", "--workers", "0", "--output", str(folder / "run"), "--json"]) == 0
+    with redirect_stderr(io.StringIO()) as log:
+        assert run([*arguments, "--batch-size", "2", "--workers", "0", "--output", str(folder / "run"), "--json"]) == 0
+    (folder / "log.txt").write_text(log.getvalue(), encoding="utf-8")
     return folder / "run" / "best.safetensors", data
 
 
@@ -64,6 +71,41 @@ def test_predict_json_and_files(trained, tmp_path, capsys):
     assert set(first["detections"][0]) == {"box", "confidence", "class_id", "class_name"}
     written = {path.suffix for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert written == {".jpg", ".json", ".txt", ".yaml"}  # the YAML makes the labels a data set
+
+
+def test_a_log_file_has_lines_and_nothing_else(trained, tmp_path, capsys):
+    model, data = trained
+    assert run(["predict", str(model), str(data / "images" / "val"), "--output", str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    log = (model.parents[1] / "log.txt").read_text(encoding="utf-8")
+    assert "epoch 1/1" in log
+    for text in (log, shown.out, shown.err):
+        assert not {"\r", "\x1b"} & set(text)
+
+
+@pytest.mark.parametrize("command", ["val M", "compare M M --resamples 100"])
+def test_problems_of_the_data_are_reported_once(command, trained, tmp_path, capsys):
+    model, data = trained
+    file = shutil.copytree(data, tmp_path / "data") / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["bbox"][2] = 0
+    file.write_text(json.dumps(content))
+    assert run([*command.replace("M", str(model)).split(), "--data", str(tmp_path / "data"), "--device", "cpu"]) == 0
+    assert capsys.readouterr().err.count("1 problem in the data") == 1
+
+
+def test_an_export_reports_problems_of_the_data_once(monkeypatch):
+    described = []
+
+    def score(*_, quiet, describe, **__):
+        described.append(describe and not quiet)
+        return SimpleNamespace(metrics={})
+
+    monkeypatch.setattr("nextdetr.engine.validate.score_detector", score)
+    scored = measures.scorer("photos", "val")
+    for part in (object(), None, None):
+        scored(None, None, part)
+    assert described == [False, True, False]
 
 
 def test_an_unreadable_image_is_told_once(trained, tmp_path, capsys):

@@ -10,7 +10,7 @@ import pytest
 from cyclopts import CycloptsError
 
 from nextdetr.cli.commands import app
-from nextdetr.cli.main import _as_value
+from nextdetr.cli.tokens import prepare
 from nextdetr.errors import NextDETRError
 from tests.docs.blocks import ROOT, SHELLS, Block, blocks, commands
 
@@ -40,7 +40,7 @@ def problem(words: list[str]) -> str | None:
 def wrong_usage(words: list[str]) -> str | None:
     """Return what the program says of a command that it would refuse before it reads any file."""
     try:
-        app.parse_args([_as_value(word) for word in words], exit_on_error=False, print_error=False)
+        app.parse_args(prepare(words), exit_on_error=False, print_error=False)
     except (CycloptsError, NextDETRError, ValueError) as error:
         return str(error) or type(error).__name__
     return None

@@ -181,3 +181,17 @@ class TestSelectClasses:
     def test_empty(self):
         with pytest.raises(DataError, match="empty"):
             select_classes(CLASSES, [])
+
+
+NAMES_WITH_COMMAS = ["tench, Tinca tinca", "tench", "car", "bow,arrow"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (["car,tench"], [1, 2]), (["tench, Tinca tinca"], [0]), (["tench, Tinca tinca,car"], [0, 2]), (["bow,arrow"], [3]),
+        (["car", "bow,arrow, tench"], [1, 2, 3]), (["car,,"], [2]), ([0, "2"], [0, 2]), ("car,tench", [1, 2]),
+    ],
+)  # fmt: skip
+def test_names_of_classes_may_have_commas(wanted, found):
+    assert select_classes(NAMES_WITH_COMMAS, wanted) == found

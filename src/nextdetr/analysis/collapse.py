@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from nextdetr.data.check import summarize_problems
+from nextdetr.data.raw import plural
 from nextdetr.data.unlabelled import find_unlabelled
 from nextdetr.errors import ConfigError
 from nextdetr.files import atomic_write
@@ -120,7 +121,7 @@ def analyze_collapse(
     paths = [records[index * len(records) // count].path for index in range(count)]
     folder, layers, grids = Path(output), {}, {}
     for number, source in enumerate(dict.fromkeys(weights)):
-        tell(f"{source}: {count} images")
+        tell(f"{source}: {plural(count, 'image')}")
         torch.manual_seed(0)  # reproducible random weights
         encoder = open_encoder(source).eval()
         encoder.check_size(image_size)

@@ -23,6 +23,7 @@ from torch.optim import AdamW
 
 from nextdetr.config import ProbeConfig
 from nextdetr.data.classes import ClassFolders, read_class_folders
+from nextdetr.data.raw import plural
 from nextdetr.data.unlabelled import random_crop
 from nextdetr.engine.optim import rate_factor, set_rate, undecayed
 from nextdetr.layers.normalize import imagenet_statistics
@@ -89,7 +90,8 @@ def probe(
     data = read_class_folders(folder, held_out=config.held_out, seed=config.seed)
     for line in data.skipped:
         tell(f"left out: {line}")
-    tell(f"{len(data.classes)} classes, {len(data.train)} images to learn from, {len(data.held_out)} held out")
+    classes, images = plural(len(data.classes), "class"), plural(len(data.train), "image")
+    tell(f"{classes}, {images} to learn from, {len(data.held_out)} held out")
     truth = torch.tensor([label for _, label in data.held_out])
     encoder = open_encoder(weights).to(device).eval()
     train, held_out = (_features(encoder, part, config, device) for part in (data.train, data.held_out))

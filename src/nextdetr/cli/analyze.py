@@ -13,7 +13,7 @@ from nextdetr.errors import ConfigError
 
 __all__ = ["app"]
 
-app = App(name="analyze", help="Look into backbones.")
+app = App(name="analyze", help="Analyse backbones.")
 
 
 @app.command
@@ -21,7 +21,7 @@ def collapse(
     weights: Annotated[
         list[str],
         Parameter(
-            help="WEIGHTS: files of any known layout, or convnextv2-atto and the like for random weights; "
+            help="Files in any known layout, or convnextv2-atto and the like for random weights; "
             "without --images, then a folder of images."
         ),
     ],
@@ -29,12 +29,12 @@ def collapse(
     *,
     images: Annotated[list[str] | None, Parameter(help="Folders of images or data sets, as for pretrain.")] = None,
     image_size: Annotated[int, Parameter(help="Side of the square input, pixels.")] = 224,
-    limit: Annotated[int, Parameter(help="Most images to look at.")] = 200,
+    limit: Annotated[int, Parameter(help="Maximum number of images.")] = 200,
     output: Annotated[Path, Parameter(help="Folder for the pictures.")] = Path("runs/collapse"),
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure whether the channels of each layer say different things: the cosine distance of the ConvNeXt V2 paper.
+    """Measure feature collapse: the cosine distance between the channels of each layer, as in the ConvNeXt V2 paper.
 
     Example: `nextdetr analyze collapse v1.safetensors v2.safetensors convnextv2-atto --images photos`.
     """

@@ -22,7 +22,7 @@ def benchmark(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure a detector in every runtime that is installed, beside what the machine can do at most.
+    """Measure the speed of a detector in every installed runtime, next to the limits of the machine.
 
     Example: `nextdetr benchmark runs/nextdetr-atto-photos/best.safetensors --data photos --precision float32 int8`.
     """

@@ -20,9 +20,9 @@ def calibrate(
     json: Json = False,
     verbose: Verbose = False,
 ) -> int:
-    """Store a confidence with a bound on the share of missed objects, and how unlike the training images an image may be.
+    """Choose a confidence with a guaranteed recall, and learn which images are unlike the training images.
 
-    `predict --confidence calibrated` uses it. Exits with 3 where the detector cannot reach the recall.
+    Both are stored in the checkpoint; `predict --confidence calibrated` uses them. Exit code 3: the recall is out of reach.
 
     Example: `nextdetr calibrate runs/nextdetr-atto-photos --data photos --recall 0.95`.
     """
@@ -37,19 +37,22 @@ def calibrate(
     if json:
         print_json(result.to_json())
         return 0 if result.passed else 3
+    from nextdetr.data.raw import plural
+
+    images = plural(result.images, "image")
     if not result.passed:
         say(
             f"Recall {result.recall:g} is out of reach: with all detections {result.missed:.1%} of an image's objects are "
-            f"missed on {result.images:,} images (bound {result.bound:.1%}). The highest that can be promised is "
+            f"missed on {images} (bound {result.bound:.1%}). The highest that can be promised is "
             f"{int(1000 * result.highest_recall) / 1000:g}. Nothing was stored."
         )
         return 3
     say(
         f"Confidence {result.threshold:.4f}: on average at most {result.bound:.1%} of the objects of a new image are "
-        f"missed (IoU {result.iou:g}); {result.missed:.1%} on these {result.images:,} images with objects"
+        f"missed (IoU {result.iou:g}); {result.missed:.1%} on these {images} with objects"
     )
     if result.images_without_objects:
-        say(f"  {result.images_without_objects:,} images without objects have none to miss and were left out")
+        say(f"  {plural(result.images_without_objects, 'image')} without objects left out")
     if result.unlike is None:
         say(f"  {result.unlike_reason}")
     else:

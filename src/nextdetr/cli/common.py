@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AllowPartial", "Json", "Runtime", "Verbose", "Weights", "is_first_process", "print_json", "say", "settings",
-    "tell_point", "tell_reports",
+    "split_line", "tell_point", "tell_reports",
 ]  # fmt: skip
 
 Json = Annotated[
@@ -28,17 +28,15 @@ Json = Annotated[
 ]
 Weights = Annotated[
     Path | None,
-    Parameter(help="Weights for MODEL: a file, a folder, or a name of nextdetr weights list or of the Hugging Face Hub."),
+    Parameter(help="Weights for MODEL: file, folder, or name from nextdetr weights list or the Hugging Face Hub."),
 ]
 AllowPartial = Annotated[
     bool,
-    Parameter(
-        negative="", help="Use --weights that leave parts of MODEL as initialised, and so its results without meaning."
-    ),
+    Parameter(negative="", help="Accept --weights that leave parts of MODEL random; its results then mean nothing."),
 ]
 Runtime = Annotated[
     Literal["auto", "onnxruntime", "openvino"],
-    Parameter(help="What runs an exported file (default: the fastest in which it passed its gate)."),
+    Parameter(help="Runtime of an exported file (default: the fastest that passed its checks)."),
 ]
 Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show the traceback of an error.")]
 
@@ -59,8 +57,21 @@ def settings(kind: type[C], given: C | None, file: str | None = None) -> C:
     return build_config(kind, merge_settings(kind, stored, explicit), source=file or "")
 
 
+def split_line(split: str, count: Mapping[str, int]) -> str:
+    """Return a row of a table of splits: how many images and boxes one has."""
+    images, boxes = (plural_noun(count[name], noun) for name, noun in (("images", "image"), ("boxes", "box")))
+    return f"  {split:<8} {count['images']:>8,} {images:<6} {count['boxes']:>10,} {boxes}"
+
+
+def plural_noun(count: int, noun: str) -> str:
+    """Return the noun alone, for a number in a column of its own."""
+    from nextdetr.data.raw import plural
+
+    return plural(count, noun).partition(" ")[2]
+
+
 def tell_reports(reports: Iterable[LoadReport]) -> None:
-    """Say on standard error what was loaded from each weights file, and what was not."""
+    """Report on standard error what was loaded from each weights file, and what was not."""
     for report in reports:
         sys.stderr.write(report.text() + "\n")
 

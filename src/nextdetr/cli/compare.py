@@ -14,8 +14,8 @@ __all__ = ["compare"]
 
 
 def compare(
-    a: Annotated[str, Parameter(help="A checkpoint, the folder of a run, or an exported file.")],
-    b: Annotated[str, Parameter(help="The one to compare with it.")],
+    a: Annotated[str, Parameter(help="A checkpoint, a run folder, or an exported file.")],
+    b: Annotated[str, Parameter(help="The detector to compare it with.")],
     *,
     options: Annotated[CompareConfig | None, Parameter(name="*")] = None,
     runtime: Runtime = "auto",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Verbose, print_json, say, settings
+from nextdetr.cli.common import Json, Verbose, print_json, say, settings, split_line
 from nextdetr.config import ConvertConfig
 from nextdetr.errors import ConfigError
 
@@ -49,6 +49,6 @@ def convert(
     if json:
         print_json(result.to_json())
         return
-    say(f"{result.output}  ({result.to}, {len(result.classes)} class{'' if len(result.classes) == 1 else 'es'})")
+    say(f"{result.output}  ({result.to}, {plural(len(result.classes), 'class')})")
     for split, count in result.splits.items():
-        say(f"  {split:<8} {count['images']:>8,} images {count['boxes']:>10,} boxes")
+        say(split_line(split, count))

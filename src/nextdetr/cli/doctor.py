@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Verbose, print_json, say, settings
+from nextdetr.cli.common import Json, Verbose, print_json, say, settings, split_line
 from nextdetr.config import DoctorConfig
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ def doctor(
     json: Json = False,
     verbose: Verbose = False,
 ) -> int:
-    """Look for what would spoil a training: copies and leaks, broken images, odd boxes and classes, doubtful labels.
+    """Check a data set: duplicates, leaks between splits, broken images, odd boxes and classes, doubtful labels.
 
-    Exits with 3 where a training would be wasted. Example: `nextdetr doctor photos --output doctor.html`.
+    Exit code 3: training on it would be a waste. Example: `nextdetr doctor photos --output doctor.html`.
     """
     merged = settings(DoctorConfig, options)
     from rich.console import Console
@@ -51,7 +51,7 @@ def doctor(
 
 
 def _show(result: DoctorResult) -> None:
-    """Print the result, the gravest first."""
+    """Print the result, the most serious findings first."""
     from rich.console import Console
     from rich.text import Text
 
@@ -61,7 +61,7 @@ def _show(result: DoctorResult) -> None:
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     say(f"{path_text(result.data)}: {result.recognised}")
     for split, count in result.splits.items():
-        say(f"  {split:<8} {count['images']:>8,} images {count['boxes']:>10,} boxes")
+        say(split_line(split, count))
     say()
     for finding in result.findings:
         line = Text(f"{finding.severity:<8}", style=_STYLES[finding.severity])

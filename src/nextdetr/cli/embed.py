@@ -54,6 +54,8 @@ def embed(
         print_json({"command": "embed", **result.to_json()})
         return
     write_embeddings(result, merged.output)
+    from nextdetr.data.raw import plural
+
     shape = list(result.embeddings.shape)
     if json:
         print_json({"command": "embed", "model": model, "row": result.row, "output": str(merged.output), "shape": shape,
@@ -61,4 +63,4 @@ def embed(
     else:
         if result.skipped:
             say(f"Skipped: {', '.join(f'{count} {SKIPPED[kind]}' for kind, count in result.skipped.items())}")
-        say(f"{merged.output}  {shape[0]} images, {shape[1]} numbers each, from row {result.row}")
+        say(f"{merged.output}  {plural(shape[0], 'image')}, {shape[1]} numbers each, from row {result.row}")

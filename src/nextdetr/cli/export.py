@@ -43,9 +43,11 @@ def export(
     if json:
         print_json(result.to_json())
         return code
+    from nextdetr.data.raw import plural
+
     found, seconds = result.comparison, result.seconds_per_image
     say(f"{result.file}  ({result.bytes / 1e6:.1f} MB, {result.precision}, {result.image_size} px)")
-    say(f"  compared on           {found.images} images: {result.compared_on}")
+    say(f"  compared on           {plural(found.images, 'image')}: {result.compared_on}")
     say(f"  detections matched    {found.matched:.1%} of {found.detections}")
     say(f"  largest difference    box {found.box:.2g} of the image, score {found.score:.2g}")
     say(f"  one image             {1000 * seconds['exported']:.1f} ms; PyTorch {1000 * seconds['pytorch']:.1f} ms")

@@ -90,7 +90,7 @@ def _usage(error: BaseException) -> str | None:
     if not isinstance(error, CycloptsError):
         return None
     command = " ".join(("nextdetr", *(error.command_chain or ())))
-    return f"{_missing_name(error) or _one_line(error)} See {command} --help."
+    return f"{_missing_name(error) or _unused(error) or _one_line(error)} See {command} --help."
 
 
 def _missing_name(error: Exception) -> str:
@@ -101,7 +101,20 @@ def _missing_name(error: Exception) -> str:
         return ""
     if error.keyword is not None or any(token.keyword is not None for token in error.argument.tokens):
         return ""
-    return f"{error.argument.name.lstrip('-').upper()} is missing."
+    name = error.argument.name.lstrip("-").upper()
+    return f"{name} is missing{': name it right after the command' if name == 'MODEL' else ''}."
+
+
+def _unused(error: Exception) -> str:
+    """Return a sentence for a word that is neither an option nor a value, as in ``nextdetr train photos``."""
+    from cyclopts.exceptions import UnusedCliTokensError
+
+    if not isinstance(error, UnusedCliTokensError) or not error.unused_tokens:
+        return ""
+    word = error.unused_tokens[0].strip()
+    takes_data = (error.command_chain or ("",))[0] in ("train", "val", "report", "compare", "calibrate")
+    hint = f"did you mean --data {word}?" if takes_data else "it is neither an option nor the value of one."
+    return f"{word!r} is not expected here: {hint}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -16,20 +16,19 @@ def graft(
     source: Annotated[
         str | None,
         Parameter(
-            help="DETECTOR: a checkpoint, the folder of a run, weights of another program, or a name of weights list."
+            name="DETECTOR", help="Checkpoint, folder of a run, weights of another program, or a name of weights list."
         ),
     ] = None,
     /,
     *,
     options: Annotated[GraftConfig | None, Parameter(name="*")] = None,
-    config: Annotated[str | None, Parameter(help="YAML file of the same settings; options given here win.")] = None,
+    config: Annotated[str | None, Parameter(help="YAML file of settings; options take precedence.")] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Put a detector's encoder and decoder on a ConvNeXt V2 backbone, aligned on images without labels.
 
-    Example: `nextdetr graft dfine-n-coco --backbone convnextv2-atto=atto.pt --images photos --minutes 20`. Ctrl-C stops it;
-    `--resume DIR` goes on exactly there.
+    Example: `nextdetr graft dfine-n-coco --backbone convnextv2-atto=atto.pt --images photos --minutes 20`.
     """
     merged = settings(GraftConfig, options, config)
     if source is not None:

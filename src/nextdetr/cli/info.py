@@ -20,9 +20,11 @@ __all__ = ["info"]
 def info(
     model: Annotated[str, Parameter(help="A shipped name, a model YAML, a checkpoint or an exported file.")],
     *,
-    image_size: Annotated[int, Parameter(help="Side of the square input, pixels, that GFLOP is counted for.")] = 640,
-    profile: Annotated[bool, Parameter(negative="", help="Also measure the time of each row, on this machine.")] = False,
-    plot: Annotated[Path | None, Parameter(help="Picture to draw the table of speeds in, where there is one.")] = None,
+    image_size: Annotated[int, Parameter(help="Side of the square input to count GFLOP for, pixels.")] = 640,
+    profile: Annotated[bool, Parameter(negative="", help="Also measure the time of each row on this machine.")] = False,
+    plot: Annotated[
+        Path | None, Parameter(help="Image file for a plot of the latency table, if the model has one.")
+    ] = None,
     weights: Weights = None,
     allow_partial: AllowPartial = False,
     json: Json = False,

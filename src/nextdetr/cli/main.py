@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import re
 import signal
 import sys
 import threading
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from nextdetr.cli.failures import OutputClosed, describe
-from nextdetr.cli.output import drop_output, only_the_result, print_json, replace_letters
+from nextdetr.cli.output import drop_output, only_the_result, print_json, replace_letters, say
 from nextdetr.data.signals import STOPPING
 from nextdetr.errors import NextDETRError
 
@@ -89,15 +88,26 @@ def _guarded(tokens: list[str]) -> int:
 
 
 def _run(tokens: list[str]) -> int:
+    if all(token in ("--json", "--verbose") for token in tokens):
+        from nextdetr.cli.welcome import welcome
+
+        print_json({"text": welcome()}) if "--json" in tokens else say(welcome())
+        return 0
     from nextdetr.cli.commands import app
+    from nextdetr.cli.help import HELP_ALL, showing_all
 
     console, shown = None, io.StringIO()
     if "--json" in tokens:
         from rich.console import Console
 
         console = Console(file=shown, width=120)  # of help and version
+    showing_all.set(HELP_ALL in tokens)
+    if not any(token in app.help_flags for token in tokens):
+        from nextdetr.cli.tokens import prepare
+
+        tokens = prepare(tokens)
     result = app(
-        [_as_value(token) for token in tokens],
+        tokens,
         console=console,
         exit_on_error=False,
         print_error=False,
@@ -106,11 +116,6 @@ def _run(tokens: list[str]) -> int:
     if shown.getvalue():
         print_json({"text": shown.getvalue()})
     return result if isinstance(result, int) else 0  # a command whose check was not met says so by its number
-
-
-def _as_value(token: str) -> str:
-    """Return an argument, with a space before ``-`` and ``-10,120,400,120`` (of ``--line``), which are no options."""
-    return f" {token}" if re.fullmatch(r"-|-[\d.]+(,-?[\d.]+)+", token) else token
 
 
 def _fail(tokens: list[str], error: BaseException) -> int:

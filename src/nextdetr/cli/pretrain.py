@@ -15,20 +15,19 @@ __all__ = ["pretrain"]
 def pretrain(
     sources: Annotated[
         list[str] | None,
-        Parameter(help="IMAGES: folders, with their subfolders, or data sets, of which the training split is taken."),
+        Parameter(name="IMAGES", help="Folders of images, including subfolders, or data sets (their split train)."),
     ] = None,
     /,
     *,
     options: Annotated[PretrainConfig | None, Parameter(name="*")] = None,
-    config: Annotated[str | None, Parameter(help="YAML file of the same settings; options given here win.")] = None,
+    config: Annotated[str | None, Parameter(help="YAML file of settings; options take precedence.")] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Pre-train a backbone on images without labels, for `train --backbone-weights`; with --detector the head too.
 
     Examples: `nextdetr pretrain photos --minutes 30`; for `train --weights`,
-    `nextdetr pretrain photos --model nextdetr-atto --detector --minutes 60`. Ctrl-C stops it; `--resume DIR` goes on
-    exactly there.
+    `nextdetr pretrain photos --model nextdetr-atto --detector --minutes 60`.
     """
     merged = settings(PretrainConfig, options, config)
     if sources:

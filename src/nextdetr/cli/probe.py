@@ -14,8 +14,8 @@ __all__ = ["probe"]
 
 
 def probe(
-    weights: Annotated[str, Parameter(help="WEIGHTS: a file of any known layout, or convnextv2-atto for random weights.")],
-    folder: Annotated[str, Parameter(help="FOLDER: images in one subfolder a class.")],
+    weights: Annotated[str, Parameter(help="A file in any known layout, or convnextv2-atto for random weights.")],
+    folder: Annotated[str, Parameter(help="Images in one subfolder per class.")],
     /,
     *,
     options: Annotated[ProbeConfig | None, Parameter(name="*")] = None,

@@ -15,7 +15,7 @@ __all__ = ["report"]
 
 
 def report(
-    model: Annotated[str, Parameter(help="The folder of a run, a checkpoint, an exported file or a model with --weights.")],
+    model: Annotated[str, Parameter(help="A run folder, a checkpoint, an exported file, or a model with --weights.")],
     *,
     options: Annotated[ReportConfig | None, Parameter(name="*")] = None,
     weights: Weights = None,
@@ -42,9 +42,13 @@ def report(
     if json:
         print_json(result.to_json())
         return
+    from nextdetr.data.raw import plural
+
     score = result.metrics["AP"]
     shown = "-" if score is None else f"{score:.4f}"
-    say(f"AP {shown} on {result.images} images of {result.data}, split {result.split}")
+    say(f"AP {shown} on {plural(result.images, 'image')} of {result.data}, split {result.split}")
     for name, error in result.errors.items():
-        say(f"  {name:<11} {error['count']:>7,} errors cost {error['cost']:.3f} of AP50")
+        say(
+            f"  {name:<11} {error['count']:>7,} error{' ' if error['count'] == 1 else 's'} cost {error['cost']:.3f} of AP50"
+        )
     say(f"Written to {result.output}")

@@ -23,7 +23,7 @@ SHOWN = {
 
 
 def runs(
-    folder: Annotated[str, Parameter(help="Folder that is searched for runs.")] = "runs",
+    folder: Annotated[str, Parameter(help="Folder to search for runs.")] = "runs",
     *,
     json: Json = False,
     verbose: Verbose = False,

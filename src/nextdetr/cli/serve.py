@@ -23,7 +23,7 @@ def serve(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Serve detectors over HTTP, with a page to try them; Ctrl-C stops when all that was accepted is answered.
+    """Serve detectors over HTTP, with a page to try them; Ctrl-C stops after answering all accepted requests.
 
     Example: `nextdetr serve exports/cells/model.onnx --corrections corrected`, then open http://127.0.0.1:8000.
     """

@@ -15,13 +15,13 @@ __all__ = ["train"]
 def train(
     *,
     options: Annotated[TrainConfig | None, Parameter(name="*")] = None,
-    config: Annotated[str | None, Parameter(help="YAML file of the same settings; options given here win.")] = None,
+    config: Annotated[str | None, Parameter(help="YAML file of settings; options take precedence.")] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Train a detector on labelled images.
 
-    Example: `nextdetr train --data photos --minutes 30`. Ctrl-C stops it; `--resume DIR` goes on exactly there.
+    Example: `nextdetr train --data photos --minutes 30`
     """
     merged = settings(TrainConfig, options, config)
     from nextdetr.engine.log import shown_score

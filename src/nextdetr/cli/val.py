@@ -51,7 +51,9 @@ def val(
     if json:
         print_json(result.to_json())
         return
-    say(f"{result.images} images of {result.data}, split {result.split}")
+    from nextdetr.data.raw import plural
+
+    say(f"{plural(result.images, 'image')} of {result.data}, split {result.split}")
     for name, value in result.metrics.items():
         say(f"  {name:<10} {_number(value)}")
     width = max((len(name) for name in result.per_class), default=5)

@@ -11,7 +11,7 @@ from nextdetr.cli.common import Json, Verbose, print_json, say
 
 __all__ = ["app"]
 
-app = App(name="weights", help="Look into weights files of any origin, and write them for other programs.")
+app = App(name="weights", help="Inspect weights files of any origin, and convert them for other programs.")
 
 
 @app.command
@@ -22,7 +22,7 @@ def inspect(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Say what a weights file is, for which model, of which classes and under which licence, and whether it fits a model.
+    """Show what a weights file holds: model, classes and licence, and whether it fits a model.
 
     Nothing in the file is run. Example: `nextdetr weights inspect convnextv2_atto.pt --model nextdetr-atto`.
     """
@@ -54,7 +54,7 @@ def convert(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write weights in another layout; there and back is exact. Of a detector, ultralytics gets all, others the backbone.
+    """Write weights in another layout, without loss. ultralytics gets all of a detector, other programs its backbone.
 
     Example: `nextdetr weights convert backbone.safetensors --to timm`.
     """
@@ -70,7 +70,7 @@ def convert(
 
 @app.command(name="list")
 def list_weights(*, json: Json = False, verbose: Verbose = False) -> None:
-    """List published weights that are known to fit, with their licences, by the names that `--weights` takes.
+    """List published weights that are known to fit, by the names that `--weights` takes, with their licences.
 
     Nothing is downloaded. Others load too: `owner/name[/file][@revision]` of the Hugging Face Hub.
     """

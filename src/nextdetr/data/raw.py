@@ -335,8 +335,8 @@ def map_classes(
 
 
 def plural(count: int, noun: str) -> str:
-    """Return "1 box", "2 boxes", "3 images"."""
-    ending = "" if count == 1 else "es" if noun.endswith("x") else "s"
+    """Return "1 box", "2 boxes", "3 classes", "4,000 images"."""
+    ending = "" if count == 1 else "es" if noun.endswith(("x", "s")) else "s"
     return f"{count:,} {noun}{ending}"
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from nextdetr.confidence import least_scores, read_thresholds
 from nextdetr.config import CompareConfig, build_config
+from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
 from nextdetr.engine.log import Display
 from nextdetr.engine.validate import Examined, examine
@@ -125,7 +126,7 @@ def compare_opened(
             f"{a.source} and {b.source} have different classes, so their AP means different things: only one has "
             f"{missing[0]!r}."
         )
-    sides = [_look(opened, config, quiet=quiet) for opened in (a, b)]
+    sides = [_look(opened, config, quiet=quiet, describe=place == 0) for place, opened in enumerate((a, b))]
     data = sides[0].examined.data
     if [record.path for record in data.records] != [record.path for record in sides[1].examined.data.records]:
         raise DataError(f"{config.data}: the images changed during the comparison; run it again.")
@@ -155,8 +156,8 @@ def compare_opened(
     return result
 
 
-def _look(opened: OpenedModel | OpenedExport, config: CompareConfig, *, quiet: bool) -> _Side:
-    examined = examine(opened, config, quiet=quiet)
+def _look(opened: OpenedModel | OpenedExport, config: CompareConfig, *, quiet: bool, describe: bool) -> _Side:
+    examined = examine(opened, config, quiet=quiet, describe=describe)
     data, found = examined.data, examined.evaluator.state()
     classes = len(data.classes)
     matches = match(data.records, found, classes, order=examined.evaluator.order())
@@ -172,5 +173,5 @@ def _page(result: CompareResult, data: DetectionData, sides: Sequence[_Side], pl
     ]
     return render(
         "compare.html", title=f"Two detectors on {data.name}", r=result, pictures=pictures,
-        subtitle=f"split {result.split}, {result.images:,} images",
+        subtitle=f"split {result.split}, {plural(result.images, 'image')}",
     )  # fmt: skip

@@ -22,6 +22,7 @@ from torch import nn
 
 from nextdetr.config import GraftConfig, build_config
 from nextdetr.data.loader import EpochSampler, build_loader
+from nextdetr.data.raw import plural
 from nextdetr.data.transforms import multi_scale_sizes
 from nextdetr.data.unlabelled import UnlabelledDataset
 from nextdetr.engine.budget import Budget
@@ -240,7 +241,7 @@ class Grafter(Loop):
         if self.unsaved:
             self.save()
         seconds = self.budget.seconds
-        title = f"{str(self.config.backbone).partition('=')[0]}, {len(self.run_.data.records):,} images"
+        title = f"{str(self.config.backbone).partition('=')[0]}, {plural(len(self.run_.data.records), 'image')}"
         draw_loss(self.directory / "metrics.csv", self.directory / "pictures" / "curves.png", title)
         self.logs.end(cursor.step, {"loss": self.loss}, self.checkpoint)
         self.display.line(f"Done in {clock(seconds)}: loss {self.loss:.4f}; the detector is {self.checkpoint}")

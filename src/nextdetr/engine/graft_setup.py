@@ -15,6 +15,7 @@ from torch.optim import AdamW
 
 from nextdetr.config import GraftConfig
 from nextdetr.data.check import summarize_problems
+from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
 from nextdetr.data.unlabelled import find_unlabelled
 from nextdetr.engine.optim import undecayed
@@ -134,7 +135,7 @@ def prepare_graft(config: GraftConfig, directory: Path, tell: Callable[[str], No
     earlier = state.get("started_from")
     started_from = (str(earlier["licence"]), str(earlier["file"])) if earlier else _load(model, opened, weights, name, tell)
     data = replace(find_unlabelled(config.images), reading=Reading(bits=stored_bits(opened.metadata)))
-    tell(f"{len(data.records):,} images to learn from" + (f", of {data.recognised}" if data.recognised else ""))
+    tell(f"{plural(len(data.records), 'image')} to learn from" + (f", of {data.recognised}" if data.recognised else ""))
     if data.problems:
         tell(summarize_problems(data.problems))
     if config.resume is None:

@@ -18,6 +18,7 @@ import torch
 from lightning_fabric import Fabric
 
 from nextdetr.config import TrainConfig
+from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
 from nextdetr.engine.evaluate import CocoEvaluator, read_batches
 from nextdetr.engine.loading import training_sizes
@@ -139,7 +140,7 @@ def fulfil(
     sizes: list[int] = fabric.broadcast(_sizes(times, opened, config, tell) if fabric.global_rank == 0 else [])
     step = max(1, -(-len(data.records) // SCORED))
     data = replace(data, records=data.records[::step])
-    tell(f"scoring {len(sizes) * len(queries) * len(layers)} settings on {len(data.records)} images")
+    tell(f"scoring {len(sizes) * len(queries) * len(layers)} settings on {plural(len(data.records), 'image')}")
     scores = score_settings(
         opened.model, data, sizes, queries, layers, batch_size=config.batch_size, fabric=fabric
     )  # fmt: skip

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nextdetr.config import PretrainConfig, build_config
 from nextdetr.data.loader import EpochSampler, build_loader
+from nextdetr.data.raw import plural
 from nextdetr.data.unlabelled import UnlabelledDataset
 from nextdetr.engine.budget import Budget
 from nextdetr.engine.curves import draw_loss
@@ -277,7 +278,7 @@ class Pretrainer(Loop):
         self.fabric.barrier()
         seconds, weights = self.budget.seconds, self.directory / "backbone.safetensors"
         if self.main:
-            title = f"{self.config.model}, {len(self.run_.data.records):,} images"
+            title = f"{self.config.model}, {plural(len(self.run_.data.records), 'image')}"
             draw_loss(self.directory / "metrics.csv", self.directory / "pictures" / "curves.png", title)
             self.logs.end(cursor.step, {"loss": self.loss}, weights)
         self.display.line(f"Done in {clock(seconds)}: loss {self.loss:.4f}; weights in {weights}")

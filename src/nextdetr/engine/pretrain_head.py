@@ -21,6 +21,7 @@ from lightning_fabric import Fabric
 from nextdetr.config import PretrainConfig, TrainConfig
 from nextdetr.data.composed import OBJECT, ComposeConfig, ComposedDataset, as_objects
 from nextdetr.data.loader import EpochSampler, TrainLoader, build_loader
+from nextdetr.data.raw import plural
 from nextdetr.data.transforms import TrainTransform
 from nextdetr.engine.curves import draw_loss
 from nextdetr.engine.launch import launch
@@ -176,7 +177,7 @@ class HeadTrainer(Trainer):
             self.fabric.barrier()
             seconds, weights = self.budget.seconds, self.directory.parent / FILE
             if self.main:
-                title = f"head of {config.model}, {len(self.run_.train_data.records):,} images"
+                title = f"head of {config.model}, {plural(len(self.run_.train_data.records), 'image')}"
                 draw_loss(self.directory / "metrics.csv", self.directory / "pictures" / "curves.png", title)
                 self.logs.end(self.cursor.step, {"loss": self.loss}, weights)
             self.display.line(f"Done in {clock(seconds)}: loss {self.loss:.4f}; weights in {weights}")

@@ -26,6 +26,7 @@ from torch.optim import AdamW
 
 from nextdetr.config import PretrainConfig
 from nextdetr.data.check import summarize_problems
+from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
 from nextdetr.data.unlabelled import find_unlabelled
 from nextdetr.engine.optim import undecayed
@@ -185,7 +186,7 @@ def prepare_pretraining(
     """
     cursor, state = (Cursor(), {}) if config.resume is None else read_state(directory / "last.ckpt")
     data = images_of(config)
-    tell(f"{len(data.records):,} images to pre-train on" + (f", of {data.recognised}" if data.recognised else ""))
+    tell(f"{plural(len(data.records), 'image')} to pre-train on" + (f", of {data.recognised}" if data.recognised else ""))
     if data.problems:
         tell(summarize_problems(data.problems))
     encoder = convnextv2(backbone_of(config), grn=config.grn)

@@ -207,7 +207,9 @@ def _model(plan: _Plan, models: Sequence[str], backbone: str | None) -> None:
         sizes = [name for name in COST if name in models and name != SMALL_MODEL]
         fitting = [name for name in sizes if GIGABYTES[name] <= budget and COST[name] <= COST[wanted]]
         name = fitting[-1] if fitting else DEFAULT_MODEL
-        plan.choose(f"{plan.data.images:,} images, {plan.machine.device_memory / 2**30:.0f} GB of GPU memory", model=name)
+        plan.choose(
+            f"{plural(plan.data.images, 'image')}, {plan.machine.device_memory / 2**30:.0f} GB of GPU memory", model=name
+        )
     elif plan.config.weights is None:
         small = SMALL_MODEL in models and plan.data.boxes > 0 and _needed(plan) > 1.5 * SIZES[0]
         kind = "the fastest with a level of stride 4 for small boxes" if small else "the fastest"
@@ -272,14 +274,14 @@ def _length(plan: _Plan) -> None:
     epochs = min(max(round(passes / max(1, plan.data.images)), EPOCHS[0]), EPOCHS[1])
     seconds = _seconds_an_image(plan, int(plan.get("image_size") or SIZES[1]))
     if seconds is None:
-        plan.choose(f"{epochs * plan.data.images:,} images shown in all", epochs=epochs)
+        plan.choose(f"{plural(epochs * plan.data.images, 'image')} shown in all", epochs=epochs)
         return
     minutes = epochs * plan.data.images * seconds / 60
     if minutes > LONGEST:
         plan.choose(f"{epochs} epochs would take some {minutes / 60:.0f} hours on this processor", minutes=LONGEST)
     else:
-        shown = f"{epochs * plan.data.images:,} images shown in all"
-        plan.choose(f"{shown}, some {max(1, round(minutes))} minutes", epochs=epochs)
+        shown = f"{plural(epochs * plan.data.images, 'image')} shown in all"
+        plan.choose(f"{shown}, some {plural(max(1, round(minutes)), 'minute')}", epochs=epochs)
 
 
 def _seconds_an_image(plan: _Plan, image_size: int) -> float | None:

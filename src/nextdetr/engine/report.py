@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nextdetr.confidence import THRESHOLDS, read_thresholds, thresholds_metadata
 from nextdetr.config import ReportConfig, TrainConfig, ValConfig
+from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
 from nextdetr.engine.curves import plot_curves
 from nextdetr.engine.evaluate import CocoEvaluator, EvalResult
@@ -145,7 +146,7 @@ def write_page(
         training = drawn[0] if plotted else None
     facts = Facts(
         title=f"{_called(model)} on {data.name}", stored=own is not None, pictures=pictures, device=device,
-        subtitle=f"split {split}, {result.images:,} images at {size} px; model {model}",
+        subtitle=f"split {split}, {plural(result.images, 'image')} at {size} px; model {model}",
         seconds=dict(result.seconds_per_image), speed=[] if speed is None else table_lines(speed), training=training,
     )  # fmt: skip
     write_text_atomic(target, report_page(analysis, facts))

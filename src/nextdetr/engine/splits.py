@@ -10,6 +10,7 @@ from pathlib import Path
 from nextdetr.config import TrainConfig
 from nextdetr.data.check import require_boxes, summarize_problems
 from nextdetr.data.leak import shared_images
+from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import load_data, require_splits
 from nextdetr.data.split import SetAside, split_off
@@ -63,7 +64,8 @@ def load_splits(config: TrainConfig, tell: Callable[[str], None], classes: Seque
     for data in (train_data, val_data):
         boxes = [len(record.labels) for record in data.records]
         empty = f", {boxes.count(0)} of them without a box" if 0 in boxes else ""
-        tell(f"{data.split}: {len(boxes)} images{empty}, {sum(boxes)} boxes, {len(data.classes)} classes")
+        counts = [plural(sum(boxes), "box"), plural(len(data.classes), "class")]
+        tell(f"{data.split}: {plural(len(boxes), 'image')}{empty}, {', '.join(counts)}")
         if data.problems:
             tell(summarize_problems(data.problems))
     reading = Reading(bits=config.bits or 16)

@@ -87,10 +87,15 @@ class Examined:
 
 
 def score_detector(
-    opened: OpenedModel | OpenedExport, config: ValConfig, *, quiet: bool = False, data: DetectionData | None = None
+    opened: OpenedModel | OpenedExport,
+    config: ValConfig,
+    *,
+    quiet: bool = False,
+    data: DetectionData | None = None,
+    describe: bool = True,
 ) -> ValResult:
-    """Score an opened detector on a split, or on ``data`` if it was already read; raises the errors of :func:`examine`."""
-    examined = examine(opened, config, quiet=quiet, data=data)
+    """Score an opened detector; the arguments and errors are those of :func:`examine`."""
+    examined = examine(opened, config, quiet=quiet, data=data, describe=describe)
     result = examined.result
     return ValResult(
         opened.source, str(config.data), config.split, result.images, dict(result.metrics), dict(result.per_class),
@@ -99,9 +104,21 @@ def score_detector(
 
 
 def examine(
-    opened: OpenedModel | OpenedExport, config: ValConfig, *, quiet: bool = False, data: DetectionData | None = None
+    opened: OpenedModel | OpenedExport,
+    config: ValConfig,
+    *,
+    quiet: bool = False,
+    data: DetectionData | None = None,
+    describe: bool = True,
 ) -> Examined:
-    """Run an opened detector over a split, or over ``data`` if it was already read, and score it.
+    """Run an opened detector over a split and score it.
+
+    Args:
+        opened: the detector.
+        config: the settings.
+        quiet: show no progress on standard error.
+        data: the split, if it was already read.
+        describe: report the format of the data set and its problems; commands that score on it several times do so once.
 
     Raises:
         DataError: the data set or split cannot be used, or has none of the detector's classes.
@@ -118,9 +135,9 @@ def examine(
     data = replace(data, reading=settled.reading)
     evaluator = CocoEvaluator(data)
     with Display(enabled=not quiet) as display:
-        if data.recognised:
+        if describe and data.recognised:
             display.line(data.recognised)
-        if data.problems:
+        if describe and data.problems:
             display.line(summarize_problems(data.problems))
         if not opened.trained:
             display.line(f"{opened.source}: random weights, so the scores mean nothing.")

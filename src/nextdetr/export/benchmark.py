@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nextdetr.config import BenchmarkConfig, ExportConfig
+from nextdetr.data.raw import plural
 from nextdetr.export.advice import Advice, Precision, advise
 from nextdetr.export.folders import float_beside
 from nextdetr.export.measure import Ceilings, Kind, Task, ceilings, file_bytes, measure, preprocessing
@@ -160,7 +161,8 @@ def benchmark(
     for threads in config.threads:
         for candidate in found:
             for batch in candidate.batches:
-                tell(f"measuring {candidate.runtime} {candidate.precision}, {threads} threads, {batch} images")
+                size_text = f"{plural(threads, 'thread')}, {plural(batch, 'image')}"
+                tell(f"measuring {candidate.runtime} {candidate.precision}, {size_text}")
                 rows.append(_row(candidate, size, batch, threads, config.seconds, gflop, limits[threads], point))
     named = {str(threads): limit for threads, limit in limits.items()}
     advice = _deploy(rows, found)

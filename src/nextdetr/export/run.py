@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nextdetr.confidence import CALIBRATION
 from nextdetr.config import ExportConfig
+from nextdetr.data.raw import plural
 from nextdetr.data.records import ImageRecord
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.data.split import SetAside, load_scored
@@ -264,7 +265,7 @@ def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:
         "task": "detect",
     }  # fmt: skip
     if config.int8 and config.data is not None:
-        details["calibrated_on"] = f"{config.calibration_images} images of {Path(config.data).resolve().name}"
+        details["calibrated_on"] = f"{plural(config.calibration_images, 'image')} of {Path(config.data).resolve().name}"
     web = config.format == "web"  # pixel bytes as from a canvas, and a graph for any backend
     portable = config.portable or web
     return Contract(

@@ -291,13 +291,14 @@ def select_classes(classes: Sequence[str], wanted: Sequence[str | int]) -> list[
 
     Args:
         classes: the model's class names.
-        wanted: names, indices, or indices as text (where no class has that text for its name).
+        wanted: names, indices, or indices as text (where no class has that text for its name); several may be in one
+            text with commas between them, and a name may have commas itself.
 
     Raises:
         DataError: a class is unknown (the message names the closest one), or none is given.
     """
     chosen: set[int] = set()
-    for value in [wanted] if isinstance(wanted, str) else wanted:
+    for value in _parts(classes, [wanted] if isinstance(wanted, str) else wanted):
         if isinstance(value, str) and value in classes:
             chosen.add(classes.index(value))
         elif str(value).isdecimal() and int(value) < len(classes):
@@ -311,3 +312,15 @@ def select_classes(classes: Sequence[str], wanted: Sequence[str | int]) -> list[
     if not chosen:
         raise DataError("the class filter is empty: name at least one class, or leave it out.")
     return sorted(chosen)
+
+
+def _parts(classes: Sequence[str], wanted: Sequence[str | int]) -> Iterator[str | int]:
+    """Split texts at their commas, but not at those of a class's name; the longest name counts."""
+    for value in wanted:
+        parts = value.split(",") if isinstance(value, str) else [value]
+        while parts:
+            count = next((n for n in range(len(parts), 1, -1) if ",".join(map(str, parts[:n])).strip() in classes), 1)
+            first, parts = parts[:count], parts[count:]
+            text = ",".join(first).strip() if isinstance(value, str) else value
+            if text != "":
+                yield text

@@ -36,13 +36,11 @@ class PredictQuery(BaseModel):
 
     @field_validator("classes")
     @classmethod
-    def _split_commas(cls, value: list[str] | None) -> list[str] | None:
-        if value is None:
-            return None
-        names = [part.strip() for item in value for part in item.split(",") if part.strip()]
-        if not names:
+    def _names_some(cls, value: list[str] | None) -> list[str] | None:
+        """Leave commas to the model, which knows whether they are in a class's name."""
+        if value is not None and not any(item.strip(" ,") for item in value):
             raise ValueError("names no class")
-        return names
+        return value
 
 
 class Detection(BaseModel):
