@@ -17,7 +17,7 @@ __all__ = ["Failure", "OutputClosed", "describe"]
 OUT_OF_MEMORY = "out of memory: a smaller --image-size or --batch-size needs less, and so do fewer --workers."
 
 
-class OutputClosed(Exception):  # noqa: N818 - whoever read the output has seen enough, which is no error
+class OutputClosed(Exception):  # noqa: N818 - the reader has seen enough, which is no error
     """Nobody reads the standard output any more (``nextdetr … | head``)."""
 
 

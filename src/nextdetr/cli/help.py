@@ -1,6 +1,6 @@
 """``--help``: options under titles, the common ones of a long command; ``--help-all`` shows every option.
 
-Cyclopts hands over what it knows of each option; its group, and what stands for its default, are in ``options.py``.
+Cyclopts hands over what it knows about each option; the groups, and what is shown as a default, are in ``options.py``.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def option_name(names: Sequence[str]) -> str:
 def label(
     names: Sequence[str], placeholder: str | None, choices: Sequence[str] | None, *, on: bool = False
 ) -> tuple[str, str]:
-    """Return an option as the help shows it, and its choices where they are too long to stand in it.
+    """Return an option as the help shows it, and its choices if they are too long to be part of it.
 
     Args:
         names: such as ``--report`` and ``--no-report``.

@@ -1,6 +1,6 @@
 """The ``nextdetr`` command: whatever happens inside, an exit code, one sentence, and with ``--json`` one object leave it.
 
-Only what Python itself brings is imported before the guard stands, so that Ctrl-C while the libraries load is told as well.
+Only the standard library is imported outside the guard, so that Ctrl-C while the libraries load is reported as well.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def serve(
     merged = settings(ServeConfig, options)
     from nextdetr.serve.run import serve as run
 
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged pictures, which clients send and are told of
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged images that clients send; they get an error
 
     def ready(url: str, app: FastAPI) -> None:
         names = app.state.service.models.names
