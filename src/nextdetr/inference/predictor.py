@@ -317,10 +317,12 @@ def select_classes(classes: Sequence[str], wanted: Sequence[str | int]) -> list[
 def _parts(classes: Sequence[str], wanted: Sequence[str | int]) -> Iterator[str | int]:
     """Split texts at their commas, but not at those of a class's name; the longest name counts."""
     for value in wanted:
-        parts = value.split(",") if isinstance(value, str) else [value]
+        if not isinstance(value, str):
+            yield value
+            continue
+        parts = value.split(",")
         while parts:
-            count = next((n for n in range(len(parts), 1, -1) if ",".join(map(str, parts[:n])).strip() in classes), 1)
-            first, parts = parts[:count], parts[count:]
-            text = ",".join(first).strip() if isinstance(value, str) else value
-            if text != "":
-                yield text
+            count = next((n for n in range(len(parts), 1, -1) if ",".join(parts[:n]).strip() in classes), 1)
+            name, parts = ",".join(parts[:count]).strip(), parts[count:]
+            if name:
+                yield name
