@@ -98,7 +98,10 @@ class PredictConfig(CommandConfig):
     )
     max_detections: int = Field(300, ge=1, description="Maximum number of detections per image.")
     merge_iou: float | None = Field(
-        None, ge=0, le=1, description="Merge boxes of a class that overlap by more than this IoU (default: keep all)."
+        None,
+        ge=0,
+        le=1,
+        description="Drop boxes that overlap a better one of their class by more than this IoU (default: keep all).",
     )
     queries: int | None = Field(None, ge=1, description="Number of object queries, which may differ from training.")
     latency: Latency = None

@@ -130,7 +130,7 @@ def test_what_the_recipe_chooses_is_what_the_help_says():
 
 def test_the_list_of_commands_begins_with_the_way(narrow, capsys):
     text = shown(capsys, "--help")
-    assert re.findall(r"^  ([a-z]+) ", text, re.MULTILINE) == list(SUMMARIES)
+    assert [name for name in re.findall(r"^  ([a-z-]+) ", text, re.MULTILINE) if name[0] != "-"] == list(SUMMARIES)
     assert len(text.splitlines()) < 45
 
 

@@ -71,13 +71,15 @@ def test_a_file_ends_a_list_of_classes(tmp_path, monkeypatch):
     [
         (
             "predict m a --iou 0.5",
-            "--iou: the detector needs no non-maximum suppression: leave it out. See nextdetr predict",
+            "non-maximum suppression: leave it out, or give --merge-iou for near-duplicates. See nextdetr predict",
         ),
         ("train --lr0 0.01", "--learning-rate"),
         ("train --optimizer=SGD", "--optimizer: AdamW"),
         ("train --project a --name b", "--output FOLDER"),
         ("val m --conf 0.001", "AP counts every detection"),
         ("predict m a --save-txt", "--save yolo"),
+        ("predict m a --save-crop", "--save crops"),
+        ("val m --iou 0.7", "--iou: the detector needs no non-maximum suppression: leave it out."),
         ("predict m a --half", "nextdetr export MODEL --half"),
         ("predict --source a", "the model comes first: nextdetr predict MODEL a."),
         ("detect", "try nextdetr predict MODEL IMAGES."),
