@@ -1,7 +1,7 @@
-"""Picture files: which are taken, how one is opened, and why another is not.
+"""Image files: which formats are supported, how they are opened, and why others are not.
 
-Pillow decodes them. Its guard against decompression bombs is a number for the whole process; here the largest picture is an
-argument, so that tiles may be cut out of larger ones and no other code of the process is touched.
+Pillow decodes them. Its guard against decompression bombs is process-wide; here the maximum size is an argument, so that
+tiles can be cut from larger images without affecting other code of the process.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ __all__ = [
     "open_picture",
 ]
 
-#: Pixels of the largest picture that is read at once: the same that Pillow refuses.
+#: Maximum pixels of an image that is read at once: Pillow's own limit.
 MAX_PIXELS = 178_956_970
 
-#: Endings, in lower case, by which a file in a folder is taken for an image; a file named outright may have any.
+#: Lower-case suffixes by which a file in a folder counts as an image; a file given explicitly may have any.
 IMAGE_SUFFIXES = frozenset(
     f".{ending}"
     for ending in (
@@ -46,9 +46,9 @@ IMAGE_SUFFIXES = frozenset(
         *("pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp"),
     )
 )
-#: Pictures of phones, which Pillow reads where the package pillow-heif is installed.
+#: Images of phones, which Pillow reads with the package pillow-heif.
 HEIF_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
-#: What cameras write before anything is developed; Pillow would show the small preview that many of them hold.
+#: Undeveloped camera files; Pillow would show the small preview that many of them contain.
 RAW_SUFFIXES = frozenset(
     f".{ending}"
     for ending in (
@@ -56,9 +56,9 @@ RAW_SUFFIXES = frozenset(
         *("orf", "pef", "raf", "raw", "rw2", "rwl", "sr2", "srf", "srw", "x3f"),
     )
 )
-#: What is no picture here, by ``kind_of``, and what to do about it.
+#: Unsupported kinds of images, by ``kind_of``, and what to do about them.
 NOT_HERE = {"heic": "HEIC (pip install 'nextdetr[heif]')", "raw": "raw files of a camera (develop them first)"}
-#: Formats of which one file may hold several frames or pages; the others of an MPO are views for depth or brightness.
+#: Formats whose files may hold several frames or pages; the other images of an MPO are views for depth or brightness.
 _HEIF_TYPES = (b"ftypheic", b"ftypheix", b"ftypheim", b"ftypheis", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
 _SEVERAL = frozenset(("AVIF", "GIF", "PNG", "TIFF", "WEBP"))
 
@@ -68,8 +68,8 @@ class Encoded:
     """An image file in memory.
 
     Attributes:
-        content: the whole file.
-        name: what it is called, for messages and results.
+        content: contents of the file.
+        name: name for messages and results.
     """
 
     content: bytes = field(repr=False)
@@ -77,18 +77,18 @@ class Encoded:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file of a folder is taken: by its name, and if it is there."""
+    """Whether a file of a folder is used: by its name, and if it exists."""
     return is_picture_name(path.name) and path.is_file()
 
 
 def is_picture_name(name: str) -> bool:
-    """Whether a file is taken for an image by its name: by its ending, and unless it is hidden."""
+    """Whether a file counts as an image by its name: by its suffix, and unless it is hidden."""
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - there may be a million names
     return not name.startswith(".") and (suffix in IMAGE_SUFFIXES or (suffix in HEIF_SUFFIXES and _has_heif()))
 
 
 def kind_of(path: str | Path) -> str | None:
-    """Return what a file is that is no picture here: ``heic``, ``raw``, or None for neither."""
+    """Return the kind of an unsupported image file, ``heic`` or ``raw``; None if it is neither."""
     suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
     if suffix in HEIF_SUFFIXES and not _has_heif():
         return "heic"
@@ -96,15 +96,15 @@ def kind_of(path: str | Path) -> str | None:
 
 
 def open_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open a file lazily, in any format that Pillow decodes itself; EPS it would hand to Ghostscript, which runs programs.
+    """Open a file lazily, in any format that Pillow decodes itself; not EPS, for which it would run Ghostscript.
 
     Args:
         path: the file.
-        max_pixels: most pixels that the picture may have.
+        max_pixels: maximum number of pixels.
 
     Raises:
-        DataError: the picture is too large, or of a kind that needs another program first.
-        UnidentifiedImageError: it is no picture.
+        DataError: the image is too large, or of a kind that needs another program first.
+        UnidentifiedImageError: it is not an image.
         OSError: the file cannot be read.
     """
     kind = kind_of(path)
@@ -116,11 +116,11 @@ def open_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def open_in_memory(source: Encoded, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Do what ``open_picture`` does with a file in memory; a format without a signature (TGA) is not recognised there.
+    """Like ``open_picture``, for a file in memory; a format without a signature (TGA) is not recognised.
 
     Raises:
         DataError: it is too large, or HEIC without the package for it.
-        UnidentifiedImageError: it is no picture.
+        UnidentifiedImageError: it is not an image.
     """
     try:
         image = open_encoded(source.content, None)
@@ -149,7 +149,7 @@ def _not_too_large(image: Image.Image, name: str, max_pixels: int) -> Image.Imag
 
 
 def count_frames(source: Path | Encoded) -> int:
-    """Return how many frames or pages a file holds, of which the first is looked at; 1 where that cannot be told."""
+    """Return the number of frames or pages in a file, of which only the first is read; 1 if unknown."""
     try:
         with _identified(source) if isinstance(source, Path) else open_encoded(source.content, None) as image:
             return max(1, int(getattr(image, "n_frames", 1))) if image.format in _SEVERAL else 1
@@ -158,14 +158,14 @@ def count_frames(source: Path | Encoded) -> int:
 
 
 def open_encoded(content: bytes, formats: Collection[str] | None) -> Image.Image:
-    """Open a picture lazily whose file is in memory, without a limit on its size: look at ``size`` before loading it.
+    """Open an in-memory image lazily, without a limit on its size: check ``size`` before loading it.
 
     Args:
-        content: the whole file.
-        formats: Pillow's names of those that are tried ("JPEG", "PNG", …); None of all.
+        content: contents of the file.
+        formats: Pillow's names of the formats to try ("JPEG", "PNG", …); None for all.
 
     Raises:
-        UnidentifiedImageError: it is no picture of these formats.
+        UnidentifiedImageError: it is not an image in these formats.
     """
     if (formats is None or "HEIF" in formats) and _has_heif():
         _register_heif()
@@ -182,8 +182,8 @@ def _identified(path: Path) -> Image.Image:
 
 
 def _first(prefix: bytes, source: Callable[[], Any], name: str, formats: Collection[str] | None = None) -> Image.Image:
-    """Return what the first reader makes of ``source`` that knows its first 16 bytes."""
-    for register in (Image.preinit, Image.init):  # the usual formats, then all: these take a while the first time
+    """Open ``source`` with the first reader that recognises its first 16 bytes."""
+    for register in (Image.preinit, Image.init):  # the usual formats, then all, which takes a while the first time
         register()
         for kind in Image.ID:
             if kind == "EPS" or (formats is not None and kind not in formats):

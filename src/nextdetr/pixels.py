@@ -1,4 +1,4 @@
-"""Pixels in memory, arrays and tensors, as 8-bit RGB pictures; torch is never imported for it."""
+"""In-memory pixels, arrays and tensors, as 8-bit RGB images; does not import torch."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["float_grey", "from_array", "from_tensor", "grey", "is_tensor", "of_1
 
 
 def is_tensor(source: Any) -> bool:
-    """Whether this is a tensor of torch, which whoever has one has imported."""
+    """Whether this is a torch tensor, checked without importing torch."""
     kind = getattr(sys.modules.get("torch"), "Tensor", None)
     return kind is not None and isinstance(source, kind)
 
 
 def from_tensor(tensor: torch.Tensor, bits: int) -> Image.Image:
-    """Return a tensor as a picture.
+    """Convert a tensor to an image.
 
     Args:
         tensor: [3, H, W] RGB, [1, H, W] or [H, W] grey, on any device; float, 0 to 1, or uint8, 0 to 255.
-        bits: of 16-bit pixels.
+        bits: significant bits of 16-bit pixels.
 
     Raises:
-        DataError: it has another shape, type or range, or one that may be channels first or last.
+        DataError: wrong shape, type or range, or ambiguous between channels first and last.
     """
     shape = tuple(tensor.shape)
     hint = ""
@@ -54,13 +54,13 @@ def grey(values: NDArray[np.floating]) -> Image.Image:
 
 
 def of_16_bits(values: NDArray[np.generic], bits: int) -> NDArray[np.floating]:
-    """Bring values of so many bits to 0..255."""
+    """Scale values of this many bits to 0..255."""
     largest = 2**bits - 1
     return values.astype(np.float32).clip(0, largest) / np.float32(largest / 255)
 
 
 def float_grey(values: NDArray[np.generic]) -> NDArray[np.floating]:
-    """Bring a floating-point picture to 0..255: fractions are scaled, Pillow's own 0 to 255 is taken as it is."""
+    """Scale a floating-point image to 0..255: fractions are scaled, Pillow's own 0 to 255 is kept."""
     floats = np.asarray(values, dtype=np.float32)
     low, high = (float(floats.min()), float(floats.max())) if floats.size else (0.0, 0.0)
     if not (low >= 0 and high <= 255):  # false for NaN, too
@@ -69,14 +69,14 @@ def float_grey(values: NDArray[np.generic]) -> NDArray[np.floating]:
 
 
 def from_array(array: NDArray[np.generic], bits: int) -> Image.Image:
-    """Return an array as a picture.
+    """Convert an array to an image.
 
     Args:
         array: [H, W, 3] RGB, or [H, W] or [H, W, 1] grey; uint8, uint16, or float, 0 to 1.
         bits: significant bits of uint16: 2^bits - 1 and more become 255.
 
     Raises:
-        DataError: it has another shape, type or range.
+        DataError: wrong shape, type or range.
     """
     shape = tuple(array.shape)
     if array.ndim == 3 and shape[2] == 1:

@@ -1,14 +1,14 @@
-"""From a picture to the model's input, in NumPy: read, make RGB, resize, scale; once, for all that looks at pictures.
+"""From an image to the model's input, in NumPy: read, convert to RGB, resize, scale; shared by everything.
 
-Choices, the same everywhere:
+Conventions:
 
 - A file is read as a viewer shows it: EXIF orientation applied, the first frame of an animation or of a multi-page file.
-- Transparent pixels are laid on white.
-- 16-bit grey is scaled by its format's range (65535 becomes 255), or by that of fewer bits where the user says so
-  (``Reading.bits``), not stretched to the range of the one picture.
-- The resize is square (RT-DETR, arXiv 2304.08069, keeps no aspect) with Pillow's antialiased bilinear filter, in two halves
-  at once where the picture is large; pixels become fractions, 0 to 1. A mean and standard deviation, where a model wants
-  them, are applied inside the model.
+- Transparent pixels are composed onto white.
+- 16-bit grey is scaled by the range of its format (65535 becomes 255), or of fewer bits if the user says so
+  (``Reading.bits``), not stretched to the range of the individual image.
+- The resize is square (RT-DETR, arXiv 2304.08069, does not keep the aspect ratio) with Pillow's antialiased bilinear
+  filter, in two halves at once for large images; pixels become fractions, 0 to 1. Mean and standard deviation, if a model
+  needs them, are applied inside the model.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[np.generic] | torch
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is a choice when a picture file is read.
+    """Options for reading image files.
 
     Attributes:
-        bits: significant bits of 16-bit grey pictures: the largest value is 2^bits - 1, and larger ones count as it.
-            Cameras and scanners store 10, 12 or 14 bits in files of 16.
-        max_pixels: most pixels of a picture; a larger one is refused.
+        bits: significant bits of 16-bit grey images: the maximum is 2^bits - 1, and larger values are clipped. Cameras and
+            scanners store 10, 12 or 14 bits in 16-bit files.
+        max_pixels: maximum pixels of an image; a larger one is refused.
     """
 
     bits: int = 16
@@ -69,7 +69,7 @@ class Reading:
 AS_EVER = Reading()
 
 _ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 0x0100, 0x0101
-_LARGE = 1 << 19  # pixels from which two threads resize one picture
+_LARGE = 1 << 19  # pixels from which two threads resize one image
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -102,12 +102,12 @@ def load_image(path: str | Path, reading: Reading = AS_EVER) -> Image.Image:
             return upright_rgb(image, reading.bits)
     except DataError:
         raise
-    except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         raise _unreadable(path, error) from error
 
 
 def upright_rgb(image: Image.Image, bits: int = 16) -> Image.Image:
-    """Decode a lazily opened picture as upright 8-bit RGB; Pillow's decoders raise nearly everything on damaged files.
+    """Decode a lazily opened image as upright 8-bit RGB; Pillow's decoders raise almost anything on damaged files.
 
     Raises:
         DataError: see ``to_rgb``.
@@ -118,10 +118,10 @@ def upright_rgb(image: Image.Image, bits: int = 16) -> Image.Image:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Read (width, height) in pixels, EXIF orientation applied, from the file's header alone.
+    """Read (width, height) in pixels, with the EXIF orientation applied, from the file's header only.
 
     Raises:
-        DataError: the file is missing, not an image or too large; a file damaged further down is not noticed.
+        DataError: the file is missing, not an image or too large; damage after the header is not detected.
     """
     path = Path(path)
     try:
@@ -135,25 +135,25 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def is_image_source(source: Any) -> bool:
-    """Whether this is one image, or a path: something that ``as_image`` takes."""
+    """Whether this is a single image or path, as accepted by ``as_image``."""
     known = (str, Path, Image.Image, np.ndarray, bytes, bytearray, memoryview, Encoded)
     return isinstance(source, known) or is_tensor(source) or hasattr(source, "read")
 
 
 def is_pixels(source: Any) -> bool:
-    """Whether this is an array or a tensor, which is wrong only by a mistake in the caller's code, and no damaged file."""
+    """Whether this is an array or a tensor; if one is wrong, the caller's code is, not a file."""
     return isinstance(source, np.ndarray) or is_tensor(source)
 
 
 def as_image(source: ImageSource, reading: Reading = AS_EVER) -> Image.Image:
-    """Return any accepted source as 8-bit RGB.
+    """Return any supported source as 8-bit RGB.
 
     Args:
-        source: a path (see ``load_image``); a PIL image, taken as its pixels lie (an EXIF orientation that the caller has
-            not applied is not applied here, so that boxes fit the image in the caller's hands); an array, [H, W, 3] RGB or
-            [H, W] or [H, W, 1] grey, uint8 (0 to 255), uint16 (0 to 65535) or float (0 to 1); a tensor of torch, channels
-            first (see ``pixels.from_tensor``); or the content of an image file, as bytes, ``Encoded`` or an opened file.
-        reading: of files its limits, of 16-bit pixels its bits.
+        source: a path (see ``load_image``); a PIL image, with its pixels as stored (an EXIF orientation that the caller has
+            not applied is not applied here, so that boxes fit the caller's image); an array, [H, W, 3] RGB or [H, W] or [H,
+            W, 1] grey, uint8 (0 to 255), uint16 (0 to 65535) or float (0 to 1); a torch tensor, channels first (see
+            ``pixels.from_tensor``); or the content of an image file, as bytes, ``Encoded`` or an opened file.
+        reading: limits for files, and bits for 16-bit pixels.
 
     Raises:
         DataError: the file cannot be read, or the array or tensor has another shape, type or range.
@@ -179,10 +179,10 @@ def as_image(source: ImageSource, reading: Reading = AS_EVER) -> Image.Image:
 
 
 def encoded(source: bytes | IO[bytes], name: str = "image") -> Encoded:
-    """Return bytes, or what an opened file still holds, as an image file in memory.
+    """Return bytes, or the rest of an opened file, as an image file in memory.
 
     Raises:
-        DataError: the file gives text.
+        DataError: the file is opened in text mode.
     """
     content: Any = source if isinstance(source, bytes | bytearray | memoryview) else source.read()
     if isinstance(content, str):
@@ -198,16 +198,16 @@ def _decoded(source: Encoded, reading: Reading) -> Image.Image:
             return upright_rgb(image, reading.bits)
     except DataError:
         raise
-    except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         raise _unreadable(source.name, error) from error
 
 
 def to_rgb(image: Image.Image, bits: int = 16) -> Image.Image:
-    """Convert a PIL image of any mode to 8-bit RGB; an RGB image comes back as it is, not copied.
+    """Convert a PIL image of any mode to 8-bit RGB; an RGB image is returned unchanged, without a copy.
 
     Args:
-        image: of any mode.
-        bits: significant bits of 16-bit grey: 2^bits - 1 and more become 255.
+        image: image in any mode.
+        bits: significant bits of 16-bit grey: 2^bits - 1 and above become 255.
 
     Raises:
         DataError: the mode has no meaning as RGB, or a floating-point image holds values outside 0 to 255.
@@ -236,8 +236,8 @@ def resize_to_planes(
     Args:
         image: RGB PIL image, or anything else that ``as_image`` takes.
         size: side of the result in pixels (S).
-        threads: with more than one, a large picture is resized in two halves at once; by default as many as this process
-            may use.
+        threads: with more than one, a large image is resized in two halves at once; by default as many as this process may
+            use.
 
     Returns:
         [3, S, S] float32 RGB, 0 to 1, contiguous.
@@ -249,7 +249,7 @@ def resize_to_planes(
     if _may_halve(image, size) and (_threads() if threads is None else threads) > 1:
         lower = _helper().submit(_fill, planes, image, half, size)
         _fill(planes, image, 0, half)
-        if lower.cancel():  # other pictures keep the helper busy
+        if lower.cancel():  # other images keep the helper busy
             _fill(planes, image, half, size)
         else:
             lower.result()
@@ -259,7 +259,7 @@ def resize_to_planes(
 
 
 def _threads() -> int:
-    """Threads that this process may use: what ``OMP_NUM_THREADS`` says, as all numeric libraries read it, or its cores."""
+    """Threads that this process may use: ``OMP_NUM_THREADS``, as in numeric libraries, or its cores."""
     stated = os.environ.get("OMP_NUM_THREADS", "")
     if stated.isdecimal():
         return int(stated)
@@ -267,9 +267,9 @@ def _threads() -> int:
 
 
 def _fill(planes: NDArray[np.float32], image: Image.Image, first: int, last: int) -> None:
-    """Fill rows ``first`` to ``last`` - 1 of a resized picture, as fractions.
+    """Fill rows ``first`` to ``last`` - 1 of a resized image, as fractions.
 
-    Pillow's filter reaches beyond the box, so that a part has the rows of the whole; ``_may_halve`` says when exactly.
+    Pillow's filter reaches beyond the box, so a part has the same rows as the whole; ``_may_halve`` says when exactly.
     """
     size = planes.shape[1]
     if image.size != (size, size):
@@ -280,12 +280,12 @@ def _fill(planes: NDArray[np.float32], image: Image.Image, first: int, last: int
 
 
 def _may_halve(image: Image.Image, size: int) -> bool:
-    """Whether a picture is large, and its lower half, resized by itself, has the very rows of the whole.
+    """Whether an image is large, and its lower half, resized separately, has exactly the rows of the whole.
 
-    Pillow places row y at (y + 0.5) * height / size, from the box's upper edge on. Where that is a fraction of a power of
-    two nothing is rounded; elsewhere the last digit may differ, and values between two grey levels fall to either.
-    Pillow 13 resizes columns before rows where the height shrinks by more than twice as many pixels as the width, which
-    rounds otherwise, so that the halves must have the order of the whole.
+    Pillow samples row y at (y + 0.5) * height / size from the upper edge of the box. If that is a fraction with a power of
+    two, nothing is rounded; otherwise the last digit may differ, and values between two grey levels fall to either. Pillow
+    13 resizes columns before rows if the height shrinks by more than twice as many pixels as the width, which rounds
+    differently, so the halves must use the order of the whole.
     """
     denominator = size // math.gcd(image.height, size)
     large = image.width * image.height >= _LARGE and image.size != (size, size)
@@ -295,7 +295,7 @@ def _may_halve(image: Image.Image, size: int) -> bool:
 
 @cache
 def _helper() -> ThreadPoolExecutor:
-    """A second thread that resizes; Pillow lets others run meanwhile."""
+    """A second thread for resizing; Pillow releases Python's lock."""
     return ThreadPoolExecutor(1, thread_name_prefix="nextdetr-resize")
 
 
@@ -308,18 +308,18 @@ def _has_16_bit_colours(image: Image.Image) -> bool:
 
 
 def is_turned(image: Image.Image) -> bool:
-    """Whether an opened file is shown with its stored width as height: its EXIF orientation is 5 to 8."""
+    """Whether an opened file is displayed with width and height swapped: its EXIF orientation is 5 to 8."""
     return _orientation(image) >= 5
 
 
 def _is_upright(image: Image.Image) -> bool:
-    """Whether Pillow has turned the size already on opening, as it does for TIFF, which it also turns on loading."""
+    """Whether Pillow has already swapped the size on opening, as for TIFF, which it also rotates on loading."""
     tags = getattr(image, "tag_v2", None)
     return tags is not None and image.size != (tags.get(_TIFF_WIDTH), tags.get(_TIFF_HEIGHT))
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8; 1 where the tag is absent or the EXIF block is damaged (the pixels may still be good)."""
+    """EXIF orientation 1 to 8; 1 if the tag is absent or the EXIF block is damaged (the pixels may still be good)."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # noqa: BLE001 - Pillow's EXIF parser raises struct, value, syntax and key errors alike
