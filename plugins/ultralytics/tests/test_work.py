@@ -88,7 +88,9 @@ def test_profile_and_table(trained, monkeypatch):
 def test_embedding(trained, data):
     model = RTDETR(trained / "weights" / "best.pt")
     (last,) = model.embed(picture(data), imgsz=64, device="cpu", verbose=False)
+    (named,) = model.embed(picture(data), embed=[10], imgsz=64, device="cpu", verbose=False)
     assert last.shape == (32,)
+    assert torch.equal(last, named)  # the last map before the decoder, by its index in the YAML
     (backbone,) = model.embed(picture(data), embed=[2, 4], imgsz=64, device="cpu", verbose=False)
     assert backbone.shape == (80 + 320,)
 
