@@ -37,6 +37,11 @@ TINY = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
@@ -65,6 +70,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = root / "data.yaml"
     file.write_text(yaml.safe_dump({"path": str(root), "train": "images/train", "val": "images/val", "names": CLASSES}))
     return file
+
+
+def gap(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Return the largest difference of rows [Q, D] from the nearest of the others: queries of nearly equal scores may swap.
+
+    Take images with no more tokens than queries, or another one may be selected, which changes them all.
+    """
+    gaps = (first[:, None] - second[None]).abs().amax(-1)
+    return max(float(gaps.min(dim=axis).values.max()) for axis in (0, 1))
 
 
 def fresh(code: str) -> list[str]:
