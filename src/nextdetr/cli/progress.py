@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -58,7 +59,8 @@ class VideoProgress:
             self._video = video
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
-            self._task = self._bar.add_task(path_text(video.path), total=video.expected or None, text="")
+            name = video.path if "://" in video.path else Path(video.path).name  # leaves room for the bar
+            self._task = self._bar.add_task(path_text(name), total=video.expected or None, text="")
         assert self._task is not None
         self._bar.update(self._task, completed=video.frames, text=_text(video))
 
