@@ -1,8 +1,7 @@
 """One typed configuration per command; the command line, the YAML files and the Python keywords all derive from it.
 
-Defaults stand here, those of the trainings in ``config_train.py`` and ``config_graft.py``, of the server in
-``config_serve.py``, of the calibration in ``config_calibrate.py``, and nowhere else. Unknown keys are refused with the
-closest valid name.
+All defaults are here, except those of training (``config_train.py``, ``config_graft.py``), the server (``config_serve.py``)
+and calibration (``config_calibrate.py``). Unknown keys are refused with the closest valid name.
 """
 
 from __future__ import annotations
@@ -289,7 +288,7 @@ class ExportConfig(CommandConfig):
         return self
 
     def _check_web(self) -> None:
-        """Refuse what the page does not do: it hands bytes of pixels, channels last, to a portable graph."""
+        """Refuse what the page does not support: it passes bytes of pixels, channels last, to a portable graph."""
         if self.half:
             raise ValueError("--format web computes in float32 or 8 bits: leave --half out, or give --int8")
         if self.dynamic:
@@ -299,7 +298,7 @@ class ExportConfig(CommandConfig):
 
     @property
     def can_winograd(self) -> bool:
-        """Whether Winograd's filtering is offered: elsewhere it loses digits, or what runs the file knows better."""
+        """Whether Winograd's filtering is offered: otherwise it loses digits, or the runtime does better."""
         return self.format in ("onnx", "openvino") and self.precision == "float32" and not (self.dynamic or self.portable)
 
     @property

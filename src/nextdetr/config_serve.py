@@ -68,7 +68,7 @@ class ServeConfig(CommandConfig):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is this computer's own, which no other one reaches."""
+    """Whether an address is this computer's own, unreachable from others."""
     if host.rstrip(".").lower() == "localhost":
         return True
     try:

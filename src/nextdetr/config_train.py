@@ -1,4 +1,4 @@
-"""Settings of the two trainings; ``nextdetr.config`` has the other commands' and the door to all of them."""
+"""Settings of the two trainings; import them from ``nextdetr.config``, like those of other commands."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class TrainConfig(CommandConfig):
 
     @property
     def teaches(self) -> bool:
-        """Whether the teacher is asked about the labelled images too, and not for the boxes of unlabelled ones alone."""
+        """Whether the teacher is also used on labelled images, not only for the boxes of unlabelled ones."""
         return self.teacher is not None and (self.teacher_weight > 0 or self.teacher_maps > 0)
 
     @field_validator("unlabelled", mode="before")
@@ -178,7 +178,7 @@ class TrainConfig(CommandConfig):
 
 
 def _as_texts(value: Any) -> Any:
-    """One path or several, as texts."""
+    """One or several paths, as strings."""
     return (str(value),) if isinstance(value, str | Path) else tuple(str(item) for item in value or ())
 
 

@@ -1,4 +1,4 @@
-"""How exports are scored and timed: the engine stands beside the exports, and is handed these from above both."""
+"""Scoring and timing of exports, passed to the engine and to exports, which do not import each other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["exported_meter", "scorer"]
 
 
 def scorer(data: str | None, split: str, *, quiet: bool = False) -> Score | None:
-    """Return what export and benchmark score detectors with, as they stand beside the engine; None without data."""
+    """Return the scoring function for export and benchmark, which cannot import the engine; None without data."""
     if data is None:
         return None
     from nextdetr.engine.validate import score_detector
@@ -38,7 +38,7 @@ def scorer(data: str | None, split: str, *, quiet: bool = False) -> Score | None
 
 
 def exported_meter(opened: OpenedModel, setting: Setting) -> SpeedPoint:
-    """Measure a setting for a training with ``latency``; the engine stands beside the exports and is handed this."""
+    """Time a setting for a training with ``latency``; passed to the engine, which cannot import exports."""
     from nextdetr.export.speed import meter
 
     return meter()(opened, setting)
