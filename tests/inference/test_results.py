@@ -19,6 +19,7 @@ from nextdetr import Detector
 from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference import notebook
+from nextdetr.inference.picture_file import picture_stem
 from nextdetr.inference.pipeline import predict_stream
 from nextdetr.inference.predictor import Predictor
 from nextdetr.inference.results import Result, Results
@@ -138,6 +139,19 @@ def test_a_list_is_saved_under_names_of_its_own(finder, file, tmp_path):
     assert len(results.save(tmp_path / "out")) == 1
     with pytest.raises(DataError, match="not an image"):
         results[1].plot()
+
+
+def test_names_of_frames_and_addresses(finder, scene, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scene.save("a.b.gif", save_all=True, append_images=[scene.rotate(90), scene.rotate(180)])
+    results = finder.predict("a.b.gif")
+    assert [path.name for path in results.save("out")] == ["a.b_000000.jpg", "a.b_000001.jpg", "a.b_000002.jpg"]
+    assert results[1].save().name == "a.b_000001-detected.jpg"
+    for address, stem in (
+        ("https://h/p/cells.jpg?w=1&of=x.y/z", "cells"), ("https://h/", "image"), ("https://h/a%2f..%2fb%00.png", "b_"),
+        ("https://h/" + "x" * 900 + ".png", "x" * 96), ("photos/ü 1.jpg", "ü 1"),
+    ):  # fmt: skip
+        assert picture_stem(address) == stem
 
 
 def test_crops(finder, file):

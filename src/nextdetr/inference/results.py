@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
 from nextdetr.errors import ConfigError, NextDETRError
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.notebook import html_picture, html_table, html_text
-from nextdetr.inference.picture_file import picture_suffix, write_picture
+from nextdetr.inference.picture_file import picture_stem, picture_suffix, write_picture
 from nextdetr.inference.prediction import Prediction
 from nextdetr.inference.shown import Shown, import_pandas, table_rows
 from nextdetr.inference.writers.names import free_stem
@@ -147,6 +147,8 @@ class Results(list[Result]):
     def save(self, folder: str | Path) -> list[Path]:
         """Write the annotated images to a folder, as ``<name>.jpg``, ``<name>-2.jpg``, … where names are the same.
 
+        Frames of a video are ``<name>_<frame>.jpg``.
+
         Returns:
             Where they are, without those that could not be read.
 
@@ -159,7 +161,7 @@ class Results(list[Result]):
         for result in self:
             if result.problem is None:
                 picture = result.plot()
-                stem = free_stem(result.name, taken)
+                stem = free_stem(picture_stem(result.name, result.frame) + picture_suffix(picture), taken)
                 written.append(write_picture(picture, Path(folder) / f"{stem}{picture_suffix(picture)}"))
         return written
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nextdetr.errors import ConfigError, NextDETRError
-from nextdetr.files import path_text, write_text_atomic
+from nextdetr.files import write_text_atomic
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.drawing import draw_detections
 from nextdetr.inference.notebook import html_picture, html_table, html_text, jpeg_bytes, show_picture
-from nextdetr.inference.picture_file import picture_suffix, write_picture
+from nextdetr.inference.picture_file import picture_stem, picture_suffix, write_picture
 from nextdetr.json_text import json_text
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class Shown:
             return Path(path)
         picture = self.plot()
         if path is None:
-            path = f"{Path(path_text(str(self.to_json()['path']))).stem or 'image'}-detected{picture_suffix(picture)}"
+            result = self.to_json()
+            path = f"{picture_stem(result['path'], result.get('frame'))}-detected{picture_suffix(picture)}"
         return write_picture(picture, path)
 
     def show(self) -> None:

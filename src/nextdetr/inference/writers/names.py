@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from nextdetr.files import path_text
+from nextdetr.inference.picture_file import of_address
 from nextdetr.inference.predictor import Prediction
 
 __all__ = ["Stems", "free_stem"]
-
-_LONGEST = 100  # characters that are taken of an address
 
 
 def free_stem(path: str, taken: set[str], root: Path | None = None) -> str:
@@ -23,7 +20,7 @@ def free_stem(path: str, taken: set[str], root: Path | None = None) -> str:
         root: a folder, whose subfolders the stem of an image below it begins with, as in ``a/b/photo``.
     """
     if "://" in path:  # an address: what comes after its path is no part of a name
-        path = re.sub(r"[\x00-\x1f\x7f\\:]", "_", unquote(urlsplit(path).path))[-_LONGEST:]
+        path = of_address(path)
     below = Path(path).parent
     folder = below.relative_to(root).as_posix() if root is not None and below.is_relative_to(root) else "."
     wanted = path_text("" if folder == "." else f"{folder}/") + (path_text(Path(path).stem) or "image")
