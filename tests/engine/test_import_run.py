@@ -30,7 +30,7 @@ ARGS = {
     "optimizer": "AdamW", "seed": 3, "cos_lr": True, "close_mosaic": 10, "amp": True, "freeze": None, "multi_scale": 0.0,
     "plots": False, "lr0": 2e-4, "lrf": 0.01,
     "momentum": 0.9, "weight_decay": 5e-4, "warmup_epochs": 4.0, "nbs": 64, "hsv_h": 0.015, "flipud": 0.5, "fliplr": 0.0,
-    "mosaic": 0.3, "mixup": 0.0, "iou": 0.7, "save_dir": "runs/detect/train", "from_tomorrow": 1,
+    "mosaic": 0.3, "mixup": 0.0, "iou": 0.7, "nms": None, "save_dir": "runs/detect/train", "from_tomorrow": 1,
 }  # fmt: skip
 RESULTS = """ epoch, time, train/giou_loss, train/cls_loss, train/l1_loss,metrics/mAP50(B),metrics/mAP50-95(B),  lr/pg0
 1,10.5,0.5,0.25,0.25,0.4,0.2,0.0001
@@ -82,7 +82,7 @@ def test_every_argument_is_told_of(theirs, capsys):
     found = {argument["name"]: argument for argument in json.loads(capsys.readouterr().out)["arguments"]}
     assert found.keys() == ARGS.keys()
     outcomes = {name: argument["outcome"] for name, argument in found.items()}
-    assert (outcomes["imgsz"], outcomes["data"], outcomes["nbs"], outcomes["iou"]) == ("set", "set", "left", "none")
+    assert (outcomes["imgsz"], outcomes["data"], outcomes["nbs"], outcomes["nms"]) == ("set", "set", "left", "none")
     assert found["from_tomorrow"]["note"] == "Not an argument that is known here."
     assert run(["import-run", str(theirs)]) == 0
     captured = capsys.readouterr()
@@ -169,7 +169,7 @@ def test_options_of_the_table_exist(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "website"))
     from command_pages import command_pages
 
-    pages = command_pages()
+    pages = {name: text.replace("--[no-]", "--") for name, text in command_pages().items()}
     sys.modules.pop("command_pages")
     for name, argument in ARGUMENTS.items():
         commands = [word for word in re.findall(r"[a-z-]+", argument.ours or "") if f"{word}.md" in pages]

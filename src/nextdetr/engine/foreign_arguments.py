@@ -139,7 +139,7 @@ def _weights(values: Values) -> dict[str, Any]:
 _OTHER_TASK = Argument(None, "Of another task; NextDETR detects.")
 _YOLO_LOSS = Argument(None, "A gain of YOLO's losses, which RT-DETR does not read there either.")
 _OWN_RECIPE = "Part of another optimizer's recipe; AdamW's is NextDETR's own."
-_NO_NMS = Argument(None, "RT-DETR needs no NMS: each object is found once.")
+_NO_NMS = Argument(None, "RT-DETR has no NMS.")
 _WARPS = Argument(None, "`train --augmentation` has zoom-out and crops in its place.")
 _COLOURS = Argument("train --augmentation", "The colours of `mild` or `full`; no strength of its own.")
 _RESULTS = Argument(None, "Use the returned `supervision.Detections` with supervision's annotators.")
@@ -198,11 +198,13 @@ ARGUMENTS: Mapping[str, Argument] = {
     "split": Argument("val --split", ""),
     "save_json": Argument("predict --save json", ""),
     "conf": Argument("predict --confidence", "0.3 by default, or the checkpoint's own thresholds."),
-    "iou": _NO_NMS,
+    "iou": Argument("predict --merge-iou", "Needed for near-duplicates only: RT-DETR has no NMS."),
     "max_det": Argument("predict --max-detections", ""),
     "quantize": Argument("export --half, --int8", "`predict` takes the exported file."),
     "dnn": Argument(None, "ONNX Runtime, OpenVINO or PyTorch run the files."),
-    "plots": Argument("train --report", "report.html, with curves, errors and pictures.", _same("plots", "report")),
+    "plots": Argument(
+        "train --report", "A switch: report.html, with scores, errors and pictures.", _same("plots", "report")
+    ),
     "nms": _NO_NMS,
     "source": Argument("predict MODEL SOURCE…", "Files, folders, videos, cameras and streams."),
     "vid_stride": Argument(None, "Every frame is looked at; `--static-camera` saves most of the work."),
@@ -210,14 +212,14 @@ ARGUMENTS: Mapping[str, Argument] = {
     "visualize": Argument("predict --features", "Pictures of each backbone stage and fusion level."),
     "augment": Argument(None, "There is no test-time augmentation, and none for RT-DETR there."),
     "agnostic_nms": _NO_NMS,
-    "classes": Argument("predict --classes", "By name."),
+    "classes": Argument("predict --classes", "By name or number."),
     "retina_masks": _OTHER_TASK,
     "embed": Argument("embed", "`--row` chooses the map."),
-    "show": Argument(None, "`serve` shows a camera in the browser."),
+    "show": Argument(None, "There is no window; `serve` shows a camera in the browser."),
     "save_frames": Argument("predict --save images", ""),
     "save_txt": Argument("predict --save yolo", ""),
-    "save_conf": Argument("predict --save yolo", "Always with the confidence."),
-    "save_crop": Argument(None, "Cut them out of the picture by the boxes of `--save json`."),
+    "save_conf": Argument("predict --save json", "Always with the confidence."),
+    "save_crop": Argument("predict --save crops"),
     "show_labels": _RESULTS,
     "show_conf": _RESULTS,
     "show_boxes": _RESULTS,
