@@ -64,7 +64,7 @@ def test_what_cannot_be_used_is_named(tmp_path):
     with pytest.raises(DataError, match="at least two classes; there are 1"):
         read_class_folders(tmp_path)
     _images(tmp_path / "b", 1, 0)
-    with pytest.raises(DataError, match=r"b: a class needs two images"):
+    with pytest.raises(DataError, match=r"b: a class needs at least two images"):
         read_class_folders(tmp_path)
 
 

@@ -76,6 +76,17 @@ def test_the_help_of_a_long_command_fits_a_screen(narrow, capsys):
     assert int(count[1]) == len(options("train")) - len(COMMON["train"].split())
 
 
+@pytest.mark.parametrize("command", SUMMARIES)
+def test_the_help_of_each_command_is_short(command, narrow, capsys):
+    text = shown(capsys, command, "--help")
+    assert len(text.rstrip().splitlines()) <= 40
+    assert text.startswith(f"Usage: nextdetr {command} ")
+
+
+def test_choices_of_an_argument_are_shown(narrow, capsys):
+    assert "[one of bash, zsh, fish]" in shown(capsys, "completion", "--help")
+
+
 def test_help_all_shows_every_option(narrow, capsys):
     text = shown(capsys, "train", "--help-all")
     listed = {option_name([name.replace("[no-]", "")]) for name in re.findall(r"^  (--\S+)", text, re.MULTILINE)}

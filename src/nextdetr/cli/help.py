@@ -74,6 +74,8 @@ def _row(entry: HelpEntry, *, chosen: bool = False) -> tuple[str, Any]:
     from rich.text import Text
 
     if entry.positional_label:
+        if entry.choices:
+            entry.description.append(Text(f"[one of {', '.join(entry.choices)}]", "dim"))
         return entry.positional_label, entry.description
     shown, choices = label(entry.names, entry.metavar, entry.choices, on=chosen or entry.default != "False")
     default = default_text(entry.default)

@@ -56,7 +56,7 @@ COMMON = {
     "val": "data split image_size weights batch_size device",
     "report": "data split image_size pictures store device output",
     "compare": "data split image_size device output",
-    "predict": "recursive image_size confidence classes tile track line zone device save output",
+    "predict": "image_size confidence classes tile track device save output",
     "export": "format half int8 dynamic image_size data output",
     "serve": "host port api_key corrections confidence image_size batch wait device",
     "benchmark": "data image_size precision threads batch output",
