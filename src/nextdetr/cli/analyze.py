@@ -13,7 +13,7 @@ from nextdetr.errors import ConfigError
 
 __all__ = ["app"]
 
-app = App(name="analyze", help="Analyse backbones.")
+app = App(name="analyze", help="Analyse networks: collapse of channels, points of attention.")
 
 
 @app.command
@@ -59,6 +59,44 @@ def collapse(
                 f"  {layer.name:<12} {layer.channels:>8} {layer.distance:>9.4f} {layer.dead:>6.1%} {layer.saturated:>10.1%}"
             )
     say(f"curve: {report.curve}; maps: {', '.join(report.grids.values())}")
+
+
+@app.command
+def attention(
+    model: Annotated[str, Parameter(help="MODEL: a trained checkpoint.")],
+    sources: Annotated[list[str], Parameter(help="SOURCES: images, folders or patterns.")],
+    /,
+    *,
+    output: Annotated[Path, Parameter(help="Folder for the pictures.")] = Path("runs/attention"),
+    detections: Annotated[int, Parameter(help="Detections an image, the most confident.")] = 6,
+    layer: Annotated[int | None, Parameter(help="Decoder layer, from 1; by default the last.")] = None,
+    image_size: Annotated[
+        int | None, Parameter(help="Side of the square input, pixels; by default that of training.")
+    ] = None,
+    device: Annotated[
+        str | None, Parameter(help="Where to run, such as cpu or cuda:1; by default the best there is.")
+    ] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Draw where the decoder reads to find each object: the points of its deformable attention.
+
+    Example: `nextdetr analyze attention runs/train/best.safetensors photo.jpg`.
+    """
+    from nextdetr.analysis.attention import analyze_attention
+    from nextdetr.inference.exported import open_any
+    from nextdetr.inference.opened import settle, warn_of_random_weights
+
+    opened, _ = open_any(model)
+    warn_of_random_weights(opened, weights=False)
+    settled = settle(opened, device=device, image_size=image_size)
+    pictures = []
+    for picture in analyze_attention(settled, sources, output=output, detections=detections, layer=layer):
+        pictures.append(picture.to_json(opened.classes))
+        if not json:
+            say(f"{picture.path}: decoder layer {picture.layer}, {picture.picture}")
+    if json:
+        print_json({"command": "analyze attention", "model": model, "images": pictures})
 
 
 def _tell(line: str) -> None:
