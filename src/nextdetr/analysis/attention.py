@@ -62,7 +62,7 @@ class ReadPoints:
 
     def shares(self) -> list[float]:
         """Return the share of each map in what was read; they sum to 1."""
-        return np.bincount(self.levels, self.weights).tolist()
+        return [float(self.weights[self.levels == level].sum()) for level in np.unique(self.levels)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ def read_points(
         ReadPoints(
             box=boxes[query], score=float(1 / (1 + np.exp(-logits[query].max()))), label=int(logits[query].argmax()),
             points=locations[0, query].reshape(-1, 2).float().cpu().numpy() * extent,
-            weights=weights[0, query].flatten().float().cpu().numpy() / heads, levels=levels,
+            weights=(weights[0, query].flatten() / heads).float().cpu().numpy(), levels=levels,
         )
         for query in best
     ]  # fmt: skip
