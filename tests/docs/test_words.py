@@ -65,6 +65,13 @@ def test_pages_are_in_plain_words(page: Path) -> None:
     assert not wrong(page.read_text(encoding="utf-8"))
 
 
+@pytest.mark.parametrize("folder", ["src/nextdetr", "examples"])
+def test_texts_of_web_pages_reports_and_notebooks_are_in_plain_words(folder: str) -> None:
+    files = [path for path in sorted((ROOT / folder).rglob("*")) if path.suffix in {".html", ".js", ".ipynb"}]
+    assert files
+    assert not {str(path.relative_to(ROOT)): found for path in files if (found := wrong(path.read_text(encoding="utf-8")))}
+
+
 NOT_YET = {"inference"}  # packages that have not been reread
 PACKAGES = {path.parent.name for path in (ROOT / "src/nextdetr").glob("*/__init__.py")}
 ROOMS = ["", *sorted(PACKAGES - NOT_YET)]  # "": modules outside of packages

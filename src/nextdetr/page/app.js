@@ -1,4 +1,4 @@
-// The page: what is open, what is shown, and what buttons and keys do.
+// The page: open pictures, display, buttons and keys.
 
 import { askForKey, correct, models, predict, promise, Failure } from './api.js';
 import { DEFAULT, Item } from './boxes.js';
@@ -8,7 +8,7 @@ import { asCoco, asJpeg, asJson, asPicture, asYolo, download } from './save.js';
 import { dropped, isPicture, isVideo, Player } from './sources.js';
 import { chooseLanguage, otherLanguage, word } from './words.js';
 
-const LEAST = 0.05, AT_ONCE = 2;  // confidence that the slider ends at; pictures on their way
+const LEAST = 0.05, AT_ONCE = 2;  // lower end of the slider; pictures processed at once
 const element = (id) => document.getElementById(id);
 
 const state = {
@@ -67,7 +67,7 @@ async function open(item) {
     item.bitmap = await createImageBitmap(item.file).catch(() => null);
     if (item.state !== 'done' && item.bitmap) Object.assign(item, { width: item.bitmap.width, height: item.bitmap.height });
     if (!item.bitmap && item.state === 'done') tell(new Failure(word('noView')));
-    for (const other of state.items) {  // decoded pictures are large, so that only the open one is kept
+    for (const other of state.items) {  // decoded pictures are large, so only the open one is kept
       if (other !== state.item) { other.bitmap?.close(); other.bitmap = null; }
     }
   }
@@ -156,7 +156,7 @@ function stopPlaying() {
   open(state.items.at(-1) || null);
 }
 
-/** Make the frame that is shown a picture like any other, which can be corrected. */
+/** Turn the shown frame into a picture, which can be corrected. */
 async function grab() {
   const { item } = state;
   if (!item?.frame) return;
@@ -181,7 +181,7 @@ function setAdding(on) {
   view.canvas.style.cursor = on ? 'crosshair' : 'default';
 }
 
-/** By the keyboard a box begins in the middle of the picture. */
+/** With the keyboard a new box starts in the middle of the picture. */
 function addInTheMiddle() {
   const { width, height } = state.item;
   state.item.add([width * 0.4, height * 0.4, width * 0.6, height * 0.6], state.newName());
@@ -236,10 +236,10 @@ async function useModel(model) {
   work();
 }
 
-/** Confidence that is asked for: the least that the page can show. */
+/** Requested confidence: the lowest that the page can show. */
 const least = () => Math.min(LEAST, state.model.calibrated?.threshold ?? LEAST);
 
-/** Take one threshold for all classes, or, where it is an object, the model's own of each. */
+/** Use one threshold for all classes or, given an object, the model's own for each. */
 function setThreshold(value) {
   const own = typeof value !== 'number';
   state.threshold = value;
@@ -251,7 +251,7 @@ function setThreshold(value) {
   element('calibrated').setAttribute('aria-pressed', String(value === calibrated?.threshold));
 }
 
-/** Say what computes, on the empty page and beside the results; while it is fetched, how much of it is there. */
+/** Show the runtime, on the empty page and beside the results; while it loads, the progress. */
 function tellRuntime(text) {
   for (const id of ['loading', 'runtime']) Object.assign(element(id), { textContent: text, hidden: !text });
 }
@@ -265,7 +265,7 @@ async function begin() {
   tellRuntime(word('runtime', state.model));
 }
 
-// -- buttons, keys and what is dropped
+// -- buttons, keys and dropped files
 
 function onKey(event) {
   const typing = event.target.closest('input[type=text], input[type=password], select, dialog');
@@ -355,7 +355,7 @@ function wire() {
   });
 }
 
-let begun = Promise.resolve(false);  // whether there is a model, once that is known
+let begun = Promise.resolve(false);  // whether there is a model, once known
 function start() {
   begun = begin().then(() => { tell(null); return true; }).catch((error) => {
     tellRuntime('');

@@ -1,38 +1,38 @@
-// The boxes of a picture: what is shown, what was changed, and the way back.
+// The boxes of a picture: display, changes and undo.
 
-// As nextdetr predict draws them.
+// As drawn by nextdetr predict.
 const COLOURS = ['#1f9bff', '#ff7f0e', '#00c853', '#ff2d95', '#ffd600', '#8c5bff', '#00d5d5', '#ff3b30', '#a4de02', '#c77dff',
   '#ffb3ba', '#00897b', '#b5651d', '#5c6bc0', '#f06292', '#cddc39'];
 const MOST_STEPS = 100;
-export const DEFAULT = 0.3;  // confidence where a model has none of its own, as in nextdetr predict
+export const DEFAULT = 0.3;  // confidence for models without their own, as in nextdetr predict
 
 export const colourOf = (index) => COLOURS[((index % COLOURS.length) + COLOURS.length) % COLOURS.length];
 
-/** One picture: its file, and its boxes in its own pixels, the most confident first. */
+/** A picture: its file, and its boxes in its pixels, the most confident first. */
 export class Item {
   constructor(file, name) {
     Object.assign(this, { file, name, state: 'waiting', error: null, bitmap: null, url: null, width: 0, height: 0, unlikeness: null, seconds: null });
     Object.assign(this, { boxes: [], steps: [], chosen: null, changed: false, saved: false });
   }
 
-  /** Take what was found; `seconds` of each step, of which an image may wait in a queue too. */
+  /** Store a result; `seconds` per step, including time in a queue. */
   found(result, seconds) {
     const { queue: waited, ...work } = seconds;
     this.seconds = { model: work.model, all: Object.values(work).reduce((sum, part) => sum + part, 0) };
     this.width = result.width;
     this.height = result.height;
-    this.unlikeness = result.unlikeness ?? null;  // above 1 the picture is unlike those of the training
+    this.unlikeness = result.unlikeness ?? null;  // above 1 the picture is unlike the training images
     this.boxes = result.detections.map((row) => ({ box: [...row.box], name: row.class_name, confidence: row.confidence, own: false }));
     this.state = 'done';
   }
 
-  /** Boxes above a confidence, a number or one by class; those that the user has touched count always. */
+  /** Boxes above a confidence, a number or one per class; boxes edited by the user are always included. */
   above(threshold) {
     const least = (name) => (typeof threshold === 'number' ? threshold : threshold[name] ?? DEFAULT);
     return this.boxes.filter((box) => box.own || box.confidence >= least(box.name));
   }
 
-  /** Note the state before a change, so that it can be undone. */
+  /** Save the state before a change, for undo. */
   remember() {
     this.steps.push({ boxes: this.boxes.map((box) => ({ ...box, box: [...box.box] })), changed: this.changed });
     if (this.steps.length > MOST_STEPS) this.steps.shift();

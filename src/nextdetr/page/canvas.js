@@ -32,7 +32,7 @@ export class View {
     return this.item.above(this.state.threshold).filter((box) => !this.state.hidden.has(box.name));
   }
 
-  // -- places: of the picture in CSS pixels of the canvas
+  // -- coordinates: of the picture in CSS pixels of the canvas
 
   layout() {
     const width = this.canvas.clientWidth, height = this.canvas.clientHeight;
@@ -100,7 +100,7 @@ export class View {
     return corners(box.box).findIndex(([x, y]) => Math.hypot(x * scale + offset[0] - point[0], y * scale + offset[1] - point[1]) <= reach);
   }
 
-  /** The box under a point: the smallest, as it may lie inside a larger one. */
+  /** The box under a point: the smallest, since it may be inside a larger one. */
   boxAt([x, y]) {
     const area = ({ box: [x1, y1, x2, y2] }) => (x2 - x1) * (y2 - y1);
     return this.shown().filter(({ box: [x1, y1, x2, y2] }) => x >= x1 && x <= x2 && y >= y1 && y <= y2)
@@ -161,7 +161,7 @@ export class View {
 
 const corners = ([x1, y1, x2, y2]) => [[x1, y1], [x2, y1], [x2, y2], [x1, y2]];
 
-/** Draw boxes and their names; `to` maps a place in the picture to the canvas, `size` is that of the letters. */
+/** Draw boxes and their names; `to` maps a point of the picture to the canvas, `size` is the font size. */
 export function drawBoxes(c, boxes, classes, to, size, chosen = null) {
   c.font = `600 ${size}px system-ui, sans-serif`;
   c.textBaseline = 'middle';
@@ -176,7 +176,7 @@ export function drawBoxes(c, boxes, classes, to, size, chosen = null) {
     labels.unshift({ box, colour, left, top, bottom });
   }
   const placed = [];
-  for (const { box, colour, left, top, bottom } of labels) {  // the most confident first: a label covers no other
+  for (const { box, colour, left, top, bottom } of labels) {  // the most confident first: labels do not overlap
     const text = box.own ? box.name : `${box.name} ${box.confidence.toFixed(2)}`;
     const width = c.measureText(text).width + size * 0.7, height = size * 1.45;
     const spots = [top - height, bottom, top].map((y) => [Math.max(0, left - 1), y]);

@@ -17,7 +17,7 @@ function swatch(index) {
   return made;
 }
 
-/** Classes with what was found of each, the frequent ones first; a mark hides or shows them. */
+/** Classes with their counts, the most frequent first; a checkbox hides or shows them. */
 export function showClasses(state, changed) {
   const counts = new Map();
   for (const box of state.item?.above(state.threshold) || []) counts.set(box.name, (counts.get(box.name) || 0) + 1);
@@ -41,14 +41,14 @@ export function showClasses(state, changed) {
   element('names').replaceChildren(...state.classes.map((name) => make('option', { value: name })));
 }
 
-/** Objects of the open picture; the chosen one has a field with its class. */
+/** Objects of the open picture; the selected one has a field with its class. */
 export function showObjects(state, boxes, { choose, rename }) {
   const list = element('objects'), chosen = state.item?.chosen;
   element('count').textContent = String(boxes.length);
   element('nothing').hidden = boxes.length > 0 || state.item?.state !== 'done';
   const now = [...boxes, chosen, !!state.live, word('added'), ...boxes.map((box) => box.name + box.own)];
   if (list.shown && list.shown.length === now.length && list.shown.every((part, place) => part === now[place])) return;
-  list.shown = now;  // not drawn again without need, as somebody may be typing there
+  list.shown = now;  // not redrawn needlessly, since the user may be typing
   list.replaceChildren(...boxes.map((box) => {
     const number = make('span', { className: 'number', textContent: box.own ? word('added') : box.confidence.toFixed(2) });
     const what = box === chosen && !state.live ? field(box, rename) : row(box, choose);
@@ -78,19 +78,19 @@ function field(box, rename) {
   return input;
 }
 
-/** Bring the chosen object into view; with `take` the canvas has the keyboard then, for moving the box. */
+/** Scroll to the selected object; with `take` the canvas gets keyboard focus, to move the box. */
 export function focusObject(state, take) {
   element('objects').querySelector('.chosen')?.scrollIntoView({ block: 'nearest' });
   if (take && state.item?.chosen) element('canvas').focus();
 }
 
-/** Let the user type another class for the chosen object. */
+/** Let the user type another class for the selected object. */
 export function renameObject(state) {
   focusObject(state, false);
   element('objects').querySelector('.chosen input')?.focus();
 }
 
-/** The pictures that are open, each with the number of its objects. */
+/** The open pictures, each with its number of objects. */
 export function showStrip(state, open) {
   const strip = element('strip');
   while (strip.children.length > state.items.length) strip.lastChild.remove();
@@ -102,7 +102,7 @@ export function showStrip(state, open) {
       made.setAttribute('role', 'option');
       made.item = item;
       made.addEventListener('click', () => open(item));
-      made.firstChild.addEventListener('error', () => made.firstChild.remove());  // no browser shows it
+      made.firstChild.addEventListener('error', () => made.firstChild.remove());  // not displayable
       if (button) button.replaceWith(made); else strip.append(made);
       button = made;
     }

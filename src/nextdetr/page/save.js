@@ -22,7 +22,7 @@ export function asCoco(items, threshold, classes) {
   return new Blob([JSON.stringify({ images, annotations, categories })], { type: 'application/json' });
 }
 
-/** A zip: images, label files of the same names, and data.yaml, which nextdetr train and ultralytics read. */
+/** A zip: images, label files with the same names, and data.yaml, as read by nextdetr train and ultralytics. */
 export async function asYolo(items, threshold, classes) {
   const files = [], used = new Set();
   for (const item of items) {
@@ -63,7 +63,7 @@ export function download(blob, name) {
 
 const text = (value) => new TextEncoder().encode(value);
 
-/** Two files of one stem would share their labels. */
+/** Two files with the same stem would share their labels. */
 function unique(name, used) {
   const [, stem, ending] = /^(.*?)(\.[^.]*)?$/.exec(name);
   let candidate = stem, number = 1;

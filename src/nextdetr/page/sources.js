@@ -1,20 +1,20 @@
-// Where pictures come from: files, folders, what is dropped, and the frames of a video or a camera.
+// Sources of pictures: files, folders, drag and drop, and the frames of a video or camera.
 
 import { Stream, Failure } from './api.js';
 import { word } from './words.js';
 
 const PICTURE = /\.(avif|bmp|gif|hei[cf]|jfif|jpe?g|jp2|pbm|pgm|png|pnm|ppm|tiff?|webp)$/i;
 const VIDEO = /\.(mp4|m4v|mov|webm|ogv|mkv)$/i;
-const LONGEST_SIDE = 1280;  // asked of a camera
+const LONGEST_SIDE = 1280;  // requested from a camera
 
 export const isVideo = (file) => file.type.startsWith('video/') || VIDEO.test(file.name);
 export const isPicture = (file) => file.type.startsWith('image/') || PICTURE.test(file.name);
 
-/** All files of a drop, those in folders too, as [file, name with its folders]. */
+/** All dropped files, including those in folders, as [file, name with its folders]. */
 export async function dropped(transfer) {
   const found = [], folders = [];
   let listed = false;
-  for (const item of transfer.items) {  // before anything is awaited: they are gone then
+  for (const item of transfer.items) {  // before any await, after which they are gone
     const entry = item.webkitGetAsEntry?.(), file = item.kind === 'file' ? item.getAsFile() : null;
     listed ||= Boolean(entry);
     if (entry?.isDirectory) folders.push(entry); else if (file) found.push([file, file.name]);
@@ -36,7 +36,7 @@ export async function dropped(transfer) {
   return listed ? found.sort((a, b) => a[1].localeCompare(b[1], undefined, { numeric: true })) : found;
 }
 
-/** A video or a camera, whose frames are looked at one after the other, as fast as answers come: none waits in a queue. */
+/** A video or a camera; frames are processed one after the other, as fast as results arrive, without a queue. */
 export class Player {
   constructor(model, least, onFrame) {
     this.video = Object.assign(document.createElement('video'), { muted: true, playsInline: true, loop: false });
@@ -87,7 +87,7 @@ export class Player {
     }
   }
 
-  /** The frame that is shown now, no larger than the stream takes it. */
+  /** The current frame, no larger than the stream accepts. */
   async grab() {
     const { videoWidth: w, videoHeight: h } = this.video, scale = Math.min(1, this.stream.longestSide / Math.max(w, h));
     Object.assign(this.canvas, { width: Math.round(w * scale), height: Math.round(h * scale) });

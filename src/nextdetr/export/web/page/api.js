@@ -1,17 +1,17 @@
-// Where pictures go: nowhere. A worker beside the page has the detector, in onnxruntime-web.
+// Pictures are not sent anywhere: a worker of the page runs the detector in onnxruntime-web.
 
 import { word } from './words.js';
 
-export const promise = 'here';  // the word about where pictures go
+export const promise = 'here';  // key of the text about where pictures go
 
 /** A sentence for the user. */
 export class Failure extends Error {}
 
-// Nothing here needs a key or saves corrections for others; what was corrected can be downloaded.
+// There is no key, and corrections are not stored; they can be downloaded.
 export const askForKey = async () => false;
 export const correct = null;
 
-const packed = globalThis.nextdetrFile;  // of a page that is a single file: it has the others inside
+const packed = globalThis.nextdetrFile;  // in a single-file page, which contains the other files
 const MOST_THREADS = 8;
 
 let worker = null, asked = 0, stopped = null;
@@ -25,7 +25,7 @@ function start() {
     if (data.told) reject(Object.assign(new Failure(word(data.told.word, ...data.told.values)), data.told));
     else resolve(data.result);
   };
-  worker.onerror = (event) => {  // it cannot be loaded, or memory ran out
+  worker.onerror = (event) => {  // it failed to load, or ran out of memory
     event.preventDefault();
     stopped = new Failure(word('stopped', event.message || ''));
     for (const { reject } of waiting.values()) reject(stopped);
@@ -42,7 +42,7 @@ function ask(message, transfer = []) {
   });
 }
 
-/** A file of the export; `told` hears how many bytes have come. */
+/** A file of the export; `told` is called with the number of bytes received. */
 async function bytesOf(name, told = () => {}) {
   if (packed) return packed.bytes(name);
   const failure = (reason) => new Failure(word('noFile', name, reason));
@@ -57,7 +57,7 @@ async function bytesOf(name, told = () => {}) {
   }
 }
 
-/** How many threads, and the word for why it is only one. */
+/** Number of threads, and the key of the reason if it is only one. */
 function chooseThreads() {
   if (packed) return { threads: 1, why: 'oneFile' };
   if (!globalThis.crossOriginIsolated) return { threads: 1, why: 'noHeaders' };
@@ -65,7 +65,7 @@ function chooseThreads() {
   return { threads: Math.max(1, Math.trunc(wanted) || Math.min(MOST_THREADS, navigator.hardwareConcurrency || 1)), why: null };
 }
 
-/** Load the detector; `told` hears which share of it is there. */
+/** Load the detector; `told` is called with the loaded fraction. */
 export async function models(told) {
   const terms = JSON.parse(new TextDecoder().decode(await bytesOf('detector.json')));
   const names = ['model.onnx', 'runtime/ort-wasm-simd-threaded.wasm'], sizes = names.map((name) => terms.bytes[name]);
@@ -89,15 +89,15 @@ async function detect(source, name, least, transfer) {
   return { images: [{ name, ...found }], seconds };
 }
 
-/** Detect in one file; all but the least confident boxes come, so that the slider needs no other run. */
+/** Detect in one file; returns all but the least confident boxes, so that the slider needs no further run. */
 export const predict = (model, file, least) => detect(file, file.name, least);
 
-/** A stream: `send(frame)` resolves to what was found in the frame. */
+/** A stream: `send(frame)` resolves to the detections in the frame. */
 export class Stream {
   constructor(model, least) {
     this.least = least;
     this.frame = 0;
-    this.longestSide = Infinity;  // nothing is sent, so that frames stay as they are
+    this.longestSide = Infinity;  // nothing is sent, so frames keep their size
   }
 
   async send(frame) {

@@ -1,4 +1,4 @@
-// From the graph's outputs to boxes in pixels, as nextdetr predict has them: the best of all queries and classes, no NMS.
+// From the graph's outputs to boxes in pixels, as in nextdetr predict: the best of all queries and classes, no NMS.
 
 /**
  * @param logits [Q * C] before the sigmoid; @param boxes [Q * 4] centre, width and height as fractions.

@@ -1,14 +1,14 @@
-// The resize that detectors are trained with: Pillow's antialiased bilinear filter on 8 bits, to the last digit.
+// The resize used in training: Pillow's antialiased bilinear filter on 8 bits, exact to the last digit.
 //
-// A canvas scales by another filter, which costs accuracy. This one is separable: a triangle whose half width is a pixel of the
+// A canvas scales with another filter, which costs accuracy. This one is separable: a triangle whose half width is a pixel of the
 // smaller of the two pictures. Weights are whole numbers of 2^-22, and the sums along rows and along columns are each rounded to
 // 8 bits, so that their order matters: rows come first, but where the height shrinks by more than twice as many pixels as the
 // width (as of Pillow 13; others differ there by a grey level).
 
 const BITS = 22, HALF = 1 << (BITS - 1);
-const STRIP = 1 << 20;  // pixels that are taken from a canvas at a time: phones have no large ones
+const STRIP = 1 << 20;  // pixels read from a canvas at a time: phones do not support large ones
 
-/** For each of `size` places along a side of `length` pixels: the first pixel that it is made of, how many, and their weights. */
+/** For each of `size` positions along a side of `length` pixels: the first source pixel, their number, and weights. */
 function taps(length, size) {
   const scale = length / size, reach = Math.max(scale, 1), most = 2 * Math.ceil(reach) + 1;
   const first = new Int32Array(size), count = new Int32Array(size), weights = new Int32Array(size * most);
@@ -24,7 +24,7 @@ function taps(length, size) {
   return { first, count, weights, most };
 }
 
-/** Resize `rows` lines of `width` pixels, `step` channels each, to as many places as `columns` has, 3 channels each. */
+/** Resize `rows` lines of `width` pixels, `step` channels each, to the positions in `columns`, 3 channels each. */
 function alongRows(pixels, step, width, rows, columns, out, at) {
   const { first, count, weights, most } = columns, size = first.length;
   let to = at;
@@ -46,7 +46,7 @@ function alongRows(pixels, step, width, rows, columns, out, at) {
   }
 }
 
-/** Resize columns likewise, into lines of `line` bytes, from `at` on in each. */
+/** Likewise resize columns, into lines of `line` bytes, starting at `at` in each. */
 function alongColumns(pixels, step, width, rows, out, line, at) {
   const { first, count, weights, most } = rows, size = first.length, sums = new Int32Array(width * 3);
   for (let place = 0; place < size; place += 1) {
@@ -65,7 +65,7 @@ function alongColumns(pixels, step, width, rows, out, line, at) {
   }
 }
 
-/** Reads parts of a picture, no larger than `most` by `high`, as 4 channels; what is transparent lies on white. */
+/** Reads parts of a picture, no larger than `most` by `high`, as 4 channels, composed onto white. */
 function reader(picture, most, high) {
   const c = new OffscreenCanvas(most, high).getContext('2d', { willReadFrequently: true });
   c.fillStyle = '#fff';
@@ -76,7 +76,7 @@ function reader(picture, most, high) {
   };
 }
 
-/** A picture as [size, size, 3] bytes of red, green and blue, its aspect ratio not kept. */
+/** A picture as [size, size, 3] bytes of red, green and blue, without keeping the aspect ratio. */
 export function resized(picture, size) {
   const { width, height } = picture, columns = taps(width, size), rows = taps(height, size), out = new Uint8Array(size * size * 3);
   const rowsFirst = height <= size || height - size <= 2 * (width - size);

@@ -1,8 +1,8 @@
-// A page that is a single file: make its modules addresses of this browser, and start the page.
+// Single-file page: turn its modules into blob URLs, and start the page.
 {
   const part = (name) => document.getElementById(`file:${name}`).textContent;
 
-  /** Start the last of these modules, [name, source] each, which stand after those that they import. */
+  /** Start the last of these modules, [name, source] each, in dependency order. */
   const run = (modules) => {
     const addresses = {};
     for (const [name, source] of modules) {
@@ -13,7 +13,7 @@
   };
 
   globalThis.nextdetrFile = {
-    /** A worker of a page on the disk cannot load the page's addresses: it makes its own, and keeps what comes meanwhile. */
+    /** A worker of a page on disk cannot load the page's blob URLs: it makes its own, and queues messages meanwhile. */
     worker: () => {
       const source = `const early = []; onmessage = (event) => early.push(event); (${run})(${part('worker')}).then(() => early.forEach((event) => onmessage(event)));`;
       return new Worker(URL.createObjectURL(new Blob([source], { type: 'text/javascript' })));

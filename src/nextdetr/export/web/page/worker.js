@@ -1,13 +1,13 @@
-// The detector, beside the page so that the page never waits for it: one picture after the other.
+// The detector, in a worker so that the page never blocks: one picture after the other.
 
 import * as ort from '../runtime/ort.wasm.bundle.min.mjs';
 import { detections } from './detect.js';
 import { resized } from './resize.js';
 
-const MOST_PIXELS = 178_956_970;  // of a picture, as in nextdetr predict
+const MOST_PIXELS = 178_956_970;  // per picture, as in nextdetr predict
 let session = null, terms = null;
 
-/** What the page can say: the name of a sentence, and its values. */
+/** An error with a text of the page: its key, and its values. */
 class Told extends Error {
   constructor(word, ...values) {
     super(word);
@@ -25,7 +25,7 @@ async function load(message) {
   });
 }
 
-/** A file as a viewer shows it: upright by its EXIF orientation, its colours as they are stored. */
+/** A file as a viewer shows it: upright by its EXIF orientation, with colours as stored. */
 async function decoded(file) {
   const picture = await createImageBitmap(file, { imageOrientation: 'from-image', colorSpaceConversion: 'none' }).catch(() => {
     throw new Told('noRead');
