@@ -57,7 +57,7 @@ RAW_SUFFIXES = frozenset(
     )
 )
 #: Unsupported kinds of images, by ``kind_of``, and what to do about them.
-NOT_HERE = {"heic": "HEIC (pip install 'nextdetr[heif]')", "raw": "raw files of a camera (develop them first)"}
+NOT_HERE = {"heic": "HEIC (pip install 'nextdetr[heif]')", "raw": "camera raw (develop first)"}
 #: Formats whose files may hold several frames or pages; the other images of an MPO are views for depth or brightness.
 _HEIF_TYPES = (b"ftypheic", b"ftypheix", b"ftypheim", b"ftypheis", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
 _SEVERAL = frozenset(("AVIF", "GIF", "PNG", "TIFF", "WEBP"))

@@ -375,7 +375,7 @@ def test_pictures_that_cannot_be_read_here_are_counted(tmp_path, monkeypatch):
     for name in ("a.HEIC", "1/b.heif", "c.NEF", ".d.heic", "notes.txt"):
         write_text(tmp_path / "images" / name, "")
     heic = r"2 HEIC \(pip install 'nextdetr\[heif\]'\) are skipped"
-    told = rf"{heic}; 1 raw files of a camera \(develop them first\) are skipped"
+    told = rf"{heic}; 1 camera raw \(develop first\) are skipped"
     with pytest.raises(DataError, match=rf"there is no image in this folder or below it; {told}"):
         find_unlabelled([tmp_path / "images"])
     write_text(tmp_path / "data.yaml", YAML)

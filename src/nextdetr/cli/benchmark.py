@@ -36,8 +36,11 @@ def benchmark(
     if json:
         print_json(result.to_json())
         return
+    from nextdetr.data.raw import plural
+
     for threads, limit in result.ceilings.items():
-        say(f"this machine, {threads} threads: {limit.gflops:.0f} GFLOP/s of matrix products, {limit.gigabytes:.1f} GB/s")
+        machine = f"this machine, {plural(int(threads), 'thread')}"
+        say(f"{machine}: {limit.gflops:.0f} GFLOP/s of matrix products, {limit.gigabytes:.1f} GB/s")
     say(f"preprocessing of 1920 x 1080: {1000 * result.seconds_preprocess:.1f} ms (decoding apart)\n")
     heads = (
         "runtime",

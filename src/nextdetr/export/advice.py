@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nextdetr.data.raw import plural
 from nextdetr.errors import ModelFileError
 from nextdetr.export.measure import in_turn
 from nextdetr.inference.contract import Contract
@@ -75,7 +76,12 @@ class Advice:
             for runtime, seconds in found.items()
         ]
         warning = [] if self.warning is None else [f"WARNING: {self.warning}"]
-        return [f"measured with {self.threads} threads: {', '.join(times)}", *warning, self.sentence, self.elsewhere]
+        return [
+            f"measured with {plural(self.threads, 'thread')}: {', '.join(times)}",
+            *warning,
+            self.sentence,
+            self.elsewhere,
+        ]
 
 
 def compare_files(

@@ -41,10 +41,10 @@ Sources: TypeAlias = "ImageSource | Iterable[ImageSource]"
 #: What is passed over, by kind, and what to do about it.
 SKIPPED = {
     **NOT_HERE,
-    "frames": "frames or pages after the first of their file",
+    "frames": "beyond the first frame or page of a file",
     "unreadable": "that could not be read",
     "subfolders": "in subfolders (--recursive takes them in)",
-    "videos": "videos, which are not taken here",
+    "videos": "video (not supported here)",
 }
 
 T = TypeVar("T")
