@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 # Before ultralytics is imported: settings, downloads and fonts stay out of the user's folders, and nothing is fetched.
-os.environ["YOLO_CONFIG_DIR"] = tempfile.mkdtemp(prefix="ultralytics-settings-")
+FOLDER = tempfile.mkdtemp(prefix="ultralytics-")
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
+os.environ["YOLO_CONFIG_DIR"] = FOLDER
 os.environ["YOLO_OFFLINE"] = "true"
 os.environ["YOLO_AUTOINSTALL"] = "false"
 
@@ -17,8 +21,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from ultralytics import settings
 
 torch.set_num_threads(1)
+# What is installed beside the tests is none of their business: MLflow would keep a database in the working folder.
+settings.update(dict.fromkeys(("mlflow", "wandb", "tensorboard", "raytune"), False))
+os.chdir(FOLDER)
 CLASSES = {0: "square", 1: "bar"}
 #: The recipe's head in small, on the recipe's backbone: the same kinds of rows, and the same way of counting maps.
 TINY = {
