@@ -272,7 +272,7 @@ class TestFoldersOfVideos:
         assert len(find_images(tmp_path, skipped=skipped)) == 1
         assert skipped == {"videos": 1}
         (tmp_path / "a.png").unlink()
-        with pytest.raises(DataError, match="holds no image; there are 1 videos"):
+        with pytest.raises(DataError, match=r"holds no image; skipped: 1 video \(not supported here"):
             find_images(tmp_path)
 
 

@@ -285,12 +285,17 @@ def test_what_is_skipped_is_counted_by_kind(detector, tmp_path, capsys, monkeypa
         assert result["skipped"] == {"heic": 3, "raw": 1, "frames": 2, "unreadable": 1}
     assert run([*arguments, "--output", str(tmp_path / "out")]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Skipped: ")]
-    for part in ("3 HEIC (pip install 'nextdetr[heif]')", "1 camera raw", "2 frames", "1 that could not be read"):
+    for part in (
+        "3 HEIC (pip install 'nextdetr[heif]')",
+        "1 camera raw",
+        "2 beyond the first frame",
+        "1 that could not be read",
+    ):
         assert part in line
     for name in ("a.png", "b.tif", "g.jpg"):
         (folder / name).unlink()
     with pytest.raises(
-        DataError, match=r"no image or video; there are 2 HEIC \(pip install .nextdetr\[heif\].\); there are 1 raw"
+        DataError, match=r"no image or video; skipped: 2 HEIC \(pip install .nextdetr\[heif\].\); skipped: 1 camera raw"
     ):
         detector.predict(folder)
 

@@ -251,7 +251,7 @@ class _Taken(NamedTuple):
 
     def others(self) -> str:
         """Say what there is in place of images, for a message."""
-        return "".join(f"; there are {count} {SKIPPED[kind]}" for kind, count in sorted(self.skipped.items()))
+        return "".join(f"; skipped: {count} {SKIPPED[kind]}" for kind, count in sorted(self.skipped.items()))
 
 
 def _find(sources: Iterable[ImageSource], taken: _Taken) -> Iterator[SourceItem]:
