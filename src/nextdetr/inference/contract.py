@@ -1,4 +1,4 @@
-"""What an exported file expects and gives, as it stands in the file itself (ONNX metadata, OpenVINO rt_info); no torch."""
+"""What an exported file expects and gives, as stored in the file itself (ONNX metadata, OpenVINO rt_info); no torch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Contract:
         dynamic: batch and image size are free; otherwise the batch is 1.
         portable: without GridSample and TopK; raw then.
         precision: arithmetic of the weights.
-        winograd: wide 3 × 3 convolutions stand as Winograd's filtering; a hint for whoever takes the file elsewhere.
+        winograd: wide 3 × 3 convolutions are stored as Winograd's filtering; a hint for use on other machines.
         max_detections: most detections an image (K), if not raw.
         step: sides of a dynamic graph's images are multiples of it, in pixels.
         least_size: least side in pixels of a dynamic graph; None in files that do not say.
@@ -80,7 +80,7 @@ class Contract:
         return ["logits", "boxes"] if self.raw else ["boxes", "scores", "labels"]
 
     def describe(self) -> dict[str, str]:
-        """Return a sentence for each input and output, which stands in the file and tells a stranger how to use it."""
+        """Return a sentence for each input and output, which is stored in the file and explains how to use it."""
         side = "S" if self.dynamic else str(self.image_size)
         batch = "B" if self.dynamic else "1"
         shape = f"[{batch}, {side}, {side}, 3]" if self.layout == "nhwc" else f"[{batch}, 3, {side}, {side}]"

@@ -89,7 +89,7 @@ class Familiarity:
     Attributes:
         space: where the training images lie.
         limit: the largest distance that is not flagged.
-        share: of images like the calibration images, at most so many are flagged, 0 to 1.
+        share: most of the images like the calibration images that are flagged, a fraction, 0 to 1.
         image_size: side of the square input, in pixels, that the vectors are of.
     """
 

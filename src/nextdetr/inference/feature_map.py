@@ -38,7 +38,7 @@ class FeatureMap:
 
     @property
     def title(self) -> str:
-        """What stands above the grid."""
+        """The title above the grid."""
         kind = f"backbone stage {self.position}" if self.kind == "stage" else f"fusion level {self.position}"
         height, width = self.mean.shape
         return (

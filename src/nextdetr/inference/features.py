@@ -67,7 +67,7 @@ def save_features(predictions: Iterable[Prediction], output: str | Path) -> Iter
     """Pass predictions on, and write the pictures of each image as it comes.
 
     Under ``output``: ``<stem>/stage-1-row-0.png``, … and ``<stem>/level-1-row-12.png``, …, a folder for each image. An
-    unreadable image leaves none. Of an image in tiles, the maps of its view as a whole are drawn.
+    unreadable image leaves none. For an image in tiles, the maps of the whole view are drawn.
 
     Args:
         predictions: from a ``Predictor`` with a recorder.

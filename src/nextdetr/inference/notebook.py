@@ -28,7 +28,7 @@ def show_picture(picture: Image.Image, title: str) -> None:
     Raises:
         ConfigError: there is neither a notebook nor a desktop.
     """
-    python = sys.modules.get("IPython")  # whoever runs in a notebook has it already
+    python = sys.modules.get("IPython")  # a notebook has it already
     shell = None if python is None else python.get_ipython()
     if python is not None and getattr(shell, "kernel", None) is not None:
         python.display.display(_shrunk(picture, SHOWN_SIDE))

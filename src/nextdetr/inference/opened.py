@@ -145,7 +145,7 @@ def at_latency(
     An exported file has one point only, which must keep it.
 
     Raises:
-        ConfigError: it has no table of speeds, or nothing of it is so fast; the message says what can be had.
+        ConfigError: it has no table of speeds, or no point of it is that fast; the message says what is possible.
     """
     point = pick(opened.metadata, latency, opened.source, times)
     if not isinstance(opened, OpenedExport):

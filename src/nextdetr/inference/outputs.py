@@ -80,7 +80,7 @@ def save_predictions(
 
 
 class VideoFiles:
-    """Writes the frames of one video after the other, each video in a thread; images are passed over.
+    """Writes the frames of one video after the other, each video in a thread; images are skipped.
 
     Args:
         folder: where to.
@@ -105,13 +105,13 @@ class VideoFiles:
         self._current.add(prediction)
 
     def commit(self) -> None:
-        """Commit the video under way."""
+        """Commit the current video."""
         current, self._current = self._current, None
         if current is not None:
             current.commit()
 
     def abort(self) -> None:
-        """Abort the video under way; those before it are whole."""
+        """Abort the current video; those before it are complete."""
         current, self._current = self._current, None
         if current is not None:
             current.abort()

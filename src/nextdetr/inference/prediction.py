@@ -43,7 +43,7 @@ class Prediction(Shown):
         maps: what the network saw, where a recorder of features looked on; of an image in tiles, of its view as a whole.
         unlikeness: distance from the training images as a multiple of the detector's limit, where that is known; of an
             image in tiles, of its view as a whole.
-        origin: where the image can be had again, when ``image`` is gone.
+        origin: where to read the image again, once ``image`` is gone.
     """
 
     path: str
@@ -74,7 +74,7 @@ class Prediction(Shown):
         return dict(Counter(self._names()).most_common())
 
     def to_json(self) -> dict[str, Any]:
-        """Return the image's part of the JSON result; ``problem`` stands in it only where there is one.
+        """Return the image's part of the JSON result; ``problem`` is in it only where there is one.
 
         A path that is not UTF-8 is written as ``path_text`` has it.
         """

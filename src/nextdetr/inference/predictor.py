@@ -74,10 +74,10 @@ class Predictor:
         device: where a network is to run; by default the best there is.
         reading: how files are read.
         recorder: looks on, so that each prediction has its ``maps``.
-        queries: number of object queries where ``stream`` is told none; None is the model's own.
+        queries: number of object queries where ``stream`` gets none; None is the model's own.
         camera: runs in the place of ``model``, which it has inside; videos, cameras and streams only.
-        thresholds: least score of each class where ``stream`` is told ``auto``; None is ``nextdetr.confidence.DEFAULT``.
-        calibrated: least score where ``stream`` is told ``calibrated``.
+        thresholds: least score of each class where ``stream`` gets ``auto``; None is ``nextdetr.confidence.DEFAULT``.
+        calibrated: least score where ``stream`` gets ``calibrated``.
         familiarity: tells images that are unlike the training images; not with a ``camera``, whose maps are approximate.
 
     Attributes:

@@ -38,7 +38,7 @@ __all__ = [
 
 Sources: TypeAlias = "ImageSource | Iterable[ImageSource]"
 
-#: What is passed over, by kind, and what to do about it.
+#: What is skipped, by kind, and what to do about it.
 SKIPPED = {
     **NOT_HERE,
     "frames": "beyond the first frame or page of a file",

@@ -1,8 +1,8 @@
 """The speed contract: what a detector takes and finds at several input sizes, numbers of queries and decoder layers.
 
 One training serves all of them, since sizes vary from batch to batch and each decoder layer is supervised (RT-DETR, arXiv
-2304.08069, section 4.4). The table of the best of them stands in the checkpoint's metadata, and whoever runs, exports or
-measures the detector picks from it. No torch.
+2304.08069, section 4.4). The table of the best of them is in the checkpoint's metadata; prediction, export and benchmark
+pick from it. No torch.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class VideoTally:
 
     @property
     def left(self) -> float | None:
-        """Seconds that the rest will take; None where nobody knows."""
+        """Seconds that the rest will take; None where it is unknown."""
         known = self.expected > self.frames and self.rate > 0
         return (self.expected - self.frames) / self.rate if known else None
 

@@ -99,7 +99,7 @@ def pick(metadata: Mapping[str, str], latency: float, source: str, times: str | 
         times: a file of ``nextdetr benchmark`` with the times of another machine; by default those of the table count.
 
     Raises:
-        ConfigError: the detector has no table, or no point that is so fast: the message says what can be had.
+        ConfigError: the detector has no table, or no point that is that fast: the message says what is possible.
         WeightsError: the table is damaged.
     """
     table = read_table(metadata, source)

@@ -122,7 +122,7 @@ class Follower:
         return picture
 
     def _reset(self, first: Prediction) -> None:
-        """Begin anew with the first frame of a video."""
+        """Start again with the first frame of a video."""
         self._sizes[_sequence(first)] = (first.width, first.height)
         self._tracker: Any = None
         if self.track:

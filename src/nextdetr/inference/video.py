@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 AHEAD, AHEAD_LIVE = 8, 2  # frames that wait to be looked at
 TIMEOUT = 10.0  # seconds without a sign of life, after which a source is given up
-RESTART = 1.0  # seconds: a clock that goes back further than this has begun anew
+RESTART = 1.0  # seconds: a clock that goes back further than this has started again
 # FFmpeg's names of the matrices that ``VideoTags.matrix_for`` returns.
 COLORSPACES = {
     1: Colorspace.ITU709, 4: Colorspace.FCC, 5: Colorspace.ITU601, 6: Colorspace.ITU601, 7: Colorspace.SMPTE240M,
@@ -54,7 +54,7 @@ class Frame:
 
     Attributes:
         index: number of the frame, from 0, as it was decoded (a live source skips some).
-        seconds: its time from the start; it always rises, also where the stream's own clock begins anew.
+        seconds: its time from the start; it always rises, also where the stream's own clock starts again.
         pixels: [H, W, 3] uint8 RGB, turned and mirrored as the video's display matrix says.
         tags: how the frame is shown.
     """
@@ -66,7 +66,7 @@ class Frame:
 
 
 def read_frames(video: Video) -> Generator[Frame]:
-    """Decode a video, ahead of whoever asks.
+    """Decode a video, ahead of its reader.
 
     Damaged parts are skipped, and a source that breaks off, or was cut, ends; the log has a warning of either.
 

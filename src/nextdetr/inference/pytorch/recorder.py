@@ -15,7 +15,7 @@ from nextdetr.models.detection import DetectionModel
 __all__ = ["FeatureRecorder"]
 
 MOST_CHANNELS = 16  # that are kept of a map
-_Latest = dict[int, tuple[int, Tensor]]  # index of a map -> row and map, of the pass under way
+_Latest = dict[int, tuple[int, Tensor]]  # index of a map -> row and map, of the current pass
 
 
 class FeatureRecorder:

@@ -1,7 +1,7 @@
 """A fixed camera costs what moves: the backbone is computed only where the picture changed.
 
 Each patch of the picture is compared with the pixels that its stored maps were computed from, not with the frame before,
-so that slow changes add up until they are seen. What changed, and one patch around it, is computed anew
+so that slow changes add up until they are seen. What changed, and one patch around it, is computed again
 (``models/partial.py``); encoder and decoder run in full. Where nothing changed, the last result stands. A frame is computed
 in full where too much changed, and every so many frames in any case: this removes what the approximation has left in the
 other patches, and how much that was is measured.
@@ -33,7 +33,7 @@ AROUND = 1
 SQUARES = 4
 #: Share of patches to compute from which a whole computation is as fast.
 MOST = 0.5
-#: Numbers of patches are rounded up to so many different ones, as libraries prepare a kernel for each size of input.
+#: Numbers of patches are rounded up to this many different ones, as libraries prepare a kernel for each size of input.
 STEPS = 25
 
 

@@ -67,7 +67,7 @@ class Behind:
             while (prediction := self._waiting.get()) is not None:
                 for writer in self._writers:
                     writer.add(prediction)
-        except Exception as error:  # noqa: BLE001 - told to whoever adds the next prediction, or commits
+        except Exception as error:  # noqa: BLE001 - raised when the next prediction is added, or on commit
             self._problem = error
             while self._waiting.get() is not None:  # so that nobody waits for ever
                 pass

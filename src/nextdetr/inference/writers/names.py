@@ -33,7 +33,7 @@ def free_stem(path: str, taken: set[str], root: Path | None = None) -> str:
 
 
 class Stems:
-    """One stem for all that is written of an image or a video, whoever asks first.
+    """One stem for all that is written of an image or a video.
 
     Args:
         root: see :func:`free_stem`.

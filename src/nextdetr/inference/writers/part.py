@@ -13,7 +13,7 @@ from nextdetr.files import make_directory, path_text
 
 __all__ = ["PartFile", "part_of"]
 
-TAKEN = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}  # what a lock that another process holds is told as
+TAKEN = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}  # the errors of a lock that another process holds
 
 
 def part_of(path: Path) -> Path:
@@ -111,7 +111,7 @@ class PartFile:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file; whoever opens the part next may write it."""
+        """Release the file; the next to open the part may write it."""
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()

@@ -1,7 +1,7 @@
 """Predictions on any number of images as one Parquet table, in bounded memory, taken up again where a run broke off.
 
 Rows are written in parts beside the table, each whole or not at all; the next run with the same settings leaves out the
-images that stand in them. When all is done the parts become the table. One process writes a table at a time. A row is an
+images that are in them. When all is done the parts become the table. One process writes a table at a time. A row is an
 image: ``path``, ``width``, ``height``, ``problem`` (why it could not be read, else null) and ``detections``, a list of
 ``{box, confidence, class_id, class_name}``, boxes xyxy in pixels.
 """
@@ -69,11 +69,11 @@ class PredictionTable:
                 self.resumed = bool(self._done)
                 yield
         finally:
-            if self.path.exists():  # the parts stand in it
+            if self.path.exists():  # the parts are in it
                 shutil.rmtree(self.parts, ignore_errors=True)
 
     def remaining(self, paths: Iterable[str]) -> Iterator[str]:
-        """Leave out the images that stand in the table already, and those that are named twice."""
+        """Leave out the images that are in the table already, and those that are named twice."""
         for path in paths:
             key = _key(path)
             if key not in self._done:
