@@ -128,7 +128,7 @@ def test_another_detector_is_refused_on_resume(settings, given, tmp_path):
 
 def test_what_is_wrong_is_said_in_one_sentence(settings, given, tmp_path, capsys):
     for change, error, words in (
-        ({"detector": None}, ConfigError, "name a detector"),
+        ({"detector": None}, ConfigError, "a graft needs a detector: give a checkpoint or a name"),
         ({"backbone": None}, ConfigError, "--backbone convnextv2-atto=WEIGHTS"),
         ({"backbone": "resnet50"}, ConfigError, "--backbone resnet50: give one of convnextv2-"),
         ({"backbone": "convnextv2-zepto="}, ConfigError, "with =WEIGHTS"),

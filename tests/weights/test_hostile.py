@@ -144,7 +144,7 @@ def test_tricks_of_single_instructions(tmp_path, canary):
         (b"h\x07", "damaged"),
         (b"tttt", "damaged"),
         (b"00000", "damaged"),
-        (b"K\x01)R", "something that is no class is called"),
+        (b"K\x01)R", "something that is not a class is called"),
         (b"ctorch._utils\n_rebuild_tensor_v2\n)R", "damaged"),
         (b"ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x00))\x89}tR", "a tensor has no storage"),
         (b"\xff", "damaged"),
