@@ -45,6 +45,13 @@ def test_each_option_is_in_a_group(command):
     assert not options(command) - known
 
 
+@pytest.mark.parametrize("command", ["attention"])
+def test_the_options_of_a_command_of_analyze_are_in_groups(command, narrow, capsys):
+    text = shown(capsys, "analyze", command, "--help")
+    assert "MODEL:" not in text
+    assert re.findall(r"^  --\S+", text.partition("General\n")[2], re.M) == ["  --json", "  --verbose"]
+
+
 def test_no_option_is_in_two_groups():
     names = [name for group in GROUPS.values() for name in group.split()]
     assert len(names) == len(set(names))

@@ -57,6 +57,11 @@ def test_relative_paths(tmp_path, monkeypatch):
     assert load_data(".", "train").name == "cells"
 
 
+def test_images_without_labels(tmp_path):
+    make_image(tmp_path / "photos" / "a.jpg")
+    assert message_of(tmp_path / "photos").endswith("It holds images, but no labels; pretrain and predict need none.")
+
+
 def test_unrecognised(tmp_path):
     assert "not recognised as a data set" in message_of(tmp_path)
     assert "Did you mean" not in message_of(tmp_path)

@@ -197,7 +197,12 @@ def test_a_wrong_number_of_classes(classes):
         build_model("nextdetr-atto", num_classes=classes)
 
 
-@pytest.mark.parametrize("name", ["no/such.yaml", "x" * 5000, "\0"])
+def test_a_path_that_is_not_there_is_not_answered_with_the_shipped_names():
+    with pytest.raises(ModelFileError, match=r"^runs/quickstat: there is no such file or folder; give the folder of a run"):
+        load_model_file("runs/quickstat")
+
+
+@pytest.mark.parametrize("name", ["no-such.yaml", "x" * 5000, "\0"])
 def test_no_such_file(name):
     with pytest.raises(ModelFileError, match="neither a file nor a shipped model"):
         load_model_file(name)

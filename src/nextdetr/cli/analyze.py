@@ -63,18 +63,18 @@ def collapse(
 
 @app.command
 def attention(
-    model: Annotated[str, Parameter(help="MODEL: a trained checkpoint.")],
-    sources: Annotated[list[str], Parameter(help="SOURCES: images, folders or patterns.")],
+    model: Annotated[str, Parameter(help="A trained checkpoint, or the folder of a run.")],
+    sources: Annotated[list[str], Parameter(help="Image files, folders or glob patterns.")],
     /,
     *,
     output: Annotated[Path, Parameter(help="Folder for the pictures.")] = Path("runs/attention"),
-    detections: Annotated[int, Parameter(help="Detections an image, the most confident.")] = 6,
-    layer: Annotated[int | None, Parameter(help="Decoder layer, from 1; by default the last.")] = None,
+    detections: Annotated[int, Parameter(help="Maximum number of detections per image, most confident first.")] = 6,
+    layer: Annotated[int | None, Parameter(help="Decoder layer, from 1 (default: the last).")] = None,
     image_size: Annotated[
-        int | None, Parameter(help="Side of the square input, pixels; by default that of training.")
+        int | None, Parameter(help="Side of the square input, pixels (default: the checkpoint's).")
     ] = None,
     device: Annotated[
-        str | None, Parameter(help="Where to run, such as cpu or cuda:1; by default the best there is.")
+        str | None, Parameter(help="Device: cpu, cuda, cuda:1, mps (default: the best available).")
     ] = None,
     json: Json = False,
     verbose: Verbose = False,

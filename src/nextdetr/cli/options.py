@@ -19,7 +19,7 @@ GROUPS = {
     "Data": """data images split unlabelled unlabelled_from unlabelled_until unlabelled_batch split_off held_out recursive
         limit annotations min_confidence on_bad_data bits max_pixels training_images""",
     "Model": """model detector backbone weights backbone_weights start allow_partial image_size head_image_size queries
-        decoder_layers latency latency_of points runtime teacher freeze_stages freeze_norms drop_path row mask_ratio
+        decoder_layers layer latency latency_of points runtime teacher freeze_stages freeze_norms drop_path row mask_ratio
         patch_size proposals grn decoder_depth decoder_width normalise_target""",
     "Length": "epochs minutes head_share head_epochs resume patience val_every seconds",
     "Optimisation": """batch_size head_batch_size accumulate learning_rate backbone_rate_factor head_rate_factor layer_decay
@@ -28,7 +28,7 @@ GROUPS = {
         places_weight fine_tune""",
     "Augmentation": """augmentation flip_horizontal flip_vertical rotate90 multi_scale mosaic mixup copy_paste balance
         strong_until flip crop_min""",
-    "Detections": "confidence classes max_detections merge_iou tile overlap",
+    "Detections": "confidence classes max_detections detections merge_iou tile overlap",
     "Video": "track line zone static_camera full_every",
     "Statistics": "recall unlike iou resamples level",
     "Format": "format to half int8 dynamic raw portable winograd input_type layout single_file runtime_dir",

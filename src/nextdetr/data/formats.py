@@ -26,6 +26,7 @@ from nextdetr.data.recognise import Format, Glance, SplitReader, yaml_beside
 from nextdetr.data.visdrone import VISDRONE
 from nextdetr.data.yolo_layout import looks_like_yolo
 from nextdetr.errors import DataError
+from nextdetr.pictures import is_picture_name
 
 __all__ = ["FORMATS", "Source", "open_source"]
 
@@ -153,6 +154,8 @@ def _unknown(path: Path) -> DataError:
     beside = yaml_beside(path)
     if not hint and beside.is_file():
         hint = f" Did you mean {beside}?"
+    if not hint and any(is_picture_name(entry.name) for entry in path.iterdir()):
+        hint = " It holds images, but no labels; pretrain and predict need none."
     return DataError(f"{path}: not recognised as a data set; expected {_kinds()}.{hint}")
 
 

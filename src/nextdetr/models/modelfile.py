@@ -96,6 +96,11 @@ def load_model_file(name_or_path: str | Path | ModelFile) -> ModelFile:
         return parse_model_text(text, f"{name}.yaml")
     path = Path(name)
     if not _is_file(path):
+        if path.name != name and "\0" not in name:  # a path: the list of names would hide the reason
+            raise ModelFileError(
+                f"{name}: there is no such file or folder; give the folder of a run, a checkpoint (*.safetensors), a model "
+                "YAML, or a shipped name such as nextdetr-atto."
+            )
         close = difflib.get_close_matches(path.stem, shipped, n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise ModelFileError(
