@@ -73,9 +73,7 @@ def attention(
     image_size: Annotated[
         int | None, Parameter(help="Side of the square input, pixels (default: the checkpoint's).")
     ] = None,
-    device: Annotated[
-        str | None, Parameter(help="Device: cpu, cuda, cuda:1, mps (default: the best available).")
-    ] = None,
+    device: Annotated[str | None, Parameter(help="Device: cpu, cuda, cuda:1, mps (default: the best available).")] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:

@@ -1,6 +1,6 @@
 """Names that users of other tools type: accepted where they mean the same as ours, else answered with the right one.
 
-The table is what the command line understands; ``docs/reference/other-tools-options.md`` shows it, and a test compares them.
+The table is what the command line understands; ``docs/reference/other-tools-options.md`` shows it; a test compares them.
 """
 
 from __future__ import annotations
