@@ -91,3 +91,7 @@ def test_mistakes(trained, tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"not one")
     with pytest.raises(WeightsError, match=r"bad\.safetensors"):
         Detector(tmp_path / "bad.safetensors")
+
+
+def test_a_detector_prints_as_it_was_made():
+    assert repr(Detector("nextdetr-zepto")) == "Detector('nextdetr-zepto')"

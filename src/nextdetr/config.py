@@ -89,7 +89,7 @@ class PredictConfig(CommandConfig):
 
     confidence: Literal["auto", "calibrated"] | Annotated[float, Field(ge=0, le=1)] = Field(
         AUTO,
-        description="Minimum score; auto: the detector's own of each class, else 0.3; calibrated: the one of "
+        description="Minimum score; auto: the detector's own for each class, else 0.3; calibrated: the one of "
         "nextdetr calibrate.",
     )
     classes: tuple[str, ...] | None = Field(

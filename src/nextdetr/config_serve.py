@@ -38,7 +38,7 @@ class ServeConfig(CommandConfig):
     allow_reload: bool = Field(False, description="Let requests reload a model from its file.")
     confidence: Literal["auto", "calibrated"] | Annotated[float, Field(ge=0, le=1)] = Field(
         AUTO,
-        description="Minimum score; auto: the detector's own of each class, else 0.3; calibrated: the one of "
+        description="Minimum score; auto: the detector's own for each class, else 0.3; calibrated: the one of "
         "nextdetr calibrate.",
     )
     max_detections: int = Field(300, ge=1, description="Maximum number of detections per image.")

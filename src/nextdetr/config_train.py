@@ -202,7 +202,9 @@ class PretrainConfig(CommandConfig):
     detector: bool = Field(False, description="Also prepare the head: --model is a detector, such as nextdetr-atto.")
     head_share: float = Field(0.6, gt=0, lt=1, description="Share of --minutes for the head, with --detector.")
     head_epochs: int | None = Field(
-        None, ge=1, description="Passes over the images for the head (default: as many as 3,000 steps take)."
+        None,
+        ge=1,
+        description="Passes over the images for the head (default: as many as 3,000 steps take, at most --epochs).",
     )
     head_image_size: int | None = Field(
         None, ge=1, description="Side of the square input for the head, pixels (default: --image-size)."

@@ -83,6 +83,9 @@ class Detector(Predicting):
         self._opened: OpenedModel | OpenedExport | None = None
         self._opened = self.opened
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.source!r})"
+
     def _open(self) -> OpenedModel | OpenedExport:
         from nextdetr.inference.exported import open_any
 

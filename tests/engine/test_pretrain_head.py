@@ -16,7 +16,7 @@ import nextdetr
 from nextdetr.config import PretrainConfig, TrainConfig, build_config
 from nextdetr.engine.fine_tune import plan_fine_tuning
 from nextdetr.engine.pretrain import Pretrainer
-from nextdetr.engine.pretrain_head import HeadTrainer
+from nextdetr.engine.pretrain_head import HeadTrainer, _settings
 from nextdetr.engine.pretrain_setup import backbone_of, detector_of
 from nextdetr.engine.recipe import choose_recipe
 from nextdetr.engine.statistics import DataStats, Machine
@@ -226,3 +226,13 @@ def test_the_recipe_does_not_take_it_for_a_trained_detector():
     assert (prepared.image_size, prepared.epochs) == (random.image_size, random.epochs)
     trained = choose_recipe(config, data, machine, models=models).config
     assert trained.learning_rate < prepared.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("epochs", "head_epochs", "expected"), [(1, None, 1), (800, None, 500), (1, 7, 7), (None, None, 500)]
+)
+def test_a_short_pre_training_has_a_short_head(epochs, head_epochs, expected):
+    config = PretrainConfig(
+        images=("images",), model="nextdetr-atto", detector=True, epochs=epochs, head_epochs=head_epochs
+    )
+    assert _settings(config, 48, 1, "nextdetr-atto").epochs == expected  # 3,000 steps of 8 images are 500 epochs

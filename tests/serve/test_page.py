@@ -243,7 +243,7 @@ def test_a_model_with_thresholds_of_its_own_begins_with_them(open_page):
         assert names(page) == ["dog", "bird"]
         page.locator("#threshold").fill("0.8")
         count(page, 1)
-        page.get_by_role("button", name="own of each class").click()
+        page.get_by_role("button", name="own for each class").click()
         count(page, 2)
 
 

@@ -55,7 +55,8 @@ def export(
         values = [result.metrics.get(part, {}).get(name) for part in ("before", "after")]
         if None not in values:
             say(f"  {name:<21} {values[0]:.4f} before, {values[1]:.4f} after")
-    say(f"  licence of weights    {result.weights_licence}")
+    licence = result.weights_licence
+    say(f"  licence of weights    {'none, as no published weights are in it' if licence == 'none' else licence}")
     if merged.portable and result.operators:
         say("  operators             " + ", ".join(f"{count} {kind}" for kind, count in result.operators.items()))
     if result.float_operators:

@@ -31,7 +31,7 @@ def quickstart(
         print_json(result.to_json())
         return
     if result.epochs < EPOCHS:
-        say(f"--minutes {merged.minutes:g} ended the training after {result.epochs} of its {EPOCHS} epochs; expect less.")
+        say(f"The limit of {merged.minutes:g} minutes (--minutes) ended training after {result.epochs} of {EPOCHS} epochs.")
     metrics = result.metrics
     say(f"held-out composites: AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f}")
     photo = result.photograph

@@ -142,7 +142,7 @@ _OWN_RECIPE = "Part of another optimizer's recipe; AdamW's is NextDETR's own."
 _NO_NMS = Argument(None, "RT-DETR has no NMS.")
 _WARPS = Argument(None, "`train --augmentation` has zoom-out and crops in its place.")
 _COLOURS = Argument("train --augmentation", "The colours of `mild` or `full`; no strength of its own.")
-_RESULTS = Argument(None, "Use the returned `supervision.Detections` with supervision's annotators.")
+_RESULTS = Argument(None, "In Python: draw the returned result, a `supervision.Detections`, with supervision's annotators.")
 
 #: By name, in the order of that framework's documentation.
 ARGUMENTS: Mapping[str, Argument] = {
@@ -207,7 +207,7 @@ ARGUMENTS: Mapping[str, Argument] = {
     ),
     "nms": _NO_NMS,
     "source": Argument("predict MODEL SOURCE…", "Files, folders, videos, cameras and streams."),
-    "vid_stride": Argument(None, "Every frame is looked at; `--static-camera` saves most of the work."),
+    "vid_stride": Argument(None, "Every frame is processed; `--static-camera` saves most of the work."),
     "stream_buffer": Argument(None, "A camera's newest frame is taken."),
     "visualize": Argument("predict --features", "Pictures of each backbone stage and fusion level."),
     "augment": Argument(None, "There is no test-time augmentation, and none for RT-DETR there."),
@@ -215,7 +215,7 @@ ARGUMENTS: Mapping[str, Argument] = {
     "classes": Argument("predict --classes", "By name or number."),
     "retina_masks": _OTHER_TASK,
     "embed": Argument("embed", "`--row` chooses the map."),
-    "show": Argument(None, "There is no window; `serve` shows a camera in the browser."),
+    "show": Argument(None, "In Python `result.show()`; `serve` shows a camera in the browser."),
     "save_frames": Argument("predict --save images", ""),
     "save_txt": Argument("predict --save yolo", ""),
     "save_conf": Argument("predict --save json", "Always with the confidence."),
@@ -229,7 +229,7 @@ ARGUMENTS: Mapping[str, Argument] = {
     "dynamic": Argument("export --dynamic", ""),
     "simplify": Argument(None, "The exporter folds constants itself."),
     "opset": Argument(None, "Always 18."),
-    "workspace": Argument(None, "For TensorRT, which builds its engine of the exported ONNX file."),
+    "workspace": Argument(None, "For TensorRT, which builds its engine from the exported ONNX file."),
     "lr0": Argument("train --learning-rate", "Taken over from AdamW only.", _of_adamw("lr0", "learning_rate")),
     "lrf": Argument(None, "The rate falls to 0.01 of its peak."),
     "momentum": Argument(None, _OWN_RECIPE),

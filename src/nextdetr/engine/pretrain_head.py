@@ -27,7 +27,7 @@ from nextdetr.engine.curves import draw_loss
 from nextdetr.engine.launch import launch
 from nextdetr.engine.loading import AUGMENTATIONS, shrink_limit, training_sizes
 from nextdetr.engine.log import Display, clock
-from nextdetr.engine.pretrain_setup import detector_of, head_size, images_of, run_folder
+from nextdetr.engine.pretrain_setup import EPOCHS, detector_of, head_size, images_of, run_folder
 from nextdetr.engine.recipe import RATE, RATE_OF
 from nextdetr.engine.resume import Contract, stored_contract
 from nextdetr.engine.setup import Run
@@ -101,6 +101,8 @@ def _settings(config: PretrainConfig, images: int, world: int, model: str) -> Tr
     epochs = config.head_epochs
     if config.head_minutes is None and epochs is None:
         epochs = max(1, math.ceil(STEPS / math.ceil(images / (batch * world))))
+        if config.epochs is not None and config.epochs < EPOCHS:  # chosen by the user, who wants the whole run short
+            epochs = min(epochs, config.epochs)
     return TrainConfig(
         model=model, epochs=None if config.head_minutes is not None else epochs, minutes=config.head_minutes,
         image_size=head_size(config), batch_size=batch, seed=config.seed, learning_rate=RATE_OF.get(model, RATE),

@@ -44,6 +44,7 @@ from nextdetr.weights.layouts.table import backbone_tensors
 from nextdetr.weights.load import open_weights
 
 __all__ = [
+    "EPOCHS",
     "Pretraining",
     "backbone_of",
     "build_pretraining_optimizer",

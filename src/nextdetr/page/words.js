@@ -10,7 +10,7 @@ const WORDS = {
     canvas: 'The picture with the boxes; arrow keys move the selected box',
     hint: 'Click a box to select it, drag it to move it, drag its corners to resize it. Press ? for the keyboard.',
     play: 'Play or pause', seek: 'Position', grab: 'Keep this frame', stop: 'Close', images: 'Pictures', more: 'Add pictures',
-    settings: 'Results', threshold: 'Confidence at least', auto: 'by class', autoText: 'The model’s own of each class', calibratedText: (recall) => `Calibrated: misses at most ${+(100 - 100 * recall).toFixed(1)} % on average`, unlike: 'This picture is unlike those of the training, so the result is in doubt.', classes: 'Classes', objects: 'Objects', nothing: 'Nothing found at this confidence.',
+    settings: 'Results', threshold: 'Confidence at least', auto: 'by class', autoText: 'The model’s own for each class', calibratedText: (recall) => `Calibrated: misses at most ${+(100 - 100 * recall).toFixed(1)} % on average`, unlike: 'This picture is unlike those of the training, so the result is in doubt.', classes: 'Classes', objects: 'Objects', nothing: 'Nothing found at this confidence.',
     corrections: 'Corrections', save: 'Save this picture’s boxes',
     saveText: 'Saves the picture with all boxes above the confidence, including hidden classes, for training.',
     saved: (n) => `Saved. ${n} corrected ${n === 1 ? 'picture' : 'pictures'} on the server.`,

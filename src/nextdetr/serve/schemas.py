@@ -26,7 +26,7 @@ class PredictQuery(BaseModel):
 
     confidence: Literal["auto", "calibrated"] | Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
         None,
-        description="Least score, 0 to 1; auto: the detector's own of each class, else 0.3; calibrated: the one of "
+        description="Least score, 0 to 1; auto: the detector's own for each class, else 0.3; calibrated: the one of "
         "nextdetr calibrate (default: the server's).",
     )
     classes: list[str] | None = Field(
