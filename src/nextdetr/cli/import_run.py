@@ -24,13 +24,14 @@ def import_run(
 
     Nothing in its files is run. Example: `nextdetr import-run runs/detect/train`.
     """
+    from nextdetr.data.raw import plural
     from nextdetr.engine.import_run import import_run as read
 
     result = read(run, output)
     if json:
         print_json(result.to_json())
         return
-    what = f"{result.model}, {len(result.classes)} class{'' if len(result.classes) == 1 else 'es'}"
+    what = f"{result.model}, {plural(len(result.classes), 'class')}"
     say(f"{result.checkpoint}  ({what}; licence of the weights: {result.weights_licence})")
     for argument in result.arguments:
         if argument.outcome == "set" and argument.settings:

@@ -131,8 +131,9 @@ def _is_said(item: Prediction, video: VideoTally | None, number: int, table: boo
 
 def _line(item: Prediction) -> str:
     from nextdetr.files import path_text
+    from nextdetr.inference.shown import listed
 
-    found = ", ".join(f"{count} {name}" for name, count in item.counts().items()) or "nothing"
+    found = listed(item.counts())
     place = path_text(item.path) + ("" if item.frame is None else f", frame {item.frame}")
     if item.unlikeness is not None and item.unlikeness > 1:
         found += f"; unlike the training images ({item.unlikeness:.1f} times the limit)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -68,10 +67,6 @@ class Prediction(Shown):
     def begins_video(self, path: str | None) -> bool:
         """Whether this is a frame of another video than the frame before, which was of ``path``."""
         return self.frame is not None and (self.frame == 0 or self.path != path)
-
-    def counts(self) -> dict[str, int]:
-        """Return how many objects of each class were found, the most frequent class first."""
-        return dict(Counter(self._names()).most_common())
 
     def to_json(self) -> dict[str, Any]:
         """Return the image's part of the JSON result; ``problem`` is in it only where there is one.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from nextdetr.inference._supervision import sv
 from nextdetr.inference.notebook import html_picture, html_table, html_text
 from nextdetr.inference.picture_file import picture_stem, picture_suffix, write_picture
 from nextdetr.inference.prediction import Prediction
-from nextdetr.inference.shown import Shown, import_pandas, table_rows
+from nextdetr.inference.shown import Shown, import_pandas, listed, table_rows
 from nextdetr.inference.writers.names import free_stem
 
 if TYPE_CHECKING:
@@ -111,10 +110,6 @@ class Result(Shown, sv.Detections):
         """
         return self._picture()
 
-    def counts(self) -> dict[str, int]:
-        """Return how many objects of each class were found, the most frequent class first."""
-        return dict(Counter(str(name) for name in self.data.get("class_name", ())).most_common())
-
     def to_json(self) -> dict[str, Any]:
         """Return the image's part of the JSON result of ``nextdetr predict``."""
         return replace(self._known(), detections=self).to_json()
@@ -171,7 +166,7 @@ class Results(list[Result]):
         return table
 
     def _repr_html_(self) -> str:
-        rows = [(result.name, len(result), _listed(result.counts())) for result in self]
+        rows = [(result.name, len(result), listed(result.counts())) for result in self]
         return _gallery(self[:_PICTURES]) + html_table(("image", "objects", "classes"), rows)
 
 
@@ -183,7 +178,3 @@ def _gallery(results: Iterable[Result]) -> str:
         except NextDETRError as error:
             pictures.append(f"<p>{html_text(error)}</p>")
     return f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(pictures)}</div>'
-
-
-def _listed(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"

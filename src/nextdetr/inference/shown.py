@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 _EDGE = 0.01  # pixels that a box must reach into one to touch it
 
-__all__ = ["Shown", "import_pandas", "table_rows"]
+__all__ = ["Shown", "import_pandas", "listed", "table_rows"]
 
 
 class Shown:
@@ -41,6 +43,10 @@ class Shown:
     def to_json(self) -> dict[str, Any]:
         """Return the image's part of the JSON result of ``nextdetr predict``."""
         raise NotImplementedError
+
+    def counts(self) -> dict[str, int]:
+        """Return how many objects of each class were found, the most frequent class first."""
+        return dict(Counter(str(name) for name in self._found().data.get("class_name", ())).most_common())
 
     def plot(self, image: ImageSource | None = None) -> Image.Image:
         """Return a copy of the image with boxes, class names and confidences.
@@ -119,6 +125,11 @@ class Shown:
             track = "" if row.get("track_id") is None else f" {row['track_id']}"
             rows.append((row["class_name"] + track, row["confidence"], ", ".join(f"{edge:.0f}" for edge in row["box"])))
         return f"{picture}<p>{html_text(title)}</p>" + (html_table(names, rows) if rows else "<p>nothing found</p>")
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """Return "9 RBC, 1 WBC" for counts by class, the most frequent first; "nothing" where there are none."""
+    return ", ".join(f"{count:,} {name}" for name, count in Counter(counts).most_common()) or "nothing"
 
 
 def crop_windows(found: sv.Detections, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from nextdetr.files import path_text
 from nextdetr.inference.prediction import Prediction
+from nextdetr.inference.shown import listed
 
 __all__ = ["Tally", "VideoTally"]
 
@@ -89,8 +90,8 @@ class VideoTally:
         """Yield what is said at the end of the video."""
         speed = f" ({self.rate:.1f} frames a second)" if self.rate else ""
         frames = f"{self.frames:,} frames" if self.frames != 1 else "1 frame"
-        yield f"{path_text(self.path)}: {frames}{speed}; {_listed(self.detections)} in all frames together"
-        parts = [] if self.tracks is None else [f"tracks: {_listed(self.tracks)}"]
+        yield f"{path_text(self.path)}: {frames}{speed}; {listed(self.detections)} in all frames together"
+        parts = [] if self.tracks is None else [f"tracks: {listed(self.tracks)}"]
         counted = self.counted or {}
         for number, line in enumerate(counted.get("lines", ()), start=1):
             parts.append(f"line {number}: {line['in']} in, {line['out']} out")
@@ -120,7 +121,3 @@ class Tally:
         self._path = prediction.path
         self.videos[-1].add(prediction)
         return self.videos[-1]
-
-
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.most_common()) or "nothing"
