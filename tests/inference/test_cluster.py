@@ -16,7 +16,8 @@ from tests.export.helpers import checkpoint
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 parquet = pytest.importorskip("pyarrow.parquet", reason="the extra ray is not installed")
 
-SETTINGS = ["--confidence", "0.1", "--batch-size", "2"]
+CONFIDENCE = 0.1
+SETTINGS = ["--confidence", str(CONFIDENCE), "--batch-size", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,23 @@ def rows_of(path):
     return sorted(parquet.read_table(path).to_pylist(), key=lambda row: row["path"])
 
 
+def unmatched(expected, got):
+    """Detections without a counterpart in ``got``: workers batch and round otherwise, which swaps near ties in the order.
+
+    One at the threshold may be missing for the same reason."""
+    return [
+        one
+        for one in expected
+        if one["confidence"] > CONFIDENCE + 1e-4
+        and not any(
+            two["class_name"] == one["class_name"]
+            and two["confidence"] == pytest.approx(one["confidence"], abs=1e-4)
+            and two["box"] == pytest.approx(one["box"], abs=1e-2)
+            for two in got
+        )
+    ]
+
+
 def _linked(model: Path) -> Path:
     """Let a model's name be a link to one without an ending, as in the Hub's cache."""
     if sys.platform != "win32":
@@ -68,12 +86,8 @@ def test_two_workers_give_the_rows_of_a_single_process(cluster, photos, tmp_path
             name: second[name] for name in ("path", "width", "height")
         }
         assert (first["problem"] is None) == (second["problem"] is None)
-        assert [found["class_name"] for found in first["detections"]] == [
-            found["class_name"] for found in second["detections"]
-        ]
-        for one, two in zip(first["detections"], second["detections"], strict=True):
-            assert two["box"] == pytest.approx(one["box"], abs=1e-2)
-            assert two["confidence"] == pytest.approx(one["confidence"], abs=1e-4)
+        assert not unmatched(first["detections"], second["detections"])
+        assert not unmatched(second["detections"], first["detections"])
 
 
 def test_what_ray_cannot_do_is_said(photos, tmp_path, capsys):
