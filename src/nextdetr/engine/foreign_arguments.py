@@ -155,7 +155,9 @@ ARGUMENTS: Mapping[str, Argument] = {
     "patience": Argument(
         "train --patience", "Counts validations, not epochs; with `--val-every 1` they are the same.", _patience
     ),
-    "batch": Argument("train --batch-size", "A number; it is not chosen by the memory.", _batch),
+    "batch": Argument(
+        "train --batch-size", "A whole number; left out, it is chosen from the data and the GPU's memory.", _batch
+    ),
     "imgsz": Argument("train --image-size", "The side of the square input, a multiple of 32.", _image_size),
     "save": Argument(None, "The best and the last weights are always kept."),
     "save_period": Argument(None, "The best and the last weights are kept."),
