@@ -158,10 +158,16 @@ def test_nothing_in_a_run_is_run(theirs, tmp_path):
 
 def test_the_page_shows_the_table():
     """docs/how-to/coming-from-ultralytics.md has a line for each argument, as the table has it."""
-    page = (ROOT / "docs" / "how-to" / "coming-from-ultralytics.md").read_text()
+    page, chinese = (
+        (ROOT / "docs" / "how-to" / f"coming-from-ultralytics{language}.md").read_text(encoding="utf-8")
+        for language in ("", ".zh")
+    )
     for name, argument in ARGUMENTS.items():
         ours = "\N{EN DASH}" if argument.ours is None else f"`{argument.ours}`"
         assert f"| `{name}` | {ours} | {argument.note} |" in page, name
+        row = re.search(re.escape(f"| `{name}` | {ours} | ") + "(.*) [|]$", chinese, re.MULTILINE)
+        assert row is not None, name
+        assert bool(row[1].strip()) == bool(argument.note), name
 
 
 def test_options_of_the_table_exist(monkeypatch):
