@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# A COCO file that goes through datumaro comes back with other category ids.
+# A COCO file that passes through datumaro comes back with different category ids.
 #
-# Guess, written down first: COCO in, COCO out keeps ids, as every result file refers to them: those of images and annotations
-# do stay.
+# Expected (written before testing): COCO in, COCO out keeps all ids, since result files refer to them. Image and annotation
+# ids are in fact kept.
 #
-# What happens (datumaro 1.13.12, 2026-11-29): categories are numbered anew from 1, in their order: 3 and 7 become 1 and 2.
-# Ids of images and annotations stay. Nothing is warned of.
+# Observed (datumaro 1.13.12, 2026-11-29): categories are renumbered from 1, in their order: 3 and 7 become 1 and 2. Ids of
+# images and annotations stay the same. There is no warning.
 #
-# Who is hurt: whoever scores detections against the annotations after such a pass (a merge, a split, a filter): with the
-# ids that the detector was trained on, an object of the second class counts as one of a class that the file does not have,
-# or of another. COCO's own 80 classes, numbered 1 to 90 with gaps, are shifted from the twelfth on. Match classes by name.
+# Who is affected: anyone who scores detections against annotations that were merged, split or filtered this way. With the
+# ids the detector was trained on, an object of the second class counts as one of a class that the file does not have, or of
+# a different class. COCO's own 80 classes, numbered 1 to 90 with gaps, are shifted from the twelfth on. Match classes by
+# name instead.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

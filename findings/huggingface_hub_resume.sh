@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# A broken download is not resumed by the next call of hf_hub_download.
+# The next call of hf_hub_download does not resume a broken download.
 #
-# Guess, written down first: downloads of huggingface_hub are resumed: what a broken connection left is kept as an
-# .incomplete file, and the next call, or the next run of the program, asks for the rest with a Range header.
+# Expected (written before testing): huggingface_hub resumes downloads. A broken connection leaves an .incomplete file, and
+# the next call, or the next run of the program, requests the rest with a Range header.
 #
-# What happens (huggingface_hub 2.4.0 over HTTP, without hf_xet, 2026-11-29): when the server ends each connection early, the
-# call tries a few times, fails and deletes its temporary file, whose name is drawn anew for each call; the next call asks
-# for the whole file again.
+# Observed (huggingface_hub 2.4.0 over HTTP, without hf_xet, 2026-11-29): if the server closes each connection early, the
+# call retries a few times, fails and deletes its temporary file, whose name is random for each call. The next call requests
+# the whole file again.
 #
-# Who is hurt: whoever fetches large weights over a bad line and starts the program again and again: each time from the
-# first byte.
+# Who is affected: anyone who downloads large weights over an unreliable connection and restarts the program: each attempt
+# starts at the first byte.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# A rotated rectangle comes out of Label Studio's converter as a box in the wrong place: COCO, YOLO and VOC alike.
+# Label Studio's converter writes a rotated rectangle as a box in the wrong place: in COCO, YOLO and VOC.
 #
-# Guess, written down first: the COCO box of a rotated rectangle is the upright box that encloses it, as the format
-# has no rotation; YOLO and VOC have the same box in their own form.
+# Expected (written before testing): the COCO box of a rotated rectangle is the upright box that encloses it, since the
+# format has no rotation. YOLO and VOC have the same box in their own form.
 #
-# What happens (label-studio-sdk 2.1.2, 2026-11-29; image of 200 x 100 pixels, rectangle of 40 x 10 at (80, 40) that is
-# turned about its upper left corner, as Label Studio stores it; x, y, width, height):
-#   turned by   encloses it              COCO                     YOLO and VOC
+# Observed (label-studio-sdk 2.1.2, 2026-11-29; image of 200 x 100 pixels, rectangle of 40 x 10 at (80, 40) rotated about
+# its upper left corner, as Label Studio stores it; x, y, width, height):
+#   rotated by  enclosing box            COCO                     YOLO and VOC
 #   0           80, 40, 40.0, 10.0       80, 40, 40.0, 10.0       80, 40, 40, 10
 #   30          75, 40, 39.6, 28.7       70, 40, 44.6, 18.7       80, 40, 40, 10
 #   90          70, 40, 10.0, 40.0       60, 40, 20.0, 20.0       80, 40, 40, 10
-# For COCO the corners are turned in percent of width and height, so that the box is right on square images only. For YOLO
-# and VOC the rotation is dropped. Nothing is warned of.
+# For COCO the corners are rotated in percent of width and height, so the box is correct on square images only. For YOLO and
+# VOC the rotation is dropped. There is no warning.
 #
-# Who is hurt: whoever turned rectangles while labelling, which is on by default (`canRotate`), and trains on an export.
-# Make the boxes from Label Studio's own JSON, or export YOLO OBB and take the corners.
+# Who is affected: anyone who rotated rectangles while labelling, which is on by default (`canRotate`), and trains on an
+# export. Compute the boxes from Label Studio's own JSON, or export YOLO OBB and use the corners.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

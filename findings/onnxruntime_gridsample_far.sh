@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# GridSample in ONNX Runtime reads the first pixel where the coordinate is NaN, and nothing or the wrong edge far out.
+# GridSample in ONNX Runtime reads the first pixel for a NaN coordinate, and nothing or the wrong edge far outside.
 #
-# Guess, written down first: with zeros padding every point outside the map is 0, however far; with border padding
-# it is the nearest edge; and a coordinate that is NaN gives NaN, as it does in PyTorch.
+# Expected (written before testing): with zeros padding, every point outside the map is 0, however far away. With border
+# padding it is the nearest edge. A NaN coordinate gives NaN, as in PyTorch.
 #
-# What happens (onnxruntime 1.32.0, onnx 1.23.2, 2026-11-28; a map of 4 x 4 with 1 to 16, point (v, v), bilinear):
+# Observed (onnxruntime 1.32.0, onnx 1.23.2, 2026-11-28; a map of 4 x 4 with values 1 to 16, point (v, v), bilinear):
 #   v        1e3   1e8   1e20   inf    nan
-#   zeros    0     0     0.25   0.25   0.25    a quarter of the first pixel, read as if the point was (-0.5, -0.5)
+#   zeros    0     0     0.25   0.25   0.25    a quarter of the first pixel, read as if the point were (-0.5, -0.5)
 #   border   16    0     1      1      1       the edge there is 16
-# PyTorch 2.14.1 gives 0 for zeros padding up to 1e38 and NaN for inf and NaN; OpenVINO 2026.4.1 gives 16 for border
-# padding at 1e8 and 1e20.
+# PyTorch 2.14.1 gives 0 for zeros padding up to 1e38 and NaN for inf and NaN. OpenVINO 2026.4.1 gives 16 for border padding
+# at 1e8 and 1e20.
 #
-# Who is hurt: a detector with deformable attention samples its maps with GridSample at points it has computed. When
-# these go bad (float16, a bad checkpoint, a division by 0), PyTorch shows it with NaN in the output, and the
-# exported model hides it: finite, plausible boxes. A check of the output for NaN finds nothing.
+# Who is affected: detectors with deformable attention sample their maps with GridSample at computed points. If the points
+# go bad (float16, a bad checkpoint, a division by 0), PyTorch shows it with NaN in the output. The exported model hides it
+# behind finite, plausible boxes, and checking the output for NaN finds nothing.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

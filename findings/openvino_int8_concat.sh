@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# OpenVINO computes a 1 x 1 convolution behind a Concat of signed 8-bit maps wrongly; of unsigned ones, rightly.
+# OpenVINO computes a 1 x 1 convolution after a Concat of signed 8-bit maps incorrectly, and of unsigned ones correctly.
 #
-# Guess, written down first: int8 with zero point z and uint8 with zero point z + 128 stand for the same numbers,
-# so a model quantized either way gives the same output, and OpenVINO is within 0.0001 of ONNX Runtime.
+# Expected (written before testing): int8 with zero point z and uint8 with zero point z + 128 represent the same numbers. So
+# a model quantized either way gives the same output, and OpenVINO is within 0.0001 of ONNX Runtime.
 #
-# What happens (openvino 2026.4.1, onnxruntime 1.32.0, onnx 1.23.2, 2026-11-28): the graph is x -> two convolutions,
-# each quantized -> Concat -> 1 x 1 convolution. With uint8 maps OpenVINO agrees to 0.0000001. With int8 maps it is
-# 0.20 off where the largest output is 0.98 (zero point 0) and 0.46 off (zero point -9). Nothing is warned of.
-# Without the Concat both are right. With its low-precision rewriting of the graph off (LP_TRANSFORMS_MODE=NO),
-# int8 is right too, so the fault is in that rewriting and not in how the processor multiplies. It is the
-# same on AVX2 and AVX-512 kernels; the kernels' values stay within 63, so that older processors do not saturate.
+# Observed (openvino 2026.4.1, onnxruntime 1.32.0, onnx 1.23.2, 2026-11-28): the graph is x -> two convolutions, each
+# quantized -> Concat -> 1 x 1 convolution. With uint8 maps OpenVINO agrees to 0.0000001. With int8 maps it is off by 0.20
+# where the largest output is 0.98 (zero point 0), and by 0.46 (zero point -9). There is no warning.
+# Without the Concat both are correct. With OpenVINO's low-precision transformations off (LP_TRANSFORMS_MODE=NO), int8 is
+# correct too, so the fault is in those transformations, and not in how the processor multiplies. It is the same with AVX2
+# and AVX-512 kernels. The convolution weights stay within 63, so that older processors do not saturate.
 #
-# Who is hurt: whoever quantizes a detector with signed maps (the default of some tools) and runs it in OpenVINO.
-# Necks and encoders join maps of several levels and put a 1 x 1 convolution behind, which is this very graph.
-# The AP falls, one blames the calibration, and the same file is right in ONNX Runtime.
+# Who is affected: anyone who quantizes a detector with signed maps (the default of some tools) and runs it in OpenVINO.
+# Necks and encoders concatenate maps of several levels and apply a 1 x 1 convolution, which is exactly this graph. The AP
+# drops, the calibration gets the blame, and the same file is correct in ONNX Runtime.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

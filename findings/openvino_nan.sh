@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# In OpenVINO a NaN ends at the next ReLU: what is behind it computes with 0, as if nothing was wrong.
+# In OpenVINO, NaN disappears at the next ReLU: later layers compute with 0, as if nothing were wrong.
 #
-# Guess, written down first: NaN goes through Relu, Clip, MaxPool and Max as in PyTorch and ONNX Runtime, so a broken model
-# shows itself by outputs that are not numbers, whatever the runtime.
+# Expected (written before testing): NaN passes through Relu, Clip, MaxPool and Max as in PyTorch and ONNX Runtime, so a
+# broken model is visible by NaN in its outputs, in any runtime.
 #
-# What happens (openvino 2026.4.1, onnxruntime 1.32.0, onnx 1.23.2, 2026-11-29; 64 values, one of them NaN; number of NaNs
-# that come out):
+# Observed (openvino 2026.4.1, onnxruntime 1.32.0, onnx 1.23.2, 2026-11-29; 64 values, one of them NaN; number of NaNs in
+# the output):
 #              Relu   Clip   Max   MaxPool   HardSigmoid   Exp   Sigmoid   LeakyRelu
 #   ONNX R.    1      1      1     1         1             1     1         1
 #   OpenVINO   0      0      0     0         0             0     1         1
-# In OpenVINO's output the value is 0 behind Relu, Clip (0 to 6) and Max (with 0), 1 behind HardSigmoid, and infinity
-# behind Exp. Behind a convolution, Relu and Clip are the same.
+# In OpenVINO the output is 0 after Relu, Clip (0 to 6) and Max (with 0), 1 after HardSigmoid, and infinity after Exp. Relu
+# and Clip behave the same after a convolution.
 #
-# Who is hurt: whoever checks a model's outputs with isnan, in tests or in service. With ReLU inside (ResNet, most YOLO
-# heads), weights that are broken give finite scores and boxes in OpenVINO. Check the weights, or run ONNX Runtime once.
+# Who is affected: anyone who checks a model's outputs with isnan, in tests or in production. If the model contains ReLU
+# (ResNet, most YOLO heads), broken weights give finite scores and boxes in OpenVINO. Check the weights, or run ONNX Runtime
+# once.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

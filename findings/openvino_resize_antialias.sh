@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
 # OpenVINO reads an ONNX Resize with antialias=1 and does not antialias.
 #
-# Guess, written down first: ONNX's Resize with mode linear and antialias=1 (opset 18) is Pillow's bilinear filter to a grey
-# level in both runtimes; a runtime that has no such filter refuses the model.
+# Expected (written before testing): ONNX's Resize with mode linear and antialias=1 (opset 18) equals Pillow's bilinear
+# filter to within a grey level in both runtimes. A runtime without such a filter refuses the model.
 #
-# What happens (openvino 2026.4.1, onnxruntime 1.32.0, onnx 1.23.2, 2026-11-29): ONNX Runtime is within 1.2 grey levels of
-# Pillow. OpenVINO opens the model without a warning and gives what antialias=0 gives, value for value: where a picture of
-# 640 x 480 becomes 320 x 320 a pixel is off by up to 6.6 of 255, and that picture is smooth. Enlarging needs no filter, so
-# there all agree.
+# Observed (openvino 2026.4.1, onnxruntime 1.32.0, onnx 1.23.2, 2026-11-29): ONNX Runtime is within 1.2 grey levels of
+# Pillow. OpenVINO opens the model without a warning and gives exactly the result of antialias=0. From 640 x 480 to
+# 320 x 320, a pixel is off by up to 6.6 of 255, on a smooth image. Upscaling needs no filter, so there all of them agree.
 #
-# Who is hurt: whoever puts the resize into the exported graph, so that preprocessing is the same everywhere: it is the
-# same in ONNX Runtime, and in OpenVINO the detector sees other pictures than it was trained on. Resize before the graph.
+# Who is affected: anyone who puts the resize into the exported graph to make preprocessing the same everywhere. It is the
+# same in ONNX Runtime, but in OpenVINO the detector sees other images than it was trained on. Resize before the graph.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

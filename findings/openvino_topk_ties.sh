@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# OpenVINO's TopK breaks ties as it likes, though ONNX says that the lower index comes first.
+# OpenVINO's TopK breaks ties arbitrarily, though ONNX specifies that the lower index comes first.
 #
-# Guess, written down first: ONNX defines the order of equal values (the lower index first), so both runtimes return the
-# same indices, in the same order.
+# Expected (written before testing): ONNX defines the order of equal values (the lower index first), so both runtimes return
+# the same indices, in the same order.
 #
-# What happens (openvino 2026.4.1, onnxruntime 1.32.0, onnx 1.23.2, 2026-11-29; 3,000 scores on 21 levels, as an 8-bit
-# head gives them): ONNX Runtime returns the indices in the order that ONNX says. OpenVINO returns the right values, but of
-# the best 100 none stands where it should, and 17 are other elements; of the best 300, 26. Nothing is warned of.
+# Observed (openvino 2026.4.1, onnxruntime 1.32.0, onnx 1.23.2, 2026-11-29; 3,000 scores on 21 levels, as from an 8-bit
+# head): ONNX Runtime returns the indices in the order that ONNX specifies. OpenVINO returns the correct values, but of the
+# best 100 none is in its place, and 17 are other elements; of the best 300, 26. There is no warning.
 #
-# Who is hurt: whoever compares the boxes of an 8-bit or saturated detector between the two runtimes, row by row or as sets:
-# each picks other queries among equal scores. Compare scores, and match boxes within a score.
+# Who is affected: anyone who compares the boxes of an 8-bit or saturated detector between the two runtimes, row by row or as
+# sets, since each picks other queries among equal scores. Compare scores, and match boxes within a score.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# The frame rate of a raw .h264 file reads as 25, whatever it is.
+# The frame rate of any raw .h264 file reads as 25.
 #
-# Guess, written down first: Stream.average_rate of PyAV is the rate of the video. The encoder writes 10, 30 or 60
-# frames a second into the stream, so this is what average_rate gives.
+# Expected (written before testing): Stream.average_rate of PyAV is the frame rate of the video. The encoder writes 10, 30 or
+# 60 frames per second into the stream, so average_rate returns that.
 #
-# What happens (av 18.1.0, 2026-11-28): a raw H.264 stream has no container that holds times. average_rate is then
-# the 25 that FFmpeg's raw reader starts with: not None, not a warning. The frames have no time either. The rate is
-# in the file, and guessed_rate and codec_context.framerate give it. Seen, average_rate against guessed_rate:
-# 25 and 10, 25 and 25, 25 and 30, 25 and 60. The same frames in an .mp4 file give 10, 25, 30 and 60 in both.
+# Observed (av 18.1.0, 2026-11-28): a raw H.264 stream has no container with timestamps. average_rate is then the default of
+# FFmpeg's raw reader, 25: not None, and without a warning. The frames have no timestamps either. The rate is in the file,
+# and guessed_rate and codec_context.framerate return it. average_rate and guessed_rate were 25 and 10, 25 and 25, 25 and
+# 30, 25 and 60. The same frames in an .mp4 file give 10, 25, 30 and 60 in both.
 #
-# Who is hurt: whoever runs a detector on recordings of a camera, many of which are raw .h264. The video that is
-# written plays 2.4 times too slowly (60 frames a second), speeds and times of tracked objects are wrong by the same
-# factor, and a tracker keeps lost objects for the wrong time.
+# Who is affected: anyone who runs a detector on camera recordings, many of which are raw .h264. The output video plays 2.4
+# times too slowly (at 60 frames per second), speeds and times of tracked objects are wrong by the same factor, and a tracker
+# keeps lost objects for the wrong time.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# The same weights with the same metadata, saved twice, are two different files.
+# The same weights with the same metadata, saved twice, give two different files.
 #
-# Guess, written down first: safetensors is a plain format with a JSON header, so the same tensors with the
-# same metadata always give the same bytes, and a checksum of the file tells whether the weights changed.
+# Expected (written before testing): safetensors is a simple format with a JSON header, so the same tensors with the same
+# metadata always give the same bytes, and a checksum of the file shows whether the weights changed.
 #
-# What happens (safetensors 0.8.0, 2026-11-28): the keys under "__metadata__" come out in an order that changes
-# from one process to the next. The tensors keep a fixed order and equal bytes. Ten processes that saved
-# one dictionary with eight metadata keys gave ten checksums. With one key, or with none, there was one.
+# Observed (safetensors 0.8.0, 2026-11-28): the order of the keys under "__metadata__" changes from one process to the next.
+# The tensors keep a fixed order and equal bytes. Ten processes that saved one dictionary with eight metadata keys gave ten
+# checksums. With one key, or with none, there was one.
 #
-# Who is hurt: whoever names, caches, signs or compares a detector's checkpoint by its checksum. A build that
-# is meant to be reproducible is not, and a store that keeps equal files once keeps each of them. Compare the
-# tensors, or put all metadata under one key (as JSON with sorted keys).
+# Who is affected: anyone who names, caches, signs or compares checkpoints by their checksum. Builds meant to be
+# reproducible are not, and deduplicating storage keeps every copy. Compare the tensors, or put all metadata under one key (as JSON
+# with sorted keys).
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

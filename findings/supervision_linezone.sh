@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# An object that is hidden for two frames while it crosses a line is never counted, though its number is kept.
+# An object hidden for two frames while it crosses a line is never counted, though it keeps its track id.
 #
-# Guess, written down first: LineZone remembers on which side of the line each track number was last seen, for
-# as long as the tracker keeps the number. An object that disappears on one side and comes back on the
-# other under the same number is counted once.
+# Expected (written before testing): LineZone remembers on which side of the line each track id was last seen, for as long as
+# the tracker keeps the id. An object that disappears on one side and comes back on the other with the same id is counted
+# once.
 #
-# What happens (supervision 0.31.2, trackers 2.6.1, 2026-11-28): LineZone drops what it knows of a track after
-# two calls without it (minimum_crossing_threshold + 1). The side on which the object comes back is taken as its
-# first, so it is not counted. Nothing is warned of. ByteTrack keeps the number for 30 frames, and it is
-# the same number before and after here. Seen: hidden for 0 and 1 frames, 1 crossing; for 2, 3, 4 and 5 frames, 0.
+# Observed (supervision 0.31.2, trackers 2.6.1, 2026-11-28): LineZone forgets a track after two calls without it
+# (minimum_crossing_threshold + 1). The side on which the object comes back is taken as its first one, so it is not counted.
+# There is no warning. ByteTrack keeps ids for 30 frames, and here the id is the same before and after. Results: hidden for 0
+# and 1 frames, 1 crossing; for 2, 3, 4 and 5 frames, 0.
 #
-# Who is hurt: whoever counts people or cars over a line. A detector that misses two frames at the line, where a
-# pole or another car hides the object, gives counts that are too low, and a better tracker does not help.
-# A larger minimum_crossing_threshold keeps the memory longer, but then asks for as many frames on the far side.
+# Who is affected: anyone who counts people or cars crossing a line. If a detector misses two frames at the line, where a
+# pole or another car hides the object, the counts are too low, and a better tracker does not help. A larger
+# minimum_crossing_threshold remembers tracks longer, but then requires as many frames on the far side.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# A mask's box in supervision is a pixel narrower and lower than the same mask's box in COCO.
+# The box of a mask in supervision is a pixel narrower and shorter than in COCO.
 #
-# Guess, written down first: supervision.mask_to_xyxy gives the corners of the box that pycocotools' toBbox gives as x, y,
-# width and height.
+# Expected (written before testing): supervision.mask_to_xyxy returns the corners of the box that pycocotools' toBbox returns
+# as x, y, width and height.
 #
-# What happens (supervision 0.31.2, pycocotools 2.0.11, 2026-11-29): supervision's right and lower edge are the last pixel of
-# the mask, COCO's are behind it. A mask of pixels 5 to 14 by 3 to 8 is [5, 3, 14, 8] here and [5, 3, 15, 9] there; a mask of
-# a single pixel has a box without an area. polygon_to_xyxy and mask_to_polygons together do the same. An object of 10 x
-# 6 pixels loses a quarter of its box: IoU 0.75 with itself.
+# Observed (supervision 0.31.2, pycocotools 2.0.11, 2026-11-29): supervision's right and bottom edges are the last pixel of
+# the mask; COCO's are one pixel further. A mask of pixels 5 to 14 by 3 to 8 is [5, 3, 14, 8] in supervision and [5, 3, 15, 9]
+# in COCO, and the box of a single pixel has no area. polygon_to_xyxy and mask_to_polygons together do the same. An object of
+# 10 x 6 pixels loses a quarter of its box: its IoU with itself is 0.75.
 #
-# Who is hurt: whoever makes boxes from masks (SAM, segmentation labels) with supervision, and trains or scores a detector
-# on them beside boxes in COCO's sense: small objects fall below the IoU thresholds. Add 1 to the right and lower edge.
+# Who is affected: anyone who makes boxes from masks (SAM, segmentation labels) with supervision, and trains or scores a
+# detector on them together with COCO boxes: small objects fall below the IoU thresholds. Add 1 to the right and bottom
+# edges.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

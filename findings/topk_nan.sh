@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# One NaN among the scores makes OpenVINO's TopK lose several real ones, and its list is no longer in order.
+# One NaN among the scores makes OpenVINO's TopK lose several real ones, and its output is no longer sorted.
 #
-# Guess, written down first: runtimes differ in whether NaN counts as the largest or the smallest. Either way
-# it takes one place at most: the other places hold the best real scores in falling order.
+# Expected (written before testing): runtimes differ in whether NaN counts as the largest or the smallest value. Either way
+# it takes at most one place. The other places hold the best real scores in descending order.
 #
-# What happens (openvino 2026.4.1, onnxruntime 1.32.0, onnx 1.23.2, 2026-11-28; the best 100 of 300 scores, one of
-# them NaN, tried at each of the 300 places): ONNX Runtime always puts the NaN first (as PyTorch does) and the 99 best
-# scores behind it, in order. OpenVINO's answer depends on where the NaN stood. It was first for 11 of the 300 places,
-# else somewhere in the list or out of it. For 58 places more than one of the best scores was missing, for the
-# worst of them 43 of 100, with lower ones in their place. For 170 places the rest was not in falling order.
+# Observed (openvino 2026.4.1, onnxruntime 1.32.0, onnx 1.23.2, 2026-11-28; the best 100 of 300 scores, one of them NaN, at
+# each of the 300 positions): ONNX Runtime always puts the NaN first (like PyTorch), followed by the 99 best scores in order.
+# OpenVINO's output depends on the position of the NaN. It came first for 11 of the 300 positions; otherwise it was somewhere
+# in the output, or not in it. For 58 positions more than one of the best scores was missing, at worst 43 of 100, with lower
+# ones in their place. For 170 positions the rest was not in descending order.
 #
-# Who is hurt: a detector that picks its queries or boxes with TopK. One bad score of one query, say from float16,
-# costs other, good boxes in OpenVINO, and code that stops at the first score under a threshold stops too early.
-# The same model in ONNX Runtime shows the NaN first, so tests there say nothing about OpenVINO.
+# Who is affected: detectors that select queries or boxes with TopK. One bad score of one query, say from float16, costs
+# other, good boxes in OpenVINO, and code that stops at the first score below a threshold stops too early. ONNX Runtime shows
+# the NaN first for the same model, so tests there do not find this.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

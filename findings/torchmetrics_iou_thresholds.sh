@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
 # torchmetrics gives a lower AP than pycocotools for boxes whose IoU is 0.55, 0.6, 0.8 or 0.85.
 #
-# Guess, written down first: MeanAveragePrecision hands the boxes to pycocotools, so its AP is that of pycocotools.
+# Expected (written before testing): MeanAveragePrecision passes the boxes to pycocotools, so the two give the same AP.
 #
-# What happens (torchmetrics 1.9.0, pycocotools 2.0.11, torch 2.13.0, 2026-11-28): torchmetrics makes the list of IoU
-# thresholds in float32. Four of the ten come out a little too high: 0.550000012, 0.600000024, 0.800000012 and
-# 0.850000024. The IoU is computed in float64, so a box that is just good enough fails. It takes no odd numbers:
-# an object of 20 x 20 pixels found as 11 x 20 has an IoU of 0.55, an AP of 0.2 by pycocotools and of 0.1 by
-# torchmetrics. The same at 12 x 20 (0.3 and 0.2), 16 x 20 (0.7 and 0.6) and 17 x 20 (0.8 and 0.7). Between the
-# thresholds both agree, and at them too with iou_thresholds=[0.5, 0.55, ..., 0.95] given by hand. The recall thresholds
-# are made the same way: 200 small whole-number boxes, each side off by a pixel at most, had an AP of 0.4393 by
-# pycocotools, 0.4354 by torchmetrics, 0.4375 with the IoU thresholds given and 0.4393 with rec_thresholds given too.
+# Observed (torchmetrics 1.9.0, pycocotools 2.0.11, torch 2.13.0, 2026-11-28): torchmetrics creates the list of IoU
+# thresholds in float32. Four of the ten are slightly too high: 0.550000012, 0.600000024, 0.800000012 and 0.850000024. The
+# IoU is computed in float64, so a box exactly at the threshold fails. Ordinary sizes are enough: an object of 20 x 20 pixels
+# found as 11 x 20 has an IoU of 0.55, an AP of 0.2 by pycocotools and of 0.1 by torchmetrics. The same happens at 12 x 20
+# (0.3 and 0.2), 16 x 20 (0.7 and 0.6) and 17 x 20 (0.8 and 0.7). Between the thresholds the two agree, and also at them if
+# iou_thresholds=[0.5, 0.55, ..., 0.95] is passed. The recall thresholds are created the same way: 200 small boxes with whole
+# numbers, each side off by at most a pixel, had an AP of 0.4393 by pycocotools, 0.4354 by torchmetrics, 0.4375 with the IoU
+# thresholds passed, and 0.4393 with rec_thresholds passed too.
 #
-# Who is hurt: whoever compares two detectors, one scored during training by torchmetrics and one by the COCO tool.
-# Small objects with whole-number boxes meet these IoUs often, and 0.4 points of AP pass for a better model.
+# Who is affected: anyone who compares two detectors, one scored during training by torchmetrics and one by the COCO tools.
+# Small objects with whole-number boxes often have these IoUs, and 0.4 points of AP look like a better model.
 #
-# PyPI's torchvision for Linux is built for CUDA. With a torch without CUDA its compiled part cannot load, and
-# importing it fails for want of two operators. The metric does not use them, so they are only declared.
+# PyPI's torchvision for Linux is built for CUDA. With a torch without CUDA its compiled part cannot load, and the import
+# fails because two operators are missing. The metric does not use them, so they are only declared.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

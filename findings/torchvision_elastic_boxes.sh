@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# After torchvision's ElasticTransform a box no longer encloses its object: only its corners were moved.
+# After torchvision's ElasticTransform a box no longer encloses its object: only its corners are moved.
 #
-# Guess, written down first: the box encloses the deformed object, to about a pixel, as it does after rotate and perspective.
+# Expected (written before testing): the box encloses the deformed object, to about a pixel, as after rotate and perspective.
 #
-# What happens (torchvision 0.29.1, torch 2.14.1, 2026-11-29; a filled square in the middle of 128 x 128 pixels, 50 seeds):
-# the four corners are moved by the field at their places, and the box is drawn around these, whatever the field
-# does to the edges between them. With the default settings (alpha 50, sigma 5) a square of 64 pixels reaches up to 3.2
-# pixels beyond its box; of 32 pixels, the IoU of box and object is 0.94 on average and 0.83 at worst. With alpha 200 and
-# sigma 6 it is 0.85 and 0.68. Nothing is warned of.
+# Observed (torchvision 0.29.1, torch 2.14.1, 2026-11-29; a filled square in the middle of 128 x 128 pixels, 50 seeds): the
+# four corners are moved by the displacement at their positions, and the box is drawn around them. What happens to the edges
+# in between is ignored. With the default settings (alpha 50, sigma 5), a square of 64 pixels extends up to 3.2 pixels beyond
+# its box. For 32 pixels, the IoU of box and object is 0.94 on average and 0.83 at worst; with alpha 200 and sigma 6, 0.85
+# and 0.68. There is no warning.
 #
-# Who is hurt: whoever adds ElasticTransform to a detector's augmentation, as for cells or handwriting: the labels are
-# as noisy as the IoU thresholds that the detector is scored with. Make boxes from masks that are deformed along.
+# Who is affected: anyone who adds ElasticTransform to a detector's augmentation, as for cells or handwriting. The labels
+# become as noisy as the IoU thresholds of the metric. Make boxes from masks that are deformed with the image.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# torchvision's v2 transforms cut the fractions off boxes of whole numbers, so that they drift up and to the left.
+# torchvision's v2 transforms truncate boxes of integer type, so that they drift up and to the left.
 #
-# Guess, written down first: Resize rounds boxes of an integer type to the nearest pixel, as it has to return that type.
+# Expected (written before testing): Resize rounds integer boxes to the nearest pixel, since it has to return that type.
 #
-# What happens (torchvision 0.29.1, torch 2.14.1, 2026-11-29): fractions are cut off. A box at [5, 3, 16, 10], resized from
-# 60 x 40 to 20 x 13 pixels, would be [1.67, 0.98, 5.33, 3.25] and becomes [1, 0, 5, 3]. Of 10,000 random boxes of 32 x 32
-# pixels, resized from 640 x 480 to 320 x 320, all are exactly the floor: x is 0.25 pixels too small on average, y 0.33. The IoU
-# with the exact box is 0.94 on average, 0.90 for the worst box. Nothing is warned of.
+# Observed (torchvision 0.29.1, torch 2.14.1, 2026-11-29): fractions are truncated. A box at [5, 3, 16, 10], resized from
+# 60 x 40 to 20 x 13 pixels, should be [1.67, 0.98, 5.33, 3.25] and becomes [1, 0, 5, 3]. For 10,000 random boxes of 32 x 32
+# pixels, resized from 640 x 480 to 320 x 320, every result is exactly the floor: x is 0.25 pixels too small on average, y
+# 0.33. The IoU with the exact box is 0.94 on average, 0.90 for the worst box. There is no warning.
 #
-# Who is hurt: whoever passes VOC's whole numbers, or COCO's after a cast, through a chain of transforms: every step that
-# scales cuts again, always in the same direction. Make boxes float32 before the first transform.
+# Who is affected: anyone who passes VOC's whole numbers, or COCO's after a cast, through several transforms: every step that
+# scales truncates again, always in the same direction. Convert boxes to float32 before the first transform.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# transformers' DEIMv2 does not compute what DEIMv2's authors' code computes.
+# transformers' DEIMv2 does not compute what the code of DEIMv2's authors computes.
 #
-# Guess, written down first: `Deimv2ForObjectDetection` is the authors' network under other names, as its RT-DETR is
-# RT-DETR's; with the authors' setting, SiLU everywhere in the decoder, and the authors' weights it gives the authors' boxes.
+# Expected (written before testing): `Deimv2ForObjectDetection` is the authors' network under other names, as its RT-DETR is
+# RT-DETR's. With the authors' setting, SiLU everywhere in the decoder, and their weights, it gives their boxes.
 #
-# What happens (transformers 5.24.0, 2026-11-29): `decoder_activation_function="silu"` reaches the head of the position
-# vectors alone. Box heads, the heads of the encoder and of the first plain box, and the quality heads keep ReLU, for which
-# there is no setting. The position vectors are computed anew for each decoder layer, from the boxes that it refined. And the
-# tokens go through an output layer, Linear and LayerNorm, before queries are selected.
+# Observed (transformers 5.24.0, 2026-11-29): `decoder_activation_function="silu"` only reaches the head of the position
+# vectors. Box heads, the heads of the encoder and of the first plain box, and the quality heads keep ReLU, for which there
+# is no setting. The position vectors are recomputed for each decoder layer, from the boxes that it refined. And the tokens
+# go through an output layer, Linear and LayerNorm, before queries are selected.
 # In the authors' repository (Intellindust-AI-Lab/DEIMv2, commit 3e491c6, engine/deim/deim_decoder.py; mlp_act and activation
 # are silu in configs/base/deimv2.yml) all these heads have SiLU, the position vectors are computed once, before the loop, and
-# there is no output layer, so that no checkpoint of theirs has its tensors.
+# there is no output layer, so none of their checkpoints has its tensors.
 #
-# Who is hurt: whoever converts the authors' checkpoints by names alone gets other boxes and scores, without a message; and a
-# test that compares a port of DEIMv2 with transformers passes for the wrong network.
+# Who is affected: anyone who converts the authors' checkpoints by names alone gets other boxes and scores, without a message.
+# A test that compares a port of DEIMv2 with transformers passes for the wrong network.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

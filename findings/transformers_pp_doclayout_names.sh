@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # PP-DocLayoutV2 has every tensor of an RT-DETR, under the same names.
 #
-# Guess, written down first: a folder's weights tell by their names what they are; if all names of an RT-DETR are there, it
-# is one, and what is left over is a buffer or two that need not be loaded.
+# Expected (written before testing): the tensor names in a folder show what it is. If all names of an RT-DETR are there, it is
+# one, and whatever remains is a buffer or two that need not be loaded.
 #
-# What happens (transformers 5.24.0, 2026-11-29): PP-DocLayoutV2 is an RT-DETR with a reader of the order of elements behind
-# it. Without the first part of its names, `model.`, its state dict holds every name of RTDetrForObjectDetection of the same
-# sizes, and what is left over is `reading_order.…` alone, hundreds of tensors.
+# Observed (transformers 5.24.0, 2026-11-29): PP-DocLayoutV2 is an RT-DETR followed by a model that predicts the reading order
+# of elements. Without the prefix `model.`, its state dict contains every name of RTDetrForObjectDetection of the same size.
+# What remains is only `reading_order.…`, hundreds of tensors.
 #
-# Who is hurt: whoever recognises checkpoints by names, or loads them with strict=False: it opens as an RT-DETR, with classes
-# of document elements, and half of the network is lost without a message. `model_type` in config.json is what tells.
+# Who is affected: anyone who recognises checkpoints by names, or loads them with strict=False. This one opens as an RT-DETR
+# with classes of document elements, and half of the network is lost without a message. Use `model_type` in config.json.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # YOLO26's default ONNX export is not NMS-free.
 #
-# Guess, written down first: YOLO26 predicts without NMS, by a second head that is trained one-to-one. So
-# `YOLO("yolo26n.yaml").export(format="onnx")` writes that head, 300 finished boxes, and only nms=True would add NMS.
+# Expected (written before testing): YOLO26 predicts without NMS, using a second head that is trained one-to-one. So
+# `YOLO("yolo26n.yaml").export(format="onnx")` writes that head, 300 final boxes, and only nms=True would add NMS.
 #
-# What happens (ultralytics 8.4.190, 2026-11-29): the default (nms=None) turns the one-to-one head off and writes the
-# other one, [1, 84, 2100] at 320 px: every cell of every level, whose duplicates NMS has to take away. nms=False, which
-# reads like the same thing, is what keeps the NMS-free head, [1, 300, 6] with TopK in the graph.
+# Observed (ultralytics 8.4.190, 2026-11-29): the default (nms=None) disables the one-to-one head and writes the other one,
+# [1, 84, 2100] at 320 px: every cell of every level, with duplicates that NMS has to remove. nms=False, which sounds like the
+# same thing, is what keeps the NMS-free head, [1, 300, 6] with TopK in the graph.
 #
-# Who is hurt: whoever takes the first 300 rows, or compares the time of a default export with detectors that end in
-# finished boxes: its NMS is missing from the measurement. Whoever wants no NMS writes nms=False.
+# Who is affected: anyone who uses the first 300 rows, or compares the time of a default export with detectors that output
+# final boxes: NMS is missing from the measurement. For a model without NMS, pass nms=False.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
