@@ -1,6 +1,6 @@
-"""The files that ``anchors.py`` times: peers exported in environments of their own, ours by this tree and an earlier one.
+"""The files that ``anchors.py`` times: peers exported in their own environments, ours by this tree and an earlier one.
 
-Whatever is there from an earlier run is taken as it is: peers by name and size, ours by the source that wrote them.
+Files from an earlier run are reused: those of peers by name and size, ours by the source that wrote them.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ PEERS: dict[str, tuple[str, list[str]]] = {
     "deimv2-pico": ("transformers", ["transformers>=5.24"]),
     "rf-detr-nano": ("rfdetr", ["rfdetr"]),
 }
-ONLY_AT = {"rf-detr-nano": [384]}  # peers that are published for one size
+ONLY_AT = {"rf-detr-nano": [384]}  # peers published for one size only
 RUNTIMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 
-# What exports a detector of ours, with one tree or another on the path: a checkpoint, then the terms of each export.
+# Exports one of our detectors with the tree on the path: arguments are a checkpoint and the settings of each export.
 OURS = """
 import json, sys
 import torch
@@ -67,7 +67,7 @@ class Candidate:
     """One file in one runtime.
 
     Attributes:
-        name: the model, with the commit where it is an earlier one's.
+        name: the model, with the commit if it is an earlier one.
         size: side of its input in pixels.
         precision: ``float32`` or ``int8``.
         runtime: ``onnx`` or ``openvino``.
@@ -84,7 +84,7 @@ class Candidate:
 
     @property
     def key(self) -> tuple[str, int, str, str]:
-        """What tells it from the others."""
+        """Unique key among the candidates."""
         return self.name, self.size, self.precision, self.runtime
 
 
@@ -93,7 +93,7 @@ def say(text: str) -> None:
 
 
 def peer_file(name: str, size: int, work: Path) -> Path:
-    """Export a peer at one size unless it has been done."""
+    """Export a peer at one size, unless it is already exported."""
     path = work / "files" / name / f"{size}.onnx"
     if not path.with_suffix(".json").is_file():
         home, packages = PEERS[name]
@@ -107,9 +107,9 @@ def peer_file(name: str, size: int, work: Path) -> Path:
 
 
 def difference(answers: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
-    """Largest difference of outputs, column by column in the order of their values.
+    """Largest difference of outputs, with each column sorted by value.
 
-    Random weights give scores that are nearly equal, so that runtimes put the same detections into another order.
+    Random weights give nearly equal scores, so runtimes return the same detections in different orders.
     """
     found = 0.0
     for answer, wanted in zip(answers, expected, strict=True):
@@ -119,7 +119,7 @@ def difference(answers: Sequence[np.ndarray], expected: Sequence[np.ndarray]) ->
 
 
 def peers(names: Sequence[str], sizes: Sequence[int], work: Path) -> list[Candidate]:
-    """The peers' float32 files in both runtimes, each held against its model in PyTorch."""
+    """The peers' float32 files in both runtimes, each compared with its model in PyTorch."""
     found = []
     for name in names:
         for size in ONLY_AT.get(name, sizes):
@@ -137,17 +137,17 @@ def peers(names: Sequence[str], sizes: Sequence[int], work: Path) -> list[Candid
 
 
 def quantized(candidate: Candidate, work: Path) -> list[Candidate]:
-    """The same file in 8 bits for OpenVINO by NNCF, as ours are quantised; empty where NNCF cannot."""
+    """The same file in 8 bits for OpenVINO, quantised by NNCF like ours; empty if NNCF fails."""
     path = candidate.file.parent / f"{candidate.size}-int8.xml"
     refused = path.with_suffix(".refused")
     if not path.is_file() and not refused.is_file():
         say(f"quantising {candidate.name} at {candidate.size} px")
         try:
             quantize_peer(candidate, path, work)
-        except Exception as error:  # noqa: BLE001 - whatever NNCF raises is the answer
+        except Exception as error:  # noqa: BLE001 - any error of NNCF is the result
             refused.write_text(f"{type(error).__name__}: {' '.join(str(error).split())}")
     if refused.is_file():
-        say(f"{candidate.name} at {candidate.size} px has no file in 8 bits: {refused.read_text()}")
+        say(f"{candidate.name} at {candidate.size} px could not be quantised to 8 bits: {refused.read_text()}")
         return []
     made = Candidate(candidate.name, candidate.size, "int8", "openvino", path, dict(candidate.facts))
     noted = np.load(candidate.file.with_suffix(".npz"))
@@ -157,7 +157,7 @@ def quantized(candidate: Candidate, work: Path) -> list[Candidate]:
 
 
 def quantize_peer(candidate: Candidate, path: Path, work: Path) -> None:
-    """Write a peer's OpenVINO model in 8 bits; arithmetic on boxes behind YOLO's head stays float, as its authors do."""
+    """Write a peer's OpenVINO model in 8 bits; YOLO's box decoding stays float, as in its own exporter."""
     import nncf
     import openvino
 
@@ -180,7 +180,7 @@ def quantize_peer(candidate: Candidate, path: Path, work: Path) -> None:
 
 
 def opened(candidate: Candidate, threads: int, images: np.ndarray) -> Any:
-    """A call that computes a file's outputs of one picture."""
+    """Return a function that runs a file on one image."""
     pixels, extent = images.astype(np.float32), np.array([[candidate.size, candidate.size]], np.int64)
     if candidate.runtime == "onnx":
         session = start_session(str(candidate.file), threads)
@@ -195,7 +195,7 @@ def opened(candidate: Candidate, threads: int, images: np.ndarray) -> Any:
 
 
 def digest(tree: Path) -> str:
-    """Twelve hex digits that tell the source of a tree from any other."""
+    """Return twelve hex digits that identify the source of a tree."""
     found = hashlib.sha256()
     for path in sorted((tree / "src").rglob("*")):
         if path.suffix in (".py", ".yaml"):
@@ -214,7 +214,7 @@ def run_ours(tree: Path, code: str, *arguments: str) -> None:
 
 
 def checkpoint(model: str, tree: Path, work: Path) -> Path:
-    """A detector of random weights, written once by the tree that is to know it first."""
+    """A detector with random weights, written once, by the earlier tree if there is one."""
     path = work / "files" / "ours" / f"{model}-{digest(tree)}.safetensors"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -225,7 +225,7 @@ def checkpoint(model: str, tree: Path, work: Path) -> Path:
 def ours(
     name: str, weights: Path, tree: Path, sizes: Sequence[int], work: Path, *, int8: bool, label: str = ""
 ) -> list[Candidate]:
-    """Files of one model of ours, each written by a tree for the runtime that it is timed in."""
+    """Files of one of our models, each written by a tree for the runtime that it is timed in."""
     terms: list[tuple[int, str, str]] = [(size, "float32", kind) for size in sizes for kind in RUNTIMES]
     if int8:
         terms += [(size, "int8", kind) for size in sizes for kind in RUNTIMES]
@@ -251,7 +251,7 @@ def ours(
 
 
 def calibration_data(work: Path, images: int = 32) -> Path:
-    """A COCO folder of pictures to calibrate 8-bit arithmetic on: smooth colours with squares; drawn once."""
+    """A COCO folder of images for 8-bit calibration: smooth colours with squares; generated once."""
     folder = work / "files" / "calibration"
     if not (folder / "annotations" / "instances_val.json").is_file():
         generator = np.random.default_rng(0)

@@ -1,10 +1,10 @@
-"""Runs inside a peer's own environment: build a peer with random weights and export it to ONNX at one size.
+"""Runs in a peer's own environment: builds the peer with random weights and exports it to ONNX at one size.
 
     python anchor_peer.py NAME SIZE FILE.onnx
 
-Own text against the peers' public interfaces; nothing of NextDETR is imported here, and nothing of a peer anywhere else.
-80 classes, batch 1, float32, seed 0. Beside the file lie ``FILE.npz`` (a picture of noise, and what the model in PyTorch
-answers to it) and ``FILE.json`` (version, parameters, GFLOP at 2 per multiply-add).
+Written against the peers' public interfaces. This file imports nothing of NextDETR, and no other file imports a peer.
+80 classes, batch 1, float32, seed 0. Next to the file are ``FILE.npz`` (a noise image, and the output of the model in
+PyTorch for it) and ``FILE.json`` (version, parameters, GFLOP at 2 per multiply-add).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-#: PP-HGNetV2's stem and stages 1 to 4 as B0 has them: in, middle and out channels, blocks, strided, light, kernel, layers.
+#: PP-HGNetV2's stem and stages 1 to 4 as in B0: in, middle and out channels, blocks, strided, light, kernel, layers.
 B0_STEM = [3, 16, 16]
 B0_STAGES = [
     (16, 16, 64, 1, False, False, 3, 3),
@@ -35,7 +35,7 @@ B0_STAGES = [
 
 
 class Outputs(torch.nn.Module):
-    """Logits and boxes only, as an exporter wants them."""
+    """Return logits and boxes only, for export."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Outputs(torch.nn.Module):
 
 
 class RFDETROutputs(torch.nn.Module):
-    """Boxes and logits, in the order of RF-DETR's own export."""
+    """Return boxes and logits, in the order of RF-DETR's own export."""
 
     def __init__(self, detector: Any) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class RFDETROutputs(torch.nn.Module):
 
 
 def hgnet(stages: int, wanted: list[int]) -> Any:
-    """PP-HGNetV2 B0 (with learnable affine blocks, as D-FINE takes it), or the first of its stages."""
+    """PP-HGNetV2 B0 (with learnable affine blocks, as in D-FINE), or its first stages."""
     from transformers import HGNetV2Config
 
     columns = [list(column) for column in zip(*B0_STAGES[:stages], strict=True)]
@@ -75,7 +75,7 @@ def hgnet(stages: int, wanted: list[int]) -> Any:
 
 
 def common(size: int) -> dict[str, Any]:
-    """What both of transformers' peers share; anchors are constants of the size, as deployed."""
+    """Settings that both of transformers' peers share; anchors are constants of the size, as in deployment."""
     return {
         "num_labels": 80, "anchor_image_size": [size, size], "freeze_backbone_batch_norms": False,
         "hidden_expansion": 0.34, "depth_mult": 0.5, "feat_strides": [16, 32], "num_feature_levels": 2, "decoder_layers": 3,
@@ -107,7 +107,7 @@ def deimv2_pico(size: int) -> torch.nn.Module:
 
 
 def yolo26n(size: int) -> torch.nn.Module:
-    """YOLO26n with its own head without NMS; its normalisation is folded, as its own exporter does."""
+    """YOLO26n with its NMS-free head; BatchNorm is folded, as in its own exporter."""
     from ultralytics import YOLO
 
     model = YOLO("yolo26n.yaml").model
@@ -116,7 +116,7 @@ def yolo26n(size: int) -> torch.nn.Module:
 
 
 def rf_detr_nano(size: int) -> torch.nn.Module:
-    """RF-DETR-nano, which is published for 384 px; without weights nothing is downloaded."""
+    """RF-DETR-nano, published for 384 px; random weights, so nothing is downloaded."""
     from rfdetr import RFDETRNano
 
     detector = RFDETRNano(pretrain_weights=None, num_classes=80, resolution=size, device="cpu")
@@ -132,7 +132,7 @@ PACKAGE = {"yolo26n": "ultralytics", "d-fine-n": "transformers", "deimv2-pico": 
 def count_gflop(model: torch.nn.Module, images: torch.Tensor) -> float:
     """Operations of one image, 2 per multiply-add."""
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # the counter does not see inside fused attention
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # the counter does not look inside fused attention
         model(images)
     return float(counter.get_total_flops()) / 1e9
 
@@ -145,7 +145,7 @@ def tensors(output: Any) -> list[torch.Tensor]:
 
 
 def export_by_torch(model: torch.nn.Module, images: torch.Tensor, path: Path) -> None:
-    """As transformers' users export: one trace, shapes fixed, constants folded."""
+    """Export as users of transformers do: one trace, fixed shapes, constants folded."""
     torch.onnx.export(
         model,
         (images,),
@@ -158,7 +158,7 @@ def export_by_torch(model: torch.nn.Module, images: torch.Tensor, path: Path) ->
 
 
 def export_by_ultralytics(model: torch.nn.Module, images: torch.Tensor, path: Path) -> None:
-    """Through the peer's own exporter, on the very weights; ``nms=False`` asks for the head that needs none."""
+    """Use the peer's own exporter on the same weights; ``nms=False`` selects the NMS-free head."""
     from ultralytics import YOLO
 
     wrapped = YOLO("yolo26n.yaml")
@@ -169,7 +169,7 @@ def export_by_ultralytics(model: torch.nn.Module, images: torch.Tensor, path: Pa
 
 
 def export_by_rfdetr(model: Any, images: torch.Tensor, path: Path) -> None:
-    """Through the peer's own exporter."""
+    """Use the peer's own exporter."""
     with tempfile.TemporaryDirectory() as folder:
         size = images.shape[-1]
         shutil.copy(model.detector.export(output_dir=folder, shape=(size, size), verbose=False), path)
@@ -181,7 +181,7 @@ EXPORTS = {"yolo26n": export_by_ultralytics, "rf-detr-nano": export_by_rfdetr}
 def main() -> None:
     name, size, path = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]).resolve()
     torch.manual_seed(0)
-    model = PEERS[name](size).eval().requires_grad_(False)  # the counter trips over parameters that want gradients
+    model = PEERS[name](size).eval().requires_grad_(False)  # the counter fails on parameters that require gradients
     images = torch.rand(1, 3, size, size)
     with torch.no_grad():
         expected = tensors(model(images))

@@ -1,9 +1,9 @@
-"""One turn of ``anchors.py``: the time of one file in a process of its own, as it runs where it is deployed.
+"""One turn of ``anchors.py``: times one file in a separate process, as in deployment.
 
     python benchmarks/anchor_turn.py FILE {onnx,openvino} SIZE THREADS SECONDS
 
-Prints the median seconds of a call. With other runtimes open in the same process, their threads spin in wait of work and
-push one another off the processor: OpenVINO's files took up to 1.4 times as long there, YOLO26n's too.
+Prints the median seconds of a call. If other runtimes are open in the same process, their threads busy-wait and compete
+for the processor: OpenVINO's files, including YOLO26n's, then took up to 1.4 times as long.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""Our smallest detectors beside the smallest of others on this processor, all in one run.
+"""Compare our smallest detectors with the smallest of other projects on this processor, all in one run.
 
     python benchmarks/anchors.py [--models NAME …] [--sizes 320 640] [--before COMMIT] [--rounds 15] [--skip-int8]
         [--work ~/.cache/nextdetr-anchors] [--prepare] [--write]
 
-YOLO26n, D-FINE-N and DEIMv2-Pico (transformers) and RF-DETR-nano (at 384 px, as it is published) are installed into
-environments of their own and exported to ONNX with random weights; ours go through ``nextdetr export``. 80 classes, batch
-1, two threads. YOLO26n's file and ours end in detections, the others' in logits and boxes, which is a little less work. Our
-files are held against their models in PyTorch first; those of peers are not, as random weights give scores that lie too
-close for an order. Then all files take turns in ONNX Runtime and in OpenVINO, each turn in a process of its own
-(``anchor_turn.py``), so that a drift of the machine's speed meets all of them; of each model the faster runtime counts.
-Ratios are medians over the rounds, with the 95 % interval of a bootstrap. ``--before`` adds our models as an earlier commit
-exports them, from the same weights. In 8 bits ours are ``export --int8``; peers are quantised by NNCF with the same
-settings, in OpenVINO.
+YOLO26n, D-FINE-N and DEIMv2-Pico (transformers) and RF-DETR-nano (at 384 px, as published) are installed into their own
+environments and exported to ONNX with random weights; ours are exported by ``nextdetr export``. 80 classes, batch 1,
+two threads. YOLO26n's file and ours output detections, the others' logits and boxes, which is slightly less work. Our
+files are first compared with their models in PyTorch. Those of peers are not, since the scores of random weights are
+too close to be ordered. Then all files take turns in ONNX Runtime and in OpenVINO, each turn in a separate process
+(``anchor_turn.py``), so that drift in the machine's speed affects all of them. For each model the faster runtime
+counts. Ratios are medians over the rounds, with a 95 % bootstrap interval. ``--before`` adds our models as exported by
+an earlier commit, from the same weights. In 8 bits, ours are ``export --int8``; peers are quantised by NNCF with the
+same settings, in OpenVINO.
 
-Environments and files stay in the work folder for the next run; ``--prepare`` makes them and times nothing.
+Environments and files stay in the work folder for the next run; ``--prepare`` creates them without timing anything.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from nextdetr.export.measure import ceilings
 from results import machine, ratio, write_result
 
 THREADS = 2
-SECONDS = 1.0  # of calls in a turn
+SECONDS = 1.0  # of each turn
 OURS = ["nextdetr-zepto", "nextdetr-atto"]
 BASE = "yolo26n"
 Seconds = dict[tuple[str, int, str, str], list[float]]
 
 
 def shipped(name: str, tree: Path) -> bool:
-    """Whether a tree ships a model of that name."""
+    """Whether a tree contains a model of that name."""
     return (tree / "src" / "nextdetr" / "configs" / f"{name}.yaml").is_file()
 
 
 def candidates(options: argparse.Namespace, work: Path, earlier: Path | None) -> list[Candidate]:
-    """All files, exported where they are not there yet."""
+    """All files, exported if they do not exist yet."""
     theirs = [name for name in options.models if name in PEERS]
     found = peers(theirs, options.sizes, work)
     if not options.skip_int8:
@@ -53,7 +53,7 @@ def candidates(options: argparse.Namespace, work: Path, earlier: Path | None) ->
         if name in PEERS:
             continue
         if not shipped(name, ROOT):
-            say(f"{name} is left out: this tree does not ship it")
+            say(f"{name} is skipped: this tree does not contain it")
             continue
         known = earlier is not None and shipped(name, earlier)
         weights = checkpoint(name, earlier if earlier is not None and known else ROOT, work)
@@ -64,7 +64,7 @@ def candidates(options: argparse.Namespace, work: Path, earlier: Path | None) ->
 
 
 def fastest(found: Sequence[Candidate], seconds: Seconds) -> dict[str, Candidate]:
-    """Of each model, the runtime with the smaller median."""
+    """For each model, the runtime with the smaller median."""
     best: dict[str, Candidate] = {}
     for candidate in found:
         taken = statistics.median(seconds[candidate.key])
@@ -115,13 +115,13 @@ def report(found: Sequence[Candidate], seconds: Seconds, options: argparse.Names
     """The result file."""
     limit = ceilings(THREADS)
     lines = [
-        "# Beside the smallest detectors of others",
+        "# Compared with the smallest detectors of other projects",
         "",
         f"`python benchmarks/anchors.py --sizes {' '.join(map(str, options.sizes))} --rounds {options.rounds}"
         + (f" --before {options.before}" if options.before else "")
         + (" --skip-int8" if options.skip_int8 else "")
-        + f"`: batch 1, {THREADS} threads, 80 classes, random weights, medians of {options.rounds} rounds in turn, each "
-        "turn in a process of its own. Ratios: each model in its faster runtime, with the 95 % interval of a bootstrap. "
+        + f"`: batch 1, {THREADS} threads, 80 classes, random weights, medians of {options.rounds} interleaved rounds, "
+        "each turn in a separate process. Ratios: each model in its faster runtime, with a 95 % bootstrap interval. "
         f"{machine()} It multiplies float32 matrices at {limit.gflops:.0f} GFLOP/s. Source of ours: {digest(ROOT)}.",
     ]
     for precision in ("float32", "int8"):
@@ -129,12 +129,12 @@ def report(found: Sequence[Candidate], seconds: Seconds, options: argparse.Names
             part = [candidate for candidate in found if (candidate.size, candidate.precision) == (size, precision)]
             if part:
                 lines += ["", f"## {precision}, {size} px", "", *table(part, seconds, options.before)]
-    lines += ["", "## Do the files compute their models", "", *parity(found), ""]
+    lines += ["", "## Do the files match their models", "", *parity(found), ""]
     return lines
 
 
 def parity(found: Sequence[Candidate]) -> Iterator[str]:
-    """The largest difference of each of our files to its model in PyTorch, on one picture."""
+    """The largest difference between each of our files and its model in PyTorch, on one image."""
     yield "Largest difference of a box to the same model in PyTorch, as a fraction of the picture; peers are not checked."
     yield ""
     yield "| | px | | runtime | difference |"
@@ -150,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=[*PEERS, *OURS], help=f"of {', '.join(PEERS)}, and ours")
     parser.add_argument("--sizes", nargs="+", type=int, default=[320, 640])
-    parser.add_argument("--before", help="commit whose export of our models is timed too")
+    parser.add_argument("--before", help="also time our models as exported by this commit")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--skip-int8", action="store_true")
     parser.add_argument("--work", default="~/.cache/nextdetr-anchors", help="folder of environments and exported files")

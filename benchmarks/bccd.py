@@ -2,8 +2,8 @@
 
     python benchmarks/bccd.py DATA [--model nextdetr-atto] [--minutes 24] [--image-size 320] [--output DIR] [--write]
 
-DATA is the VOC folder of BCCD (205 / 87 / 72 photographs). A folder with a finished run is reported, not trained again;
-its test split is scored once only: the score is kept beside the run as ``test.json``.
+DATA is the VOC folder of BCCD (205 / 87 / 72 images). A finished run is reported, not trained again. Its test split is
+scored only once: the score is stored in the run folder as ``test.json``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from results import machine, write_result
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Train unless it has been done, score unless it has been done; return the test score as JSON."""
+    """Train and score, unless already done; return the test score as JSON."""
     folder = Path(options.output)
     if not (folder / "best.safetensors").is_file():
         Detector(options.model).train(

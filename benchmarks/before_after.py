@@ -1,10 +1,10 @@
-"""Time an earlier commit beside the working tree, in one run: a training step, loading a checkpoint, and the start.
+"""Compare an earlier commit with the working tree in one run: training step, loading a checkpoint, startup.
 
     python benchmarks/before_after.py --before COMMIT [--pairs 20] [--write]
 
-The earlier commit is checked out into a temporary folder. Both sides run in the same environment, each in processes of its
-own with its own source on the path, and take turns, so that a drift of the machine's speed meets both. Quoted are the
-medians, and the median of the pairwise ratios (after / before) with the 95 % interval of a bootstrap over the pairs.
+The earlier commit is checked out into a temporary folder. Both sides run in the same environment, in separate processes
+with their own source on the path, and take turns, so that drift in the machine's speed affects both. Results are the
+medians, and the median of the pairwise ratios (after / before) with a 95 % bootstrap interval over the pairs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from results import machine, ratio, write_result
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# What a worker runs: it answers every line of its input with the seconds of one turn.
+# Code of a worker: for each line of input, it takes one turn and prints the seconds.
 STEP = """
 import sys, time
 import torch
@@ -112,7 +112,7 @@ def checkout(commit: str) -> Iterator[Path]:
 
 
 class Worker:
-    """A process of one side that takes a turn whenever asked."""
+    """A process of one side that takes a turn on request."""
 
     def __init__(self, source: Path, code: str, arguments: list[str]) -> None:
         self.process = subprocess.Popen(
@@ -140,7 +140,7 @@ class Worker:
 
 
 class Command:
-    """A command of one side, a process of its own each time."""
+    """A command of one side, in a new process each time."""
 
     def __init__(self, source: Path, arguments: list[str]) -> None:
         self.source, self.arguments = source, arguments
@@ -156,7 +156,7 @@ class Command:
 
 
 def alternate(before: Worker | Command, after: Worker | Command, pairs: int) -> list[tuple[float, float]]:
-    """Seconds of both sides, in turn, after two rounds for warming up; who begins changes from pair to pair."""
+    """Seconds of both sides, interleaved, after two warm-up rounds; which side starts alternates."""
     found = []
     for number in range(pairs + 2):
         if number % 2:
@@ -182,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", required=True, help="commit to compare with")
     parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--only", nargs="*", default=(), help="words of the rows to measure")
+    parser.add_argument("--only", nargs="*", default=(), help="measure only rows that contain these words")
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     options = parser.parse_args()
     with checkout(options.before) as earlier, tempfile.TemporaryDirectory() as folder:
@@ -206,10 +206,10 @@ def main() -> None:
                 pairs = alternate(*(Command(tree, arguments) for tree in (earlier, ROOT)), options.pairs)
                 rows.append(row(name, pairs))
     lines = [
-        "# An earlier commit beside this one",
+        "# An earlier commit compared with this one",
         "",
         f"`python benchmarks/before_after.py --before {options.before}`: {options.pairs} alternating pairs, seconds, "
-        f"medians; the interval is a bootstrap's 95 %. {machine()}",
+        f"medians; 95 % bootstrap interval. {machine()}",
         "",
         "| | before | after | after / before | interval |",
         "|---|---|---|---|---|",
@@ -220,7 +220,7 @@ def main() -> None:
 
 
 def asked(name: str, words: list[str]) -> bool:
-    """Whether a row was asked for."""
+    """Whether a row was requested."""
     return not words or any(word in name for word in words)
 
 

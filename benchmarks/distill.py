@@ -1,15 +1,15 @@
-"""A small detector with and without a teacher, in equal minutes, on as many seeds as asked for.
+"""A small detector with and without a teacher, in equal minutes, on several seeds.
 
     python benchmarks/distill.py DATA --teacher CKPT [--model nextdetr-zepto] [--minutes 24] [--seeds 0 1 2]
         [--image-size 320] [--variants plain teacher half places maps] [--output DIR] [--test] [--write]
 
-Every variant trains from random weights with the recipe's settings and the same minutes, validations included, so that what
-the teacher costs is paid in epochs. Variants are compared by the best AP on ``val``; with ``--test`` the chosen one and the
-plain one are scored on ``test`` too, once for each seed: the scores are kept beside the runs. A finished run is reported,
-not trained again, and one that was stopped goes on.
+Every variant trains from random weights with the recipe's settings and the same minutes, including validation, so that
+the cost of the teacher means fewer epochs. Variants are compared by their best AP on ``val``. With ``--test``, the
+chosen one and the plain one are also scored on ``test``, once per seed; the scores are stored in the run folders.
+Finished runs are reported, not trained again, and stopped ones are resumed.
 
-plain: labels alone. teacher: all that it can teach, throughout. half: in the first half of the run. places: classes, boxes
-and edges, but no maps. maps: the maps alone.
+plain: labels only. teacher: all distillation losses, in the whole run. half: in the first half of the run. places:
+classes, boxes and edges, but no maps. maps: maps only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ VARIANTS: dict[str, dict[str, float]] = {
 
 
 def train(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
-    """Train unless it has been done; return the best validation, epochs, and the teacher's share of a step."""
+    """Train, unless already done; return the best validation, epochs, and the teacher's share of a step."""
     folder = Path(options.output) / f"{variant}-{seed}"
     done = folder / "result.json"
     if not done.is_file():
@@ -53,7 +53,7 @@ def train(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any
 
 
 def test(options: argparse.Namespace, variant: str, seed: int) -> float | None:
-    """Score the best weights of a run on ``test``, unless it has been done; return AP."""
+    """Score the best weights of a run on ``test``, unless already done; return AP."""
     folder = Path(options.output) / f"{variant}-{seed}"
     file = folder / "test.json"
     if not file.is_file():
@@ -64,7 +64,7 @@ def test(options: argparse.Namespace, variant: str, seed: int) -> float | None:
 
 
 def shown(values: list[float | None]) -> str:
-    """Mean and all values, where there are any."""
+    """Mean and all values, if there are any."""
     known = [value for value in values if value is not None]
     if not known:
         return "undefined"
@@ -72,7 +72,7 @@ def shown(values: list[float | None]) -> str:
 
 
 def share(result: dict[str, Any]) -> float:
-    """Share of a step that the teacher's own look takes."""
+    """Share of a step spent in the teacher's forward pass."""
     profile = result.get("profile") or {}
     return float(profile.get("parts", {}).get("teacher", 0.0) / max(1e-9, profile.get("step", 0.0)))
 
@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def teacher_line(options: argparse.Namespace) -> str:
-    """What the teacher is, and its AP on ``val``, scored once."""
+    """Describe the teacher, with its AP on ``val``, scored once."""
     file = Path(options.output) / "teacher.json"
     if not file.is_file():
         scored = Detector(options.teacher).val(data=options.data, quiet=True)

@@ -1,14 +1,14 @@
-"""Near-duplicates: plant copies of every image, and count how many ``find_duplicates`` finds, and what else it reports.
+"""Near duplicates: plant copies of every image, and count how many ``find_duplicates`` finds, and what else it reports.
 
     python benchmarks/duplicates.py DATA [--sheets FOLDER] [--time 10000] [--write]
 
-DATA is a folder with ``bccd``, ``facemask.yaml`` and ``coco_tiny.yaml``. For each kind of change every image gets one copy:
-a crop of four fifths of the area (of the same shape, or up to a fifth wider or higher), a new encoding (JPEG of quality 20
-to 70 or WebP, at 0.4 to 1.2 of the size), a mirrored copy, one with the brightness 0.5 to 0.8 or 1.25 to 1.6, and, beyond
-the target, all of it at once. The thresholds were chosen on the training splits of BCCD and Facemask and every other image
-of coco_tiny; the rest is reported by itself. Pairs that were not planted are drawn side by side with ``--sheets``: which of
-them are false, only eyes can tell. ``--time`` writes so many JPEGs of 640 x 480, windows of the images with some noise, and
-counts the processor's seconds.
+DATA is a folder with ``bccd``, ``facemask.yaml`` and ``coco_tiny.yaml``. Every image gets one copy for each kind of
+change: a crop of four fifths of the area (of the same shape, or up to a fifth wider or higher), a new encoding (JPEG of
+quality 20 to 70 or WebP, at 0.4 to 1.2 of the size), a mirrored copy, one with brightness 0.5 to 0.8 or 1.25 to 1.6,
+and, beyond the target, all changes at once. The thresholds were chosen on the training splits of BCCD and Facemask and
+every other image of coco_tiny; the rest is reported separately. ``--sheets`` draws pairs that were not planted side by
+side, since false ones can only be recognised by eye. ``--time N`` writes N JPEGs of 640 x 480, windows of the images
+with some noise, and measures the CPU time.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ BEYOND = "all at once"
 
 
 def image_sets(data: Path) -> dict[str, list[Path]]:
-    """Return the images by set and part: what the thresholds were chosen on, and the rest."""
+    """Return the images by set and part: those that the thresholds were chosen on, and the rest."""
 
     def paths(name: str, *splits: str) -> list[Path]:
         return [record.path for split in splits for record in load_data(data / name, split, check_images=False).records]
@@ -111,7 +111,7 @@ def plant(paths: Sequence[Path], change: Change, folder: Path, seed: int) -> lis
 
 
 def score(paths: Sequence[Path], copies: Sequence[Path]) -> tuple[int, int, set[tuple[int, int]]]:
-    """Return how many copies are in the group of their image, the number of pairs, and of pairs of two images."""
+    """Return the number of copies found in the group of their image, of all pairs, and of pairs of different images."""
     pairs = find_duplicates([*paths, *copies], threads=1)
     groups = Groups(2 * len(paths))
     for pair in pairs:
@@ -185,7 +185,7 @@ def main() -> None:
     sets = image_sets(options.data)
     head = " | ".join(CHANGES)
     lines = [
-        "# Near-duplicates: copies found of those planted",
+        "# Near duplicates: planted copies that are found",
         "",
         machine(),
         "",
@@ -193,7 +193,7 @@ def main() -> None:
         f"|---|{'---|' * (len(CHANGES) + 3)}",
         *(report_set(name, paths, options.sheets) for name, paths in sets.items()),
         "",
-        f"Copies have one change each, but for the column {BEYOND!r}.",
+        f"Each copy has one change, except in the column {BEYOND!r}.",
     ]
     if options.time:
         every = [path for name in ("BCCD", "Facemask", "coco_tiny") for path in sets[name]]

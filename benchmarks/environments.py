@@ -1,7 +1,7 @@
-"""Environments of their own for the peers, so that nothing of theirs is ever imported beside ours.
+"""Separate environments for the peers, so that their packages and ours are never imported together.
 
-Torch, ONNX and what else is installed here is shared with them through a path file: both sides run on the same versions,
-and an environment takes megabytes. Nothing of theirs is seen from here.
+Torch, ONNX and other packages installed here are shared with them through a path file: both sides run on the same
+versions, and an environment takes only megabytes. Their packages are not visible from here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def environment(folder: Path, name: str, packages: list[str]) -> Path:
-    """Install packages into the environment ``folder/name`` unless they are there; return its python."""
+    """Install packages into the environment ``folder/name``, unless they are installed; return its Python."""
     home = folder.expanduser().resolve() / name
     python = home / ("Scripts" if os.name == "nt" else "bin") / "python"
     ready = home / "ready"
@@ -31,6 +31,6 @@ def environment(folder: Path, name: str, packages: list[str]) -> Path:
 
 
 def surroundings(threads: int) -> dict[str, str]:
-    """Return the environment variables of a timed process: so many threads, and none of our package's paths."""
+    """Return the environment variables of a timed process: the number of threads, and none of our package's paths."""
     values = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     return values | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "YOLO_OFFLINE": "true"}

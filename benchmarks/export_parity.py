@@ -1,11 +1,11 @@
-"""Do exported files answer as PyTorch does? Every size from atto to tiny, ONNX and OpenVINO, float32.
+"""Do exported files give the same results as PyTorch? Every size from atto to tiny, ONNX and OpenVINO, float32.
 
     python benchmarks/export_parity.py [--sizes atto femto pico nano tiny] [--image-size 320] [--images 8] [--write]
 
-Each ``nextdetr-*`` of random weights, its statistics and heads stirred so that scores lie apart as a trained detector's do,
-goes through ``nextdetr export``; the gate's own comparison on drawn pictures is told: how many detections have a match
-within 0.001 (boxes as fractions, scores), matched by class and box, since queries whose scores nearly tie may swap, and the
-largest difference of those that have one.
+Each ``nextdetr-*`` has random weights, with statistics and heads perturbed so that scores differ as in a trained
+detector, and is exported by ``nextdetr export``. The result is the gate's own comparison on random images: how many
+detections have a match within 0.001 (boxes as fractions, scores), and the largest difference of those. They are matched
+by class and box, since queries with nearly equal scores may swap.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def main() -> None:
                 )
                 print(rows[-1], flush=True)
     lines = [
-        f"# Exports beside PyTorch, {options.image_size} px",
+        f"# Exports compared with PyTorch, {options.image_size} px",
         "",
-        f"`python benchmarks/export_parity.py`: float32, {options.images} drawn pictures. {machine()}",
+        f"`python benchmarks/export_parity.py`: float32, {options.images} random images. {machine()}",
         "",
         "| | format | detections | within 0.001 | boxes | scores | gate passed | file, MB |",
         "|---|---|---|---|---|---|---|---|",

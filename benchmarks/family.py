@@ -1,10 +1,10 @@
-"""Parameters, GFLOP and latency of the nextdetr family beside the reference model, one run.
+"""Parameters, GFLOP and latency of the nextdetr family and the reference model, in one run.
 
     python benchmarks/family.py [--sizes atto femto pico nano tiny] [--image-size 640] [--repeats 9] [--as-built] [--write]
 
 Eager PyTorch, float32, one image, two threads, as built and with BatchNorm, RepConv and GRN's shift folded. Models take
-turns, so that a drift of the machine's speed meets all of them; medians, and each as a ratio to the reference's. The
-reference stands there a second time, with its 3 × 3 convolutions summed directly, as PyTorch computes them elsewhere.
+turns, so that drift in the machine's speed affects all of them. Results are medians, and the ratio of each to the
+reference. The reference is also listed with direct 3 × 3 convolutions (without Winograd), as PyTorch computes them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["atto", "femto", "pico", "nano", "tiny"])
     parser.add_argument("--image-size", type=int, default=640)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--as-built", action="store_true", help="leave the folded models out, as for sizes that take long")
+    parser.add_argument("--as-built", action="store_true", help="skip the folded models, for large sizes")
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     options = parser.parse_args()
     keep_freed_memory()

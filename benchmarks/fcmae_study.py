@@ -1,22 +1,22 @@
-"""Does pre-training on the same images without labels pay? Detectors from random weights and after FCMAE, for few labels.
+"""Does pre-training on the same images, without labels, help? Detectors from random weights and after FCMAE, few labels.
 
     python benchmarks/fcmae_study.py DATA [--pretrain-minutes 10 | --pretrain-epochs 58] [--steps 120 | --minutes 4]
         [--learning-rate 4e-4] [--whole-minutes 24] [--fractions 0.1 0.25 0.5 1] [--second-seed 0.25 0.5]
         [--settings random FCMAE] [--weights FILE] [--reset-grn] [--test] [--write]
 
 DATA is a Pascal VOC folder with the splits train, val and test. The backbone is pre-trained once, on the images of
-``train``. Then, for each fraction of its labels and each setting of SETTINGS, a detector is trained for the same steps,
-which do not depend on what else the machine does, or the same minutes, and scored on ``val``; where chance could decide, a
-second time with another seed. The labelled images of a fraction are the first ones of one shuffle, so that a larger one
-holds a smaller. At last, all labels once more for ``--whole-minutes`` in all, the pre-training's own minutes included, from
-random weights and after FCMAE. That is 14 runs with the pre-training not counted.
+``train``. Then, for each fraction of its labels and each entry of SETTINGS, a detector is trained for the same number of
+steps (which other work on the machine does not affect) or the same minutes, and scored on ``val``. Fractions in
+``--second-seed`` are run again with another seed. The labelled images of a fraction are the first ones of one shuffle, so
+that larger fractions contain smaller ones. Finally, runs with all labels for ``--whole-minutes`` in total, including
+pre-training, from random weights and after FCMAE. That makes 14 runs, not counting the pre-training.
 
-``--weights`` takes a backbone's or a detector's file in the place of the pre-training: that of a detector which trained
-with all labels shows how much any pre-training could bring in these steps. ``--reset-grn`` sets GRN to zero, as in random
-weights, before the fine-tuning.
+``--weights`` uses the file of a backbone or detector instead of pre-training. The file of a detector trained with all
+labels gives an upper bound for any pre-training in these steps. ``--reset-grn`` sets GRN to zero, as in random weights,
+before fine-tuning.
 
-``--test`` scores the best weights of each run on ``test``, once. A run whose folder is complete is not repeated, and one
-that was stopped goes on, so the script can be stopped and started again; a folder with runs of other settings is refused.
+``--test`` scores the best weights of each run on ``test``, once. Finished runs are not repeated and stopped ones are
+resumed, so the script can be stopped and started again. A folder with runs of other settings is refused.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ SETTINGS: dict[str, dict[str, Any] | None] = {
     "FCMAE, layer decay 0.8": {"backbone_rate_factor": 1.0, "layer_decay": 0.8},
     "FCMAE, backbone at a tenth of the rate": {"backbone_rate_factor": 0.1},
 }
-#: What the recipe would choose otherwise, and must be the same in all of them.
+#: Settings that the recipe would choose, fixed here so that all runs have the same.
 FIXED: dict[str, Any] = {"backbone_rate_factor": 1.0, "layer_decay": 1.0, "freeze_backbone_epochs": 0, "batch_size": 8}
 
-#: Options in which the runs of one folder may differ.
+#: Options that may differ between the runs of one folder.
 VARIED = ("fractions", "second_seed", "settings", "output", "test", "write", "result")
 
 
@@ -79,7 +79,7 @@ def subset(data: Path, fraction: float, folder: Path) -> tuple[Path, int]:
 
 
 def claim(options: argparse.Namespace, folder: Path) -> None:
-    """Note what the runs of this folder have in common; refuse a folder of others."""
+    """Store the settings that the runs of this folder share; refuse a folder with others."""
     common = {name: value for name, value in vars(options).items() if name not in VARIED}
     common["data"] = str(Path(options.data).resolve())
     noted = folder / "settings.json"
@@ -87,19 +87,19 @@ def claim(options: argparse.Namespace, folder: Path) -> None:
         earlier = json.loads(noted.read_text(encoding="utf-8"))
         other = ", ".join(name for name in common if (earlier.get(name) or None) != (common[name] or None))
         if other:
-            raise SystemExit(f"{folder} holds runs with another {other}; choose another --output.")
+            raise SystemExit(f"{folder} contains runs with another {other}; choose another --output.")
     noted.write_text(json.dumps(common), encoding="utf-8")
 
 
 def pretraining(options: argparse.Namespace) -> tuple[str, float]:
-    """Unit and number of the pre-training's length."""
+    """Return the unit and value of the pre-training's length."""
     if options.pretrain_epochs is not None:
         return "epochs", options.pretrain_epochs
     return "minutes", options.pretrain_minutes
 
 
 def pretrained(options: argparse.Namespace, folder: Path) -> Path:
-    """Pre-train unless it has been done or weights are given; return the backbone's weights."""
+    """Pre-train, unless already done or weights are given; return the backbone's weights."""
     if options.weights is not None:
         return Path(options.weights)
     unit, number = pretraining(options)
@@ -120,10 +120,10 @@ def pretrained(options: argparse.Namespace, folder: Path) -> Path:
 
 
 def without_grn(weights: Path, folder: Path) -> Path:
-    """Write a copy of a backbone's weights with GRN at zero, its start; return it."""
+    """Write a copy of a backbone's weights with GRN at its initial value, zero; return its path."""
     path = folder / "backbone-grn-zero.safetensors"
     with safe_open(weights, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is not a mapping
         metadata = file.metadata()
     reset = {name: torch.zeros_like(tensor) if ".grn." in name else tensor for name, tensor in tensors.items()}
     save_file(reset, path, metadata)
@@ -131,14 +131,14 @@ def without_grn(weights: Path, folder: Path) -> Path:
 
 
 def budget(options: argparse.Namespace, images: int) -> dict[str, float]:
-    """Minutes, or the whole epochs nearest to the steps: a last batch is filled, so that each has all its images."""
+    """Minutes, or the number of epochs closest to the steps; the last batch of an epoch is filled up."""
     if options.minutes is not None:
         return {"minutes": options.minutes}
     return {"epochs": max(1, round(options.steps / math.ceil(images / FIXED["batch_size"])))}
 
 
 def fine_tune(options: argparse.Namespace, data: Path, weights: Path | None, changes: dict[str, Any], run: Path) -> float:
-    """Train unless it has been done; return the best AP on val."""
+    """Train, unless already done; return the best AP on val."""
     done = run / "done.json"
     if not done.is_file():
         detector = Detector(options.model) if weights is None else Detector(options.model, backbone_weights=weights)
@@ -154,7 +154,7 @@ def fine_tune(options: argparse.Namespace, data: Path, weights: Path | None, cha
 
 
 def score_test(data: Path, run: Path) -> float:
-    """AP of the run's best weights on test; scored once and kept."""
+    """AP of the run's best weights on test; scored once and stored."""
     kept = run / "test.json"
     if not kept.is_file():
         result = Detector(run / "best.safetensors").val(data=data, split="test", quiet=True)
@@ -163,7 +163,7 @@ def score_test(data: Path, run: Path) -> float:
 
 
 def history(run: Path) -> list[dict[str, str]]:
-    """Rows of the run's epochs."""
+    """Rows of metrics.csv, one per epoch."""
     with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -183,13 +183,13 @@ def run_of(folder: Path, fraction: float, seed: int, name: str) -> Path:
 
 
 def start_of(options: argparse.Namespace, name: str) -> str:
-    """What the table and the curves call a setting."""
+    """Name of a setting in the table and the plot."""
     weights = "FCMAE" if options.weights is None else "the given weights"
-    return name.replace("FCMAE", weights + (", GRN at zero" if options.reset_grn else ""))
+    return name.replace("FCMAE", weights + (", GRN set to zero" if options.reset_grn else ""))
 
 
 def plan(options: argparse.Namespace) -> Iterator[tuple[float, int, str]]:
-    """Fraction of the labels, seed and setting of each run, the first seeds first."""
+    """Fraction of the labels, seed and setting of each run, by seed."""
     for seed, fractions in ((0, options.fractions), (1, options.second_seed)):
         for fraction in fractions:
             for name in options.settings:
@@ -234,33 +234,33 @@ def options_given() -> argparse.Namespace:
     parser.add_argument("data")
     parser.add_argument("--model", default="nextdetr-atto")
     parser.add_argument("--fractions", type=float, nargs="*", default=[0.1, 0.25, 0.5, 1])
-    parser.add_argument("--second-seed", type=float, nargs="*", default=[0.25], help="fractions that get one")
+    parser.add_argument("--second-seed", type=float, nargs="*", default=[0.25], help="fractions to run with a second seed")
     parser.add_argument("--settings", nargs="+", default=["random", "FCMAE"], choices=list(SETTINGS))
     parser.add_argument("--pretrain-minutes", type=float, default=10)
     parser.add_argument(
-        "--pretrain-epochs", type=int, help="in place of minutes: does not depend on what else the machine does"
+        "--pretrain-epochs", type=int, help="instead of minutes; other work on the machine does not affect it"
     )
-    parser.add_argument("--pretrain-rate", type=float, default=None, help="peak rate (default: pretrain's own)")
-    parser.add_argument("--pretrain-batch", type=int, default=None, help="its batch (default: pretrain's own)")
-    parser.add_argument("--pretrain-decoder-width", type=int, default=None, help="its decoder's (default: pretrain's own)")
-    parser.add_argument("--pretrain-crop-min", type=float, default=None, help="its smallest crop (default: pretrain's own)")
-    parser.add_argument("--weights", default=None, help="start from this file in the place of pre-training")
-    parser.add_argument("--reset-grn", action="store_true", help="fine-tune with GRN at zero")
-    parser.add_argument("--steps", type=int, default=120, help="length of the fine-tuning")
-    parser.add_argument("--minutes", type=float, default=None, help="its length in minutes, in place of steps")
-    parser.add_argument("--learning-rate", type=float, default=None, help="its rate (default: the recipe's)")
+    parser.add_argument("--pretrain-rate", type=float, default=None, help="peak learning rate (default: pretrain's)")
+    parser.add_argument("--pretrain-batch", type=int, default=None, help="its batch size (default: pretrain's)")
+    parser.add_argument("--pretrain-decoder-width", type=int, default=None, help="decoder's width (default: pretrain's)")
+    parser.add_argument("--pretrain-crop-min", type=float, default=None, help="its smallest crop (default: pretrain's)")
+    parser.add_argument("--weights", default=None, help="start from this file instead of pre-training")
+    parser.add_argument("--reset-grn", action="store_true", help="set GRN to zero before fine-tuning")
+    parser.add_argument("--steps", type=int, default=120, help="length of fine-tuning")
+    parser.add_argument("--minutes", type=float, default=None, help="length of fine-tuning in minutes instead")
+    parser.add_argument("--learning-rate", type=float, default=None, help="its learning rate (default: the recipe's)")
     parser.add_argument(
-        "--whole-minutes", type=float, default=24, help="pre-training and fine-tuning of the last run; 0: none"
+        "--whole-minutes", type=float, default=24, help="length of the last runs, with pre-training; 0: none"
     )
     parser.add_argument("--image-size", type=int, default=256)
-    parser.add_argument("--whole-image-size", type=int, default=320, help="of the last runs; 0: as of the others")
+    parser.add_argument("--whole-image-size", type=int, default=320, help="of the last runs; 0: the same as the others")
     parser.add_argument("--output", default="runs/benchmark-fcmae")
     parser.add_argument("--test", action="store_true", help="score the best weights of each run on test, once")
     parser.add_argument("--write", action="store_true", help="write the dated result file")
-    parser.add_argument("--result", default="fcmae-study", help="its name")
+    parser.add_argument("--result", default="fcmae-study", help="name of the result file")
     options = parser.parse_args()
     if options.pretrain_epochs is not None and options.whole_minutes:
-        parser.error("--whole-minutes counts the minutes of pre-training; give --pretrain-minutes, or --whole-minutes 0")
+        parser.error("--whole-minutes includes the minutes of pre-training; pass --pretrain-minutes, or --whole-minutes 0")
     return options
 
 
@@ -285,7 +285,7 @@ def main() -> None:
         "",
         f"`python benchmarks/fcmae_study.py {shlex.join(sys.argv[1:])}`. {machine()}",
         "",
-        "AP on `val` is the best of the run, which therefore flatters all settings alike"
+        "AP on `val` is the best of the run, so it is too high, for all settings alike"
         + ("; `test` was scored once, with those weights." if options.test else "; `test` is not scored."),
         "",
         "| labels (images) | seed | start and fine-tuning | epochs | val AP | test AP |",

@@ -1,23 +1,24 @@
-"""Few labels, many images: what each way of learning without labels is worth, over the share of labels.
+"""Few labels, many images: the gain of each method that learns without labels, by fraction of labels.
 
     python benchmarks/few_labels.py DATA [--rows random pretrained unlabelled together yolo26n]
         [--fractions 0.05 0.1 0.25 1] [--seeds 0 1 2] [--minutes 12 | --steps 600] [--model nextdetr-atto]
         [--image-size 256] [--block MINUTES] [--output DIR] [--test] [--write]
 
-DATA has the splits train and val (and test, for ``--test``). Of each fraction the labelled images are the first ones of one
-shuffle by the seed, and ``val`` is cut down alike, as a user's would be; the other images of train are unlabelled.
+DATA has the splits train and val (and test, for ``--test``). The labelled images of a fraction are the first ones of one
+shuffle by the seed. ``val`` is reduced in the same way, as a user's would be. The other images of train are unlabelled.
 
-- random: the labels alone, from random weights.
+- random: labels only, from random weights.
 - pretrained: ``pretrain --detector`` on all images of train for a third of the minutes, then the labels.
 - unlabelled: ``train --unlabelled`` from random weights.
 - together: both.
-- yolo26n: the peer, from random weights, in an environment of its own (see ``peers.py``); with ``--minutes`` only.
+- yolo26n: the peer, from random weights, in a separate environment (see ``peers.py``); only with ``--minutes``.
 
-``--minutes`` counts everything, pre-training too. ``--steps`` gives each run as many steps of the student instead, its
-pre-training apart, so that method and speed are told apart. Where all images have labels, ``unlabelled`` and ``together``
-have nothing more to learn from, and train without. A run that is over is never repeated, one that was stopped goes on, and
-``state.json`` in the folder has what is known; ``--block`` ends the script after a run when so many minutes have passed, so
-that a long study fits into several evenings. ``--test`` scores each run's best weights on ``test``, once.
+``--minutes`` includes everything, also pre-training. ``--steps`` gives each run the same number of student steps
+instead, without counting pre-training, which separates the method from its speed. If all images have labels,
+``unlabelled`` and ``together`` train without unlabelled images. Finished runs are never repeated, stopped ones are
+resumed, and ``state.json`` in the folder has the results so far. ``--block MINUTES`` stops the script after the run in
+which that time has passed, so that a long study can be split. ``--test`` scores each run's best weights on ``test``,
+once.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from results import FOLDER, machine, write_result
 
 ROWS = ("random", "pretrained", "unlabelled", "together", "yolo26n")
 PRETRAIN_SHARE = 1 / 3  # of the minutes
-BATCH = 8  # with --steps, so that all rows have the same
+BATCH = 8  # with --steps, so that all rows use the same one
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +62,12 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of its folder, and of its place in the state."""
+        """Name of its folder, and its key in the state."""
         return f"{100 * self.fraction:g}-{self.row}-seed{self.seed}"
 
 
 def jobs(options: argparse.Namespace) -> Iterator[Job]:
-    """All runs, seed by seed, so that a study that ends early has all rows of the first."""
+    """All runs, seed by seed, so that a study that ends early has all rows of the first seed."""
     for seed in options.seeds:
         for fraction in options.fractions:
             for row in options.rows:
@@ -74,7 +75,7 @@ def jobs(options: argparse.Namespace) -> Iterator[Job]:
 
 
 def write_data(options: argparse.Namespace, job: Job, folder: Path) -> tuple[Path, Path, int]:
-    """Write a data set of the labelled share, and a folder of links to the images that have none, unless they are there.
+    """Write a data set of the labelled images, and a folder of links to the others, unless they exist.
 
     Returns:
         The data set, that folder, and the number of labelled images.
@@ -98,23 +99,23 @@ def write_data(options: argparse.Namespace, job: Job, folder: Path) -> tuple[Pat
 
 
 def cut(data: DetectionData, fraction: float, seed: int) -> DetectionData:
-    """The first images of a shuffle; a larger fraction holds a smaller. At least two, so that one may have a box."""
+    """The first images of a shuffle; larger fractions contain smaller ones. At least two, so that one may have a box."""
     order = np.random.default_rng(seed).permutation(len(data.records))
     kept = sorted(order[: max(2, round(fraction * len(order)))].tolist())
     return replace(data, records=[data.records[index] for index in kept])
 
 
 def length(options: argparse.Namespace, images: int, minutes: float) -> dict[str, Any]:
-    """Minutes, or the whole epochs nearest to the steps."""
+    """Minutes, or the number of epochs closest to the steps."""
     if options.steps is None:
         return {"minutes": minutes}
     return {"epochs": max(1, round(options.steps / math.ceil(images / BATCH))), "batch_size": BATCH}
 
 
 def pretrained(options: argparse.Namespace, job: Job, folder: Path) -> tuple[Path, float]:
-    """Pre-train backbone and head on all images of train, unless it has been done; return the file and its minutes.
+    """Pre-train backbone and head on all images of train, unless already done; return the file and its minutes.
 
-    It sees no label, so that all fractions of a seed share it.
+    It uses no labels, so all fractions of a seed share it.
     """
     run, minutes = folder / f"pretrain-seed{job.seed}", PRETRAIN_SHARE * options.minutes
     done = run / "done.json"
@@ -130,7 +131,7 @@ def pretrained(options: argparse.Namespace, job: Job, folder: Path) -> tuple[Pat
 
 
 def train_ours(options: argparse.Namespace, job: Job, folder: Path) -> dict[str, Any]:
-    """Train a row of ours unless it has been done; return its scores."""
+    """Train one of our rows, unless already done; return its scores."""
     data, more, count = write_data(options, job, folder)
     run = folder / job.name
     weights, spent = None, 0.0
@@ -153,7 +154,7 @@ def train_ours(options: argparse.Namespace, job: Job, folder: Path) -> dict[str,
 
 
 def train_peer(options: argparse.Namespace, job: Job, folder: Path) -> dict[str, Any]:
-    """Train the peer for the same minutes; its best weights are scored on test where there is one."""
+    """Train the peer for the same minutes, and score its best weights on test if there is one."""
     data, _, count = write_data(options, job, folder)
     splits = read_splits(str(data))
     if not options.test:
@@ -165,13 +166,13 @@ def train_peer(options: argparse.Namespace, job: Job, folder: Path) -> dict[str,
 
 
 def common(options: argparse.Namespace) -> dict[str, Any]:
-    """What all runs of a folder share."""
+    """Settings that all runs of a folder share."""
     names = ("model", "image_size", "minutes", "steps", "threads", "test")
     return {**{name: getattr(options, name) for name in names}, "data": str(Path(options.data).resolve())}
 
 
 def read_state(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """What is known; refuse a folder of another study."""
+    """Read the results so far; refuse a folder of another study."""
     file, now = folder / "state.json", common(options)
     if not file.is_file():
         return {"settings": now, "runs": {}}
@@ -183,13 +184,13 @@ def read_state(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def study(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Run what is missing; return the state, which is written after each run."""
+    """Run whatever is missing; return the state, which is written after each run."""
     state, started = read_state(options, folder), time.monotonic()
     for job in jobs(options):
         if job.name in state["runs"]:
             continue
         if options.block is not None and time.monotonic() - started > 60 * options.block:
-            print(f"The block of {options.block:g} minutes is over; the same command goes on.", flush=True)
+            print(f"The block of {options.block:g} minutes is over; run the same command again to continue.", flush=True)
             break
         run = train_peer if job.row == "yolo26n" else train_ours
         state["runs"][job.name] = run(options, job, folder)
@@ -199,7 +200,7 @@ def study(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def scores(options: argparse.Namespace, state: dict[str, Any], split: str) -> dict[str, dict[float, list[float]]]:
-    """AP by row and fraction, a value a seed."""
+    """AP by row and fraction, one value per seed."""
     found: dict[str, dict[float, list[float]]] = {row: {} for row in options.rows}
     for job in jobs(options):
         run = state["runs"].get(job.name)
@@ -209,9 +210,9 @@ def scores(options: argparse.Namespace, state: dict[str, Any], split: str) -> di
 
 
 def plot(options: argparse.Namespace, found: dict[str, dict[float, list[float]]], split: str, tag: str) -> Path | None:
-    """Draw AP over the share of labels: the mean of the seeds, and from their lowest to their highest.
+    """Plot AP over the fraction of labels: mean and range of the seeds.
 
-    One share makes no curve, and is not drawn.
+    A single fraction is not plotted.
     """
     if not options.write or len(options.fractions) < 2:
         return None
@@ -243,7 +244,7 @@ def plot(options: argparse.Namespace, found: dict[str, dict[float, list[float]]]
 
 
 def report(options: argparse.Namespace, state: dict[str, Any]) -> None:
-    """Print the tables and, on request, keep them with the plot."""
+    """Print the tables and, on request, write them with the plot."""
     lines = [
         f"# Few labels, {Path(options.data).stem}, {options.model} at {options.image_size} px, "
         + (f"{options.minutes:g} minutes a run" if options.steps is None else f"{options.steps} steps a run"),
@@ -271,15 +272,15 @@ def report(options: argparse.Namespace, state: dict[str, Any]) -> None:
 def options_given() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
-    parser.add_argument("--rows", nargs="+", default=None, choices=ROWS, help="default: all; with --steps all of ours")
+    parser.add_argument("--rows", nargs="+", default=None, choices=ROWS, help="default: all; with --steps, all of ours")
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.05, 0.1, 0.25, 1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--minutes", type=float, default=12, help="of a run; with --steps a third of them is pre-training")
-    parser.add_argument("--steps", type=int, default=None, help="of the student, in place of minutes")
+    parser.add_argument("--minutes", type=float, default=12, help="of each run; with --steps, a third is pre-training")
+    parser.add_argument("--steps", type=int, default=None, help="of the student, instead of minutes")
     parser.add_argument("--model", default="nextdetr-atto")
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--block", type=float, default=None, help="begin no run after so many minutes")
+    parser.add_argument("--block", type=float, default=None, help="start no further run after this many minutes")
     parser.add_argument("--environment", default="~/.cache/nextdetr-peers")
     parser.add_argument("--output", default="runs/benchmark-few-labels")
     parser.add_argument("--test", action="store_true", help="score the best weights of each run on test, once")
@@ -288,7 +289,7 @@ def options_given() -> argparse.Namespace:
     ours = ROWS[:-1]
     options.rows = options.rows or (ROWS if options.steps is None else ours)
     if options.steps is not None and "yolo26n" in options.rows:
-        parser.error("the peer's steps are not ours: leave yolo26n out, or --steps")
+        parser.error("the peer's steps are not comparable: omit yolo26n, or use --minutes")
     return options
 
 

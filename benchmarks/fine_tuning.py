@@ -1,13 +1,12 @@
-"""Does a start from a trained detector pay? The same run from random weights and from a detector, by steps or by minutes.
+"""Does starting from a trained detector help? The same run from random weights and from a detector, in steps or minutes.
 
     python benchmarks/fine_tuning.py DATA --weights DETECTOR --model nextdetr-zepto --epochs 12 --image-size 224
         [--seeds 0 1 2] [--variant NAME KEY=VALUE ...] [--minutes 12] [--threads 2] [--write]
 
-``random`` starts from random weights with the recipe of its own, ``start`` from DETECTOR with the recipe for fine-tuning; a
-further ``--variant`` is ``start`` with settings of ``nextdetr train`` (``--variant gentle learning_rate=1e-4``), for the
-choice of that recipe. Scores are those of ``val``. The target: no start ends below random weights, and 90 % of the AP at
-which random weights end is reached in at most half of the run. Finished runs are not trained again; stopped ones go
-on.
+``random`` starts from random weights with the usual recipe, ``start`` from DETECTOR with the recipe for fine-tuning.
+Each ``--variant`` is ``start`` with other settings of ``nextdetr train`` (``--variant gentle learning_rate=1e-4``), to
+choose that recipe. Scores are on ``val``. The target: no start ends below random weights, and 90 % of the final AP from
+random weights is reached in at most half of the run. Finished runs are not trained again; stopped ones are resumed.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ import yaml
 from nextdetr import Detector
 from results import machine, write_result
 
-SHARE = 0.9  # of the AP at which random weights end
+SHARE = 0.9  # of the final AP from random weights
 
 
 def train(options: argparse.Namespace, variant: str, settings: dict[str, Any], seed: int) -> list[tuple[float, float]]:
-    """Train unless it has been done; return (share of the run, AP) of each validation."""
+    """Train, unless already done; return (share of the run, AP) of each validation."""
     folder = Path(options.output) / f"{variant}-{seed}"
     done = folder / "result.json"
     if not done.is_file():
@@ -57,7 +56,7 @@ def train(options: argparse.Namespace, variant: str, settings: dict[str, Any], s
 
 
 def reached(curve: list[tuple[float, float]], score: float) -> float | None:
-    """The share of the run after which a validation had this AP."""
+    """The share of the run after which a validation reaches this AP."""
     return next((share for share, found in curve if found >= score), None)
 
 
@@ -68,7 +67,7 @@ def shown(values: list[float], digits: int = 4) -> str:
 
 
 def row(variant: str, curves: list[list[tuple[float, float]]], ends: list[float]) -> str:
-    """A line of the table; ``ends`` are random weights' of the same seeds."""
+    """A line of the table; ``ends`` is the final AP from random weights, by seed."""
     at_half = [max((score for share, score in curve if share <= 0.5), default=0.0) for curve in curves]
     shares = [reached(curve, SHARE * end) for curve, end in zip(curves, ends, strict=True)]
     times = ", ".join("never" if share is None else f"{share:.0%}" for share in shares)
@@ -78,16 +77,16 @@ def row(variant: str, curves: list[list[tuple[float, float]]], ends: list[float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
-    parser.add_argument("--weights", required=True, help="the detector to start from")
+    parser.add_argument("--weights", required=True, help="detector to start from")
     parser.add_argument("--model", default="nextdetr-zepto")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--image-size", type=int, default=320)
     parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--validations", type=int, default=6, help="so many with --epochs; with --minutes the run decides")
+    parser.add_argument("--validations", type=int, default=6, help="number with --epochs; --minutes: the run decides")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--variant", nargs="+", action="append", default=[], metavar=("NAME", "KEY=VALUE"))
-    parser.add_argument("--no-start", action="store_true", help="leave the recipe's own fine-tuning out")
+    parser.add_argument("--no-start", action="store_true", help="skip the recipe's own fine-tuning")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--output", default="runs/benchmark-fine-tuning")

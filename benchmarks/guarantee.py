@@ -1,13 +1,14 @@
-"""Does the calibrated confidence keep its promise? Random splits of held-out images into calibration and test.
+"""Does the calibrated confidence keep its bound? Random splits of held-out images into calibration and test.
 
     python benchmarks/guarantee.py CHECKPOINT DATA [--splits 200] [--others DATA ...] [--write]
 
-The images of DATA's ``val`` and ``test`` are put together and split into halves at random. One half sets the confidence as
-``nextdetr calibrate`` does, on the other the share of missed objects of an image is counted; likewise the limit on how
-unlike the training images an image may be, and the share of images that it flags. A split is drawn without regard to what
-the weights were chosen by, so that both halves are alike, which is all that the bound assumes; the miss rates themselves
-are flattered by ``val``. The detector looks at each image once. Where a recall is out of reach of a half, all detections
-count, and nothing is promised; how often is said. ``--others`` names data sets whose ``val`` images ought to be flagged.
+The images of DATA's ``val`` and ``test`` are pooled and split into random halves. One half sets the confidence as
+``nextdetr calibrate`` does; on the other, the share of missed objects per image is measured. The same is done for the
+limit on how unlike the training images an image may be, and the share of images that it flags. Halves are random
+regardless of which images chose the weights, so that they are exchangeable, which is all that the bound assumes. The
+miss rates themselves are too low because of ``val``. The detector runs on each image once. If a recall is out of reach
+for a half, all detections count, and nothing is promised; the result says how often. ``--others`` names data sets whose
+``val`` images should be flagged.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SHARES = (0.05, 0.1, 0.2)
 
 
 def look(opened: OpenedModel, data: str, others: list[str]) -> tuple[Objects, NDArray[np.float64], list[float]]:
-    """Return the objects of val and test, how far each image is from training, and what share of others is flagged."""
+    """Return the objects of val and test, each image's distance from training, and the share of others that is flagged."""
     parts = [load_data(data, split, classes=opened.classes) for split in ("val", "test")]
     pool = replace(parts[1], split="val and test", records=[record for part in parts for record in part.records])
     examined = examine(opened, ValConfig(data=data), data=pool)
@@ -59,7 +60,7 @@ def halves(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def miss_rates(objects: Objects, recall: float, splits: int) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """Return the mean share of missed objects of the test half of each split, the thresholds, and how many have none."""
+    """Return the mean share of missed objects in each split's test half, the thresholds, and how many splits have none."""
     rates, thresholds, beyond = [], [], 0
     for seed in range(splits):
         first, second = halves(len(objects.count), seed)
@@ -71,7 +72,7 @@ def miss_rates(objects: Objects, recall: float, splits: int) -> tuple[NDArray[np
 
 
 def flagged(distances: NDArray[np.float64], share: float, splits: int) -> NDArray[np.float64]:
-    """Return the share of the test half's images that are beyond the limit, of each split."""
+    """Return the share of test images beyond the limit, for each split."""
     rates = []
     for seed in range(splits):
         first, second = halves(len(distances), seed)
@@ -81,7 +82,7 @@ def flagged(distances: NDArray[np.float64], share: float, splits: int) -> NDArra
 
 
 def kept(rates: NDArray[np.float64], limit: float) -> tuple[float, str]:
-    """Return the standard error of the mean over splits, and whether the mean is within it of the limit."""
+    """Return the standard error of the mean over splits, and whether the mean exceeds the limit by at most that."""
     error = float(rates.std(ddof=1) / np.sqrt(len(rates)))
     return error, "yes" if rates.mean() <= limit + error else "**no**"
 
@@ -97,7 +98,7 @@ def main() -> None:
     opened = open_model(options.checkpoint)
     objects, distances, unlike = look(opened, options.data, options.others)
     lines = [
-        "# What a calibrated confidence promises, and what it keeps",
+        "# Bound and result of a calibrated confidence",
         "",
         machine(),
         "",
@@ -122,7 +123,7 @@ def main() -> None:
     if unlike:
         names = (Path(other).resolve().stem for other in options.others)
         shares = ", ".join(f"{share:.1%} of {name}" for name, share in zip(names, unlike, strict=True))
-        lines += ["", f"With the limit that {SHARES[0]:.0%} of all these images exceed, flagged are {shares} (val)."]
+        lines += ["", f"With the limit that {SHARES[0]:.0%} of all these images exceed, {shares} (val) are flagged."]
     write_result("guarantee", lines, write=options.write)
 
 

@@ -1,10 +1,10 @@
-"""A trained detector's float32 and 8-bit files in ONNX Runtime and OpenVINO: AP, latency and size, one run.
+"""A trained detector's float32 and 8-bit files in ONNX Runtime and OpenVINO: AP, latency and size, in one run.
 
     python benchmarks/int8.py CHECKPOINT --data DATA [--split val] [--image-size S] [--seconds 20] [--output DIR] [--write]
 
-Each file goes through ``nextdetr export`` as a user would call it, accuracy control included, and is scored by its gate in
-every runtime that opens it. Then all sessions are open at once and take turns, batch 1, two threads; medians, and each as
-a ratio to the same runtime's float32 file of the same format.
+Each file is exported by ``nextdetr export`` as a user would do it, including accuracy control, and scored by its gate
+in every runtime that opens it. Then all sessions are opened together and take turns, batch 1, two threads. Results are
+medians, and their ratio to the same runtime's float32 file of the same format.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ THREADS = 2
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="trained detector")
-    parser.add_argument("--data", required=True, help="data set to calibrate and to score on")
+    parser.add_argument("--data", required=True, help="data set for calibration and scoring")
     parser.add_argument("--split", default="val")
     parser.add_argument("--image-size", type=int, help="side of the input in pixels (default: the checkpoint's)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="how long to measure, all sessions together")
+    parser.add_argument("--seconds", type=float, default=20.0, help="time to measure, for all sessions together")
     parser.add_argument("--output", type=Path, help="folder to keep the files in (default: a temporary one)")
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     options = parser.parse_args()
@@ -68,8 +68,8 @@ def main() -> None:
     lines = [
         f"# 8 bits, {Path(options.checkpoint).name} at {side} px on {Path(options.data).name}, {options.split}",
         "",
-        f"`python benchmarks/int8.py CHECKPOINT --data DATA`: batch 1, {THREADS} threads, in turn. AP of the checkpoint in "
-        f"PyTorch: {'-' if before is None else f'{before:.4f}'}. Instructions for 8-bit products: "
+        f"`python benchmarks/int8.py CHECKPOINT --data DATA`: batch 1, {THREADS} threads, interleaved. AP of the "
+        f"checkpoint in PyTorch: {'-' if before is None else f'{before:.4f}'}. Instructions for 8-bit products: "
         f"{instructions_for_8_bits()}. {machine()}",
         "",
         "| file | runtime | precision | AP | ms | to float32 | MB |",

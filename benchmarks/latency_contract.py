@@ -1,12 +1,12 @@
-"""How near the speed contract comes to what was asked for: asked, promised and measured again, on several data sets.
+"""How close does the speed contract come to the request? Requested, promised and measured again, on several data sets.
 
     python benchmarks/latency_contract.py DATA… [--latency 40] [--model nextdetr-atto] [--images 40] [--write]
 
-Each data set is trained for a few steps under ``--latency`` (accuracy does not matter for this claim), and the file of the
-chosen point is timed again in a process of its own, in the runtime of the table. ``coins`` is drawn as ``nextdetr
-quickstart`` draws it. Pass times that lie between the fastest and the slowest setting of the model. Exported files are kept
-under ``--output``, by setting and number of classes, so that a run that was broken off spends its time on timing: the times
-are always measured anew.
+Each data set is trained for a few steps with ``--latency`` (accuracy does not matter here), and the file of the chosen
+point is timed again in a separate process, in the runtime of the table. ``coins`` is generated as in ``nextdetr
+quickstart``. Pass times between the fastest and the slowest setting of the model. Exported files are kept under
+``--output``, by setting and number of classes, so that an interrupted run need not export them again. Times are always
+measured again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from results import machine, write_result
 
 
 def few(images: int) -> None:
-    """Let a data set have so many images a split: the contract's time is not the training's."""
+    """Limit the number of images per split, since training time does not matter here."""
     load = sources.load_data
 
     def cut(*arguments: object, **more: object) -> object:
@@ -48,7 +48,7 @@ def few(images: int) -> None:
 
 
 def keeping_meter(folder: Path, model: str) -> Meter:
-    """Return what measures as a training does, with files that are written once."""
+    """Return a function that measures as training does, with files that are written only once."""
 
     def measure(opened: OpenedModel, setting: Setting) -> SpeedPoint:
         path = kept_file(folder, model, len(opened.classes), setting)
@@ -62,7 +62,7 @@ def keeping_meter(folder: Path, model: str) -> Meter:
 
 
 def kept_file(folder: Path, model: str, classes: int, setting: Setting) -> Path:
-    """Where the file of a setting is kept."""
+    """Path of the file of a setting."""
     return folder / "files" / f"{model}-{classes}-{'-'.join(map(str, setting))}.onnx"
 
 

@@ -1,9 +1,9 @@
-"""Peak memory of an earlier commit beside the working tree: ``predict`` on many images, and a training step.
+"""Peak memory of an earlier commit and the working tree: ``predict`` on many images, and a training step.
 
     python benchmarks/memory.py --before COMMIT [--images 1000] [--repeats 3] [--write]
 
-Each measurement is a process of its own, with its side's source on the path and two threads; both sides take turns. Quoted
-is the resident memory at its highest (Linux's VmHWM), the median of the repeats, with the interpreter and torch in it.
+Each measurement is a separate process with its side's source on the path and two threads; both sides take turns.
+The result is the peak resident memory (Linux's VmHWM), the median of the repeats, including the interpreter and torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image
 from before_after import ROOT, STEP, checkout, environment
 from results import machine, write_result
 
-# Appended to what is measured: the process says how much it has held at most.
+# Appended to the measured code: prints the peak memory of the process.
 PEAK = """
 import re
 from pathlib import Path
@@ -49,7 +49,7 @@ def draw_images(folder: Path, number: int) -> None:
 
 
 def peak(tree: Path, code: str, arguments: list[str]) -> int:
-    """Bytes that a process of one side held at its highest."""
+    """Peak memory of a process of one side, in bytes."""
     command = [sys.executable, "-W", "ignore", "-c", code + PEAK, *arguments]
     done = subprocess.run(command, env=environment(tree), capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("peak ")]
@@ -85,10 +85,10 @@ def main() -> None:
             before, after = (statistics.median(found[tree]) for tree in (earlier, ROOT))
             rows.append(f"| {name} | {before / 1e6:.0f} | {after / 1e6:.0f} | **{after / before:.3f}** |")
     lines = [
-        "# Peak memory, an earlier commit beside this one",
+        "# Peak memory, an earlier commit compared with this one",
         "",
         f"`python benchmarks/memory.py --before {options.before} --images {options.images}`: {options.repeats} processes "
-        f"of each side in turn, medians of the highest resident memory. {machine()}",
+        f"of each side, interleaved, medians of the peak resident memory. {machine()}",
         "",
         "| | before, MB | after, MB | after / before |",
         "|---|---|---|---|",

@@ -21,7 +21,7 @@ __all__ = ["read_splits", "score_predictions", "write_yolo"]
 
 
 def read_splits(data: str) -> dict[str, DetectionData]:
-    """Return train, val and, where there is one, test, with the classes of train."""
+    """Return train, val and, if there is one, test, with the classes of train."""
     splits = {"train": load_data(data, "train")}
     splits["val"] = load_data(data, "val", classes=splits["train"].classes)
     with contextlib.suppress(DataError):  # many data sets have none
@@ -30,9 +30,9 @@ def read_splits(data: str) -> dict[str, DetectionData]:
 
 
 def write_yolo(splits: Mapping[str, DetectionData], folder: Path) -> Path:
-    """Write the splits as a YOLO data set whose images are links; return its ``data.yaml``. Crowds are left out.
+    """Write the splits as a YOLO data set whose images are links; return its ``data.yaml``. Crowds are omitted.
 
-    Images are named by split and position: their own names may occur twice.
+    Images are named by split and position, since their own names may not be unique.
     """
     for split, data in splits.items():
         images, labels = folder / "images" / split, folder / "labels" / split

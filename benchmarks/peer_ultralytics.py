@@ -1,10 +1,10 @@
-"""Runs inside the peer's own environment: train a YOLO for some minutes, then write what its weights find.
+"""Runs in the peer's own environment: trains a YOLO for some minutes, then writes the detections of its weights.
 
     python peer_ultralytics.py JOB.json
 
-Own text against the peer's public interface; nothing of NextDETR is imported here, and nothing of the peer anywhere else.
+Written against the peer's public interface. This file imports nothing of NextDETR, and no other file imports the peer.
 JOB has: model, data, folder, minutes, image_size, batch_size, threads, seed, images ({split: {id: path}}), snapshots.
-Left behind: ``times.json`` (epoch -> seconds since the start of training) and ``predictions-SPLIT-NAME.json``, COCO results
+Output: ``times.json`` (epoch -> seconds since the start of training) and ``predictions-SPLIT-NAME.json``, COCO results
 with boxes xywh in pixels and category ids as class indices.
 """
 
@@ -69,7 +69,7 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     folder = Path(job["folder"])
     torch.set_num_threads(job["threads"])
-    # What is installed beside it logs by itself; that is no part of training. The settings are of this folder (peers.py).
+    # Installed experiment trackers would log by themselves, which is not part of training. Settings are of this folder.
     settings.update({name: False for name in LOGGERS if name in settings})
     times = train(job, folder)
     weights = folder / "train" / "weights"

@@ -1,14 +1,14 @@
-"""Train our model and peers for the same minutes on the same data, and score all with the same evaluator.
+"""Train our model and peers for the same minutes on the same data, and score all of them with the same evaluator.
 
     python benchmarks/peers.py DATA [--peers yolo26n] [--ours auto] [--minutes 24] [--image-size 320]
         [--threads 2] [--batch-size 8] [--seeds 0] [--environment ~/.cache/nextdetr-peers] [--output DIR] [--write]
 
-Peers are installed into an environment of their own, once; they train from random weights with their own defaults, as ours
-does: ``auto`` leaves the model to the recipe too. The same files, splits, image size, threads and minutes of training, one
-after the other; the batch is a peer's, ours is the recipe's. Every model's detections go through
-COCO results into our evaluator: AP on val over the minutes, and the best weights once on test (on val where there is none).
-A folder with finished runs is reported and not trained again; ``--extra NAME=RUN`` adds a finished run of ours. With
-several ``--seeds`` all models train with the first, then with the next, and means and standard errors are reported too.
+Peers are installed once, into a separate environment. All models train from random weights with their own defaults; for
+ours, ``auto`` lets the recipe choose the model, too. Files, splits, image size, threads and minutes of training are the
+same, one model after the other. ``--batch-size`` is for the peers; the recipe chooses ours. All detections go through
+COCO results into our evaluator: AP on val over the minutes, and the best weights once on test (or on val if there is
+none). Finished runs are reported and not trained again. ``--extra NAME=RUN`` adds one of our finished runs. With
+several ``--seeds``, all models train with the first, then with the next; means and standard errors are reported, too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RUNNER = Path(__file__).parent / "peer_ultralytics.py"
 
 
 def run_peer(name: str, options: argparse.Namespace, splits: dict[str, DetectionData], folder: Path) -> dict[str, Any]:
-    """Train and predict unless it has been done; return curve and score."""
+    """Train and predict, unless already done; return curve and score."""
     python = environment(Path(options.environment), "ultralytics", ["ultralytics"])
     folder.mkdir(parents=True, exist_ok=True)
     final = "test" if "test" in splits else "val"
@@ -72,7 +72,7 @@ def run_peer(name: str, options: argparse.Namespace, splits: dict[str, Detection
 
 
 def run_ours(name: str, options: argparse.Namespace, splits: dict[str, DetectionData], folder: Path) -> dict[str, Any]:
-    """Train unless it has been done; return curve and score."""
+    """Train, unless already done; return curve and score."""
     command = [sys.executable, "-m", "nextdetr"]
     environ = surroundings(options.threads) | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     if not (folder / "best.safetensors").is_file():
@@ -108,7 +108,7 @@ def report_ours(
 
 
 def report(results: dict[int, dict[str, dict[str, Any]]], options: argparse.Namespace, final: str) -> None:
-    """Print the table and, on request, keep it with the plot."""
+    """Print the table and, on request, write it with the plot."""
     tag, seeds = f"peers-{Path(options.data).stem}", [str(seed) for seed in results]
     if seeds != ["0"]:
         tag += f"-seed-{'-'.join(seeds)}"
@@ -163,14 +163,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--peers", nargs="*", default=["yolo26n"])
-    parser.add_argument("--ours", nargs="*", default=["auto"], help="model names; auto: the recipe's")
-    parser.add_argument("--extra", nargs="*", default=[], metavar="NAME=RUN", help="finished runs of ours")
+    parser.add_argument("--ours", nargs="*", default=["auto"], help="model names; auto: chosen by the recipe")
+    parser.add_argument("--extra", nargs="*", default=[], metavar="NAME=RUN", help="our finished runs to add")
     parser.add_argument("--minutes", type=float, default=24)
     parser.add_argument("--image-size", type=int, default=320)
     parser.add_argument("--batch-size", type=int, default=8, help="of the peers")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--snapshots", type=int, default=12, help="most weights of a peer to score for its curve")
+    parser.add_argument("--snapshots", type=int, default=12, help="most checkpoints of a peer to score for its curve")
     parser.add_argument("--train-options", default="", help="further options of nextdetr train, in one string")
     parser.add_argument("--environment", default="~/.cache/nextdetr-peers")
     parser.add_argument("--output", default="runs/benchmark-peers")
@@ -178,7 +178,7 @@ def main() -> None:
     options = parser.parse_args()
     splits, output = read_splits(options.data), Path(options.output)
     if options.extra and len(options.seeds) > 1:
-        parser.error("--extra adds runs of one seed; give that seed alone")
+        parser.error("--extra adds runs of one seed; pass only that seed")
     results = {}
     for seed in options.seeds:
         given = argparse.Namespace(**vars(options), seed=seed)

@@ -1,11 +1,12 @@
-"""What stands around the model: preparing a picture, reading its boxes out, and whole videos beside the bare model.
+"""Preprocessing and postprocessing of an image, and complete videos compared with the model alone.
 
     python benchmarks/pipeline.py VIDEO [--model nextdetr-atto] [--image-sizes 640 320] [--repeats 15] [--write]
 
-A decoded picture of 1920 × 1080 pixels is brought to the first size, and the outputs of 300 queries and 80 classes
-become boxes, by ours and by transformers' image processor (torch and Pillow as it likes), in turn. Then VIDEO goes through
-``predict`` (decoding, drawing and encoding included), in PyTorch and exported to the fastest runtime, and the images a
-second are held against the same model alone, fed with the same tensor over and over. Two threads, random weights.
+A decoded image of 1920 × 1080 pixels is resized to the first size, and the outputs of 300 queries and 80 classes are
+turned into boxes, by our code and by transformers' image processor (with torch or Pillow, its choice), interleaved.
+Then ``predict`` runs on VIDEO (including decoding, drawing and encoding), in PyTorch and exported to the fastest
+runtime. Its images per second are compared with the same model alone on one repeated tensor. Two threads, random
+weights.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ SIZES = [(1080, 1920)]
 
 
 def around_the_model(size: int, repeats: int) -> dict[str, float]:
-    """Median milliseconds of preparing a picture and of reading its boxes out, ours and transformers'."""
+    """Median milliseconds of preprocessing and postprocessing, ours and transformers'."""
     from transformers import RTDetrImageProcessor
     from transformers.models.rt_detr.modeling_rt_detr import RTDetrObjectDetectionOutput
 
@@ -53,7 +54,7 @@ def around_the_model(size: int, repeats: int) -> dict[str, float]:
 
 
 def bare_rate(detector: Detector, size: int, seconds: float) -> float:
-    """Images a second of the model alone, batch 1."""
+    """Images per second of the model alone, batch 1."""
     model: Any = detector.opened.model
     images = torch.rand(1, 3, size, size)
     taken: list[float] = []
@@ -67,7 +68,7 @@ def bare_rate(detector: Detector, size: int, seconds: float) -> float:
 
 
 def video_rate(detector: Detector, video: str, size: int, folder: Path) -> tuple[int, float]:
-    """Frames, and images a second from the first detection to the last frame written."""
+    """Number of frames, and images per second from the first detection to the last written frame."""
     config = PredictConfig(output=folder, batch_size=1, save=("images", "json"), image_size=size)
     started, frames = 0.0, 0
     for _ in detector.stream(video, config):
@@ -85,7 +86,7 @@ def video_rows(model: str, video: str, size: int) -> list[str]:
         for name, detector in (("PyTorch", plain), ("exported, fastest runtime", Detector(file))):
             before = bare_rate(detector, size, 10)
             frames, rate = video_rate(detector, video, size, Path(folder) / name[:3])
-            bare = (before + bare_rate(detector, size, 10)) / 2  # around the video, as the machine's speed drifts
+            bare = (before + bare_rate(detector, size, 10)) / 2  # before and after, as the machine's speed drifts
             rows.append(f"| {size} | {name} | {frames} | {bare:.2f} | {rate:.2f} | {rate / bare:.0%} |")
     return rows
 
@@ -108,7 +109,7 @@ def main() -> None:
         "",
         f"`python benchmarks/pipeline.py VIDEO --image-sizes {shown}`: {THREADS} threads, medians. {machine()}",
         "",
-        f"A picture of 1920 x 1080, decoded, to {options.image_sizes[0]} px; 300 queries, 80 classes; in turn, "
+        f"A decoded image of 1920 x 1080, to {options.image_sizes[0]} px; 300 queries, 80 classes; interleaved, "
         f"{options.repeats} times:",
         "",
         "| | ms |",
@@ -116,7 +117,7 @@ def main() -> None:
         *(f"| {name} | {value:.1f} |" for name, value in around.items()),
         f"| ours, both | {around['ours, preprocess'] + around['ours, postprocess']:.1f} |",
         "",
-        f"The whole of `predict {Path(options.video).name}`, pictures drawn and encoded, beside the bare model, batch 1:",
+        f"`predict {Path(options.video).name}` with drawing and encoding, compared with the model alone, batch 1:",
         "",
         "| px | | frames | bare, images/s | video, images/s | share |",
         "|---|---|---|---|---|---|",

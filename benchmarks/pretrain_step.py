@@ -1,13 +1,13 @@
-"""Time one pre-training step on visible patches against the same step with dense masked convolutions, in one run.
+"""Compare a pre-training step on visible patches with the same step using dense masked convolutions, in one run.
 
     python benchmarks/pretrain_step.py [--size atto] [--image-size 224] [--mask-ratio 0.6] [--batch-size 32] [--repeats 5]
 
-Both are the same FCMAE model (encoder, decoder, loss, the same masks), forward and backward in float32, without the
-optimiser. The dense one computes the encoder as SparK does (arXiv 2301.03580): channels-last maps of the whole image and
-the mask multiplied in, with the fast layers of the detector, as few such products as will do, and the same decoder, so that
-nothing but the encoder differs. Steps alternate, so that a drift of the machine's speed meets both; medians are quoted, and
-the ratio is the median of the pairwise ratios. Peak memory is of one step in a process of its own, above what the process
-held before. The matrix-multiply rate is that of torch on 2048 x 2048 matrices in the same run.
+Both are the same FCMAE model (encoder, decoder, loss and masks), forward and backward in float32, without the
+optimiser. The dense one computes the encoder as SparK does (arXiv 2301.03580): channels-last maps of the whole image,
+multiplied by the mask as rarely as possible, with the fast layers of the detector. Only the encoder differs. Steps
+alternate, so that drift in the machine's speed affects both. Results are medians, and the median of the pairwise
+ratios. Peak memory is that of one step in a separate process, above what the process used before. The matrix-multiply
+rate is that of torch on 2048 x 2048 matrices in the same run.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def multiply_adds(options: argparse.Namespace) -> float:
 
 
 def matmul_rate() -> float:
-    """Multiply-adds a second."""
+    """Multiply-adds per second."""
     a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
     best = 0.0
     for _ in range(5):
@@ -96,7 +96,7 @@ def matmul_rate() -> float:
 
 
 def peak_megabytes(kind: str, options: argparse.Namespace) -> float:
-    """Peak of one step in a process of its own."""
+    """Peak memory of one step in a separate process."""
     command = [
         sys.executable, __file__, "--memory-of", kind, "--size", options.size, "--image-size", str(options.image_size),
         "--mask-ratio", str(options.mask_ratio), "--batch-size", str(options.batch_size), "--threads", str(options.threads),
@@ -107,8 +107,8 @@ def peak_megabytes(kind: str, options: argparse.Namespace) -> float:
 def measure_memory(options: argparse.Namespace) -> None:
     model, images, noise = build(options)
     step = STEPS[options.memory_of](model)
-    step(images[:1], noise[:1])  # loads what is loaded once
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    step(images[:1], noise[:1])  # initialises whatever is loaded lazily
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = peak_resident()
     step(images, noise)
     print(peak_resident() - before)
@@ -157,7 +157,7 @@ def main() -> None:
         f"`python benchmarks/pretrain_step.py`: {options.image_size} px, mask {options.mask_ratio}, batch "
         f"{options.batch_size}, {options.threads} threads, float32, median of {options.repeats}. {machine()}",
         "",
-        "| encoder | seconds a step, median | min | max | images/s | peak memory, MB |",
+        "| encoder | seconds per step, median | min | max | images/s | peak memory, MB |",
         "|---|---|---|---|---|---|",
         *(
             f"| {name} | {statistics.median(values):.3f} | {min(values):.3f} | {max(values):.3f} | "
@@ -167,7 +167,7 @@ def main() -> None:
         "",
         f"Dense masked / sparse, median of pairs: time **{ratio:.2f}** (target at least 2). Sparse / dense: peak memory "
         f"**{memory['sparse'] / memory['dense']:.2f}** (target at most 0.6). The sparse step does {used / 1e9:.1f} G "
-        f"multiply-adds a second, {used / rate:.0%} of this machine's matrix multiplication ({rate / 1e9:.1f} G).",
+        f"multiply-adds per second, {used / rate:.0%} of this machine's matrix multiplication ({rate / 1e9:.1f} G).",
     ]
     write_result("pretrain_step", lines, write=options.write)
 

@@ -1,14 +1,13 @@
-"""Time and memory of reading the annotations of large data sets, format by format, beside an earlier commit.
+"""Time and memory of reading the annotations of large data sets, by format, compared with an earlier commit.
 
     python benchmarks/reading.py [--before COMMIT] [--pairs 5] [--images 25000 50000 100000] [--formats yolo …] [--write]
 
-The data sets are made here: one small picture under many names, with three boxes in each image. Every reading is a
-process of its own, which calls ``load_data`` once. Images are not opened: looking at their headers is the same code for
-all formats, and would hide what is compared. The figure is the processor time of the process, user and system together,
-as other work on the machine changes it less than the time on the clock. The two sides take turns, and which comes first
-alternates; quoted are medians, and the median of the pairwise ratios (after / before) with the 95 % interval of a
-bootstrap. The earlier commit reads the formats that it knows; the others are read once. Memory is the peak of the
-resident set, less what the process had before it read.
+The data sets are generated: one small image under many names, with three boxes per image. Each reading is a separate
+process that calls ``load_data`` once. Images are not opened, since checking their headers is the same code for all
+formats and would hide the differences. Time is the CPU time of the process, user and system, which other work on the
+machine affects less than wall time. The two sides take turns, and which one starts alternates. Results are medians,
+and the median of the pairwise ratios (after / before) with a 95 % bootstrap interval. Formats that the earlier commit
+does not know are read once. Memory is the peak resident memory, minus that before reading.
 """
 
 from __future__ import annotations
@@ -52,19 +51,19 @@ print(json.dumps({{"seconds": end - start, "megabytes": (memory("VmHWM") - befor
 
 
 def read(data: Path, source: Path, count: int) -> dict[str, Any]:
-    """Read a set in a process of its own, and see that all of it was found."""
+    """Read a data set in a separate process, and check that all of it was found."""
     command = [sys.executable, "-W", "ignore", "-c", CHILD, str(data)]
     done = subprocess.run(command, env=environment(source), text=True, capture_output=True, check=False)
     if done.returncode:
         raise SystemExit(f"{data}: {done.stderr.strip().splitlines()[-1]}")
     result: dict[str, Any] = json.loads(done.stdout)
     if result["found"] != [count, BOXES * count, 0]:
-        raise SystemExit(f"{data}: {result['found']} images, boxes and problems were found, of {count} and {BOXES * count}")
+        raise SystemExit(f"{data}: {result['found']} images, boxes, problems; expected [{count}, {BOXES * count}, 0]")
     return result
 
 
 def measure(name: str, count: int, images: Path, before: Path | None, pairs: int) -> dict[str, list[Any]]:
-    """Write a set, read it by turns, and remove it again; one reading where there is no earlier side."""
+    """Write a data set, read it on both sides alternately, and remove it; one reading if there is no earlier side."""
     layout, root = FORMATS[name], images.parent / "set"
     (root / layout.images).parent.mkdir(parents=True)
     images.rename(root / layout.images)
@@ -72,14 +71,14 @@ def measure(name: str, count: int, images: Path, before: Path | None, pairs: int
     try:
         layout.write(root, count)
         if before is not None:
-            read(root / layout.data, ROOT, count)  # fills the cache of the file system
+            read(root / layout.data, ROOT, count)  # fills the file system's cache
         sides = {"after": ROOT} if before is None else {"before": before, "after": ROOT}
         for turn in range(pairs):
             for side in sorted(sides, reverse=turn % 2 == 1):
                 results[side].append(read(root / layout.data, sides[side], count))
     finally:
         (root / layout.images).rename(images)
-        for path in images.glob("*.json"):  # labelme's lie beside the images
+        for path in images.glob("*.json"):  # labelme's are next to the images
             path.unlink()
         (images / "metadata.jsonl").unlink(missing_ok=True)
         shutil.rmtree(root)
@@ -132,10 +131,10 @@ def report(table: dict[str, dict[int, dict[str, list[Any]]]], sizes: list[int], 
         lines.append(f"| {name} | {first} | {after} | {middle:.3f} ({low:.3f} to {high:.3f}) | {verdict} |")
     lines += [
         "",
-        "Peak memory, MB, and what an image more takes, kB, between the two smaller and the two larger numbers.",
+        "Peak memory, MB, and growth per image, kB, between the two smaller and the two larger data sets.",
         "",
     ]
-    lines += [f"| format | {' | '.join(f'{size:,}' for size in sizes)} | kB an image |", "|---" * (len(sizes) + 2) + "|"]
+    lines += [f"| format | {' | '.join(f'{size:,}' for size in sizes)} | kB per image |", "|---" * (len(sizes) + 2) + "|"]
     for name, found in table.items():
         peaks = [statistics.median(r["megabytes"] for r in found[size]["after"]) for size in sizes]
         steps = [

@@ -1,4 +1,4 @@
-"""Writes data sets of any size for ``reading.py``: one small picture under many names, and three boxes in each image."""
+"""Writes data sets of any size for ``reading.py``: one small image under many names, with three boxes per image."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["BOXES", "FORMATS", "SIZE", "Layout", "link_images"]
 SIZE = 640, 480
 BOXES = 3  # in each image
 CLASSES = [f"class {number}" for number in range(10)]
-LINKS = 60_000  # names that some file systems give one file at most
+LINKS = 60_000  # maximum number of hard links to a file on some file systems
 
 Box = tuple[str, int, tuple[int, int, int, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A format: what writes its annotations, where its images lie, and what ``--data`` is, below the folder of the set."""
+    """A format: a function that writes its annotations, and the paths of its images and of ``--data`` in the folder."""
 
     write: Callable[[Path, int], None]
     images: str
@@ -30,7 +30,7 @@ class Layout:
 
 
 def link_images(folder: Path, count: int) -> None:
-    """Make a folder of ``count`` images."""
+    """Create a folder of ``count`` images."""
     folder.mkdir(parents=True)
     first = folder
     for number in range(count):

@@ -1,9 +1,9 @@
-"""Trust, counted: kills, bad inputs, fuzzing, a full disk, and two processes of which one fails.
+"""Test reliability: kills, bad inputs, fuzzing, a full disk, and two processes of which one fails.
 
     python benchmarks/reliability.py --output DIR [--part kill,bad,fuzz,disk,processes] [--write]
 
-Minutes to hours. What is done is kept in ``DIR``, a JSON file a part, and a further call goes on from there; parts may run
-one by one, or side by side. ``--write`` puts the dated result together from what all parts have done so far.
+Takes minutes to hours. Finished work is stored in ``DIR``, with one JSON file per part, and another call continues from
+there. Parts may run one by one or at the same time. ``--write`` writes the dated result of all parts so far.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ PARTS = ("kill", "bad", "fuzz", "disk", "processes")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder of all that is made, and of what is done so far")
-    parser.add_argument("--part", default=",".join(PARTS), help="parts to run, with commas between; none: only the result")
-    parser.add_argument("--kills", type=int, default=50, help="moments of each command")
-    parser.add_argument("--moments", type=int, default=20, help="moments of a full disk")
-    parser.add_argument("--fuzz-minutes", type=float, default=20, help="of the processor for each parser, over all calls")
+    parser.add_argument("--output", type=Path, required=True, help="folder for all files, including the state of each part")
+    parser.add_argument("--part", default=",".join(PARTS), help="comma-separated parts to run; none: only the result")
+    parser.add_argument("--kills", type=int, default=50, help="number of kills per command")
+    parser.add_argument("--moments", type=int, default=20, help="number of times that the disk fills up")
+    parser.add_argument("--fuzz-minutes", type=float, default=20, help="CPU minutes per parser, over all calls")
     parser.add_argument(
-        "--fuzz-wall", type=float, help="minutes of fuzzing in this call (default: until all have had theirs)"
+        "--fuzz-wall", type=float, help="minutes of fuzzing in this call (default: until all parsers are done)"
     )
-    parser.add_argument("--fuzz-jobs", type=int, default=1, help="parsers to fuzz at once")
+    parser.add_argument("--fuzz-jobs", type=int, default=1, help="number of parsers to fuzz at the same time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     options = parser.parse_args()
     parts = [part for part in options.part.split(",") if part != "none"]
     if unknown := [part for part in parts if part not in PARTS]:
-        parser.error(f"--part {unknown[0]}: there are {', '.join(PARTS)}")
+        parser.error(f"--part {unknown[0]}: unknown; choose from {', '.join(PARTS)}")
     output = options.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
     states = {name: State(output, name) for name in PARTS}

@@ -1,6 +1,6 @@
 """Bad inputs, each of which must end in one sentence; part of ``reliability.py``.
 
-Commands run in this process, as the command line runs them, with its streams caught; every tenth in a process of its own.
+Commands run in this process as on the command line, with captured streams; every tenth runs in a separate process.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from reliability_bad_files import images, states, weights
 from reliability_state import ROOT, State
 
 FAMILIES = ("images", "labels", "yamls", "weights", "states")
-LIMIT = 60.0  # seconds that a refusal may take
-SHARE = 10  # one of so many has a process of its own
+LIMIT = 60.0  # seconds a refusal may take
+SHARE = 10  # one in this many runs in a separate process
 
 
 def run(state: State, output: Path) -> None:
-    """Try all inputs that have not been tried; what took this process down the last time counts as a crash."""
+    """Try all remaining inputs; an input that ended this process in the last call counts as a crash."""
     home = (output / "bad").absolute()
     home.mkdir(parents=True, exist_ok=True)
     marker = home / "marker"
@@ -122,7 +122,7 @@ def _apart(tokens: list[str]) -> tuple[int, str, str]:
 
 
 def judge(code: int, sentence: str, error: str, seconds: float) -> list[str]:
-    """Return what is wrong with a refusal."""
+    """Return the problems of a refusal."""
     problems = []
     if code not in (1, 2):
         problems.append(f"exit code {code}")
@@ -159,7 +159,7 @@ def lines(state: State) -> list[str]:
         f"{len(tried)} inputs, {len(tried) - len(failed)} refused: exit code 1 or 2, one sentence, within {LIMIT:.0f} s, "
         "and without a traceback or any code of the input being run.",
         "",
-        "| | inputs | of them in a process of its own | one sentence | tracebacks | code run |",
+        "| | inputs | of these in a separate process | one sentence | tracebacks | code run |",
         "|---|---|---|---|---|---|",
         *rows,
         "",

@@ -12,7 +12,7 @@ from typing import Any
 from reliability_runs import make_data
 
 Content = dict[str, Any]
-Bad = tuple[str, list[str]]  # a name, and the command line that meets it
+Bad = tuple[str, list[str]]  # a name, and the command line that reads it
 
 DEEP = 100_000
 YAML_OF_CODE = "!!python/object/apply:os.system ['touch {marker}']"
@@ -271,7 +271,7 @@ SETTINGS = {
 
 
 def yamls(home: Path, marker: Path) -> Iterator[Bad]:
-    """Yield bad model files, data set files and files of settings."""
+    """Yield bad model files, dataset YAML files and settings files."""
     small = make_data(home / "small", images=3, without_boxes=())
     for kind, texts in (("model", MODELS), ("data", DATA), ("settings", SETTINGS)):
         for number, (name, text) in enumerate(texts.items()):
@@ -285,7 +285,7 @@ def yamls(home: Path, marker: Path) -> Iterator[Bad]:
                 "model": ["info", str(file)], "data": _train(file),
                 "settings": [*_train(small)[:-2], "--config", str(file), "--output", str(folder / "run")],
             }[kind]  # fmt: skip
-            if kind == "settings":  # an option would win over the file's
+            if kind == "settings":  # an option would override the file's
                 place = tokens.index("--epochs")
                 del tokens[place : place + 2]
             yield f"{kind} YAML, {name}", tokens

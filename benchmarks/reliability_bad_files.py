@@ -35,7 +35,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 def images(home: Path, model: Path) -> Iterator[Bad]:
-    """Yield files that are no pictures, or not whole ones."""
+    """Yield files that are not images, or incomplete ones."""
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
     cases: dict[str, bytes] = {}
     for kind in FORMATS:
@@ -56,7 +56,7 @@ def images(home: Path, model: Path) -> Iterator[Bad]:
 
 
 def _huge(content: bytes) -> bytes:
-    """Return a PNG whose header states a gigapixel."""
+    """Return a PNG whose header claims a gigapixel."""
     import zlib
 
     header = b"IHDR" + struct.pack(">II", 40000, 40000) + content[24:29]
@@ -78,7 +78,7 @@ class Runs:
 
 
 def attacks(marker: Path) -> dict[str, Runs]:
-    """Return what would make a marker file, and nothing else, when it is unpickled."""
+    """Return objects that create a marker file, and do nothing else, if they are unpickled."""
     return {
         "os.system": Runs(os.system, f"touch {marker}"),
         "eval": Runs(eval, f"open({str(marker)!r}, 'w')"),
@@ -91,7 +91,7 @@ def attacks(marker: Path) -> dict[str, Runs]:
 
 
 def weights(home: Path, model: Path, marker: Path) -> Iterator[Bad]:
-    """Yield hostile pickles, and damaged or lying weights files."""
+    """Yield malicious pickles, and weights files that are damaged or have false headers."""
     good, layer = model.read_bytes(), {"w": torch.ones(2)}
     files: dict[str, bytes] = {}
     for name, attack in attacks(marker).items():
@@ -210,7 +210,7 @@ def _saved(content: Any) -> bytes:
 
 
 def states(home: Path, marker: Path) -> Iterator[Bad]:
-    """Yield folders of runs of ``train`` and ``pretrain``, of which a file is damaged, hostile, or another one's."""
+    """Yield run folders of ``train`` and ``pretrain`` with a file that is damaged, malicious, or from another run."""
     for command in COMMANDS:
         run = _made_run(home, command)
         for number, (name, (file, content)) in enumerate(_damages(run, command, marker).items()):
@@ -236,7 +236,7 @@ def _made_run(home: Path, command: str) -> Path:
 
 
 def _damages(run: Path, command: str, marker: Path) -> dict[str, tuple[str, bytes | None]]:
-    """Return a file of the run and its new content, by what is wrong with it."""
+    """Return a file of the run and its new content, by kind of damage."""
     state = torch.load(run / "last.ckpt", weights_only=True)
     good, settings = (run / "last.ckpt").read_bytes(), (run / "config.yaml").read_text()
     ways: dict[str, bytes | None] = {
@@ -267,7 +267,7 @@ def _damages(run: Path, command: str, marker: Path) -> dict[str, tuple[str, byte
 
 
 def _changed(state: dict[str, Any], command: str) -> dict[str, dict[str, Any]]:
-    """Return states that are no longer whole, or hold what no run writes."""
+    """Return states that are incomplete, or contain values that no run writes."""
     cursor, model = state["cursor"], state["model"]
     cursors: dict[str, Any] = {
         "cursor is a list": [1],

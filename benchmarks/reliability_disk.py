@@ -1,7 +1,7 @@
-"""A disk that fills at random moments; part of ``reliability.py``.
+"""A disk that fills up at random moments; part of ``reliability.py``.
 
-As root on Linux the disk is a small file system in memory, filled up while the command runs. Elsewhere it is a limit on the
-size of a file (``RLIMIT_FSIZE``), which meets the large files only.
+As root on Linux the disk is a small file system in memory, filled up while the command runs. Elsewhere it is a limit on
+the size of a file (``RLIMIT_FSIZE``), which meets the large files only.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from nextdetr.weights.start import start_model
 from reliability_runs import COMMANDS, damaged, differences, make_data, next_command, session, uninterrupted
 from reliability_state import State
 
-SIZE = 256 << 20  # bytes of the small disk
+SIZE = 256 << 20  # size of the small disk in bytes
 SHARE = {"train": 0.4, "pretrain": 0.35, "export": 0.25}  # of the moments
 FORMATS = ("onnx", "openvino", "pt2")
 WORDS = ("No space left on device", "File too large")
 
 
 class Disk:
-    """A folder whose space can be taken and given back; ``mounted`` says whether it is a file system of its own."""
+    """A folder whose space can be filled and freed; ``mounted`` says whether it is a separate file system."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.filler, self.limit = folder, folder / "filler", 0
@@ -47,7 +47,7 @@ class Disk:
 
     @contextlib.contextmanager
     def full(self, left: int) -> Iterator[None]:
-        """Take all the space but ``left`` bytes."""
+        """Fill all the space except ``left`` bytes."""
         if not self.mounted:
             yield
             return
@@ -60,12 +60,12 @@ class Disk:
             self.filler.unlink(missing_ok=True)
 
     def environ(self, left: int) -> dict[str, str]:
-        """Return what tells a process of the limit, where the disk is no file system of its own."""
+        """Return the environment variables that set the limit if the disk is not a separate file system."""
         return {} if self.mounted else {"RELIABILITY_FILE_LIMIT": str(left)}
 
 
 def run(state: State, output: Path, moments: int, seed: int) -> None:
-    """Fill the disk at so many moments in all, and go on with each run once there is space again."""
+    """Fill the disk at random moments, ``moments`` in total, and resume each run once there is space again."""
     home = output.absolute() / "disk"
     data = make_data(home / "data")
     with Disk(home / "small") as disk:
@@ -108,7 +108,7 @@ def _fill(
         with disk.full(left):
             ended = running.end()
     entry["tries"] += 1
-    if not over and ended.code != 0:  # else it needed no more space
+    if not over and ended.code != 0:  # otherwise it needed no more space
         wrong = _judge(ended.code, ended.error) + [f"{name} is damaged" for name in damaged(run)]
         with session(next_command(command, data, run), run.with_suffix(".steps")) as running:
             again = running.end()
@@ -121,7 +121,7 @@ def _judge(code: int, error: str) -> list[str]:
     last = ["", *error.strip().splitlines()][-1]
     wrong = [] if code in (1, 2) else [f"exit code {code}"]
     if not last.startswith("nextdetr: ") or not any(words in last for words in WORDS):
-        wrong.append(f"no sentence that says so, but: {last[:200]}")
+        wrong.append(f"no sentence about the disk, but: {last[:200]}")
     return wrong + (["a traceback"] if "Traceback" in error else [])
 
 
@@ -145,7 +145,7 @@ def _fill_export(state: State, entry: dict[str, Any], disk: Disk, home: Path, dr
     wrong = []
     with session(words, steps) as running:
         if (first := running.end()).code:
-            raise SystemExit(f"The export without interruption failed: {first.error[-2000:]}")
+            raise SystemExit(f"The uninterrupted export failed: {first.error[-2000:]}")
     before = _contents(disk.folder / "export")
     left = draw.randrange(max(len(content) for content in before.values()))
     inside = {"TMPDIR": str(disk.folder)} if draw.random() < 0.5 else {}
@@ -172,17 +172,17 @@ def lines(state: State, moments: int) -> list[str]:
     kinds = (*COMMANDS, "export")
     found = [f"- {what}" for command in kinds for what in entry_of(state, command)["found"]]
     how = (
-        f"a file system in memory of {SIZE >> 20} MB, filled while the command runs, to the last byte or a random rest"
+        f"a file system in memory of {SIZE >> 20} MB, filled while the command runs, completely or except for a random rest"
         if state.entries.get("mounted")
-        else "a limit on the size of a file (RLIMIT_FSIZE), as no file system can be mounted"
+        else "a limit on the size of a file (RLIMIT_FSIZE), since no file system can be mounted"
     )
     moments_done = sum(entry_of(state, command)["moments"] for command in kinds)
     return [
         "## Full disk",
         "",
-        f"{moments_done} of {moments} moments; the disk is {how}. Good: exit code 1 or 2 and a sentence that says so, all "
-        "files whole, and the run that goes on once there is space again equal to the one without interruption in the "
-        "sense above; of an export, the earlier one as it was to the byte, and the next one passes its gate.",
+        f"{moments_done} of {moments} moments; the disk is {how}. Good means: exit code 1 or 2, a sentence that names the "
+        "cause, complete files, and a resumed run that equals the uninterrupted one as defined above. For an export: the "
+        "earlier files are unchanged, and the next export passes its gate.",
         "",
         "| command | moments | good |",
         "|---|---|---|",

@@ -1,7 +1,7 @@
-"""Coverage-guided fuzzing of the parsers that strangers' files reach; part of ``reliability.py``.
+"""Coverage-guided fuzzing of the parsers for untrusted files; part of ``reliability.py``.
 
-Each parser has ``--fuzz-minutes`` of the processor in all, over however many calls those are spread; the corpus stays.
-What is found is kept in the folder of the parser, and counted here by kind and place.
+Each parser gets ``--fuzz-minutes`` of CPU time in total, over any number of calls; the corpus is kept. Findings are
+stored in the folder of the parser, and counted here by kind and location.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from reliability_state import ROOT, State
 
 TARGET = Path(__file__).with_name("reliability_fuzz_target.py")
 PARSERS = ("coco", "voc", "yolo", "model-yaml", "safetensors", "pickle")
-TURN = 400.0  # seconds a process: loading the libraries takes up to 20 of them, and an interruption loses the rest
+TURN = 400.0  # seconds per process: loading libraries takes up to 20 of them, and an interruption loses the rest
 
 COCO = {
     "images": [{"id": 1, "file_name": "1.png", "width": 64, "height": 48}, {"id": 2, "file_name": "2.png"}],
@@ -89,7 +89,7 @@ WORDS = {
 
 
 def seeds(name: str) -> list[bytes]:
-    """Return good files, from which the fuzzer sets out."""
+    """Return valid files, from which the fuzzer starts."""
     if name == "coco":
         return [json.dumps(COCO).encode()]
     if name == "voc":
@@ -132,9 +132,9 @@ def _torch_files() -> list[bytes]:
 
 
 def run(state: State, output: Path, minutes: float, wall_minutes: float | None, jobs: int = 1) -> None:
-    """Fuzz each parser until it has had its minutes, or the time of this call is over; parsers take turns.
+    """Fuzz each parser until its minutes or the time of this call are used up; parsers take turns.
 
-    ``jobs`` of them run at once.
+    ``jobs`` of them run at the same time.
     """
     python = environment(output, "fuzz-environment", ["atheris"])
     end = time.monotonic() + 60 * (wall_minutes if wall_minutes is not None else 10**6)
@@ -184,7 +184,7 @@ def _turn(entry: dict[str, Any], name: str, python: Path, folder: Path, seconds:
         try:
             code: int | None = process.wait(
                 seconds + 900
-            )  # it ends by itself; loading the libraries takes long where others work
+            )  # it ends by itself; loading libraries is slow on a busy machine
         except subprocess.TimeoutExpired:
             code = None
         finally:
@@ -194,7 +194,7 @@ def _turn(entry: dict[str, Any], name: str, python: Path, folder: Path, seconds:
             shutil.rmtree(scratch, ignore_errors=True)
     said = (folder / "log.txt").read_text(errors="replace")
     if not progress.is_file():
-        raise SystemExit(f"Fuzzing of {name} did not begin; {folder / 'log.txt'} says why:\n{said[-1500:]}")
+        raise SystemExit(f"Fuzzing of {name} did not start; {folder / 'log.txt'} says why:\n{said[-1500:]}")
     numbers = json.loads(progress.read_text())
     entry["seconds"] += numbers["seconds"]
     entry["inputs"] += numbers["inputs"]
@@ -204,7 +204,7 @@ def _turn(entry: dict[str, Any], name: str, python: Path, folder: Path, seconds:
     entry["corpus"] = len(list((folder / "corpus").iterdir()))
     if numbers["settled"]:
         entry["grew"].append([numbers["inputs"], numbers["settled"] >> 20, numbers["resident"] >> 20])
-    if code != 0:  # libFuzzer ends at a hang, at too much memory, and where the interpreter itself crashes
+    if code != 0:  # libFuzzer exits on a hang, on too much memory, and if the interpreter itself crashes
         cause = next((line for line in said.splitlines() if "ERROR: libFuzzer" in line), f"exit code {code}")
         entry["ended"].append(cause.split("libFuzzer: ")[-1][:200])
     for path in (folder / "found").glob("*.json"):
@@ -248,10 +248,10 @@ def lines(state: State, minutes: float) -> list[str]:
     return [
         "## Fuzzing",
         "",
-        f"atheris, {spent:.0f} minutes of the processor in all"
-        + (f"; unfinished: {', '.join(unfinished)} have not had their {minutes:g} minutes." if unfinished else "."),
+        f"atheris, {spent:.0f} CPU minutes in total"
+        + (f"; unfinished: {', '.join(unfinished)} have not reached their {minutes:g} minutes." if unfinished else "."),
         "",
-        "| parser | minutes | inputs | coverage | corpus | crashes | hangs | growth | actions | MB more at a turn's end |",
+        "| parser | minutes | inputs | coverage | corpus | crashes | hangs | growth | actions | growth over a turn, MB |",
         "|---|---|---|---|---|---|---|---|---|---|",
         *rows,
         "",

@@ -1,10 +1,10 @@
-"""One process of fuzzing: atheris drives a parser of ours until its time is over. ``reliability_fuzz.py`` starts it.
+"""One fuzzing process: atheris runs one of our parsers until its time is over. Started by ``reliability_fuzz.py``.
 
     python benchmarks/reliability_fuzz_target.py PARSER FOLDER SECONDS SEED SCRATCH
 
-``FOLDER`` keeps the corpus, what was found, and ``progress.json``; inputs are written to ``SCRATCH``. A finding is an
-exception that is no ``NextDETRError``, a message of several lines, a hang, memory that one input takes, or an action that
-no reader of a file has a reason for.
+``FOLDER`` holds the corpus, the findings and ``progress.json``; inputs are written to ``SCRATCH``. A finding is an
+exception other than ``NextDETRError``, a message of several lines, a hang, high memory use for one input, or an action
+that no file reader needs.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ with atheris.instrument_imports(include=["nextdetr", "yaml"]):
 import numpy as np
 from PIL import Image
 
-SLOW = 10.0  # seconds of the processor, as the machine may have other work
-HANG = 120  # seconds by the clock, at which libFuzzer ends the process
+SLOW = 10.0  # CPU seconds, as the machine may have other work
+HANG = 120  # wall seconds after which libFuzzer ends the process
 GROWTH = 512 << 20  # bytes that one input of at most LARGEST may add to the peak
 LARGEST = 16384
 WATCHED = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect", "shutil.rmtree")
@@ -44,7 +44,7 @@ _actions: list[str] = []
 
 
 def watch(event: str, arguments: tuple[object, ...]) -> None:
-    """Note what a reader of files must not do: start a program, open a connection, write outside its folder."""
+    """Record forbidden actions of a file reader: starting a program, opening a connection, writing outside its folder."""
     if event in WATCHED:
         _actions.append(event)
     elif event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
@@ -52,7 +52,7 @@ def watch(event: str, arguments: tuple[object, ...]) -> None:
 
 
 class DataSet:
-    """A data set of two pictures, of which the input gives one or two text files, apart by a zero byte."""
+    """A data set of two images; the input provides one or two text files, separated by two zero bytes."""
 
     def __init__(self, home: Path, images: str, files: tuple[str, ...], fixed: dict[str, str]) -> None:
         self.home, self.files = home, files
@@ -75,7 +75,7 @@ class DataSet:
 
 
 def _write(path: Path, content: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # which ``watch`` does not take for a reader's
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # which ``watch`` does not attribute to a reader
     try:
         os.write(handle, content)
     finally:
@@ -90,7 +90,7 @@ def model_yaml(home: Path) -> Callable[[bytes], None]:
 
 
 def safetensors(home: Path) -> Callable[[bytes], None]:
-    """The first byte says whether the length of the header is put right and content added, or all is the input's."""
+    """The first byte decides whether a correct header length and content are added, or the input is the whole file."""
 
     def read(data: bytes) -> None:
         path, body = home / "a.safetensors", data[1:]
@@ -103,7 +103,7 @@ def safetensors(home: Path) -> Callable[[bytes], None]:
 
 
 def _stated(header: bytes) -> int:
-    """Return how many bytes of tensors a header states, as safetensors wants exactly those; 64 where that is absurd."""
+    """Return the number of bytes of tensors that a header claims, which safetensors requires; 64 if that is absurd."""
     try:
         ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
         end = max(ends, default=0)
@@ -113,7 +113,7 @@ def _stated(header: bytes) -> int:
 
 
 def restricted_pickle(home: Path) -> Callable[[bytes], None]:
-    """The first byte says whether the input is the pickle in a zip archive of torch's, or the whole file."""
+    """The first byte decides whether the input is the pickle in one of torch's zip archives, or the whole file."""
 
     def read(data: bytes) -> None:
         path, body = home / "a.pt", data[1:]
@@ -143,7 +143,7 @@ PARSERS: dict[str, Callable[[Path], Callable[[bytes], None]]] = {
 
 
 class Watched:
-    """A parser, with what it does beyond returning or refusing noted in ``found``."""
+    """A parser; anything it does other than return or refuse is recorded in ``found``."""
 
     def __init__(self, parse: Callable[[bytes], None], folder: Path) -> None:
         self.parse, self.found, self.progress = parse, folder / "found", folder / "progress.json"
@@ -158,9 +158,9 @@ class Watched:
         try:
             self.parse(data)
         except NextDETRError as error:
-            if not str(error):  # several lines it cannot have: see NextDETRError
+            if not str(error):  # it cannot have several lines: see NextDETRError
                 self.note("message", f"{type(error).__name__} without a message", data)
-        except Exception as error:  # noqa: BLE001 - this is what is looked for
+        except Exception as error:  # noqa: BLE001 - any exception is a finding
             self.note("crash", _signature(error), data, "".join(traceback.format_exception(error)))
         for action in _actions:
             self.note("action", action[:80], data)
@@ -177,7 +177,7 @@ class Watched:
             self.tell()
 
     def tell(self) -> None:
-        """Write how far this process is."""
+        """Write the progress of this process."""
         numbers = {
             "inputs": self.count, "seconds": round(time.process_time() - self.started, 1), "settled": self.settled,
             "resident": _resident(), "peak": _peak(),

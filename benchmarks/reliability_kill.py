@@ -1,4 +1,4 @@
-"""``kill -9`` at random moments, and on; part of ``reliability.py``."""
+"""``kill -9`` at random moments, and resume; part of ``reliability.py``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reliability_state import State
 
 
 def run(state: State, output: Path, moments: int, seed: int) -> None:
-    """Kill runs at so many moments of each command, and go on with each of them until it is done."""
+    """Kill runs of each command at random moments, ``moments`` in total, and resume each of them until it is done."""
     home = output / "kill"
     data = make_data(home / "data")
     for command in COMMANDS:
@@ -37,7 +37,7 @@ def entry_of(state: State, command: str) -> dict[str, Any]:
 def _session(
     state: State, entry: dict[str, Any], command: str, home: Path, data: Path, expected: Path, moments: int, seed: int
 ) -> None:
-    """Start a run or go on with one, and kill it at a moment of the run's length, if it lasts until then."""
+    """Start or resume a run, and kill it at a random moment, if it lasts until then."""
     name = home / f"{command}-{entry['runs']}"
     if not entry["under_way"]:
         name.with_suffix(".steps").unlink(missing_ok=True)
@@ -71,7 +71,7 @@ def _session(
         f"kill {command}: {entry['kills']} of {moments} moments, {entry['runs']} runs done, {entry['lost']} lost",
         file=sys.stderr, flush=True,
     )  # fmt: skip
-    time.sleep(0.1)  # a killed process's workers see that it is gone
+    time.sleep(0.1)  # let the workers of a killed process notice
 
 
 def lines(state: State, moments: int) -> list[str]:
@@ -87,11 +87,11 @@ def lines(state: State, moments: int) -> list[str]:
     return [
         "## kill -9",
         "",
-        "Moments are drawn over the length of the run without interruption, from when its libraries are loaded; one run is "
-        "killed several times. Lost counts the kills of runs of which anything differs in the end: a row of metrics.csv "
-        "but for its seconds, a loss of any step to the last bit, any weight, or the state of model, optimiser or average.",
+        "Moments are random over the length of the uninterrupted run, after its libraries are loaded; one run is killed "
+        "several times. A kill counts as lost if the finished run differs in anything: a row of metrics.csv except its "
+        "seconds, any bit of a loss of any step, any weight, or the state of model, optimiser or average.",
         "",
-        "| command | s a run | kills | runs done | begun anew (no state yet) | tracebacks | lost |",
+        "| command | s per run | kills | runs done | restarted (no state yet) | tracebacks | lost |",
         "|---|---|---|---|---|---|---|",
         *rows,
         "",

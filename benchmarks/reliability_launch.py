@@ -1,7 +1,7 @@
-"""The command line as a process of its own, whose steps are noted: ``reliability_launch.py STEPS SECONDS COMMAND …``.
+"""The command line as a separate process that records its steps: ``reliability_launch.py STEPS SECONDS COMMAND …``.
 
-``STEPS`` gets a line at the beginning, after the libraries are loaded, and one a step: its number and its losses to the
-last bit. ``SECONDS`` lie between two saves of the state, in place of a minute, so that a short run has many of them.
+``STEPS`` gets one line at the start, after the libraries are loaded, and one per step: its number and its exact losses.
+The state is saved every ``SECONDS`` instead of every minute, so that a short run saves it often.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nextdetr.engine import loop
 
 
 def note(handle: int, content: dict[str, Any]) -> None:
-    """Append a line by one write, which a kill does not tear."""
+    """Append a line with one write, which a kill does not interrupt."""
     os.write(handle, json.dumps(content).encode() + b"\n")
 
 

@@ -1,4 +1,4 @@
-"""Two processes on gloo, of which one has no boxes, no images, or dies; part of ``reliability.py``."""
+"""Two processes on gloo, one of which has no boxes or no images, or dies; part of ``reliability.py``."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ import psutil
 from reliability_runs import Ended, Session, arguments, make_data, session
 from reliability_state import State
 
-LIMIT = 60.0  # seconds in which nothing may happen
+LIMIT = 60.0  # seconds without any sign of life that count as a hang
 TWO = {"devices": 2, "batch_size": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Something that befalls a run of two processes.
+    """Something that happens to a run of two processes.
 
     Attributes:
         name: for the table.
         command: ``train`` or ``pretrain``.
         data: options of ``make_data``.
         options: further options of the command.
-        happens: is called once the run takes steps; None where the data is what is special.
-        completes: whether the run is to end well; else with a sentence, or, where the first process dies, without.
+        happens: is called once the run takes steps; None if only the data is special.
+        completes: whether the run should succeed; otherwise it must end with a sentence, unless the first process dies.
     """
 
     name: str
@@ -68,7 +68,7 @@ def _remove_images(running: Session, data: Path, draw: random.Random) -> None:
 
 
 def cases() -> list[Case]:
-    """Return what is tried; a run that is to die is long."""
+    """Return all cases; runs that are to be ended are long."""
     none, long = {"images": 4, "without_boxes": (1, 2, 3)}, {"epochs": 100_000}
     one, all_ = {"images": 1, "without_boxes": ()}, {"images": 8, "without_boxes": ()}
     uncached: dict[str, dict[str, Any]] = {"train": {"cache": "off"}, "pretrain": {"cache_gigabytes": 0}}
@@ -82,7 +82,7 @@ def cases() -> list[Case]:
         ),
     ]  # fmt: skip
     for command in ("train", "pretrain"):
-        found.append(Case("images are removed under way", command, all_, long | uncached[command], _remove_images))
+        found.append(Case("images are removed during the run", command, all_, long | uncached[command], _remove_images))
         found += [
             Case(f"the second process is killed ({number})", command, all_, long, _kill_second) for number in (1, 2, 3)
         ]
@@ -92,7 +92,7 @@ def cases() -> list[Case]:
 
 
 def run(state: State, output: Path, seed: int) -> None:
-    """Try all cases that have not been tried."""
+    """Run all cases that have not been run."""
     for number, case in enumerate(cases()):
         key = f"{case.command}: {case.name}"
         if key not in state.entries:
@@ -135,7 +135,7 @@ def _wait_for_steps(running: Session, run: Path, members: dict[int, psutil.Proce
 
 
 def _wait_quietly(running: Session, run: Path, members: dict[int, psutil.Process]) -> float:
-    """Wait for the end, or until nothing has happened for too long; return the longest time without a sign of life."""
+    """Wait for the end, or until nothing happens for too long; return the longest time without a sign of life."""
     files = [run.with_suffix(".steps"), run.with_suffix(".log")]
     before, since, longest = -1, time.monotonic(), 0.0
     while not running.wait(0.2):
@@ -150,7 +150,7 @@ def _wait_quietly(running: Session, run: Path, members: dict[int, psutil.Process
 
 
 def _note(running: Session, members: dict[int, psutil.Process]) -> None:
-    """Remember the processes of the run, to see that none stays."""
+    """Remember the processes of the run, to check that none remains."""
     try:
         for process in psutil.Process(running.process.pid).children(recursive=True):
             members[process.pid] = process
@@ -182,10 +182,10 @@ def lines(state: State) -> list[str]:
     return [
         "## Two processes",
         "",
-        f"`--devices 2` on gloo. Seconds are those from what befell the run (or its start) until all of its processes were "
-        f"gone; a run that shows no sign of life for {LIMIT:.0f} s hangs.",
+        f"`--devices 2` on gloo. Seconds are counted from the event (or the start of the run) until all of its processes "
+        f"have ended; a run that shows no sign of life for {LIMIT:.0f} s counts as a hang.",
         "",
-        "| command | what befell it | exit code | s until all had ended | anything wrong |",
+        "| command | event | exit code | s until all had ended | problems |",
         "|---|---|---|---|---|",
         *rows,
         "",

@@ -1,4 +1,4 @@
-"""Small runs of ``train`` and ``pretrain`` that the parts of ``reliability.py`` stop in their ways, and compare."""
+"""Small runs of ``train`` and ``pretrain`` that the parts of ``reliability.py`` interrupt and compare."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CLASSES = ("square", "bar")
 
 
 def make_data(folder: Path, *, images: int = IMAGES, without_boxes: Sequence[int] = (IMAGES - 1,), size: int = 96) -> Path:
-    """Write a COCO data set of dark squares and bright bars on noise, the same at each call; made once."""
+    """Write a COCO data set of dark squares and bright bars on noise, once; the same for each call."""
     if (folder / "made").is_file():
         return folder
     generator = np.random.default_rng(0)
@@ -58,7 +58,7 @@ def make_data(folder: Path, *, images: int = IMAGES, without_boxes: Sequence[int
 
 
 def arguments(command: str, data: Path, **changes: Any) -> list[str]:
-    """Return a short command of training: some 24 steps at 64 px; ``changes`` are options by their keywords."""
+    """Return a short training command: some 24 steps at 64 px; ``changes`` are options as keywords."""
     options: dict[str, Any] = {"seed": 0, "batch_size": 4, "image_size": 64, "workers": 1, "accelerator": "cpu"}
     if command == "train":
         options |= {"data": data, "model": "nextdetr-zepto", "start": "none", "epochs": 6, "val_every": 2}
@@ -76,7 +76,7 @@ class Ended:
     Attributes:
         code: exit code; negative for a signal.
         error: what it wrote to standard error.
-        seconds: from its beginning, after the libraries were loaded.
+        seconds: since its start, after the libraries were loaded.
     """
 
     code: int
@@ -90,7 +90,7 @@ class Ended:
 
 
 class Session:
-    """A process of the command line that was started, with its steps noted beside its output folder."""
+    """A running process of the command line, whose steps are recorded next to its output folder."""
 
     def __init__(self, command: Sequence[str], steps: Path, *, environ: dict[str, str] | None = None) -> None:
         self.steps, self._said = steps, steps.with_suffix(".log").open("w+b")
@@ -112,7 +112,7 @@ class Session:
         self.began = time.monotonic()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for it to end, so long at most, and say whether it has."""
+        """Wait for it to end, at most this long, and return whether it has."""
         try:
             self.process.wait(max(0.0, seconds))
         except subprocess.TimeoutExpired:
@@ -120,7 +120,7 @@ class Session:
         return True
 
     def end(self, limit: float = 600.0) -> Ended:
-        """Wait for the end; what takes longer than ``limit`` seconds is killed, with code -9."""
+        """Wait for the end; after ``limit`` seconds the process is killed, with code -9."""
         if not self.wait(limit):
             self.process.kill()
             self.process.wait()
@@ -133,7 +133,7 @@ class Session:
 
 @contextmanager
 def session(command: Sequence[str], steps: Path, **options: Any) -> Iterator[Session]:
-    """Start a session, and see that nothing of it outlives the block."""
+    """Start a session, and make sure that it ends with the block."""
     running = Session(command, steps, **options)
     try:
         yield running
@@ -144,14 +144,14 @@ def session(command: Sequence[str], steps: Path, **options: Any) -> Iterator[Ses
 
 
 def next_command(command: str, data: Path, run: Path) -> list[str]:
-    """Return what a user types next: the command anew, or with ``--resume`` where there is a state to go on from."""
+    """Return what a user would type next: the command again, or with ``--resume`` if there is a state."""
     if (run / "last.ckpt").is_file():
         return [command, "--resume", str(run)]
     return [*arguments(command, data), "--output", str(run)]
 
 
 def uninterrupted(command: str, home: Path, data: Path) -> tuple[Path, float]:
-    """Return the run without interruption, made once, and its seconds."""
+    """Return the uninterrupted run, made once, and its seconds."""
     run, known = home / f"{command}-uninterrupted", home / f"{command}-uninterrupted.json"
     if not known.is_file():
         shutil.rmtree(run, ignore_errors=True)
@@ -160,13 +160,13 @@ def uninterrupted(command: str, home: Path, data: Path) -> tuple[Path, float]:
             running.wait_for_beginning()
             ended = running.end()
         if ended.code:
-            raise SystemExit(f"The run without interruption failed: {ended.error[-2000:]}")
+            raise SystemExit(f"The uninterrupted run failed: {ended.error[-2000:]}")
         write_text_atomic(known, json.dumps(ended.seconds))
     return run, float(json.loads(known.read_text()))
 
 
 def differences(run: Path, expected: Path) -> list[str]:
-    """Say in which ways a run is not the one without interruption: rows, the losses of all its steps, weights, state."""
+    """Return the differences between a run and the uninterrupted one: rows, losses of all steps, weights, state."""
     found = []
     if _rows(run) != _rows(expected):
         found.append("metrics.csv differs")
@@ -205,7 +205,7 @@ def damaged(run: Path) -> list[str]:
             elif path.suffix in (".jpg", ".png"):
                 with Image.open(path) as picture:
                     picture.load()
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with it
+        except Exception as error:  # noqa: BLE001 - any error means that it is damaged
             found.append(f"{path.name} ({type(error).__name__})")
     return found
 
@@ -216,7 +216,7 @@ def _rows(run: Path) -> list[dict[str, str]]:
 
 
 def _steps(path: Path) -> dict[tuple[int, int], set[str]]:
-    """Return the losses of each step, all those that a step had in several sessions."""
+    """Return the losses of each step, from all sessions in which it ran."""
     found: dict[tuple[int, int], set[str]] = {}
     for line in path.read_text().splitlines():
         content = json.loads(line)

@@ -1,4 +1,4 @@
-"""What a part of ``reliability.py`` has done so far, in a JSON file of its own, so that it goes on where it was stopped."""
+"""Finished work of one part of ``reliability.py``, in a JSON file, so that the part can be stopped and continued."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class State:
-    """The entries of one part; the part changes them, and saves.
+    """Entries of one part, which the part changes and saves.
 
     Args:
-        output: folder in which all parts work.
+        output: folder of all parts.
         part: name of the part.
 
     Attributes:
-        file: where they are kept.
+        file: path of the JSON file.
         entries: plain values by name; empty at first.
-        commits: those at which they were made.
+        commits: commits at which the entries were made.
     """
 
     def __init__(self, output: Path, part: str) -> None:
@@ -33,7 +33,7 @@ class State:
         self.commits: list[str] = known.get("commits", [])
 
     def save(self) -> None:
-        """Write all of it, whole or not at all."""
+        """Write all entries atomically."""
         self.commits = list(dict.fromkeys([*self.commits, commit()]))
         known = {"commits": self.commits, "entries": self.entries}
         write_text_atomic(self.file, json.dumps(known, indent=1, ensure_ascii=False))
@@ -41,7 +41,7 @@ class State:
 
 @functools.cache
 def commit() -> str:
-    """Return the commit that is checked out, in short."""
+    """Return the short hash of the current commit."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "no commit"

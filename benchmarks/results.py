@@ -1,4 +1,4 @@
-"""What all benchmark scripts share: a line about the machine, and the dated result file."""
+"""Shared by all benchmark scripts: a line about the machine, interleaved timing, and the dated result file."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def machine() -> str:
 
 
 def take_turns(runs: Mapping[K, Callable[[], Any]], repeats: int) -> dict[K, list[float]]:
-    """Seconds of each run, ``repeats`` times one after the other, after two rounds for warming up.
+    """Time all runs in turns, ``repeats`` times, after two warm-up rounds; return the seconds of each.
 
-    They take turns, so that a drift of the machine's speed meets all of them; each turn is two calls, of which the second
-    is timed, as another runtime's threads go on spinning for a while in wait of work, and caches are cold.
+    Runs take turns, so that drift in the machine's speed affects all of them. Each turn is two calls, and the second one is
+    timed, because another runtime's threads may still be spinning and caches are cold.
     """
     seconds: dict[K, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 2):
@@ -48,7 +48,7 @@ def take_turns(runs: Mapping[K, Callable[[], Any]], repeats: int) -> dict[K, lis
 
 
 def ratio(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
-    """Median of the ratios after / before, turn by turn, and the 95 % interval of a bootstrap over the turns."""
+    """Median of the ratios after / before of each turn, and a 95 % bootstrap interval over the turns."""
     ratios = np.divide(after, before)
     drawn = np.random.default_rng(0).choice(ratios, (10_000, len(ratios)))
     low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
@@ -56,7 +56,7 @@ def ratio(before: Sequence[float], after: Sequence[float]) -> tuple[float, float
 
 
 def write_result(name: str, lines: Sequence[str], *, write: bool) -> None:
-    """Print the result; with ``write`` keep it as ``results/<name>-<date>.md``."""
+    """Print the result; with ``write``, also save it as ``results/<name>-<date>.md``."""
     text = "\n".join(lines) + "\n"
     print(text)
     if write:
@@ -69,7 +69,7 @@ def write_result(name: str, lines: Sequence[str], *, write: bool) -> None:
 def plot_curves(
     name: str, curves: Mapping[str, Sequence[tuple[float, float]]], *, labels: tuple[str, str], write: bool
 ) -> Path | None:
-    """With ``write``, draw curves of (x, y) points into ``results/<name>-<date>.png``; otherwise do nothing."""
+    """With ``write``, plot curves of (x, y) points to ``results/<name>-<date>.png``; otherwise do nothing."""
     if not write:
         return None
     from matplotlib.figure import Figure

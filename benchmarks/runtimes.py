@@ -1,13 +1,14 @@
-"""Our exported reference model beside transformers' same model in ONNX Runtime, OpenVINO and eager PyTorch, one run.
+"""Our exported reference model and the same model of transformers in ONNX Runtime, OpenVINO and eager PyTorch, in one run.
 
     python benchmarks/runtimes.py [--image-size 640] [--repeats 9] [--int8-data DATA] [--checkpoint FILE] [--write]
 
-RT-DETR-l's encoder and decoder on ConvNeXt V2 atto, 80 classes, random weights, batch 1, two threads. Ours goes
-through ``nextdetr export`` and gives finished detections; theirs is exported by torch and gives logits and boxes, which is
-a little less work. All sessions are open at once and take turns, so that a drift of the machine's speed meets all of them;
-medians, and each as a ratio to the better of theirs. "Direct" files have no Winograd filtering. With ``--int8-data`` the
-model is quantised too, on 32 of that data's training images; all of its convolutions and matrix products that can be, so
-that the accuracy of a trained detector says whether they may (``nextdetr export --int8``).
+RT-DETR-l's encoder and decoder on ConvNeXt V2 atto, 80 classes, random weights, batch 1, two threads. Ours is exported
+by ``nextdetr export`` and returns final detections; theirs is exported by torch and returns logits and boxes, which is
+slightly less work. All sessions are open at once and take turns, so that drift in the machine's speed affects all of
+them. Results are medians, and their ratio to the better of transformers' files. "Direct" files do not use Winograd's
+filtering. With ``--int8-data``, the model is also quantised on 32 training images of that data set, in all convolutions
+and matrix products that support it; whether the accuracy allows that needs a trained detector (``nextdetr export
+--int8``).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def export_theirs(model: torch.nn.Module, path: str, size: int) -> None:
 
 
 def candidates(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Run], dict[str, int]]:
-    """What takes turns, by name, and the sizes of the files in bytes."""
+    """Functions to time, by name, and the sizes of the files in bytes."""
     size = options.image_size
     pixels = torch.rand(1, 3, size, size)
     image = {"images": pixels.numpy()}
@@ -83,8 +84,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image-size", type=int, default=640)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--checkpoint", help="trained detector to measure in place of random weights")
-    parser.add_argument("--int8-data", help="data set to calibrate 8-bit arithmetic on")
+    parser.add_argument("--checkpoint", help="trained detector to measure instead of random weights")
+    parser.add_argument("--int8-data", help="data set for 8-bit calibration")
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     options = parser.parse_args()
     keep_freed_memory()
@@ -98,7 +99,7 @@ def main() -> None:
     best = min(value for name, value in median.items() if name.startswith("transformers, O"))
     rows = []
     for name, value in median.items():
-        same = f"{name.rsplit(',', 1)[0]}, float32" if name.endswith("int8") else ""  # the same runtime's float file
+        same = f"{name.rsplit(',', 1)[0]}, float32" if name.endswith("int8") else ""  # the float32 file of the same runtime
         against = f"{value / median[same]:.2f}" if same else ""
         smaller = f" ({sizes[name] / sizes[f'{same}, direct']:.2f} of direct)" if same else ""
         file = f"{sizes[name] / 1e6:.1f}{smaller}" if name in sizes else ""
@@ -107,7 +108,7 @@ def main() -> None:
     lines = [
         f"# Runtimes, {options.checkpoint or REFERENCE} at {options.image_size} px",
         "",
-        f"`python benchmarks/runtimes.py{given}`: batch 1, {THREADS} threads, median of {options.repeats}, in turn. "
+        f"`python benchmarks/runtimes.py{given}`: batch 1, {THREADS} threads, median of {options.repeats}, interleaved. "
         f"{machine()}",
         "",
         "| | ms | ratio to the better of transformers' files | to the same runtime's float32 | file, MB |",

@@ -1,9 +1,9 @@
-"""A load of HTTP requests from a process of its own, on this computer only; prints one JSON object.
+"""A load of HTTP requests from a separate process, on this computer only; prints one JSON object.
 
     python benchmarks/serve_client.py http://127.0.0.1:8000/predict photo.jpg --connections 32 --seconds 20 [--rate 50]
 
-Each connection sends its next request when it has the answer to the last. With ``--rate`` requests are sent so many a
-second in all, whether or not the server keeps up, as long as a connection is free.
+Each connection sends its next request when it has the response to the last one. With ``--rate``, that many requests per
+second are sent in total, whether or not the server keeps up, as long as a connection is free.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ MOST_SECONDS, MOST_CONNECTIONS, ANSWER_SECONDS = 300.0, 1024, 60.0
 
 
 class Load:
-    """What all connections share: the request, the clock and what came back."""
+    """Shared by all connections: the request, the clock and the responses."""
 
     def __init__(self, url: str, body: bytes, seconds: float, rate: float | None) -> None:
         parts = urlsplit(url)
         if not ipaddress.ip_address(parts.hostname or "").is_loopback:
-            raise SystemExit(f"{url}: this load is for this computer's own addresses only.")
+            raise SystemExit(f"{url}: only addresses of this computer are allowed.")
         self.host, self.port = parts.hostname, parts.port
         head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: image/jpeg\r\n"
         self.request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
@@ -38,7 +38,7 @@ class Load:
         self.latencies: dict[str, list[float]] = {}
 
     async def turn(self) -> bool:
-        """Wait until another request may be sent; return whether there is time for one."""
+        """Wait until the next request is due; return whether there is time for it."""
         if self.rate is not None:
             due = self.started + self.sent / self.rate
             self.sent += 1
@@ -46,13 +46,13 @@ class Load:
         return time.perf_counter() - self.started < self.seconds
 
     def note(self, status: str, taken: float) -> None:
-        """Count an answer and the seconds that it took."""
+        """Count a response and its seconds."""
         self.statuses[status] += 1
         self.latencies.setdefault(status, []).append(taken)
 
 
 async def connection(load: Load) -> None:
-    if not await load.turn():  # a connection is opened when there is something to send
+    if not await load.turn():  # a connection is only opened when there is something to send
         return
     reader, writer = await asyncio.open_connection(load.host, load.port)
     while True:

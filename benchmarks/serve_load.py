@@ -1,16 +1,16 @@
-"""The server under load, beside the bare runtime under the same load of a client, on this computer only.
+"""The server under load, compared with the runtime alone next to the same client, on this computer only.
 
     python benchmarks/serve_load.py [--image-size 640 320] [--seconds 20] [--overload 60] [--write]
 
 For each image size, with JPEGs of 640 x 480 over 32 connections from another process:
 
-- serve: images a second of ``nextdetr serve`` with the exported model;
-- bare: images a second of the runtime alone on inputs that are ready, at the same batch, while the same client sends the
-  same number of requests a second to an endpoint that reads them and does nothing;
-- overload: four times as many requests a second as the server answers: each is to be answered or refused with 503, and
-  memory is to stay as it is after the first thousand.
+- serve: images per second of ``nextdetr serve`` with the exported model;
+- bare: images per second of the runtime alone on prepared inputs, with the same batch size, while the same client sends
+  the same number of requests per second to an endpoint that reads them and does nothing;
+- overload: four times as many requests per second as the server handles. Each must be answered or refused with 503, and
+  memory must not grow after the first thousand.
 
-An idle machine is needed: all that runs beside it is measured with it.
+Needs an idle machine, since other processes change the result.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from results import machine, write_result
 
 CLIENT = Path(__file__).with_name("serve_client.py")
 CONNECTIONS, OVERLOAD_CONNECTIONS = 32, 256
-FIRST_REQUESTS = 1000  # after which memory is to stay as it is
+FIRST_REQUESTS = 1000  # after which memory must not grow
 
 
 def export(model: str, size: int, folder: Path, *, dynamic: bool) -> Path:
@@ -49,7 +49,7 @@ def export(model: str, size: int, folder: Path, *, dynamic: bool) -> Path:
 
 
 def photograph(folder: Path) -> Path:
-    """A JPEG of 640 x 480 with about as many bytes as a camera's."""
+    """A JPEG of 640 x 480 of about the size of a camera's."""
     path = folder / "photo.jpg"
     noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC).save(path, quality=90)
@@ -80,7 +80,7 @@ def load(
 
 @contextlib.contextmanager
 def dummy() -> Iterator[str]:
-    """Serve an endpoint that reads a request and answers with nothing of use, in a process of its own."""
+    """Serve an endpoint that reads requests and returns a dummy response, in a separate process."""
     command = [sys.executable, __file__, "--dummy"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -107,7 +107,7 @@ async def serve_nothing() -> None:
 
 
 def bare(model: Path, size: int, batch: int, photo: Path, seconds: float, rate: float) -> tuple[float, dict[str, Any]]:
-    """Return images a second of the runtime, and what the client saw meanwhile."""
+    """Return images per second of the runtime, and what the client saw meanwhile."""
     from nextdetr.inference.runtimes import open_session
 
     session, contract, _ = open_session(model)
@@ -165,9 +165,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nextdetr-atto")
     parser.add_argument("--image-size", type=int, nargs="+", default=[640, 320])
-    parser.add_argument("--batch", type=int, default=1, help="above 1 the model is exported with --dynamic")
+    parser.add_argument("--batch", type=int, default=1, help="above 1, the model is exported with --dynamic")
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--overload", type=float, default=60.0, help="seconds of four times the capacity; 0 leaves it out")
+    parser.add_argument("--overload", type=float, default=60.0, help="seconds at four times the capacity; 0: skip")
     parser.add_argument("--serve", default="", help="further options of nextdetr serve")
     parser.add_argument("--output", type=Path, default=Path("runs/serve_load"), help="folder of the exports")
     parser.add_argument("--write", action="store_true", help="write the dated result file")

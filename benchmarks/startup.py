@@ -1,9 +1,9 @@
-"""Time what a user waits for before anything happens: imports, help, and building models.
+"""Time before anything happens: imports, help, and building models.
 
     python benchmarks/startup.py [--write]
 
-Each command runs as a process of its own, five times after a warm-up; medians. timm builds its own large beside ours
-in the same run.
+Each command runs in a separate process, five times after a warm-up; medians. timm's own large model is built in the
+same run for comparison.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
         values = [build_seconds(imports, build) for _ in range(min(3, options.repeats))]
         rows.append(f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} | {max(values):.2f} |")
     lines = [
-        "# Before anything happens",
+        "# Startup",
         "",
         f"`python benchmarks/startup.py`, seconds; builds are timed inside the process. {machine()}",
         "",

@@ -1,14 +1,15 @@
-"""A fixed camera: ``--static-camera`` beside the plain way, time and AP.
+"""A fixed camera: time and AP of ``--static-camera`` and of normal prediction.
 
     python benchmarks/static_camera.py VIDEO --weights CHECKPOINT --data DATA [--image-size 640] [--parts time ap] [--write]
 
-Time: all frames of VIDEO, prepared, run and read out one at a time, as ``predict`` does it. The plain way and the exported
-file in the fastest runtime, whose time no content changes, see every fourth frame of the same stretch in turn. Two threads.
+Time: all frames of VIDEO, preprocessed, run and postprocessed one at a time, as in ``predict``. Normal prediction and
+the exported file in the fastest runtime, whose time does not depend on content, take turns on every fourth frame of the
+same part. Two threads.
 
-AP: the video against what the plain way finds in it (scores from 0.3 on; from 0.05 on where that is nothing), and two
-sequences with labels, both ways against these: objects cut out of photographs of DATA (its split ``val``), which CHECKPOINT
-was trained on, move over a photograph of it that stands still with its own labelled objects; with a camera's noise, and in
-the second one more objects, that are faster, and light that changes. An object that is covered by half has no label.
+AP: the video against the detections of normal prediction (scores from 0.3, or from 0.05 if there are none), and two
+labelled sequences. In these, objects cut out of images of DATA (its split ``val``), whose classes CHECKPOINT was
+trained on, move over a still image with its own labelled objects and with camera noise. The second sequence has more
+and faster objects and changing light. Objects that are half covered have no label.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ from nextdetr.tensors import as_outputs, resize_to_tensor
 from results import machine, write_result
 
 THREADS = 2
-STRETCH = 16  # frames after which the ways take turns
-EVERY = 4  # of these frames, the ways that no content changes see one in so many
+STRETCH = 16  # frames after which the modes take turns
+EVERY = 4  # modes whose time does not depend on content process one in this many of these frames
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A frame and what is in it: xyxy boxes in pixels, and their classes."""
+    """A frame and its labels: xyxy boxes in pixels, and their classes."""
 
     image: Image.Image
     boxes: NDArray[np.float32]
@@ -68,7 +69,7 @@ def detect(model: Any, image: Image.Image, size: int) -> Detected:
 def time_video(
     detector: Detector, video: str, size: int, exported_file: str | None
 ) -> tuple[dict[str, list[float]], StaticCamera]:
-    """Seconds of each frame, of the three ways."""
+    """Seconds of each frame, for the three modes."""
     with tempfile.TemporaryDirectory() as folder:
         exported = Detector(
             exported_file
@@ -111,7 +112,7 @@ def cut_out(image: Image.Image, box: Sequence[float]) -> tuple[Image.Image, Imag
 
 
 def sequence(data: DetectionData, *, movers: int, speed: float, light: float, seed: int, frames: int) -> list[Labelled]:
-    """Objects that move over a still photograph, and bounce off its borders."""
+    """Objects that move over a still image, and bounce off its borders."""
     generator = np.random.default_rng(seed)
     records = [record for record in data.records if len(record.boxes)]
     order = generator.permutation(len(records))
@@ -128,7 +129,7 @@ def sequence(data: DetectionData, *, movers: int, speed: float, light: float, se
     step = speed * np.stack((np.cos(angle), np.sin(angle)), axis=1) * generator.uniform(0.5, 1.5, (movers, 1))
     result = []
     for frame in range(frames):
-        places = np.abs((start + step * frame + room) % (2 * room) - room).round().astype(int)  # to and fro
+        places = np.abs((start + step * frame + room) % (2 * room) - room).round().astype(int)  # back and forth
         image, boxes = picture.copy(), list(ground.boxes)
         shown = list(ground.labels)
         for (piece, mask), (x, y), label in zip(pieces, places.tolist(), labels, strict=True):
@@ -167,7 +168,7 @@ def score(frames: Sequence[Labelled], found: Sequence[Detected], classes: Sequen
 def ap_row(
     name: str, detector: Detector, frames: Sequence[Labelled] | None, images: Sequence[Image.Image], size: int
 ) -> str:
-    """A row of the table; without labels, what the plain way finds stands for them."""
+    """A row of the table; without labels, the detections of normal prediction are used instead."""
     plain: Any = detector.opened.model.eval()
     camera = StaticCamera(plain)
     usual = [detect(plain, image, size) for image in images]
@@ -197,7 +198,7 @@ def time_lines(detector: Detector, video: str, size: int, exported_file: str | N
         for name, values in seconds.items()
     ]
     faster = min(mean, key=lambda name: mean[name])
-    header = ["", "| way | frames | mean, ms | median, ms | time / plain |", "|---|---|---|---|---|"]
+    header = ["", "| mode | frames | mean, ms | median, ms | time / plain |", "|---|---|---|---|---|"]
     return [
         f"Time at {size} px, on the whole video: {camera.report}.",
         *header,
@@ -213,10 +214,10 @@ def main() -> None:
     parser.add_argument("video")
     parser.add_argument("--weights", required=True, help="checkpoint of a detector")
     parser.add_argument("--data", help="data set with its classes")
-    parser.add_argument("--exported", help="the detector as an exported file of that size; by default it is exported first")
+    parser.add_argument("--exported", help="exported file of the detector at this size (default: export it first)")
     parser.add_argument("--image-size", type=int, default=640)
     parser.add_argument("--frames", type=int, default=60, help="of each labelled sequence")
-    parser.add_argument("--video-every", type=int, default=1, help="of the video, score each so many frames")
+    parser.add_argument("--video-every", type=int, default=1, help="score every Nth frame of the video")
     parser.add_argument("--parts", nargs="+", choices=("time", "ap"), default=["time", "ap"])
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     options = parser.parse_args()
@@ -244,7 +245,7 @@ def main() -> None:
             "|---|---|---|---|---|---|---|---|---|---|",
             ap_row("three objects, slow", detector, slow, [frame.image for frame in slow], size),
             ap_row("four objects, faster, changing light", detector, fast, [frame.image for frame in fast], size),
-            ap_row("the video, against the plain way", detector, None, pictures, size),
+            ap_row("the video, against normal prediction", detector, None, pictures, size),
         ]
     write_result(f"static_camera-{'-'.join(options.parts)}-{size}", lines, write=options.write)
 

@@ -1,12 +1,12 @@
-"""Time one training step of the reference model against the same model in transformers, in one run.
+"""Compare a training step of the reference model with the same model in transformers, in one run.
 
     python benchmarks/train_step.py [--image-size 320] [--batch-size 4] [--boxes 10] [--repeats 7]
 
-Both models have a ConvNeXt V2 atto backbone under RT-DETR-l's encoder and decoder, 80 classes, 300 queries and 100
-denoising queries a sign; both do forward, matching, losses and backward in float32 (no optimiser). Steps alternate, so that
-a drift of the machine's speed meets both; medians are quoted, and the ratio is the median of the pairwise ratios. Each
-has a process of its own: ours keeps freed memory as ``nextdetr train`` does, transformers' is as its users have it. With
-``--keep-memory`` both keep it.
+Both models have a ConvNeXt V2 atto backbone with RT-DETR-l's encoder and decoder, 80 classes, 300 queries and 100
+positive and 100 negative denoising queries. Both do forward, matching, losses and backward in float32 (no optimiser).
+Steps alternate, so that drift in the machine's speed affects both. Results are medians, and the median of the pairwise
+ratios. Each runs in a separate process: ours keeps freed memory as ``nextdetr train`` does, transformers' uses its
+defaults. With ``--keep-memory`` both keep it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def transformers_step() -> Callable[[torch.Tensor, list[Target]], float]:
 
 
 def serve(name: str, options: argparse.Namespace, connection: Connection) -> None:
-    """Take a step whenever asked and answer with its seconds, until told to stop."""
+    """Take a step on request and return its seconds, until stopped."""
     if name == "nextdetr" or options.keep_memory:
         keep_freed_memory()
     torch.manual_seed(0)
@@ -81,7 +81,7 @@ def serve(name: str, options: argparse.Namespace, connection: Connection) -> Non
 
 
 def take_turns(options: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds an image of each step, by program."""
+    """Seconds per image of each step, by program."""
     context = multiprocessing.get_context("spawn")
     seconds: dict[str, list[float]] = {"nextdetr": [], "transformers": []}
     connections, processes = {}, []
@@ -93,7 +93,7 @@ def take_turns(options: argparse.Namespace) -> dict[str, list[float]]:
         for name, connection in connections.items():
             connection.send(True)
             taken = connection.recv()
-            if repeat >= 2:  # the first two are for warming up
+            if repeat >= 2:  # the first two are warm-up
                 seconds[name].append(taken / options.batch_size)
     for connection, process in zip(connections.values(), processes, strict=True):
         connection.send(False)
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--boxes", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--keep-memory", action="store_true", help="let transformers' process keep freed memory too")
+    parser.add_argument("--keep-memory", action="store_true", help="keep freed memory in transformers' process, too")
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     options = parser.parse_args()
     seconds = take_turns(options)
@@ -118,10 +118,10 @@ def main() -> None:
     lines = [
         "# One training step of the reference model",
         "",
-        f"`python benchmarks/train_step.py`: {options.image_size} px, batch {options.batch_size}, {options.boxes} boxes an "
-        f"image, 2 threads, float32, median of {options.repeats}; freed memory kept by {keeping}. {machine()}",
+        f"`python benchmarks/train_step.py`: {options.image_size} px, batch {options.batch_size}, {options.boxes} boxes "
+        f"per image, 2 threads, float32, median of {options.repeats}; freed memory kept by {keeping}. {machine()}",
         "",
-        "| | seconds an image, median | min | max |",
+        "| | seconds per image, median | min | max |",
         "|---|---|---|---|",
         *(
             f"| {name} | {statistics.median(values):.3f} | {min(values):.3f} | {max(values):.3f} |"

@@ -1,11 +1,12 @@
-"""Time and peak memory of loading weights, beside the programs that wrote them.
+"""Time and peak memory of loading weights, compared with the programs that wrote them.
 
     python benchmarks/weights_load.py [--repeats 5] [--write]
 
 Random weights are written to a temporary folder: a detector of 22 M parameters in our own format and as a transformers
-folder (RT-DETR with ConvNeXt V2 atto), and a ConvNeXt V2 tiny as the published ``.pt``. Each load runs in a process of its
-own. Time is from the name of the file to a model that is ready, building included, after all imports. Memory is the peak of
-the resident set above what it was after the imports, pages of the mapped file included, as a multiple of the file.
+folder (RT-DETR with ConvNeXt V2 atto), and a ConvNeXt V2 tiny in the format of the published ``.pt``. Each load runs in
+a separate process. Time is from the file name to a model ready to run, including construction, after all imports.
+Memory is the peak resident memory above that after the imports, including pages of the mapped file, as a multiple of
+the file size.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def main() -> None:
         folder = Path(temporary)
         write_files(folder)
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in LOADS}
-        for _ in range(options.repeats):  # in turn, so that all see the same machine
+        for _ in range(options.repeats):  # interleaved, so that all see the same machine
             for name, (file, imports, load) in LOADS.items():
                 found[name].append(measure(imports, load, folder / file))
         for name, values in found.items():

@@ -1,11 +1,11 @@
-"""Does Winograd's filtering pay? The 3 × 3 convolutions of RT-DETR's encoder: ours, ncnn, OpenVINO, ONNX Runtime, PyTorch.
+"""Is Winograd's filtering faster? 3 × 3 convolutions of RT-DETR's encoder: ours, ncnn, OpenVINO, ONNX Runtime, PyTorch.
 
     python benchmarks/winograd.py [--image-size 640] [--channels 256] [--repeats 15] [--write]
 
-35 of the reference model's 71 GFLOP at 640 px are 3 × 3 convolutions of stride 1, 256 to 256 channels, at the strides 8, 16
-and 32. Ours (``layers/winograd.py``) and ncnn compute them by Winograd's minimal filtering (arXiv 1509.09308), the others
-directly, or from the graph that ``nextdetr export`` writes for them (``export/winograd.py``). Each convolution alone,
-float32, batch 1, two threads, in turn; ncnn, if it is installed (``pip install ncnn``), with Winograd and without; and one
+35 of the reference model's 71 GFLOP at 640 px are 3 × 3 convolutions of stride 1, 256 to 256 channels, at strides 8, 16
+and 32. Ours (``layers/winograd.py``) and ncnn compute them by Winograd's minimal filtering (arXiv 1509.09308), the
+others directly or from the graph that ``nextdetr export`` writes (``export/winograd.py``). Each convolution alone,
+float32, batch 1, two threads, interleaved; ncnn, if installed (``pip install ncnn``), with and without Winograd; and a
 training step, forward and backward, at batch 4 and half the size.
 """
 
@@ -38,7 +38,7 @@ Run = Callable[[], Any]
 
 
 def in_ncnn(conv: torch.nn.Conv2d, x: torch.Tensor, folder: Path, winograd: bool) -> Run:
-    """The convolution as a network of ncnn's own format: text for the layers, then the weights behind a tag of zeros."""
+    """The convolution in ncnn's own format: text for the layers, then the weights after a tag of zeros."""
     import ncnn
 
     weight = conv.weight.detach().numpy()
@@ -65,7 +65,7 @@ def in_ncnn(conv: torch.nn.Conv2d, x: torch.Tensor, folder: Path, winograd: bool
         expected = conv(x)[0].numpy()
     error = float(np.abs(run() - expected).max() / np.abs(expected).max())
     if error > 1e-3:
-        raise SystemExit(f"ncnn computes something else: relative difference {error:.1e}")
+        raise SystemExit(f"ncnn computes a different result: relative difference {error:.1e}")
     return run
 
 
@@ -84,7 +84,7 @@ def in_runtimes(layer: torch.nn.Module, x: torch.Tensor, folder: Path, note: str
 
 
 def candidates(side: int, channels: int, folder: Path) -> dict[str, Run]:
-    """What takes turns on a map of ``side`` by ``side``."""
+    """Functions to time on a map of ``side`` by ``side``."""
     torch.manual_seed(0)
     conv = Conv3x3(channels, channels).eval().requires_grad_(False)
     x = torch.rand(1, channels, side, side)
@@ -122,7 +122,7 @@ def training(side: int, channels: int) -> dict[str, Run]:
 
 
 def table(label: str, seconds: dict[str, list[float]], pixels: int, channels: int) -> list[str]:
-    """Rows of medians, beside the best that computes the direct sum."""
+    """Rows of medians, with the ratio to the best direct convolution."""
     median = {name: statistics.median(values) for name, values in seconds.items()}
     best = min(value for name, value in median.items() if "Winograd" not in name)
     gflop = 2 * 9 * channels**2 * pixels / 1e9
@@ -153,9 +153,9 @@ def main() -> None:
     lines = [
         f"# 3 x 3 convolutions with and without Winograd, {options.channels} to {options.channels} channels",
         "",
-        f"`python benchmarks/winograd.py`: {THREADS} threads, median of {options.repeats}, in turn. {machine()}",
+        f"`python benchmarks/winograd.py`: {THREADS} threads, median of {options.repeats}, interleaved. {machine()}",
         "",
-        "| map | | ms | GFLOP/s of the direct sum | ratio to the best direct one |",
+        "| map | | ms | GFLOP/s of direct convolution | ratio to the best direct one |",
         "|---|---|---|---|---|",
         *rows,
     ]

@@ -213,7 +213,7 @@ def _find_images(
     """Return the path of each image: in the folder that has most of the first 50, or where ``find_moved`` finds it.
 
     Results name images as they were given to ``predict``, relative to the working directory. Images of the same names with
-    drawn boxes may lie beside the file; those must not be used.
+    drawn boxes may be next to the file; those must not be used.
     """
     own = Path(file).parent
     others = [own, own.parent] if own.name.lower() == "annotations" else [own]  # other bases of relative names

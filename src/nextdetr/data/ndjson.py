@@ -2,7 +2,7 @@
 
 The first line has ``class_names``; an image's line has ``file``, ``split`` and ``annotations``, whose rows are those of
 YOLO label files: ``boxes``, ``segments`` or ``obb`` (four corners), which give their enclosing box, or ``pose``, of which
-the box is used. Nothing is fetched from ``url``: the images must lie beside the file, in ``images/SPLIT``, ``SPLIT`` or the
+the box is used. Nothing is fetched from ``url``: the images must be next to the file, in ``images/SPLIT``, ``SPLIT`` or the
 folder named by ``path`` or ``name``.
 """
 

@@ -5,7 +5,7 @@ hard one. The difference: the student's view also has another geometry (zoom-out
 comes with its transform, so that the teacher's boxes can be mapped to it.
 
 A batch is one list of samples: labelled images, then the student's views, which replace further labelled ones, then the
-teacher's views of the same images. Indices tell them apart: with N labelled and M unlabelled images, N + k is image k for
+teacher's views of the same images. Indices distinguish them: with N labelled and M unlabelled images, N + k is image k for
 the student, N + M + k for the teacher. All of it is a function of (seed, epoch, position), like everything that is loaded.
 """
 

@@ -1,4 +1,4 @@
-"""A run of ultralytics as a run of ours: its settings, its data set, its best weights and its table of scores.
+"""Turn a run of ultralytics into one of ours: settings, data set, best weights and table of scores.
 
 Nothing of that framework is imported, and nothing in its files is run: the checkpoint goes through the reader of weights.
 """

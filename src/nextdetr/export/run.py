@@ -279,7 +279,7 @@ def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:
 
 def _images(config: ExportConfig, contract: Contract) -> tuple[list[Tensor], str]:
     if config.data is None:
-        return drawn_images(config.images, contract.image_size), "drawn pictures (give --data to compare on your own)"
+        return drawn_images(config.images, contract.image_size), "random images (give --data to compare on your own)"
     data = load_scored(config.data, config.split, contract.details)
     step = max(1, len(data.records) // config.images)
     chosen = data.records[::step][: config.images]

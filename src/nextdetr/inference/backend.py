@@ -26,8 +26,8 @@ class Seen:
 
     Attributes:
         outputs: logits and boxes of the B images.
-        maps: of each image, where a recorder of features looked on.
-        vectors: [B, C], the pooled last map of the backbone, where it is wanted.
+        maps: of each image, if features are recorded.
+        vectors: [B, C], the pooled last map of the backbone, if requested.
     """
 
     outputs: Outputs
@@ -68,7 +68,7 @@ class Backend(ABC):
         Args:
             images: see ``__call__``.
             queries: likewise.
-            streams: of each image, what tells its stream from others; for a camera that stands still.
+            streams: for each image, the key of its stream; for a fixed camera.
         """
         return Seen(self(images, queries=queries))
 

@@ -25,7 +25,7 @@ __all__ = ["FAMILIARITY", "Familiarity", "Space", "conformal_limit", "fit_space"
 
 FAMILIARITY = "familiarity"
 MOST_DIRECTIONS = 32
-FEWEST_IMAGES = 8  # a direction: its variance comes from so many training images
+FEWEST_IMAGES = 8  # per direction: its variance is estimated from this many training images
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,7 @@ def _open(path: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, size)
 
 
-_told: list[str] = []  # the name that was warned of
+_told: list[str] = []  # names that a warning was given for
 
 
 def _warn_of_missing_letters(name: str) -> None:

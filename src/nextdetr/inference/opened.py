@@ -66,7 +66,7 @@ class Settled:
 
     @property
     def familiarity(self) -> Familiarity | None:
-        """What tells images that are unlike the training images; None where the file has none, or none of this size."""
+        """Detects images unlike the training images; None if the file has none, or none for this size."""
         found = read_familiarity(self.opened.metadata)
         if found is None or isinstance(self.opened, OpenedExport):
             return None

@@ -38,7 +38,7 @@ def predict_stream(
         predictor: runs the model.
         sources: see ``find_images``; with a table, images only.
         config: the settings; an ``output`` that ends in ``.parquet`` is a table of all predictions.
-        model: what tells the model from others; a table that was begun goes on only with the same one.
+        model: identity of the model; an unfinished table is resumed only with the same one.
         opens: how another process opens the same model: the arguments of ``open_any``; for the engine ``ray``.
         identity: what the data set calls its classes and images, for COCO results.
 
@@ -71,7 +71,7 @@ def predict_stream(
 
 
 def file_identity(source: str) -> str:
-    """Return what tells a model file from its successors of the same name."""
+    """Return the identity of a model file, which changes if the file is replaced."""
     path = exported_file(source) if is_exported(source) else Path(source)
     if not path.exists():
         return source

@@ -29,7 +29,7 @@ class Result(Shown, sv.Detections):
     """The detections of one image: a ``supervision.Detections``, boxes xyxy in pixels of the image, best first.
 
     A part of it, such as ``result[result.confidence > 0.5]``, is a ``Result`` of the same image. The pixels of files are
-    not kept but read again when they are wanted; those of images that the caller has in memory are the caller's own.
+    not kept but read again when needed; images in memory belong to the caller.
     """
 
     _prediction: Prediction | None = None

@@ -123,5 +123,5 @@ def retimed(points: Sequence[SpeedPoint], times: Sequence[SpeedPoint]) -> list[S
 
 
 def model_digest(text: str) -> str:
-    """Return what tells a model file from others; of a checkpoint, its model's text."""
+    """Return a digest that identifies a model file; for a checkpoint, from its model's text."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -32,7 +32,7 @@ class TorchBackend(Backend):
         device: by default the best there is.
         recorder: looks on, so that there are ``maps``.
         camera: runs in the place of ``model``, which it has inside.
-        pooled: whether the pooled last map of the backbone is wanted.
+        pooled: whether to return the pooled last map of the backbone.
 
     Raises:
         ConfigError: there is no such device.

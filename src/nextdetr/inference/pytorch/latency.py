@@ -17,7 +17,7 @@ from nextdetr.weights.checkpoint import OpenedModel
 __all__ = ["eager_point", "steady_ms"]
 
 WARM_UP = 3  # calls
-ROUNDS, CALLS, SECONDS = 5, 3, 0.25  # of each round: so many calls at least, and so long
+ROUNDS, CALLS, SECONDS = 5, 3, 0.25  # of each round: minimum number of calls, and minimum seconds
 LIMIT = 8.0  # seconds after which no further round begins: a large model tells enough by then
 
 

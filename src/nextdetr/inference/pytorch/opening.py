@@ -43,7 +43,7 @@ def place(opened: OpenedModel, device: str | torch.device | None) -> str:
 
 
 def shortened(opened: OpenedModel, layers: int, image_size: int) -> OpenedModel:
-    """Return a detector with so many decoder layers, at another image size; ``opened`` stays as it is."""
+    """Return a detector with ``layers`` decoder layers, at another image size; ``opened`` is unchanged."""
     return replace(opened, model=cut_layers(opened.model, layers), image_size=image_size)
 
 

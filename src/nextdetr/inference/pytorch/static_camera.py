@@ -1,10 +1,10 @@
-"""A fixed camera costs what moves: the backbone is computed only where the picture changed.
+"""A fixed camera: the backbone is computed only where the image changed.
 
-Each patch of the picture is compared with the pixels that its stored maps were computed from, not with the frame before,
-so that slow changes add up until they are seen. What changed, and one patch around it, is computed again
-(``models/partial.py``); encoder and decoder run in full. Where nothing changed, the last result stands. A frame is computed
-in full where too much changed, and every so many frames in any case: this removes what the approximation has left in the
-other patches, and how much that was is measured.
+Each patch of the image is compared with the pixels that its stored maps were computed from, not with the previous frame,
+so that slow changes accumulate until they are noticed. Changed patches, and one patch around them, are computed again
+(``models/partial.py``); encoder and decoder run in full. If nothing changed, the last result is kept. A frame is computed
+in full if too much changed, and at regular intervals in any case: this removes the error of the approximation in the
+other patches, and measures it.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ STEPS = 25
 
 
 class StaticCamera(nn.Module):
-    """A detector for the frames of one camera that stands still, one after another; called like the network.
+    """A detector for consecutive frames of one fixed camera; called like the network.
 
     Args:
         model: the detector, whose first row is a ConvNeXt V2 backbone.
-        full_every: a frame is computed in full at least every so many frames.
+        full_every: at least one frame in this many is computed in full.
         report: counts what was computed.
 
     Raises:
@@ -82,7 +82,7 @@ class StaticCamera(nn.Module):
             images: [B, 3, H, W] float RGB, 0 to 1: frames in their order.
             targets: none.
             queries: number of object queries, where it is not the model's own.
-            streams: of each frame, what tells its stream from others: a frame of another one is computed in full.
+            streams: for each frame, the key of its stream; the first frame of another stream is computed in full.
 
         Returns:
             Logits [B, Q, C] and boxes [B, Q, 4] cxcywh, 0 to 1.
@@ -136,7 +136,7 @@ class StaticCamera(nn.Module):
         return (largest > CHANGED).to(image.dtype)
 
     def _rounded(self, count: int) -> int:
-        """Return how many patches are computed where so many are to be."""
+        """Return the number of patches to compute if ``count`` have changed."""
         total = len(self._computed)
         step = max(1, total // STEPS)
         return min(total, -(-count // step) * step)

@@ -179,7 +179,7 @@ def _set_colours(context: Any, tags: VideoTags, width: int, height: int) -> dict
 
 
 def _check(path: Path, frames: int) -> None:
-    """Raise WriteError unless the video has so many frames, and its first one can be decoded."""
+    """Raise WriteError unless the video has this many frames, and its first one can be decoded."""
     try:
         with path.open("rb") as file, av.open(file, "r") as container:
             packets = 0
