@@ -43,7 +43,7 @@ def drop(page, *files):
 
 
 def cut_off(page, width):
-    """Ids of what can be clicked and does not lie within the width of the page."""
+    """Ids of clickable elements outside the width of the page."""
     return page.evaluate(
         """width => [...document.querySelectorAll('button, select, input:not([type=file])')].filter(element => {
             const box = element.getBoundingClientRect();
@@ -54,7 +54,7 @@ def cut_off(page, width):
 
 
 def unnamed(page):
-    """What has no text and no name for those who do not see it."""
+    """Elements without a text or an accessible name."""
     return page.evaluate(
         """[...document.querySelectorAll('button, select, canvas, input:not([hidden])')].filter(element =>
             element.offsetWidth && !element.textContent.trim() && !element.ariaLabel && !element.labels?.length

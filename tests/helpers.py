@@ -55,7 +55,7 @@ def squares(folder: Path, images: int = 6, *, size: int = 96, empty: bool = True
 
 
 def stop_after(monkeypatch, task, steps: int) -> None:
-    """Ask a ``Trainer`` or ``Pretrainer`` to stop, as Ctrl-C does, after so many of its steps."""
+    """Ask a ``Trainer`` or ``Pretrainer`` to stop, as Ctrl-C does, after this many of its steps."""
     step, count = task.step, 0
 
     def interrupted(self, *arguments):
@@ -70,7 +70,7 @@ def stop_after(monkeypatch, task, steps: int) -> None:
 
 
 def interrupt_training(settings: dict, steps: int, match: str | None = None) -> None:
-    """Train with ``settings`` until it is stopped after so many steps; ``match`` is what it says then."""
+    """Train with ``settings`` until stopped after this many steps; ``match`` is the expected message."""
     from nextdetr.config import TrainConfig
     from nextdetr.engine.train import Trainer, train
     from nextdetr.errors import Interrupted

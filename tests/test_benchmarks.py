@@ -1,4 +1,4 @@
-"""What the benchmarks beside peers are built on: data and environments that they get, scores, ratios and tables."""
+"""Shared parts of the benchmarks against peers: data, environments, scores, ratios and tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The least score of a detection: asked for, stored with the detector, or the default."""
+"""The minimum score of a detection: requested, stored with the detector, or the default."""
 
 from __future__ import annotations
 

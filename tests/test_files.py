@@ -1,4 +1,4 @@
-"""Files are whole or untouched whatever fails; what killed processes leave is cleared; one process writes at a time."""
+"""Files are complete or untouched after any failure; leftovers of killed processes go; one process writes at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What works without torch, and what the rest says; ``tests/light.py`` hides all that ``pip install nextdetr`` lacks."""
+"""What works without torch, and what the rest reports; ``tests/light.py`` hides all that ``pip install nextdetr`` lacks."""
 
 from __future__ import annotations
 

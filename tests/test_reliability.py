@@ -1,4 +1,4 @@
-"""``benchmarks/reliability.py`` sees a run that differs, a refusal that is none, and a parser that fails."""
+"""``benchmarks/reliability.py`` detects a run that differs, an invalid refusal, and a parser that fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a command ends with: one sentence, an exit code, and with --json one object."""
+"""Every command ends with one sentence and an exit code, or with --json one object."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nextdetr.json_text import json_text
 
 
 class Panic(BaseException):
-    """As safetensors' Rust raises it: no Exception."""
+    """Like a panic in safetensors' Rust code: not an Exception."""
 
 
 class MuteError(Exception):

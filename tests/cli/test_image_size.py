@@ -1,4 +1,4 @@
-"""``--image-size`` is checked against the model, by every command alike, before data are read or files are written."""
+"""``--image-size`` is checked against the model by every command, before data are read or files are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What uses a detector refuses weights with gaps, unless told otherwise, and says what was loaded; training says it."""
+"""Commands that use a detector refuse incomplete weights unless allowed; they and training report what was loaded."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ CAT, DOG = ("cat", 24, 12, 36, 28), ("dog", 12, 16, 18, 24)
 
 
 class Case(NamedTuple):
-    """A data set: files by their text (an image where it is None); what ``train`` holds, by image id; what is told."""
+    """A data set: text of each file (None: an image), expected content of ``train`` by image id, and expected messages."""
 
     line: str  # what is said to be recognised
     files: dict[str, str | None]
@@ -54,7 +54,7 @@ def found_in(data) -> dict[str, list[tuple]]:
 
 
 def check_case(case: Case, root: Path) -> None:
-    """Read the set, and see that it is what the case says; a message where it says one."""
+    """Read the data set, and check that it is as the case expects, or ends with the expected message."""
     path = write(root, case)
     if isinstance(case.found, str):
         with pytest.raises(DataError, match=case.found):

@@ -1,4 +1,4 @@
-"""Data sets in a few lines: what lies in their files, and what is to be found in them."""
+"""Data sets in a few lines: their files, and the expected content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CAT_BOX, DOG_BOX = ("cat", 24, 12, 36, 28), ("dog", 12, 16, 18, 24)
 
 
 class Case(NamedTuple):
-    """A data set: files by their text (an image where it is None), what is to be found, and what is to be told."""
+    """A data set: text of each file (None: an image), expected content, and expected messages."""
 
     files: dict[str, str | None]
     found: dict[str, list[tuple]] | str  # by image id; or a part of the error's message
@@ -51,7 +51,7 @@ def check(data, case: Case) -> None:
 
 
 def check_case(case: Case, root: Path) -> None:
-    """Write a set, and see that its split ``train`` is read as the case says, or refused."""
+    """Write a data set, and check that its split ``train`` is read as the case expects, or refused."""
     path = write(root, case)
     if isinstance(case.found, str):
         with pytest.raises(DataError, match=case.found):

@@ -1,4 +1,4 @@
-"""Boxes that a detector found: their confidence is kept, a limit leaves some out, and convert writes it back."""
+"""Boxes found by a detector: their confidence is kept, a limit drops some, and convert writes it back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ YAML = "train: images\nnames: [cat, dog]\n"
 
 @pytest.fixture
 def labels(tmp_path):
-    """Three boxes, one of them drawn by hand, and one image without a box."""
+    """Three boxes, one of them drawn manually, and one image without a box."""
     for name in ("a", "b"):
         make_image(tmp_path / "set" / "images" / f"{name}.jpg")
     write_text(tmp_path / "set" / "labels" / "a.txt", f"{CAT} 0.9\n{DOG}\n{DOG.replace('0.5', '0.6')} 0.3\n")

@@ -1,4 +1,4 @@
-"""What ``convert`` writes is read again as it was: images, classes in their order, boxes to the last digit."""
+"""Data sets survive ``convert`` unchanged: images, order of classes, every digit of boxes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CATEGORIES = ((7, "z b"), (3, "a <&> ü"), (90, "never"))
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A COCO set: two splits with equal file names, endings that alone differ, a background image, a crowd, odd numbers."""
+    """A COCO set: two splits with equal names, suffixes that differ, a background image, a crowd, odd numbers."""
     root = tmp_path_factory.mktemp("source") / "set"
     generator = np.random.default_rng(0)
     number = 0
@@ -41,7 +41,7 @@ def source(tmp_path_factory):
 
 
 def described(data, *, crowds: bool):
-    """Everything that is to be equal, by image: the pixels' file, and boxes, labels, crowds and areas of the kinds kept."""
+    """Everything that must be equal, by image: the image file, and boxes, labels, crowds and areas of the kinds kept."""
     found = []
     for record in data.records:
         keep = np.ones(len(record.labels), bool) if crowds else ~record.crowd

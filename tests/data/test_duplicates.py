@@ -1,4 +1,4 @@
-"""Copies are found however they were changed, and nothing else is."""
+"""Copies are found after any kind of change, and nothing else is."""
 
 from __future__ import annotations
 

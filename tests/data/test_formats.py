@@ -1,4 +1,4 @@
-"""Which format a path is recognised as, what is said of it, and how another one is chosen."""
+"""Which format a path is recognised as, what is reported, and how another one is chosen."""
 
 from __future__ import annotations
 

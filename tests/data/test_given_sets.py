@@ -1,4 +1,4 @@
-"""Data sets as people and tools leave them: each is read as it is meant, or refused in a sentence, and never otherwise."""
+"""Data sets as people and tools leave them: each is read as intended, or refused in one sentence."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def test_resume_in_mid_epoch(make_loader, workers):
 
 
 def test_an_epoch_goes_on_with_other_batches_and_processes():
-    """After eight of 23 images, of two processes with batches of two: what is left comes once, whoever takes it."""
+    """After eight of 23 images, with two processes and batches of two: each remaining image is used once."""
     first = [EpochSampler(23, 2, seed=3, base_size=64, rank=rank, world=2) for rank in range(2)]
     had = [key.index for sampler in first for batch in list(sampler.epoch(1))[:2] for key in batch]
     for batch_size, world in ((2, 1), (3, 2), (5, 3)):
@@ -354,7 +354,7 @@ loader.close()
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers import torch anew")
 def test_workers_behind_a_long_tmpdir(tmp_path):
-    """A socket's path is short; batches were lost behind a longer TMPDIR, and waited for without end."""
+    """Socket paths are limited in length; with a longer TMPDIR batches were lost, and the loader waited forever."""
     long = tmp_path / ("x" * 100)
     long.mkdir()
     done = subprocess.run(

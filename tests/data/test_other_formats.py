@@ -1,4 +1,4 @@
-"""Data sets of annotation tools: each is read as its tool means it, and what cannot be read is told with file and line."""
+"""Data sets of annotation tools: each is read as its tool intends; unreadable content is reported with file and line."""
 
 from __future__ import annotations
 

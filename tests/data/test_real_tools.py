@@ -1,4 +1,4 @@
-"""Sets as real tools write them that were read wrong without a word, or refused with a message that misleads."""
+"""Data sets of real tools that used to be misread silently, or refused with a misleading message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A part of train is set aside where there is no val: by seed, with what looks alike on one side."""
+"""Without val, a part of train is held out: by seed, with similar images on one side."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def names(data: DetectionData) -> list[str]:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory) -> DetectionData:
-    """Twenty scenes; of one five frames, of one two files of other sizes, of one three of Roboflow's copies."""
+    """Twenty scenes: one has five frames, one has two files of other sizes, one has three of Roboflow's copies."""
     folder = tmp_path_factory.mktemp("mixed")
     records = [record(folder, f"{number:02}.png", picture(number), [number % 2]) for number in range(17)]
     records += [record(folder, f"frame{number}.png", frame(100, number), [0]) for number in range(5)]

@@ -1,4 +1,4 @@
-"""What the two splits of a training need, and what they may not share in silence."""
+"""What the two splits of a training need, and what they must not share silently."""
 
 from __future__ import annotations
 

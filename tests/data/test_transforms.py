@@ -1,4 +1,4 @@
-"""Augmentation: boxes stay on what they bound, draws follow the seed alone, the weak part is the plain preprocessing."""
+"""Augmentation: boxes stay on their objects, randomness depends only on the seed, the weak part is plain preprocessing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What readers say of images that no annotation names."""
+"""What readers report for images without annotations."""
 
 from __future__ import annotations
 

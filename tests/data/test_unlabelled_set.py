@@ -1,4 +1,4 @@
-"""Which unlabelled images are learnt from: none of val, test or train, under whatever name and however saved."""
+"""Which unlabelled images are used: none of val, test or train, under any name or encoding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nextdetr.errors import DataError
 
 
 def scene(path, seed):
-    """Large patches, as photographs have them, so that it looks like itself when saved anew."""
+    """Large patches, as in photographs, so that a re-encoded copy is recognised."""
     cells = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.kron(cells, np.ones((16, 16, 1), dtype=np.uint8))).save(path)

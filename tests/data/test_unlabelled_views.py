@@ -1,4 +1,4 @@
-"""Views of unlabelled images: the way to the student's view, who is shown when, and the same from any number of workers."""
+"""Views of unlabelled images: the way to the student's view, which images come when, the same for any number of workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every command of the pages parses as the program parses it, and what cannot be checked says why it is not run."""
+"""Every command in the pages can be parsed by the program, or has a comment that says why it is not checked."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def problem(words: list[str]) -> str | None:
 
 
 def wrong_usage(words: list[str]) -> str | None:
-    """Return what the program says of a command that it would refuse before it reads any file."""
+    """Return the error of a command that the program refuses before it reads any file."""
     try:
         app.parse_args(prepare(words), exit_on_error=False, print_error=False)
     except (CycloptsError, NextDETRError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Files around the code: versions agree, links lead somewhere, forms and workflows are what they have to be."""
+"""Files around the code: versions agree, links work, forms and workflows are valid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words and turns of phrase that no engineer would use stay out of pages, help texts, docstrings and messages."""
+"""Unidiomatic words and phrases stay out of pages, help texts, docstrings, messages and comments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that take part in a run: what they are given, what they report, and that none outlives the first."""
+"""Processes of a run: what they are given, what they report, and that none outlives the first."""
 
 from __future__ import annotations
 

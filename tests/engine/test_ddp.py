@@ -1,4 +1,4 @@
-"""Two processes on gloo: they do what one does on the doubled batch; one without a box does not hang the other."""
+"""Two processes on gloo: they equal one process with twice the batch; one without a box does not hang the other."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ print(sys.excepthook is sys.__excepthook__)  # which torch.distributed changes
 
 @pytest.mark.slow
 def test_a_script_goes_on_once_after_each_training_on_two_processes(tmp_path):
-    """Through ``python -``, which no other process can run again."""
+    """From standard input (``python -``), which no other process can run again."""
     command = [sys.executable, "-", squares(tmp_path / "data", images=4), tiny_model(tmp_path), tmp_path / "runs"]
     done = subprocess.run(
         [str(part) for part in command], input=SCRIPT, capture_output=True, text=True, timeout=300, check=False,
@@ -163,7 +163,7 @@ Trainer.step = watched
 @pytest.mark.slow
 @pytest.mark.parametrize(("images", "first", "then"), [(8, 2, 1), (6, 1, 2)])
 def test_an_epoch_goes_on_with_other_processes(tmp_path, images, first, then):
-    """Batches of two a process: what the first session had not shown the second shows, each image once."""
+    """Batches of two per process: the second session uses the images that the first did not, each once."""
     data, output = squares(tmp_path / "data", images=images), tmp_path / "run"
     options = ("--epochs", "2", "--batch-size", "2")
     run(data, tiny_model(tmp_path), output, *options, "--devices", str(first), before=f"STOPS = True{WATCHED}", code=130)

@@ -1,4 +1,4 @@
-"""Starting from a detector: what the recipe makes of the classes that it knows, and what stays as it is."""
+"""Starting from a detector: how the recipe depends on the classes that it knows, and what stays unchanged."""
 
 from __future__ import annotations
 

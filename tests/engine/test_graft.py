@@ -28,7 +28,7 @@ DFINE = TINY_MODEL.replace("RTDETRDecoder, [nc, 32, 20, 2, 4, 2, 64]", "DFINEDec
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
-    """A detector that says something, weights of a backbone, and images."""
+    """A detector that has detections, weights of a backbone, and images."""
     folder = tmp_path_factory.mktemp("graft")
     squares(folder / "data")
     torch.manual_seed(1)

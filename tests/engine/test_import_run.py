@@ -1,4 +1,4 @@
-"""Runs of ultralytics, made here in their form: settings, weights, data and scores come over, and no code runs."""
+"""Runs of ultralytics, generated here: settings, weights, data and scores are imported, and no code is run."""
 
 from __future__ import annotations
 

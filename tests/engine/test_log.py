@@ -1,4 +1,4 @@
-"""What a run tells must not cost the run: a terminal of another encoding or none, a full disk, a table that is gone."""
+"""Output problems do not end a run: a terminal of another encoding or none, a full disk, a deleted table."""
 
 from __future__ import annotations
 

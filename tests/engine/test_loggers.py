@@ -1,4 +1,4 @@
-"""The tools that log a run, without the tools: what is told to whom, and what becomes of the run when one fails."""
+"""Experiment trackers, simulated: what each is sent, and what happens to the run if one fails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.helpers import interrupt_training, squares, tiny_model
 
 
 class Recorder(Tool):
-    """A tool that keeps what it is told; ``fails`` says which calls fail."""
+    """A tracker that records what it is sent; ``fails`` says which calls fail."""
 
     name = "mlflow"
 

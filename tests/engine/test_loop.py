@@ -38,7 +38,7 @@ def settings(data, tmp_path):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """What is scored, and the curves, are not what is looked at here."""
+    """Replace scoring and curves, which are not tested here."""
     monkeypatch.setattr(train_module, "draw_curves", lambda *arguments: None)
     monkeypatch.setattr(Trainer, "_score", lambda self, data: {"AP": 0.1, "AP50": 0.2})
 
@@ -141,7 +141,7 @@ def test_an_image_that_is_gone_leaves_a_checkpoint(settings, monkeypatch, accumu
 
 
 def test_a_validation_that_fails_costs_nothing(settings, monkeypatch):
-    """The epoch is saved as it ended, and scored when the run goes on."""
+    """The epoch is saved when it ends, and scored when the run is resumed."""
 
     def gone(self, data):
         raise DataError("5.png cannot be read")
@@ -245,7 +245,7 @@ def test_best_file_and_state_are_one(settings, monkeypatch):
 
 
 def test_the_rate_does_not_jump_when_a_run_with_minutes_goes_on(settings, monkeypatch):
-    """Looking at the data takes long and is within the minutes; progress goes on from where it was."""
+    """Checking the data takes long and counts towards the minutes; progress continues from its last value."""
     del settings["epochs"]
     settings["minutes"] = 60.0
     seen = []

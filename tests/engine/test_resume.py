@@ -1,4 +1,4 @@
-"""What must be as it was when a run goes on, and what is done where it is not."""
+"""What must be unchanged when a run is resumed, and what happens if it is not."""
 
 from __future__ import annotations
 

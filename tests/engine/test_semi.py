@@ -1,4 +1,4 @@
-"""A run with unlabelled images: when they join, what is written, how it goes on, and the guard."""
+"""A run with unlabelled images: when they join, what is written, resuming, and the guard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run is called that nobody gave a folder."""
+"""The name of a run without a given folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data set without val is trained on all the same: a part of train is set aside, and that is said and kept."""
+"""Training without val: a part of train is held out, and that is reported and stored."""
 
 from __future__ import annotations
 

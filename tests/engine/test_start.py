@@ -1,4 +1,4 @@
-"""Published weights to start from: told, chosen, and never fetched unasked."""
+"""Published weights to start from: reported, chosen, and never downloaded unasked."""
 
 from __future__ import annotations
 

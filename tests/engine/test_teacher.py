@@ -1,4 +1,4 @@
-"""A run with a teacher: who may be one, what it says, how a pupil learns from it, and how such a run goes on."""
+"""A run with a teacher: which ones are allowed, their output, how the student learns from it, and resuming."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WIDER = DFINE.replace("DFINEDecoder, [nc, 32, 20", "DFINEDecoder, [nc, 64, 30")
 
 
 def checkpoint(path, classes=("square", "bar"), text=WIDER, seed=1):
-    """A detector file without any training: its heads are shaken, and its classes likely, so that it says something."""
+    """An untrained detector file with perturbed heads and high class scores, so that it has detections."""
     torch.manual_seed(seed)
     model = build_model(parse_model_text(text, "test"), num_classes=len(classes))
     for parameter in model.rows[-1].parameters():
@@ -259,11 +259,11 @@ def test_gradients_of_the_projections_are_the_mean_of_all_processes(given):
     assert found == [[number / 2] for number in range(len(found))]
 
 
-# How such a run goes on
+# Resuming such a run
 
 
 def test_a_resumed_run_with_a_teacher_equals_the_uninterrupted_one(settings, tmp_path, monkeypatch):
-    """The teacher has moved in between, and is told."""
+    """The teacher's file was moved in between, and its new path is given."""
     moved = tmp_path / "moved.safetensors"
     train(TrainConfig(**settings | {"output": tmp_path / "whole"}), quiet=True)
     own = shutil.copy(settings["teacher"], tmp_path / "own.safetensors")

@@ -19,7 +19,7 @@ SIZE = 128
 
 
 def checkpoint(folder, name, size, classes=CLASSES):
-    """A detector whose scores lie apart, as a trained one's do: random weights alone tie nearly all of them."""
+    """A detector whose scores differ, as in a trained one: with random weights alone nearly all of them tie."""
     model = stir(build_model(name, num_classes=len(classes)))
     decoder = model.rows[-1]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Which of a float32 and an 8-bit file is to be deployed, and where it is said."""
+"""Whether a float32 or an 8-bit file is recommended, and where that is reported."""
 
 from __future__ import annotations
 

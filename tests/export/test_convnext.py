@@ -13,7 +13,7 @@ from nextdetr.models.graph import build_model
 
 
 def stirred(**options):
-    """A backbone as a model of one row, every parameter drawn, so that nothing that is folded is 0 or 1."""
+    """A backbone as a model of one row, with random parameters, so that no folded value is 0 or 1."""
     backbone = ConvNeXtV2((1, 2), (16, 24), out_indices=(0, 1), **options)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

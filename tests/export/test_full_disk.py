@@ -1,4 +1,4 @@
-"""Exports to a disk without space: a sentence that says so, and the earlier export stays."""
+"""Exports to a full disk end with one sentence about it, and keep the earlier export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""8-bit maps as both runtimes compute them rightly."""
+"""8-bit maps in the form that both runtimes compute correctly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ needs_runtimes()
 
 
 def convolution_behind_a_concat(generator, least, zero, kind=np.int8):
-    """Two convolutions on 8-bit maps, joined, and a 1 x 1 convolution on both: an encoder in small."""
+    """Two convolutions on 8-bit maps, concatenated, and a 1 x 1 convolution on both: a small encoder."""
     from onnx import TensorProto, helper, numpy_helper
 
     nodes, weights = [], []

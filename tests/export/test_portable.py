@@ -1,4 +1,4 @@
-"""What stands in for GridSample and TopK gives what they give; needs no runtime."""
+"""The replacements of GridSample and TopK give the same results; needs no runtime."""
 
 from __future__ import annotations
 

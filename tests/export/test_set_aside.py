@@ -1,4 +1,4 @@
-"""A detector whose data set has no val is exported and scored with the images that its training set aside."""
+"""A detector without val is exported and scored with the images that its training held out."""
 
 from __future__ import annotations
 

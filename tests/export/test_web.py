@@ -112,7 +112,7 @@ def turned():
 
 
 def swapped_colours():
-    """A profile by which red is blue: who applied it would see."""
+    """A colour profile that swaps red and blue, so that applying it would be visible."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     return profile.replace(b"rXYZ", b"?XYZ").replace(b"bXYZ", b"rXYZ").replace(b"?XYZ", b"bXYZ")
 

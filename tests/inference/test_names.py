@@ -1,4 +1,4 @@
-"""Names of files that are no UTF-8, as old archives leave them: every result is written, the name escaped."""
+"""File names that are not UTF-8, as from old archives: every result is written, with the name escaped."""
 
 from __future__ import annotations
 

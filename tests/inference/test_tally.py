@@ -1,4 +1,4 @@
-"""Counts of videos, and how far one is."""
+"""Counts and progress of videos."""
 
 from __future__ import annotations
 

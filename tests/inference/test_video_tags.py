@@ -1,4 +1,4 @@
-"""What a video's stream says of itself: upright, times, colours, pixel shape, and changes on the way."""
+"""Metadata of video streams: rotation, times, colours, pixel shape, and changes within a video."""
 
 from __future__ import annotations
 

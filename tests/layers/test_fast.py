@@ -1,4 +1,4 @@
-"""One rule says when a fast path may run; every path asks it, and gives way where it says no."""
+"""One rule decides when a fast path may run, and every fast path follows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ImageNet's mean and deviation stand in one place of the package."""
+"""ImageNet's mean and standard deviation are defined in one place."""
 
 from __future__ import annotations
 

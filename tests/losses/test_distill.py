@@ -1,4 +1,4 @@
-"""The losses against a teacher: formulas written out by hand, on few numbers."""
+"""Distillation losses: formulas written out manually, on few numbers."""
 
 from __future__ import annotations
 

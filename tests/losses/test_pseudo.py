@@ -1,4 +1,4 @@
-"""A teacher's boxes: thresholds by class, what is in doubt, their way into a view, and what they weigh in the loss."""
+"""A teacher's boxes: thresholds by class, uncertain ones, mapping to a view, and their weight in the loss."""
 
 from __future__ import annotations
 

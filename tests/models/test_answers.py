@@ -1,4 +1,4 @@
-"""What a decoder says of given places: a teacher's own detections, and a pupil that starts where the teacher starts."""
+"""Outputs of a decoder at given places: a teacher's own detections, and a student that starts at the same places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model says of the names of its tensors: which row they belong to, and which have a row for each class."""
+"""What a model knows about its tensor names: the row of each, and which have one row per class."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Which image sizes a model takes: its own strides say so, in one sentence, before anything is read."""
+"""Which image sizes a model accepts, by its strides: checked before anything is read, with one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model built without memory, and given it afterwards, is the model; a file of few tensors states no model of many."""
+"""A model built on the meta device and allocated later is the model; a file of few tensors cannot claim a huge one."""
 
 from __future__ import annotations
 

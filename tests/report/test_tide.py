@@ -1,4 +1,4 @@
-"""Kinds of error: by hand, and equal to tidecv, the implementation of TIDE's authors."""
+"""Kinds of error: small examples, and equality with tidecv, the implementation of TIDE's authors."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ __all__ = ["Hub", "Repository", "serving"]
 class Repository:
     """Files of each revision; ``main`` is one. Files of weights are stored by their checksums, as with Git LFS.
 
-    The rest are faults: ``gated`` refuses files, ``cut`` sends so many bytes of a file and hangs up (the first ``cuts``
+    The rest are faults: ``gated`` refuses files, ``cut`` sends this many bytes of a file and hangs up (the first ``cuts``
     times), ``altered`` sends other bytes than the stated checksum is of, ``stated`` states another size than is sent.
     """
 

@@ -1,4 +1,4 @@
-"""Files of a few bytes that state far more: read in a process of their own, whose memory and time are watched."""
+"""Files of a few bytes that claim far more: read in a separate process, whose memory and time are measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Class rows go where their names go, whatever the file calls itself; rows of other classes stay as initialised."""
+"""Class rows are matched by name, for any file format; rows of other classes stay as initialised."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_names_are_matched_as_people_write_them():
 
 
 def test_a_pickled_model_of_ultralytics_brings_its_names(tmp_path):
-    """`names` stands in the pickled module; the classes of the file are coin and key."""
+    """`names` is in the pickled module; the classes of the file are coin and key."""
     ours = build_model(parse_model_text(TINY_MODEL, "m.yaml"))
     with ultralytics() as detection_model:
         pickled = detection_model()

@@ -1,4 +1,4 @@
-"""The gate: no door lets a tensor through that would load but not work."""
+"""The gate: no way of loading accepts a tensor that would load but not work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of layouts: what each must say, and that no two have one name."""
+"""The table of layouts: what each must define, and that names are unique."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One entry for all weights: what is recognised, what is copied, what is refused, and that nothing is left unsaid."""
+"""One entry for all weights: what is recognised, copied and refused, and that everything is reported."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ head:
 
 
 def test_rows_are_matched_by_what_they_compute_and_not_by_name(tmp_path):
-    """atto into atto-p2: the rows of both at stride 4 have other names' weights nowhere, and levels are told by stride."""
+    """atto into atto-p2: no row at stride 4 gets weights of another row, and levels are matched by stride."""
     old, new = build_model("nextdetr-atto", num_classes=2), build_model("nextdetr-atto-p2", num_classes=2)
     save_detector(
         tmp_path / "a.safetensors", old.state_dict(), model_text=old.text, classes=["a", "b"], image_size=64

@@ -36,7 +36,7 @@ head:
 
 
 def detector(path, text=TINY_MODEL, image_size=96):
-    """A file of ours with random weights, BatchNorm's statistics too."""
+    """One of our files with random weights, including BatchNorm's statistics."""
     torch.manual_seed(0)
     model = build_model(parse_model_text(text, "m.yaml"), num_classes=len(CLASSES))
     state = {name: torch.rand_like(t) if t.is_floating_point() else t + 7 for name, t in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""A data set with every kind of fault, and one without: what the doctor says of them, on the command line and in Python."""
+"""What the doctor reports for a data set with every kind of fault and one without, on the command line and in Python."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIZE = 160
 
 
 class Coco:
-    """A COCO folder in the making."""
+    """A COCO folder that is built step by step."""
 
     def __init__(self, folder: Path, classes=("cat", "dog")) -> None:
         self.folder, self.classes = folder, classes
@@ -55,7 +55,7 @@ def picture(seed: int) -> Image.Image:
 
 
 def healthy(folder: Path, *, images=(52, 21)) -> Coco:
-    """Two classes, pictures that differ, boxes that differ."""
+    """Two classes, with different images and boxes."""
     coco, generator = Coco(folder), np.random.default_rng(0)
     for split, count, first in (("train", images[0], 0), ("val", images[1], 1000)):
         for number in range(count):
@@ -73,7 +73,7 @@ def sound(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def ill(tmp_path_factory) -> Path:
-    """Every fault that is found without a detector."""
+    """Every fault that can be found without a detector."""
     coco = healthy(tmp_path_factory.mktemp("ill"))
     coco.classes = ("cat", "dog", "Cats", "bird", "fish", "cow")
     box = (0, 20, 20, 80, 80)

@@ -1,4 +1,4 @@
-"""Label errors that were planted come first, and labels that the detector agrees with are not doubted."""
+"""Planted label errors are ranked first, and labels that the detector agrees with are not reported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def record(number: int, generator: np.random.Generator) -> ImageRecord:
 
 
 def answer(truth: ImageRecord, generator: np.random.Generator) -> Found:
-    """A good detector: near the boxes, sure, and a little noise that it is not sure of."""
+    """A good detector: confident detections close to the boxes, and some noise with low confidence."""
     boxes = np.concatenate((truth.boxes + generator.normal(0, 1.5, (4, 4)), [[90, 90, 110, 110]]))
     scores = np.concatenate((generator.uniform(0.7, 0.95, 4), [0.1]))
     order = np.argsort(-scores)
