@@ -182,9 +182,7 @@ def _turn(entry: dict[str, Any], name: str, python: Path, folder: Path, seconds:
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environ, start_new_session=True)
         try:
-            code: int | None = process.wait(
-                seconds + 900
-            )  # it ends by itself; loading libraries is slow on a busy machine
+            code: int | None = process.wait(seconds + 900)  # it ends by itself; loading libraries is slow on a busy machine
         except subprocess.TimeoutExpired:
             code = None
         finally:
