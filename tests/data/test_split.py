@@ -73,8 +73,8 @@ def test_what_looks_alike_is_on_one_side(mixed):
         assert names(split_off(mixed, 0.3, seed).val) == val
     assert len(found) > 3
     assert parts.text == (
-        "val: 8 of 27 images set aside from train (--split-off 0.3 --seed 11); 7 look like others and are on "
-        "the same side as those"
+        "val: 8 of 27 images set aside from train (--split-off 0.3 --seed 11); 7 images like another, on "
+        "the same side as that one"
     )
 
 

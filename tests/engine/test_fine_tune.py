@@ -48,6 +48,18 @@ def test_other_classes_learn_at_the_rate_of_a_new_detector():
     assert recipe(plan, model="best.safetensors").config.learning_rate == 8e-4
 
 
+def test_the_weights_bring_their_model():
+    plan = plan_fine_tuning(CELLS.classes, identity(["wbc"], "nextdetr-zepto"), "nextdetr-atto")
+    chosen = recipe(plan)
+    assert chosen.config.model == "nextdetr-zepto"
+    assert "--model nextdetr-zepto: the one of these weights" in chosen.text
+    assert recipe(plan, model="nextdetr-pico").config.model == "nextdetr-pico"
+    assert recipe(plan_fine_tuning(CELLS.classes, identity(["wbc"], None), "nextdetr-atto")).config.model == "nextdetr-atto"
+    config = TrainConfig(data="cells", weights="w.safetensors", backbone_weights="b.safetensors")
+    both = choose_recipe(config, CELLS, LAPTOP, models=MODELS, backbone="pico", tuning=plan)
+    assert both.config.model == "nextdetr-pico"
+
+
 def test_a_detector_of_the_same_classes_is_treated_gently():
     plan = plan_fine_tuning(CELLS.classes, identity(["car", "rbc", "WBC", "plate-lets"]), "nextdetr-atto")
     assert plan.reason == "start: 3 of 3 classes carried over by name; a gentle rate"

@@ -63,6 +63,16 @@ def test_a_second_correction_of_a_picture_takes_the_place_of_the_first(served):
     assert [row["bbox"] for row in data["annotations"] if row["category_id"] == 3] == [[5, 6, 15, 24]]
 
 
+def test_a_misspelt_class_goes_with_its_last_box(served):
+    content = encoded((1, 2, 3))
+    send(served, encoded((9, 9, 9)), [([1, 1, 9, 9], "lion")])
+    send(served, content, [([5, 6, 25, 36], "doog"), ([0, 0, 9, 9], "lion"), ([0, 0, 9, 9], "cat")])
+    send(served, content, [([5, 6, 25, 36], "dog")])
+    data = stored(served)
+    assert [category["name"] for category in data["categories"]] == [*CLASSES, "lion"]
+    assert {row["category_id"] for row in data["annotations"]} <= {category["id"] for category in data["categories"]}
+
+
 def test_clients_that_save_at_once_lose_nothing_and_a_restart_goes_on(served, engine, tmp_path):
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda n: send(served, encoded((n, 0, 0)), [([1, 1, 9, 9], "cat")]).status_code, range(12)))

@@ -182,6 +182,15 @@ def test_everything_can_be_done_by_the_keyboard_and_undone(open_page):
     for _ in range(6):
         page.keyboard.press("Control+z")
     assert names(page) == ["cat", "dog", "bird"]
+    page.keyboard.press("Escape")
+    for chosen in ("cat", "dog", "bird"):
+        page.keyboard.press("Tab")
+        expect(page.locator("#objects .chosen input")).to_have_value(chosen)
+    page.keyboard.press("Shift+Tab")
+    expect(page.locator("#objects .chosen input")).to_have_value("dog")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")  # after the last object it leaves the picture
+    expect(page.locator("#canvas")).not_to_be_focused()
     page.keyboard.press("]")
     expect(page.locator("#strip [aria-selected=true]")).to_have_attribute("title", "other.jpg")
     page.keyboard.press("?")

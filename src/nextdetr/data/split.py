@@ -81,7 +81,7 @@ def split_off(data: DetectionData, share: float, seed: int) -> SplitOff:
     if cut:
         text += f"; {plural(cut, 'image')} look alike, as frames of one video do, and are split in blocks of their order"
     elif alike:
-        text += f"; {alike:,} look like others and are on the same side as those"
+        text += f"; {plural(alike, 'image')} like another, on the same side as that one"
     return SplitOff(train, val, text)
 
 

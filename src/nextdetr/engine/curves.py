@@ -60,7 +60,7 @@ def plot_curves(figure: Figure, table: Path, *, ink: str = "black") -> bool:
             score.plot(epochs, values, marker=".", label=f"{name} (last {values[-1]:.3f})")
     score.set(title="Validation, averaged weights", xlabel="epoch", ylim=(0, 1))
     if score.lines:
-        score.legend(loc="lower right")
+        score.legend()
     for axis in (loss, terms, score):
         axis.grid(alpha=0.3)
     return True

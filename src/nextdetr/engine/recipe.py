@@ -197,7 +197,7 @@ def _teacher(plan: _Plan) -> None:
 def _model(plan: _Plan, models: Sequence[str], backbone: str | None) -> None:
     if not plan.open("model"):
         return
-    if plan.tuning is not None and plan.tuning.without_labels and plan.tuning.model in models:
+    if backbone is None and plan.tuning is not None and plan.tuning.model in models:
         plan.choose("the one of these weights", model=plan.tuning.model)
     elif backbone is not None and f"nextdetr-{backbone}" in models:
         plan.choose("the size of the backbone's weights", model=f"nextdetr-{backbone}")

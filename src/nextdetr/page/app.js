@@ -290,11 +290,18 @@ function onKey(event) {
       if (event.altKey) item.place(box, [box.box[0], box.box[1], Math.max(box.box[0] + 1, box.box[2] + dx), Math.max(box.box[1] + 1, box.box[3] + dy)]);
       else item.move(box, dx, dy);
     });
-  } else if (event.altKey) action = null;
+  } else if (key === 'Tab' && event.target === element('canvas')) action = nextObject(event.shiftKey ? -1 : 1);
+  else if (event.altKey) action = null;
   if ('as'.includes(key) && (state.item.state !== 'done' || state.live)) action = null;
   if (!action) return;
   event.preventDefault();
   action();
+}
+
+/** What selects the next object of the list; null at its end, where Tab leaves the picture. */
+function nextObject(by) {
+  const boxes = view.shown(), box = boxes[boxes.indexOf(state.item.chosen) + by];
+  return box ? () => { state.item.chosen = box; refresh(); focusObject(state, true); } : null;
 }
 
 function step_(by) {

@@ -155,7 +155,10 @@ def _with(
     boxes: Sequence[tuple[Box, str]],
     classes: Sequence[str],
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the data set with one more image, or with a correction replaced."""
+    """Return the data set with one more image, or with a correction replaced.
+
+    A class that only the replaced correction had, such as a misspelt one, goes with it, unless it is the model's.
+    """
     categories = list(data["categories"])
     ids = {category["name"]: category["id"] for category in categories}
     for name in (*classes, *(label for _, label in boxes)):
@@ -166,6 +169,7 @@ def _with(
     number = earlier or max((image["id"] for image in data["images"]), default=0) + 1
     images = [image for image in data["images"] if image["id"] != number] + [{"id": number, **entry}]
     annotations = [row for row in data["annotations"] if row["image_id"] != number]
+    before = {row["category_id"] for row in data["annotations"] if row["image_id"] == number}
     first = max((row["id"] for row in data["annotations"]), default=0) + 1
     for row, ((x1, y1, x2, y2), label) in enumerate(boxes, first):
         area = (x2 - x1) * (y2 - y1)
@@ -173,4 +177,6 @@ def _with(
             {"id": row, "image_id": number, "category_id": ids[label], "bbox": [x1, y1, x2 - x1, y2 - y1],
              "area": area, "iscrowd": 0}
         )  # fmt: skip
+    unused = before - {row["category_id"] for row in annotations} - {ids[name] for name in classes}
+    categories = [category for category in categories if category["id"] not in unused]
     return {**data, "images": images, "annotations": annotations, "categories": categories}
