@@ -118,14 +118,23 @@ def test_a_portable_export_has_neither_gridsample_nor_topk(compact, decoder, kin
     assert_same_detections(detections(original, images), detections(exported, images))
 
 
+def test_the_command_shows_its_results_in_a_column(small, tmp_path, capsys):
+    assert run(["export", str(small), "--output", str(tmp_path), "--images", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[:2] for line in lines if line.startswith("  in ")] == [["in", "openvino"]]
+    assert {line[22:24].strip() != "" for line in lines} == {False}
+    assert all(line[24] != " " for line in lines)
+
+
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
-def test_early_exit_needs_no_training(small, kind, tmp_path):
+def test_early_exit_needs_no_training(small, kind, tmp_path, recwarn):
     original = Detector(small)
     settings = {"decoder_layers": 1, "queries": 40}
     result = original.export(kind, output=tmp_path, images=2, quiet=True, **settings)
     assert result.passed, result.failures
     assert (result.queries, result.decoder_layers) == (40, 1)
     assert original.opened.model.rows[-1].eval_layer == 2
+    assert not [warning for warning in recwarn if "complete tensor" in str(warning.message)]
     if kind == "onnx":
         whole = original.export("onnx", output=tmp_path / "whole", images=2, quiet=True)
         dropped = original.opened.model.rows[-1].decoder.layers[1:].parameters()

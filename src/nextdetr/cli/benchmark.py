@@ -41,7 +41,7 @@ def benchmark(
     for threads, limit in result.ceilings.items():
         machine = f"this machine, {plural(int(threads), 'thread')}"
         say(f"{machine}: {limit.gflops:.0f} GFLOP/s of matrix products, {limit.gigabytes:.1f} GB/s")
-    say(f"preprocessing of 1920 x 1080: {1000 * result.seconds_preprocess:.1f} ms (decoding apart)\n")
+    say(f"preprocessing of 1920 x 1080: {1000 * result.seconds_preprocess:.1f} ms (without decoding)\n")
     heads = (
         "runtime",
         "precision",

@@ -64,7 +64,7 @@ def export(
     for failure in result.failures:
         say(f"  NOT MET: {failure}")
     for name, verdict in list(result.runtimes.items())[1:]:
-        say(f"  in {name:<19} {1000 * verdict.seconds_per_image:.1f} ms; {verdict.comparison.matched:.1%} matched")
+        say(f"  in {name:<18} {1000 * verdict.seconds_per_image:.1f} ms; {verdict.comparison.matched:.1%} matched")
         for failure in verdict.failures:
             say(f"  not met in {name}, which will not be chosen for this file: {failure}")
     if result.web is not None:

@@ -36,8 +36,3 @@ def train(
     else:
         score = shown_score(result.best["metrics"].get("AP"))
         say(f"{result.checkpoint}  best epoch {result.best['epoch']}  AP {score}")
-        if result.speed is not None:
-            from nextdetr.inference.speed import SpeedTable
-            from nextdetr.inference.speed_text import table_lines
-
-            say("\n".join(table_lines(SpeedTable.from_json(result.speed))))

@@ -105,7 +105,8 @@ def _open(video: Video) -> Any:
             source = Path(source).open("rb")  # noqa: SIM115 - FFmpeg takes names in UTF-8 only; closed with its container
         container: Any = av.open(source, format=video.format, options=options, timeout=(TIMEOUT, TIMEOUT))
     except (FFmpegError, OSError, ValueError) as error:
-        raise DataError(f"{video.name} cannot be opened as a video: {_reason(error)}.") from error
+        hint = "" if not video.live else f"; check {'that a camera is connected' if video.format else 'address and network'}"
+        raise DataError(f"{video.name} cannot be opened as a video: {_reason(error)}{hint}.") from error
     if not container.streams.video:
         container.close()
         raise DataError(f"{video.name} has no picture, only {', '.join(s.type for s in container.streams) or 'nothing'}.")
