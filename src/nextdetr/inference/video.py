@@ -105,7 +105,9 @@ def _open(video: Video) -> Any:
             source = Path(source).open("rb")  # noqa: SIM115 - FFmpeg takes names in UTF-8 only; closed with its container
         container: Any = av.open(source, format=video.format, options=options, timeout=(TIMEOUT, TIMEOUT))
     except (FFmpegError, OSError, ValueError) as error:
-        hint = "" if not video.live else f"; check {'that a camera is connected' if video.format else 'address and network'}"
+        hint = ""
+        if video.live:
+            hint = "; check that a camera is connected" if video.format else "; check address and network"
         raise DataError(f"{video.name} cannot be opened as a video: {_reason(error)}{hint}.") from error
     if not container.streams.video:
         container.close()
