@@ -7,10 +7,11 @@ import io
 import os
 
 import pytest
+from matplotlib.figure import Figure
 
 from nextdetr import files
 from nextdetr.engine import log
-from nextdetr.engine.curves import draw_curves, draw_loss
+from nextdetr.engine.curves import draw_curves, draw_loss, plot_curves
 from nextdetr.engine.log import Display, MetricsTable, read_table
 
 LINE = "Класс 猫 é"
@@ -80,18 +81,44 @@ def test_a_row_that_a_full_disk_kept_out_comes_later(tmp_path, monkeypatch, capl
     assert os.listdir(tmp_path) == ["metrics.csv"]  # noqa: PTH208
 
 
-def test_curves_of_a_single_epoch_show_its_points(tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: figures.append(figure))
-    terms = ["loss_class"]
-    for rows in (1, 2):
-        table = MetricsTable(tmp_path / f"{rows}.csv", terms)
-        for epoch in range(1, rows + 1):
-            table.add({"epoch": epoch, "step": 1, "loss": 1.5, "loss_class": 1.0, "learning_rate": 0.1, "AP": 0.2})
-        draw_curves(tmp_path / f"{rows}.csv", tmp_path / "curves.png")
-    one, two = ([line.get_marker() for axis in figure.axes for line in axis.lines] for figure in figures)
-    assert one == ["."] * 4
-    assert sorted(two) == [".", "None", "None", "None"]
+def table_of(path, epochs):
+    table = MetricsTable(path, ["loss_class"])
+    for epoch in range(1, epochs + 1):
+        table.add({"epoch": epoch, "step": 1, "loss": 1.5, "loss_class": 1.0, "learning_rate": 0.1, "AP": 0.2})
+    return path
+
+
+def test_curves_of_few_epochs_mark_each(tmp_path):
+    drawn = {}
+    for epochs in (1, 2, 100):
+        drawn[epochs] = Figure()
+        assert plot_curves(drawn[epochs], table_of(tmp_path / f"{epochs}.csv", epochs))
+    one, two, many = ([line.get_marker() for axis in figure.axes for line in axis.lines] for figure in drawn.values())
+    assert one == two == ["."] * 4  # loss, its term, AP and the learning rate
+    assert sorted(many) == [".", "None", "None", "None"]  # the AP's: not every epoch is scored
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 20, 300])
+def test_curves_have_ticks_at_whole_epochs(tmp_path, monkeypatch, epochs):
+    figures = [Figure(figsize=(12, 4))]
+    table = table_of(tmp_path / "metrics.csv", epochs)
+    plot_curves(figures[0], table)
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    draw_loss(table, tmp_path / "curves.png", "t")
+    assert len(figures) == 2
+    for axis in (axis for figure in figures for axis in figure.axes):
+        low, high = axis.get_xlim()
+        ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+        assert ticks == [round(tick) for tick in ticks]
+        assert 1 <= len(ticks) <= 12
+        assert ticks == [1] or epochs > 1
+
+
+def test_a_score_of_zero_is_not_cut_off(tmp_path):
+    figure = Figure()
+    plot_curves(figure, table_of(tmp_path / "metrics.csv", 1))
+    (score,) = (axis for axis in figure.axes if axis.get_title().startswith("Validation"))
+    assert not score.lines[0].get_clip_on()
 
 
 def test_a_clock_says_hours_only_when_there_are_some():

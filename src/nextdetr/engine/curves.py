@@ -19,6 +19,8 @@ __all__ = ["draw_curves", "draw_loss", "html_curves", "plot_curves"]
 
 _log = logging.getLogger(__name__)
 
+FEW = 20  # epochs that each get a marker; a single one has no line
+
 
 def draw_curves(table: Path, target: Path) -> None:
     """Draw loss, its terms, AP and the learning rate over the epochs.
@@ -50,19 +52,20 @@ def plot_curves(figure: Figure, table: Path, *, ink: str = "black") -> bool:
     loss.set_ylim(0, None)
     for name in (name for name in rows[0] if name.startswith("loss_") and name.count("_") == 1):
         _plot(terms, *_series(rows, name), label=name.removeprefix("loss_"))
-    terms.set(title="Last decoder layer's terms (weighted)", xlabel="epoch", ylim=(0, None))
+    terms.set(title="Last decoder layer's terms (weighted)", ylim=(0, None))
     if terms.lines:
         terms.legend()
 
     for name in ("AP", "AP50", "AP75"):
         epochs, values = _series(rows, name)
         if values:
-            score.plot(epochs, values, marker=".", label=f"{name} (last {values[-1]:.3f})")
-    score.set(title="Validation, averaged weights", xlabel="epoch", ylim=(0, 1))
+            # Not every epoch is scored, so that all have a marker; not clipped, since an early AP is nearly 0.
+            score.plot(epochs, values, marker=".", clip_on=False, label=f"{name} (last {values[-1]:.3f})")
+    score.set(title="Validation, averaged weights", ylim=(0, 1))
     if score.lines:
         score.legend()
     for axis in (loss, terms, score):
-        axis.grid(alpha=0.3)
+        _count_epochs(axis)
     return True
 
 
@@ -94,7 +97,7 @@ def draw_loss(table: Path, target: Path, title: str) -> None:
     axis = figure.subplots()
     _draw_loss(axis, rows)
     axis.set_title(title)
-    axis.grid(alpha=0.3)
+    _count_epochs(axis)
     with optional_file(), atomic_write(target) as temporary:
         figure.savefig(temporary, dpi=110)
 
@@ -111,7 +114,7 @@ def _rows(table: Path) -> list[dict[str, str]]:
 
 def _draw_loss(axis: Axes, rows: list[dict[str, str]], ink: str = "black") -> None:
     _plot(axis, *_series(rows, "loss"), color=ink)
-    axis.set(title="Training loss", xlabel="epoch", ylabel="loss")
+    axis.set(title="Training loss", ylabel="loss")
     rate = axis.twinx()
     _plot(rate, *_series(rows, "learning_rate"), color="tab:orange", linestyle=":", linewidth=1)
     rate.set_ylabel("learning rate (dotted)", color="tab:orange")
@@ -119,7 +122,16 @@ def _draw_loss(axis: Axes, rows: list[dict[str, str]], ink: str = "black") -> No
 
 
 def _plot(axis: Axes, epochs: list[int], values: list[float], **style: Any) -> None:
-    axis.plot(epochs, values, marker="." if len(values) == 1 else None, **style)  # one point has no line
+    axis.plot(epochs, values, marker="." if len(values) <= FEW else None, **style)
+
+
+def _count_epochs(axis: Axes) -> None:
+    """Put the ticks of the horizontal axis at whole epochs, also where there is only one."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    axis.set_xlabel("epoch")
+    axis.grid(alpha=0.3)
 
 
 def _series(rows: list[dict[str, str]], name: str) -> tuple[list[int], list[float]]:
