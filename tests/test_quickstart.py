@@ -23,7 +23,8 @@ def test_quickstart_trains_scores_and_draws(tmp_path, monkeypatch, capsys):
     make = coins.make_coins
     monkeypatch.setattr(coins, "make_coins", lambda path, **options: make(path, train=16, val=4, test=4, **options))
     assert run(["quickstart", "--minutes", "0.3", "--output", str(tmp_path / "q"), "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    told = capsys.readouterr()
+    result = json.loads(told.out)
     assert set(result) == {
         "command", "output", "epochs", "seconds", "images_per_second", "best", "checkpoint", "metrics", "photograph",
     }  # fmt: skip
@@ -33,6 +34,46 @@ def test_quickstart_trains_scores_and_draws(tmp_path, monkeypatch, capsys):
     assert 0 <= result["photograph"]["found"] <= 24
     assert Image.open(result["photograph"]["picture"]).size[0] >= 384
     assert len(result["metrics"]) == 12
+    lines = told.err.splitlines()
+    starts = ["Step 1 of 3", "Step 2 of 3: train nextdetr-zepto", "Data set read as coco:", "epoch 1/3 ", "Step 3 of 3"]
+    places = [[place for place, line in enumerate(lines) if line.startswith(start)] for start in starts]
+    assert [len(found) for found in places] == [1] * 5
+    assert places == sorted(places)
+
+
+def result_of(folder, **changed):
+    photograph = {"found": 22, "coins": 24, "detections": 26, "picture": "coins.png"}
+    metrics = {"AP": 0.6231, "AP50": 0.8294}
+    checkpoint = str(folder / "best.safetensors")
+    given = {"epochs": 20, "checkpoint": checkpoint, "metrics": metrics, "photograph": photograph} | changed
+    return quickstart.QuickstartResult(output=str(folder), seconds=1.0, images_per_second=2.0, best={}, **given)
+
+
+def test_what_it_prints_says_what_the_numbers_mean(tmp_path, monkeypatch, capsys):
+    (tmp_path / "best.safetensors").touch()
+    (tmp_path / "report.html").touch()
+    monkeypatch.setattr(quickstart, "quickstart", lambda config: result_of(tmp_path))
+    assert run(["quickstart"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "Test images: AP50 0.8294, AP 0.6231 (1 is perfect)",
+        "  AP50 counts a box as right if it overlaps a coin by half or more (IoU 0.5); AP averages over 0.5 to 0.95.",
+        "Photograph: 22 of 24 coins found, with 26 boxes of confidence 0.5 or more, 4 of them wrong",
+        "Picture with these boxes: coins.png",
+        f"Report, with scores, errors and the worst images: {tmp_path / 'report.html'}",
+        f"Next: nextdetr predict {tmp_path / 'best.safetensors'} YOUR_IMAGE.jpg",
+    ]
+
+
+def test_it_says_when_the_limit_ended_it_and_when_no_box_is_wrong(tmp_path, monkeypatch, capsys):
+    photograph = {"found": 3, "coins": 24, "detections": 3, "picture": "coins.png"}
+    result = result_of(tmp_path, epochs=2, metrics={"AP": None, "AP50": None}, photograph=photograph)
+    monkeypatch.setattr(quickstart, "quickstart", lambda config: result)
+    assert run(["quickstart", "--minutes", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "--minutes 1 ended the training after 2 of 20 epochs" in out
+    assert "AP50 undefined" in out
+    assert "none of them wrong" in out
+    assert "Report" not in out
 
 
 def test_minutes_only_limit_the_epochs(tmp_path, monkeypatch, capsys):

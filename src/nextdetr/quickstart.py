@@ -20,6 +20,14 @@ BATCH_SIZE = 4
 CONFIDENCE = 0.5
 ENLARGED = 3  # the photograph is small; labels need space
 
+# What a newcomer reads while it runs.
+MAKING = "Step 1 of 3: make images to train on: coins cut out of a photograph and pasted onto other backgrounds, in {data}"
+TRAINING = f"""Step 2 of 3: train {MODEL}, the smallest model, for {{epochs}} epochs (passes over the train images)
+  The loss should fall; AP50 and AP, which say from 0 to 1 how well it finds the coins of the val images, should rise."""
+TESTING = (
+    "Step 3 of 3: find coins in the test images, whose coins and backgrounds are new to it, and in the photograph itself"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class QuickstartResult:
@@ -53,19 +61,24 @@ def quickstart(config: QuickstartConfig, *, quiet: bool = False) -> QuickstartRe
         ConfigError: scikit-image, which contains the photographs, is not installed.
     """
     from nextdetr.data.coins import make_coins
+    from nextdetr.engine.log import Display
     from nextdetr.engine.train import train
     from nextdetr.engine.validate import score_detector
     from nextdetr.weights.checkpoint import open_model
 
     output = new_directory(Path("runs") / "quickstart") if config.output is None else config.output
+    display = Display(enabled=not quiet)
+    display.line(MAKING.format(data=output / "data"))
     data = make_coins(output / "data", image_size=IMAGE_SIZE, seed=config.seed)
     settings = TrainConfig(
         data=str(data), model=MODEL, epochs=EPOCHS, image_size=IMAGE_SIZE, batch_size=BATCH_SIZE,
         strong_until=0.0, seed=config.seed, output=output, start="none",
     )  # fmt: skip
+    display.line(TRAINING.format(epochs=EPOCHS))
     result = train(settings, quiet=quiet, limit=config.minutes)
+    display.line(TESTING)
     opened = open_model(result.checkpoint)
-    scores = score_detector(opened, ValConfig(data=str(data), split="test"), quiet=quiet)
+    scores = score_detector(opened, ValConfig(data=str(data), split="test"), quiet=quiet, describe=False)
     photograph = look_at_photograph(Path(result.checkpoint), output / "coins.png")
     trained = {name: value for name, value in asdict(result).items() if name not in ("profile", "speed")}
     return QuickstartResult(**trained, metrics=scores.metrics, photograph=photograph)

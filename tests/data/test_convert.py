@@ -113,7 +113,7 @@ def test_command(source, tmp_path, capsys):
     result = json.loads(told.out)
     assert (result["command"], result["to"], result["crowds_left_out"]) == ("convert", "voc", 2)
     assert result["splits"]["train"] == {"images": 4, "boxes": 18}
-    assert "coco: annotations/instances_train.json" in told.err
+    assert "Data set read as coco: annotations/instances_train.json\n" in told.err
     assert "left out: 2 crowds, for which voc has no place" in told.err
     assert run(["convert", str(source), "--output", str(tmp_path / "new2")]) == 2
     assert "give --to coco, yolo or voc" in capsys.readouterr().err

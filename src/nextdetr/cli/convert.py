@@ -31,12 +31,13 @@ def convert(
     from nextdetr.data.check import summarize_problems
     from nextdetr.data.convert import convert as run
     from nextdetr.data.raw import plural
+    from nextdetr.data.records import read_as
 
     result = run(
         data, merged.to, merged.output, images=merged.images, on_bad_data=merged.on_bad_data,
         min_confidence=merged.min_confidence,
     )  # fmt: skip
-    sys.stderr.write(f"{result.recognised}\n")
+    sys.stderr.write(f"{read_as(result.recognised)}\n")
     if result.problems:
         sys.stderr.write(summarize_problems(result.problems) + "\n")
     for split in result.splits_left_out:

@@ -59,7 +59,7 @@ def _show(result: DoctorResult) -> None:
     from nextdetr.files import path_text
 
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-    say(f"{path_text(result.data)}: {result.recognised}")
+    say(f"{path_text(result.data)}, read as {result.recognised}")
     for split, count in result.splits.items():
         say(split_line(split, count))
     say()

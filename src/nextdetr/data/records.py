@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nextdetr.preprocess import AS_EVER, Reading
 
-__all__ = ["DetectionData", "ImageRecord", "Problem"]
+__all__ = ["DetectionData", "ImageRecord", "Problem", "read_as"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,3 +84,12 @@ class DetectionData:
     own_ids: bool = False
     reading: Reading = AS_EVER
     recognised: str = ""
+
+
+def read_as(recognised: str) -> str:
+    """Return the line that tells the user how a data set was recognised.
+
+    Args:
+        recognised: as in :class:`DetectionData`.
+    """
+    return f"Data set read as {recognised}"

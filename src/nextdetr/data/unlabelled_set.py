@@ -63,7 +63,9 @@ def find_more(sources: Sequence[str], data: str, train: DetectionData, val: Dete
         if out.any():
             left_out[name] = int(out.sum())
     records = [record for record, keep in zip(found.records, kept, strict=True) if keep]
-    lines = [*([found.recognised] if found.recognised else []), *lines, _line(len(found.records), len(records), left_out)]
+    lines.append(_line(len(found.records), len(records), left_out))
+    if found.recognised:
+        lines.insert(0, f"Unlabelled images read as {found.recognised}")
     if found.problems:
         lines.append(summarize_problems(found.problems))
     return UnlabelledSet(

@@ -135,7 +135,9 @@ def prepare_graft(config: GraftConfig, directory: Path, tell: Callable[[str], No
     earlier = state.get("started_from")
     started_from = (str(earlier["licence"]), str(earlier["file"])) if earlier else _load(model, opened, weights, name, tell)
     data = replace(find_unlabelled(config.images), reading=Reading(bits=stored_bits(opened.metadata)))
-    tell(f"{plural(len(data.records), 'image')} to learn from" + (f", of {data.recognised}" if data.recognised else ""))
+    tell(
+        f"{plural(len(data.records), 'image')} to learn from" + (f", read as {data.recognised}" if data.recognised else "")
+    )
     if data.problems:
         tell(summarize_problems(data.problems))
     if config.resume is None:

@@ -198,6 +198,6 @@ def epoch_line(epoch: int, epochs: int, row: Mapping[str, Any], pace: float, lef
     if row.get("AP") is not None:
         score = f"  AP {row['AP']:.4f}  AP50 {row['AP50']:.4f}"
     return (
-        f"epoch {epoch}/{epochs}  loss {row['loss']:.3f}{score}  rate {row['learning_rate']:.2e}"
-        f"  {pace:.1f} images/s  left {clock(left)}"
+        f"epoch {epoch}/{epochs}  loss {row['loss']:.3f}{score}  learning rate {row['learning_rate']:.2e}"
+        f"  {pace:.1f} images/s  {clock(left)} left"
     )

@@ -213,7 +213,7 @@ class Loop(ABC):
             f"epoch {cursor.epoch + 1}/{epochs}",
             self.budget.progress(cursor.epoch, cursor.place),
             f"loss {values['loss']:.4f}  step {cursor.step}  "
-            f"{cursor.images / max(1e-9, self.budget.seconds):.1f} images/s  left {clock(left)}",
+            f"{cursor.images / max(1e-9, self.budget.seconds):.1f} images/s  {clock(left)} left",
         )
 
     # Between epochs

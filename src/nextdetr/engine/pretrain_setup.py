@@ -187,7 +187,10 @@ def prepare_pretraining(
     """
     cursor, state = (Cursor(), {}) if config.resume is None else read_state(directory / "last.ckpt")
     data = images_of(config)
-    tell(f"{plural(len(data.records), 'image')} to pre-train on" + (f", of {data.recognised}" if data.recognised else ""))
+    tell(
+        f"{plural(len(data.records), 'image')} to pre-train on"
+        + (f", read as {data.recognised}" if data.recognised else "")
+    )
     if data.problems:
         tell(summarize_problems(data.problems))
     encoder = convnextv2(backbone_of(config), grn=config.grn)

@@ -83,7 +83,7 @@ class Recipe:
         """Return all reasons under a heading; empty if there are none."""
         if not self.reasons:
             return ""
-        head = "Chosen for this data and machine (options win; all of it is in config.yaml):"
+        head = "Settings chosen for this data and machine (options that you give come first; config.yaml has all settings):"
         return "\n".join([head, *(f"  {reason}" for reason in self.reasons)])
 
 

@@ -11,7 +11,7 @@ from nextdetr.config import TrainConfig
 from nextdetr.data.check import require_boxes, summarize_problems
 from nextdetr.data.leak import shared_images
 from nextdetr.data.raw import plural
-from nextdetr.data.records import DetectionData
+from nextdetr.data.records import DetectionData, read_as
 from nextdetr.data.sources import load_data, require_splits
 from nextdetr.data.split import SetAside, split_off
 from nextdetr.engine.recipe import SET_ASIDE
@@ -54,7 +54,7 @@ def load_splits(config: TrainConfig, tell: Callable[[str], None], classes: Seque
     if classes is not None and config.resume is not None:
         reread = partial(read, "train", classes=classes)
         train_data = check_classes(train_data, classes, config.data, config.resume, reread)
-    tell(train_data.recognised)
+    tell(read_as(train_data.recognised))
     if aside is None:
         val_data = read("val", classes=train_data.classes)
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nextdetr.config import ValConfig
 from nextdetr.data.check import summarize_problems
-from nextdetr.data.records import DetectionData
+from nextdetr.data.records import DetectionData, read_as
 from nextdetr.data.split import load_scored, load_split_off
 from nextdetr.engine.evaluate import CocoEvaluator, EvalResult, evaluate
 from nextdetr.engine.log import Display
@@ -136,7 +136,7 @@ def examine(
     evaluator = CocoEvaluator(data)
     with Display(enabled=not quiet) as display:
         if describe and data.recognised:
-            display.line(data.recognised)
+            display.line(read_as(data.recognised))
         if describe and data.problems:
             display.line(summarize_problems(data.problems))
         if not opened.trained:

@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from nextdetr.analysis.doctor.findings import DoctorResult, Finding, Mark, Picture, headline
+from nextdetr.data.records import read_as
 from nextdetr.errors import DataError
 from nextdetr.files import path_text, write_text_atomic
 from nextdetr.preprocess import load_image
@@ -71,7 +72,7 @@ def write_page(result: DoctorResult, target: Path) -> None:
 </head>
 <body>
 <h1>{name}</h1>
-<p>{escape(path_text(result.recognised))}</p>
+<p>{escape(path_text(read_as(result.recognised)))}</p>
 <p><strong>{escape(headline(result))}. {verdict}</strong></p>
 <table><thead><tr><th>split</th><th>images</th><th>boxes</th></tr></thead><tbody>{rows}</tbody></table>
 {"".join(_section(finding) for finding in result.findings)}
