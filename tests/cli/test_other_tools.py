@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from nextdetr.cli.commands import SUMMARIES, app
+from nextdetr.cli.common import settings
 from nextdetr.cli.main import run
-from nextdetr.cli.other_tools import COMMANDS, OPTIONS, find, suggested_command
+from nextdetr.cli.other_tools import COMMANDS, OPTIONS, find, own_settings, suggested_command
 from nextdetr.cli.tokens import _known, prepare
-from nextdetr.config import PredictConfig, TrainConfig, build_config
+from nextdetr.config import GraftConfig, PredictConfig, PretrainConfig, TrainConfig, build_config
 from nextdetr.errors import ConfigError
 from tests.docs.blocks import ROOT
 
@@ -103,6 +104,77 @@ def test_other_words_are_answered(typed, answer, tmp_path, monkeypatch):
         prepare(shlex.split(typed))
     assert answer in str(error.value)
     assert str(error.value).endswith((".", "?"))
+
+
+def of_file(text, *, command="train", options=None):
+    Path("c.yaml").write_text(text, encoding="utf-8")
+    kinds = {"train": TrainConfig, "pretrain": PretrainConfig, "graft": GraftConfig}
+    return settings(kinds[command], options, "c.yaml", command=command)
+
+
+@pytest.mark.parametrize(
+    ("text", "command", "ours"),
+    [
+        ("imgsz: 320\nbatch: 4", "train", {"image_size": 320, "batch_size": 4}),
+        ("img-size: 320", "train", {"image_size": 320}),
+        ("num_workers: 2\nlr: 1.0e-3\nmax_epochs: 9", "pretrain", {"workers": 2, "learning_rate": 1e-3, "epochs": 9}),
+        ("output_dir: x\nwd: 0.1", "graft", {"output": Path("x"), "weight_decay": 0.1}),
+        ("imgsz: 320\nproject: null\nlr0:", "train", {"image_size": 320}),  # a setting left alone asks for nothing
+        ("mosaic: 0.5", "train", {"mosaic": 0.5}),  # a name of ours, too
+    ],
+)
+def test_a_file_of_settings_may_have_names_of_other_tools(text, command, ours, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = of_file(text, command=command)
+    assert {name: getattr(config, name) for name in config.model_fields_set} == ours
+
+
+def test_options_win_over_names_of_other_tools_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert of_file("imgsz: 320\nmax_epochs: 9", options=TrainConfig(image_size=64, minutes=1)).model_fields_set == {
+        "image_size", "minutes",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("lr0: 0.01", "c.yaml: lr0: learning_rate is the peak rate of AdamW"),
+        ("optimizer: SGD", "c.yaml: optimizer: AdamW is the only optimiser: leave it out."),
+        ("project: a", "c.yaml: project: output FOLDER names the folder of the results."),
+        ("close_mosaic: 10", "strong_until is the share of the run"),
+        ("fliplr: 0", "flip_horizontal and flip_horizontal: false turn mirroring on and off."),
+        ("eval_only: true", "nextdetr val MODEL --data DATA scores a detector."),
+        ("hyp: h.yaml", "--config names a file of settings."),
+        ("imgsz: 64\nimage_size: 64", "c.yaml: imgsz and image_size are the same setting: keep one of them."),
+        ("image_size: 64\nimgsz: 64", "c.yaml: image_size and imgsz are the same setting: keep one of them."),
+        ("epoch: 3", "c.yaml: there is no setting 'epoch'; did you mean epochs?"),
+        ("config_file: a", "c.yaml: there is no setting 'config_file'"),  # ours is an option, but no setting
+        ("conf: 0.3", "c.yaml: there is no setting 'conf'"),  # of other commands
+        ("task: detect\nmode: train\nimgsz: 64", "nextdetr import-run FOLDER takes such a run over."),
+        ("imgsz: [64, 64]", "c.yaml: --image-size must be a valid integer"),
+    ],
+)
+def test_other_names_in_a_file_are_answered(text, answer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as error:
+        of_file(text)
+    assert answer in str(error.value)
+
+
+@pytest.mark.parametrize("command", ["train", "pretrain", "graft"])
+def test_the_whole_table_holds_for_files(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fields = {"train": TrainConfig, "pretrain": PretrainConfig, "graft": GraftConfig}[command].model_fields
+    for entry in OPTIONS:
+        for name in entry.names.split():
+            if name.replace("-", "_") in fields or find(name, command) is not entry:
+                continue
+            if not entry.ours:
+                with pytest.raises(ConfigError, match=rf"^c\.yaml: {name.replace('-', '_')}: "):
+                    own_settings({name.replace("-", "_"): 1}, command, fields, "c.yaml")
+            elif f"--{entry.ours}" in _known(command) and entry.ours != "config":
+                assert own_settings({name: 1}, command, fields, "") == {entry.ours.replace("-", "_"): 1}
 
 
 def test_a_file_may_have_an_equals_sign(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from cyclopts import Parameter
 
+from nextdetr.cli.other_tools import own_settings
 from nextdetr.cli.output import print_json, say
 from nextdetr.config import CommandConfig, build_config
 from nextdetr.config_file import merge_settings, read_config_file
@@ -50,10 +51,10 @@ def is_first_process() -> bool:
     return int(getattr(rank_zero_only, "rank", None) or 0) == 0
 
 
-def settings(kind: type[C], given: C | None, file: str | None = None) -> C:
-    """Merge the settings of a ``--config`` file with the options, which win."""
+def settings(kind: type[C], given: C | None, file: str | None = None, *, command: str = "") -> C:
+    """Merge the settings of a ``--config`` file of a command with the options, which win."""
     explicit = {} if given is None else {name: getattr(given, name) for name in given.model_fields_set}
-    stored = {} if file is None else read_config_file(file)
+    stored = {} if file is None else own_settings(read_config_file(file), command, kind.model_fields, file)
     return build_config(kind, merge_settings(kind, stored, explicit), source=file or "")
 
 

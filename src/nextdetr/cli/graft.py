@@ -30,7 +30,7 @@ def graft(
 
     Example: `nextdetr graft dfine-n-coco --backbone convnextv2-atto=atto.pt --images photos --minutes 20`.
     """
-    merged = settings(GraftConfig, options, config)
+    merged = settings(GraftConfig, options, config, command="graft")
     if source is not None:
         given = {name: getattr(merged, name) for name in merged.model_fields_set}
         merged = GraftConfig(**{**given, "detector": source})

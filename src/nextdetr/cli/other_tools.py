@@ -1,14 +1,19 @@
 """Names that users of other tools type: accepted where they mean the same as ours, else answered with the right one.
 
-The table is what the command line understands; ``docs/reference/other-tools-options.md`` shows it; a test compares them.
+The table is what the command line and ``--config`` files understand; ``docs/reference/other-tools-options.md`` shows it; a
+test compares them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["COMMANDS", "OPTIONS", "Other", "find", "suggested_command"]
+from nextdetr.errors import ConfigError
+
+__all__ = ["COMMANDS", "OPTIONS", "Other", "find", "own_settings", "suggested_command"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +153,51 @@ def find(name: str, command: str) -> Other | None:
     """
     name = name.replace("_", "-")
     return next((entry for entry in OPTIONS if entry.applies(name, command)), None)
+
+
+def own_settings(values: Mapping[str, Any], command: str, known: Collection[str], source: str) -> dict[str, Any]:
+    """Return the settings of a ``--config`` file by our names.
+
+    Args:
+        values: settings by name, with ``_`` between words.
+        command: the command that they are for.
+        known: our names of its settings.
+        source: the file, for the message.
+
+    Returns:
+        The settings; names that belong to no tool stay as they are.
+
+    Raises:
+        ConfigError: a name means something else here, two names mean the same setting, or it is the file of another
+            tool's run.
+    """
+    if {"task", "mode"} <= values.keys():  # ultralytics writes all of its settings
+        raise ConfigError(
+            f"{source}: the settings of a run of ultralytics; nextdetr import-run FOLDER takes such a run over."
+        )
+    found: dict[str, Any] = {}
+    given: dict[str, str] = {}  # the file's name of each setting
+    for name, value in values.items():
+        other = None if name in known else find(name, command)
+        if other is not None and other.answer:
+            if value is None:  # as in a file that lists every setting, also those that are left alone
+                continue
+            raise ConfigError(f"{source}: {name}: {_in_file(other.answer, known)}.")
+        own = name if other is None or other.ours.replace("-", "_") not in known else other.ours.replace("-", "_")
+        if own in found:
+            raise ConfigError(f"{source}: {given[own]} and {name} are the same setting: keep one of them.")
+        found[own], given[own] = value, name
+    return found
+
+
+def _in_file(answer: str, known: Collection[str]) -> str:
+    """Return an answer with our options as a file writes them: ``image_size``; whole commands stay as they are."""
+
+    def written(option: re.Match[str]) -> str:
+        name = option[2].replace("-", "_")
+        return option[0] if name not in known else f"{name}: false" if option[1] else name
+
+    return answer if "nextdetr " in answer else re.sub(r"--(no-)?([a-z0-9]+(?:-[a-z0-9]+)*)", written, answer)
 
 
 def suggested_command(word: str, commands: Sequence[str]) -> str:

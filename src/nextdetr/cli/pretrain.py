@@ -29,7 +29,7 @@ def pretrain(
     Examples: `nextdetr pretrain photos --minutes 30`; for `train --weights`,
     `nextdetr pretrain photos --model nextdetr-atto --detector --minutes 60`.
     """
-    merged = settings(PretrainConfig, options, config)
+    merged = settings(PretrainConfig, options, config, command="pretrain")
     if sources:
         given = {name: getattr(merged, name) for name in merged.model_fields_set}
         merged = PretrainConfig(**{**given, "images": tuple(sources)})

@@ -23,7 +23,7 @@ def train(
 
     Example: `nextdetr train --data photos --minutes 30`
     """
-    merged = settings(TrainConfig, options, config)
+    merged = settings(TrainConfig, options, config, command="train")
     from nextdetr.engine.log import shown_score
     from nextdetr.engine.train import train as run
     from nextdetr.measures import exported_meter
