@@ -12,7 +12,7 @@ import os
 import sys
 from typing import Any
 
-from nextdetr.engine import loop
+from nextdetr.engine import saving
 
 
 def note(handle: int, content: dict[str, Any]) -> None:
@@ -28,7 +28,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))
     if command[0] in ("train", "pretrain"):
         handle = os.open(steps, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        loop.SAVE_EVERY, loop.SAVE_SHARE = float(seconds), 1.0
+        saving.SAVE_EVERY, saving.SAVE_SHARE = float(seconds), 1.0
         module = importlib.import_module(f"nextdetr.engine.{command[0]}")
         task = module.Trainer if command[0] == "train" else module.Pretrainer
         step = task.step

@@ -6,13 +6,14 @@ import csv
 import json
 import multiprocessing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from nextdetr.config import TrainConfig
 from nextdetr.data.dataset import DetectionDataset
-from nextdetr.engine import loop as loop_module
+from nextdetr.engine import saving
 from nextdetr.engine import train as train_module
 from nextdetr.engine.detector_files import DetectorFiles
 from nextdetr.engine.loop import Loop
@@ -82,8 +83,8 @@ class Killed(BaseException):
 
 
 def test_it_saves_inside_epochs(settings, monkeypatch):
-    monkeypatch.setattr(loop_module, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(loop_module, "SAVE_SHARE", 1e9)
+    monkeypatch.setattr(saving, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(saving, "SAVE_SHARE", 1e9)
     step, count = Trainer.step, 0
 
     def killed(self, *arguments):
@@ -100,16 +101,25 @@ def test_it_saves_inside_epochs(settings, monkeypatch):
     assert (cursor["epoch"], cursor["place"], cursor["step"]) == (0, 4, 2)
 
 
-def test_saving_takes_a_share_of_the_time_at_most(settings):
-    class Stub:
-        saved_at, save_seconds = 100.0, 0.1
-
-    Stub.budget = type("Clock", (), {"seconds": 159.0})
-    assert not Loop._save_due(Stub)
-    Stub.budget.seconds = 161.0
-    assert Loop._save_due(Stub)
-    Stub.save_seconds = 6.0  # a large model: every two minutes
-    assert not Loop._save_due(Stub)
+def test_saving_takes_a_share_of_the_time_at_most(tmp_path):
+    clock = SimpleNamespace(seconds=100.0)
+    saver = saving.Saver(
+        tmp_path / "last.ckpt",
+        fabric=None,
+        cursor=None,
+        budget=clock,
+        network=None,
+        optimizer=None,
+        ema=None,
+        contract=None,
+    )
+    saver.seconds = 0.1
+    clock.seconds = 159.0
+    assert not saver.due
+    clock.seconds = 161.0
+    assert saver.due
+    saver.seconds = 6.0  # a large model: every two minutes
+    assert not saver.due
 
 
 @pytest.mark.parametrize(("accumulate", "place", "step"), [(1, 4, 2), (2, 0, 0)])
@@ -168,8 +178,8 @@ def test_weights_that_are_not_finite_are_never_saved(settings, monkeypatch, bad,
             next(self.network.parameters()).data.view(-1)[3] = bad
         return values
 
-    monkeypatch.setattr(loop_module, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(loop_module, "SAVE_SHARE", 1e9)
+    monkeypatch.setattr(saving, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(saving, "SAVE_SHARE", 1e9)
     monkeypatch.setattr(Trainer, "step", poison)
     folder = settings["output"]
     with pytest.raises(TrainingError, match=r"the weights rows\.\S+ are not finite\. Lower --learning-rate.*as it was"):

@@ -22,20 +22,18 @@ from nextdetr.data.loader import TrainLoader
 from nextdetr.data.records import ImageRecord
 from nextdetr.engine.budget import Budget
 from nextdetr.engine.ema import ModelEMA
-from nextdetr.engine.launch import largest, scaler_of
+from nextdetr.engine.launch import largest
 from nextdetr.engine.log import METRIC_NAMES, Display, MetricsTable, clock, epoch_line
 from nextdetr.engine.loggers.run import RunLogs
 from nextdetr.engine.profile import StepProfile
 from nextdetr.engine.resume import Contract
-from nextdetr.engine.state import Cursor, non_finite_tensor, step_seed, write_state
+from nextdetr.engine.saving import Saver
+from nextdetr.engine.state import Cursor, step_seed
 from nextdetr.engine.stopping import stop_on_signal
-from nextdetr.errors import FailedElsewhere, Interrupted, TrainingError, WeightsError
+from nextdetr.errors import FailedElsewhere, Interrupted, TrainingError
 from nextdetr.structures import Batch
 
 __all__ = ["Loop"]
-
-SAVE_EVERY = 60.0  # seconds between writes of last.ckpt, so that short epochs are not dominated by disk writes
-SAVE_SHARE = 0.05  # of the time at most is spent on writing it, even for a large model
 
 
 class Loop(ABC):
@@ -67,12 +65,15 @@ class Loop(ABC):
     ) -> None:  # fmt: skip
         self.fabric, self.display, self.directory = fabric, display, directory
         self.cursor, self.budget, self.loader, self.sampler = cursor, budget, loader, loader.sampler
-        self.network, self.ema, self.contract, self.accumulate = model, ema, contract, accumulate
+        self.network, self.ema, self.accumulate = model, ema, accumulate
         self.profile = profile or StepProfile(False)
         self.model, self.optimizer = fabric.setup(model, optimizer)
         self.stop_requested = threading.Event()
         self.progress = 0.0  # as agreed by all processes
-        self.saved_at, self.save_seconds = budget.seconds, 0.0
+        self.saver = Saver(
+            directory / "last.ckpt", fabric=fabric, cursor=cursor, budget=budget, network=model,
+            optimizer=self.optimizer, ema=ema, contract=contract,
+        )  # fmt: skip
         self.unsaved = True  # whether anything changed since the last save
         self.summed = 0  # batches accumulated since the last optimizer step
         self.group_start = cursor
@@ -176,7 +177,7 @@ class Loop(ABC):
         batches = iter(self.profile.batches(self.loader.epoch(cursor.epoch, start=cursor.place, strong=self.strong)))
         while True:
             batch, error = _fetch(batches)
-            failed, stop, due = self._agree(error is not None, self.stop_requested.is_set(), self._save_due())
+            failed, stop, due = self._agree(error is not None, self.stop_requested.is_set(), self.saver.due)
             if failed:
                 self._give_up(error)
             if self.summed == 0:  # the state can be saved and resumed from
@@ -233,7 +234,7 @@ class Loop(ABC):
         self._write_row(row, [name for name in means if name != "loss"])
         self.display.line(epoch_line(number, epochs, row, pace, budget.remaining_seconds(number, 0)))
         cursor.epoch, cursor.place, cursor.sums, cursor.counted = number, 0, {}, 0
-        (due,) = self._agree(self._save_due())
+        (due,) = self._agree(self.saver.due)
         if due or self.must_save() or self.over:
             self.save()
         self.after_epoch(number)
@@ -270,24 +271,6 @@ class Loop(ABC):
 
     # Writing
 
-    def _save_due(self) -> bool:
-        return self.budget.seconds - self.saved_at >= max(SAVE_EVERY, self.save_seconds / SAVE_SHARE)
-
-    def require_finite(self) -> None:
-        """Check that weights about to be scored or written are finite; they are the same in all processes.
-
-        Raises:
-            TrainingError: one is NaN or infinite.
-        """
-        parts = {"": self.network, "the average of ": None if self.ema is None else self.ema.module}
-        for words, module in parts.items():
-            name = None if module is None else non_finite_tensor(module.state_dict())
-            if name is not None:
-                raise TrainingError(
-                    f"after step {self.cursor.step}, in epoch {self.cursor.epoch + 1}, {words}the weights {name} are not "
-                    f"finite. {self.advice()}"
-                )
-
     def apply_gradients(self, clip_norm: float) -> None:
         """Step the optimizer with gradients clipped to this norm (0: no clipping), and clear them."""
         if clip_norm > 0:
@@ -300,14 +283,8 @@ class Loop(ABC):
         names = ", ".join(images[index].path.name for index in batch.indices)
         return TrainingError(
             f"the loss is not finite in epoch {self.cursor.epoch + 1}, step {self.cursor.step + 1} (images {names}). "
-            f"{self.advice()}"
+            f"{self.saver.advice}"
         )
-
-    def advice(self) -> str:
-        """Advice for a run that diverged."""
-        file = self.directory / "last.ckpt"
-        kept = f"{file} is as it was" if file.is_file() else "nothing was saved yet"
-        return f"Lower --learning-rate, or train with --precision 32-true; {kept}."
 
     def save(self) -> None:
         """Write everything needed to resume from here.
@@ -315,21 +292,8 @@ class Loop(ABC):
         Raises:
             TrainingError: the weights are not finite; the files are unchanged.
         """
-        cursor, started = self.cursor, self.budget.seconds
-        self.require_finite()
-        cursor.seconds, cursor.reserve, cursor.progress = started, self.budget.reserve, self.progress
-        cursor.length = (self.budget.epochs, self.budget.minutes)
-        if self.main:
-            scaler = scaler_of(self.fabric)
-            write_state(
-                self.directory / "last.ckpt", cursor, contract=self.contract.to_state(),
-                model=self.network.state_dict(), optimizer=self.optimizer.state_dict(),
-                ema={} if self.ema is None else self.ema.state_dict(),
-                scaler={} if scaler is None else scaler.state_dict(), **self.extra_state(),
-            )  # fmt: skip
-            self.write_files()
-        self.unsaved, self.saved_at = False, self.budget.seconds
-        self.save_seconds = self.saved_at - started
+        self.saver.save(self.progress, self.extra_state, self.write_files, main=self.main)
+        self.unsaved = False
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from the parts of a ``last.ckpt``; start fresh if there are none.
@@ -337,25 +301,7 @@ class Loop(ABC):
         Raises:
             WeightsError: they do not fit this run.
         """
-        if not state:
-            return
-        scaler, cursor = scaler_of(self.fabric), self.cursor
-        try:
-            self.network.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.ema is not None:
-                self.ema.load_state_dict(state["ema"])
-            if scaler is not None and state["scaler"]:
-                scaler.load_state_dict(state["scaler"])
-            self.restore_extra(state)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise WeightsError(
-                f"{self.directory / 'last.ckpt'}: does not fit the model of the run ({str(error).strip().splitlines()[0]})."
-            ) from error
-        if cursor.length == (self.budget.epochs, self.budget.minutes):
-            self.budget.go_on(cursor.progress, cursor.reserve)
-        else:  # progress becomes the completed fraction of the new length
-            self.budget.keep_back(cursor.reserve)
+        self.saver.restore(state, self.restore_extra)
 
     # Stopping early
 

@@ -243,7 +243,7 @@ class Trainer(Loop):
         values = self.mean({"loss": loss, **terms, **counts})
         if not math.isfinite(values["loss"]):
             names = [self.run_.train_data.records[index].path.name for index in batch.indices]
-            raise non_finite(self.run_.model, terms, names, cursor, self.advice())
+            raise non_finite(self.run_.model, terms, names, cursor, self.saver.advice)
         if last:
             with part("optimiser"):
                 self.freezing.drop_gradients(cursor.epoch)
@@ -270,7 +270,7 @@ class Trainer(Loop):
     def _validate(self, number: int) -> dict[str, float | None]:
         """Score the averaged weights after epoch ``number``."""
         cursor, started = self.cursor, self.budget.seconds
-        self.require_finite()
+        self.saver.require_finite()
         self.display.update("validating", self.budget.progress(cursor.epoch, cursor.place), "")
         self.scored = None
         metrics = self._score(self.run_.val_data)
