@@ -11,7 +11,7 @@ from PIL import Image
 from torch import tensor
 from torchvision.ops import box_iou
 
-from nextdetr.data import coins
+from nextdetr.data import coin_scenes, coins
 from nextdetr.errors import ConfigError, DataError
 
 # Three coins measured by eye in an enlarged print of the photograph (xyxy): the first, the largest, the last.
@@ -101,10 +101,10 @@ def test_labels_bound_what_is_seen():
     """A white disc on black, half under a grey square: box and area follow the visible part."""
     axis = np.arange(41) - 20
     disc = (np.hypot(axis[None], axis[:, None]) <= 20).astype(np.float32)
-    scene = coins._Scene(np.zeros((100, 100), np.float32), 0.4)
-    scene.paste(coins.Cutout(np.full((41, 41), 255, np.float32), disc), np.array([50.0, 50.0]), coin=True)
+    scene = coin_scenes.Scene(np.zeros((100, 100), np.float32), 0.4)
+    scene.paste(coin_scenes.Cutout(np.full((41, 41), 255, np.float32), disc), np.array([50.0, 50.0]), coin=True)
     assert scene.labels()[0] == [[30, 30, 71, 71]]
-    square = coins.Cutout(np.full((50, 50), 90, np.float32), np.ones((50, 50), np.float32))
+    square = coin_scenes.Cutout(np.full((50, 50), 90, np.float32), np.ones((50, 50), np.float32))
     scene.paste(square, np.array([75.0, 50.0]), coin=False)
     (box,), (area,) = scene.labels()
     seen = scene.canvas == 255
@@ -113,7 +113,7 @@ def test_labels_bound_what_is_seen():
     scene.paste(square, np.array([25.0, 50.0]), coin=False)  # would hide the rest
     assert (scene.canvas == 255).sum() == seen.sum()
     scene.paste(
-        coins.Cutout(np.full((41, 41), 255, np.float32), disc), np.array([-15.0, 50.0]), coin=True
+        coin_scenes.Cutout(np.full((41, 41), 255, np.float32), disc), np.array([-15.0, 50.0]), coin=True
     )  # nearly outside
     assert len(scene.labels()[0]) == 1
 
@@ -141,7 +141,7 @@ def test_an_interrupted_set_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(coins, "_compose", fail)
+    monkeypatch.setattr(coins, "compose", fail)
     with pytest.raises(KeyboardInterrupt):
         coins.make_coins(tmp_path / "set", train=2, val=2, test=2)
     assert list(tmp_path.iterdir()) == []
@@ -150,7 +150,7 @@ def test_an_interrupted_set_leaves_nothing(tmp_path, monkeypatch):
 def test_variety():
     """Over many images: some without coins, some crowded, dark and light grounds."""
     material = coins._materials(0)[0]
-    images = [coins._compose(np.random.default_rng(k), 96, material) for k in range(120)]
+    images = [coin_scenes.compose(np.random.default_rng(k), 96, material) for k in range(120)]
     counts = np.array([len(boxes) for _, boxes, _ in images])
     assert 3 <= (counts == 0).sum() <= 20
     assert counts.max() > 15
