@@ -13,7 +13,8 @@ from nextdetr.config_file import read_config_file
 from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.data.sources import load_data
 from nextdetr.engine.loading import build_training_loader
-from nextdetr.engine.recipe import COST, GIGABYTES, QUERIES, QUERIES_ELSEWHERE, choose_recipe
+from nextdetr.engine.recipe import GIGABYTES, QUERIES, QUERIES_ELSEWHERE, choose_recipe
+from nextdetr.engine.recipe_length import COST
 from nextdetr.engine.statistics import DataStats, Machine, describe_data, describe_machine
 from nextdetr.engine.train import train
 from nextdetr.models.modelfile import available_models, load_model_file

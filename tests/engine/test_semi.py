@@ -17,7 +17,7 @@ from nextdetr.config_file import read_config_file
 from nextdetr.engine import guard as guard_module
 from nextdetr.engine.fine_tune import plan_fine_tuning
 from nextdetr.engine.guard import Guard
-from nextdetr.engine.recipe import Recipe
+from nextdetr.engine.recipe_plan import Recipe
 from nextdetr.engine.semi_recipe import with_unlabelled
 from nextdetr.engine.train import Trainer, train
 from nextdetr.errors import ConfigError

@@ -9,25 +9,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 from nextdetr.config import TrainConfig
 from nextdetr.data.cache import cache_bytes
 from nextdetr.data.raw import plural
-from nextdetr.engine.fine_tune import GENTLE, PASSES_KNOWN, FineTuning
+from nextdetr.engine.fine_tune import GENTLE, FineTuning
 from nextdetr.engine.loading import shrink_limit
+from nextdetr.engine.recipe_length import COST, affordable_size, choose_length, expected_epochs
+from nextdetr.engine.recipe_plan import SIZES, Plan, Recipe
 from nextdetr.engine.statistics import DataStats, Machine
 
-__all__ = ["Recipe", "backbone_factor", "choose_recipe"]
+__all__ = ["backbone_factor", "choose_recipe"]
 
-# Sizes of the family: cost of a training step relative to atto's (by GFLOP; p2 and zepto are measured), and GPU memory per
-# image at 640 px in gigabytes (estimated from the activations).
-COST = {
-    "nextdetr-zepto": 0.37, "nextdetr-atto-p2": 1.45, "nextdetr-atto": 1.0, "nextdetr-femto": 1.3, "nextdetr-pico": 2.0,
-    "nextdetr-nano": 3.0,
-    "nextdetr-tiny": 6.0, "nextdetr-base": 15.0, "nextdetr-large": 30.0, "nextdetr-huge": 90.0,
-}  # fmt: skip
+# GPU memory per image at 640 px in gigabytes, by size of the family (estimated from the activations).
 GIGABYTES = {
     "nextdetr-zepto": 0.3, "nextdetr-atto-p2": 0.7, "nextdetr-atto": 0.5, "nextdetr-femto": 0.6, "nextdetr-pico": 0.8,
     "nextdetr-nano": 1.0,
@@ -38,16 +32,8 @@ DEFAULT_MODEL, SMALL_MODEL = "nextdetr-atto", "nextdetr-atto-p2"
 BY_IMAGES = ((500, "nextdetr-pico"), (2000, "nextdetr-nano"), (20_000, "nextdetr-tiny"), (math.inf, "nextdetr-base"))
 
 SMALL_BOX = 16  # pixels that a small box should cover in the input: two cells of stride 8; half of that with stride 4
-SIZES = (320, 640)  # smallest and largest input, pixels; BCCD was measured at 320
 ENLARGE = 1.5  # maximum enlargement: upsampling adds no information
 SET_ASIDE = 0.2  # of the images, if the data set has no val; a common fraction, not measured
-PASSES = 15_000  # images shown in a run from random weights; 73 epochs of BCCD, close to RT-DETR's 72
-PASSES_LEAST = 9_000  # images that fit into the given minutes before a larger size is chosen; BCCD had 8,600 in 24 minutes
-EPOCHS = (24, 300)
-SECONDS_AN_IMAGE = 0.145  # atto at 320 px on two threads, measured
-GFLOP = 3.0  # of atto's forward pass at 320 px
-FORWARDS = 4  # cost of a step in forward passes, about: forward, backward (twice that), losses and optimizer
-LONGEST = 180.0  # minutes; a longer run on a CPU gets a time budget instead of epochs
 RATE, RATE_BATCH, RATE_MOST = 4e-4, 8, 1e-3  # measured at batch 8; larger batches by the square root, as usual for Adam
 # A narrow head tolerates a higher rate if all images are alike; measured for atto and its p2 with three classes. On 80
 # classes and 80 images the same model learnt nothing at 8e-4, but quickly at 2e-4.
@@ -62,29 +48,6 @@ SPARSE = 8  # boxes per image below which small batches and mosaics help; measur
 FULL_FROM = 5000  # images for RT-DETR's own augmentation
 CACHE_MOST = 8.0  # gigabytes
 RARE = 0.05  # of the most frequent class's boxes
-
-
-@dataclass(slots=True)
-class Recipe:
-    """Settings and reasons.
-
-    Attributes:
-        config: the settings, all filled in.
-        reasons: one line per choice, for the user.
-        chosen: the settings that were chosen, by name.
-    """
-
-    config: TrainConfig
-    reasons: list[str] = field(default_factory=list)
-    chosen: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def text(self) -> str:
-        """Return all reasons under a heading; empty if there are none."""
-        if not self.reasons:
-            return ""
-        head = "Settings chosen for this data and machine (options that you give come first; config.yaml has all settings):"
-        return "\n".join([head, *(f"  {reason}" for reason in self.reasons)])
 
 
 def choose_recipe(
@@ -119,7 +82,7 @@ def choose_recipe(
     Returns:
         The settings with their reasons.
     """
-    plan = _Plan(config, data, machine, stride, teacher_gflop)
+    plan = Plan(config, data, machine, stride, teacher_gflop)
     plan.within, plan.tuning = within, tuning
     if tuning is not None:
         plan.reasons.append(tuning.reason)
@@ -129,7 +92,7 @@ def choose_recipe(
     _model(plan, models, backbone)
     _image_size(plan)
     _batch(plan)
-    _length(plan)
+    choose_length(plan)
     _rates(plan, without_labels)
     _augmentation(plan)
     _loading(plan)
@@ -138,55 +101,7 @@ def choose_recipe(
     return Recipe(TrainConfig.model_validate(values), plan.reasons, plan.chosen)
 
 
-class _Plan:
-    """A recipe in progress: has the attributes of the settings, including the chosen ones."""
-
-    def __init__(
-        self, config: TrainConfig, data: DataStats, machine: Machine, stride: int, teacher_gflop: float | None
-    ) -> None:
-        self.config, self.data, self.machine, self.stride = config, data, machine, stride
-        self.teacher_gflop = teacher_gflop
-        self.given = {name for name in config.model_fields_set if getattr(config, name) not in (None, "auto")}
-        self.chosen: dict[str, Any] = {}
-        self.reasons: list[str] = []
-        self.within: int | None = None
-        self.tuning: FineTuning | None = None
-
-    def open(self, *names: str) -> bool:
-        return not self.given & set(names)
-
-    def get(self, name: str) -> Any:
-        return self.chosen.get(name, getattr(self.config, name))
-
-    def choose(self, reason: str, **values: Any) -> None:
-        """Choose the settings that are still open; the reason is recorded if there is one and any was open."""
-        fresh = {name: value for name, value in values.items() if name not in self.given}
-        self.chosen |= fresh
-        if fresh and reason:
-            shown = " ".join(f"--{name.replace('_', '-')} {_shown(value)}" for name, value in fresh.items())
-            self.reasons.append(f"{shown}: {reason}")
-
-    @property
-    def trained(self) -> bool:
-        """Whether the run starts from a whole detector's weights that were trained with labels."""
-        named = self.config.weights is not None or self.config.model.endswith(".safetensors")
-        return named and not (self.tuning is not None and self.tuning.without_labels)
-
-    @property
-    def on_gpu(self) -> bool:
-        return self.machine.device == "cuda"
-
-    @property
-    def together(self) -> int:
-        """Images per optimizer step."""
-        return int(self.get("batch_size")) * self.config.accumulate * self.machine.processes
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _teacher(plan: _Plan) -> None:
+def _teacher(plan: Plan) -> None:
     if plan.teacher_gflop is None:
         return
     cost = f"{plan.teacher_gflop:.3g} GFLOP" if plan.teacher_gflop else "one run of the exported file"
@@ -194,7 +109,7 @@ def _teacher(plan: _Plan) -> None:
     plan.reasons.append(f"--teacher {plan.config.teacher}: it looks at every image{until}, {cost} each at {SIZES[0]} px")
 
 
-def _model(plan: _Plan, models: Sequence[str], backbone: str | None) -> None:
+def _model(plan: Plan, models: Sequence[str], backbone: str | None) -> None:
     if not plan.open("model"):
         return
     if backbone is None and plan.tuning is not None and plan.tuning.model in models:
@@ -217,13 +132,13 @@ def _model(plan: _Plan, models: Sequence[str], backbone: str | None) -> None:
         plan.choose(why, model=SMALL_MODEL if small else DEFAULT_MODEL)
 
 
-def _image_size(plan: _Plan) -> None:
+def _image_size(plan: Plan) -> None:
     if plan.trained or not plan.data.boxes:  # the weights have their size, and without boxes the model file's will do
         return
     wanted = max(_needed(plan), SIZES[0]) if plan.within is None else plan.within
     size = min(wanted, SIZES[1], max(ENLARGE * plan.data.longest_side, SIZES[0]))
     size = min(SIZES[1], plan.stride * math.ceil(size / plan.stride))
-    affordable = _affordable_size(plan)
+    affordable = affordable_size(plan)
     limit = f"; {plan.get('minutes'):g} minutes show too few images of a larger size" if affordable < size else ""
     size = min(size, affordable)
     size = max(1, size // plan.stride) * plan.stride
@@ -236,22 +151,13 @@ def _image_size(plan: _Plan) -> None:
     plan.choose(reason, image_size=size)
 
 
-def _needed(plan: _Plan) -> float:
+def _needed(plan: Plan) -> float:
     """Input size at which a small box has enough pixels for the finest level."""
     pixels = SMALL_BOX / 2 if plan.get("model") == SMALL_MODEL else SMALL_BOX
     return pixels / max(plan.data.small_side, 1e-6)
 
 
-def _affordable_size(plan: _Plan) -> int:
-    """Largest input size at which the given minutes show enough images on a CPU, pixels; SIZES[1] if unlimited."""
-    seconds = _seconds_an_image(plan, SIZES[0])
-    if seconds is None or plan.config.minutes is None:
-        return SIZES[1]
-    side = SIZES[0] * math.sqrt(60 * plan.config.minutes / (PASSES_LEAST * seconds))
-    return min(SIZES[1], max(SIZES[0], 32 * math.floor(side / 32)))
-
-
-def _batch(plan: _Plan) -> None:
+def _batch(plan: Plan) -> None:
     images, most = plan.data.images // plan.machine.processes, 8
     size = int(plan.get("image_size") or 640)
     if plan.on_gpu:
@@ -266,45 +172,7 @@ def _batch(plan: _Plan) -> None:
     plan.choose(why + (", within the GPU's memory" if plan.on_gpu and batch == most else ""), batch_size=batch)
 
 
-def _length(plan: _Plan) -> None:
-    if not plan.open("epochs", "minutes"):
-        return
-    from_detector = PASSES_KNOWN if plan.tuning is None else plan.tuning.passes
-    passes = from_detector if plan.trained else PASSES
-    epochs = min(max(round(passes / max(1, plan.data.images)), EPOCHS[0]), EPOCHS[1])
-    seconds = _seconds_an_image(plan, int(plan.get("image_size") or SIZES[1]))
-    if seconds is None:
-        plan.choose(f"{plural(epochs * plan.data.images, 'image')} shown in all", epochs=epochs)
-        return
-    minutes = epochs * plan.data.images * seconds / 60
-    if minutes > LONGEST:
-        plan.choose(f"{epochs} epochs would take some {minutes / 60:.0f} hours on this processor", minutes=LONGEST)
-    else:
-        shown = f"{plural(epochs * plan.data.images, 'image')} shown in all"
-        plan.choose(f"{shown}, some {plural(max(1, round(minutes)), 'minute')}", epochs=epochs)
-
-
-def _seconds_an_image(plan: _Plan, image_size: int) -> float | None:
-    """Seconds per image in training on a CPU, relative to atto; None on a GPU (fast enough) and for other models."""
-    cost = COST.get(plan.get("model"))
-    if plan.machine.device != "cpu" or cost is None:
-        return None
-    area = (image_size / SIZES[0]) ** 2
-    teacher = (plan.teacher_gflop or 0.0) * plan.config.teacher_until / (GFLOP * FORWARDS)
-    return SECONDS_AN_IMAGE * (cost + teacher) * area * 2 / plan.machine.threads
-
-
-def _expected_epochs(plan: _Plan) -> float:
-    """Epochs of the run; with --minutes, as far as the time per image is known."""
-    if plan.get("epochs") is not None:
-        return float(plan.get("epochs"))
-    seconds = _seconds_an_image(plan, int(plan.get("image_size") or SIZES[1]))
-    if plan.get("minutes") is None or seconds is None:
-        return math.inf
-    return float(60 * plan.get("minutes") / (seconds * max(1, plan.data.images)))
-
-
-def _rates(plan: _Plan, without_labels: bool) -> None:
+def _rates(plan: Plan, without_labels: bool) -> None:
     scale = math.sqrt(max(1.0, plan.together / RATE_BATCH))
     tuning = plan.tuning
     if tuning is not None:
@@ -333,7 +201,7 @@ def _rates(plan: _Plan, without_labels: bool) -> None:
         plan.choose("pre-trained without labels: the backbone has yet to learn the task", backbone_rate_factor=factor)
     else:
         plan.choose("the backbone was trained with labels: a low rate keeps what it learnt", backbone_rate_factor=factor)
-        if _expected_epochs(plan) >= LEAST_TO_FREEZE:
+        if expected_epochs(plan) >= LEAST_TO_FREEZE:
             plan.choose("the new head settles before the backbone follows it", freeze_backbone_epochs=1)
     if COST.get(plan.get("model"), 1.0) >= COST["nextdetr-tiny"]:
         plan.choose("a large pre-trained backbone on little data", drop_path=0.1)
@@ -348,7 +216,7 @@ def backbone_factor(without_labels: bool) -> float:
     return 1.0 if without_labels else 0.1
 
 
-def _augmentation(plan: _Plan) -> None:
+def _augmentation(plan: Plan) -> None:
     full = plan.data.images >= FULL_FROM and plan.on_gpu
     why = "are enough for it" if full else "need their colours and most of their area"
     plan.choose(f"{plan.data.images:,} images {why}", augmentation="full" if full else "mild")
@@ -360,11 +228,11 @@ def _augmentation(plan: _Plan) -> None:
         plan.choose(f"the class {sided[0]!r} would not survive mirroring", flip_horizontal=False)
 
 
-def _is_sparse(plan: _Plan) -> bool:
+def _is_sparse(plan: Plan) -> bool:
     return not plan.trained and 0 < plan.data.boxes < SPARSE * plan.data.images
 
 
-def _loading(plan: _Plan) -> None:
+def _loading(plan: Plan) -> None:
     machine = plan.machine
     workers = min(8, max(1, machine.cores // machine.processes - 1)) if plan.on_gpu else 1
     plan.choose("" if workers == 1 else f"{machine.cores} cores", workers=workers)
@@ -386,7 +254,7 @@ def _loading(plan: _Plan) -> None:
         )
 
 
-def _warnings(plan: _Plan) -> None:
+def _warnings(plan: Plan) -> None:
     counts = plan.data.boxes_by_class
     rare = [(n, name) for n, name in zip(counts, plan.data.classes, strict=True) if n < RARE * max(counts, default=0)]
     if rare:

@@ -6,7 +6,8 @@ from typing import Any
 
 from nextdetr.config import TrainConfig
 from nextdetr.engine.fine_tune import FineTuning
-from nextdetr.engine.recipe import EPOCHS, PASSES, Recipe
+from nextdetr.engine.recipe_length import EPOCHS, PASSES
+from nextdetr.engine.recipe_plan import Recipe
 from nextdetr.errors import ConfigError
 
 __all__ = ["with_unlabelled"]

@@ -18,7 +18,8 @@ from nextdetr.data.duplicates import find_duplicates
 from nextdetr.data.likeness import make_thumbnails
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import available_splits, load_data
-from nextdetr.engine.recipe import SET_ASIDE, Recipe, choose_recipe
+from nextdetr.engine.recipe import SET_ASIDE, choose_recipe
+from nextdetr.engine.recipe_plan import Recipe
 from nextdetr.engine.statistics import describe_data, describe_machine
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.models.graph import available_models, build_skeleton
