@@ -14,7 +14,19 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from nextdetr.confidence import AUTO
-from nextdetr.config_base import CommandConfig, Latency, LatencyOf, LeastConfidence, split_commas
+from nextdetr.config_base import (
+    BitsAsTrained,
+    CommandConfig,
+    CropMin,
+    DataSet,
+    Device,
+    Latency,
+    LatencyOf,
+    LeastConfidence,
+    OnBadData,
+    WeightDecay,
+    split_commas,
+)  # fmt: skip
 from nextdetr.config_calibrate import CalibrateConfig
 from nextdetr.config_graft import GraftConfig
 from nextdetr.config_serve import ServeConfig
@@ -47,7 +59,7 @@ __all__ = [
 class ValConfig(CommandConfig):
     """Settings of ``nextdetr val``."""
 
-    data: str | None = Field(None, description="Data set in any known format (COCO, YOLO, VOC, …): folder or file.")
+    data: DataSet = None
     split: str = Field("val", description="Split of the data set to score.")
     split_off: float | None = Field(
         None, gt=0, lt=1, description="Score the val that training set aside: this share of train, if --data has no val."
@@ -58,13 +70,9 @@ class ValConfig(CommandConfig):
     queries: int | None = Field(None, ge=1, description="Number of object queries (default: the model file's).")
     latency: Latency = None
     latency_of: LatencyOf = None
-    on_bad_data: Literal["warn", "error"] = Field(
-        "warn", description="Drop unusable boxes and images with a warning, or stop with an error."
-    )
-    bits: int | None = Field(
-        None, ge=8, le=16, description="Significant bits of 16-bit greyscale images (default: as in training, else 16)."
-    )
-    device: str | None = Field(None, description="Device: cpu, cuda, cuda:1, mps (default: the best available).")
+    on_bad_data: OnBadData = "warn"
+    bits: BitsAsTrained = None
+    device: Device = None
 
 
 class ReportConfig(ValConfig):
@@ -132,10 +140,8 @@ class PredictConfig(CommandConfig):
     output: Path | None = Field(
         None, description="Output folder (default: runs/predict), or NAME.parquet for a table of all predictions."
     )
-    bits: int | None = Field(
-        None, ge=8, le=16, description="Significant bits of 16-bit greyscale images (default: as in training, else 16)."
-    )
-    device: str | None = Field(None, description="Device: cpu, cuda, cuda:1, mps (default: the best available).")
+    bits: BitsAsTrained = None
+    device: Device = None
 
     @property
     def is_table(self) -> bool:
@@ -204,10 +210,8 @@ class EmbedConfig(CommandConfig):
     batch_size: int = Field(8, ge=1, description="Images per step.")
     recursive: bool = Field(False, description="Include subfolders.")
     output: Path | None = Field(None, description="File for the vectors, .npz or .csv.")
-    bits: int | None = Field(
-        None, ge=8, le=16, description="Significant bits of 16-bit greyscale images (default: as in training, else 16)."
-    )
-    device: str | None = Field(None, description="Device: cpu, cuda, cuda:1, mps (default: the best available).")
+    bits: BitsAsTrained = None
+    device: Device = None
 
 
 class ProbeConfig(CommandConfig):
@@ -221,13 +225,11 @@ class ProbeConfig(CommandConfig):
     learning_rate: float = Field(
         1e-3, gt=0, description="Peak learning rate of the head; the backbone's is a quarter of it."
     )
-    weight_decay: float = Field(
-        0.05, ge=0, description="Weight decay of matrices and kernels; norms, GRN and biases have none."
-    )
+    weight_decay: WeightDecay = 0.05
     drop_path: float = Field(0.1, ge=0, lt=1, description="Stochastic depth rate of the last block in fine-tuning.")
-    crop_min: float = Field(0.4, gt=0, le=1, description="Minimum share of the image area in a crop.")
+    crop_min: CropMin = 0.4
     seed: int = Field(0, ge=0, description="Random seed of the split, the crops and the head.")
-    device: str | None = Field(None, description="Device: cpu, cuda, cuda:1, mps (default: the best available).")
+    device: Device = None
 
 
 class ExportConfig(CommandConfig):

@@ -9,8 +9,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-__all__ = ["CommandConfig", "Latency", "LatencyOf", "LeastConfidence", "Log", "split_commas"]
+__all__ = [
+    "Accelerator", "Bits", "BitsAsTrained", "ClipNorm", "CommandConfig", "CropMin", "DataSet", "Device", "Devices", "Flat",
+    "Flip", "ImageFolders", "Latency", "LatencyOf", "LeastConfidence", "Log", "Minutes", "OnBadData", "Paths", "Precision",
+    "Resume", "Warmup", "WeightDecay", "split_commas",
+]  # fmt: skip
 
+# Settings that several commands have; each command gives its own default.
 Latency: TypeAlias = Annotated[
     float | None,
     Field(
@@ -25,6 +30,54 @@ LeastConfidence: TypeAlias = Annotated[
     float | None,
     Field(ge=0, le=1, description="Minimum confidence of labels that have one (default: keep all)."),
 ]
+DataSet: TypeAlias = Annotated[
+    str | None, Field(description="Data set in any known format (COCO, YOLO, VOC, …): folder or file.")
+]
+OnBadData: TypeAlias = Annotated[
+    Literal["warn", "error"], Field(description="Drop unusable boxes and images with a warning, or stop with an error.")
+]
+Minutes: TypeAlias = Annotated[
+    float | None, Field(gt=0, description="Time budget in minutes, to which the schedule adapts.")
+]
+Resume: TypeAlias = Annotated[Path | None, Field(description="Folder of a stopped run to continue.")]
+Device: TypeAlias = Annotated[
+    str | None, Field(description="Device: cpu, cuda, cuda:1, mps (default: the best available).")
+]
+Devices: TypeAlias = Annotated[int, Field(ge=1, description="Number of processes, one device each.")]
+Accelerator: TypeAlias = Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="Kind of device to use.")]
+Precision: TypeAlias = Annotated[
+    Literal["32-true", "bf16-mixed", "16-mixed"],
+    Field(description="Floating-point precision of the model; losses are always 32-bit."),
+]
+Bits: TypeAlias = Annotated[
+    int | None, Field(ge=8, le=16, description="Significant bits of 16-bit greyscale images (default: 16).")
+]
+BitsAsTrained: TypeAlias = Annotated[
+    int | None,
+    Field(ge=8, le=16, description="Significant bits of 16-bit greyscale images (default: as in training, else 16)."),
+]
+Warmup: TypeAlias = Annotated[
+    float,
+    Field(ge=0, lt=1, description="Share of the run in which the learning rate rises, at most 2,000 steps."),
+]
+Flat: TypeAlias = Annotated[
+    float, Field(ge=0, le=1, description="Share of the run after which the learning rate falls as a cosine.")
+]
+WeightDecay: TypeAlias = Annotated[
+    float, Field(ge=0, description="Weight decay of matrices and kernels; norms, GRN and biases have none.")
+]
+ClipNorm: TypeAlias = Annotated[float, Field(ge=0, description="Maximum norm of the gradient; 0: no clipping.")]
+CropMin: TypeAlias = Annotated[float, Field(gt=0, le=1, description="Minimum share of the image area in a crop.")]
+Flip: TypeAlias = Annotated[float, Field(ge=0, le=1, description="Probability of mirroring left to right.")]
+
+
+def _as_texts(value: Any) -> Any:
+    """One or several paths, as strings."""
+    return (str(value),) if isinstance(value, str | Path) else tuple(str(item) for item in value or ())
+
+
+Paths: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_as_texts)]
+ImageFolders: TypeAlias = Annotated[Paths, Field(description="Folders of images, including subfolders, or data sets.")]
 
 
 def split_commas(value: Any) -> Any:
@@ -73,6 +126,12 @@ class CommandConfig(BaseModel):
             many = f"; --devices {number} uses {number} GPUs, and the variable CUDA_VISIBLE_DEVICES={text} says which"
             raise ValueError("names one device, such as cuda:0" + (many if "devices" in cls.model_fields else ""))
         return value
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if getattr(self, "epochs", None) is not None and getattr(self, "minutes", None) is not None:
+            raise ValueError("--epochs and --minutes both set the length of the run; give one of them")
+        return self
 
     @model_validator(mode="after")
     def _one_choice_of_speed(self) -> Self:

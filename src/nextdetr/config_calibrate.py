@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
-from nextdetr.config_base import CommandConfig
+from nextdetr.config_base import CommandConfig, Device, OnBadData
 
 __all__ = ["CalibrateConfig"]
 
@@ -25,7 +23,5 @@ class CalibrateConfig(CommandConfig):
         2000, ge=8, description="Maximum number of training images to learn their appearance from."
     )
     batch_size: int = Field(8, ge=1, description="Images per step.")
-    on_bad_data: Literal["warn", "error"] = Field(
-        "warn", description="Drop unusable boxes and images with a warning, or stop with an error."
-    )
-    device: str | None = Field(None, description="Device: cpu, cuda, cuda:1, mps (default: the best available).")
+    on_bad_data: OnBadData = "warn"
+    device: Device = None

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from nextdetr.confidence import AUTO
-from nextdetr.config_base import CommandConfig
+from nextdetr.config_base import CommandConfig, Device
 
 __all__ = ["ServeConfig", "is_loopback"]
 
@@ -47,7 +47,7 @@ class ServeConfig(CommandConfig):
     max_pixels: int = Field(64_000_000, ge=1, description="Maximum pixels per image.")
     max_images: int = Field(16, ge=1, description="Maximum images per request.")
     timeout: float = Field(30.0, gt=0, description="Seconds until a request that is not sent and answered is refused.")
-    device: str | None = Field(None, description="Device: cpu, cuda, cuda:1, mps (default: the best available).")
+    device: Device = None
 
     @field_validator("cors_origins", mode="before")
     @classmethod

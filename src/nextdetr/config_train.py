@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from nextdetr.config_base import CommandConfig, LeastConfidence, Log
+from nextdetr.config_base import (
+    Accelerator,
+    Bits,
+    ClipNorm,
+    CommandConfig,
+    CropMin,
+    DataSet,
+    Device,
+    Devices,
+    Flat,
+    Flip,
+    ImageFolders,
+    LeastConfidence,
+    Log,
+    Minutes,
+    OnBadData,
+    Paths,
+    Precision,
+    Resume,
+    Warmup,
+    WeightDecay,
+)  # fmt: skip
 
 __all__ = ["PretrainConfig", "TrainConfig"]
 
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _LENGTH_AND_PLACE = (frozenset({"epochs", "minutes"}), frozenset({"device", "devices"}))
 
 
@@ -28,7 +48,7 @@ class TrainConfig(CommandConfig):
         }
     )  # fmt: skip
 
-    data: str | None = Field(None, description="Data set in any known format (COCO, YOLO, VOC, …): folder or file.")
+    data: DataSet = None
     model: str = Field("nextdetr-atto", description="Name, model YAML or checkpoint to continue from.")
     weights: Path | None = Field(None, description="Detector weights to start from: file or name.")
     backbone_weights: Path | None = Field(None, description="Backbone weights to start from: file, folder or name.")
@@ -43,7 +63,7 @@ class TrainConfig(CommandConfig):
     teacher_weight: float = Field(1.0, ge=0, description="Loss weight of the teacher's classes, boxes and edges; 0: off.")
     teacher_maps: float = Field(1.0, ge=0, description="Loss weight of the teacher's backbone maps; 0: off.")
     teacher_until: float = Field(1.0, gt=0, le=1, description="Share of the run that uses the teacher.")
-    unlabelled: tuple[str, ...] = Field((), description="Folders of images without labels to learn from.")
+    unlabelled: Paths = Field((), description="Folders of images without labels to learn from.")
     unlabelled_from: float | None = Field(
         None, ge=0, lt=1, description="Share of the run after which unlabelled images join: 0.6, or 0 with a teacher."
     )
@@ -53,7 +73,7 @@ class TrainConfig(CommandConfig):
     )
     unlabelled_weight: float = Field(1.0, gt=0, description="Loss weight of the unlabelled images.")
     epochs: int | None = Field(None, ge=1, description="Passes over the images.")
-    minutes: float | None = Field(None, gt=0, description="Time budget, to which the schedule adapts.")
+    minutes: Minutes = None
     image_size: int | None = Field(None, ge=1, description="Square input size, pixels.")
     latency: float | None = Field(
         None,
@@ -67,15 +87,13 @@ class TrainConfig(CommandConfig):
     accumulate: int = Field(1, ge=1, description="Steps of gradient accumulation.")
     seed: int = Field(0, ge=0, description="Random seed of initialisation, order and augmentation.")
     output: Path | None = Field(None, description="Folder of the run (default: runs/MODEL-DATA).")
-    resume: Path | None = Field(None, description="Folder of a stopped run to continue.")
-    devices: int = Field(1, ge=1, description="Number of processes, one device each.")
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device to use.")
-    device: str | None = Field(None, description="Device: cpu, cuda, cuda:1, mps (default: the best).")
-    precision: Precision = Field("32-true", description="Floating-point precision of the model; losses are always 32-bit.")
-    bits: int | None = Field(None, ge=8, le=16, description="Significant bits of 16-bit greyscale images (default: 16).")
-    on_bad_data: Literal["warn", "error"] = Field(
-        "warn", description="Drop unusable boxes and images with a warning, or stop with an error."
-    )
+    resume: Resume = None
+    devices: Devices = 1
+    accelerator: Accelerator = "auto"
+    device: Device = None
+    precision: Precision = "32-true"
+    bits: Bits = None
+    on_bad_data: OnBadData = "warn"
     min_confidence: LeastConfidence = None
     split_off: float | None = Field(
         None, gt=0, lt=1, description="Share of train to set aside as val, by --seed, if there is no val: 0.2."
@@ -100,10 +118,8 @@ class TrainConfig(CommandConfig):
     freeze_backbone_epochs: int = Field(0, ge=0, description="Epochs at the start that train only the head.")
     freeze_stages: int = Field(0, ge=0, description="Number of backbone stages to freeze, from the first, with the stem.")
     freeze_norms: bool = Field(False, description="Freeze the backbone's BatchNorms, including their statistics.")
-    weight_decay: float = Field(
-        1e-4, ge=0, description="Weight decay of matrices and kernels; norms, GRN and biases have none."
-    )
-    clip_norm: float = Field(0.1, ge=0, description="Maximum norm of the gradient; 0: no clipping.")
+    weight_decay: WeightDecay = 1e-4
+    clip_norm: ClipNorm = 0.1
     class_loss: Literal["varifocal", "matchability"] = Field(
         "varifocal", description="Classification loss: RT-DETR's varifocal, or DEIM's matchability-aware."
     )
@@ -114,10 +130,8 @@ class TrainConfig(CommandConfig):
         1.5, ge=0, description="Weight of the decoupled distillation focal loss (DFINEDecoder); 0: off."
     )
     dense_weight: float = Field(1.0, ge=0, description="Loss weight of the decoder's dense head, if it has one.")
-    warmup: float = Field(
-        0.05, ge=0, lt=1, description="Share of the run in which the learning rate rises, at most 2,000 steps."
-    )
-    flat: float = Field(0.5, ge=0, le=1, description="Share of the run after which the learning rate falls as a cosine.")
+    warmup: Warmup = 0.05
+    flat: Flat = 0.5
     strong_until: float = Field(
         0.85, ge=0, le=1, description="Share of the run with strong augmentation and varying input size."
     )
@@ -151,8 +165,6 @@ class TrainConfig(CommandConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.epochs is not None and self.minutes is not None:
-            raise ValueError("--epochs and --minutes both set the length of the run; give one of them")
         if self.start not in (None, "none") and (self.weights is not None or self.backbone_weights is not None):
             raise ValueError("--start chooses the weights; leave --weights and --backbone-weights out, or --start")
         fields = type(self).model_fields
@@ -171,23 +183,13 @@ class TrainConfig(CommandConfig):
         """Whether the teacher is also used on labelled images, not only for the boxes of unlabelled ones."""
         return self.teacher is not None and (self.teacher_weight > 0 or self.teacher_maps > 0)
 
-    @field_validator("unlabelled", mode="before")
-    @classmethod
-    def _several(cls, value: Any) -> Any:
-        return _as_texts(value)
-
-
-def _as_texts(value: Any) -> Any:
-    """One or several paths, as strings."""
-    return (str(value),) if isinstance(value, str | Path) else tuple(str(item) for item in value or ())
-
 
 class PretrainConfig(CommandConfig):
     """Settings of ``nextdetr pretrain``."""
 
     alternatives = (*_LENGTH_AND_PLACE, frozenset({"head_epochs", "minutes"}))
 
-    images: tuple[str, ...] = Field((), description="Folders of images, including subfolders, or data sets.")
+    images: ImageFolders = ()
     model: str = Field(
         "convnextv2-atto",
         description="Backbone, such as convnextv2-atto (zepto, atto, femto, pico, nano, …); with --detector a detector.",
@@ -198,7 +200,7 @@ class PretrainConfig(CommandConfig):
         ge=1,
         description="Passes over the images (default: 800, or as many as 5,000 steps take, unless --minutes is given).",
     )
-    minutes: float | None = Field(None, gt=0, description="Time budget, to which the schedule adapts.")
+    minutes: Minutes = None
     detector: bool = Field(False, description="Also prepare the head: --model is a detector, such as nextdetr-atto.")
     head_share: float = Field(0.6, gt=0, lt=1, description="Share of --minutes for the head, with --detector.")
     head_epochs: int | None = Field(
@@ -222,12 +224,12 @@ class PretrainConfig(CommandConfig):
     )
     seed: int = Field(0, ge=0, description="Random seed of initialisation, order, crops and masks.")
     output: Path | None = Field(None, description="Folder of the run (default: runs/pretrain-MODEL).")
-    resume: Path | None = Field(None, description="Folder of a stopped run to continue.")
-    devices: int = Field(1, ge=1, description="Number of processes, one device each.")
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device to use.")
-    device: str | None = Field(None, description="Device: cpu, cuda, cuda:1, mps (default: the best).")
-    precision: Precision = Field("32-true", description="Floating-point precision of the model; the loss is always 32-bit.")
-    bits: int | None = Field(None, ge=8, le=16, description="Significant bits of 16-bit greyscale images (default: 16).")
+    resume: Resume = None
+    devices: Devices = 1
+    accelerator: Accelerator = "auto"
+    device: Device = None
+    precision: Precision = "32-true"
+    bits: Bits = None
     workers: int = Field(1, ge=0, description="Processes that load and crop images; 0: the main process.")
     cache_gigabytes: float = Field(2.0, ge=0, description="Memory for decoded images; used only if all of them fit.")
     learning_rate: float | None = Field(
@@ -235,15 +237,11 @@ class PretrainConfig(CommandConfig):
         gt=0,
         description="Peak learning rate of AdamW (default: 2.4e-3 times the square root of the whole batch / 4096).",
     )
-    weight_decay: float = Field(
-        0.05, ge=0, description="Weight decay of matrices and kernels; norms, GRN and biases have none."
-    )
-    clip_norm: float = Field(5.0, ge=0, description="Maximum norm of the gradient; 0: no clipping.")
-    warmup: float = Field(
-        0.05, ge=0, lt=1, description="Share of the run in which the learning rate rises, at most 2,000 steps."
-    )
-    crop_min: float = Field(0.2, gt=0, le=1, description="Minimum share of the image area in a crop.")
-    flip: float = Field(0.5, ge=0, le=1, description="Probability of mirroring left to right.")
+    weight_decay: WeightDecay = 0.05
+    clip_norm: ClipNorm = 5.0
+    warmup: Warmup = 0.05
+    crop_min: CropMin = 0.2
+    flip: Flip = 0.5
     grn: bool = Field(True, description="Use GRN in the backbone; --no-grn is for comparisons.")
     decoder_depth: int = Field(1, ge=1, description="ConvNeXt V2 blocks of the decoder.")
     decoder_width: int | None = Field(
@@ -260,8 +258,6 @@ class PretrainConfig(CommandConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.epochs is not None and self.minutes is not None:
-            raise ValueError("--epochs and --minutes both set the length of the run; give one of them")
         if self.head_epochs is not None and self.minutes is not None:
             raise ValueError("--head-epochs and --minutes both set the length of the run; give one of them")
         if self.detector and not self.grn:
@@ -285,8 +281,3 @@ class PretrainConfig(CommandConfig):
     def head_minutes(self) -> float | None:
         """Minutes of the head's part of the run."""
         return None if self.minutes is None else self.minutes * self.head_share
-
-    @field_validator("images", mode="before")
-    @classmethod
-    def _several(cls, value: Any) -> Any:
-        return _as_texts(value)
