@@ -53,6 +53,11 @@ class Budget:
         return cls(epochs if minutes is None else None, minutes, max(1, places), spent, started=started, limit=limit)
 
     @property
+    def length(self) -> str:
+        """The length in words, such as "30 minutes"."""
+        return f"{self._epochs} epochs" if self.minutes is None else f"{self.minutes:g} minutes"
+
+    @property
     def seconds(self) -> float:
         """Wall-clock time of the run so far, over all sessions."""
         return self.spent + time.perf_counter() - self.started

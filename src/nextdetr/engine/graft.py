@@ -22,17 +22,15 @@ from torch import nn
 
 from nextdetr.config import GraftConfig, build_config
 from nextdetr.data.loader import EpochSampler, build_loader
-from nextdetr.data.raw import plural
 from nextdetr.data.transforms import multi_scale_sizes
 from nextdetr.data.unlabelled import UnlabelledDataset
 from nextdetr.engine.budget import Budget
-from nextdetr.engine.curves import draw_loss
 from nextdetr.engine.ema import ModelEMA
 from nextdetr.engine.graft_setup import Grafting, build_graft_optimizer, graft_folder, prepare_graft, resolve_graft
 from nextdetr.engine.launch import launch, scaler_of
-from nextdetr.engine.log import Display, clock
-from nextdetr.engine.loop import Loop
+from nextdetr.engine.log import Display
 from nextdetr.engine.optim import rate_factor, set_rate
+from nextdetr.engine.unlabelled_run import ScoredByLoss, origin_state
 from nextdetr.errors import ConfigError
 from nextdetr.losses.distill import DistillationLoss, regression_loss
 from nextdetr.memory import keep_freed_memory
@@ -131,10 +129,10 @@ def run_graft(config: GraftConfig, *, quiet: bool = False) -> GraftResult:
         return Grafter(run, fabric, display, started).run()
 
 
-class Grafter(Loop):
+class Grafter(ScoredByLoss):
     """One run of a graft; see :func:`run_graft`."""
 
-    command, score_names = "graft", ()
+    command = "graft"
 
     def __init__(self, run: Grafting, fabric: Fabric, display: Display, started: float | None = None) -> None:
         self.run_, self.config = run, run.config
@@ -161,7 +159,6 @@ class Grafter(Loop):
             loader=build_loader(dataset, sampler, workers=config.workers), model=model, optimizer=optimizer,
             ema=ModelEMA(model.to(fabric.device), config.ema_decay), contract=run.contract,
         )  # fmt: skip
-        self.loss = math.nan
         self.restore(run.state)
 
     def restore_extra(self, state: Mapping[str, Any]) -> None:
@@ -170,21 +167,17 @@ class Grafter(Loop):
 
     def extra_state(self) -> dict[str, Any]:
         """Return the last epoch's loss and the origin of the weights."""
-        return {
-            "graft": {"loss": self.loss},
-            "started_from": dict(zip(("licence", "file"), self.run_.started_from, strict=True)),
-        }
+        return {"graft": {"loss": self.loss}, **origin_state(self.run_.started_from)}
 
     def run(self) -> GraftResult:
         """Train until the budget is spent, and return the result."""
         config, run = self.config, self.run_
-        length = f"{config.minutes:g} minutes" if config.minutes is not None else f"{config.epochs} epochs"
         backbone = str(config.backbone).partition("=")[0]
         head = "is frozen" if config.head_rate_factor == 0 else f"learns at {config.head_rate_factor:g} of the rate"
         self.display.line(
-            f"Grafting {config.detector} onto {backbone} at {config.image_size} px for {length}, on {self.fabric.device}: "
-            f"the backbone and {len(run.graft.joints)} convolutions before the head are new, the head {head}; "
-            f"run folder {self.directory}"
+            f"Grafting {config.detector} onto {backbone} at {config.image_size} px for {self.budget.length}, on "
+            f"{self.fabric.device}: the backbone and {len(run.graft.joints)} convolutions before the head are new, "
+            f"the head {head}; run folder {self.directory}"
         )
         with self.logs:
             self.run_epochs()
@@ -215,11 +208,6 @@ class Grafter(Loop):
         self.ema.update(run.model)
         return values
 
-    def score(self, number: int) -> Mapping[str, float | None]:
-        """Keep the epoch's loss; there are no labels to score with."""
-        self.loss = self.cursor.sums["loss"] / self.cursor.counted
-        return {}
-
     def write_files(self) -> None:
         """Write the detector with the averaged weights."""
         assert self.ema is not None
@@ -237,14 +225,8 @@ class Grafter(Loop):
         return self.directory / "last.safetensors"
 
     def _finish(self) -> GraftResult:
-        cursor = self.cursor
-        if self.unsaved:
-            self.save()
-        seconds = self.budget.seconds
-        title = f"{str(self.config.backbone).partition('=')[0]}, {plural(len(self.run_.data.records), 'image')}"
-        draw_loss(self.directory / "metrics.csv", self.directory / "pictures" / "curves.png", title)
-        self.logs.end(cursor.step, {"loss": self.loss}, self.checkpoint)
-        self.display.line(f"Done in {clock(seconds)}: loss {self.loss:.4f}; the detector is {self.checkpoint}")
+        cursor, backbone = self.cursor, str(self.config.backbone).partition("=")[0]
+        seconds = self.finish(backbone, len(self.run_.data.records), self.checkpoint, "detector")
         return GraftResult(
             str(self.directory), cursor.epoch, round(seconds, 2), round(cursor.images / max(1e-9, seconds), 3), self.loss,
             str(self.checkpoint), sum(p.numel() for p in self.run_.model.parameters()), self.run_.started_from[0],

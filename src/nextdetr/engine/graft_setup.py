@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,18 @@ from torch import nn
 from torch.optim import AdamW
 
 from nextdetr.config import GraftConfig
-from nextdetr.data.check import summarize_problems
-from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
-from nextdetr.data.unlabelled import find_unlabelled
 from nextdetr.engine.optim import undecayed
-from nextdetr.engine.resume import Contract, merge_resumed, stored_contract, write_config
+from nextdetr.engine.resume import Contract, merge_resumed, stored_contract, tell_differences, write_config
 from nextdetr.engine.setup import open_directory
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.teacher import Teacher, open_trained
+from nextdetr.engine.unlabelled_run import BACKBONES, backbone_size, find_images, tell_images
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference.opened import stored_bits
-from nextdetr.models.convnextv2 import SIZES
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.fuse import fuse
 from nextdetr.models.graft import Graft, build_graft, plan_graft
-from nextdetr.preprocess import Reading
 from nextdetr.weights.checkpoint import OF_THESE_WEIGHTS, OpenedModel, extra_metadata
 from nextdetr.weights.load import load_into
 from nextdetr.weights.published import start_for
@@ -38,7 +34,6 @@ from nextdetr.weights.start import joined_names
 
 __all__ = ["Grafting", "build_graft_optimizer", "graft_folder", "prepare_graft", "resolve_graft"]
 
-PREFIX = "convnextv2-"
 SHOWN = 20_000  # images shown if the user gives no length; not measured
 
 
@@ -97,9 +92,8 @@ def resolve_graft(config: GraftConfig) -> GraftConfig:
     if config.backbone is None:
         raise ConfigError("a graft needs a backbone: give --backbone convnextv2-atto=WEIGHTS, or another size.")
     name, _, weights = config.backbone.partition("=")
-    if not name.startswith(PREFIX) or name.removeprefix(PREFIX) not in SIZES or (weights == "" and "=" in config.backbone):
-        names = ", ".join(PREFIX + size for size in SIZES)
-        raise ConfigError(f"--backbone {config.backbone}: give one of {names}, with =WEIGHTS where it has weights.")
+    if backbone_size(name) is None or (weights == "" and "=" in config.backbone):
+        raise ConfigError(f"--backbone {config.backbone}: give one of {BACKBONES}, with =WEIGHTS where it has weights.")
     if not config.images:
         raise DataError("a graft is aligned on images: give --images with a folder; no labels are needed.")
     return config
@@ -128,26 +122,22 @@ def prepare_graft(config: GraftConfig, directory: Path, tell: Callable[[str], No
     cursor, state = (Cursor(), {}) if config.resume is None else read_state(directory / "last.ckpt")
     opened, digest = _open(config, state, directory)
     name, _, weights = config.backbone.partition("=")
-    graft = plan_graft(opened.model, name.removeprefix(PREFIX), plain_name(config.detector))
+    size = backbone_size(name)
+    assert size is not None
+    graft = plan_graft(opened.model, size, plain_name(config.detector))
     torch.manual_seed(config.seed)
     model = build_graft(graft, opened.model)
     model.check_size(config.image_size or opened.image_size)
     earlier = state.get("started_from")
     started_from = (str(earlier["licence"]), str(earlier["file"])) if earlier else _load(model, opened, weights, name, tell)
-    data = replace(find_unlabelled(config.images), reading=Reading(bits=stored_bits(opened.metadata)))
-    tell(
-        f"{plural(len(data.records), 'image')} to learn from" + (f", read as {data.recognised}" if data.recognised else "")
-    )
-    if data.problems:
-        tell(summarize_problems(data.problems))
+    data = find_images(config.images, stored_bits(opened.metadata))
+    tell_images(data, "to learn from", tell)
     if config.resume is None:
         epochs = config.epochs or (None if config.minutes else max(1, math.ceil(SHOWN / len(data.records))))
         config = config.model_copy(update={"image_size": config.image_size or opened.image_size, "epochs": epochs})
     write_config(config, directory)
     contract = Contract.of(data, together=config.batch_size, teacher=digest)
-    before = stored_contract(state, directory / "last.ckpt") if state else contract
-    for line in before.differences(contract):
-        tell(line)
+    tell_differences(contract, state, directory / "last.ckpt", tell)
     teacher = _teacher(opened, graft, opened.source, digest)
     return Grafting(config, directory, data, graft, model, teacher, cursor, state, contract, started_from)
 
@@ -180,7 +170,7 @@ def _load(
         licences.append(report.identity.licence)
         sources.append(report.source)
     else:
-        entry = start_for(name, name.removeprefix(PREFIX))
+        entry = start_for(name, backbone_size(name))
         hint = "" if entry is None else f" Published weights: --backbone {name}={entry.name} (licence {entry.licence})."
         tell(f"The backbone starts from random weights: --backbone gives none.{hint}")
     return joined_names(licences), joined_names(sources)

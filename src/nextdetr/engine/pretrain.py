@@ -21,14 +21,11 @@ from torch import Tensor
 
 from nextdetr.config import PretrainConfig, build_config
 from nextdetr.data.loader import EpochSampler, build_loader
-from nextdetr.data.raw import plural
 from nextdetr.data.unlabelled import UnlabelledDataset
 from nextdetr.engine.budget import Budget
-from nextdetr.engine.curves import draw_loss
 from nextdetr.engine.ema import ModelEMA
 from nextdetr.engine.launch import launch, scaler_of
-from nextdetr.engine.log import Display, clock
-from nextdetr.engine.loop import Loop
+from nextdetr.engine.log import Display
 from nextdetr.engine.optim import rate_factor, set_rate
 from nextdetr.engine.pretrain_picture import Reconstructions
 from nextdetr.engine.pretrain_setup import (
@@ -40,6 +37,7 @@ from nextdetr.engine.pretrain_setup import (
     run_folder,
     sufficient_side,
 )
+from nextdetr.engine.unlabelled_run import ScoredByLoss, origin_state
 from nextdetr.memory import keep_freed_memory
 from nextdetr.structures import Batch
 from nextdetr.weights.convert import save_backbone
@@ -157,10 +155,10 @@ def run_pretraining(config: PretrainConfig, *, quiet: bool = False) -> PretrainR
         return Pretrainer(run, fabric, display, started).run()
 
 
-class Pretrainer(Loop):
+class Pretrainer(ScoredByLoss):
     """One run of pre-training; see :func:`run_pretraining`."""
 
-    command, score_names = "pretrain", ()
+    command = "pretrain"
 
     def __init__(self, run: Pretraining, fabric: Fabric, display: Display, started: float | None = None) -> None:
         self.run_, self.config = run, run.config
@@ -189,7 +187,6 @@ class Pretrainer(Loop):
         )  # fmt: skip
         self.pictures = Reconstructions(dataset, config.image_size, config.patch_size, self.directory / "pictures")
         self.drawn_at = -1.0
-        self.loss = math.nan
         self.restore(run.state)
 
     def restore_extra(self, state: Mapping[str, Any]) -> None:
@@ -199,11 +196,10 @@ class Pretrainer(Loop):
     def run(self) -> PretrainResult:
         """Train until the budget is spent, and return the result."""
         config = self.config
-        length = f"{config.backbone_minutes:g} minutes" if config.minutes is not None else f"{config.epochs} epochs"
         self.display.line(
-            f"Pre-training {'the backbone of ' * config.detector}{config.model} at {config.image_size} px for {length}, "
-            f"{len(self.sampler)} steps an epoch, batch {self.sampler.places}, rate {config.learning_rate:.2e}, "
-            f"on {self.fabric.device}; run folder {self.directory}"
+            f"Pre-training {'the backbone of ' * config.detector}{config.model} at {config.image_size} px for "
+            f"{self.budget.length}, {len(self.sampler)} steps an epoch, batch {self.sampler.places}, "
+            f"learning rate {config.learning_rate:.2e}, on {self.fabric.device}; run folder {self.directory}"
         )
         with self.logs:
             self.run_epochs()
@@ -235,11 +231,6 @@ class Pretrainer(Loop):
 
     # Between epochs
 
-    def score(self, number: int) -> Mapping[str, float | None]:
-        """Keep the epoch's loss, the only score."""
-        self.loss = self.cursor.sums["loss"] / self.cursor.counted
-        return {}
-
     def after_epoch(self, number: int) -> None:
         """Draw reconstructions of a few images, ten times per run."""
         every = self.config.picture_every
@@ -257,7 +248,7 @@ class Pretrainer(Loop):
         """Return the last epoch's loss, the epoch of the last picture, and the origin of the weights."""
         return {
             "pretraining": {"loss": self.loss, "drawn_at": self.drawn_at},
-            "started_from": dict(zip(("licence", "file"), self.run_.started_from, strict=True)),
+            **origin_state(self.run_.started_from),
         }
 
     def write_files(self) -> None:
@@ -275,13 +266,8 @@ class Pretrainer(Loop):
         if self.unsaved:
             self.save()
         self._picture()
-        self.fabric.barrier()
-        seconds, weights = self.budget.seconds, self.directory / "backbone.safetensors"
-        if self.main:
-            title = f"{self.config.model}, {plural(len(self.run_.data.records), 'image')}"
-            draw_loss(self.directory / "metrics.csv", self.directory / "pictures" / "curves.png", title)
-            self.logs.end(cursor.step, {"loss": self.loss}, weights)
-        self.display.line(f"Done in {clock(seconds)}: loss {self.loss:.4f}; weights in {weights}")
+        weights = self.directory / "backbone.safetensors"
+        seconds = self.finish(self.config.model, len(self.run_.data.records), weights)
         return PretrainResult(
             str(self.directory), cursor.epoch, round(seconds, 2), round(cursor.images / max(1e-9, seconds), 3),
             self.loss, str(weights),

@@ -21,18 +21,17 @@ from lightning_fabric import Fabric
 from nextdetr.config import PretrainConfig, TrainConfig
 from nextdetr.data.composed import OBJECT, ComposeConfig, ComposedDataset, as_objects
 from nextdetr.data.loader import EpochSampler, TrainLoader, build_loader
-from nextdetr.data.raw import plural
 from nextdetr.data.transforms import TrainTransform
-from nextdetr.engine.curves import draw_loss
 from nextdetr.engine.launch import launch
 from nextdetr.engine.loading import AUGMENTATIONS, shrink_limit, training_sizes
-from nextdetr.engine.log import Display, clock
+from nextdetr.engine.log import Display
 from nextdetr.engine.pretrain_setup import EPOCHS, detector_of, head_size, images_of, run_folder
 from nextdetr.engine.recipe import RATE, RATE_OF
-from nextdetr.engine.resume import Contract, stored_contract
+from nextdetr.engine.resume import Contract, tell_differences
 from nextdetr.engine.setup import Run
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.train import Trainer
+from nextdetr.engine.unlabelled_run import ScoredByLoss
 from nextdetr.files import make_directory
 from nextdetr.identity import Identity
 from nextdetr.inference.opened import bits_metadata
@@ -123,25 +122,22 @@ def _prepare(config: PretrainConfig, directory: Path, fabric: Fabric, display: D
     contract = Contract([OBJECT])
     if fabric.global_rank == 0:
         contract = Contract.of(data, together=settings.batch_size * fabric.world_size)
-        earlier = stored_contract(state, state_file) if state else contract
-        for line in earlier.differences(contract):
-            display.line(line)
+        tell_differences(contract, state, state_file, display.line)
     licence, source = started.weights_licence, started.source_weights
     return Run(
         settings, folder, data, data, started.model, cursor, state, contract, (licence, source), Identity(), None, None
     )  # fmt: skip
 
 
-class HeadTrainer(Trainer):
+class HeadTrainer(ScoredByLoss, Trainer):
     """Second half of ``pretrain --detector``; see :func:`run_head`."""
 
-    command, score_names = "pretrain", ()
+    command = "pretrain"
 
     def __init__(
         self, run: Run, pretraining: PretrainConfig, fabric: Fabric, display: Display, started: float | None = None
     ) -> None:
         self.pretraining = pretraining
-        self.loss = math.nan
         super().__init__(run, fabric, display, started)
 
     @property
@@ -167,28 +163,16 @@ class HeadTrainer(Trainer):
     def run_head(self) -> HeadResult:
         """Train until the budget is spent, and return the result."""
         config = self.config
-        length = f"{config.minutes:g} minutes" if config.minutes is not None else f"{config.epochs} epochs"
+        weights = self.directory.parent / FILE
         self.display.line(
-            f"Pre-training the head of {config.model} at {self.image_size} px for {length}, {len(self.sampler)} steps an "
-            f"epoch, on objects without labels ({self.pretraining.proposals}); files in {self.directory}"
+            f"Pre-training the head of {config.model} at {self.image_size} px for {self.budget.length}, "
+            f"{len(self.sampler)} steps an epoch, on objects without labels ({self.pretraining.proposals}); files in "
+            f"{self.directory}"
         )
         with self.logs:
             self.run_epochs()
-            if self.unsaved:
-                self.save()
-            self.fabric.barrier()
-            seconds, weights = self.budget.seconds, self.directory.parent / FILE
-            if self.main:
-                title = f"head of {config.model}, {plural(len(self.run_.train_data.records), 'image')}"
-                draw_loss(self.directory / "metrics.csv", self.directory / "pictures" / "curves.png", title)
-                self.logs.end(self.cursor.step, {"loss": self.loss}, weights)
-            self.display.line(f"Done in {clock(seconds)}: loss {self.loss:.4f}; weights in {weights}")
+            seconds = self.finish(f"head of {config.model}", len(self.run_.train_data.records), weights)
             return HeadResult(self.cursor.epoch, round(seconds, 2), self.cursor.images, self.loss, str(weights))
-
-    def score(self, number: int) -> Mapping[str, float | None]:
-        """Keep the epoch's loss; there is no validation."""
-        self.loss = self.cursor.sums["loss"] / self.cursor.counted
-        return {}
 
     def extra_state(self) -> dict[str, Any]:
         """Return the last epoch's loss."""

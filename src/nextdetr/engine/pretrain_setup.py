@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +25,17 @@ from torch import nn
 from torch.optim import AdamW
 
 from nextdetr.config import PretrainConfig
-from nextdetr.data.check import summarize_problems
-from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
-from nextdetr.data.unlabelled import find_unlabelled
 from nextdetr.engine.optim import undecayed
-from nextdetr.engine.resume import Contract, merge_resumed, stored_contract, write_config
+from nextdetr.engine.resume import Contract, merge_resumed, tell_differences, write_config
 from nextdetr.engine.setup import open_directory
 from nextdetr.engine.state import Cursor, read_state
+from nextdetr.engine.unlabelled_run import BACKBONES, backbone_size, find_images, tell_images
 from nextdetr.errors import ConfigError, DataError, WeightsError
 from nextdetr.models.convnextv2 import SIZES, ConvNeXtV2, convnextv2
 from nextdetr.models.fcmae import FCMAE, check_image_size
 from nextdetr.models.graph import build_skeleton
 from nextdetr.models.modelfile import available_models, load_model_file
-from nextdetr.preprocess import Reading
 from nextdetr.weights.gate import fill
 from nextdetr.weights.layouts.table import backbone_tensors
 from nextdetr.weights.load import open_weights
@@ -60,7 +57,6 @@ __all__ = [
 EPOCHS, LEAST_STEPS = 800, 5000
 SMALLEST_BATCH, LARGEST_BATCH_CPU, LARGEST_BATCH = 8, 64, 256
 PEAK_RATE, PUBLISHED_BATCH, LEAST_RATE = 2.4e-3, 4096, 2.5e-4
-PREFIX = "convnextv2-"
 
 
 @dataclass(slots=True)
@@ -100,11 +96,7 @@ def resolve_pretrain(config: PretrainConfig) -> PretrainConfig:
     check_image_size(config.image_size, None, config.patch_size)
     if not config.images:
         raise DataError("there is nothing to pre-train on: give a folder of images.")
-    if not config.detector and not _is_backbone(config.model):
-        names = ", ".join(PREFIX + size for size in SIZES)
-        raise ConfigError(f"--model {config.model}: give a backbone, one of {names}, or a detector with --detector.")
-    if config.detector:
-        backbone_of(config)
+    backbone_of(config)
     return config
 
 
@@ -114,9 +106,10 @@ def detector_of(config: PretrainConfig) -> str:
     Raises:
         ConfigError: none is shipped.
     """
-    if not _is_backbone(config.model):
+    size = backbone_size(config.model)
+    if size is None:
         return config.model
-    name = f"nextdetr-{config.model.removeprefix(PREFIX)}"
+    name = f"nextdetr-{size}"
     if name not in available_models():
         raise ConfigError(f"--model {config.model}: no detector is shipped with this backbone; name a detector.")
     return name
@@ -126,11 +119,16 @@ def backbone_of(config: PretrainConfig) -> str:
     """Return the size of the backbone that a run pre-trains: ``atto`` and so on.
 
     Raises:
-        ConfigError: the detector's backbone is not a ConvNeXt V2.
+        ConfigError: it is not a ConvNeXt V2, or the model is a detector, but ``detector`` is not set.
         ModelFileError: there is no such detector.
     """
     if not config.detector:
-        return config.model.removeprefix(PREFIX)
+        size = backbone_size(config.model)
+        if size is None:
+            raise ConfigError(
+                f"--model {config.model}: give a backbone, one of {BACKBONES}, or a detector with --detector."
+            )
+        return size
     name = detector_of(config)
     size = load_model_file(name).rows[0].name.removeprefix("convnextv2_")
     if size not in SIZES:
@@ -150,17 +148,9 @@ def head_size(config: PretrainConfig) -> int:
     return size
 
 
-def _is_backbone(model: str) -> bool:
-    return model.startswith(PREFIX) and model.removeprefix(PREFIX) in SIZES
-
-
 def images_of(config: PretrainConfig) -> DetectionData:
-    """List the images of a run, with the way their files are read.
-
-    Raises:
-        DataError: see :func:`nextdetr.data.unlabelled.find_unlabelled`.
-    """
-    return replace(find_unlabelled(config.images), reading=Reading(bits=config.bits or 16))
+    """List the images of a run; see :func:`nextdetr.engine.unlabelled_run.find_images`."""
+    return find_images(config.images, config.bits or 16)
 
 
 def run_folder(config: PretrainConfig, held: ExitStack) -> Path:
@@ -187,12 +177,7 @@ def prepare_pretraining(
     """
     cursor, state = (Cursor(), {}) if config.resume is None else read_state(directory / "last.ckpt")
     data = images_of(config)
-    tell(
-        f"{plural(len(data.records), 'image')} to pre-train on"
-        + (f", read as {data.recognised}" if data.recognised else "")
-    )
-    if data.problems:
-        tell(summarize_problems(data.problems))
+    tell_images(data, "to pre-train on", tell)
     encoder = convnextv2(backbone_of(config), grn=config.grn)
     origin = state.get("started_from", {"licence": "none", "file": str(config.weights or "none")})
     if not isinstance(origin, dict):
@@ -211,9 +196,7 @@ def prepare_pretraining(
     if first:
         write_config(config, directory)
         contract = Contract.of(data, together=config.batch_size * world)
-        earlier = stored_contract(state, directory / "last.ckpt") if state else contract
-        for line in earlier.differences(contract):
-            tell(line)
+        tell_differences(contract, state, directory / "last.ckpt", tell)
     return Pretraining(config, directory, data, model, cursor, state, contract, started_from)
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "describe_images",
     "merge_resumed",
     "stored_contract",
+    "tell_differences",
     "write_config",
 ]
 
@@ -103,6 +104,22 @@ def stored_contract(state: Mapping[str, Any], path: Path) -> Contract:
         return from_file(Contract, state.get("contract"))
     except ValueError as error:
         raise WeightsError(f"{path}: not a whole training state ({error}).") from error
+
+
+def tell_differences(now: Contract, state: Mapping[str, Any], path: Path, tell: Callable[[str], None]) -> None:
+    """Tell the user how a resumed run differs from the run so far.
+
+    Args:
+        now: its contract.
+        state: parts of ``last.ckpt``; empty for a new run, which differs from nothing.
+        path: the file, for messages.
+        tell: prints a line for the user.
+
+    Raises:
+        WeightsError: the state has no contract.
+    """
+    for line in stored_contract(state, path).differences(now) if state else ():
+        tell(line)
 
 
 def merge_resumed(config: C, folder: Path) -> C:
