@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from nextdetr.data.aligned import align
+from nextdetr.data.candidates import TURNS, Candidate, find_candidates, make_thumbnails
 from nextdetr.data.duplicates import Groups, find_duplicates
-from nextdetr.data.likeness import TURNS, Candidate, find_candidates, make_thumbnails
 from tests.pictures import SIZE, scene
 
 COUNT = 12

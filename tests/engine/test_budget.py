@@ -86,3 +86,8 @@ def test_the_time_before_the_loop_counts(clock):
     began = clock[0]
     clock[0] += 15
     assert Budget.of(None, 1.0, 5, started=began).progress(0, 0) == pytest.approx(0.25)
+
+
+def test_the_length_in_words():
+    assert Budget(20, None, places=5).length == "20 epochs"
+    assert Budget(None, 1.5, places=5).length == "1.5 minutes"

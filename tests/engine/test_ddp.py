@@ -189,7 +189,7 @@ def test_two_processes_learn_from_unlabelled_images_as_one_does(tmp_path):
     state = {name: tensor for name, tensor in built.state_dict().items() if "denoising" not in name}  # as WITHOUT_DENOISING
     save_detector(teacher, state, model_text=built.text, classes=["bar", "square"], image_size=64)
     options = ("--epochs", "1", "--teacher", str(teacher), "--teacher-maps", "0", "--unlabelled", str(more))
-    every = "import nextdetr.data.alike\nnextdetr.data.alike.COPY = 2.0\n"  # these pictures are all alike
+    every = "import nextdetr.data.near_copies\nnextdetr.data.near_copies.COPY = 2.0\n"  # these pictures are all alike
     rows = []
     for name, own in (
         ("one", ("--batch-size", "4", "--unlabelled-batch", "2")),

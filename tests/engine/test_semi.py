@@ -39,7 +39,7 @@ def given(tmp_path_factory):
 @pytest.fixture(autouse=True, scope="module")
 def _alike():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nextdetr.data.alike.COPY", 2.0)  # these pictures are all alike
+        patch.setattr("nextdetr.data.near_copies.COPY", 2.0)  # these pictures are all alike
         yield
 
 

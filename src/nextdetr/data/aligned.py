@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform
 
-from nextdetr.data.likeness import SIDE, TURNS, Candidate
+from nextdetr.data.candidates import SIDE, TURNS, Candidate
 
 __all__ = ["Alignment", "align"]
 

@@ -1,4 +1,4 @@
-"""Small descriptors of images, to find candidates for near duplicates among many.
+"""Small descriptors of images, to find candidates for near duplicates among many; ``data/aligned.py`` checks each pair.
 
 An image is reduced to a thumbnail of 64 x 64 grey levels, stretched to a square, and this to the lowest 10 x 10
 coefficients of its cosine transform without the mean, weighted by frequency, since photographs differ least in the lowest
@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from scipy.fft import dct
 
+from nextdetr.data.thumbnails import read_thumbnail
 from nextdetr.errors import DataError
-from nextdetr.preprocess import AS_EVER, Reading, load_image
+from nextdetr.preprocess import AS_EVER, Reading
 
 __all__ = ["SIDE", "TURNS", "Candidate", "Turn", "find_candidates", "make_thumbnails"]
 
@@ -116,15 +116,9 @@ def make_thumbnails(
 
 def _thumbnail(path: Path, reading: Reading) -> NDArray[np.uint8] | None:
     try:
-        with Image.open(path, formats=("JPEG",)) as image:
-            image.draft("L", (_DECODED, _DECODED))
-            grey = ImageOps.exif_transpose(image.convert("L"))
-    except Exception:  # noqa: BLE001 - another format, or an EXIF block or pixels that Pillow's decoders stumble over
-        try:
-            grey = load_image(path, reading).convert("L")
-        except DataError:
-            return None
-    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))
+        return read_thumbnail(path, SIDE, decoded=_DECODED, reading=reading)
+    except DataError:
+        return None
 
 
 @cache

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextdetr.data.aligned import align
-from nextdetr.data.likeness import SIDE, TURNS, find_candidates, make_thumbnails
+from nextdetr.data.candidates import SIDE, TURNS, find_candidates, make_thumbnails
 from nextdetr.preprocess import AS_EVER, Reading
 
 __all__ = ["Groups", "Pair", "find_duplicates"]

@@ -1,4 +1,8 @@
-"""Near copies of images: grey thumbnails of 16 x 16 cells, compared by their correlation."""
+"""Near copies of images: grey thumbnails of 16 x 16 cells, compared by their correlation.
+
+Cheap enough for every training: frames of one video, resized, brighter and re-encoded copies. The doctor's search
+(``data/duplicates.py``), which also finds crops and mirrored copies and checks each pair, takes longer.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from nextdetr.preprocess import load_image
+from nextdetr.data.thumbnails import read_thumbnail
 
 __all__ = ["near_copies", "small_pictures"]
 
@@ -49,12 +52,5 @@ def near_copies(pictures: NDArray[np.float32], others: NDArray[np.float32]) -> N
 
 
 def _small(path: Path) -> NDArray[np.float32]:
-    try:
-        with Image.open(path, formats=("JPEG",)) as image:
-            image.draft("L", (4 * _SIDE, 4 * _SIDE))  # decodes an eighth of the pixels
-            grey = image.convert("L")
-    except OSError:  # another format
-        grey = load_image(path).convert("L")
-    small = grey.resize((_SIDE, _SIDE), Image.Resampling.BOX)
-    cells: NDArray[np.float32] = np.asarray(small, dtype=np.float32).ravel()
-    return cells
+    # Not turned upright: what earlier runs set aside depends on these numbers, and has to be found again.
+    return read_thumbnail(path, _SIDE, decoded=4 * _SIDE, upright=False).astype(np.float32).ravel()

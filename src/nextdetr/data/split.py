@@ -19,8 +19,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nextdetr.data.alike import small_pictures
 from nextdetr.data.duplicates import Groups, find_duplicates
+from nextdetr.data.near_copies import small_pictures
 from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import available_splits, load_data, require_splits

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nextdetr.data.alike import near_copies, small_pictures
 from nextdetr.data.check import summarize_problems
 from nextdetr.data.leak import same_files
+from nextdetr.data.near_copies import near_copies, small_pictures
 from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.data.sources import available_splits, load_data
@@ -39,7 +39,8 @@ def find_more(sources: Sequence[str], data: str, train: DetectionData, val: Dete
     """List the images of ``sources`` that are in no split of a data set, neither as identical files nor as near copies.
 
     Near copies are resized, brightened or re-encoded images, or frames of one video with little motion (see
-    ``data/alike.py``). Labelled training images are left out too: their boxes are known, so the teacher could add nothing.
+    ``data/near_copies.py``). Labelled training images are left out too: their boxes are known, so the teacher could add
+    nothing.
 
     Args:
         sources: as for ``find_unlabelled``.

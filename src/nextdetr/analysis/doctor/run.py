@@ -14,8 +14,8 @@ from nextdetr.analysis.doctor.fix import choose_images, write_fixed
 from nextdetr.analysis.doctor.images import odd_images, reading_problems, split_sizes
 from nextdetr.analysis.doctor.page import write_page
 from nextdetr.config import DoctorConfig, TrainConfig, build_config
+from nextdetr.data.candidates import make_thumbnails
 from nextdetr.data.duplicates import find_duplicates
-from nextdetr.data.likeness import make_thumbnails
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.engine.recipe import SET_ASIDE, choose_recipe
