@@ -28,7 +28,7 @@ LatencyOf: TypeAlias = Annotated[
 ]
 LeastConfidence: TypeAlias = Annotated[
     float | None,
-    Field(ge=0, le=1, description="Minimum confidence of labels that have one (default: keep all)."),
+    Field(ge=0, le=1, description="Minimum confidence of labels that a detector made (default: keep all)."),
 ]
 DataSet: TypeAlias = Annotated[
     str | None, Field(description="Data set in any known format (COCO, YOLO, VOC, …): folder or file.")
@@ -36,13 +36,9 @@ DataSet: TypeAlias = Annotated[
 OnBadData: TypeAlias = Annotated[
     Literal["warn", "error"], Field(description="Drop unusable boxes and images with a warning, or stop with an error.")
 ]
-Minutes: TypeAlias = Annotated[
-    float | None, Field(gt=0, description="Time budget in minutes, to which the schedule adapts.")
-]
+Minutes: TypeAlias = Annotated[float | None, Field(gt=0, description="Time budget, to which the schedule adapts.")]
 Resume: TypeAlias = Annotated[Path | None, Field(description="Folder of a stopped run to continue.")]
-Device: TypeAlias = Annotated[
-    str | None, Field(description="Device: cpu, cuda, cuda:1, mps (default: the best available).")
-]
+Device: TypeAlias = Annotated[str | None, Field(description="Device: cpu, cuda, cuda:1, mps (default: the best).")]
 Devices: TypeAlias = Annotated[int, Field(ge=1, description="Number of processes, one device each.")]
 Accelerator: TypeAlias = Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="Kind of device to use.")]
 Precision: TypeAlias = Annotated[
@@ -58,7 +54,7 @@ BitsAsTrained: TypeAlias = Annotated[
 ]
 Warmup: TypeAlias = Annotated[
     float,
-    Field(ge=0, lt=1, description="Share of the run in which the learning rate rises, at most 2,000 steps."),
+    Field(ge=0, lt=1, description="Share of the run, at its start, in which the learning rate rises; at most 2,000 steps."),
 ]
 Flat: TypeAlias = Annotated[
     float, Field(ge=0, le=1, description="Share of the run after which the learning rate falls as a cosine.")

@@ -49,42 +49,52 @@ class TrainConfig(CommandConfig):
     )  # fmt: skip
 
     data: DataSet = None
-    model: str = Field("nextdetr-atto", description="Name, model YAML or checkpoint to continue from.")
+    model: str = Field("nextdetr-atto", description="Name, model YAML or checkpoint to start from.")
     weights: Path | None = Field(None, description="Detector weights to start from: file or name.")
     backbone_weights: Path | None = Field(None, description="Backbone weights to start from: file, folder or name.")
     start: str | None = Field(
         None,
-        description="Published weights to start from: auto (the best match), none, or a name from nextdetr weights list.",
+        description="Published weights to start from: auto (the best match), or a name from nextdetr weights list; none: "
+        "random ones, as by default, without a hint at what would fit.",
     )
     allow_partial: bool = Field(False, description="Accept weights of which less than half fit, or of another backbone.")
     teacher: Path | None = Field(
-        None, description="Larger detector to learn from: checkpoint, exported file, weights or name."
+        None,
+        description="Trained detector, usually a larger one, to learn from: checkpoint, exported file, weights or name.",
     )
-    teacher_weight: float = Field(1.0, ge=0, description="Loss weight of the teacher's classes, boxes and edges; 0: off.")
-    teacher_maps: float = Field(1.0, ge=0, description="Loss weight of the teacher's backbone maps; 0: off.")
-    teacher_until: float = Field(1.0, gt=0, le=1, description="Share of the run that uses the teacher.")
+    teacher_weight: float = Field(
+        1.0, ge=0, description="Weight of the losses for the teacher's classes, boxes and edges; 0: off."
+    )
+    teacher_maps: float = Field(1.0, ge=0, description="Weight of the loss for the teacher's feature maps; 0: off.")
+    teacher_until: float = Field(1.0, gt=0, le=1, description="Share of the run after which the teacher is no longer used.")
     unlabelled: Paths = Field((), description="Folders of images without labels to learn from.")
     unlabelled_from: float | None = Field(
-        None, ge=0, lt=1, description="Share of the run after which unlabelled images join: 0.6, or 0 with a teacher."
+        None,
+        ge=0,
+        lt=1,
+        description="Share of the run after which the unlabelled images join: usually 0.6, and 0 with --teacher.",
     )
-    unlabelled_until: float = Field(1.0, gt=0, le=1, description="Share of the run after which unlabelled images leave.")
+    unlabelled_until: float = Field(
+        1.0, gt=0, le=1, description="Share of the run after which the unlabelled images are no longer used."
+    )
     unlabelled_batch: int | None = Field(
-        None, ge=1, description="Unlabelled images in each batch, once they have joined: half."
+        None, ge=1, description="Unlabelled images in each batch, in place of labelled ones: usually half of them."
     )
-    unlabelled_weight: float = Field(1.0, gt=0, description="Loss weight of the unlabelled images.")
+    unlabelled_weight: float = Field(1.0, gt=0, description="Weight of the losses for the unlabelled images.")
     epochs: int | None = Field(None, ge=1, description="Passes over the images.")
     minutes: Minutes = None
     image_size: int | None = Field(None, ge=1, description="Square input size, pixels.")
     latency: float | None = Field(
         None,
         gt=0,
-        description="Milliseconds that an image may take on this machine; also makes a table of other speeds.",
+        description="Milliseconds that an image may take on this machine's CPU: chooses the input size, and stores faster "
+        "and slower settings for predict --latency.",
     )
     latency_of: Path | None = Field(
-        None, description="Times of another machine for --latency, written by nextdetr benchmark."
+        None, description="Times of the machine that --latency is about, if not this one: a file of nextdetr benchmark."
     )
     batch_size: int = Field(8, ge=1, description="Images per step and process.")
-    accumulate: int = Field(1, ge=1, description="Steps of gradient accumulation.")
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients are averaged for one step of the optimizer.")
     seed: int = Field(0, ge=0, description="Random seed of initialisation, order and augmentation.")
     output: Path | None = Field(None, description="Folder of the run (default: runs/MODEL-DATA).")
     resume: Resume = None
@@ -96,7 +106,10 @@ class TrainConfig(CommandConfig):
     on_bad_data: OnBadData = "warn"
     min_confidence: LeastConfidence = None
     split_off: float | None = Field(
-        None, gt=0, lt=1, description="Share of train to set aside as val, by --seed, if there is no val: 0.2."
+        None,
+        gt=0,
+        lt=1,
+        description="Share of train to set aside as val, if the data set has no val: usually 0.2; --seed decides which.",
     )
     workers: int = Field(1, ge=0, description="Processes that load and augment images; 0: the main process.")
     cache: Literal["auto", "off", "full", "shrunk"] = Field(
@@ -107,7 +120,9 @@ class TrainConfig(CommandConfig):
     )
     learning_rate: float = Field(4e-4, gt=0, description="Peak learning rate of AdamW at the given batch size.")
     backbone_rate_factor: float | None = Field(
-        None, gt=0, description="Learning rate of the backbone as a factor: 0.1 with weights, 1 without and after pretrain."
+        None,
+        gt=0,
+        description="Learning rate of the backbone, as a factor: 0.1 from weights trained with labels, else 1.",
     )
     layer_decay: float = Field(
         1.0,
@@ -124,23 +139,23 @@ class TrainConfig(CommandConfig):
         "varifocal", description="Classification loss: RT-DETR's varifocal, or DEIM's matchability-aware."
     )
     fine_grained_weight: float = Field(
-        0.15, ge=0, description="Weight of the fine-grained localization loss (DFINEDecoder); 0: off."
+        0.15, ge=0, description="Weight of the fine-grained localization loss of D-FINE decoders; 0: off."
     )
     distillation_weight: float = Field(
-        1.5, ge=0, description="Weight of the decoupled distillation focal loss (DFINEDecoder); 0: off."
+        1.5, ge=0, description="Weight of the decoupled distillation focal loss of D-FINE decoders; 0: off."
     )
-    dense_weight: float = Field(1.0, ge=0, description="Loss weight of the decoder's dense head, if it has one.")
+    dense_weight: float = Field(1.0, ge=0, description="Weight of the loss of the decoder's dense head, if it has one.")
     warmup: Warmup = 0.05
     flat: Flat = 0.5
     strong_until: float = Field(
-        0.85, ge=0, le=1, description="Share of the run with strong augmentation and varying input size."
+        0.85, ge=0, le=1, description="Share of the run after which strong augmentation and varying sizes end."
     )
     multi_scale: bool = Field(
         True,
         description="Vary the input size from 0.75 to 1.25 of --image-size, by steps of 32 (the model's largest stride).",
     )
     augmentation: Literal["mild", "full"] = Field(
-        "mild", description="Zoom-out, crops and colours: mild, or RT-DETR's own."
+        "mild", description="Zoom-out, crops, colours: mild, or full (RT-DETR's)."
     )
     mosaic: float = Field(0.0, ge=0, le=1, description="Share of strongly augmented samples made of four images in a grid.")
     mixup: float = Field(0.0, ge=0, le=1, description="Share of strongly augmented samples blended with another image.")
@@ -160,7 +175,7 @@ class TrainConfig(CommandConfig):
     profile: bool = Field(False, description="Measure the parts of a training step; shown after 20 steps and at the end.")
     patience: int | None = Field(None, ge=1, description="Stop after this many validations without a better AP.")
     val_every: int | None = Field(
-        None, ge=1, description="Epochs between validations (default: validation takes a tenth of the time)."
+        None, ge=1, description="Epochs between validations (default: chosen so that they take a tenth of the time)."
     )
 
     @model_validator(mode="after")
