@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -55,7 +56,7 @@ def _show(result: DoctorResult) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from nextdetr.analysis.doctor.findings import headline
+    from nextdetr.analysis.doctor.findings import headline, some
     from nextdetr.files import path_text
 
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
@@ -66,6 +67,9 @@ def _show(result: DoctorResult) -> None:
     for finding in result.findings:
         line = Text(f"{finding.severity:<8}", style=_STYLES[finding.severity])
         console.print(line.append(f" {finding.kind}: ", style="bold").append(path_text(finding.message), style="default"))
+        named = [path_text(image) for image in finding.images]
+        if named and result.output is None and Path(named[0]).name not in finding.message:
+            say(f"{'':8} {some(named)}")
     if result.recipe:
         say("\ntrain would choose:")
         for reason in result.recipe:

@@ -129,6 +129,15 @@ def test_a_sound_data_set_has_no_findings(sound, capsys):
     assert result.recipe[0] in said
 
 
+def test_the_text_names_a_few_files_of_a_finding(ill, tmp_path, capsys):
+    finding = by_kind(nextdetr.doctor(ill))["doubled boxes"]
+    assert len(finding.images) == 1
+    run(["doctor", str(ill)])
+    assert f"{finding.message}\n         {finding.images[0]}\n" in capsys.readouterr().out
+    run(["doctor", str(ill), "--output", str(tmp_path / "page.html")])  # the page shows them
+    assert f"\n         {finding.images[0]}\n" not in capsys.readouterr().out
+
+
 def test_every_fault_is_found(ill):
     result = nextdetr.doctor(ill)
     found = by_kind(result)
