@@ -48,8 +48,8 @@ def merge_settings(kind: type[CommandConfig], stored: Mapping[str, Any], given: 
     return {name: value for name, value in stored.items() if name not in replaced} | dict(given)
 
 
-def dump_config(config: CommandConfig) -> str:
-    """Return the configuration as YAML, every setting included."""
+def dump_config(config: CommandConfig, *, given_only: bool = False) -> str:
+    """Return the configuration as YAML: every setting, or only those that were given, so that the rest is still chosen."""
     import yaml
 
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(config.model_dump(mode="json", exclude_unset=given_only), sort_keys=False, allow_unicode=True)

@@ -139,6 +139,21 @@ def test_info_json(capsys):
     assert sum(row["parameters"] for row in result["rows"]) == result["parameters"]
 
 
+def test_inspect_says_whose_model_and_licence_a_checkpoint_has(trained, capsys):
+    assert run(["weights", "inspect", str(trained[0])]) == 0
+    told = capsys.readouterr().out
+    assert "for the model: one of its own, which the file holds" in told
+    assert "licence of the weights: none, since they started from no others" in told
+
+
+def test_info_names_the_maps_that_other_rows_read(capsys):
+    assert run(["info", "nextdetr-atto", "--image-size", "64"]) == 0
+    heads, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert heads[:3] == ["row", "maps", "from"]
+    assert [row[:2] for row in rows[:3]] == [["0", "1-4"], ["1", "5"], ["2", "6"]]
+    assert [row[:2] for row in rows if "DFINEDecoder" in row] == [["19", "[16,"]]  # it writes no map
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

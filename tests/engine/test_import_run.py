@@ -59,7 +59,10 @@ def test_settings_weights_data_and_scores_come_over(theirs, tmp_path):
     result = import_run(theirs)
     output = tmp_path / "train-nextdetr"
     assert (result.output, result.epochs, result.weights_licence) == (str(output), 2, "AGPL-3.0")
-    config = TrainConfig(**read_config_file(output / "config.yaml"))
+    written = read_config_file(output / "config.yaml")
+    assert {"model", "epochs", "learning_rate"} <= set(written)
+    assert not {"augmentation", "ema_decay", "backbone_rate_factor"} & set(written)  # for the recipe to choose
+    config = TrainConfig(**written)
     assert config.model_dump(exclude_defaults=True) == {
         "data": str(theirs / "data.yaml"), "model": str(output / "model.yaml"), "weights": output / "best.safetensors",
         "epochs": 40, "patience": 10, "val_every": 1, "batch_size": 4, "image_size": 320, "cache": "full", "device": "cpu",

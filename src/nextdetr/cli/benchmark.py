@@ -60,7 +60,7 @@ def benchmark(
         name = row.runtime if row.attainable is not None or len(result.rows) == 1 else f"{row.model} ({row.runtime})"
         cells = (
             name, row.precision, row.threads, row.batch, f"{1000 * row.median:.1f}", f"{1000 * row.p95:.1f}",
-            f"{row.images_per_second:.2f}", f"{row.memory / 1e6:.0f}", f"{row.bytes / 1e6:.1f}",
+            f"{row.images_per_second:.2f}", f"{row.memory / 1e6:.0f}", f"{row.bytes / 1e6:.1f}" if row.bytes else "-",
             "-" if row.attainable is None else f"{row.attainable:.0%}", "-" if row.AP is None else f"{row.AP:.4f}",
         )  # fmt: skip
         say("| " + " | ".join(str(cell) for cell in cells) + " |")

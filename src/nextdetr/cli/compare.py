@@ -48,6 +48,8 @@ def compare(
             f"B minus A: {found['AP']:+.4f}, {100 * result.level:g} % of {result.resamples:,} resamples of the images from "
             f"{found['low']:+.4f} to {found['high']:+.4f}"
         )
+    if result.most_different:
+        say("images that differ most:")
     for row in result.most_different[:5]:
         say(f"  {row['image']}: cost of errors {row['a']:.1f} with A, {row['b']:.1f} with B")
     if result.output is not None:

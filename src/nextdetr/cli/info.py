@@ -128,7 +128,7 @@ def _show(summary: Summary) -> None:
     costs = [row.profile for row in summary.rows if row.profile is not None]
     total = sum(cost.seconds for cost in costs)
     measured = f"  {'ms':>8} {'share':>6} {'GFLOP':>8} {'GFLOP/s':>8}" if costs else ""
-    say(f"{'row':>4}  {'from':<14} {'n':>2} {'parameters':>12}{measured}  {'module':<18} arguments")
+    say(f"{'row':>4}  {'maps':<6} {'from':<14} {'n':>2} {'parameters':>12}{measured}  {'module':<18} arguments")
     for row in summary.rows:
         cost = row.profile
         columns = ""
@@ -136,10 +136,15 @@ def _show(summary: Summary) -> None:
             share = cost.seconds / total if total else 0.0
             columns = f"  {1000 * cost.seconds:>8.2f} {share:>6.1%} {cost.gflop:>8.3f} {cost.gflop_per_second:>8.1f}"
         say(
-            f"{row.index:>4}  {row.from_!s:<14} {row.repeats:>2} {row.parameters:>12,}{columns}  "
+            f"{row.index:>4}  {_range(row.maps):<6} {row.from_!s:<14} {row.repeats:>2} {row.parameters:>12,}{columns}  "
             f"{row.module:<18} {row.arguments}"
         )
     if costs:
         gflop = sum(cost.gflop for cost in costs)
         speed = gflop / total if total else 0.0
-        say(f"{'all rows':<36}  {1000 * total:>8.2f} {1:>6.1%} {gflop:>8.3f} {speed:>8.1f}")
+        say(f"{'all rows':<43}  {1000 * total:>8.2f} {1:>6.1%} {gflop:>8.3f} {speed:>8.1f}")
+
+
+def _range(maps: tuple[int, ...]) -> str:
+    """Return the indices of a row's maps, which are consecutive: "1-4", "5", or nothing for the decoder."""
+    return "-".join(str(index) for index in dict.fromkeys((maps[0], maps[-1]))) if maps else ""

@@ -96,14 +96,16 @@ def list_weights(*, json: Json = False, verbose: Verbose = False) -> None:
 
 def _show(file: Path, found: dict[str, Any]) -> None:
     say(f"{file}: {found['kind']}, {found['tensors']:,} tensors, {found['parameters']:,} numbers")
-    say(f"  for the model: {found['for_model'] or 'unknown'}")
+    own = "one of its own, which the file holds" if found["kind"] == "nextdetr-detector" else "unknown"
+    say(f"  for the model: {found['for_model'] or own}")
     classes = found["classes"]
     if classes:
         shown = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
         say(f"  classes: {len(classes)} ({shown})")
     elif found["num_classes"]:
         say(f"  classes: {found['num_classes']:,}, not named")
-    say(f"  licence of the weights: {found['weights_licence']}")
+    licence = found["weights_licence"]
+    say(f"  licence of the weights: {licence}{', since they started from no others' * (licence == 'none')}")
     for note in found["notes"]:
         say(f"  note: {note}")
     if found["fit"] is not None:

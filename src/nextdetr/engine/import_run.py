@@ -132,7 +132,7 @@ def _written(run: Path, values: dict[str, Any], weights: Path, table: list[dict[
     settings = {key: value for argument in arguments for key, value in argument.settings.items()}
     settings |= {"model": model, "weights": str(checkpoint)} | ({} if data is None else {"data": str(data)})
     config = target / "config.yaml"
-    write_text_atomic(config, dump_config(TrainConfig(**settings)))
+    write_text_atomic(config, dump_config(TrainConfig(**settings), given_only=True))
     _write_table(target / "metrics.csv", table)
     if table:
         notes.append("the scores of metrics.csv are those of ultralytics' own evaluation: nextdetr val gives ours.")

@@ -125,9 +125,10 @@ def _bits(model: str) -> int:
 
 
 def default_output(config: TrainConfig) -> Path:
-    """Name a run after its model and data."""
-    name = Path(str(config.data)).stem
-    return Path("runs") / f"{Path(config.model).stem}-{name if name.strip('.') else data_name(config)}"  # "." has no name
+    """Name a run after its model and data; a checkpoint that has its file's usual name after the run that wrote it."""
+    name, model = Path(str(config.data)).stem, Path(config.model)
+    written = model.suffix == ".safetensors" and model.stem in ("best", "last", "detector") and model.parent.name
+    return Path("runs") / f"{written or model.stem}-{name if name.strip('.') else data_name(config)}"  # "." has no name
 
 
 def data_name(config: TrainConfig | CalibrateConfig) -> str:

@@ -205,9 +205,10 @@ def _candidates(
     from nextdetr.export.run import export
 
     before = accuracy(opened)
+    file = Path(opened.source) if Path(opened.source).is_file() else Path(model)  # the file in a run's folder
     found = [
-        _Candidate(label, "pytorch", "float32", "pytorch", Path(model), config.batch, before),
-        _Candidate(label, "pytorch fused", "float32", "fused", Path(model), config.batch, before),
+        _Candidate(label, "pytorch", "float32", "pytorch", file, config.batch, before),
+        _Candidate(label, "pytorch fused", "float32", "fused", file, config.batch, before),
     ]
     for kind, package in RUNTIMES.items():
         for precision in config.precision:

@@ -18,9 +18,14 @@ __all__ = ["RowSummary", "Summary", "count_gflop", "summarize"]
 
 @dataclass(frozen=True, slots=True)
 class RowSummary:
-    """One row of the table; ``parameters`` counts all of them, trainable or not; ``profile`` holds measurements."""
+    """One row of the table.
+
+    ``maps`` are the indices of its output maps, by which ``from`` of other rows names them; ``parameters`` counts all,
+    trainable or not; ``profile`` holds measurements.
+    """
 
     index: int
+    maps: tuple[int, ...]
     from_: int | list[int]
     repeats: int
     parameters: int
@@ -71,6 +76,7 @@ def summarize(model: DetectionModel, image_size: int = 640, *, profile: bool = F
     rows = [
         RowSummary(
             number,
+            info.writes,
             info.from_,
             info.repeats,
             sum(p.numel() for p in row.parameters()),
