@@ -91,3 +91,4 @@ def test_the_time_before_the_loop_counts(clock):
 def test_the_length_in_words():
     assert Budget(20, None, places=5).length == "20 epochs"
     assert Budget(None, 1.5, places=5).length == "1.5 minutes"
+    assert [Budget(1, None, places=5).length, Budget(None, 1.0, places=5).length] == ["1 epoch", "1 minute"]

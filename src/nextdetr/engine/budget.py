@@ -55,7 +55,8 @@ class Budget:
     @property
     def length(self) -> str:
         """The length in words, such as "30 minutes"."""
-        return f"{self._epochs} epochs" if self.minutes is None else f"{self.minutes:g} minutes"
+        amount, noun = (self._epochs, "epoch") if self.minutes is None else (self.minutes, "minute")
+        return f"{amount:g} {noun}{'s' * (amount != 1)}"
 
     @property
     def seconds(self) -> float:
