@@ -128,6 +128,16 @@ def test_a_server_that_is_not_there_is_told_before_a_training_and_ends_none(sett
     assert "secret" not in "".join(path.read_text() for path in settings["output"].glob("*.json"))
 
 
+def test_mlflow_skinny_without_a_server_is_refused_before_a_training(settings, monkeypatch):
+    needed("mlflow")
+    monkeypatch.setattr("nextdetr.engine.loggers.mlflow_run.is_installed", lambda name: name != "sqlalchemy")
+    with pytest.raises(ConfigError, match=r"mlflow-skinny writes no database: set MLFLOW_TRACKING_URI .*; fix this"):
+        train(TrainConfig(**settings, log=("mlflow",)), quiet=True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # which is another matter
+    with pytest.raises(ConfigError, match="refused"):
+        train(TrainConfig(**settings, log=("mlflow",)), quiet=True)
+
+
 def test_mlflow_that_fails_under_way_warns_once_and_gets_the_rest_later(settings, tmp_path, monkeypatch, caplog):
     mlflow = needed("mlflow")
     from sqlalchemy.exc import OperationalError

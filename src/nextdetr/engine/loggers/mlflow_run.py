@@ -11,10 +11,13 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from nextdetr.engine.loggers.tools import Logged, Outcome, Place, Status, Tool
+from nextdetr.errors import ConfigError
+from nextdetr.extras import is_installed
 
 __all__ = ["MLflow", "metric_names"]
 
 EXPERIMENT = "nextdetr"
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 MOST = 1000  # metrics per request
 LONGEST = 240  # characters in a name; MLflow's limit is 250
 STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
@@ -37,12 +40,20 @@ class MLflow(Tool):
         self._run = ""
 
     def start(self, run: Logged, earlier: Place) -> Place:
-        """Create a run in the experiment of MLflow's environment variables, or continue the earlier one."""
+        """Create a run in the experiment of MLflow's environment variables, or continue the earlier one.
+
+        Raises:
+            ConfigError: the run belongs in a database, which mlflow-skinny cannot write.
+        """
         import mlflow
 
         uri = mlflow.get_tracking_uri()
         if earlier.get("tracking_uri") and not mlflow.is_tracking_uri_set():
             uri = earlier["tracking_uri"]  # MLflow's default is relative to the working directory, which may have changed
+        if urlsplit(uri).scheme.partition("+")[0] in DATABASES and not is_installed("sqlalchemy"):
+            raise ConfigError(
+                "mlflow-skinny writes no database: set MLFLOW_TRACKING_URI to a server, or pip install mlflow"
+            )
         with _environment(IMPATIENT | SILENT), _quiet():
             self._client = mlflow.MlflowClient(uri)
             found = self._earlier(earlier.get("run_id"))
