@@ -143,7 +143,7 @@ def test_inspect_says_whose_model_and_licence_a_checkpoint_has(trained, capsys):
     assert run(["weights", "inspect", str(trained[0])]) == 0
     told = capsys.readouterr().out
     assert "for the model: one of its own, which the file holds" in told
-    assert "licence of the weights: none, since they started from no others" in told
+    assert "licence of the weights: none, as no published weights are in it" in told
 
 
 def test_info_names_the_maps_that_other_rows_read(capsys):

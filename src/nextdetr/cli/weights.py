@@ -105,7 +105,7 @@ def _show(file: Path, found: dict[str, Any]) -> None:
     elif found["num_classes"]:
         say(f"  classes: {found['num_classes']:,}, not named")
     licence = found["weights_licence"]
-    say(f"  licence of the weights: {licence}{', since they started from no others' * (licence == 'none')}")
+    say(f"  licence of the weights: {licence}{', as no published weights are in it' * (licence == 'none')}")
     for note in found["notes"]:
         say(f"  note: {note}")
     if found["fit"] is not None:
