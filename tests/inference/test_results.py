@@ -21,6 +21,7 @@ from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference import notebook
 from nextdetr.inference.picture_file import picture_stem
 from nextdetr.inference.pipeline import predict_stream
+from nextdetr.inference.prediction import Prediction
 from nextdetr.inference.predictor import Predictor
 from nextdetr.inference.results import Result, Results
 from nextdetr.streams import Predicting
@@ -232,6 +233,18 @@ def test_shown_where_there_is_a_screen(finder, file, monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython", python)
     result.show()
     assert shown[-1].size == (200, 100)
+
+
+def test_a_name_takes_no_list_of_detections(finder, file, tmp_path, monkeypatch):
+    (result,), prediction = finder.predict(file), next(finder.stream(file))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Prediction, "to_json", None)
+    shown = []
+    monkeypatch.setattr("nextdetr.inference.shown.show_picture", lambda picture, title: shown.append(title))
+    for each in (result, prediction):
+        each.show()
+        assert each.save().name == "scene-detected.jpg"
+    assert shown == [str(file)] * 2
 
 
 def test_no_viewer_is_asked_for_by_an_import(finder, file, monkeypatch):

@@ -97,6 +97,9 @@ class Prediction(Shown):
     def _found(self) -> sv.Detections:
         return self.detections
 
+    def _called(self) -> tuple[str, int | None]:
+        return path_text(self.path), self.frame
+
     def _picture(self) -> Image.Image:
         if self.image is not None:
             return self.image

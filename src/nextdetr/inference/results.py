@@ -124,6 +124,9 @@ class Result(Shown, sv.Detections):
     def _found(self) -> sv.Detections:
         return self
 
+    def _called(self) -> tuple[str, int | None]:
+        return self._known()._called()
+
     def _picture(self) -> Image.Image:
         return self._known()._picture()
 

@@ -40,6 +40,10 @@ class Shown:
         """Return the image, or raise a DataError that says why it is not there."""
         raise NotImplementedError
 
+    def _called(self) -> tuple[str, int | None]:
+        """Return the path or name of the image, as text, and in a video the number of the frame."""
+        raise NotImplementedError
+
     def to_json(self) -> dict[str, Any]:
         """Return the image's part of the JSON result of ``nextdetr predict``."""
         raise NotImplementedError
@@ -78,8 +82,7 @@ class Shown:
             return Path(path)
         picture = self.plot()
         if path is None:
-            result = self.to_json()
-            path = f"{picture_stem(result['path'], result.get('frame'))}-detected{picture_suffix(picture)}"
+            path = f"{picture_stem(*self._called())}-detected{picture_suffix(picture)}"
         return write_picture(picture, path)
 
     def show(self) -> None:
@@ -88,7 +91,7 @@ class Shown:
         Raises:
             ConfigError: there is neither a notebook nor a desktop; ``save`` writes a file.
         """
-        show_picture(self.plot(), str(self.to_json()["path"]))
+        show_picture(self.plot(), self._called()[0])
 
     def crops(self) -> list[Image.Image]:
         """Return what is in each box, in their order, cut out to whole pixels, at least one."""
