@@ -8,6 +8,7 @@ import json
 import pickle
 import sys
 import types
+from collections import Counter
 from io import BytesIO
 
 import numpy as np
@@ -18,12 +19,14 @@ from PIL import Image
 from nextdetr import Detector
 from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError, DataError
-from nextdetr.inference import notebook
+from nextdetr.inference import notebook, video
+from nextdetr.inference.origin import ImageReader
 from nextdetr.inference.picture_file import picture_stem
 from nextdetr.inference.pipeline import predict_stream
 from nextdetr.inference.prediction import Prediction
 from nextdetr.inference.predictor import Predictor
 from nextdetr.inference.results import Result, Results
+from nextdetr.inference.writers.video import VideoWriter
 from nextdetr.streams import Predicting
 from tests.helpers import tiny_model
 from tests.inference.conftest import CLASSES
@@ -153,6 +156,55 @@ def test_names_of_frames_and_addresses(finder, scene, tmp_path, monkeypatch):
         ("https://h/" + "x" * 900 + ".png", "x" * 96), ("photos/ü 1.jpg", "ü 1"),
     ):  # fmt: skip
         assert picture_stem(address) == stem
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """Twelve frames, in which the bright rectangle moves to the right."""
+    with VideoWriter(tmp_path / "clip.mp4", 200, 100, 10) as writer:
+        for number in range(12):
+            pixels = np.zeros((100, 200, 3), np.uint8)
+            pixels[10:50, 20 + 5 * number : 80 + 5 * number] = 255
+            writer.write(pixels, number / 10)
+    return tmp_path / "clip.mp4"
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Counts the frames of videos that are decoded."""
+    count, shown = Counter(), video._shown
+    monkeypatch.setattr(video, "_shown", lambda *given: (count.update("n"), shown(*given))[1])
+    return count
+
+
+def test_frames_are_saved_in_one_pass_through_their_video(finder, clip, decoded, tmp_path):
+    results = finder.predict(clip)
+    decoded.clear()
+    paths = results.save(tmp_path / "out")
+    assert [path.name for path in paths] == [f"clip_{number:06d}.jpg" for number in range(12)]
+    assert decoded["n"] == 12
+    for path, result in list(zip(paths, results, strict=True))[::5]:
+        with Image.open(path) as picture:
+            assert (
+                np.abs(np.asarray(picture, int) - np.asarray(result.plot(), int)).mean() < 6
+            )  # of another frame 25 or more
+    decoded.clear()
+    assert results[-4:]._repr_html_().count("<img") == 4
+    assert decoded["n"] == 12
+
+
+def test_frames_in_any_order_and_of_several_videos(finder, clip, scene, decoded, tmp_path):
+    scene.save(tmp_path / "a.gif", save_all=True, append_images=[scene.rotate(90), scene.rotate(180)])
+    results = finder.predict([clip, tmp_path / "a.gif"])
+    alone = [np.asarray(result.image) for result in results]
+    decoded.clear()
+    with ImageReader() as reader:
+        for place in (3, 3, 7, 2, 13, 12, 14, 11, 0):
+            assert np.array_equal(np.asarray(results[place]._picture(reader)), alone[place])
+    assert decoded["n"] <= 4 * 12  # each time that it goes back, or returns from another file
+    clip.unlink()
+    with pytest.raises(DataError, match=r"clip\.mp4: frame 0 cannot be read again"):
+        results.save(tmp_path / "out")
 
 
 def test_crops(finder, file):

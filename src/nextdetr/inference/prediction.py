@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from nextdetr.inference.feature_map import FeatureMap
-    from nextdetr.inference.origin import Origin
+    from nextdetr.inference.origin import ImageReader, Origin
 
 __all__ = ["Prediction", "merge_detections"]
 
@@ -100,12 +100,12 @@ class Prediction(Shown):
     def _called(self) -> tuple[str, int | None]:
         return path_text(self.path), self.frame
 
-    def _picture(self) -> Image.Image:
+    def _picture(self, reader: ImageReader | None = None) -> Image.Image:
         if self.image is not None:
             return self.image
         if self.problem is not None or self.origin is None:
             raise DataError(self.problem or f"{self.path}: the image is not kept.")
-        return self.origin.image()
+        return self.origin.image() if reader is None else reader.image(self.origin)
 
     def _names(self) -> list[str]:
         return [str(name) for name in self.detections.data.get("class_name", ())]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
 from nextdetr.errors import ConfigError, NextDETRError
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.notebook import html_picture, html_table, html_text
+from nextdetr.inference.origin import ImageReader
 from nextdetr.inference.picture_file import picture_stem, picture_suffix, write_picture
 from nextdetr.inference.prediction import Prediction
 from nextdetr.inference.shown import Shown, import_pandas, listed, table_rows
@@ -127,8 +128,8 @@ class Result(Shown, sv.Detections):
     def _called(self) -> tuple[str, int | None]:
         return self._known()._called()
 
-    def _picture(self) -> Image.Image:
-        return self._known()._picture()
+    def _picture(self, reader: ImageReader | None = None) -> Image.Image:
+        return self._known()._picture(reader)
 
 
 class Results(list[Result]):
@@ -156,11 +157,12 @@ class Results(list[Result]):
         """
         taken: set[str] = set()
         written = []
-        for result in self:
-            if result.problem is None:
-                picture = result.plot()
-                stem = free_stem(picture_stem(result.name, result.frame) + picture_suffix(picture), taken)
-                written.append(write_picture(picture, Path(folder) / f"{stem}{picture_suffix(picture)}"))
+        with ImageReader() as reader:
+            for result in self:
+                if result.problem is None:
+                    picture = result.plot(result._picture(reader))
+                    stem = free_stem(picture_stem(result.name, result.frame) + picture_suffix(picture), taken)
+                    written.append(write_picture(picture, Path(folder) / f"{stem}{picture_suffix(picture)}"))
         return written
 
     def to_pandas(self) -> pd.DataFrame:
@@ -170,14 +172,16 @@ class Results(list[Result]):
 
     def _repr_html_(self) -> str:
         rows = [(result.name, len(result), listed(result.counts())) for result in self]
-        return _gallery(self[:_PICTURES]) + html_table(("image", "objects", "classes"), rows)
+        with ImageReader() as reader:
+            gallery = _gallery(self[:_PICTURES], reader)
+        return gallery + html_table(("image", "objects", "classes"), rows)
 
 
-def _gallery(results: Iterable[Result]) -> str:
+def _gallery(results: Iterable[Result], reader: ImageReader) -> str:
     pictures = []
     for result in results:
         try:
-            pictures.append(html_picture(result.plot(), _SIDE))
+            pictures.append(html_picture(result.plot(result._picture(reader)), _SIDE))
         except NextDETRError as error:
             pictures.append(f"<p>{html_text(error)}</p>")
     return f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(pictures)}</div>'
