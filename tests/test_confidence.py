@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nextdetr.confidence import DEFAULT, THRESHOLDS, least_scores, named_thresholds, read_thresholds, thresholds_metadata
+from nextdetr.confidence import (
+    DEFAULT,
+    LEAST_F1,
+    THRESHOLDS,
+    Thresholds,
+    barely_trained,
+    least_scores,
+    named_thresholds,
+    read_thresholds,
+    stored_thresholds,
+    thresholds_metadata,
+)
 from nextdetr.config import PredictConfig, build_config
 from nextdetr.errors import ConfigError
 
@@ -15,6 +26,27 @@ def test_thresholds_survive_the_metadata():
     assert read_thresholds(metadata, 2) == [0.25, 0.3333]
     assert named_thresholds(metadata, ["cat", "dog"]) == {"cat": 0.25, "dog": 0.3333}
     assert thresholds_metadata([]) == {}
+
+
+def test_the_threshold_of_a_barely_trained_class_is_not_used():
+    metadata = thresholds_metadata([0.01, 0.01, 0.6], [0.03, LEAST_F1, 0.02])
+    assert stored_thresholds(metadata, 3) == Thresholds([0.01, 0.01, 0.6], [0.03, LEAST_F1, 0.02])
+    assert read_thresholds(metadata, 3) == [DEFAULT, 0.01, 0.6]  # never lower than its own
+    assert named_thresholds(metadata, ["cat", "dog", "bird"]) == {"cat": DEFAULT, "dog": 0.01, "bird": 0.6}
+    told = barely_trained(stored_thresholds(metadata, 3), ["cat", "dog", "bird"])
+    assert told.startswith(
+        "barely trained: its best F1 is 0.03 for cat, 0.02 for bird. There confidence auto is at least 0.3"
+    )
+    many = barely_trained(Thresholds([0.01] * 9, [0.0] * 9), [str(label) for label in range(9)])
+    assert "0.00 for 4 and as low for 4 more." in many
+
+
+def test_thresholds_without_an_f1_are_used_as_they_are():
+    for metadata in (thresholds_metadata([0.01, 0.5]), {THRESHOLDS: '{"values": [0.01, 0.5], "f1": [0.0, "x"]}'}):
+        assert read_thresholds(metadata, 2) == [0.01, 0.5]
+        assert barely_trained(stored_thresholds(metadata, 2), ["cat", "dog"]) == ""
+    assert barely_trained(None, ["cat"]) == ""
+    assert Thresholds().usable() == []
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,17 @@ import supervision as sv
 from PIL import Image
 
 from nextdetr import Detector
-from nextdetr.confidence import DEFAULT, THRESHOLDS, thresholds_metadata
+from nextdetr.cli.main import run
+from nextdetr.confidence import (
+    DEFAULT,
+    THRESHOLDS,
+    Thresholds,
+    read_thresholds,
+    stored_thresholds,
+    thresholds_metadata,
+)
 from nextdetr.errors import ConfigError, DataError, WeightsError
-from nextdetr.weights.checkpoint import extra_metadata, save_opened
+from nextdetr.weights.checkpoint import extra_metadata, open_model, save_opened
 from tests.helpers import squares, tiny_model
 
 
@@ -75,6 +83,39 @@ def test_a_detectors_own_thresholds_are_its_confidence(trained, tmp_path):
     assert len(found) > 0
     assert len(plain.predict(source)[0]) == (every.confidence >= DEFAULT).sum()
     assert len(own.predict(source, confidence=0.0)[0]) == len(every)
+
+
+def test_a_barely_trained_class_lets_little_through_and_predict_says_why(trained, tmp_path, caplog, capsys):
+    detector, data, _ = trained
+    opened, source = detector.opened, data / "images" / "val" / "2.png"
+    extra = {name: value for name, value in extra_metadata(opened.metadata).items() if name != THRESHOLDS}
+    thresholds = thresholds_metadata([0.0, 0.0], [0.03, 0.5])
+    path = save_opened(tmp_path / "own.safetensors", opened, extra=extra | thresholds)
+    every, found = detector.predict(source, confidence=0.0)[0], Detector(path).predict([source] * 3)[0]
+    assert len(found) == ((every.class_id == 1) | (every.confidence >= DEFAULT)).sum()
+    told = "own.safetensors is barely trained: its best F1 is 0.03 for square. There confidence auto is at least 0.3"
+    assert caplog.text.count(told) == 1
+    caplog.clear()
+    Detector(path).predict(source, confidence=0.2)
+    assert "barely" not in caplog.text
+    assert run(["info", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "square 0.30, bar 0.00" in shown
+    assert "its best F1 is 0.03 for square" in shown
+
+
+def test_training_and_its_report_say_that_it_was_too_short(tmp_path, monkeypatch, capsys):
+    best = Thresholds([0.01, 0.4], [0.03, 0.5])
+    monkeypatch.setattr("nextdetr.engine.train.thresholds_of", lambda evaluator: best)
+    data = squares(tmp_path / "data", 2)
+    settings = {"epochs": 1, "image_size": 64, "batch_size": 2, "workers": 0, "output": tmp_path / "run"}
+    result = Detector(tiny_model(tmp_path)).train(data=data, **settings)
+    told = "The detector is barely trained: its best F1 is 0.03 for square."
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert told in (tmp_path / "run" / "report.html").read_text()
+    metadata = open_model(result.checkpoint).metadata
+    assert stored_thresholds(metadata, 2) == best
+    assert read_thresholds(metadata, 2) == [DEFAULT, 0.4]
 
 
 def test_info(trained):

@@ -1,8 +1,9 @@
 """Confidence thresholds, decided here for prediction, benchmarks, reports and servers; without torch.
 
-A detector's file can hold a threshold for each class (metadata key ``thresholds``: a JSON object with ``values``, a list in
-class order, and how they were chosen). ``auto`` uses these if they exist, and ``DEFAULT`` otherwise. ``calibrated`` is the
-single threshold with which ``nextdetr calibrate`` has bounded the missed objects (key ``calibration``).
+A detector's file can hold a threshold for each class (metadata key ``thresholds``: a JSON object with ``values`` and
+``f1``, lists in class order, and how they were chosen). ``auto`` uses these if they exist, and ``DEFAULT`` otherwise and
+for classes that are barely trained (``Thresholds.usable``). ``calibrated`` is the single threshold with which ``nextdetr
+calibrate`` has bounded the missed objects (key ``calibration``).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from nextdetr.errors import ConfigError
@@ -29,12 +30,16 @@ __all__ = [
     "CALIBRATED",
     "CALIBRATION",
     "DEFAULT",
+    "LEAST_F1",
     "THRESHOLDS",
     "Calibrated",
+    "Thresholds",
+    "barely_trained",
     "least_scores",
     "named_thresholds",
     "read_calibrated",
     "read_thresholds",
+    "stored_thresholds",
     "thresholds_line",
     "thresholds_metadata",
     "thresholds_split",
@@ -45,6 +50,33 @@ CALIBRATED: Literal["calibrated"] = "calibrated"
 DEFAULT = 0.3  # if nothing better is known
 THRESHOLDS = "thresholds"
 CALIBRATION = "calibration"
+#: A class whose best F1 is lower is barely trained, and its threshold is not used. At an F1 of f a detector reports up to
+#: 2 / f - 1 detections per object, 9 at 0.2. The 100 detections per image that are scored, in any order, reach 0.16 where
+#: an image has eleven objects, as on BCCD after one epoch. With few objects per image the F1 is near 0 then, and the
+#: threshold near the initial score of 0.01.
+LEAST_F1 = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """The confidence with the best F1 of each class; empty if nothing was found.
+
+    Attributes:
+        values: [C] confidences, 0 to 1.
+        f1: [C] the F1 at these; empty if unknown, as in files of earlier versions.
+    """
+
+    values: list[float] = field(default_factory=list)
+    f1: list[float] = field(default_factory=list)
+
+    def usable(self) -> list[float]:
+        """Return what ``auto`` uses, [C]: at least ``DEFAULT`` for classes that are barely trained."""
+        doubtful = set(self.doubtful())
+        return [max(value, DEFAULT) if label in doubtful else value for label, value in enumerate(self.values)]
+
+    def doubtful(self) -> list[int]:
+        """Return the classes that are barely trained."""
+        return [label for label, f1 in enumerate(self.f1) if f1 < LEAST_F1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +132,23 @@ def read_calibrated(metadata: Mapping[str, str]) -> Calibrated | None:
     return found if sound else None
 
 
-def thresholds_metadata(values: Sequence[float], *, split: str = "val", criterion: str = "F1") -> dict[str, str]:
+def thresholds_metadata(values: Sequence[float], f1: Sequence[float] = (), *, split: str = "val") -> dict[str, str]:
     """Return the entry of a detector's metadata; empty without values.
 
     Args:
-        values: a threshold for each class, 0 to 1, in class order.
+        values: as of :class:`Thresholds`.
+        f1: likewise.
         split: split that they were chosen on.
-        criterion: how they were chosen.
     """
     if not len(values):
         return {}
-    content = {"criterion": criterion, "split": split, "values": [round(float(value), 4) for value in values]}
-    return {THRESHOLDS: json.dumps(content)}
+    numbers = {"values": values} | ({"f1": f1} if len(f1) else {})
+    rounded = {name: [round(float(value), 4) for value in given] for name, given in numbers.items()}
+    return {THRESHOLDS: json.dumps({"criterion": "F1", "split": split, **rounded})}
 
 
-def read_thresholds(metadata: Mapping[str, str], classes: int) -> list[float] | None:
-    """Return a detector's own thresholds, one per class.
+def stored_thresholds(metadata: Mapping[str, str], classes: int) -> Thresholds | None:
+    """Return the thresholds with the best F1 as a detector's file has them.
 
     Args:
         metadata: metadata of the detector's file.
@@ -128,11 +161,45 @@ def read_thresholds(metadata: Mapping[str, str], classes: int) -> list[float] | 
         content = json.loads(metadata.get(THRESHOLDS, "null"))
     except (ValueError, RecursionError):
         return None
-    values = content.get("values") if isinstance(content, dict) else None
-    if not isinstance(values, list) or len(values) != classes:
+    if not isinstance(content, dict):
+        return None
+    values, f1 = (_fractions(content.get(name), classes) for name in ("values", "f1"))
+    return None if values is None else Thresholds(values, f1 or [])
+
+
+def _fractions(values: Any, number: int) -> list[float] | None:
+    """Return a list of this many numbers from 0 to 1; None for anything else."""
+    if not isinstance(values, list) or len(values) != number:
         return None
     sound = all(type(value) in (int, float) and 0 <= value <= 1 for value in values)
     return [float(value) for value in values] if sound else None
+
+
+def read_thresholds(metadata: Mapping[str, str], classes: int) -> list[float] | None:
+    """Return the thresholds that a detector uses with ``auto``, one per class; see :func:`stored_thresholds`."""
+    found = stored_thresholds(metadata, classes)
+    return None if found is None else found.usable()
+
+
+def barely_trained(found: Thresholds | None, classes: Sequence[str]) -> str:
+    """Say which classes of a detector are barely trained, and what ``auto`` uses for them; empty if none is.
+
+    Args:
+        found: the detector's thresholds.
+        classes: names in the order of the indices.
+
+    Returns:
+        What follows "the detector is", with a full stop.
+    """
+    doubtful = [] if found is None else found.doubtful()
+    if found is None or not doubtful:
+        return ""
+    listed = ", ".join(f"{found.f1[label]:.2f} for {classes[label]}" for label in doubtful[:5])
+    more = f" and as low for {len(doubtful) - 5} more" if len(doubtful) > 5 else ""
+    return (
+        f"barely trained: its best F1 is {listed}{more}. There confidence auto is at least {DEFAULT:g}, since most "
+        "detections at the threshold with that F1 are false; train longer, or give --confidence."
+    )
 
 
 def thresholds_split(metadata: Mapping[str, str]) -> str:
@@ -145,7 +212,7 @@ def thresholds_split(metadata: Mapping[str, str]) -> str:
 
 
 def named_thresholds(metadata: Mapping[str, str], classes: Sequence[str]) -> dict[str, float] | None:
-    """Return a detector's own thresholds by class name; None without any."""
+    """Return the thresholds that a detector uses with ``auto`` by class name; None without any."""
     values = read_thresholds(metadata, len(classes))
     return None if values is None else dict(zip(classes, values, strict=True))
 

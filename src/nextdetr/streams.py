@@ -143,7 +143,7 @@ def predictions(
         ConfigError: a setting cannot go with this detector.
         DataError: no image is found, or one cannot be read.
     """
-    from nextdetr.inference.opened import settle, warn_of_random_weights
+    from nextdetr.inference.opened import settle, warn_of_random_weights, warn_of_training
     from nextdetr.inference.pipeline import file_identity, predict_stream
 
     settled = settle(
@@ -151,6 +151,7 @@ def predictions(
         tiled=config.tile is not None, latency=config.latency, latency_of=config.latency_of,
     )  # fmt: skip
     warn_of_random_weights(settled.opened, weights=start.get("weights") is not None)
+    warn_of_training(settled.opened, config.confidence)
     recorder = None
     if config.features is not None:
         if config.engine == "ray":

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import asdict
 
 import pytest
 import torch
 
+from nextdetr.confidence import Thresholds
 from nextdetr.engine.best import Best
-from nextdetr.engine.state import Cursor, read_state, step_seed, write_state
+from nextdetr.engine.state import Cursor, from_file, read_state, step_seed, write_state
 from nextdetr.errors import WeightsError
 
 
@@ -18,6 +20,14 @@ def test_round_trip(tmp_path):
     again, parts = read_state(tmp_path / "last.ckpt")
     assert again == cursor
     assert torch.equal(parts["model"]["w"], torch.ones(2))
+
+
+def test_thresholds_of_an_earlier_version_are_a_list(tmp_path):
+    cursor = asdict(Cursor(thresholds=Thresholds([0.2, 0.4], [0.5, 0.6]))) | {"best": asdict(Best())}
+    assert from_file(Cursor, cursor).thresholds == Thresholds([0.2, 0.4], [0.5, 0.6])
+    cursor["thresholds"], cursor["best"]["thresholds"] = [0.2, 0.4], [0.1, 0.3]
+    again = from_file(Cursor, cursor)
+    assert (again.thresholds, again.best.thresholds) == (Thresholds([0.2, 0.4]), Thresholds([0.1, 0.3]))
 
 
 class _Evil:

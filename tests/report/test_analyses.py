@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nextdetr.confidence import DEFAULT, LEAST_F1, Thresholds
 from nextdetr.report.bootstrap import paired_difference
 from nextdetr.report.calibration import calibrate_bins
 from nextdetr.report.confusion import confusion_matrix, cost, pair
@@ -43,22 +44,32 @@ def test_f1_of_the_curves_by_hand():
 def test_the_threshold_lies_in_the_gap_between_right_and_false():
     scores = np.concatenate((np.linspace(0.7, 0.9, 200), np.linspace(0.1, 0.4, 200)))
     hits = np.arange(400) < 200
-    (threshold,) = best_thresholds(matches_of(scores, hits, np.zeros(400, int), [200]))
-    assert threshold == pytest.approx(0.55, abs=0.03)
+    found = best_thresholds(matches_of(scores, hits, np.zeros(400, int), [200]))
+    assert found.values == pytest.approx([0.55], abs=0.03)
+    assert found.f1 == pytest.approx([1.0])
 
 
 def test_a_class_with_few_boxes_borrows_from_all():
     scores = np.concatenate((np.linspace(0.7, 0.9, 200), np.linspace(0.1, 0.4, 200), [0.99, 0.2]))
     hits = np.concatenate((np.arange(400) < 200, [False, True]))
     labels = np.concatenate((np.zeros(400, int), [1, 1]))
-    many, few, none = best_thresholds(matches_of(scores, hits, labels, [200, 1, 0]))
+    many, few, none = best_thresholds(matches_of(scores, hits, labels, [200, 1, 0])).values
     assert 0.4 < few < 0.7  # by itself it would say 0.2, from one box
     assert none == pytest.approx(many, abs=0.02)
 
 
 def test_no_threshold_where_nothing_is_found():
-    assert best_thresholds(matches_of([0.5], [False], [0], [3])) == []
-    assert best_thresholds(matches_of([], [], [], [0])) == []
+    assert best_thresholds(matches_of([0.5], [False], [0], [3])) == Thresholds()
+    assert best_thresholds(matches_of([], [], [], [0])) == Thresholds()
+
+
+def test_a_class_that_is_hardly_found_has_a_low_f1():
+    scores = np.linspace(0.03, 0.01, 2000)
+    hits = np.arange(2000) % 200 == 0
+    found = best_thresholds(matches_of(scores, hits, np.zeros(2000, int), [100]))
+    assert 0 < found.f1[0] < LEAST_F1
+    assert found.values[0] < 0.05
+    assert found.usable() == [DEFAULT]
 
 
 def test_calibration_by_hand():

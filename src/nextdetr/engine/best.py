@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeAlias
 
-__all__ = ["Best"]
+from pydantic import BeforeValidator
+
+from nextdetr.confidence import Thresholds
+
+__all__ = ["Best", "StoredThresholds"]
+
+
+def _with_f1(stored: Any) -> Any:
+    """Take the list of values that the state of an earlier version has."""
+    return {"values": stored} if isinstance(stored, list) else stored
+
+
+#: Thresholds in the state of a run.
+StoredThresholds: TypeAlias = Annotated[Thresholds, BeforeValidator(_with_f1)]
 
 
 @dataclass(slots=True)
@@ -18,21 +32,21 @@ class Best:
     Attributes:
         epoch: epoch that it followed, from 1; -1 before the first validation.
         metrics: its COCO metrics, fractions 0 to 1, None where undefined.
-        thresholds: confidence with the best F1, per class; empty if nothing was found.
+        thresholds: confidence with the best F1, per class.
         stale: validations since then, counted once an AP was above 0.
     """
 
     epoch: int = -1
     metrics: dict[str, float | None] = field(default_factory=dict)
     stale: int = 0
-    thresholds: list[float] = field(default_factory=list)
+    thresholds: StoredThresholds = field(default_factory=Thresholds)
 
     @property
     def score(self) -> float:
         """AP, 0 where it is undefined."""
         return _score(self.metrics)
 
-    def update(self, epoch: int, metrics: Mapping[str, float | None], thresholds: Sequence[float] = ()) -> bool:
+    def update(self, epoch: int, metrics: Mapping[str, float | None], thresholds: Thresholds | None = None) -> bool:
         """Record a validation.
 
         Args:
@@ -46,7 +60,7 @@ class Best:
         if self.score > 0 and _score(metrics) <= self.score:
             self.stale += 1
             return False
-        self.epoch, self.metrics, self.stale, self.thresholds = epoch, dict(metrics), 0, list(thresholds)
+        self.epoch, self.metrics, self.stale, self.thresholds = epoch, dict(metrics), 0, thresholds or Thresholds()
         return True
 
     def out_of_patience(self, patience: int | None) -> bool:

@@ -162,7 +162,7 @@ def _look(opened: OpenedModel | OpenedExport, config: CompareConfig, *, quiet: b
     classes = len(data.classes)
     matches = match(data.records, found, classes, order=examined.evaluator.order())
     own = read_thresholds(opened.metadata, classes)
-    least = least_scores("auto", own if own is not None else best_thresholds(matches) or None, classes)
+    least = least_scores("auto", own if own is not None else best_thresholds(matches).usable() or None, classes)
     return _Side(examined, matches, list(pair(data.records, found, least)))
 
 

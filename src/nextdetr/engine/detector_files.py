@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from nextdetr.confidence import thresholds_metadata
+from nextdetr.confidence import Thresholds, thresholds_metadata
 from nextdetr.engine.batch_picture import draw_batch
 from nextdetr.engine.setup import Run, data_name
 from nextdetr.engine.splits import set_aside_metadata
@@ -36,14 +36,14 @@ class DetectorFiles:
         """The file with the best weights."""
         return self.run.directory / "best.safetensors"
 
-    def write(self, name: str, metrics: Mapping[str, float | None], thresholds: Sequence[float]) -> None:
+    def write(self, name: str, metrics: Mapping[str, float | None], thresholds: Thresholds) -> None:
         """Write the averaged weights, with their scores and thresholds, if any."""
         run, (licence, source) = self.run, self.run.started_from
         assert run.config.image_size is not None
         save_detector(
             run.directory / name, self.average.state_dict(), model_text=run.model.text, classes=run.train_data.classes,
             image_size=run.config.image_size, metrics=dict(metrics), weights_licence=licence, source_weights=source,
-            data=data_name(run.config), extra=self._origin | thresholds_metadata(thresholds),
+            data=data_name(run.config), extra=self._origin | thresholds_metadata(thresholds.values, thresholds.f1),
         )  # fmt: skip
 
     @cached_property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from nextdetr.confidence import THRESHOLDS, read_thresholds, thresholds_metadata
+from nextdetr.confidence import THRESHOLDS, Thresholds, barely_trained, stored_thresholds, thresholds_metadata
 from nextdetr.config import ReportConfig, TrainConfig, ValConfig
 from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
@@ -48,7 +48,8 @@ class ReportResult:
         metrics: the twelve COCO metrics, fractions 0 to 1, None if undefined, as in ``val``.
         per_class: by name, ``AP``, ``AP50``, ``AP_small``, ``AP_medium``, ``AP_large`` and the number of ``boxes``.
         thresholds: by name, the confidence with the best F1 on this split; empty if nothing was found.
-        confidence: by name, the confidence in use: the detector's own, else ``thresholds``, else the default.
+        confidence: by name, the confidence in use: the detector's own, else ``thresholds``, else the default; the default,
+            too, for classes that are barely trained.
         errors: by kind, ``count`` and ``cost``, the AP50 lost to them.
         calibration_error: expected calibration error; None if nothing was found.
         confusion: ``classes`` and ``counts``, rows for true and columns for predicted classes; the last is background.
@@ -133,10 +134,10 @@ def write_page(
         device: device that it ran on.
     """
     data = evaluator.data
-    own = read_thresholds(metadata, len(data.classes))
+    own = stored_thresholds(metadata, len(data.classes))
     analysis = analyse(
-        data, evaluator.state(), dict(result.metrics), result.per_class, evaluator.precision, own=own,
-        order=evaluator.order(),
+        data, evaluator.state(), dict(result.metrics), result.per_class, evaluator.precision,
+        own=None if own is None else own.usable(), order=evaluator.order(),
     )  # fmt: skip
     speed = read_table(metadata, model)
     training = None
@@ -146,6 +147,7 @@ def write_page(
         training = drawn[0] if plotted else None
     facts = Facts(
         title=f"{_called(model)} on {data.name}", stored=own is not None, pictures=pictures, device=device,
+        doubt=barely_trained(own or analysis.thresholds, data.classes),
         subtitle=f"split {split}, {plural(result.images, 'image')} at {size} px; model {model}",
         seconds=dict(result.seconds_per_image), speed=[] if speed is None else table_lines(speed), training=training,
     )  # fmt: skip
@@ -190,7 +192,7 @@ def training_report(
     return scored
 
 
-def thresholds_of(evaluator: CocoEvaluator) -> list[float]:
+def thresholds_of(evaluator: CocoEvaluator) -> Thresholds:
     """Return the confidence with the best F1 of each class, from the detections of an evaluator."""
     data = evaluator.data
     return best_thresholds(match(data.records, evaluator.state(), len(data.classes), ious=IOUS[:1]))
@@ -217,8 +219,9 @@ def _called(model: str) -> str:
 def _store(opened: OpenedModel | OpenedExport, analysis: Analysis, split: str) -> None:
     from nextdetr.weights.checkpoint import extra_metadata, open_model, save_opened
 
-    if not analysis.thresholds:
+    best = analysis.thresholds
+    if not best.values:
         raise ConfigError(f"{opened.source}: nothing was found, so there is no threshold to store.")
     fresh = open_model(opened.source)  # as stored, not as it ran
     extra = {name: text for name, text in extra_metadata(fresh.metadata).items() if name != THRESHOLDS}
-    save_opened(opened.source, fresh, extra=extra | thresholds_metadata(analysis.thresholds, split=split))
+    save_opened(opened.source, fresh, extra=extra | thresholds_metadata(best.values, best.f1, split=split))

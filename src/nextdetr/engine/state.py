@@ -17,7 +17,8 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
-from nextdetr.engine.best import Best
+from nextdetr.confidence import Thresholds
+from nextdetr.engine.best import Best, StoredThresholds
 from nextdetr.errors import WeightsError
 from nextdetr.files import atomic_write
 
@@ -67,7 +68,7 @@ class Cursor:
     best: Best = field(default_factory=Best)
     validated: Count = 0
     metrics: dict[str, float | None] = field(default_factory=dict)
-    thresholds: list[float] = field(default_factory=list)
+    thresholds: StoredThresholds = field(default_factory=Thresholds)
     validated_at: float = 0.0
     validation_seconds: float = 0.0
 

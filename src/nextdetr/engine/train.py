@@ -17,6 +17,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from nextdetr.confidence import Thresholds, barely_trained
 from nextdetr.config import TrainConfig
 from nextdetr.data.loader import TrainLoader
 from nextdetr.data.records import DetectionData
@@ -274,7 +275,7 @@ class Trainer(Loop):
         self.display.update("validating", self.budget.progress(cursor.epoch, cursor.place), "")
         self.scored = None
         metrics = self._score(self.run_.val_data)
-        cursor.thresholds = [] if self.scored is None else thresholds_of(self.scored[0])
+        cursor.thresholds = Thresholds() if self.scored is None else thresholds_of(self.scored[0])
         self.new_best = cursor.best.update(number, metrics, cursor.thresholds)
         if self.new_best:
             self.best_scored = self.scored
@@ -330,7 +331,7 @@ class Trainer(Loop):
         if self.new_best:
             self.files.write(self.files.best.name, self.cursor.best.metrics, self.cursor.best.thresholds)
         scored = self.cursor.validated == self.cursor.epoch and self.cursor.place == 0
-        metrics, thresholds = (self.cursor.metrics, self.cursor.thresholds) if scored else ({}, [])
+        metrics, thresholds = (self.cursor.metrics, self.cursor.thresholds) if scored else ({}, Thresholds())
         self.files.write("last.safetensors", metrics, thresholds)
 
     def _picture(self, images: Tensor, targets: Sequence[Target], name: str) -> None:
@@ -363,6 +364,9 @@ class Trainer(Loop):
             f"Done in {clock(seconds)}: best AP {shown_score(best.metrics.get('AP'))} in epoch {best.epoch}; "
             f"weights in {checkpoint}"
         )
+        doubt = barely_trained(best.thresholds, self.run_.train_data.classes)
+        if doubt:
+            self.display.line(f"The detector is {doubt}")
         if self.profile.enabled:
             self.display.line(self.profile.table())
         return TrainResult(

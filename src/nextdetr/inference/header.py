@@ -10,7 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nextdetr.confidence import Calibrated, named_thresholds, read_calibrated, thresholds_line
+from nextdetr.confidence import (
+    Calibrated,
+    barely_trained,
+    named_thresholds,
+    read_calibrated,
+    stored_thresholds,
+    thresholds_line,
+)
 from nextdetr.errors import ModelFileError
 from nextdetr.inference.contract import UNJUDGED, Contract
 
@@ -151,6 +158,7 @@ def summarize_export(source: str | Path) -> dict[str, Any]:
     contract = Contract.from_metadata(metadata, str(source))
     texts = contract.describe()
     calibrated = read_calibrated(metadata)
+    doubt = barely_trained(stored_thresholds(metadata, len(contract.classes)), contract.classes)
     weights = path.with_suffix(".bin")
     size = path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" and weights.is_file() else 0)
     return {
@@ -164,6 +172,7 @@ def summarize_export(source: str | Path) -> dict[str, Any]:
         "source": metadata.get("source", "unknown"), "weights_licence": metadata.get("weights_licence", "unknown"),
         "source_weights": metadata.get("source_weights", "unknown"),
         "thresholds": named_thresholds(metadata, contract.classes),
+        **({"thresholds_note": f"The detector is {doubt}"} if doubt else {}),
         **({} if calibrated is None else {"calibration": asdict(calibrated)}),
     }  # fmt: skip
 
@@ -186,5 +195,6 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
         f"  passed its gate in: {judged}",
         f"  licence of the weights: {found['weights_licence']}; started from: {found['source_weights']}",
         *([] if found["thresholds"] is None else ["  " + thresholds_line(found["thresholds"])]),
+        *(["  " + found["thresholds_note"]] if "thresholds_note" in found else []),
         *(["  " + Calibrated(**found["calibration"]).line] if "calibration" in found else []),
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nextdetr.confidence import read_calibrated, read_thresholds
+from nextdetr.confidence import AUTO, barely_trained, read_calibrated, read_thresholds, stored_thresholds
 from nextdetr.errors import ConfigError
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.familiarity import Familiarity, read_familiarity
@@ -22,9 +22,10 @@ from nextdetr.preprocess import Reading
 if TYPE_CHECKING:
     import torch
 
+    from nextdetr.confidence import Confidence
     from nextdetr.weights.checkpoint import OpenedModel
 
-__all__ = ["Settled", "at_latency", "bits_metadata", "settle", "stored_bits", "warn_of_random_weights"]
+__all__ = ["Settled", "at_latency", "bits_metadata", "settle", "stored_bits", "warn_of_random_weights", "warn_of_training"]
 
 logger = logging.getLogger(__name__)
 
@@ -175,6 +176,13 @@ def stored_bits(metadata: Mapping[str, str]) -> int:
 def bits_metadata(bits: int) -> dict[str, str]:
     """Return what a detector's file says of its bits: nothing of 16, which is the rule."""
     return {} if bits == 16 else {BITS: str(bits)}
+
+
+def warn_of_training(opened: OpenedModel | OpenedExport, confidence: Confidence) -> None:
+    """Log a warning where classes are barely trained, and so have another threshold than their own with ``auto``."""
+    doubt = barely_trained(stored_thresholds(opened.metadata, len(opened.classes)), opened.classes)
+    if doubt and isinstance(confidence, str) and confidence == AUTO:
+        logger.warning("%s is %s", opened.source, doubt)
 
 
 def warn_of_random_weights(opened: OpenedModel | OpenedExport, *, weights: bool, maps_only: bool = False) -> None:

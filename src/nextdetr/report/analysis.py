@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nextdetr.confidence import least_scores
+from nextdetr.confidence import Thresholds, least_scores
 from nextdetr.data.records import DetectionData
 from nextdetr.report.calibration import Calibration, calibrate_bins
 from nextdetr.report.confusion import Pairs, confusion_matrix, cost, pair
@@ -33,7 +33,7 @@ class Analysis:
         curves: over confidence.
         thresholds: confidence with the best F1 of each class on this split; empty if nothing was found.
         least: [C] least confidence of detections in what follows: the detector's own thresholds if it has any, else
-            ``thresholds``, else the default.
+            those of ``thresholds`` that are usable, else the default.
         confusion: [C + 1, C + 1] true class by predicted class; the last of each is background.
         pairs: matched boxes and detections of each image.
         tide: kinds of error.
@@ -46,7 +46,7 @@ class Analysis:
     per_class: dict[str, dict[str, Any]]
     precision: NDArray[np.float64]
     curves: Curves
-    thresholds: list[float]
+    thresholds: Thresholds
     least: NDArray[np.float32]
     confusion: NDArray[np.int64]
     pairs: list[Pairs]
@@ -70,7 +70,7 @@ class Analysis:
         return {
             "metrics": self.metrics,
             "per_class": self.per_class,
-            "thresholds": dict(zip(classes, self.thresholds, strict=False)),
+            "thresholds": dict(zip(classes, self.thresholds.values, strict=False)),
             "confidence": {name: round(float(value), 4) for name, value in zip(classes, self.least, strict=True)},
             "errors": {name: {"count": self.tide.counts[name], "cost": self.tide.costs[name]} for name in self.tide.counts},
             "calibration_error": self.calibration.ece,
@@ -104,7 +104,7 @@ def analyse(
     records, classes = data.records, len(data.classes)
     matches = match(records, found, classes, order=order)
     thresholds = best_thresholds(matches)
-    least = least_scores("auto", own if own is not None else thresholds or None, classes)
+    least = least_scores("auto", own if own is not None else thresholds.usable() or None, classes)
     pairs = list(pair(records, found, least))
     sizes = {"AP_small": 1, "AP_medium": 2, "AP_large": 3}
     table = {

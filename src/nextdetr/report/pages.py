@@ -37,6 +37,7 @@ class Facts:
         title: title of the page.
         subtitle: data set, split and settings, on one line.
         stored: whether the thresholds in use are the detector's own.
+        doubt: what ``barely_trained`` says of these thresholds.
         pictures: maximum number of images.
         device: device that it ran on, for the speed.
         seconds: mean seconds per image by stage; empty if unknown.
@@ -47,6 +48,7 @@ class Facts:
     title: str
     subtitle: str
     stored: bool = False
+    doubt: str = ""
     pictures: int = 12
     device: str = "cpu"
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -72,7 +74,7 @@ def report_page(analysis: Analysis, facts: Facts) -> str:
         device=f"on {facts.device}", training=facts.training,
         sections=[(name, text) for name, text in sections if not absent.get(name)],
         recalls=("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
-        thresholds=_threshold_rows(analysis), thresholds_text=_thresholds_text(analysis, facts.stored),
+        thresholds=_threshold_rows(analysis), thresholds_text=_thresholds_text(analysis, facts),
         confidence=confidence_figure(analysis.curves, classes, analysis.least),
         recall=recall_figure(analysis.precision, classes),
         names=[*classes, "background"], matrix=_matrix(analysis), confusions=_confusions(analysis),
@@ -109,7 +111,7 @@ def _threshold_rows(analysis: Analysis) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name, "least": float(analysis.least[index]),
-                "best": analysis.thresholds[index] if analysis.thresholds else None,
+                "best": analysis.thresholds.values[index] if analysis.thresholds.values else None,
                 "precision": float(curves.precision[index, place]), "recall": float(curves.recall[index, place]),
                 "f1": float(curves.f1[index, place]),
             }
@@ -117,14 +119,15 @@ def _threshold_rows(analysis: Analysis) -> list[dict[str, Any]]:
     return rows
 
 
-def _thresholds_text(analysis: Analysis, stored: bool) -> str:
-    if stored:
-        return "The detector has its own threshold for each class, which predict uses; the dots mark them."
-    if analysis.thresholds:
-        return (
+def _thresholds_text(analysis: Analysis, facts: Facts) -> str:
+    text = "Nothing was found, so there is no best threshold."
+    if facts.stored:
+        text = "The detector has its own threshold for each class, which predict uses; the dots mark them."
+    elif analysis.thresholds.values:
+        text = (
             "The detector has no thresholds of its own: those with the best F1 on this split are used; the dots mark them."
         )
-    return "Nothing was found, so there is no best threshold."
+    return f"{text} The detector is {facts.doubt}" if facts.doubt else text
 
 
 def _matrix(analysis: Analysis) -> list[list[dict[str, Any]]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nextdetr.confidence import Thresholds
 from nextdetr.report.matching import Matches
 
 __all__ = ["GRID", "Curves", "best_thresholds", "curves"]
@@ -42,8 +43,8 @@ def curves(matches: Matches) -> Curves:
         return Curves(hits / (hits + false), hits / boxes[:, None], 2 * hits / (hits + false + boxes[:, None]))
 
 
-def best_thresholds(matches: Matches) -> list[float]:
-    """Return the confidence with the best F1 at IoU 0.5 of each class.
+def best_thresholds(matches: Matches) -> Thresholds:
+    """Return the confidence with the best F1 at IoU 0.5 of each class, and that F1.
 
     Returns:
         C values of ``GRID``; classes without boxes get the best one of all classes; empty if no box was found.
@@ -51,7 +52,7 @@ def best_thresholds(matches: Matches) -> list[float]:
     hits, false, boxes = _counts(matches)
     total = boxes.sum()
     if not total or not hits.any():
-        return []
+        return Thresholds()
     share = BORROWED / total
     hits, false, boxes = hits + share * hits.sum(0), false + share * false.sum(0), boxes + share * total
     f1 = 2 * hits / (hits + false + boxes[:, None])
@@ -59,8 +60,9 @@ def best_thresholds(matches: Matches) -> list[float]:
     window = np.ones(2 * reach + 1) / (2 * reach + 1)
     smooth = np.stack([np.convolve(np.pad(row, reach, mode="edge"), window, mode="valid") for row in f1])
     # On a tie the middle: the threshold is as far from both sides of a gap as possible
-    best = np.isclose(smooth, smooth.max(1, keepdims=True), rtol=1e-9, atol=0)
-    return [float(GRID[int(np.median(np.flatnonzero(row)))]) for row in best]
+    highest = smooth.max(1)
+    best = np.isclose(smooth, highest[:, None], rtol=1e-9, atol=0)
+    return Thresholds([float(GRID[int(np.median(np.flatnonzero(row)))]) for row in best], highest.tolist())
 
 
 def _counts(matches: Matches) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

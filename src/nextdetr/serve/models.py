@@ -15,7 +15,7 @@ from nextdetr.confidence import CALIBRATED, Calibrated, named_thresholds, read_c
 from nextdetr.config_serve import ServeConfig
 from nextdetr.errors import ConfigError, NextDETRError
 from nextdetr.inference.exported import OpenedExport, open_any
-from nextdetr.inference.opened import settle, warn_of_random_weights
+from nextdetr.inference.opened import settle, warn_of_random_weights, warn_of_training
 from nextdetr.inference.predictor import Predictor
 from nextdetr.inference.steps import Steps
 from nextdetr.preprocess import Reading
@@ -226,6 +226,7 @@ def engine_of(
     """Do the same for an opened detector."""
     settled = settle(opened, device=config.device, image_size=config.image_size)
     warn_of_random_weights(opened, weights=False)
+    warn_of_training(opened, config.confidence)
     exported = opened if isinstance(opened, OpenedExport) else None
     reading, predictor = Reading(settled.reading.bits, config.max_pixels), settled.predictor()
     predictor.least_scores(config.confidence)  # fail now rather than on each request
