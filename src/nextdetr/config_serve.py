@@ -42,6 +42,12 @@ class ServeConfig(CommandConfig):
         "nextdetr calibrate.",
     )
     max_detections: int = Field(300, ge=1, description="Maximum number of detections per image.")
+    merge_iou: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Drop boxes that overlap a better one of their class by more than this IoU (default: keep all).",
+    )
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the model's).")
     max_bytes: int = Field(32 * 2**20, ge=1, description="Maximum bytes per request.")
     max_pixels: int = Field(64_000_000, ge=1, description="Maximum pixels per image.")

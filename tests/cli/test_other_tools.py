@@ -74,6 +74,7 @@ def test_a_file_ends_a_list_of_classes(tmp_path, monkeypatch):
             "predict m a --iou 0.5",
             "non-maximum suppression: leave it out, or give --merge-iou for near-duplicates. See nextdetr predict",
         ),
+        ("serve m --iou 0.5", "give --merge-iou for near-duplicates. See nextdetr serve"),
         ("train --lr0 0.01", "--learning-rate"),
         ("train --optimizer=SGD", "--optimizer: AdamW"),
         ("train --project a --name b", "--output FOLDER"),

@@ -66,7 +66,7 @@ class FakeEngine:
 
 INFO = {"model": "fake", "classes": CLASSES, "image_size": 64, "runtime": "none", "device": "cpu", "batches": True,
         "trained": True, "confidence": "auto", "thresholds": None, "calibrated": None,
-        "checks_unlikeness": False, "max_detections": 300}  # fmt: skip
+        "checks_unlikeness": False, "max_detections": 300, "merge_iou": None}  # fmt: skip
 
 
 def fake_opens(engine):

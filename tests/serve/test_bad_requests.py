@@ -106,6 +106,7 @@ QUERIES = [
     "confidence=-0.1", "confidence=1.1", "confidence=nan", "confidence=inf", "confidence=1e999", "confidence=half",
     "confidence=", "confidence=0,5", "confidence=0x1", "max_detections=0", "max_detections=-1", "max_detections=1.5",
     "max_detections=many", "max_detections=10001", "max_detections=" + "9" * 5000, "classes=lion", "classes=", "classes=,,",
+    "merge_iou=1.5", "merge_iou=-0.1", "merge_iou=nan", "merge_iou=",
     "classes=3", "classes=-1", "classes=cat,lion", "classes=%00", "classes=%ff", "confidense=0.5", "threshold=0.5",
     "confidence[]=0.5", "=1", "model=toy",
 ]  # fmt: skip

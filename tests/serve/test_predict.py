@@ -89,6 +89,20 @@ def test_a_checkpoint_is_answered_as_predict_does_in_batches(tmp_path, photos):
         np.testing.assert_allclose([row["confidence"] for row in image["detections"]], found.confidence, atol=1e-5)
 
 
+def test_near_duplicates_are_merged_as_predict_does(tmp_path, photos, capsys):
+    path = checkpoint(tmp_path, "nextdetr-zepto", 64)
+    options = ["--confidence", "0", "--merge-iou", "0.05"]
+    (expected,) = as_served(told_by_the_command_line(capsys, path, photos[:1], *options))
+    with start(path, confidence=0.0, merge_iou=0.05) as running, client(running) as ours:
+        assert ours.get("/model").json()["merge_iou"] == 0.05
+        found = {
+            limit: ours.post("/predict", params=limit, content=photos[0].read_bytes()).json()["images"][0]["detections"]
+            for limit in ("", "merge_iou=0.05", "merge_iou=0.01", "merge_iou=1")
+        }
+    assert found[""] == found["merge_iou=0.05"] == expected["detections"]
+    assert 0 < len(found["merge_iou=0.01"]) < len(found[""]) < len(found["merge_iou=1"])
+
+
 @pytest.mark.parametrize(
     ("accept", "form"), [("image/jpeg", "JPEG"), ("image/png", "PNG"), ("image/*;q=0.9, text/html", "JPEG")]
 )
@@ -103,6 +117,7 @@ def test_the_annotated_picture_is_sent_where_it_is_asked_for(server, accept, for
 def test_what_is_said_of_models_fits_the_file(server):
     info = server.get("/model").json()
     assert (info["name"], info["classes"], info["image_size"]) == ("toy", ["cat", "dog", "bird"], 64)
+    assert (info["max_detections"], info["merge_iou"]) == (300, None)
     everything = server.get("/models").json()
     assert everything["models"] == [server.get("/models/toy").json()] == [info]
     assert everything["limits"]["max_images"] == 4
@@ -126,7 +141,9 @@ def test_openapi_describes_bodies_answers_and_errors_with_examples(server):
     predict = document["paths"]["/models/{name}/predict"]["post"]
     assert {"image/jpeg", "multipart/form-data"} <= set(predict["requestBody"]["content"])
     assert {"200", "413", "422", "503"} <= set(predict["responses"])
-    assert {"confidence", "classes", "max_detections"} <= {parameter["name"] for parameter in predict["parameters"]}
+    assert {"confidence", "classes", "max_detections", "merge_iou"} <= {
+        parameter["name"] for parameter in predict["parameters"]
+    }
     schemas = document["components"]["schemas"]
     assert schemas["PredictBody"]["example"]["images"][0]["detections"]
     assert schemas["ErrorBody"]["example"]["error"]["message"]

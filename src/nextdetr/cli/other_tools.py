@@ -85,9 +85,9 @@ OPTIONS = (
     Other("rect", answer="inputs are always square: --image-size is their side"),
     # Another meaning or unit: results and exports.
     Other("conf conf-thres", commands=_SCORED, answer="AP counts every detection, whatever its score: leave it out"),
-    Other("iou iou-thres iou-threshold nms-thr agnostic-nms nms", commands="predict", answer="the detector needs no "
+    Other("iou iou-thres iou-threshold nms-thr agnostic-nms nms", commands="predict serve", answer="the detector needs no "
           "non-maximum suppression: leave it out, or give --merge-iou for near-duplicates"),
-    Other("iou iou-thres iou-threshold nms-thr agnostic-nms nms", commands="serve val report compare export",
+    Other("iou iou-thres iou-threshold nms-thr agnostic-nms nms", commands="val report compare export",
           answer="the detector needs no non-maximum suppression: leave it out"),
     Other("half fp16", commands="predict serve val report compare",
           answer="nextdetr export MODEL --half writes a float16 file"),

@@ -201,7 +201,7 @@ class Predictor:
                     continue
                 self.skipped.update({"frames": read.more_frames} if read.more_frames else {})
                 detected, maps, unlike = next(found)
-                detections = merge_detections(self.as_detections(detected, least), merge_iou)
+                detections = self.as_detections(detected, least, merge_iou)
                 yield Prediction(
                     item.path, *image.size, detections, image, None, item.frame, item.seconds, tags=item.tags, maps=maps,
                     unlikeness=unlike, origin=Origin(item.path, item.in_memory, item.frame, read.given, self.reading),
@@ -245,8 +245,13 @@ class Predictor:
         """Return no detections, with all fields."""
         return self.as_detections(None, self.least_scores(0.0))
 
-    def as_detections(self, detected: Detected | None, least: NDArray[np.float32]) -> sv.Detections:
-        """Detections of at least ``least`` [C] of their class, with their names; empty, but with all fields, for None."""
+    def as_detections(
+        self, detected: Detected | None, least: NDArray[np.float32], merge_iou: float | None = None
+    ) -> sv.Detections:
+        """Detections of at least ``least`` [C] of their class, with their names; empty, but with all fields, for None.
+
+        ``merge_iou`` is as in :meth:`stream`.
+        """
         if detected is None:
             boxes, scores = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
             labels = np.zeros(0, np.int64)
@@ -254,7 +259,8 @@ class Predictor:
             boxes, scores, labels = detected.boxes, detected.scores, detected.labels
             kept = scores >= least[labels]
             boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
-        return sv.Detections(xyxy=boxes, confidence=scores, class_id=labels, data={"class_name": self._names[labels]})
+        found = sv.Detections(xyxy=boxes, confidence=scores, class_id=labels, data={"class_name": self._names[labels]})
+        return merge_detections(found, merge_iou)
 
 
 def tell_unreadable(predictions: Iterable[Prediction], skipped: Counter[str] | None = None) -> Iterator[Prediction]:

@@ -73,6 +73,7 @@ class Steps:
         confidence: Confidence = AUTO,
         classes: Sequence[int] | None = None,
         max_detections: int = 300,
+        merge_iou: float | None = None,
     ) -> sv.Detections:
         """Turn what the model gives for one image into detections.
 
@@ -82,7 +83,8 @@ class Steps:
             confidence: see ``Predictor.stream``.
             classes: only these, by index.
             max_detections: most detections.
+            merge_iou: see ``Predictor.stream``.
         """
         width, height = size
         (found,) = postprocess(looked.outputs, [(height, width)], max_detections=max_detections, classes=classes)
-        return self.predictor.as_detections(found, self.predictor.least_scores(confidence))
+        return self.predictor.as_detections(found, self.predictor.least_scores(confidence), merge_iou)

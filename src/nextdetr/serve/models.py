@@ -241,16 +241,22 @@ def engine_of(
         "thresholds": named_thresholds(opened.metadata, opened.classes),
         "calibrated": None if calibrated is None else {"threshold": calibrated.threshold, "recall": calibrated.recall},
         "checks_unlikeness": predictor.familiarity is not None, "max_detections": config.max_detections,
+        "merge_iou": config.merge_iou,
     }  # fmt: skip
     return DetectorEngine(Steps(predictor), reading), info
 
 
 def _tell_what_holds(known: Calibrated, predictor: Predictor, source: str, config: ServeConfig) -> None:
     """Warn if the calibration's bound does not hold, or images cannot be checked, as ``predict`` does."""
-    size, fewer = predictor.image_size != known.image_size, config.max_detections < CALIBRATED_DETECTIONS
-    if config.confidence == CALIBRATED and (size or fewer):
-        why = f"at {predictor.image_size} px instead of {known.image_size}" if size else "with fewer detections"
-        logger.warning("%s: its bound on missed objects does not hold %s.", source, why)
+    size = predictor.image_size != known.image_size
+    changed = {
+        f"at {predictor.image_size} px instead of {known.image_size}": size,
+        "with fewer detections": config.max_detections < CALIBRATED_DETECTIONS,
+        "with --merge-iou": config.merge_iou is not None,
+    }
+    reasons = [text for text, applies in changed.items() if applies]
+    if config.confidence == CALIBRATED and reasons:
+        logger.warning("%s: its bound on missed objects does not hold %s.", source, " and ".join(reasons))
     if known.familiarity and predictor.familiarity is None:
         why = "at another image size than it was calibrated at" if size else "in an exported file, which gives boxes only"
         logger.warning("%s: whether images are unlike its training images is not checked %s.", source, why)

@@ -59,6 +59,7 @@ class Service:
         return {
             "confidence": config.confidence if query.confidence is None else query.confidence,
             "max_detections": config.max_detections if query.max_detections is None else query.max_detections,
+            "merge_iou": config.merge_iou if query.merge_iou is None else query.merge_iou,
         }
 
     async def predict(self, request: Request, name: str | None, query: PredictQuery) -> Response:

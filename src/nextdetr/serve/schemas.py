@@ -33,6 +33,11 @@ class PredictQuery(BaseModel):
         None, description="Only these classes, by name or number: several times, or with commas."
     )
     max_detections: int | None = Field(None, ge=1, le=10_000, description="Maximum detections per image.")
+    merge_iou: float | None = Field(
+        None, ge=0, le=1, allow_inf_nan=False,
+        description="Drop boxes that overlap a better one of their class by more than this IoU, 0 to 1; 1 keeps all "
+        "(default: the server's).",
+    )  # fmt: skip
 
     @field_validator("classes")
     @classmethod
@@ -131,7 +136,7 @@ class ModelBody(BaseModel):
                 "name": "coins", "model": "exports/coins/model.onnx", "classes": ["coin"], "image_size": 640,
                 "runtime": "onnxruntime", "device": "cpu", "batches": False, "trained": True, "confidence": "auto",
                 "thresholds": {"coin": 0.41}, "calibrated": {"threshold": 0.18, "recall": 0.95}, "checks_unlikeness": True,
-                "max_detections": 300, "generation": 1, "loaded": 1767225600.0,
+                "max_detections": 300, "merge_iou": None, "generation": 1, "loaded": 1767225600.0,
             }
         }
     )  # fmt: skip
@@ -149,6 +154,7 @@ class ModelBody(BaseModel):
     calibrated: CalibratedBody | None = Field(description="What calibrated takes; null where the model was not calibrated.")
     checks_unlikeness: bool = Field(description="Whether answers say how unlike the training images an image is.")
     max_detections: int
+    merge_iou: float | None = Field(description="As of --merge-iou, where a request names none; null: all boxes are kept.")
     generation: int = Field(description="1, and one more for each reload.")
     loaded: float = Field(description="When, in seconds since 1970.")
 
