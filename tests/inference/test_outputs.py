@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,6 +65,24 @@ def test_everything_is_written_and_passed_on(tmp_path):
     with Image.open(tmp_path / "out" / "images" / "scene.jpg") as picture:
         assert (picture.format, picture.size) == ("JPEG", (200, 100))
         assert np.asarray(picture).max() > 100
+
+
+def test_numbers_have_the_digits_of_float32_and_no_more(tmp_path):
+    boxes = np.random.default_rng(0).uniform(0, 900, (50, 4)).astype(np.float32)
+    scores = np.random.default_rng(1).uniform(0, 1, 50).astype(np.float32)
+    boxes[:, 2:] += boxes[:, :2]
+    found = sv.Detections(boxes, confidence=scores, class_id=np.zeros(50, int), data={"class_name": np.array(["a"] * 50)})
+    given = Prediction("a.png", 2000, 2000, found, Image.new("RGB", (8, 8)))
+    rows = given.to_json()["detections"]
+    assert np.array_equal(np.array([row["box"] for row in rows], np.float32), boxes)
+    assert np.array_equal(np.array([row["confidence"] for row in rows], np.float32), scores)
+    run([given], tmp_path, "json")
+    for text in (json.dumps(rows), (tmp_path / "predictions.json").read_text()):
+        digits = [number.replace(".", "").strip("0") for number in re.findall(r"\d+\.\d+", text)]
+        assert len(digits) == 250
+        assert max(map(len, digits)) <= 9
+    written = np.array([row["bbox"] for row in json.loads((tmp_path / "predictions.json").read_text())])
+    np.testing.assert_allclose(written, np.hstack((boxes[:, :2], boxes[:, 2:] - boxes[:, :2])), rtol=1e-5)
 
 
 def test_a_picture_too_long_for_jpeg_becomes_png(tmp_path):

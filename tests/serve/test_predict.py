@@ -64,6 +64,15 @@ def test_a_form_of_several_pictures_is_answered_as_predict_does(server, model, p
     assert any(image["detections"] for image in expected)
 
 
+def test_answers_have_no_more_digits_than_float32(server, model, photos):
+    answer = server.post("/predict", params={"confidence": 0}, content=photos[0].read_bytes())
+    (found,) = Detector(model).predict(photos[0], confidence=0)
+    rows = answer.json()["images"][0]["detections"]
+    assert np.array_equal(np.array([row["box"] for row in rows], np.float32), found.xyxy)
+    numbers = [number for row in rows for number in (*row["box"], row["confidence"])]
+    assert max(len(str(number).replace(".", "").strip("0")) for number in numbers) <= 9
+
+
 def test_settings_count_as_in_predict(server, model, photos, capsys):
     query = {"confidence": 0.05, "classes": "dog,bird", "max_detections": 1}
     answer = server.post("/models/toy/predict", params=query, content=photos[1].read_bytes())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nextdetr.array_boxes import batched_nms
 from nextdetr.errors import DataError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from nextdetr.inference.feature_map import FeatureMap
     from nextdetr.inference.origin import ImageReader, Origin
 
-__all__ = ["Prediction", "merge_detections"]
+__all__ = ["Prediction", "merge_detections", "short_numbers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +72,13 @@ class Prediction(Shown):
     def to_json(self) -> dict[str, Any]:
         """Return the image's part of the JSON result; ``problem`` is in it only where there is one.
 
-        A path that is not UTF-8 is written as ``path_text`` has it.
+        Boxes and confidences have the digits of float32, and no more; a path that is not UTF-8 is written as ``path_text``
+        has it.
         """
         found = self.detections
-        confidences = [] if found.confidence is None else found.confidence.tolist()
+        confidences = [] if found.confidence is None else short_numbers(found.confidence)
         labels = [] if found.class_id is None else found.class_id.tolist()
-        rows = zip(found.xyxy.tolist(), confidences, labels, self._names(), strict=True)
+        rows = zip(short_numbers(found.xyxy), confidences, labels, self._names(), strict=True)
         detections: list[dict[str, Any]] = [
             {"box": box, "confidence": confidence, "class_id": label, "class_name": name}
             for box, confidence, label, name in rows
@@ -109,6 +111,16 @@ class Prediction(Shown):
 
     def _names(self) -> list[str]:
         return [str(name) for name in self.detections.data.get("class_name", ())]
+
+
+def short_numbers(values: NDArray[np.number[Any]]) -> list[Any]:
+    """Return numbers with as few digits as tell them from all others of float32: 48.257538, not 48.257537841796875.
+
+    Args:
+        values: of any shape; lists of that shape are returned.
+    """
+    shortest = np.asarray(values, np.float32).astype(str)  # NumPy writes no more digits than are needed
+    return cast("list[Any]", shortest.astype(np.float64).tolist())
 
 
 def merge_detections(found: sv.Detections, limit: float | None) -> sv.Detections:
