@@ -30,9 +30,9 @@ def scorer(data: str | None, split: str, *, quiet: bool = False) -> Score | None
         nonlocal described
         asked = ValConfig(data=data, split=split, device="cpu", queries=queries)
         hidden = quiet or part is not None
-        metrics = score_detector(opened, asked, quiet=hidden, data=part, describe=not described).metrics
+        result = score_detector(opened, asked, quiet=hidden, data=part, describe=not described, can_split_off=False)
         described = described or not hidden  # the data set is the same each time
-        return metrics
+        return result.metrics
 
     return score
 

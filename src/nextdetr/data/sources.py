@@ -31,6 +31,7 @@ def load_data(
     on_bad_data: Literal["warn", "error"] = "warn",
     check_images: bool = True,
     min_confidence: float | None = None,
+    advice: Callable[[Sequence[str]], str] | None = None,
 ) -> DetectionData:
     """Read and check one split of a data set.
 
@@ -42,6 +43,7 @@ def load_data(
         on_bad_data: "warn" drops what is unusable and lists it in ``problems``; "error" refuses the data set.
         check_images: decode every image; otherwise only headers are read, for the size.
         min_confidence: drop boxes with a lower confidence, if labels have one; None uses a YAML's limit, else all boxes.
+        advice: given the splits that there are, returns what to do if ``split`` is none of them: the end of the message.
 
     Raises:
         DataError: there is no such data set or split, an essential file cannot be read, no image can be used, none of
@@ -50,7 +52,7 @@ def load_data(
     path = Path(path).expanduser()
     try:
         source = open_source(path)
-        raw = _find_split(source, split, path)(classes)
+        raw = _find_split(source, split, path, advice)(classes)
     except OSError as error:
         raise _unreadable(path, error) from error
     data = finish(
@@ -170,7 +172,9 @@ def _plain(split: str) -> str:
     return split_called(name) or {"default": "train"}.get(name, name)
 
 
-def _find_split(source: Source, split: str, path: Path) -> SplitReader:
+def _find_split(
+    source: Source, split: str, path: Path, advice: Callable[[Sequence[str]], str] | None = None
+) -> SplitReader:
     if split in source.readers:
         return source.readers[split]
     alike = [name for name in source.readers if _plain(name) == _plain(split)]
@@ -178,5 +182,6 @@ def _find_split(source: Source, split: str, path: Path) -> SplitReader:
         return source.readers[alike[0]]
     if alike:
         raise DataError(f"{path}: the split {split} may be any of {', '.join(alike)}: choose one of these.")
-    there = ", ".join(available_splits(path)) or "none"
-    raise DataError(f"{path}: there is no split {split}; available: {there}.")
+    there = available_splits(path)
+    told = f" {advice(there)}" if there and advice is not None else ""
+    raise DataError(f"{path}: there is no split {split}; available: {', '.join(there) or 'none'}.{told}")

@@ -155,8 +155,8 @@ class SetAside:
         if _digest(val) != self.images:
             raise DataError(
                 f"{path}: there is no split val, and it is not what the detector was trained on, or has changed since, so "
-                "the images that training set aside are not known. The run's val.txt lists them: write "
-                "val with include: val.txt into a dataset YAML."
+                "the images that training set aside are not known. The run's val.txt lists them: write val with "
+                "include: val.txt into a dataset YAML, or name another split with --split."
             )
         count = f"{len(val.records):,} of {plural(len(train.records), 'image')}"
         return replace(val, recognised=f"{val.recognised}; no val, so the {count} that training set aside")
@@ -169,6 +169,7 @@ def load_scored(
     *,
     classes: Sequence[str] | None = None,
     on_bad_data: Literal["warn", "error"] = "warn",
+    can_split_off: bool = False,
 ) -> DetectionData:
     """Read a split to score a detector on; without a ``val``, the images that its training set aside.
 
@@ -178,6 +179,7 @@ def load_scored(
         metadata: metadata of the detector's file.
         classes: as in ``load_data``.
         on_bad_data: as in ``load_data``.
+        can_split_off: whether the command has ``--split-off``, for its message.
 
     Raises:
         DataError: see ``load_data`` and :meth:`SetAside.load`.
@@ -185,7 +187,12 @@ def load_scored(
     aside = SetAside.from_metadata(metadata)
     if aside is not None and split == "val" and "val" not in available_splits(path):
         return aside.load(path, classes=classes, on_bad_data=on_bad_data)
-    return load_data(path, split, classes=classes, on_bad_data=on_bad_data)
+
+    def advice(there: Sequence[str]) -> str:
+        aside = ", or score a part of train with --split-off, as in --split-off 0.2"
+        return f"Name one of these with --split{aside * (can_split_off and split == 'val' and 'train' in there)}."
+
+    return load_data(path, split, classes=classes, on_bad_data=on_bad_data, advice=advice)
 
 
 def _digest(data: DetectionData) -> str:

@@ -146,7 +146,9 @@ def _find(path: Path, purpose: str) -> DetectionData:
     if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
         return _read_files(path, [path])
     if path.is_file() or (is_data_set(path) and not is_unfinished(path)):
-        return load_data(path, "train")
+        return load_data(
+            path, "train", advice=lambda there: "To learn from other images, name the folder that they are in."
+        )
     beside = yaml_beside(path)
     if beside.is_file() and is_data_set(beside):
         raise DataError(

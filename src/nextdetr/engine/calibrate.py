@@ -142,7 +142,7 @@ def _read(opened: OpenedModel, config: CalibrateConfig) -> tuple[DetectionData, 
     if config.split not in there:
         raise DataError(
             f"{config.data}: there is no split {config.split}; available: {', '.join(there)}. A calibration needs images "
-            "that chose neither weights nor thresholds: set some aside as test."
+            "that chose neither weights nor thresholds: set some aside as test, or name a split of them with --split."
         )
     data = load_data(config.data, config.split, classes=opened.classes, on_bad_data=config.on_bad_data)
     if not own:

@@ -54,7 +54,7 @@ class ValResult:
         return title + every + html_table(("class", "AP", "AP50", "boxes"), classes, most=100)
 
 
-def _load(opened: OpenedModel | OpenedExport, config: ValConfig) -> DetectionData:
+def _load(opened: OpenedModel | OpenedExport, config: ValConfig, can_split_off: bool) -> DetectionData:
     """Read the split to score; without a ``val``, the images that the detector's training set aside."""
     assert config.data is not None
     classes = opened.classes if opened.trained else None
@@ -62,7 +62,10 @@ def _load(opened: OpenedModel | OpenedExport, config: ValConfig) -> DetectionDat
         return load_split_off(
             config.data, config.split, config.split_off, config.seed, classes=classes, on_bad_data=config.on_bad_data
         )
-    return load_scored(config.data, config.split, opened.metadata, classes=classes, on_bad_data=config.on_bad_data)
+    return load_scored(
+        config.data, config.split, opened.metadata, classes=classes, on_bad_data=config.on_bad_data,
+        can_split_off=can_split_off,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +96,10 @@ def score_detector(
     quiet: bool = False,
     data: DetectionData | None = None,
     describe: bool = True,
+    can_split_off: bool = True,
 ) -> ValResult:
     """Score an opened detector; the arguments and errors are those of :func:`examine`."""
-    examined = examine(opened, config, quiet=quiet, data=data, describe=describe)
+    examined = examine(opened, config, quiet=quiet, data=data, describe=describe, can_split_off=can_split_off)
     result = examined.result
     return ValResult(
         opened.source, str(config.data), config.split, result.images, dict(result.metrics), dict(result.per_class),
@@ -110,6 +114,7 @@ def examine(
     quiet: bool = False,
     data: DetectionData | None = None,
     describe: bool = True,
+    can_split_off: bool = True,
 ) -> Examined:
     """Run an opened detector over a split and score it.
 
@@ -119,6 +124,7 @@ def examine(
         quiet: show no progress on standard error.
         data: the split, if it was already read.
         describe: report the format of the data set and its problems; commands that score on it several times do so once.
+        can_split_off: whether the command has ``--split-off``, for the message if there is no such split.
 
     Raises:
         DataError: the data set or split cannot be used, or has none of the detector's classes.
@@ -131,7 +137,7 @@ def examine(
         latency_of=config.latency_of,
     )  # fmt: skip
     if data is None:
-        data = _load(opened, config)
+        data = _load(opened, config, can_split_off)
     data = replace(data, reading=settled.reading)
     evaluator = CocoEvaluator(data)
     with Display(enabled=not quiet) as display:
