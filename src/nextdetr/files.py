@@ -17,22 +17,24 @@ import platform
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nextdetr.errors import ConfigError, NextDETRError, WriteError, out_of_memory
 
 __all__ = [
     "atomic_write",
+    "directory_if_used",
     "exclusive",
     "is_local",
     "make_directory",
+    "missing_folders",
     "new_directory",
     "new_directory_if_used",
     "optional_file",
     "path_text",
+    "remove_empty",
     "remove_leftovers",
-    "remove_unused",
     "write_bytes_atomic",
     "write_text_atomic",
 ]
@@ -130,17 +132,40 @@ def new_directory(wanted: str | Path) -> Path:
             return candidate
 
 
+def missing_folders(path: str | Path) -> list[Path]:
+    """Return a folder and its parents, as far as they do not exist yet, innermost first."""
+    path = Path(path)
+    return [part for part in (path, *path.parents) if not part.exists()]
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, innermost first, up to the first one with content."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+@contextlib.contextmanager
+def directory_if_used(path: str | Path) -> Iterator[Path]:
+    """Yield a folder, created with its missing parents; these are removed if the block fails and leaves them empty."""
+    made = missing_folders(path)
+    try:
+        yield make_directory(path)
+    except BaseException:
+        remove_empty(made)
+        raise
+
+
 @contextlib.contextmanager
 def new_directory_if_used(wanted: str | Path) -> Iterator[Path]:
-    """Yield a :func:`new_directory`, which is removed, with its parent, if the block fails and leaves them empty."""
-    folder = new_directory(wanted)
-    try:
-        yield folder
-    except BaseException:
-        with contextlib.suppress(OSError):  # a folder with content is not removed
-            folder.rmdir()
-            folder.parent.rmdir()
-        raise
+    """Yield a :func:`new_directory`, which is removed, like missing parents, if the block fails and leaves it empty."""
+    with directory_if_used(Path(wanted).parent):
+        folder = new_directory(wanted)
+        try:
+            yield folder
+        except BaseException:
+            remove_empty([folder])
+            raise
 
 
 @contextlib.contextmanager
@@ -176,15 +201,6 @@ def exclusive(target: str | Path, *, wait: float = 0.0) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def remove_unused(folder: str | Path) -> None:
-    """Remove a folder that contains only the lock file of :func:`exclusive`; called while this process holds it."""
-    folder = Path(folder)
-    with contextlib.suppress(OSError):
-        if [entry.name for entry in folder.iterdir()] == [".lock"]:
-            (folder / ".lock").unlink()  # on Windows an open file, and so its folder, cannot be removed
-            folder.rmdir()
 
 
 def path_text(path: str | Path) -> str:

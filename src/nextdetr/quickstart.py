@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nextdetr.config import QuickstartConfig, TrainConfig, ValConfig
-from nextdetr.files import atomic_write, new_directory
+from nextdetr.files import atomic_write, new_directory_if_used
 
 __all__ = ["EPOCHS", "IMAGE_SIZE", "QuickstartResult", "quickstart"]
 
@@ -60,13 +60,19 @@ def quickstart(config: QuickstartConfig, *, quiet: bool = False) -> QuickstartRe
     Raises:
         ConfigError: scikit-image, which contains the photographs, is not installed.
     """
+    if config.output is not None:
+        return _quickstart(config, config.output, quiet=quiet)
+    with new_directory_if_used(Path("runs") / "quickstart") as output:
+        return _quickstart(config, output, quiet=quiet)
+
+
+def _quickstart(config: QuickstartConfig, output: Path, *, quiet: bool) -> QuickstartResult:
     from nextdetr.data.coins import make_coins
     from nextdetr.engine.log import Display
     from nextdetr.engine.train import train
     from nextdetr.engine.validate import score_detector
     from nextdetr.weights.checkpoint import open_model
 
-    output = new_directory(Path("runs") / "quickstart") if config.output is None else config.output
     display = Display(enabled=not quiet)
     display.line(MAKING.format(data=output / "data"))
     data = make_coins(output / "data", image_size=IMAGE_SIZE, seed=config.seed)

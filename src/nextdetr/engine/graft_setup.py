@@ -17,7 +17,7 @@ from nextdetr.config import GraftConfig
 from nextdetr.data.records import DetectionData
 from nextdetr.engine.optim import undecayed
 from nextdetr.engine.resume import Contract, merge_resumed, stored_contract, tell_differences, write_config
-from nextdetr.engine.setup import open_directory
+from nextdetr.engine.run_folder import open_directory
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.teacher import Teacher, open_trained
 from nextdetr.engine.unlabelled_run import BACKBONES, backbone_size, find_images, tell_images
@@ -100,7 +100,7 @@ def resolve_graft(config: GraftConfig) -> GraftConfig:
 
 
 def graft_folder(config: GraftConfig, held: ExitStack) -> Path:
-    """Create the run's folder, or return the resumed one's; see :func:`nextdetr.engine.setup.open_directory`."""
+    """Create the run's folder, or return the resumed one's; see :func:`nextdetr.engine.run_folder.open_directory`."""
     name = f"graft-{str(config.backbone).partition('=')[0]}"
     return open_directory(config.output, Path("runs") / name, config.resume, held)
 

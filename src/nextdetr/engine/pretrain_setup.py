@@ -28,7 +28,7 @@ from nextdetr.config import PretrainConfig
 from nextdetr.data.records import DetectionData
 from nextdetr.engine.optim import undecayed
 from nextdetr.engine.resume import Contract, merge_resumed, tell_differences, write_config
-from nextdetr.engine.setup import open_directory
+from nextdetr.engine.run_folder import open_directory
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.unlabelled_run import BACKBONES, backbone_size, find_images, tell_images
 from nextdetr.errors import ConfigError, DataError, WeightsError
@@ -154,7 +154,7 @@ def images_of(config: PretrainConfig) -> DetectionData:
 
 
 def run_folder(config: PretrainConfig, held: ExitStack) -> Path:
-    """Create the run's folder, or return the resumed one's; see :func:`nextdetr.engine.setup.open_directory`."""
+    """Create the run's folder, or return the resumed one's; see :func:`nextdetr.engine.run_folder.open_directory`."""
     return open_directory(config.output, Path("runs") / f"pretrain-{Path(config.model).stem}", config.resume, held)
 
 

@@ -26,6 +26,7 @@ from nextdetr.engine.resume import (
     stored_contract,
     write_config,
 )
+from nextdetr.engine.run_folder import open_directory
 from nextdetr.engine.semi_recipe import with_unlabelled
 from nextdetr.engine.splits import Splits, load_splits, write_set_aside
 from nextdetr.engine.start import choose_start
@@ -33,7 +34,6 @@ from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.engine.teacher import Teacher, open_teacher
 from nextdetr.errors import ConfigError
-from nextdetr.files import exclusive, make_directory, new_directory, remove_unused
 from nextdetr.identity import Identity
 from nextdetr.inference.opened import stored_bits
 from nextdetr.inference.times import Meter, Times
@@ -48,7 +48,6 @@ from nextdetr.weights.start import resolve_model, start_model
 __all__ = [
     "Run",
     "default_output",
-    "open_directory",
     "prepare",
     "prepare_model",
     "resolve_config",
@@ -138,31 +137,8 @@ def data_name(config: TrainConfig | CalibrateConfig) -> str:
 
 
 def run_directory(config: TrainConfig, held: ExitStack) -> Path:
-    """Create the run's folder, or return the resumed one's; see :func:`open_directory`."""
+    """Create the run's folder, or return the resumed one's; see :func:`nextdetr.engine.run_folder.open_directory`."""
     return open_directory(config.output, default_output(config), config.resume, held)
-
-
-def open_directory(output: Path | None, default: Path, resume: Path | None, held: ExitStack) -> Path:
-    """Open the folder of a run for this process alone: ``resume``, ``output``, or a new one named after ``default``.
-
-    Args:
-        output: folder given by the user for a new run, if any.
-        default: its name otherwise, with a number if it is taken.
-        resume: folder of a run to resume.
-        held: keeps other processes out until it is closed, and then removes a new folder that is still empty.
-
-    Raises:
-        ConfigError: ``output`` already holds a run, or another process is using it.
-        WriteError: the folder cannot be created.
-    """
-    made = resume is None and (output is None or not output.exists())
-    folder = resume or (new_directory(default) if output is None else make_directory(output))
-    held.enter_context(exclusive(folder))
-    if made:
-        held.callback(remove_unused, folder)
-    if resume is None and (folder / "last.ckpt").exists():
-        raise ConfigError(f"{folder}: holds a run already; resume it with --resume {folder}, or choose another --output.")
-    return folder
 
 
 def prepare_model(

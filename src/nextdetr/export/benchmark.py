@@ -14,7 +14,7 @@ from nextdetr.export.advice import Advice, Precision, advise
 from nextdetr.export.folders import float_beside
 from nextdetr.export.measure import Ceilings, Kind, Task, ceilings, file_bytes, measure, preprocessing
 from nextdetr.extras import is_installed
-from nextdetr.files import atomic_write, new_directory, write_text_atomic
+from nextdetr.files import atomic_write, new_directory_if_used, write_text_atomic
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.exported import OpenedExport, open_any, open_export
 from nextdetr.inference.header import exported_file, read_metadata
@@ -140,7 +140,23 @@ def benchmark(
     size = config.image_size or opened.image_size
     opened.model.check_size(size)
     opened = replace(opened, image_size=size)  # scored, exported and measured at the same size
-    output, label = new_directory(config.output or Path("runs") / "benchmark"), Path(model).stem
+    with new_directory_if_used(config.output or Path("runs") / "benchmark") as output:
+        return _measure(model, opened, config, output, queries, score, tell, save=weights is not None)
+
+
+def _measure(
+    model: str,
+    opened: OpenedModel | OpenedExport,
+    config: BenchmarkConfig,
+    output: Path,
+    queries: int | None,
+    score: Score | None,
+    tell: Callable[[str], None],
+    *,
+    save: bool,
+) -> BenchmarkResult:
+    """Measure an opened detector, and write the files of ``output``; with ``save`` its weights, too."""
+    size, label = opened.image_size, Path(model).stem
     point, gflop, points, digest = None, None, [], None
     if not isinstance(opened, OpenedExport):
         from nextdetr.export.speed import points_of
@@ -150,7 +166,7 @@ def benchmark(
 
         if queries is not None:
             point = Setting(opened.image_size, queries, evaluated_layers(opened.model))
-        if weights is not None:  # each measurement opens it in its own process
+        if save:  # each measurement opens it in its own process
             model = str(save_opened(output / "weights.safetensors", opened))
         gflop, digest = count_gflop(opened.model, size), model_digest(opened.model.text)
         points = points_of(opened, again=config.points, threads=config.threads[0], tell=tell)

@@ -32,7 +32,7 @@ from nextdetr.export.stamp import stamp_passed
 from nextdetr.export.web.folder import WebFolder, write_folder
 from nextdetr.export.web.runtime import runtime_files
 from nextdetr.extras import is_installed
-from nextdetr.files import make_directory, write_text_atomic
+from nextdetr.files import directory_if_used, write_text_atomic
 from nextdetr.inference.contract import UNJUDGED, Contract
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.opened import stored_bits
@@ -146,11 +146,14 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
     contract = graph.contract
     folder = export_folder(opened.source, config, contract)
     path = folder / NAMES[config.format]
+    images, origin = _images(config, contract)  # first: a data set that is refused costs no time
     traced = trace_graph(graph)
-    images, origin = _images(config, contract)
     limits = _limits(config, contract)
     # Not in the user's folder, whose name may contain commas: OpenVINO's converter splits paths there.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:  # Windows keeps what a runtime still maps
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work,  # Windows keeps what a runtime still maps
+        directory_if_used(folder),
+    ):
         plain = _write(traced, contract, path, config, len(reference.model.rows) - 1, score, Path(work))
         before = score(reference, config.queries) if config.data is not None and score is not None else {}
         found = judge(
@@ -191,7 +194,6 @@ def _write(
     traced: Traced, contract: Contract, path: Path, config: ExportConfig, decoder: int, score: Score | None, work: Path
 ) -> Path:
     """Write ``path``, and return the graph that was written or quantised, as ONNX; it is in the folder ``work``."""
-    make_directory(path.parent)
     if config.format == "pt2":
         write_program(traced, contract, path)
         return path
@@ -280,10 +282,16 @@ def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:
 def _images(config: ExportConfig, contract: Contract) -> tuple[list[Tensor], str]:
     if config.data is None:
         return drawn_images(config.images, contract.image_size), "random images (give --data to compare on your own)"
-    data = load_scored(config.data, config.split, contract.details)
+    # With the classes, so that a data set of others is refused before anything is written
+    data = load_scored(config.data, config.split, contract.details, classes=_known_classes(contract))
     step = max(1, len(data.records) // config.images)
     chosen = data.records[::step][: config.images]
     return _read(chosen, contract), f"{config.data}, {config.split} ({data.recognised})"
+
+
+def _known_classes(contract: Contract) -> list[str] | None:
+    """Return the classes that the detector was trained on; None for random weights."""
+    return list(contract.classes) if contract.details["trained"] == "yes" else None
 
 
 def _search(config: ExportConfig, contract: Contract, score: Score | None) -> Search | None:
@@ -295,8 +303,7 @@ def _search(config: ExportConfig, contract: Contract, score: Score | None) -> Se
     there, aside = available_splits(config.data), SetAside.from_metadata(contract.details)
     split = "val" if "val" in there or aside is not None else config.split
 
-    classes = contract.classes if contract.details["trained"] == "yes" else None
-    data = load_scored(config.data, split, contract.details, classes=classes)  # once: the search scores repeatedly
+    data = load_scored(config.data, split, contract.details, classes=_known_classes(contract))  # once for all scores
 
     def accuracy(opened: OpenedExport, numbers: Sequence[int]) -> float:
         return score(opened, None, replace(data, records=[data.records[number] for number in numbers]))["AP"] or 0.0
