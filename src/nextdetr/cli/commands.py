@@ -31,6 +31,7 @@ from nextdetr.cli import (
     weights,
 )
 from nextdetr.cli.common import Json, Verbose, print_json, say
+from nextdetr.cli.completion import completion_script
 from nextdetr.cli.help import HELP_ALL, HelpFormatter
 
 __all__ = ["SUMMARIES", "app"]
@@ -87,15 +88,16 @@ def completion(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Print a script that completes commands, options and their values when you press Tab.
+    """Print a script that completes commands, options, their values and files when you press Tab.
 
     Write it to where your shell looks for such scripts, and open a new shell:
 
     - bash: `nextdetr completion bash > ~/.local/share/bash-completion/completions/nextdetr`
-    - zsh: `nextdetr completion zsh > ~/.zfunc/_nextdetr`, with `fpath+=~/.zfunc` before `compinit` in `.zshrc`
+    - zsh: `nextdetr completion zsh > ~/.zfunc/_nextdetr`, with `fpath+=~/.zfunc` before `compinit` in `.zshrc`; or, after
+      `compinit`, `source <(nextdetr completion zsh)`
     - fish: `nextdetr completion fish > ~/.config/fish/completions/nextdetr.fish`
     """
-    script = app.generate_completion(shell=shell)
+    script = completion_script(app, shell)
     if json:
         print_json({"command": "completion", "shell": shell, "script": script})
     else:
