@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -139,6 +140,20 @@ def test_the_benchmark_is_of_the_weights(place, tmp_path, monkeypatch, capsys):
     assert {row["model"] for row in json.loads(capsys.readouterr().out)["rows"]} == {"tiny"}
     used = load_file(measured[0].source)
     assert all(torch.equal(tensor, used[name]) for name, tensor in load_file(whole).items())
+
+
+def test_the_benchmark_of_a_run_has_the_size_of_its_file(place, tmp_path, monkeypatch, capsys):
+    folder, model = place
+    whole = folder / "whole.safetensors"
+    (tmp_path / "cells").mkdir()
+    shutil.copy(whole, tmp_path / "cells" / "best.safetensors")
+    monkeypatch.setattr(benchmark, "measure", lambda task: {"median": 1.0, "p95": 1.0, "load": 1.0, "memory": 1.0})
+    monkeypatch.setattr(benchmark, "ceilings", lambda threads: Ceilings(1.0, 1.0))
+    monkeypatch.setattr(benchmark, "is_installed", lambda package: False)
+    command = commands(folder, model, tmp_path)["benchmark"]
+    assert run([command[0], str(tmp_path / "cells"), *command[2:], "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {(row["model"], row["bytes"]) for row in rows} == {("cells", whole.stat().st_size)}
 
 
 def test_the_same_in_python_and_training_goes_on(place):

@@ -221,7 +221,7 @@ def _candidates(
     from nextdetr.export.run import export
 
     before = accuracy(opened)
-    file = Path(opened.source) if Path(opened.source).is_file() else Path(model)  # the file in a run's folder
+    file = Path(opened.source) if Path(model).is_dir() else Path(model)  # of a run's folder, the file in it
     found = [
         _Candidate(label, "pytorch", "float32", "pytorch", file, config.batch, before),
         _Candidate(label, "pytorch fused", "float32", "fused", file, config.batch, before),

@@ -114,7 +114,7 @@ class Prediction(Shown):
 
 
 def short_numbers(values: NDArray[np.number[Any]]) -> list[Any]:
-    """Return numbers with as few digits as tell them from all others of float32: 48.257538, not 48.257537841796875.
+    """Return numbers with the fewest digits that identify them in float32: 48.257538, not 48.257537841796875.
 
     Args:
         values: of any shape; lists of that shape are returned.
