@@ -19,6 +19,7 @@ from nextdetr import files
 from nextdetr.errors import ConfigError, DataError, WriteError, out_of_memory
 from nextdetr.files import (
     atomic_write,
+    detector_name,
     exclusive,
     make_directory,
     new_directory,
@@ -234,3 +235,17 @@ def test_memory_that_ran_out_is_known_by_what_each_library_says():
         assert out_of_memory(error)
     for error in (RuntimeError("shapes differ"), OSError(errno.ENOSPC, NO_SPACE), ValueError("out of memory")):
         assert not out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("runs/cells/best.safetensors", "cells"), ("runs/v1.5/last.safetensors", "v1.5"), ("runs/v1.5", "v1.5"),
+        ("pretrain/detector.safetensors", "pretrain"), ("exports/cells/model.onnx", "cells"),
+        ("exports/cells.onnx", "cells"), ("nextdetr-atto", "nextdetr-atto"), ("files/model.yaml", "model"),
+    ],
+)  # fmt: skip
+def test_a_detector_is_called_after_its_run_or_its_file(source, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "v1.5").mkdir(parents=True)
+    assert detector_name(source) == name

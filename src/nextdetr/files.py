@@ -24,6 +24,7 @@ from nextdetr.errors import ConfigError, NextDETRError, WriteError, out_of_memor
 
 __all__ = [
     "atomic_write",
+    "detector_name",
     "directory_if_used",
     "exclusive",
     "is_local",
@@ -43,6 +44,7 @@ _log = logging.getLogger(__name__)
 
 # .<start of the name>.<machine>-<process>-<random>.partial<suffix>
 _TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial(\.[^.]*)?")
+_PLAIN_NAMES = ("best", "last", "detector", "model")  # they say nothing about the detector in the file
 _FOREIGN_AGE = 3600.0  # seconds without a change after which another machine's temporary file counts as abandoned
 _NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM}
 _swept: set[Path] = set()
@@ -201,6 +203,18 @@ def exclusive(target: str | Path, *, wait: float = 0.0) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def detector_name(source: str | Path) -> str:
+    """Return what to call a detector: the name of its file without the ending, or of its folder.
+
+    A file called as runs and exports call theirs (best, last, detector, model) has the name of the folder that it is in.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return path.resolve().name
+    is_plain = path.stem in _PLAIN_NAMES and path.suffix.lower() not in (".yaml", ".yml")
+    return (is_plain and path.resolve().parent.name) or path.stem
 
 
 def path_text(path: str | Path) -> str:

@@ -24,10 +24,12 @@ def test_run_is_named_after_its_data_also_where_they_are_a_dot(tmp_path, monkeyp
     [
         ("runs/graft-femto/last.safetensors", "graft-femto"),
         ("runs/a/best.safetensors", "a"),
-        ("best.safetensors", "best"),
+        ("best.safetensors", "here"),
         ("runs/a/cells.safetensors", "cells"),
         ("models/last.yaml", "last"),
     ],
 )
-def test_run_from_a_checkpoint_is_named_after_the_run_that_wrote_it(model, name):
+def test_run_from_a_checkpoint_is_named_after_the_run_that_wrote_it(model, name, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     assert default_output(TrainConfig(data="photos", model=model)) == Path(f"runs/{name}-photos")

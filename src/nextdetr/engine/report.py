@@ -15,7 +15,7 @@ from nextdetr.engine.curves import plot_curves
 from nextdetr.engine.evaluate import CocoEvaluator, EvalResult
 from nextdetr.engine.validate import examine
 from nextdetr.errors import ConfigError
-from nextdetr.files import optional_file, write_text_atomic
+from nextdetr.files import detector_name, optional_file, write_text_atomic
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.speed import read_table
 from nextdetr.inference.speed_text import table_lines
@@ -146,7 +146,7 @@ def write_page(
             plotted = plot_curves(figure, table, ink=INK)
         training = drawn[0] if plotted else None
     facts = Facts(
-        title=f"{_called(model)} on {data.name}", stored=own is not None, pictures=pictures, device=device,
+        title=f"{detector_name(model)} on {data.name}", stored=own is not None, pictures=pictures, device=device,
         doubt=barely_trained(own or analysis.thresholds, data.classes),
         subtitle=f"split {split}, {plural(result.images, 'image')} at {size} px; model {model}",
         seconds=dict(result.seconds_per_image), speed=[] if speed is None else table_lines(speed), training=training,
@@ -208,12 +208,6 @@ def report_target(source: str | Path) -> Path:
 def _metrics_table(source: str) -> Path | None:
     path = report_target(source).parent / "metrics.csv"
     return path if path.is_file() else None
-
-
-def _called(model: str) -> str:
-    """Name of a detector on its page: the run, for weights with a run's file name."""
-    path = Path(model)
-    return path.resolve().parent.name if path.stem in ("best", "last", "model") else path.stem
 
 
 def _store(opened: OpenedModel | OpenedExport, analysis: Analysis, split: str) -> None:

@@ -34,6 +34,7 @@ from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.engine.teacher import Teacher, open_teacher
 from nextdetr.errors import ConfigError
+from nextdetr.files import detector_name
 from nextdetr.identity import Identity
 from nextdetr.inference.opened import stored_bits
 from nextdetr.inference.times import Meter, Times
@@ -125,9 +126,9 @@ def _bits(model: str) -> int:
 
 def default_output(config: TrainConfig) -> Path:
     """Name a run after its model and data; a checkpoint that has its file's usual name after the run that wrote it."""
-    name, model = Path(str(config.data)).stem, Path(config.model)
-    written = model.suffix == ".safetensors" and model.stem in ("best", "last", "detector") and model.parent.name
-    return Path("runs") / f"{written or model.stem}-{name if name.strip('.') else data_name(config)}"  # "." has no name
+    name = Path(str(config.data)).stem
+    data = name if name.strip(".") else data_name(config)  # "." has no name
+    return Path("runs") / f"{detector_name(config.model)}-{data}"
 
 
 def data_name(config: TrainConfig | CalibrateConfig) -> str:

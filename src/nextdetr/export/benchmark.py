@@ -14,7 +14,7 @@ from nextdetr.export.advice import Advice, Precision, advise
 from nextdetr.export.folders import float_beside
 from nextdetr.export.measure import Ceilings, Kind, Task, ceilings, file_bytes, measure, preprocessing
 from nextdetr.extras import is_installed
-from nextdetr.files import atomic_write, new_directory_if_used, write_text_atomic
+from nextdetr.files import atomic_write, detector_name, new_directory_if_used, write_text_atomic
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.exported import OpenedExport, open_any, open_export
 from nextdetr.inference.header import exported_file, read_metadata
@@ -156,7 +156,7 @@ def _measure(
     save: bool,
 ) -> BenchmarkResult:
     """Measure an opened detector, and write the files of ``output``; with ``save`` its weights, too."""
-    size, label = opened.image_size, Path(model).stem
+    size, label = opened.image_size, detector_name(model)
     point, gflop, points, digest = None, None, [], None
     if not isinstance(opened, OpenedExport):
         from nextdetr.export.speed import points_of

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from nextdetr.confidence import CALIBRATED, Calibrated, named_thresholds, read_calibrated
 from nextdetr.config_serve import ServeConfig
 from nextdetr.errors import ConfigError, NextDETRError
+from nextdetr.files import detector_name
 from nextdetr.inference.exported import OpenedExport, open_any
 from nextdetr.inference.opened import settle, warn_of_random_weights, warn_of_training
 from nextdetr.inference.predictor import Predictor
@@ -36,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 CALIBRATED_DETECTIONS = 300  # per image, as in calibrate
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_PLAIN = ("model", "best", "last")  # uninformative file names; the folder's name is used instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,9 +287,5 @@ def named_sources(models: Sequence[str | Path]) -> dict[str, str]:
 
 
 def _own_name(model: str) -> str:
-    path = Path(model)
-    name = path.name if path.is_dir() else path.name.removesuffix(path.suffix)
-    if name in _PLAIN and path.resolve().parent.name:
-        name = path.resolve().parent.name
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:100]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", detector_name(model)).strip("-.")[:100]
     return name or "model"
