@@ -35,6 +35,8 @@ __all__ = [
     "Calibrated",
     "Thresholds",
     "barely_trained",
+    "confidence_facts",
+    "confidence_lines",
     "least_scores",
     "named_thresholds",
     "read_calibrated",
@@ -221,6 +223,36 @@ def thresholds_line(thresholds: Mapping[str, float]) -> str:
     """Format thresholds as a line for the terminal, up to the first twenty classes."""
     parts = [f"{name} {value:.2f}" for name, value in list(thresholds.items())[:20]]
     return f"confidence auto: {', '.join(parts)}{', …' if len(thresholds) > 20 else ''}"
+
+
+def confidence_facts(metadata: Mapping[str, str], classes: Sequence[str]) -> dict[str, Any]:
+    """Return what a detector's file says of its confidence, for the JSON result of ``nextdetr info``.
+
+    Returns:
+        As far as the file has them: ``thresholds`` by class name, ``thresholds_note`` on barely trained classes, and
+        ``calibration``.
+    """
+    facts: dict[str, Any] = {}
+    thresholds, calibrated = named_thresholds(metadata, classes), read_calibrated(metadata)
+    if thresholds is not None:
+        facts["thresholds"] = thresholds
+    if doubt := barely_trained(stored_thresholds(metadata, len(classes)), classes):
+        facts["thresholds_note"] = f"The detector is {doubt}"
+    if calibrated is not None:
+        facts["calibration"] = asdict(calibrated)
+    return facts
+
+
+def confidence_lines(facts: Mapping[str, Any]) -> list[str]:
+    """Return what :func:`confidence_facts` found as lines for the terminal."""
+    lines = []
+    if facts.get("thresholds") is not None:
+        lines.append(thresholds_line(facts["thresholds"]))
+    if "thresholds_note" in facts:
+        lines.append(facts["thresholds_note"])
+    if "calibration" in facts:
+        lines.append(Calibrated(**facts["calibration"]).line)
+    return lines
 
 
 def least_scores(

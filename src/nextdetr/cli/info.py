@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +36,7 @@ def info(
 
     Example: `nextdetr info rtdetr-l-convnextv2-atto --profile`.
     """
+    from nextdetr.confidence import confidence_facts, confidence_lines
     from nextdetr.errors import ConfigError
     from nextdetr.inference.header import exported_file, is_exported, read_metadata, summarize_export, summary_lines
 
@@ -62,7 +63,7 @@ def info(
     origin: dict[str, Any] = {
         key: opened.metadata[key] for key in ("weights_licence", "source_weights") if key in opened.metadata
     }
-    known, lines = _confidence(opened.metadata, opened.classes)
+    known = confidence_facts(opened.metadata, opened.classes)
     table = _table(opened.metadata, model, plot)
     summary = summarize(opened.model, image_size, profile=profile)
     if json:
@@ -78,7 +79,7 @@ def info(
         scored = [(name, metrics.get(name)) for name in ("AP", "AP50", "AP75")]
         scores = ", ".join(f"{name} {value:.4f}" for name, value in scored if isinstance(value, int | float))
         say(f"classes: {', '.join(opened.classes)}; image size {opened.image_size}; {scores or 'not scored yet'}")
-    for line in lines:
+    for line in confidence_lines(known):
         say(line)
     if origin:
         say(
@@ -86,33 +87,6 @@ def info(
             f"started from: {origin.get('source_weights', 'unknown')}"
         )
     _show_table(table)
-
-
-def _confidence(metadata: Mapping[str, str], classes: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return what a checkpoint says of its confidence: for the JSON result, and as lines."""
-    from dataclasses import asdict
-
-    from nextdetr.confidence import (
-        barely_trained,
-        named_thresholds,
-        read_calibrated,
-        stored_thresholds,
-        thresholds_line,
-    )
-
-    known: dict[str, Any] = {}
-    lines = []
-    thresholds, calibrated = named_thresholds(metadata, classes), read_calibrated(metadata)
-    if thresholds is not None:
-        known["thresholds"] = thresholds
-        lines.append(thresholds_line(thresholds))
-    if doubt := barely_trained(stored_thresholds(metadata, len(classes)), classes):
-        known["thresholds_note"] = f"The detector is {doubt}"
-        lines.append(known["thresholds_note"])
-    if calibrated is not None:
-        known["calibration"] = asdict(calibrated)
-        lines.append(calibrated.line)
-    return known, lines
 
 
 def _table(metadata: Mapping[str, str], model: str, plot: Path | None) -> SpeedTable | None:

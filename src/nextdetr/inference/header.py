@@ -6,18 +6,10 @@ import json
 import xml.etree.ElementTree as ElementTree
 import zipfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nextdetr.confidence import (
-    Calibrated,
-    barely_trained,
-    named_thresholds,
-    read_calibrated,
-    stored_thresholds,
-    thresholds_line,
-)
+from nextdetr.confidence import confidence_facts, confidence_lines
 from nextdetr.errors import ModelFileError
 from nextdetr.inference.contract import UNJUDGED, Contract
 
@@ -157,8 +149,6 @@ def summarize_export(source: str | Path) -> dict[str, Any]:
     metadata = read_metadata(path)
     contract = Contract.from_metadata(metadata, str(source))
     texts = contract.describe()
-    calibrated = read_calibrated(metadata)
-    doubt = barely_trained(stored_thresholds(metadata, len(contract.classes)), contract.classes)
     weights = path.with_suffix(".bin")
     size = path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" and weights.is_file() else 0)
     return {
@@ -171,9 +161,8 @@ def summarize_export(source: str | Path) -> dict[str, Any]:
         "passed_runtimes": None if contract.passed_runtimes is None else list(contract.passed_runtimes),
         "source": metadata.get("source", "unknown"), "weights_licence": metadata.get("weights_licence", "unknown"),
         "source_weights": metadata.get("source_weights", "unknown"),
-        "thresholds": named_thresholds(metadata, contract.classes),
-        **({"thresholds_note": f"The detector is {doubt}"} if doubt else {}),
-        **({} if calibrated is None else {"calibration": asdict(calibrated)}),
+        "thresholds": None,
+        **confidence_facts(metadata, contract.classes),
     }  # fmt: skip
 
 
@@ -194,7 +183,5 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
         *(f"  {name}: {text}" for name, text in ports.items()),
         f"  passed its gate in: {judged}",
         f"  licence of the weights: {found['weights_licence']}; started from: {found['source_weights']}",
-        *([] if found["thresholds"] is None else ["  " + thresholds_line(found["thresholds"])]),
-        *(["  " + found["thresholds_note"]] if "thresholds_note" in found else []),
-        *(["  " + Calibrated(**found["calibration"]).line] if "calibration" in found else []),
+        *(f"  {line}" for line in confidence_lines(found)),
     ]
