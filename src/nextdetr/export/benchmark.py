@@ -156,7 +156,7 @@ def _measure(
     save: bool,
 ) -> BenchmarkResult:
     """Measure an opened detector, and write the files of ``output``; with ``save`` its weights, too."""
-    size, label = opened.image_size, detector_name(model)
+    size, label, source = opened.image_size, detector_name(model), opened.source
     point, gflop, points, digest = None, None, [], None
     if not isinstance(opened, OpenedExport):
         from nextdetr.export.speed import points_of
@@ -167,10 +167,10 @@ def _measure(
         if queries is not None:
             point = Setting(opened.image_size, queries, evaluated_layers(opened.model))
         if save:  # each measurement opens it in its own process
-            model = str(save_opened(output / "weights.safetensors", opened))
+            source = str(save_opened(output / "weights.safetensors", opened))
         gflop, digest = count_gflop(opened.model, size), model_digest(opened.model.text)
         points = points_of(opened, again=config.points, threads=config.threads[0], tell=tell)
-    found = list(_candidates(model, label, opened, config, size, output, score, tell, point))
+    found = list(_candidates(Path(source), label, opened, config, size, output, score, tell, point))
     found += [_Candidate(peer.stem, "onnxruntime", "-", "foreign", peer, config.batch, None) for peer in config.peers]
     limits = {threads: ceilings(threads) for threads in config.threads}
     rows = []
@@ -190,7 +190,7 @@ def _measure(
 
 
 def _candidates(
-    model: str,
+    source: Path,
     label: str,
     opened: OpenedModel | OpenedExport,
     config: BenchmarkConfig,
@@ -205,7 +205,7 @@ def _candidates(
         return None if score is None or config.data is None else score(detector, queries).get("AP")
 
     if isinstance(opened, OpenedExport):
-        file = exported_file(model)
+        file = exported_file(source)
         names = [
             name for name in RUNTIMES.values() if is_installed(name) and (name == "openvino" or file.suffix == ".onnx")
         ]
@@ -221,10 +221,9 @@ def _candidates(
     from nextdetr.export.run import export
 
     before = accuracy(opened)
-    file = Path(opened.source) if Path(model).is_dir() else Path(model)  # of a run's folder, the file in it
     found = [
-        _Candidate(label, "pytorch", "float32", "pytorch", file, config.batch, before),
-        _Candidate(label, "pytorch fused", "float32", "fused", file, config.batch, before),
+        _Candidate(label, "pytorch", "float32", "pytorch", source, config.batch, before),
+        _Candidate(label, "pytorch fused", "float32", "fused", source, config.batch, before),
     ]
     for kind, package in RUNTIMES.items():
         for precision in config.precision:
