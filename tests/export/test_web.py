@@ -254,6 +254,39 @@ def test_what_is_wrong_is_said_in_a_sentence(open_page):
     expect(page.get_by_role("alert")).to_contain_text("notes.txt is neither a picture nor a video")
 
 
+#: Decoding for the screen takes a second, longer than detection in a worker, as on a busy machine; names in `unknown` fail.
+SLOW_DECODING = """unknown => {
+    const decode = window.createImageBitmap.bind(window);
+    window.createImageBitmap = async (file, ...rest) => {
+        await new Promise((done) => { setTimeout(done, 1000); });
+        if (unknown.includes(file.name)) throw new Error('no decoder');
+        return decode(file, ...rest);
+    };
+}"""
+
+
+def test_a_picture_that_is_decoded_late_is_no_error(open_page):
+    page = open_page()
+    page.evaluate(SLOW_DECODING, [])
+    drop(page, ("fine.png", picture()))
+    assert counted(page) >= 0
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_a_picture_that_the_browser_cannot_show_says_so_only_while_it_is_open(open_page):
+    page = open_page()
+    page.evaluate(SLOW_DECODING, ["odd.png"])
+    drop(page, ("odd.png", picture()), ("fine.png", picture(seed=1)))
+    expect(page.get_by_role("alert")).to_contain_text("This browser cannot show the picture; the boxes are still correct")
+    page.locator("#strip button").nth(1).click()
+    page.locator("#strip button").nth(0).click()
+    page.locator("#strip button").nth(1).click()
+    page.wait_for_timeout(1500)
+    expect(page.get_by_role("alert")).to_be_hidden()
+    page.locator("#strip button").nth(0).click()
+    expect(page.get_by_role("alert")).to_contain_text("cannot show the picture")
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [

@@ -59,14 +59,26 @@ function busy(text) {
   element('busy').hidden = !(text || (waiting && !state.live));
 }
 
+/** What is wrong with a picture. Detection and this browser's own decoding end in either order; both ask here. */
+function problem(item) {
+  if (item?.state === 'failed') return item.error;
+  return item?.state === 'done' && item.unseen ? new Failure(word('noView')) : null;
+}
+
+/** Show what is wrong with a picture, if it is the open one; other messages are left alone. */
+function tellProblem(item) {
+  if (item === state.item && problem(item)) tell(problem(item));
+}
+
 async function open(item) {
   state.item = item;
-  tell(item?.state === 'failed' ? item.error : null);
+  tell(problem(item));
   element('saved').textContent = word('saveText');
   if (item && !item.bitmap && item.file) {
     item.bitmap = await createImageBitmap(item.file).catch(() => null);
     if (item.state !== 'done' && item.bitmap) Object.assign(item, { width: item.bitmap.width, height: item.bitmap.height });
-    if (!item.bitmap && item.state === 'done') tell(new Failure(word('noView')));
+    item.unseen = !item.bitmap;
+    tellProblem(item);
     for (const other of state.items) {  // decoded pictures are large, so only the open one is kept
       if (other !== state.item) { other.bitmap?.close(); other.bitmap = null; }
     }
@@ -108,12 +120,11 @@ async function look(item) {
     const answer = await predict(model, item.file, least(), (seconds) => { if (item === state.item) busy(word('waiting', seconds)); });
     if (model !== state.model.name) { item.state = 'waiting'; return; }
     item.found(answer.images[0], answer.seconds);
-    if (item === state.item && !item.bitmap) tell(new Failure(word('noView')));
   } catch (error) {
     const message = (error instanceof Failure ? error.message : String(error)).replace(/^image\b/, item.name);
     Object.assign(item, { state: 'failed', error: new Failure(message) });
-    if (item === state.item) tell(item.error);
   }
+  tellProblem(item);
   refresh();
 }
 

@@ -11,7 +11,7 @@ export const colourOf = (index) => COLOURS[((index % COLOURS.length) + COLOURS.l
 /** A picture: its file, and its boxes in its pixels, the most confident first. */
 export class Item {
   constructor(file, name) {
-    Object.assign(this, { file, name, state: 'waiting', error: null, bitmap: null, url: null, width: 0, height: 0, unlikeness: null, seconds: null });
+    Object.assign(this, { file, name, state: 'waiting', error: null, bitmap: null, unseen: false, url: null, width: 0, height: 0, unlikeness: null, seconds: null });
     Object.assign(this, { boxes: [], steps: [], chosen: null, changed: false, saved: false });
   }
 
