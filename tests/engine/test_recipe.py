@@ -118,6 +118,14 @@ def test_small_boxes_need_large_inputs(small_side, longest, size):
     assert config.image_size == size
 
 
+@pytest.mark.parametrize("model", ["nextdetr-atto-p2", "nextdetr-zepto-p2"])
+def test_a_level_of_stride_4_needs_half_the_size(model):
+    small = replace(CELLS, small_side=0.025, longest_side=2000)
+    assert choose(small, model="nextdetr-zepto").config.image_size == 640
+    assert choose(small, model=model).config.image_size == 320
+    assert choose(small, model=model).config.learning_rate == 8e-4
+
+
 FACES = replace(CELLS, images=542, boxes=2507, small_side=0.025, longest_side=600, extents=((400, 300),) * 542)
 
 

@@ -11,7 +11,10 @@ from nextdetr.errors import ModelFileError
 from nextdetr.models.graph import build_model, build_skeleton, parse_model_text, with_memory
 
 
-@pytest.mark.parametrize("name", ["nextdetr-atto", "nextdetr-atto-p2", "nextdetr-atto-rtdetr", "rtdetr-l", "rtdetr-r18vd"])
+NAMES = ["nextdetr-atto", "nextdetr-atto-p2", "nextdetr-zepto-p2", "nextdetr-atto-rtdetr", "rtdetr-l", "rtdetr-r18vd"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_skeleton_with_memory_is_the_model(name):
     built = build_model(name, num_classes=3).eval()
     hollow = with_memory(build_skeleton(name, num_classes=3))

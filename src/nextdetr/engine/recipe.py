@@ -23,11 +23,12 @@ __all__ = ["backbone_factor", "choose_recipe"]
 
 # GPU memory per image at 640 px in gigabytes, by size of the family (estimated from the activations).
 GIGABYTES = {
-    "nextdetr-zepto": 0.3, "nextdetr-atto-p2": 0.7, "nextdetr-atto": 0.5, "nextdetr-femto": 0.6, "nextdetr-pico": 0.8,
-    "nextdetr-nano": 1.0,
+    "nextdetr-zepto": 0.3, "nextdetr-zepto-p2": 0.4, "nextdetr-atto-p2": 0.7, "nextdetr-atto": 0.5, "nextdetr-femto": 0.6,
+    "nextdetr-pico": 0.8, "nextdetr-nano": 1.0,
     "nextdetr-tiny": 1.5, "nextdetr-base": 2.5, "nextdetr-large": 4.0, "nextdetr-huge": 8.0,
 }  # fmt: skip
 DEFAULT_MODEL, SMALL_MODEL = "nextdetr-atto", "nextdetr-atto-p2"
+FINE = (SMALL_MODEL, "nextdetr-zepto-p2")  # with a level of stride 4; chosen for boxes, never for a machine
 # Largest size for a number of images on a GPU, from random weights: a large backbone learns little from few images.
 BY_IMAGES = ((500, "nextdetr-pico"), (2000, "nextdetr-nano"), (20_000, "nextdetr-tiny"), (math.inf, "nextdetr-base"))
 
@@ -35,13 +36,13 @@ SMALL_BOX = 16  # pixels that a small box should cover in the input: two cells o
 ENLARGE = 1.5  # maximum enlargement: upsampling adds no information
 SET_ASIDE = 0.2  # of the images, if the data set has no val; a common fraction, not measured
 RATE, RATE_BATCH, RATE_MOST = 4e-4, 8, 1e-3  # measured at batch 8; larger batches by the square root, as usual for Adam
-# A narrow head tolerates a higher rate if all images are alike; measured for atto and its p2 with three classes. On 80
-# classes and 80 images the same model learnt nothing at 8e-4, but quickly at 2e-4.
-RATE_OF = {"nextdetr-zepto": 8e-4, "nextdetr-atto": 8e-4, "nextdetr-atto-p2": 8e-4}
+# A narrow head tolerates a higher rate if all images are alike; measured for atto and its p2 with three classes, and taken
+# over for zepto and its p2. On 80 classes and 80 images the same model learnt nothing at 8e-4, but quickly at 2e-4.
+RATE_OF = dict.fromkeys(("nextdetr-zepto", "nextdetr-zepto-p2", "nextdetr-atto", "nextdetr-atto-p2"), 8e-4)
 FEW_CLASSES, RATE_MANY = 10, 2e-4
 QUERIES, QUERIES_ELSEWHERE = {
-    "nextdetr-zepto": 100, "nextdetr-atto": 200, "nextdetr-femto": 200, "deimv2-atto": 100, "deimv2-femto": 150,
-    "deimv2-pico": 200,
+    "nextdetr-zepto": 100, "nextdetr-zepto-p2": 200, "nextdetr-atto": 200, "nextdetr-femto": 200, "deimv2-atto": 100,
+    "deimv2-femto": 150, "deimv2-pico": 200,
 }, 300  # fmt: skip
 LEAST_TO_FREEZE = 5  # least epochs of a run in which one goes to the head alone
 SPARSE = 8  # boxes per image below which small batches and mosaics help; measured only at 4.6
@@ -119,7 +120,7 @@ def _model(plan: Plan, models: Sequence[str], backbone: str | None) -> None:
     elif plan.on_gpu and plan.config.weights is None and plan.config.backbone_weights is None:
         wanted = next(name for images, name in BY_IMAGES if plan.data.images <= images)
         budget = 0.6 * plan.machine.device_memory / 2**30 / 4  # room for at least four images at 640 px
-        sizes = [name for name in COST if name in models and name != SMALL_MODEL]
+        sizes = [name for name in COST if name in models and name not in FINE]
         fitting = [name for name in sizes if GIGABYTES[name] <= budget and COST[name] <= COST[wanted]]
         name = fitting[-1] if fitting else DEFAULT_MODEL
         plan.choose(
@@ -153,7 +154,7 @@ def _image_size(plan: Plan) -> None:
 
 def _needed(plan: Plan) -> float:
     """Input size at which a small box has enough pixels for the finest level."""
-    pixels = SMALL_BOX / 2 if plan.get("model") == SMALL_MODEL else SMALL_BOX
+    pixels = SMALL_BOX / 2 if plan.get("model") in FINE else SMALL_BOX
     return pixels / max(plan.data.small_side, 1e-6)
 
 
