@@ -10,7 +10,6 @@ import torch
 from nextdetr.errors import ModelFileError
 from nextdetr.models.graph import build_model, build_skeleton, parse_model_text, with_memory
 
-
 NAMES = ["nextdetr-atto", "nextdetr-atto-p2", "nextdetr-zepto-p2", "nextdetr-atto-rtdetr", "rtdetr-l", "rtdetr-r18vd"]
 
 

@@ -12,8 +12,8 @@ __all__ = ["COST", "EPOCHS", "PASSES", "affordable_size", "choose_length", "expe
 
 # Cost of a training step by size of the family, relative to atto's (by GFLOP; p2 and zepto are measured).
 COST = {
-    "nextdetr-zepto": 0.37, "nextdetr-zepto-p2": 0.45, "nextdetr-atto-p2": 1.45, "nextdetr-atto": 1.0, "nextdetr-femto": 1.3,
-    "nextdetr-pico": 2.0, "nextdetr-nano": 3.0,
+    "nextdetr-zepto": 0.37, "nextdetr-zepto-p2": 0.45, "nextdetr-atto-p2": 1.45, "nextdetr-atto": 1.0,
+    "nextdetr-femto": 1.3, "nextdetr-pico": 2.0, "nextdetr-nano": 3.0,
     "nextdetr-tiny": 6.0, "nextdetr-base": 15.0, "nextdetr-large": 30.0, "nextdetr-huge": 90.0,
 }  # fmt: skip
 PASSES = 15_000  # images shown in a run from random weights; 73 epochs of BCCD, close to RT-DETR's 72
