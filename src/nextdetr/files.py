@@ -27,6 +27,7 @@ __all__ = [
     "detector_name",
     "directory_if_used",
     "exclusive",
+    "file_if_done",
     "is_local",
     "make_directory",
     "missing_folders",
@@ -168,6 +169,17 @@ def new_directory_if_used(wanted: str | Path) -> Iterator[Path]:
         except BaseException:
             remove_empty([folder])
             raise
+
+
+@contextlib.contextmanager
+def file_if_done(path: str | Path) -> Iterator[Path]:
+    """Yield the path of a new file that the block needs for its result; it is removed if the block fails."""
+    path = Path(path)
+    try:
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ REFUSED = {
     "graft, no image": ["graft", "MODEL", "--backbone", "convnextv2-atto", "--images", "EMPTY"],
     "export, other classes": ["export", "MODEL", "--format", "pt2", "--data", "DATA"],
     "benchmark, other classes": ["benchmark", "MODEL", "--data", "DATA"],
+    "benchmark, other classes, weights given": ["benchmark", "TINY", "--weights", "MODEL", "--data", "DATA"],
     "report, other classes": ["report", "MODEL", "--data", "DATA"],
     "report, no split": ["report", "MODEL", "--data", "DATA", "--split", "test"],
 }  # fmt: skip

@@ -14,7 +14,7 @@ from nextdetr.export.advice import Advice, Precision, advise
 from nextdetr.export.folders import float_beside
 from nextdetr.export.measure import Ceilings, Kind, Task, ceilings, file_bytes, measure, preprocessing
 from nextdetr.extras import is_installed
-from nextdetr.files import atomic_write, detector_name, new_directory_if_used, write_text_atomic
+from nextdetr.files import atomic_write, detector_name, file_if_done, new_directory_if_used, write_text_atomic
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.exported import OpenedExport, open_any, open_export
 from nextdetr.inference.header import exported_file, read_metadata
@@ -140,8 +140,11 @@ def benchmark(
     size = config.image_size or opened.image_size
     opened.model.check_size(size)
     opened = replace(opened, image_size=size)  # scored, exported and measured at the same size
-    with new_directory_if_used(config.output or Path("runs") / "benchmark") as output:
-        return _measure(model, opened, config, output, queries, score, tell, save=weights is not None)
+    with (
+        new_directory_if_used(config.output or Path("runs") / "benchmark") as output,
+        file_if_done(output / "weights.safetensors") as file,
+    ):
+        return _measure(model, opened, config, output, queries, score, tell, save=None if weights is None else file)
 
 
 def _measure(
@@ -153,9 +156,9 @@ def _measure(
     score: Score | None,
     tell: Callable[[str], None],
     *,
-    save: bool,
+    save: Path | None,
 ) -> BenchmarkResult:
-    """Measure an opened detector, and write the files of ``output``; with ``save`` its weights, too."""
+    """Measure an opened detector, and write the files of ``output``; its weights, too, as the file ``save`` if given."""
     size, label, source = opened.image_size, detector_name(model), opened.source
     point, gflop, points, digest = None, None, [], None
     if not isinstance(opened, OpenedExport):
@@ -166,8 +169,8 @@ def _measure(
 
         if queries is not None:
             point = Setting(opened.image_size, queries, evaluated_layers(opened.model))
-        if save:  # each measurement opens it in its own process
-            source = str(save_opened(output / "weights.safetensors", opened))
+        if save is not None:  # each measurement opens it in its own process
+            source = str(save_opened(save, opened))
         gflop, digest = count_gflop(opened.model, size), model_digest(opened.model.text)
         points = points_of(opened, again=config.points, threads=config.threads[0], tell=tell)
     found = list(_candidates(Path(source), label, opened, config, size, output, score, tell, point))
