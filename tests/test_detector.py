@@ -91,10 +91,15 @@ def test_a_barely_trained_class_lets_little_through_and_predict_says_why(trained
     extra = {name: value for name, value in extra_metadata(opened.metadata).items() if name != THRESHOLDS}
     thresholds = thresholds_metadata([0.0, 0.0], [0.03, 0.5])
     path = save_opened(tmp_path / "own.safetensors", opened, extra=extra | thresholds)
-    every, found = detector.predict(source, confidence=0.0)[0], Detector(path).predict([source] * 3)[0]
+    own = Detector(path)
+    every, found = detector.predict(source, confidence=0.0)[0], own.predict([source] * 3)[0]
     assert len(found) == ((every.class_id == 1) | (every.confidence >= DEFAULT)).sum()
     told = "own.safetensors is barely trained: its best F1 is 0.03 for square. There confidence auto is at least 0.3"
     assert caplog.text.count(told) == 1
+    own.predict(source)
+    assert caplog.text.count(told) == 1  # once for a detector, not before each use of it
+    Detector(path).predict(source)
+    assert caplog.text.count(told) == 2
     caplog.clear()
     Detector(path).predict(source, confidence=0.2)
     assert "barely" not in caplog.text

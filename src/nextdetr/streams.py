@@ -151,7 +151,7 @@ def predictions(
         tiled=config.tile is not None, latency=config.latency, latency_of=config.latency_of,
     )  # fmt: skip
     warn_of_random_weights(settled.opened, weights=start.get("weights") is not None)
-    warn_of_training(settled.opened, config.confidence)
+    warn_of_training(opened, config.confidence)
     recorder = None
     if config.features is not None:
         if config.engine == "ray":

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from nextdetr.confidence import AUTO, barely_trained, read_calibrated, read_thresholds, stored_thresholds
 from nextdetr.errors import ConfigError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Settled", "at_latency", "bits_metadata", "settle", "stored_bits", "warn_of_random_weights", "warn_of_training"]
 
 logger = logging.getLogger(__name__)
+_told: WeakKeyDictionary[object, str] = WeakKeyDictionary()  # what was said of the training of each model
 
 #: Key of a detector's metadata: significant bits of the 16-bit grey pictures that it was trained on.
 BITS = "bits"
@@ -179,10 +181,15 @@ def bits_metadata(bits: int) -> dict[str, str]:
 
 
 def warn_of_training(opened: OpenedModel | OpenedExport, confidence: Confidence) -> None:
-    """Log a warning where classes are barely trained, and so have another threshold than their own with ``auto``."""
+    """Log a warning where classes are barely trained, and so have another threshold than their own with ``auto``.
+
+    It comes once for each opened detector, however often that is used.
+    """
     doubt = barely_trained(stored_thresholds(opened.metadata, len(opened.classes)), opened.classes)
     if doubt and isinstance(confidence, str) and confidence == AUTO:
-        logger.warning("%s is %s", opened.source, doubt)
+        if _told.get(opened.model) != doubt:
+            logger.warning("%s is %s", opened.source, doubt)
+        _told[opened.model] = doubt
 
 
 def warn_of_random_weights(opened: OpenedModel | OpenedExport, *, weights: bool, maps_only: bool = False) -> None:
