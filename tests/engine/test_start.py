@@ -10,6 +10,7 @@ from nextdetr.config import TrainConfig, build_config
 from nextdetr.engine.start import choose_start
 from nextdetr.engine.train import train
 from nextdetr.errors import ConfigError
+from nextdetr.models.modelfile import load_model_file
 from nextdetr.weights import remote
 from tests.helpers import squares, tiny_model
 
@@ -39,6 +40,20 @@ def test_without_weights_it_is_told_what_fits():
     assert chosen(backbone_weights=Path("mine.pt"))[1] == ""
     assert chosen("nextdetr-zepto")[1] == ""  # no published backbone is so small
     assert chosen("my.yaml")[1] == ""
+
+
+def test_what_fits_the_backbone_of_a_model_file_is_told(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    backbone = "backbone:\n  - [-1, 1, convnextv2_pico, [{}]]\nhead: []\n"
+    mine.write_text(backbone.format(""))
+    assert "convnext-pico-in1k" in chosen(str(mine))[1]
+    config, _ = chosen(str(mine), start="auto", model=str(mine))
+    assert (config.model, config.backbone_weights) == (str(mine), Path("convnext-pico-in1k"))
+    mine.write_text(backbone.format("pico.pt"))
+    assert chosen(str(mine))[1] == ""  # it brings its own
+    mine.write_text(load_model_file("rtdetr-r18vd").text)
+    assert "rtdetr-r18vd-o365" in chosen(str(mine))[1]  # a copy of a shipped model
+    assert chosen(str(tmp_path / "gone.yaml"))[1] == ""
 
 
 def test_auto_takes_what_fits_the_model():

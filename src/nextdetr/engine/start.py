@@ -8,7 +8,7 @@ from pathlib import Path
 from nextdetr.config import TrainConfig
 from nextdetr.errors import ConfigError
 from nextdetr.files import is_local
-from nextdetr.models.modelfile import available_models, load_model_file
+from nextdetr.models.modelfile import available_models, load_model_file, shipped_name
 from nextdetr.weights.published import Published, close_names, find_published, start_for
 
 __all__ = ["choose_start"]
@@ -73,11 +73,13 @@ def _advise(config: TrainConfig, model: Callable[[], str], tell: Callable[[str],
 
 
 def _best(model: str) -> Published | None:
-    """Return the published weights that fit a shipped model best."""
-    if model not in available_models():
+    """Return the published weights that fit a shipped model or a model YAML best; None for one that brings its own."""
+    if model not in available_models() and not (model.endswith((".yaml", ".yml")) and Path(model).is_file()):
         return None
-    first = load_model_file(model).rows[0].name
-    return start_for(model, first.removeprefix(_CONVNEXT) if first.startswith(_CONVNEXT) else None)
+    file = load_model_file(model)
+    name, weights = file.rows[0].name, file.rows[0].arguments
+    size = name.removeprefix(_CONVNEXT) if name.startswith(_CONVNEXT) else None
+    return None if size and weights else start_for(shipped_name(file.text) or model, size)
 
 
 def _described(entry: Published) -> str:
