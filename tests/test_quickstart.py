@@ -12,9 +12,9 @@ from nextdetr import quickstart
 from nextdetr.cli.main import run
 from nextdetr.config import TrainConfig
 from nextdetr.data import coins
-from nextdetr.engine.train import train
-from nextdetr.errors import ConfigError
-from tests.helpers import squares, tiny_model
+from nextdetr.engine.train import Trainer, train
+from nextdetr.errors import ConfigError, Interrupted
+from tests.helpers import squares, stop_after, tiny_model
 
 
 @pytest.mark.slow
@@ -85,6 +85,57 @@ def test_minutes_only_limit_the_epochs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(coins, "make_coins", lambda path, **options: make(path, train=1, val=1, test=1, **options))
     assert run(["quickstart", "--output", str(tmp_path / "q")]) == 2
     assert "20 epochs, None minutes, limit 15" in capsys.readouterr().err
+
+
+def small_coins(monkeypatch):
+    make = coins.make_coins
+    monkeypatch.setattr(coins, "make_coins", lambda path, **options: make(path, train=8, val=2, test=2, **options))
+
+
+def test_it_says_how_long_it_trains_at_most(tmp_path, monkeypatch, capsys):
+    def stop(settings, *, quiet, limit):
+        raise Interrupted("stopped in epoch 3 after 161 steps; resume with: nextdetr train --resume q")
+
+    monkeypatch.setattr("nextdetr.engine.train.train", stop)
+    small_coins(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    assert run(["quickstart", "--minutes", "2"]) == 130
+    told = capsys.readouterr().err
+    assert "for 20 epochs (passes over train images), at most 2 minutes" in told
+    assert "stopped in epoch 3 after 161 steps; the same command continues from there: nextdetr quickstart." in told
+    assert "--resume" not in told
+
+
+@pytest.mark.slow
+def test_one_that_was_interrupted_continues_in_its_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(quickstart, "EPOCHS", 2)
+    small_coins(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    look = quickstart.look_at_photograph
+    with monkeypatch.context() as patch:
+        stop_after(patch, Trainer, 1)
+        assert run(["quickstart"]) == 130
+    assert "after 1 steps; the same command continues from there: nextdetr quickstart." in capsys.readouterr().err
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quickstart, "look_at_photograph", interrupt)
+    assert run(["quickstart"]) == 130
+    assert "epoch 1/2" in capsys.readouterr().err
+    monkeypatch.setattr(quickstart, "look_at_photograph", look)
+    assert run(["quickstart", "--seed", "1"]) == 0  # another quickstart, with other images
+    (tmp_path / "runs" / "quickstart-2").rename(tmp_path / "other")
+    capsys.readouterr()
+    assert run(["quickstart"]) == 0
+    told = capsys.readouterr().err
+    assert "images to train on are there already" in told
+    assert "epoch 1/2" not in told  # it was trained before
+    names = [path.name for path in (tmp_path / "runs").iterdir()]
+    assert names == ["quickstart"]
+    assert (tmp_path / "runs" / "quickstart" / "coins.png").is_file()
+    assert run(["quickstart", "--minutes", "0.05"]) == 0  # that one is finished
+    assert (tmp_path / "runs" / "quickstart-2" / "coins.png").is_file()
 
 
 def test_a_limit_ends_a_training_of_epochs(tmp_path, monkeypatch):

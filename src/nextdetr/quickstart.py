@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nextdetr.config import QuickstartConfig, TrainConfig, ValConfig
-from nextdetr.files import atomic_write, new_directory_if_used
+from nextdetr.errors import ConfigError, Interrupted
+from nextdetr.files import atomic_write, exclusive, new_directory_if_used
+
+if TYPE_CHECKING:
+    from nextdetr.engine.log import Display
+    from nextdetr.engine.result import TrainResult
 
 __all__ = ["EPOCHS", "IMAGE_SIZE", "QuickstartResult", "quickstart"]
 
@@ -19,10 +26,12 @@ IMAGE_SIZE = 224
 BATCH_SIZE = 4
 CONFIDENCE = 0.5
 ENLARGED = 3  # the photograph is small; labels need space
+PICTURE = "coins.png"
 
 # What a newcomer reads while it runs.
 MAKING = "Step 1 of 3: make images to train on: coins cut out of a photograph and pasted onto other backgrounds, in {data}"
-TRAINING = f"""Step 2 of 3: train {MODEL}, the smallest model, for {{epochs}} epochs (passes over the train images)
+KEPT = "Step 1 of 3: the images to train on are there already, in {data}"
+TRAINING = f"""Step 2 of 3: train {MODEL}, the smallest model, for {{epochs}} epochs (passes over train images), {{limit}}
   The loss should fall; AP50 and AP, which say from 0 to 1 how well it finds the coins of the val images, should rise."""
 TESTING = (
     "Step 3 of 3: find coins in the test images, whose coins and backgrounds are new to it, and in the photograph itself"
@@ -55,39 +64,77 @@ class QuickstartResult:
 
 
 def quickstart(config: QuickstartConfig, *, quiet: bool = False) -> QuickstartResult:
-    """Run the quickstart.
+    """Run the quickstart; one that was interrupted continues where it stopped.
 
     Raises:
         ConfigError: scikit-image, which contains the photographs, is not installed.
+        Interrupted: it was asked to stop while training.
     """
-    if config.output is not None:
-        return _quickstart(config, config.output, quiet=quiet)
-    with new_directory_if_used(Path("runs") / "quickstart") as output:
+    wanted = Path("runs") / "quickstart"
+    known = config.output or _stopped(wanted, config.seed)
+    with new_directory_if_used(wanted) if known is None else nullcontext(known) as output:
         return _quickstart(config, output, quiet=quiet)
+
+
+def _stopped(wanted: Path, seed: int) -> Path | None:
+    """Return the latest folder of quickstarts, if that one was interrupted and no other process is using it."""
+    named = itertools.chain((wanted,), (wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(2)))
+    found = list(itertools.takewhile(Path.exists, named))
+    if not found or not _is_stopped(found[-1], seed):
+        return None
+    try:
+        with exclusive(found[-1]):
+            return found[-1]
+    except ConfigError:
+        return None
+
+
+def _is_stopped(output: Path, seed: int) -> bool:
+    """Whether a folder has a quickstart's images, but not yet the photograph of its last step."""
+    from nextdetr.data.coins import holds_coins
+
+    return holds_coins(output / "data", image_size=IMAGE_SIZE, seed=seed) and not (output / PICTURE).exists()
 
 
 def _quickstart(config: QuickstartConfig, output: Path, *, quiet: bool) -> QuickstartResult:
     from nextdetr.data.coins import make_coins
     from nextdetr.engine.log import Display
-    from nextdetr.engine.train import train
     from nextdetr.engine.validate import score_detector
     from nextdetr.weights.checkpoint import open_model
 
     display = Display(enabled=not quiet)
-    display.line(MAKING.format(data=output / "data"))
+    stopped = _is_stopped(output, config.seed)
+    display.line((KEPT if stopped else MAKING).format(data=output / "data"))
     data = make_coins(output / "data", image_size=IMAGE_SIZE, seed=config.seed)
-    settings = TrainConfig(
-        data=str(data), model=MODEL, epochs=EPOCHS, image_size=IMAGE_SIZE, batch_size=BATCH_SIZE,
-        strong_until=0.0, seed=config.seed, output=output, start="none",
-    )  # fmt: skip
-    display.line(TRAINING.format(epochs=EPOCHS))
-    result = train(settings, quiet=quiet, limit=config.minutes)
+    result = _train(config, output, data, display, resume=stopped and (output / "last.ckpt").exists(), quiet=quiet)
     display.line(TESTING)
     opened = open_model(result.checkpoint)
     scores = score_detector(opened, ValConfig(data=str(data), split="test"), quiet=quiet, describe=False)
-    photograph = look_at_photograph(Path(result.checkpoint), output / "coins.png")
+    photograph = look_at_photograph(Path(result.checkpoint), output / PICTURE)
     trained = {name: value for name, value in asdict(result).items() if name not in ("profile", "speed")}
     return QuickstartResult(**trained, metrics=scores.metrics, photograph=photograph)
+
+
+def _train(
+    config: QuickstartConfig, output: Path, data: Path, display: Display, *, resume: bool, quiet: bool
+) -> TrainResult:
+    """Train on the images, or continue the training in ``output``."""
+    from nextdetr.engine.train import train
+
+    if resume:
+        settings = TrainConfig(resume=output, data=str(data))
+    else:
+        settings = TrainConfig(
+            data=str(data), model=MODEL, epochs=EPOCHS, image_size=IMAGE_SIZE, batch_size=BATCH_SIZE,
+            strong_until=0.0, seed=config.seed, output=output, start="none",
+        )  # fmt: skip
+    limit = f"at most {config.minutes:g} minute{'s' * (config.minutes != 1)}"
+    display.line(TRAINING.format(epochs=EPOCHS, limit=limit))
+    try:
+        return train(settings, quiet=quiet, limit=config.minutes)
+    except Interrupted as error:
+        told = str(error).partition(";")[0]
+        raise Interrupted(f"{told}; the same command continues from there: nextdetr quickstart.") from error
 
 
 def look_at_photograph(checkpoint: Path, picture: Path) -> dict[str, Any]:

@@ -41,6 +41,12 @@ def test_format_and_reason_are_told(tmp_path, name):
     assert find_unlabelled([path]).recognised == line
 
 
+def test_of_several_coco_files_that_of_train_is_named(tmp_path):
+    for split in ("test", "train2017", "val"):
+        write_coco(tmp_path / "annotations" / f"instances_{split}.json", [], [])
+    assert open_source(tmp_path).recognised == "coco: annotations/instances_train2017.json"
+
+
 def test_of_two_formats_the_first_counts_and_the_other_can_be_chosen(tmp_path):
     root = make_coco(make_voc(tmp_path / "set"))
     data = load_data(root, "train")

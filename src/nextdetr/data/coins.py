@@ -24,7 +24,7 @@ from scipy import ndimage
 from nextdetr.data.coin_scenes import Cutout, Grey, Material, compose
 from nextdetr.errors import DataError, missing_extra
 
-__all__ = ["COINS", "cut_coins", "make_coins", "photograph", "split_coins"]
+__all__ = ["COINS", "cut_coins", "holds_coins", "make_coins", "photograph", "split_coins"]
 
 COINS = 24
 _TRAIN_COINS = 16
@@ -114,6 +114,13 @@ def make_coins(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return output
+
+
+def holds_coins(folder: Path, *, image_size: int, seed: int) -> bool:
+    """Whether a folder holds coin images of this size and seed."""
+    wanted = {"version": _VERSION, "image_size": image_size, "seed": seed}
+    recipe = _recipe_of(folder)
+    return isinstance(recipe, dict) and all(recipe.get(name) == value for name, value in wanted.items())
 
 
 def _recipe_of(folder: Path) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nextdetr.data.coco import read_coco
 from nextdetr.data.coco_layout import coco_splits, image_folders
+from nextdetr.data.objects import split_called
 from nextdetr.data.raw import RawSplit, parse_yaml, read_name_list
 from nextdetr.data.recognise import Format, Glance, SplitReader
 from nextdetr.data.voc import read_voc
@@ -73,7 +74,7 @@ def _read_voc(place: VocSplit, classes: Sequence[str] | None) -> RawSplit:
 
 def _is_coco(glance: Glance) -> str:
     files = glance.once(coco_splits)
-    return glance.shown(next(iter(files.values()))) if files else ""
+    return glance.shown(files[min(files, key=lambda split: split_called(split) != "train")]) if files else ""
 
 
 def _open_coco(glance: Glance) -> dict[str, SplitReader]:
