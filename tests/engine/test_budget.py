@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from nextdetr.engine import budget as budget_module
@@ -32,6 +34,16 @@ def test_a_limit_ends_a_run_of_epochs_that_is_too_slow_for_it(clock):
     assert budget.progress(1, 0) == 0.5
     clock[0] += 30
     assert budget.over(1, 0)
+
+
+def test_the_minutes_have_an_end_and_half_of_them_can_be_kept_back(clock):
+    budget = Budget.of(None, 2.0, 5, spent=30.0, started=clock[0])
+    assert budget.ends == clock[0] + 90
+    assert budget.can_keep_back(60)
+    assert not budget.can_keep_back(61)
+    endless = Budget.of(10, None, 5, started=clock[0])
+    assert endless.ends == math.inf
+    assert endless.can_keep_back(1e9)
 
 
 def test_minutes_count_earlier_sessions_and_keep_a_reserve(clock):

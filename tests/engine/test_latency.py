@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from nextdetr.config import TrainConfig, ValConfig
 from nextdetr.data.sources import load_data
 from nextdetr.detector import Detector
 from nextdetr.engine import latency as module
-from nextdetr.engine.latency import affordable_size, score_settings
+from nextdetr.engine.latency import affordable_size, fulfil, score_settings
 from nextdetr.engine.loading import training_sizes
 from nextdetr.engine.train import Trainer, train
 from nextdetr.engine.validate import score_detector
@@ -149,6 +152,27 @@ def test_a_contract_that_is_not_kept_in_the_end_loses_nothing(data, tmp_path, ca
     assert result.speed["points"]
     assert (tmp_path / "run" / "best.safetensors").is_file()
     assert "nothing takes so little" in capfd.readouterr().err
+
+
+def test_when_the_time_is_over_only_the_own_size_is_scored(trained, data, tmp_path):
+    file = Path(shutil.copy(trained[0].checkpoint, tmp_path / "best.safetensors"))
+    config, machine, told = TrainConfig(**settings(data, tmp_path)), Machine(), []
+    split, fabric = load_data(str(data), "val"), Fabric(accelerator="cpu")
+    table = fulfil(file, split, config, fabric, Times(meter=machine), told.append, ends=-math.inf)
+    assert {point.image_size for point in table.points} == {160}
+    assert table.chosen.measured
+    assert table.chosen.latency_ms <= 34
+    assert len(machine.asked) == 3  # what the estimates need
+    assert "--minutes are over: scored 1 of 2 image sizes, those closest to 160 px" in told
+    every = fulfil(file, split, config, fabric, Times(meter=machine), ends=math.inf)
+    assert {point.image_size for point in every.points} == {128, 160}
+
+
+def test_a_run_too_short_for_its_table_says_so_before_it_starts(data, tmp_path, capfd):
+    train(TrainConfig(**settings(data, tmp_path, epochs=None, minutes=1e-3)), meter=Machine())
+    told = " ".join(capfd.readouterr().err.split())
+    assert "The last validation and the speed table would take about" in told
+    assert "get half of --minutes 0.001" in told
 
 
 def test_a_resumed_run_keeps_its_contract(data, tmp_path, monkeypatch):

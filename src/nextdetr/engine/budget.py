@@ -63,6 +63,15 @@ class Budget:
         """Wall-clock time of the run so far, over all sessions."""
         return self.spent + time.perf_counter() - self.started
 
+    @property
+    def ends(self) -> float:
+        """When the minutes are over, as ``time.perf_counter`` will say; infinite without."""
+        return math.inf if self.minutes is None else self.started + self.minutes * 60 - self.spent
+
+    def can_keep_back(self, seconds: float) -> bool:
+        """Whether ``keep_back`` reserves all of this time."""
+        return self.minutes is None or seconds <= LARGEST_RESERVE * self.minutes * 60
+
     def keep_back(self, seconds: float) -> None:
         """Reserve this much time for the last validation, at most half of the minutes."""
         passed = self.progress(0, 0)

@@ -2,13 +2,15 @@
 
 Before the first step, the untrained model is measured to find the image size that meets the latency, if any does. At the
 end, all trained settings are scored on the validation split, with one pass over the images per size. A few of them are
-timed, including the chosen one; the other times are estimated from these.
+timed, including the chosen one; the other times are estimated from these. With ``minutes``, sizes far from the run's own
+that would be scored after the time are left out, and no more is timed than one point that meets the latency.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from nextdetr.config import TrainConfig
 from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
 from nextdetr.engine.evaluate import CocoEvaluator, read_batches
+from nextdetr.engine.launch import largest
 from nextdetr.engine.loading import training_sizes
 from nextdetr.engine.log import Display
 from nextdetr.engine.processes import gather_values
@@ -41,6 +44,7 @@ SCORED = 300  # at most this many validation images, evenly spaced
 LEAST, MOST = 160, 640  # range of sizes to choose from, pixels
 SURE = 0.7  # of the latency: a setting estimated below this meets it without being measured
 REFINE = 6  # maximum measurements to settle the choice
+SHARE = 0.2  # of a validation that each setting of a size takes for its own decoder and scores
 
 
 def times_of(config: TrainConfig, model: DetectionModel, meter: Meter | None) -> Times:
@@ -92,24 +96,34 @@ def check_contract(times: Times, opened: OpenedModel, config: TrainConfig) -> No
         )
 
 
-def expected_seconds(config: TrainConfig, times: Times | None, stride: int, validation: float, images: int) -> float:
+def expected_seconds(
+    config: TrainConfig, times: Times | None, model: DetectionModel, validation: float, images: int
+) -> float:
     """Estimate how long ``fulfil`` will take, given the time of a validation on ``images`` images."""
     if config.latency is None or config.image_size is None:
         return 0.0
-    pixels = sum((size / config.image_size) ** 2 for size in training_sizes(config, stride))
-    scoring = 1.5 * validation * pixels * min(1.0, SCORED / max(1, images))
+    queries, layers = choices(model)
+    settings = SHARE * len(queries) * len(layers)
+    passes = sum((size / config.image_size) ** 2 + settings for size in training_sizes(config, model.stride))
+    scoring = validation * passes * min(1.0, SCORED / max(1, images))
     return scoring + (REFINE + 2) * (0.0 if times is None else times.seconds)
 
 
 def keep_contract(
-    checkpoint: Path, data: DetectionData, config: TrainConfig, fabric: Fabric, times: Times | None, display: Display
+    checkpoint: Path,
+    data: DetectionData,
+    config: TrainConfig,
+    fabric: Fabric,
+    times: Times | None,
+    display: Display,
+    ends: float = math.inf,
 ) -> dict[str, Any] | None:
     """Write the speed table into the best weights, show it and return it; None without ``latency``."""
     if times is None:
         return None
     fabric.barrier()  # the first process has written the file
     display.update("speed contract", 1.0, "")
-    table = fulfil(checkpoint, data, config, fabric, times, display.line)
+    table = fulfil(checkpoint, data, config, fabric, times, display.line, ends)
     for line in table_lines(table):
         display.line(line)
     return table.to_json()
@@ -122,6 +136,7 @@ def fulfil(
     fabric: Fabric,
     times: Times,
     tell: Callable[[str], None] = lambda text: None,
+    ends: float = math.inf,
 ) -> SpeedTable:
     """Score and time the settings that a trained checkpoint offers, and write the table into it.
 
@@ -132,6 +147,7 @@ def fulfil(
         fabric: devices and processes; all of them score, the first one times.
         times: timings of the model, including those from before the training.
         tell: prints a line for the user before each part.
+        ends: when the time for all of this is over (``time.perf_counter``); the size of the run is scored anyway.
     """
     assert config.latency is not None
     opened = open_model(checkpoint)
@@ -141,13 +157,21 @@ def fulfil(
     step = max(1, -(-len(data.records) // SCORED))
     data = replace(data, records=data.records[::step])
     tell(f"scoring {len(sizes) * len(queries) * len(layers)} settings on {plural(len(data.records), 'image')}")
-    scores = score_settings(
-        opened.model, data, sizes, queries, layers, batch_size=config.batch_size, fabric=fabric
-    )  # fmt: skip
+    scores, taken = dict[Setting, float | None](), 0.0  # seconds for the largest size so far
+    for done, size in enumerate(sizes):
+        (late,) = largest(fabric, time.perf_counter() + taken > ends)
+        if done and late:
+            tell(f"--minutes are over: scored {done} of {len(sizes)} image sizes, those closest to {config.image_size} px")
+            break
+        started = time.perf_counter()
+        scores |= score_settings(
+            opened.model, data, [size], queries, layers, batch_size=config.batch_size, fabric=fabric
+        )  # fmt: skip
+        taken = max(taken, time.perf_counter() - started)
     table: SpeedTable | None = None
     if fabric.global_rank == 0:
         opened.model.cpu()
-        chosen = _settle(times, opened, scores, config.latency, tell)
+        chosen = _settle(times, opened, scores, config.latency, tell, ends)
         points = [replace(times.at(setting), AP=score) for setting, score in scores.items()]
         kept = pareto(points) + ([] if chosen is None else [chosen])
         ordered = sorted({point.setting: point for point in kept}.values(), key=lambda point: point.latency_ms)
@@ -160,7 +184,10 @@ def fulfil(
 
 
 def _sizes(times: Times, opened: OpenedModel, config: TrainConfig, tell: Callable[[str], None]) -> list[int]:
-    """Measure what the estimates need; return the sizes to score (above ``image_size`` only if one is fast enough)."""
+    """Measure what the estimates need; return the sizes to score, the run's own first.
+
+    Those above it are included only if one setting is fast enough.
+    """
     assert config.image_size is not None
     assert config.latency is not None
     (queries, layers), sizes = choices(opened.model), training_sizes(config, opened.model.stride)
@@ -170,7 +197,8 @@ def _sizes(times: Times, opened: OpenedModel, config: TrainConfig, tell: Callabl
         if setting not in times.known:
             _measure(times, opened, setting, tell)
     fits = {size: times.at(Setting(size, *least)).latency_ms <= config.latency for size in sizes}
-    return [size for size in sizes if size <= config.image_size or fits[size]]
+    own = config.image_size
+    return sorted((size for size in sizes if size <= own or fits[size]), key=lambda size: abs(size - own))
 
 
 def _measure(times: Times, opened: OpenedModel, setting: Setting, tell: Callable[[str], None]) -> None:
@@ -180,18 +208,32 @@ def _measure(times: Times, opened: OpenedModel, setting: Setting, tell: Callable
 
 
 def _settle(
-    times: Times, opened: OpenedModel, scores: dict[Setting, float | None], latency: float, tell: Callable[[str], None]
+    times: Times,
+    opened: OpenedModel,
+    scores: dict[Setting, float | None],
+    latency: float,
+    tell: Callable[[str], None],
+    ends: float = math.inf,
 ) -> SpeedPoint | None:
-    """Choose a point, measure it, and repeat with the new timing until the chosen point has been measured."""
+    """Choose a point, measure it, and repeat with the new timing until the chosen point has been measured.
+
+    After ``ends`` the best of the measured points is chosen, if one meets the latency.
+    """
     settings, fresh = sorted(scores), set[Setting]()
+
+    def best_measured() -> SpeedPoint | None:
+        known = [setting for setting in settings if setting in times.known]
+        return choose([replace(times.at(setting), AP=scores[setting]) for setting in known], latency)
+
     for _ in range(REFINE):
+        if time.perf_counter() + times.seconds > ends and best_measured() is not None:
+            break
         found = choose([replace(times.at(setting), AP=scores[setting]) for setting in settings], latency)
         if found is None or found.setting in fresh or times.meter is None:
             return found
         _measure(times, opened, found.setting, tell)
         fresh.add(found.setting)
-    sure = [replace(times.at(setting), AP=scores[setting]) for setting in settings if setting in times.known]
-    return choose(sure, latency)
+    return best_measured()
 
 
 @torch.inference_mode()

@@ -304,13 +304,20 @@ class Trainer(Loop):
         started = self.budget.seconds
         self._score(sample)
         seconds = self.budget.seconds - started
-        self._keep_back(seconds * len(data.records) / len(sample.records))
+        wanted = self._keep_back(seconds * len(data.records) / len(sample.records))
+        if self.config.latency is not None and not self.budget.can_keep_back(wanted):
+            self.display.line(
+                f"The last validation and the speed table would take about {clock(wanted)}, and get half of --minutes "
+                f"{self.budget.minutes:g}: the table may have fewer sizes, and the run may end a little later."
+            )
 
-    def _keep_back(self, validation: float) -> None:
-        """Reserve time for the last validation, and for the speed table after it."""
+    def _keep_back(self, validation: float) -> float:
+        """Reserve time for the last validation, and for the speed table after it; return how much that would take."""
         images = len(self.run_.val_data.records)
-        after = expected_seconds(self.config, self.run_.times, self.run_.model.stride, validation, images)
-        self.budget.keep_back(1.1 * validation + largest(self.fabric, after)[0])
+        after = expected_seconds(self.config, self.run_.times, self.run_.model, validation, images)
+        wanted = 1.1 * validation + largest(self.fabric, after)[0]
+        self.budget.keep_back(wanted)
+        return wanted
 
     # Writing
 
@@ -346,7 +353,7 @@ class Trainer(Loop):
         if self.semi is not None:
             self.semi.guard.finish()
         speed = keep_contract(
-            checkpoint, self.run_.val_data, self.config, self.fabric, self.run_.times, self.display
+            checkpoint, self.run_.val_data, self.config, self.fabric, self.run_.times, self.display, self.budget.ends
         )  # fmt: skip
         seconds = self.budget.seconds
         if self.main:
