@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from nextdetr.config import GraftConfig
+from nextdetr.data.dataset import SampleKey
 from nextdetr.data.records import DetectionData
+from nextdetr.data.unlabelled import UnlabelledDataset
 from nextdetr.engine.optim import undecayed
 from nextdetr.engine.resume import Contract, merge_resumed, stored_contract, tell_differences, write_config
 from nextdetr.engine.run_folder import open_directory
@@ -25,7 +27,7 @@ from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference.opened import stored_bits
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.fuse import fuse
-from nextdetr.models.graft import Graft, build_graft, plan_graft
+from nextdetr.models.graft import Graft, build_graft, match_statistics, plan_graft
 from nextdetr.weights.checkpoint import OF_THESE_WEIGHTS, OpenedModel, extra_metadata
 from nextdetr.weights.load import load_into
 from nextdetr.weights.published import start_for
@@ -35,6 +37,7 @@ from nextdetr.weights.start import joined_names
 __all__ = ["Grafting", "build_graft_optimizer", "graft_folder", "prepare_graft", "resolve_graft"]
 
 SHOWN = 20_000  # images shown if the user gives no length; not measured
+LOOKED_AT = 8  # images that the mean and variance of the old detector's maps are taken from
 
 
 @dataclass(slots=True)
@@ -139,7 +142,18 @@ def prepare_graft(config: GraftConfig, directory: Path, tell: Callable[[str], No
     contract = Contract.of(data, together=config.batch_size, teacher=digest)
     tell_differences(contract, state, directory / "last.ckpt", tell)
     teacher = _teacher(opened, graft, opened.source, digest)
+    if not state:
+        assert config.image_size is not None
+        images = _some_images(data, config.image_size)
+        match_statistics(graft, model, teacher.teach(images, tuple(range(len(graft.pairs)))).maps)
     return Grafting(config, directory, data, graft, model, teacher, cursor, state, contract, started_from)
+
+
+def _some_images(data: DetectionData, size: int) -> Tensor:
+    """Return a few whole images from all over the data, [B, 3, S, S] float32 RGB, 0 to 1."""
+    dataset, count = UnlabelledDataset(data), len(data.records)
+    places = sorted({count * number // LOOKED_AT for number in range(LOOKED_AT)})
+    return torch.stack([dataset[SampleKey(0, place, size, strong=False)][0] for place in places])
 
 
 def _open(config: GraftConfig, state: dict[str, Any], directory: Path) -> tuple[OpenedModel, str]:

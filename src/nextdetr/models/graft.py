@@ -9,13 +9,16 @@ convolution has a counterpart in the old detector, channel by channel: this is w
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import yaml
+from torch import Tensor, nn
 
 from nextdetr.errors import ConfigError
+from nextdetr.layers.conv import Conv
 from nextdetr.models.convnextv2 import SIZES
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import build_model
@@ -23,7 +26,7 @@ from nextdetr.models.modelfile import Row, parse_model_text
 from nextdetr.models.names import inside_row, row_name, row_of
 from nextdetr.models.rows import DECODERS
 
-__all__ = ["Graft", "build_graft", "plan_graft"]
+__all__ = ["Graft", "build_graft", "match_statistics", "plan_graft"]
 
 STRIDES = (4, 8, 16, 32)  # of a ConvNeXt V2's maps with the indices 1 to 4
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -147,8 +150,7 @@ def _line(row: list[Any]) -> str:
 def build_graft(graft: Graft, source: DetectionModel) -> DetectionModel:
     """Build the grafted detector: the old head's tensors, a random backbone and random joints.
 
-    A joint that replaces a convolution keeps the scale and shift of its BatchNorm, so that its channels have the old ones'
-    mean and variance from the first step.
+    A joint that replaces a convolution keeps the scale and shift of its BatchNorm; see ``match_statistics``.
 
     Args:
         graft: result of ``plan_graft``.
@@ -173,3 +175,25 @@ def build_graft(graft: Graft, source: DetectionModel) -> DetectionModel:
             )
         target.copy_(tensor)
     return model
+
+
+@torch.no_grad()
+def match_statistics(graft: Graft, model: DetectionModel, maps: Mapping[int, Tensor]) -> None:
+    """Give the channels of each joint, in training, the mean and variance that they have in the old detector.
+
+    Those in its BatchNorms are not enough: after a short training, the running statistics do not describe the maps yet, and
+    an adapter has none. A joint with an activation stays as it is.
+
+    Args:
+        graft: result of ``plan_graft``.
+        model: result of ``build_graft``, in training; its BatchNorms get other scales and shifts.
+        maps: maps of the old detector, [B, C, any height, any width], by the number of their pair.
+    """
+    numbers = {new: number for number, (_, new) in enumerate(graft.pairs)}
+    for row in graft.joints:
+        joint, (index,) = model.rows[row], model.row_infos[row].writes
+        assert isinstance(joint, Conv)
+        if isinstance(joint.act, nn.Identity):
+            variance, mean = torch.var_mean(maps[numbers[index]].float(), dim=(0, 2, 3), correction=0)
+            joint.bn.weight.copy_(variance.sqrt())
+            joint.bn.bias.copy_(mean)
