@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 __all__ = [
-    "Accelerator", "Bits", "BitsAsTrained", "ClipNorm", "CommandConfig", "CropMin", "DataSet", "Device", "Devices", "Flat",
-    "Flip", "ImageFolders", "Latency", "LatencyOf", "LeastConfidence", "Log", "Minutes", "OnBadData", "Paths", "Precision",
+    "Accelerator", "Bits", "BitsAsTrained", "ClipNorm", "CommandConfig", "CropMin", "DataSet", "DataSets", "Device",
+    "Devices", "Flat", "Flip", "ImageFolders", "Latency", "LatencyOf", "LeastConfidence", "Log", "Minutes", "OnBadData", "Paths", "Precision",
     "Resume", "Warmup", "WeightDecay", "split_commas",
 ]  # fmt: skip
 
@@ -72,6 +72,15 @@ def _as_texts(value: Any) -> Any:
     return (str(value),) if isinstance(value, str | Path) else tuple(str(item) for item in value or ())
 
 
+def _several(value: Any) -> Any:
+    return None if value is None else _as_texts(value)
+
+
+DataSets: TypeAlias = Annotated[
+    tuple[str, ...] | None,
+    BeforeValidator(_several),
+    Field(description="Data set in any known format (COCO, YOLO, VOC, …): folder or file. Several are trained on as one."),
+]
 Paths: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_as_texts)]
 ImageFolders: TypeAlias = Annotated[Paths, Field(description="Folders of images, including subfolders, or data sets.")]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, model_validator
 
 from nextdetr.config_base import (
     Accelerator,
@@ -13,7 +13,7 @@ from nextdetr.config_base import (
     ClipNorm,
     CommandConfig,
     CropMin,
-    DataSet,
+    DataSets,
     Device,
     Devices,
     Flat,
@@ -48,7 +48,7 @@ class TrainConfig(CommandConfig):
         }
     )  # fmt: skip
 
-    data: DataSet = None
+    data: DataSets = None
     model: str = Field("nextdetr-atto", description="Name, model YAML or checkpoint to start from.")
     weights: Path | None = Field(None, description="Detector weights to start from: file or name.")
     backbone_weights: Path | None = Field(None, description="Backbone weights to start from: file, folder or name.")
@@ -177,6 +177,10 @@ class TrainConfig(CommandConfig):
     val_every: int | None = Field(
         None, ge=1, description="Epochs between validations (default: chosen so that they take a tenth of the time)."
     )
+
+    @field_serializer("data")
+    def _one_as_text(self, data: tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        return data[0] if data is not None and len(data) == 1 else data
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -116,11 +117,14 @@ class Detector(Predicting):
         """Class names, in the order of the model's indices."""
         return self.opened.classes
 
-    def train(self, data: str | Path | None = None, *, quiet: bool = False, **settings: Any) -> TrainResult:
+    def train(
+        self, data: str | Path | Sequence[str | Path] | None = None, *, quiet: bool = False, **settings: Any
+    ) -> TrainResult:
         """Train on a data set; afterwards this detector has the best weights of the run.
 
         Args:
-            data: a data set of any format that ``docs/reference/data-formats.md`` has: its folder or file.
+            data: a data set of any format that ``docs/reference/data-formats.md`` has, its folder or file; or a list of
+                several, which are trained on as one.
             quiet: show no progress on standard error.
             settings: the options of ``nextdetr train`` as keywords (``epochs``, ``minutes``, ``image_size``, …).
 
@@ -136,7 +140,7 @@ class Detector(Predicting):
             start = {name: value for name, value in self._start.items() if value}
             values = {"model": self.source, **start, **settings}
         if data is not None:
-            values["data"] = str(data)
+            values["data"] = data
         if self.device is not None and not {"device", "accelerator", "devices"} & set(settings):
             values["device"] = self.device
         result = train(build_config(TrainConfig, values), quiet=quiet, meter=exported_meter)

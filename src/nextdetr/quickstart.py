@@ -122,10 +122,10 @@ def _train(
     from nextdetr.engine.train import train
 
     if resume:
-        settings = TrainConfig(resume=output, data=str(data))
+        settings = TrainConfig(resume=output, data=(str(data),))
     else:
         settings = TrainConfig(
-            data=str(data), model=MODEL, epochs=EPOCHS, image_size=IMAGE_SIZE, batch_size=BATCH_SIZE,
+            data=(str(data),), model=MODEL, epochs=EPOCHS, image_size=IMAGE_SIZE, batch_size=BATCH_SIZE,
             strong_until=0.0, seed=config.seed, output=output, start="none",
         )  # fmt: skip
     limit = f"at most {config.minutes:g} minute{'s' * (config.minutes != 1)}"

@@ -42,7 +42,7 @@ def test_cells_on_a_laptop():
     assert (config.minutes, config.learning_rate, config.workers, config.cache) == (None, 8e-4, 1, "full")
     assert (config.augmentation, config.flip_horizontal, config.backbone_rate_factor) == ("mild", True, 1.0)
     assert (config.mosaic, config.mixup, config.copy_paste) == (0, 0, 0)
-    assert config.data == "cells"
+    assert config.data == ("cells",)
     assert 4 <= len(recipe.text.splitlines()) <= 10
     for words in ("--model nextdetr-atto", "--image-size 320", "--batch-size 8", "--epochs 73", "--cache full"):
         assert words in recipe.text

@@ -49,6 +49,8 @@ def open_dataset_yaml(path: Path, formats: Mapping[str, Format]) -> dict[str, Sp
         DataError: it has an error; the message names the key.
     """
     content = parse_yaml(path)
+    if content["format"] == "joined":
+        raise DataError(f"{path}: it joins data sets, which is not possible here: name one of those that it lists.")
     if not isinstance(content["format"], str) or content["format"] not in formats:
         *most, last = dict.fromkeys((*_WITH_SPLITS, *formats))
         raise DataError(f"{path}: format is {content['format']!r}; it must be {', '.join(most)} or {last}.")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from nextdetr.data.coco import read_coco
+from nextdetr.data.joined import DataSets, sets_of
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import other_images
 from nextdetr.errors import DataError
@@ -15,29 +16,28 @@ __all__ = ["coco_identity", "describe_identity"]
 
 
 def describe_identity(
-    path: str | Path, splits: Sequence[DetectionData], tell: Callable[[str], None] = lambda _: None
+    path: DataSets, splits: Sequence[DetectionData], tell: Callable[[str], None] = lambda _: None
 ) -> Identity:
     """Return a data set's own ids of its classes and images.
 
     The images of all splits are included, even of those not in ``splits``, if the files have ids at all (COCO) and any id
-    differs from the number in the image's name.
+    differs from the number in the image's name. Of several data sets, only the ids of the classes are kept.
 
     Args:
-        path: the data set, as for ``load_data``.
+        path: the data set, or several, as for ``load_data``.
         splits: the splits that were read, the training split first.
         tell: called with a message if ids cannot be stored.
     """
-    root = Path(path).expanduser()
-    root = root if root.is_dir() else root.parent
     found = [(record.path, record.image_id) for data in splits if data.own_ids for record in data.records]
     if all(is_number_in_name(file, image_id) for file, image_id in found):
         return Identity(tuple(splits[0].category_ids))
-    for split, read in other_images(path, [data.split for data in splits]):
+    (root,) = sets_of(path)
+    for split, read in other_images(root, [data.split for data in splits]):
         try:
             found += read()
         except DataError as error:
             tell(f"the image ids of the split {split} are not known: {error}")
-    identity = Identity(tuple(splits[0].category_ids), _names(found, root))
+    identity = Identity(tuple(splits[0].category_ids), _names(found, root if root.is_dir() else root.parent))
     if "image_ids" not in identity.to_metadata():
         tell(
             f"the ids of the {len(identity.image_ids):,} images would take more than {LONGEST_MAP >> 20} MiB, so the "

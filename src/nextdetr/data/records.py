@@ -73,6 +73,7 @@ class DetectionData:
         own_ids: whether ``image_id`` is an id from the files, as in COCO, rather than a name.
         reading: how its images are read.
         recognised: one line: the format of its path and the evidence ("voc: Annotations/, JPEGImages/").
+        notes: sentences for the user on how several data sets became one; empty for a single one.
     """
 
     name: str
@@ -84,6 +85,7 @@ class DetectionData:
     own_ids: bool = False
     reading: Reading = AS_EVER
     recognised: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def read_as(recognised: str) -> str:

@@ -12,6 +12,7 @@ from typing import Literal
 from nextdetr.data.check import finish
 from nextdetr.data.folders import YAML_NAMES
 from nextdetr.data.formats import Source, open_source
+from nextdetr.data.joined import DataSets, join, sets_of, sets_text
 from nextdetr.data.objects import split_called
 from nextdetr.data.raw import RawSplit
 from nextdetr.data.recognise import SplitReader
@@ -24,7 +25,7 @@ _ORDER = ("train", "val", "test")
 
 
 def load_data(
-    path: str | Path,
+    path: DataSets,
     split: str,
     *,
     classes: Sequence[str] | None = None,
@@ -33,10 +34,10 @@ def load_data(
     min_confidence: float | None = None,
     advice: Callable[[Sequence[str]], str] | None = None,
 ) -> DetectionData:
-    """Read and check one split of a data set.
+    """Read and check one split of a data set, or of several as one; see ``joined.join``.
 
     Args:
-        path: a folder or a file of one of the ``formats.FORMATS``.
+        path: a folder or a file of one of the ``formats.FORMATS``, several of them, or a YAML that lists several.
         split: ``train``, ``val``, ``test`` or another split of the data set; ``val`` also finds ``valid`` and ``val2017``.
         classes: names in the order of a model's indices; the data set's own are matched by name, and objects of other
             classes are dropped and reported. None uses the data set's classes in its order.
@@ -49,21 +50,27 @@ def load_data(
         DataError: there is no such data set or split, an essential file cannot be read, no image can be used, none of
             ``classes`` is there, or ``on_bad_data`` is "error" and there is a problem.
     """
-    path = Path(path).expanduser()
-    try:
-        source = open_source(path)
-        raw = _find_split(source, split, path, advice)(classes)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    data = finish(
-        raw, name=source.name, split=split, on_bad_data=on_bad_data, check_images=check_images,
-        min_confidence=min_confidence,
-    )  # fmt: skip
-    return replace(data, recognised=source.recognised)
+    sets = sets_of(path)
+    there = sets if len(sets) == 1 else [each for each in sets if _plain(split) in map(_plain, _split_names(each))]
+    if not there:
+        raise _no_split(sets_text(path), split, available_splits(path), advice)
+    parts = []
+    for each in there:
+        try:
+            source = open_source(each)
+            raw = _find_split(source, split, each, advice)(classes)
+        except OSError as error:
+            raise _unreadable(each, error) from error
+        data = finish(
+            raw, name=source.name, split=split, on_bad_data=on_bad_data, check_images=check_images,
+            min_confidence=min_confidence,
+        )  # fmt: skip
+        parts.append(replace(data, recognised=source.recognised))
+    return parts[0] if len(sets) == 1 else join(parts, [str(each) for each in there], classes)
 
 
 def read_raw(path: str | Path, split: str) -> RawSplit:
-    """Return a split as in its files, before any check.
+    """Return a split as in its files, before any check; not of several data sets.
 
     Raises:
         DataError: see ``load_data``.
@@ -94,23 +101,29 @@ def other_images(path: str | Path, known: Sequence[str]) -> list[tuple[str, Call
     return [(split, partial(images, reader)) for split, reader in others.items()]
 
 
-def available_splits(path: str | Path) -> list[str]:
-    """Return the names of the splits that ``load_data`` finds in a data set: train, val and test first.
+def available_splits(path: DataSets) -> list[str]:
+    """Return the names of the splits that ``load_data`` finds: train, val and test first.
 
     Raises:
         DataError: there is no such data set, or its YAML cannot be read.
     """
-    path = Path(path).expanduser()
-    try:
-        names = list(open_source(path).readers)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    plain = [_plain(name) for name in names]
-    shown = [short if plain.count(short) == 1 else name for name, short in zip(names, plain, strict=True)]
+    shown = set()
+    for each in sets_of(path):
+        names = _split_names(each)
+        plain = [_plain(name) for name in names]
+        shown |= {short if plain.count(short) == 1 else name for name, short in zip(names, plain, strict=True)}
     return sorted(shown, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
 
 
-def require_splits(path: str | Path) -> bool:
+def _split_names(path: Path) -> list[str]:
+    """Return the names of the splits of one data set, as it spells them."""
+    try:
+        return list(open_source(path).readers)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def require_splits(path: DataSets) -> bool:
     """Check that a data set has a training split, and return whether it has one to choose the best weights.
 
     Without the latter, ``split.split_off`` makes one.
@@ -121,13 +134,13 @@ def require_splits(path: str | Path) -> bool:
     there = available_splits(path)
     if not there:
         raise DataError(
-            f"{path}: no split is named, and training needs train, to learn from, and val, to choose the best weights by. "
+            f"{sets_text(path)}: no split is named, and training needs train, to learn from, and val, to choose the best weights by. "
             "Write where the images of each are."
         )
     plain = {_plain(name) for name in there}
     if "train" not in plain:
         raise DataError(
-            f"{path}: training needs the split train, to learn from; there is none, but {', '.join(there)}. Name one of "
+            f"{sets_text(path)}: training needs the split train, to learn from; there is none, but {', '.join(there)}. Name one of "
             "them train."
         )
     return "val" in plain
@@ -155,7 +168,7 @@ def is_unfinished(path: str | Path) -> bool:
         DataError: see ``is_data_set``.
     """
     path = Path(path).expanduser()
-    if not path.is_dir() or not is_data_set(path):
+    if not path.is_dir() or not is_data_set(path) or sets_of(path) != [path]:
         return False
     source = open_source(path)
     return source.unfinished and [_plain(split) for split in source.readers] == ["train"]
@@ -182,6 +195,11 @@ def _find_split(
         return source.readers[alike[0]]
     if alike:
         raise DataError(f"{path}: the split {split} may be any of {', '.join(alike)}: choose one of these.")
-    there = available_splits(path)
+    raise _no_split(str(path), split, available_splits(path), advice)
+
+
+def _no_split(
+    shown: str, split: str, there: Sequence[str], advice: Callable[[Sequence[str]], str] | None
+) -> DataError:
     told = f" {advice(there)}" if there and advice is not None else ""
-    raise DataError(f"{path}: there is no split {split}; available: {', '.join(there) or 'none'}.{told}")
+    return DataError(f"{shown}: there is no split {split}; available: {', '.join(there) or 'none'}.{told}")

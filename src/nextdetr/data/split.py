@@ -13,13 +13,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nextdetr.data.duplicates import Groups, find_duplicates
+from nextdetr.data.joined import DataSets, sets_text
 from nextdetr.data.near_copies import small_pictures
 from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
@@ -86,7 +86,7 @@ def split_off(data: DetectionData, share: float, seed: int) -> SplitOff:
 
 
 def load_split_off(
-    path: str | Path,
+    path: DataSets,
     split: str,
     share: float,
     seed: int,
@@ -100,9 +100,9 @@ def load_split_off(
         DataError: see ``load_data``; or the data set has a ``val``, or ``split`` is another one.
     """
     if require_splits(path):
-        raise DataError(f"{path}: it has a val of its own; leave --split-off out.")
+        raise DataError(f"{sets_text(path)}: it has a val of its own; leave --split-off out.")
     if split not in ("train", "val"):
-        raise DataError(f"{path}: --split-off makes a val of train, and no {split}; leave it out.")
+        raise DataError(f"{sets_text(path)}: --split-off makes a val of train, and no {split}; leave it out.")
     parts = split_off(load_data(path, "train", classes=classes, on_bad_data=on_bad_data), share, seed)
     return parts.val if split == "val" else parts.train
 
@@ -143,7 +143,7 @@ class SetAside:
         return found if 0 < found.share < 1 and found.seed >= 0 else None
 
     def load(
-        self, path: str | Path, *, classes: Sequence[str] | None = None, on_bad_data: Literal["warn", "error"] = "warn"
+        self, path: DataSets, *, classes: Sequence[str] | None = None, on_bad_data: Literal["warn", "error"] = "warn"
     ) -> DetectionData:
         """Read the images that were set aside from a data set without ``val``.
 
@@ -154,16 +154,17 @@ class SetAside:
         val = split_off(train, self.share, self.seed).val
         if _digest(val) != self.images:
             raise DataError(
-                f"{path}: there is no split val, and it is not what the detector was trained on, or has changed since, so "
+                f"{sets_text(path)}: there is no split val, and it is not what the detector was trained on, or has changed since, so "
                 "the images that training set aside are not known. The run's val.txt lists them: write val with "
-                "include: val.txt into a dataset YAML, or name another split with --split."
+                "include: val.txt into a dataset YAML, or name another split with --split. A run on several data sets has a "
+                "data.yaml that lists them."
             )
         count = f"{len(val.records):,} of {plural(len(train.records), 'image')}"
         return replace(val, recognised=f"{val.recognised}; no val, so the {count} that training set aside")
 
 
 def load_scored(
-    path: str | Path,
+    path: DataSets,
     split: str,
     metadata: Mapping[str, str],
     *,

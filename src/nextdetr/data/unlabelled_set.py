@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nextdetr.data.check import summarize_problems
+from nextdetr.data.joined import DataSets
 from nextdetr.data.leak import same_files
 from nextdetr.data.near_copies import near_copies, small_pictures
 from nextdetr.data.raw import plural
@@ -35,7 +36,7 @@ class UnlabelledSet:
     lines: list[str]
 
 
-def find_more(sources: Sequence[str], data: str, train: DetectionData, val: DetectionData) -> UnlabelledSet:
+def find_more(sources: Sequence[str], data: DataSets, train: DetectionData, val: DetectionData) -> UnlabelledSet:
     """List the images of ``sources`` that are in no split of a data set, neither as identical files nor as near copies.
 
     Near copies are resized, brightened or re-encoded images, or frames of one video with little motion (see
@@ -44,7 +45,7 @@ def find_more(sources: Sequence[str], data: str, train: DetectionData, val: Dete
 
     Args:
         sources: as for ``find_unlabelled``.
-        data: the data set.
+        data: the data set, or several.
         train: training split as read by the training.
         val: validation split likewise; may be part of ``train`` that was set aside.
 
@@ -74,7 +75,7 @@ def find_more(sources: Sequence[str], data: str, train: DetectionData, val: Dete
     )
 
 
-def _splits(data: str, train: DetectionData, val: DetectionData) -> tuple[dict[str, list[ImageRecord]], list[str]]:
+def _splits(data: DataSets, train: DetectionData, val: DetectionData) -> tuple[dict[str, list[ImageRecord]], list[str]]:
     """Return the images of every split, those used for scores first, and what could not be read."""
     splits, lines = {"val": list(val.records)}, []
     for name in available_splits(data):

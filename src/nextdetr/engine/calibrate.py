@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from nextdetr.confidence import CALIBRATION, Calibrated, thresholds_split
 from nextdetr.config import CalibrateConfig, ValConfig
+from nextdetr.data.joined import name_of
 from nextdetr.data.leak import same_files
 from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.engine.log import Display
-from nextdetr.engine.setup import data_name
 from nextdetr.engine.validate import Examined, examine
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference.exported import OpenedExport
@@ -131,7 +131,7 @@ def _read(opened: OpenedModel, config: CalibrateConfig) -> tuple[DetectionData, 
     """
     assert config.data is not None
     there = available_splits(config.data)
-    own = data_name(config) == opened.metadata.get("data")
+    own = name_of(str(config.data)) == opened.metadata.get("data")
     if own:
         chosen = {thresholds_split(opened.metadata): "the thresholds were chosen on it"} | CHOSEN_BY
         if config.split in chosen:
@@ -149,7 +149,7 @@ def _read(opened: OpenedModel, config: CalibrateConfig) -> tuple[DetectionData, 
         if opened.metadata.get("data", "none") != "none":
             logger.warning(
                 "%s was trained on %s: the bound on %s holds only if no image of it chose its weights or thresholds.",
-                opened.source, opened.metadata["data"], data_name(config),
+                opened.source, opened.metadata["data"], name_of(str(config.data)),
             )  # fmt: skip
         return data, None
     others = {
@@ -206,7 +206,7 @@ def _vectors(
 def _store(opened: OpenedModel, config: CalibrateConfig, found: Threshold, familiarity: Familiarity | None) -> None:
     assert found.threshold is not None
     entry = Calibrated(
-        found.threshold, config.recall, round(found.bound, 6), config.iou, found.images, data_name(config), config.split,
+        found.threshold, config.recall, round(found.bound, 6), config.iou, found.images, name_of(str(config.data)), config.split,
         opened.image_size, familiarity is not None,
     )  # fmt: skip
     fresh = open_model(opened.source)  # as stored, not as it ran

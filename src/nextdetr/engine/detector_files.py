@@ -9,8 +9,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from nextdetr.confidence import Thresholds, thresholds_metadata
+from nextdetr.data.joined import name_of
 from nextdetr.engine.batch_picture import draw_batch
-from nextdetr.engine.setup import Run, data_name
+from nextdetr.engine.setup import Run
 from nextdetr.engine.splits import set_aside_metadata
 from nextdetr.files import atomic_write, optional_file
 from nextdetr.inference.opened import bits_metadata
@@ -40,10 +41,11 @@ class DetectorFiles:
         """Write the averaged weights, with their scores and thresholds, if any."""
         run, (licence, source) = self.run, self.run.started_from
         assert run.config.image_size is not None
+        assert run.config.data is not None
         save_detector(
             run.directory / name, self.average.state_dict(), model_text=run.model.text, classes=run.train_data.classes,
             image_size=run.config.image_size, metrics=dict(metrics), weights_licence=licence, source_weights=source,
-            data=data_name(run.config), extra=self._origin | thresholds_metadata(thresholds.values, thresholds.f1),
+            data=name_of(run.config.data), extra=self._origin | thresholds_metadata(thresholds.values, thresholds.f1),
         )  # fmt: skip
 
     @cached_property

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nextdetr.confidence import THRESHOLDS, Thresholds, barely_trained, stored_thresholds, thresholds_metadata
 from nextdetr.config import ReportConfig, TrainConfig, ValConfig
+from nextdetr.data.joined import sets_text
 from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
 from nextdetr.engine.curves import plot_curves
@@ -180,7 +181,7 @@ def training_report(
 
     opened = open_model(checkpoint)
     if scored is None:
-        asked = ValConfig(data=config.data, batch_size=config.batch_size, device=str(device))
+        asked = ValConfig(data=sets_text(config.data or ""), batch_size=config.batch_size, device=str(device))
         examined = examine(opened, asked, quiet=True, data=data)
         scored = examined.evaluator, examined.result
     if config.report:

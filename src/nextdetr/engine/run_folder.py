@@ -13,7 +13,7 @@ from nextdetr.files import exclusive, make_directory, missing_folders, new_direc
 __all__ = ["open_directory"]
 
 #: What is written before the first step; a folder with nothing else holds no run.
-BEGINNINGS = frozenset((".lock", "config.yaml", "val.txt"))
+BEGINNINGS = frozenset((".lock", "config.yaml", "data.yaml", "val.txt"))
 
 
 def open_directory(output: Path | None, default: Path, resume: Path | None, held: ExitStack) -> Path:

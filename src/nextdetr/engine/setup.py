@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 import torch
 from lightning_fabric import Fabric
 
-from nextdetr.config import CalibrateConfig, TrainConfig
+from nextdetr.config import TrainConfig
 from nextdetr.config_file import read_config_file
 from nextdetr.data.identity import describe_identity
+from nextdetr.data.joined import joined_yaml, name_of, sets_of
 from nextdetr.data.records import DetectionData
 from nextdetr.data.unlabelled_set import find_more
 from nextdetr.engine.fine_tune import FineTuning, plan_fine_tuning
@@ -34,7 +35,7 @@ from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.engine.teacher import Teacher, open_teacher
 from nextdetr.errors import ConfigError
-from nextdetr.files import detector_name
+from nextdetr.files import detector_name, write_text_atomic
 from nextdetr.identity import Identity
 from nextdetr.inference.opened import stored_bits
 from nextdetr.inference.times import Meter, Times
@@ -126,15 +127,9 @@ def _bits(model: str) -> int:
 
 def default_output(config: TrainConfig) -> Path:
     """Name a run after its model and data; a checkpoint that has its file's usual name after the run that wrote it."""
-    name = Path(str(config.data)).stem
-    data = name if name.strip(".") else data_name(config)  # "." has no name
-    return Path("runs") / f"{detector_name(config.model)}-{data}"
-
-
-def data_name(config: TrainConfig | CalibrateConfig) -> str:
-    """Return the name of the data set without its path: its folder's or its YAML's."""
-    path = Path(str(config.data))
-    return path.resolve().parent.name if path.stem == "data" and path.suffix else path.resolve().stem
+    stems = [(data, Path(data).stem) for data in config.data or ()]
+    names = [stem if stem.strip(".") else name_of(data) for data, stem in stems]  # "." has no name
+    return Path("runs") / f"{detector_name(config.model)}-{'+'.join(names)}"
 
 
 def run_directory(config: TrainConfig, held: ExitStack) -> Path:
@@ -200,7 +195,8 @@ def prepare_unlabelled(
             f"the run {config.resume} has no unlabelled images; leave --unlabelled out, or start a new run from its "
             f"weights with --model {config.resume / 'best.safetensors'}."
         )
-    found = find_more(config.unlabelled, str(config.data), splits.train, splits.val)
+    assert config.data is not None
+    found = find_more(config.unlabelled, config.data, splits.train, splits.val)
     for line in found.lines:
         tell(line)
     if not found.data.records:
@@ -298,6 +294,16 @@ def prepare_speed(
     return times, within
 
 
+def write_beginnings(config: TrainConfig, directory: Path, splits: Splits) -> None:
+    """Write what a run's folder says of its settings and data; also for a resumed run, whose length may have changed."""
+    assert config.data is not None
+    write_config(config, directory)
+    if len(sets_of(config.data)) > 1:
+        write_text_atomic(directory / "data.yaml", joined_yaml(config.data))
+    if splits.set_aside is not None:
+        write_set_aside(splits.val, config.data, directory)
+
+
 def prepare(
     config: TrainConfig, fabric: Fabric, tell: Callable[[str], None], held: ExitStack, meter: Meter | None = None
 ) -> Run:
@@ -348,15 +354,14 @@ def prepare(
     together = config.batch_size * config.accumulate * fabric.world_size
     contract = Contract(train_data.classes)
     if fabric.global_rank == 0:  # the others need only the classes
-        write_config(config, directory)  # also for a resumed run, whose length may have changed
-        if splits.set_aside is not None:
-            write_set_aside(val_data, str(config.data), directory)
+        write_beginnings(config, directory, splits)
         digest = "" if teacher is None else teacher.digest
         more = () if unlabelled is None else (unlabelled,)
         contract = Contract.of(train_data, val_data, *more, together=together, teacher=digest)
         for line in earlier.differences(contract) if earlier is not None else ():
             tell(line)
-    identity = describe_identity(str(config.data), [train_data, val_data], tell)
+    assert config.data is not None
+    identity = describe_identity(config.data, [train_data, val_data], tell)
     if config.latency is not None and times is None:
         times = times_of(config, model, meter)
     return Run(

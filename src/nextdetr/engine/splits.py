@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nextdetr.config import TrainConfig
 from nextdetr.data.check import require_boxes, summarize_problems
+from nextdetr.data.joined import DataSets, sets_of, sets_text
 from nextdetr.data.leak import shared_images
 from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData, read_as
@@ -46,15 +47,18 @@ def load_splits(config: TrainConfig, tell: Callable[[str], None], classes: Seque
         classes: classes of a run to resume.
     """
     assert config.data is not None
+    named = sets_text(config.data)
     read = partial(load_data, config.data, on_bad_data=config.on_bad_data, min_confidence=config.min_confidence)
-    if classes is not None and not Path(config.data).expanduser().exists():
-        raise DataError(f"{config.data}: the data set of the run no longer exists; if it has moved, name it with --data.")
+    gone = [] if classes is None else [path for path in sets_of(config.data) if not path.exists()]
+    if gone:
+        raise DataError(f"{gone[0]}: the data set of the run no longer exists; if it has moved, name it with --data.")
     aside = _set_aside(config)
     train_data = read("train")
     if classes is not None and config.resume is not None:
         reread = partial(read, "train", classes=classes)
-        train_data = check_classes(train_data, classes, config.data, config.resume, reread)
-    tell(read_as(train_data.recognised))
+        train_data = check_classes(train_data, classes, named, config.resume, reread)
+    for line in (read_as(train_data.recognised), *train_data.notes):
+        tell(line)
     if aside is None:
         val_data = read("val", classes=train_data.classes)
     else:
@@ -71,7 +75,7 @@ def load_splits(config: TrainConfig, tell: Callable[[str], None], classes: Seque
     reading = Reading(bits=config.bits or 16)
     train_data, val_data = replace(train_data, reading=reading), replace(val_data, reading=reading)
     if not train_data.classes:
-        raise DataError(f"{config.data}: no class is defined, so there is nothing to learn.")
+        raise DataError(f"{named}: no class is defined, so there is nothing to learn.")
     require_boxes(train_data)
     if not sum(int((~record.crowd).sum()) for record in val_data.records):
         tell("val has no box to find, so nothing can be scored; the last epoch counts as the best one")
@@ -95,7 +99,7 @@ def _set_aside(config: TrainConfig) -> float | None:
     assert config.data is not None
     has_val = require_splits(config.data)
     if has_val and config.split_off is not None and config.resume is None:
-        raise ConfigError(f"{config.data}: it has a val of its own; leave --split-off out.")
+        raise ConfigError(f"{sets_text(config.data)}: it has a val of its own; leave --split-off out.")
     return None if has_val and config.split_off is None else config.split_off or SET_ASIDE
 
 
@@ -106,10 +110,13 @@ def set_aside_metadata(config: TrainConfig, val: DetectionData) -> dict[str, str
     return SetAside.of(val, config.split_off, config.seed, config.min_confidence).to_metadata()
 
 
-def write_set_aside(data: DetectionData, source: str, directory: Path) -> None:
-    """Write the images that were set aside, by their paths in the data set ``source``, to the run's ``val.txt``."""
-    root = Path(source).expanduser()
+def write_set_aside(data: DetectionData, source: DataSets, directory: Path) -> None:
+    """Write the images that were set aside to the run's ``val.txt``.
+
+    They are named by their paths in the data set ``source``; by their whole paths, if it is several.
+    """
+    root, *others = sets_of(source)
     root = root if root.is_dir() else root.parent
-    paths = [record.path for record in data.records]
-    names = [(path.relative_to(root) if path.is_relative_to(root) else path).as_posix() for path in paths]
+    paths = [record.path.absolute() if others else record.path for record in data.records]
+    names = [(path.relative_to(root) if not others and path.is_relative_to(root) else path).as_posix() for path in paths]
     write_text_atomic(directory / "val.txt", "".join(f"{name}\n" for name in names))

@@ -183,6 +183,8 @@ def _name(directory: Path) -> str:
 
 def _plain(value: Any) -> Any:
     """A setting in a form that every tool accepts."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
     return path_text(value) if isinstance(value, str) else value
 
 

@@ -1,0 +1,157 @@
+"""Several data sets as one: those given together, or listed by a dataset YAML.
+
+```yaml
+format: joined
+sets: [photos, corrected]    # relative to this file
+```
+
+Classes are joined by name, and so are the splits: each consists of those of the sets that have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import yaml
+
+from nextdetr.data.folders import YAML_NAMES
+from nextdetr.data.leak import same_files
+from nextdetr.data.raw import parse_yaml, plural
+from nextdetr.data.records import DetectionData, ImageRecord
+from nextdetr.errors import DataError
+
+__all__ = ["JOINED", "DataSets", "join", "joined_yaml", "listed", "name_of", "sets_of", "sets_text"]
+
+#: One data set, several, or a YAML that lists several.
+DataSets: TypeAlias = str | Path | Sequence[str | Path]
+
+JOINED = "joined"  # the format of such a YAML
+
+
+def sets_of(data: DataSets) -> list[Path]:
+    """Return the path of each data set, each once, in order.
+
+    Raises:
+        DataError: a YAML with ``format: joined`` has an error.
+    """
+    paths = [Path(each).expanduser() for each in ([data] if isinstance(data, str | Path) else data)]
+    found = [inner for path in paths for inner in _members(path) or [path]]
+    if len(found) == 1:
+        return found
+    unique: dict[Path, Path] = {}
+    for path in found:
+        unique.setdefault(path.resolve(), path)
+    return list(unique.values())
+
+
+def sets_text(data: DataSets) -> str:
+    """Return data sets as the user named them, for messages."""
+    return str(data) if isinstance(data, str | Path) else listed([str(each) for each in data])
+
+
+def name_of(data: DataSets) -> str:
+    """Return the names of data sets without their paths: of a folder, of a YAML, or of the folder of a ``data.yaml``."""
+    return listed(
+        [path.resolve().parent.name if path.stem == "data" and path.suffix else path.resolve().stem for path in sets_of(data)]
+    )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return "a", "a and b" or "a, b and c"."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def joined_yaml(data: DataSets) -> str:
+    """Return the text of a YAML that lists data sets by their absolute paths."""
+    sets = [str(path.resolve() if ".." in path.parts else path.absolute()) for path in sets_of(data)]
+    return yaml.safe_dump({"format": JOINED, "sets": sets}, sort_keys=False, allow_unicode=True)
+
+
+def join(parts: Sequence[DetectionData], names: Sequence[str], classes: Sequence[str] | None = None) -> DetectionData:
+    """Return the same split of several data sets as one.
+
+    An image that is in several of them counts once, with the labels of the last one: corrections follow what they correct.
+    Image ids get the number of the set in front, and the files' own ids of images are given up.
+
+    Args:
+        parts: the split in each set, read with ``classes``.
+        names: their names for messages.
+        classes: names in the order of a model's indices; None for all of theirs, in the order in which they come first.
+
+    Returns:
+        The split; ``notes`` says which images and classes are only in some of the sets.
+    """
+    wanted = list(dict.fromkeys(name for part in parts for name in part.classes) if classes is None else classes)
+    index = {name: position for position, name in enumerate(wanted)}
+    records: list[ImageRecord] = []
+    notes: list[str] = []
+    for place, part in enumerate(parts):
+        later = [record for other in parts[place + 1 :] for record in other.records]
+        again = [path is not None for path in same_files(later, part.records)]
+        labels = np.array([index[name] for name in part.classes], dtype=np.int64)
+        records += [
+            replace(record, image_id=f"{place + 1}/{record.image_id}", labels=labels[record.labels])
+            for record, repeated in zip(part.records, again, strict=True) if not repeated
+        ]  # fmt: skip
+        if any(again):
+            many = sum(again) > 1
+            notes.append(
+                f"{plural(sum(again), 'image')} of {names[place]} {'are' if many else 'is'} also in "
+                f"{' or '.join(names[place + 1 :])}, whose labels are used for {'them' if many else 'it'}"
+            )
+    missing = {name: [c for c in wanted if c not in part.classes] for name, part in zip(names, parts, strict=True)}
+    if any(missing.values()):
+        notes.append(_missing_classes(missing))
+    first = parts[0]
+    return DetectionData(
+        listed(list(dict.fromkeys(part.name for part in parts))), first.split, wanted, _category_ids(parts, wanted), records,
+        [problem for part in parts for problem in part.problems], reading=first.reading,
+        recognised=listed([f"{part.recognised} ({name})" for name, part in zip(names, parts, strict=True)]),
+        notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _missing_classes(missing: Mapping[str, Sequence[str]]) -> str:
+    told = [
+        f"{name} has no {' or '.join(classes[:5])}{' or others' * (len(classes) > 5)}"
+        for name, classes in missing.items() if classes
+    ]  # fmt: skip
+    return (
+        f"Not every class is in every data set: {'; '.join(told)}. Such an object has no box there, so where an image shows "
+        "one, the detector learns that it is background: label it there too."
+    )
+
+
+def _category_ids(parts: Sequence[DetectionData], wanted: Sequence[str]) -> list[int | str]:
+    """Return the files' own id of each class, of the first set that has one; numbers from 0 if these clash."""
+    ids: dict[str, int | str] = {}
+    for part in parts:
+        for name, number in zip(part.classes, part.category_ids, strict=True):
+            if number != -1:
+                ids.setdefault(name, number)
+    clash = len(set(ids.values())) < len(ids)
+    return [position if clash else ids.get(name, -1) for position, name in enumerate(wanted)]
+
+
+def _members(path: Path) -> list[Path]:
+    """Return what a YAML with ``format: joined`` lists, or one in a folder; empty for anything else."""
+    try:
+        names: Iterable[Path] = [path / name for name in YAML_NAMES] if path.is_dir() else [path]
+        file = next((each for each in names if each.suffix in (".yaml", ".yml") and each.is_file()), None)
+        content = {} if file is None else parse_yaml(file)
+    except (DataError, OSError):  # said by whoever opens it as a data set
+        return []
+    if file is None or content.get("format") != JOINED:
+        return []
+    sets = content.get("sets")
+    if not isinstance(sets, list) or not sets or not all(isinstance(each, str) and each for each in sets):
+        raise DataError(f"{file}: sets must be a list of data sets, the paths of their folders or files.")
+    other = next((key for key in content if key not in ("format", "sets")), None)
+    if other is not None:
+        raise DataError(f"{file}: format joined takes sets, and no {other}: write that into a dataset YAML of the set.")
+    return [file.parent / Path(each).expanduser() for each in sets]
