@@ -101,8 +101,8 @@ def save_folder(
         repo_id=repo_id or "OWNER/NAME",
     )  # fmt: skip
     text = model_card(facts)  # first, since it may refuse the licence
-    # the names of the training images are private
-    extra = {key: value for key, value in extra_metadata(metadata).items() if key != "image_ids"}
+    # the names of the training images are private, and so is which images these are
+    extra = {key: value for key, value in extra_metadata(metadata).items() if key not in ("image_ids", "trained_on")}
     save_opened(
         target / MODEL_FILE, opened, metrics=facts.metrics, source_weights=facts.source_weights, data=facts.data,
         extra=extra,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,13 @@ import numpy as np
 
 from nextdetr.confidence import least_scores, read_thresholds
 from nextdetr.config import CompareConfig, build_config
+from nextdetr.data.objects import split_called
 from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
+from nextdetr.data.seen import is_seen, trained_on
+from nextdetr.data.sources import available_splits, load_data
 from nextdetr.engine.log import Display
-from nextdetr.engine.validate import Examined, examine
+from nextdetr.engine.validate import Examined, examine, load_split
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import path_text, write_text_atomic
 from nextdetr.inference.exported import OpenedExport, open_any
@@ -126,7 +129,11 @@ def compare_opened(
             f"{a.source} and {b.source} have different classes, so their AP means different things: only one has "
             f"{missing[0]!r}."
         )
-    sides = [_look(opened, config, quiet=quiet, describe=place == 0) for place, opened in enumerate((a, b))]
+    parts = [_unseen(opened, (a, b), config) for opened in (a, b)]
+    sides = [
+        _look(opened, config, part, quiet=quiet, describe=place == 0)
+        for place, (opened, part) in enumerate(zip((a, b), parts, strict=True))
+    ]
     data = sides[0].examined.data
     if [record.path for record in data.records] != [record.path for record in sides[1].examined.data.records]:
         raise DataError(f"{config.data}: the images changed during the comparison; run it again.")
@@ -156,8 +163,48 @@ def compare_opened(
     return result
 
 
-def _look(opened: OpenedModel | OpenedExport, config: CompareConfig, *, quiet: bool, describe: bool) -> _Side:
-    examined = examine(opened, config, quiet=quiet, describe=describe)
+def _unseen(
+    opened: OpenedModel | OpenedExport, both: Sequence[OpenedModel | OpenedExport], config: CompareConfig
+) -> DetectionData | None:
+    """Return the split with the classes of ``opened``, without the images that one of ``both`` was trained on.
+
+    Without a ``val``, these are what is left of ``train``. None if a detector's file does not say what it was trained on, or
+    the training images were asked for: then the split is used as it is.
+
+    Raises:
+        DataError: no image is left; or see ``load_scored``.
+    """
+    known = [trained_on(each.metadata) if each.trained else frozenset[bytes]() for each in both]
+    seen = [digests for digests in known if digests is not None]
+    if config.data is None or len(seen) < len(both) or split_called(config.split) == "train":
+        return None
+    there = available_splits(config.data)
+    no_val = config.split == "val" and config.split_off is None and "val" not in there and "train" in there
+    if no_val:
+        classes = opened.classes if opened.trained else None
+        data = load_data(config.data, "train", classes=classes, on_bad_data=config.on_bad_data)
+    else:
+        data = load_split(opened, config)
+    found = [is_seen(data.records, digests) for digests in seen]
+    kept = [record for record, *used in zip(data.records, *found, strict=True) if not any(used)]
+    lack = "there is no val, and " if no_val else ""
+    if not kept:
+        trained = " or ".join(each.source for each, used in zip(both, found, strict=True) if any(used))
+        raise DataError(
+            f"{config.data}: {lack}{trained} was trained on every image of {data.split}, so none is left to compare on: "
+            "label some new images, and name them with --data."
+        )
+    line = data.recognised
+    if no_val or len(kept) < len(data.records):
+        count = f"{len(kept):,} of {plural(len(data.records), 'image')}"
+        line += f"; {'no val, so ' * no_val}the {count} that neither detector was trained on"
+    return replace(data, split=config.split, records=kept, recognised=line)
+
+
+def _look(
+    opened: OpenedModel | OpenedExport, config: CompareConfig, part: DetectionData | None, *, quiet: bool, describe: bool
+) -> _Side:
+    examined = examine(opened, config, quiet=quiet, data=part, describe=describe)
     data, found = examined.data, examined.evaluator.state()
     classes = len(data.classes)
     matches = match(data.records, found, classes, order=examined.evaluator.order())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nextdetr.confidence import Thresholds, thresholds_metadata
 from nextdetr.data.joined import name_of
+from nextdetr.data.seen import trained_on_metadata
 from nextdetr.engine.batch_picture import draw_batch
 from nextdetr.engine.setup import Run
 from nextdetr.engine.splits import set_aside_metadata
@@ -50,11 +51,13 @@ class DetectorFiles:
 
     @cached_property
     def _origin(self) -> dict[str, str]:
-        """Metadata of a detector's file about its data set and teacher."""
+        """Metadata of a detector's file about its data set, its images and its teacher."""
         run = self.run
+        records = [*run.train_data.records, *(() if run.unlabelled is None else run.unlabelled.records)]
         data = run.identity.to_metadata() | set_aside_metadata(run.config, run.val_data)
         teacher = {} if run.teacher is None else run.teacher.to_metadata()
-        return data | bits_metadata(run.train_data.reading.bits) | teacher
+        seen = {} if run.trained_before is None else trained_on_metadata(records, run.trained_before)
+        return data | seen | bits_metadata(run.train_data.reading.bits) | teacher
 
     def draw(self, images: Tensor, targets: Sequence[Target], name: str) -> None:
         """Draw a batch [B, 3, S, S] with its boxes into ``pictures/name``."""

@@ -8,9 +8,7 @@ differences are reported, and the run continues with them.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +16,7 @@ from typing import Any, TypeVar
 from nextdetr.config import CommandConfig, build_config
 from nextdetr.config_file import dump_config, merge_settings, read_config_file
 from nextdetr.data.records import DetectionData, ImageRecord
+from nextdetr.data.seen import file_digests
 from nextdetr.engine.state import from_file
 from nextdetr.errors import ConfigError, DataError, WeightsError
 from nextdetr.files import write_text_atomic
@@ -44,7 +43,6 @@ RESUMABLE = {
 PATHS = (
     "data", "images", "unlabelled", "model", "weights", "backbone_weights", "teacher", "detector", "latency_of", "output",
 )  # fmt: skip
-TAIL = 4096  # bytes at the end of an image file that are hashed
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,24 +216,8 @@ def check_teacher(source: Path | None, digest: str, earlier: Contract, run: Path
 
 
 def describe_images(records: Sequence[ImageRecord]) -> str:
-    """Return a digest of image files in order, by content: the size of each file and its last 4,096 bytes.
-
-    A set that was moved or copied has the same digest, and gigabytes need not be read. In all compressed formats, the last
-    bytes of two different images of equal size differ.
-    """
-    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1)) as pool:
-        parts = list(pool.map(_describe_file, (record.path for record in records)))
-    return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
-
-
-def _describe_file(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL))
-            return hashlib.blake2b(b"%d:" % size + file.read(), digest_size=16).digest()
-    except OSError:  # deleted since the check; training will report it
-        return bytes(16)
+    """Return a digest of image files in order, by content; see ``file_digests``."""
+    return hashlib.blake2b(b"".join(file_digests(records)), digest_size=16).hexdigest()
 
 
 def _describe_boxes(data: DetectionData) -> str:

@@ -16,6 +16,7 @@ from nextdetr.config_file import read_config_file
 from nextdetr.data.identity import describe_identity
 from nextdetr.data.joined import joined_yaml, name_of, sets_of
 from nextdetr.data.records import DetectionData
+from nextdetr.data.seen import trained_on
 from nextdetr.data.unlabelled_set import find_more
 from nextdetr.engine.fine_tune import FineTuning, plan_fine_tuning
 from nextdetr.engine.latency import affordable_size, check_contract, times_of
@@ -46,6 +47,7 @@ from nextdetr.weights.checkpoint import OpenedModel, read_detector_metadata
 from nextdetr.weights.load import open_weights
 from nextdetr.weights.remote import is_name
 from nextdetr.weights.start import resolve_model, start_model
+from nextdetr.weights.tensorfile import read_metadata
 
 __all__ = [
     "Run",
@@ -76,6 +78,7 @@ class Run:
         times: timings of the model's settings, with ``latency``; first process only.
         teacher: the teacher, if any.
         unlabelled: unlabelled images to learn from, if any.
+        trained_before: see :func:`trained_before`; first process only.
     """
 
     config: TrainConfig
@@ -91,6 +94,7 @@ class Run:
     times: Times | None = None
     teacher: Teacher | None = None
     unlabelled: DetectionData | None = None
+    trained_before: frozenset[bytes] | None = None
 
 
 def resolve_config(config: TrainConfig) -> TrainConfig:
@@ -236,14 +240,30 @@ def fill_in(
 
 def _tuning(config: TrainConfig, classes: Sequence[str]) -> FineTuning | None:
     """Decide how to start from the run's detector weights, or its model's own; None without any."""
-    weights: str | Path | None = config.weights
-    if weights is None and config.model not in available_models():
-        model = str(resolve_model(config.model))
-        weights = model if model.endswith(".safetensors") else None
+    weights = start_weights(config)
     if weights is None:
         return None
     identity = open_weights(weights)[1]
     return None if identity.is_backbone else plan_fine_tuning(classes, identity, config.model)
+
+
+def start_weights(config: TrainConfig) -> str | Path | None:
+    """Return the detector weights that a run starts from: those given, or its model's own; None without any."""
+    if config.weights is not None or config.model in available_models():
+        return config.weights
+    model = str(resolve_model(config.model))
+    return model if model.endswith(".safetensors") else None
+
+
+def trained_before(config: TrainConfig, written: Path) -> frozenset[bytes] | None:
+    """Return which images a run's weights were trained on before it starts, or continues with the file ``written``.
+
+    Empty unless the weights are a detector of ours that learnt from labels; None if its file does not say.
+    """
+    weights = written if config.resume is not None else start_weights(config)
+    file = Path() if weights is None else Path(weights).expanduser()
+    metadata = read_metadata(file) if file.suffix == ".safetensors" and file.is_file() else {}
+    return trained_on(metadata) if "model" in metadata and "kind" not in metadata else frozenset()
 
 
 def resumed_model(
@@ -353,7 +373,9 @@ def prepare(
         model, config, started_from = prepare_model(config, train_data.classes, tell)
     together = config.batch_size * config.accumulate * fabric.world_size
     contract = Contract(train_data.classes)
+    before: frozenset[bytes] | None = None
     if fabric.global_rank == 0:  # the others need only the classes
+        before = trained_before(config, written)
         write_beginnings(config, directory, splits)
         digest = "" if teacher is None else teacher.digest
         more = () if unlabelled is None else (unlabelled,)
@@ -366,5 +388,5 @@ def prepare(
         times = times_of(config, model, meter)
     return Run(
         config, directory, train_data, val_data, model, cursor, state, contract, started_from, identity, times, teacher,
-        unlabelled,
+        unlabelled, before,
     )  # fmt: skip

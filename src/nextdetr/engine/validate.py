@@ -19,7 +19,7 @@ from nextdetr.inference.opened import settle
 if TYPE_CHECKING:
     from nextdetr.weights.checkpoint import OpenedModel
 
-__all__ = ["Examined", "ValResult", "examine", "score_detector"]
+__all__ = ["Examined", "ValResult", "examine", "load_split", "score_detector"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class ValResult:
         return title + every + html_table(("class", "AP", "AP50", "boxes"), classes, most=100)
 
 
-def _load(opened: OpenedModel | OpenedExport, config: ValConfig, can_split_off: bool) -> DetectionData:
+def load_split(opened: OpenedModel | OpenedExport, config: ValConfig, *, can_split_off: bool = True) -> DetectionData:
     """Read the split to score; without a ``val``, the images that the detector's training set aside."""
     assert config.data is not None
     classes = opened.classes if opened.trained else None
@@ -137,7 +137,7 @@ def examine(
         latency_of=config.latency_of,
     )  # fmt: skip
     if data is None:
-        data = _load(opened, config, can_split_off)
+        data = load_split(opened, config, can_split_off=can_split_off)
     data = replace(data, reading=settled.reading)
     evaluator = CocoEvaluator(data)
     with Display(enabled=not quiet) as display:

@@ -1,0 +1,139 @@
+"""Detectors know which images they were trained on, and are compared on others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from nextdetr import Detector
+from nextdetr.cli.main import run
+from nextdetr.config import TrainConfig
+from nextdetr.data.seen import TRAINED_ON, file_digests, is_seen, trained_on, trained_on_metadata
+from nextdetr.data.sources import load_data
+from nextdetr.engine.train import train
+from nextdetr.inference.header import read_metadata
+from nextdetr.weights.checkpoint import open_model, save_opened
+from tests.helpers import squares, tiny_model
+
+
+def without_val(folder, **options):
+    squares(folder, **options)
+    (folder / "annotations" / "instances_val.json").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A data set, the same without val, and a model."""
+    folder = tmp_path_factory.mktemp("seen")
+    squares(folder / "data")
+    without_val(folder / "no_val")
+    tiny_model(folder)
+    return folder
+
+
+def saved(place, path, records, **options):
+    extra = {} if records is None else trained_on_metadata(records)
+    return save_opened(path, open_model(place / "tiny.yaml"), classes=["square", "bar"], extra=extra, **options)
+
+
+def compared(capsys, a, b, data, *options):
+    code = run(["compare", str(a), str(b), "--data", str(data), "--resamples", "100", "--json", *options])
+    out, err = capsys.readouterr()
+    return code, json.loads(out), " ".join(err.split())
+
+
+def test_what_is_stored_is_read_again(place, tmp_path):
+    records = load_data(place / "data", "train").records
+    metadata = trained_on_metadata(records)
+    assert len(metadata[TRAINED_ON]) == 8 * 6
+    known = trained_on(metadata)
+    assert is_seen(records, known) == [True] * 6
+    assert is_seen(load_data(place / "data", "val").records, known) == [False] * 6
+    shutil.copytree(place / "data", tmp_path / "copy")
+    assert is_seen(load_data(tmp_path / "copy", "train").records, known) == [True] * 6
+    assert trained_on(trained_on_metadata([], known)) == known
+    assert len(set(file_digests(records))) == 6
+    for text in ("%", "AAAA", "Ä"):
+        assert trained_on({TRAINED_ON: text}) is None
+    assert trained_on({}) is None
+    assert trained_on({TRAINED_ON: ""}) == frozenset()
+
+
+def test_without_val_they_are_compared_on_what_neither_was_trained_on(place, tmp_path, capsys):
+    records = load_data(place / "no_val", "train").records
+    a = saved(place, tmp_path / "a.safetensors", records[:4])
+    b = saved(place, tmp_path / "b.safetensors", load_data(place / "data", "val").records)
+    code, result, told = compared(capsys, a, b, place / "no_val")
+    assert (code, result["images"], result["split"]) == (0, 2, "val")
+    assert "; no val, so the 2 of 6 images that neither detector was trained on" in told
+    b = saved(place, tmp_path / "b.safetensors", records[3:5])
+    assert compared(capsys, a, b, place / "no_val")[1]["images"] == 1
+    b = saved(place, tmp_path / "b.safetensors", records[3:])
+    code, result, _ = compared(capsys, a, b, place / "no_val")
+    assert code == 2
+    assert result["error"]["message"] == (
+        f"{place / 'no_val'}: there is no val, and {a} or {b} was trained on every image of train, so none is left to "
+        "compare on: label some new images, and name them with --data."
+    )
+    assert compared(capsys, a, b, place / "no_val", "--split", "train")[1]["images"] == 6  # as asked for
+
+
+def test_images_of_val_that_one_was_trained_on_are_left_out(place, tmp_path, capsys):
+    records = load_data(place / "data", "val").records
+    a = saved(place, tmp_path / "a.safetensors", [])
+    b = saved(place, tmp_path / "b.safetensors", records[:2])
+    code, result, told = compared(capsys, a, b, place / "data")
+    assert (code, result["images"]) == (0, 4)
+    assert "; the 4 of 6 images that neither detector was trained on" in told
+    code, result, told = compared(capsys, a, a, place / "data")
+    assert (result["images"], "neither" in told) == (6, False)
+    c = saved(place, tmp_path / "c.safetensors", records)
+    message = compared(capsys, b, c, place / "data")[1]["error"]["message"]
+    assert f"{b} or {c} was trained on every image of val" in message
+    unknown = saved(place, tmp_path / "unknown.safetensors", None)
+    assert compared(capsys, unknown, c, place / "data")[1]["images"] == 6  # it may have been trained on any
+
+
+def test_classes_in_another_order_are_compared_too(place, tmp_path, capsys):
+    records = load_data(place / "no_val", "train").records
+    a = saved(place, tmp_path / "a.safetensors", records[:4])
+    b = save_opened(
+        tmp_path / "b.safetensors", open_model(place / "tiny.yaml"), classes=["bar", "square"],
+        extra=trained_on_metadata(records[:3]),
+    )  # fmt: skip
+    code, result, _ = compared(capsys, a, b, place / "no_val")
+    assert (code, result["images"], set(result["per_class"])) == (0, 2, {"square", "bar"})
+
+
+@pytest.mark.slow
+def test_a_training_writes_them_and_one_that_starts_from_it_keeps_them(place, tmp_path, capsys):
+    options = {"epochs": 1, "image_size": 64, "batch_size": 3, "workers": 0}
+    settings = TrainConfig(data=str(place / "no_val"), model=str(place / "tiny.yaml"), output=tmp_path / "a", **options)
+    first = train(settings, quiet=True).checkpoint
+    records = load_data(place / "no_val", "train").records
+    used = is_seen(records, trained_on(open_model(first).metadata))
+    assert used.count(True) == 5  # one is set aside
+    more = squares(tmp_path / "more", size=80)
+    second = train(TrainConfig(data=str(more), model=first, output=tmp_path / "b", **options), quiet=True).checkpoint
+    known = trained_on(open_model(second).metadata)
+    assert is_seen(records, known) == used
+    assert all(is_seen(load_data(more, "train").records, known))
+    assert not any(is_seen(load_data(more, "val").records, known))
+    train(TrainConfig(resume=tmp_path / "b", epochs=2), quiet=True)
+    assert trained_on(open_model(tmp_path / "b" / "last.safetensors").metadata) == known
+    code, result, told = compared(capsys, tmp_path / "a", tmp_path / "b", place / "no_val")
+    assert (code, result["images"]) == (0, 1), told
+    unknown = saved(place, tmp_path / "unknown.safetensors", None)
+    third = train(TrainConfig(data=str(more), model=str(unknown), output=tmp_path / "c", **options), quiet=True).checkpoint
+    assert TRAINED_ON not in open_model(third).metadata  # what it started from may have seen anything
+
+
+def test_exports_keep_them_and_shared_folders_do_not(place, tmp_path):
+    records = load_data(place / "data", "train").records
+    detector = Detector(saved(place, tmp_path / "a.safetensors", records))
+    exported = detector.export("onnx", output=tmp_path / "out", image_size=64, quiet=True)
+    assert trained_on(read_metadata(exported.file)) == trained_on(trained_on_metadata(records))
+    assert TRAINED_ON not in Detector(detector.save_pretrained(tmp_path / "shared")).opened.metadata
