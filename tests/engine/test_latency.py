@@ -163,9 +163,18 @@ def test_when_the_time_is_over_only_the_own_size_is_scored(trained, data, tmp_pa
     assert table.chosen.measured
     assert table.chosen.latency_ms <= 34
     assert len(machine.asked) == 3  # what the estimates need
-    assert "--minutes are over: scored 1 of 2 image sizes, those closest to 160 px" in told
+    assert "--minutes are over: scored 1 of 2 image sizes, first 160 px" in told
     every = fulfil(file, split, config, fabric, Times(meter=machine), ends=math.inf)
     assert {point.image_size for point in every.points} == {128, 160}
+
+
+def test_when_the_time_is_over_a_size_that_meets_the_latency_is_scored(trained, data, tmp_path):
+    file = Path(shutil.copy(trained[0].checkpoint, tmp_path / "best.safetensors"))
+    config = TrainConfig(**settings(data, tmp_path, latency=25.0))  # at 160 px the fastest takes 33.5 ms
+    fabric = Fabric(accelerator="cpu")
+    table = fulfil(file, load_data(str(data), "val"), config, fabric, Times(meter=Machine()), ends=-math.inf)
+    assert table.chosen.image_size == 128
+    assert table.chosen.latency_ms <= 25
 
 
 def test_a_run_too_short_for_its_table_says_so_before_it_starts(data, tmp_path, capfd):

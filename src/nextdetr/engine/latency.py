@@ -147,7 +147,7 @@ def fulfil(
         fabric: devices and processes; all of them score, the first one times.
         times: timings of the model, including those from before the training.
         tell: prints a line for the user before each part.
-        ends: when the time for all of this is over (``time.perf_counter``); the size of the run is scored anyway.
+        ends: when the time for all of this is over (``time.perf_counter``); one size is scored anyway.
     """
     assert config.latency is not None
     opened = open_model(checkpoint)
@@ -157,17 +157,18 @@ def fulfil(
     step = max(1, -(-len(data.records) // SCORED))
     data = replace(data, records=data.records[::step])
     tell(f"scoring {len(sizes) * len(queries) * len(layers)} settings on {plural(len(data.records), 'image')}")
-    scores, taken = dict[Setting, float | None](), 0.0  # seconds for the largest size so far
-    for done, size in enumerate(sizes):
-        (late,) = largest(fabric, time.perf_counter() + taken > ends)
-        if done and late:
-            tell(f"--minutes are over: scored {done} of {len(sizes)} image sizes, those closest to {config.image_size} px")
-            break
+    scores, pace, late = dict[Setting, float | None](), 0.0, 0  # pace: seconds for a pixel
+    for size in sizes:
         started = time.perf_counter()
+        if scores and largest(fabric, started + pace * size**2 > ends)[0]:
+            late += 1
+            continue
         scores |= score_settings(
             opened.model, data, [size], queries, layers, batch_size=config.batch_size, fabric=fabric
         )  # fmt: skip
-        taken = max(taken, time.perf_counter() - started)
+        pace = max(pace, (time.perf_counter() - started) / size**2)
+    if late:
+        tell(f"--minutes are over: scored {len(sizes) - late} of {len(sizes)} image sizes, first {sizes[0]} px")
     table: SpeedTable | None = None
     if fabric.global_rank == 0:
         opened.model.cpu()
@@ -184,9 +185,9 @@ def fulfil(
 
 
 def _sizes(times: Times, opened: OpenedModel, config: TrainConfig, tell: Callable[[str], None]) -> list[int]:
-    """Measure what the estimates need; return the sizes to score, the run's own first.
+    """Measure what the estimates need; return the sizes to score, beginning with one that meets the latency.
 
-    Those above it are included only if one setting is fast enough.
+    That is the run's own, or the one closest to it; larger ones are included only if one setting is fast enough.
     """
     assert config.image_size is not None
     assert config.latency is not None
@@ -198,7 +199,8 @@ def _sizes(times: Times, opened: OpenedModel, config: TrainConfig, tell: Callabl
             _measure(times, opened, setting, tell)
     fits = {size: times.at(Setting(size, *least)).latency_ms <= config.latency for size in sizes}
     own = config.image_size
-    return sorted((size for size in sizes if size <= own or fits[size]), key=lambda size: abs(size - own))
+    fast = min((size for size in sizes if fits[size]), key=lambda size: abs(size - own), default=own)
+    return sorted((size for size in sizes if size <= own or fits[size]), key=lambda size: abs(size - fast))
 
 
 def _measure(times: Times, opened: OpenedModel, setting: Setting, tell: Callable[[str], None]) -> None:
@@ -226,11 +228,11 @@ def _settle(
         return choose([replace(times.at(setting), AP=scores[setting]) for setting in known], latency)
 
     for _ in range(REFINE):
-        if time.perf_counter() + times.seconds > ends and best_measured() is not None:
-            break
         found = choose([replace(times.at(setting), AP=scores[setting]) for setting in settings], latency)
         if found is None or found.setting in fresh or times.meter is None:
             return found
+        if time.perf_counter() + times.seconds > ends and best_measured() is not None:
+            break
         _measure(times, opened, found.setting, tell)
         fresh.add(found.setting)
     return best_measured()
