@@ -102,7 +102,7 @@ def test_it_says_how_long_it_trains_at_most(tmp_path, monkeypatch, capsys):
     assert run(["quickstart", "--minutes", "2"]) == 130
     told = capsys.readouterr().err
     assert "for 20 epochs (passes over train images), at most 2 minutes" in told
-    assert "stopped in epoch 3 after 161 steps; the same command continues from there: nextdetr quickstart." in told
+    assert "stopped while training; continue with: nextdetr quickstart --minutes 2.0\n" in told
     assert "--resume" not in told
 
 
@@ -115,7 +115,7 @@ def test_one_that_was_interrupted_continues_in_its_folder(tmp_path, monkeypatch,
     with monkeypatch.context() as patch:
         stop_after(patch, Trainer, 1)
         assert run(["quickstart"]) == 130
-    assert "after 1 steps; the same command continues from there: nextdetr quickstart." in capsys.readouterr().err
+    assert "stopped while training; continue with: nextdetr quickstart\n" in capsys.readouterr().err
 
     def interrupt(*_):
         raise KeyboardInterrupt

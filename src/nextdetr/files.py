@@ -11,6 +11,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import itertools
 import logging
 import os
 import platform
@@ -29,6 +30,7 @@ __all__ = [
     "exclusive",
     "file_if_done",
     "is_local",
+    "latest_directory",
     "make_directory",
     "missing_folders",
     "new_directory",
@@ -122,17 +124,30 @@ def new_directory(wanted: str | Path) -> Path:
     """
     wanted = Path(wanted)
     make_directory(wanted.parent)
-    candidate, number = wanted, 1
-    while True:
+    for candidate in _numbered(wanted):
         try:
             candidate.mkdir()
         except FileExistsError:
-            number += 1
-            candidate = wanted.with_name(f"{wanted.name}-{number}")
+            continue
         except OSError as error:
             raise WriteError(f"{candidate}: the folder cannot be made ({error.strerror or error}).") from error
-        else:
-            return candidate
+        return candidate
+    raise AssertionError
+
+
+def latest_directory(wanted: str | Path) -> Path | None:
+    """Return the last folder that :func:`new_directory` made for ``wanted``; None if there is none."""
+    latest = None
+    for candidate in _numbered(Path(wanted)):
+        if not candidate.exists():
+            return latest
+        latest = candidate
+    raise AssertionError
+
+
+def _numbered(wanted: Path) -> Iterator[Path]:
+    yield wanted
+    yield from (wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(2))
 
 
 def missing_folders(path: str | Path) -> list[Path]:

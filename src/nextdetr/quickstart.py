@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nextdetr.config import QuickstartConfig, TrainConfig, ValConfig
 from nextdetr.errors import ConfigError, Interrupted
-from nextdetr.files import atomic_write, exclusive, new_directory_if_used
+from nextdetr.files import atomic_write, exclusive, latest_directory, new_directory_if_used
 
 if TYPE_CHECKING:
     from nextdetr.engine.log import Display
@@ -78,13 +77,12 @@ def quickstart(config: QuickstartConfig, *, quiet: bool = False) -> QuickstartRe
 
 def _stopped(wanted: Path, seed: int) -> Path | None:
     """Return the latest folder of quickstarts, if that one was interrupted and no other process is using it."""
-    named = itertools.chain((wanted,), (wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(2)))
-    found = list(itertools.takewhile(Path.exists, named))
-    if not found or not _is_stopped(found[-1], seed):
+    latest = latest_directory(wanted)
+    if latest is None or not _is_stopped(latest, seed):
         return None
     try:
-        with exclusive(found[-1]):
-            return found[-1]
+        with exclusive(latest / PICTURE):
+            return latest
     except ConfigError:
         return None
 
@@ -106,11 +104,12 @@ def _quickstart(config: QuickstartConfig, output: Path, *, quiet: bool) -> Quick
     stopped = _is_stopped(output, config.seed)
     display.line((KEPT if stopped else MAKING).format(data=output / "data"))
     data = make_coins(output / "data", image_size=IMAGE_SIZE, seed=config.seed)
-    result = _train(config, output, data, display, resume=stopped and (output / "last.ckpt").exists(), quiet=quiet)
-    display.line(TESTING)
-    opened = open_model(result.checkpoint)
-    scores = score_detector(opened, ValConfig(data=str(data), split="test"), quiet=quiet, describe=False)
-    photograph = look_at_photograph(Path(result.checkpoint), output / PICTURE)
+    with exclusive(output / PICTURE):  # until all is done, so that no other quickstart takes this one for a stopped one
+        result = _train(config, output, data, display, resume=stopped and (output / "last.ckpt").exists(), quiet=quiet)
+        display.line(TESTING)
+        opened = open_model(result.checkpoint)
+        scores = score_detector(opened, ValConfig(data=str(data), split="test"), quiet=quiet, describe=False)
+        photograph = look_at_photograph(Path(result.checkpoint), output / PICTURE)
     trained = {name: value for name, value in asdict(result).items() if name not in ("profile", "speed")}
     return QuickstartResult(**trained, metrics=scores.metrics, photograph=photograph)
 
@@ -133,8 +132,9 @@ def _train(
     try:
         return train(settings, quiet=quiet, limit=config.minutes)
     except Interrupted as error:
-        told = str(error).partition(";")[0]
-        raise Interrupted(f"{told}; the same command continues from there: nextdetr quickstart.") from error
+        names = [name for name in ("minutes", "seed", "output") if name in config.model_fields_set]
+        given = [f"--{name} {getattr(config, name)}" for name in names]
+        raise Interrupted(f"stopped while training; continue with: {' '.join(('nextdetr quickstart', *given))}") from error
 
 
 def look_at_photograph(checkpoint: Path, picture: Path) -> dict[str, Any]:
