@@ -11,8 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 __all__ = [
     "Accelerator", "Bits", "BitsAsTrained", "ClipNorm", "CommandConfig", "CropMin", "DataSet", "DataSets", "Device",
-    "Devices", "Flat", "Flip", "ImageFolders", "Latency", "LatencyOf", "LeastConfidence", "Log", "Minutes", "OnBadData", "Paths", "Precision",
-    "Resume", "Warmup", "WeightDecay", "split_commas",
+    "Devices", "Flat", "Flip", "ImageFolders", "Latency", "LatencyOf", "LeastConfidence", "Log", "Minutes", "OnBadData",
+    "Paths", "Precision", "Resume", "Warmup", "WeightDecay", "split_commas",
 ]  # fmt: skip
 
 # Settings that several commands have; each command gives its own default.
@@ -73,7 +73,7 @@ def _as_texts(value: Any) -> Any:
 
 
 def _several(value: Any) -> Any:
-    return None if value is None else _as_texts(value)
+    return _as_texts(value) or None
 
 
 DataSets: TypeAlias = Annotated[

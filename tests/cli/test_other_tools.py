@@ -27,6 +27,7 @@ def prepared(command):
     [
         ("train --data a --imgsz 640 --batch 16", "train --data a --image-size 640 --batch-size 16"),
         ("train --img=640", "train --image-size=640"),
+        ("train --data a b --data c --imgsz 64", "train --data a b --data c --image-size 64"),
         ("train --batch_size 4", "train --batch_size 4"),  # Cyclopts reads both
         ("predict m a --conf 0.4 --max_det 9", "predict m a --confidence 0.4 --max-detections 9"),
         ("serve m --batch 4", "serve m --batch 4"),  # an option of its own

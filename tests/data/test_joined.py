@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nextdetr.data.joined import joined_yaml, name_of, sets_of, sets_text
+from nextdetr.data.joined import is_part_of, joined_yaml, name_of, sets_of, sets_text
 from nextdetr.data.sources import available_splits, load_data, read_raw, require_splits
 from nextdetr.errors import DataError
 
@@ -20,6 +20,7 @@ NAMES = "names: [bird, cat]\n"
 def sets(tmp_path):
     """A VOC set of cats with val, and a YOLO set of birds and cats without."""
     first = make_voc(tmp_path / "first", splits=(("train", ("a",)), ("val", ("b",))))
+    make_image(first / "JPEGImages" / "b.jpg", (72, 40))
     make_yolo(tmp_path / "second", {"x": LABELS}, size=(64, 40), yaml=NAMES)
     return [first, tmp_path / "second"]
 
@@ -60,11 +61,30 @@ def test_an_image_in_two_sets_counts_once_with_the_labels_of_the_last(sets):
     assert [record.path.name for record in load_data(sets[::-1], "train").records] == ["a.jpg"]
 
 
+def test_an_image_that_another_set_holds_out_is_not_trained_on(sets):
+    make_image(sets[1] / "images" / "train" / "x.jpg", (72, 40))  # the same file as in the first set's val
+    data = load_data(sets, "train")
+    assert [record.path.name for record in data.records] == ["a.jpg"]
+    assert data.notes[0] == f"1 image of {sets[1]} left out: {sets[0]} has the same in a split for scores"
+    assert [record.path.name for record in load_data(sets, "val").records] == ["b.jpg"]
+
+
+def test_of_given_classes_one_set_may_have_none(sets):
+    data = load_data(sets, "train", classes=["bird"])
+    assert [record.labels.tolist() for record in data.records] == [[], [0]]
+    assert [record.boxes.shape for record in data.records] == [(0, 4), (1, 4)]
+    with pytest.raises(DataError, match=r"second: have none of the classes asked for \(dog\); their own are cat, bird"):
+        load_data(sets, "train", classes=["dog"])
+
+
 def test_a_yaml_lists_several(sets, tmp_path):
     file = write_text(tmp_path / "both.yaml", "format: joined\nsets: [first, second/data.yaml]\n")
     assert sets_of(file) == [sets[0], sets[1] / "data.yaml"]
     assert sets_of([sets[0], file]) == [sets[0], sets[1] / "data.yaml"]  # each once
     assert name_of(file) == "first and second"
+    assert is_part_of(sets[1], "first and second")
+    assert is_part_of(sets[::-1], "first and second")
+    assert not is_part_of(sets, "first")
     assert sets_text(file) == str(file)
     assert sets_text(["a", "b", Path("c")]) == "a, b and c"
     assert len(load_data(file, "train").records) == 2

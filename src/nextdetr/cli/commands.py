@@ -77,7 +77,7 @@ SUMMARIES = {
 _PLACES = {
     "pretrain": "IMAGES... [OPTIONS]", "predict": "MODEL SOURCES... [OPTIONS]", "embed": "MODEL SOURCES... [OPTIONS]",
     "serve": "MODELS... [OPTIONS]", "graft": "DETECTOR --backbone NAME --images FOLDER... [OPTIONS]",
-    "runs": "[FOLDER] [OPTIONS]", "train": "--data DATA [OPTIONS]",
+    "runs": "[FOLDER] [OPTIONS]", "train": "--data DATA... [OPTIONS]",
 }  # fmt: skip
 _ORDER = {name: place for place, name in enumerate(SUMMARIES)}
 

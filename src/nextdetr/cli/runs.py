@@ -85,4 +85,6 @@ def _cells(row: RunRow, folder: str) -> list[str]:
 def _shown(key: str, value: Any) -> str:
     if value is None:
         return "-"
+    if key == "data" and isinstance(value, list):
+        return "+".join(Path(str(each)).name for each in value)
     return Path(str(value)).name if key in ("model", "data") else f"{value:g}" if isinstance(value, float) else str(value)

@@ -44,6 +44,9 @@ def prepare(tokens: Sequence[str]) -> list[str]:
         hint = suggested_command(words[0], list(SUMMARIES))
         raise ConfigError(f"there is no command {words[0]!r}: {hint or 'nextdetr --help lists them.'}")
     words = _lists(_source(_options(words)))
+    ends = [place + 1 for place, word in enumerate(words) if word == "--data" and words[0] == "train"]
+    if any(not _following(words, end) for end in ends):  # Cyclopts takes no value for an empty list
+        raise ConfigError(f'Command "{words[0]}" parameter --data requires an argument. See nextdetr {words[0]} --help.')
     return [_value(word) for word in words] + rest
 
 

@@ -30,7 +30,9 @@ from nextdetr.data.yolo import find_yolo_images, read_yolo
 from nextdetr.data.yolo_labels import keypoint_values
 from nextdetr.errors import DataError
 
-__all__ = ["open_dataset_yaml"]
+__all__ = ["JOINED", "open_dataset_yaml"]
+
+JOINED = "joined"  # the format of a YAML that lists data sets instead; see joined.py
 
 _ORDER = ("train", "val", "test")
 _SPLIT_KEYS = ("images", "annotations", "include")
@@ -49,7 +51,7 @@ def open_dataset_yaml(path: Path, formats: Mapping[str, Format]) -> dict[str, Sp
         DataError: it has an error; the message names the key.
     """
     content = parse_yaml(path)
-    if content["format"] == "joined":
+    if content["format"] == JOINED:
         raise DataError(f"{path}: it joins data sets, which is not possible here: name one of those that it lists.")
     if not isinstance(content["format"], str) or content["format"] not in formats:
         *most, last = dict.fromkeys((*_WITH_SPLITS, *formats))

@@ -17,19 +17,19 @@ from typing import TypeAlias
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
+from nextdetr.data.dataset_yaml import JOINED
 from nextdetr.data.folders import YAML_NAMES
-from nextdetr.data.leak import same_files
+from nextdetr.data.leak import same_files, same_paths
 from nextdetr.data.raw import parse_yaml, plural
 from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.errors import DataError
 
-__all__ = ["JOINED", "DataSets", "join", "joined_yaml", "listed", "name_of", "sets_of", "sets_text"]
+__all__ = ["DataSets", "is_part_of", "join", "joined_yaml", "listed", "name_of", "sets_of", "sets_text", "without"]
 
 #: One data set, several, or a YAML that lists several.
 DataSets: TypeAlias = str | Path | Sequence[str | Path]
-
-JOINED = "joined"  # the format of such a YAML
 
 
 def sets_of(data: DataSets) -> list[Path]:
@@ -55,9 +55,14 @@ def sets_text(data: DataSets) -> str:
 
 def name_of(data: DataSets) -> str:
     """Return the names of data sets without their paths: of a folder, of a YAML, or of the folder of a ``data.yaml``."""
-    return listed(
-        [path.resolve().parent.name if path.stem == "data" and path.suffix else path.resolve().stem for path in sets_of(data)]
-    )
+    found = [(path, path.resolve()) for path in sets_of(data)]
+    return listed([whole.parent.name if path.stem == "data" and path.suffix else whole.stem for path, whole in found])
+
+
+def is_part_of(data: DataSets, name: str) -> bool:
+    """Whether all of these data sets are among those that ``name_of`` named so."""
+    theirs = {name, *name.replace(" and ", ", ").split(", ")}
+    return all(name_of(path) in theirs for path in sets_of(data))
 
 
 def listed(names: Sequence[str]) -> str:
@@ -79,23 +84,33 @@ def join(parts: Sequence[DetectionData], names: Sequence[str], classes: Sequence
     Image ids get the number of the set in front, and the files' own ids of images are given up.
 
     Args:
-        parts: the split in each set, read with ``classes``.
+        parts: the split in each set, read with its own classes.
         names: their names for messages.
-        classes: names in the order of a model's indices; None for all of theirs, in the order in which they come first.
+        classes: names in the order of a model's indices; objects of others are left out. None for all of theirs, in the
+            order in which they come first.
 
     Returns:
         The split; ``notes`` says which images and classes are only in some of the sets.
+
+    Raises:
+        DataError: no set has any of ``classes``.
     """
-    wanted = list(dict.fromkeys(name for part in parts for name in part.classes) if classes is None else classes)
+    own = list(dict.fromkeys(name for part in parts for name in part.classes))
+    wanted = own if classes is None else list(classes)
+    if own and not set(own) & set(wanted):
+        raise DataError(
+            f"{listed(names)}: have none of the classes asked for ({', '.join(wanted[:8])}); their own are "
+            f"{', '.join(own[:8])}. Names must be spelt the same."
+        )
     index = {name: position for position, name in enumerate(wanted)}
     records: list[ImageRecord] = []
-    notes: list[str] = []
+    notes = [note for part in parts for note in part.notes]
     for place, part in enumerate(parts):
         later = [record for other in parts[place + 1 :] for record in other.records]
         again = [path is not None for path in same_files(later, part.records)]
-        labels = np.array([index[name] for name in part.classes], dtype=np.int64)
+        labels = np.array([index.get(name, -1) for name in part.classes], dtype=np.int64)
         records += [
-            replace(record, image_id=f"{place + 1}/{record.image_id}", labels=labels[record.labels])
+            _relabelled(replace(record, image_id=f"{place + 1}/{record.image_id}"), labels)
             for record, repeated in zip(part.records, again, strict=True) if not repeated
         ]  # fmt: skip
         if any(again):
@@ -104,15 +119,42 @@ def join(parts: Sequence[DetectionData], names: Sequence[str], classes: Sequence
                 f"{plural(sum(again), 'image')} of {names[place]} {'are' if many else 'is'} also in "
                 f"{' or '.join(names[place + 1 :])}, whose labels are used for {'them' if many else 'it'}"
             )
-    missing = {name: [c for c in wanted if c not in part.classes] for name, part in zip(names, parts, strict=True)}
+    missing = {name: [c for c in own if c not in part.classes] for name, part in zip(names, parts, strict=True)}
     if any(missing.values()):
         notes.append(_missing_classes(missing))
     first = parts[0]
     return DetectionData(
-        listed(list(dict.fromkeys(part.name for part in parts))), first.split, wanted, _category_ids(parts, wanted), records,
-        [problem for part in parts for problem in part.problems], reading=first.reading,
+        listed(list(dict.fromkeys(part.name for part in parts))), first.split, wanted, _category_ids(parts, wanted),
+        records, [problem for part in parts for problem in part.problems], reading=first.reading,
         recognised=listed([f"{part.recognised} ({name})" for name, part in zip(names, parts, strict=True)]),
         notes=tuple(notes),
+    )  # fmt: skip
+
+
+def without(part: DetectionData, name: str, others: Sequence[tuple[str, Sequence[Path]]]) -> DetectionData:
+    """Return the training images of a set without those that other sets keep for scores.
+
+    Args:
+        part: the training split.
+        name: name of its set, for messages.
+        others: name, and images of all other splits, of each other set.
+    """
+    for other, held in others:
+        out = [path is not None for path in same_paths(held, [record.path for record in part.records])]
+        if any(out):
+            note = f"{plural(sum(out), 'image')} of {name} left out: {other} has the same in a split for scores"
+            kept = [record for record, leave in zip(part.records, out, strict=True) if not leave]
+            part = replace(part, records=kept, notes=(*part.notes, note))
+    return part
+
+
+def _relabelled(record: ImageRecord, labels: NDArray[np.int64]) -> ImageRecord:
+    """Return an image with its labels replaced, and without the objects whose label becomes -1."""
+    found = labels[record.labels]
+    keep = found >= 0
+    return replace(
+        record, boxes=record.boxes[keep], labels=found[keep], crowd=record.crowd[keep], areas=record.areas[keep],
+        confidence=None if record.confidence is None else record.confidence[keep],
     )  # fmt: skip
 
 
@@ -122,8 +164,8 @@ def _missing_classes(missing: Mapping[str, Sequence[str]]) -> str:
         for name, classes in missing.items() if classes
     ]  # fmt: skip
     return (
-        f"Not every class is in every data set: {'; '.join(told)}. Such an object has no box there, so where an image shows "
-        "one, the detector learns that it is background: label it there too."
+        f"Not every class is in every data set: {'; '.join(told)}. Such an object has no box there, so where an image "
+        "shows one, the detector learns that it is background: label it there too."
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nextdetr.data.records import DetectionData, ImageRecord, Problem
 
-__all__ = ["same_files", "shared_images"]
+__all__ = ["same_files", "same_paths", "shared_images"]
 
 _START = 1 << 16  # bytes that nearly always distinguish two files of equal length
 
@@ -32,13 +32,18 @@ def shared_images(first: DetectionData, second: DetectionData) -> list[Problem]:
 
 
 def same_files(first: Sequence[ImageRecord], second: Sequence[ImageRecord]) -> list[Path | None]:
-    """Return for each image of ``second`` the identical file in ``first``, or None.
+    """Return for each image of ``second`` the identical file in ``first``, or None; see ``same_paths``."""
+    return same_paths([record.path for record in first], [record.path for record in second])
+
+
+def same_paths(first: Sequence[Path], second: Sequence[Path]) -> list[Path | None]:
+    """Return for each file of ``second`` the identical one in ``first``, or None.
 
     Only files of equal length and beginning are read to the end.
     """
     known: dict[int, list[Path]] = defaultdict(list)
-    for record in first:
-        known[_length(record.path)].append(record.path)
+    for path in first:
+        known[_length(path)].append(path)
     starts: dict[Path, bytes] = {}
     whole: dict[Path, bytes] = {}
 
@@ -48,7 +53,7 @@ def same_files(first: Sequence[ImageRecord], second: Sequence[ImageRecord]) -> l
             and _digest(one, -1, whole) == _digest(other, -1, whole)
         )
 
-    return [next((path for path in known.get(_length(r.path), ()) if same(path, r.path)), None) for r in second]
+    return [next((path for path in known.get(_length(other), ()) if same(path, other)), None) for other in second]
 
 
 def _length(path: Path) -> int:

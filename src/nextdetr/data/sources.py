@@ -12,7 +12,7 @@ from typing import Literal
 from nextdetr.data.check import finish
 from nextdetr.data.folders import YAML_NAMES
 from nextdetr.data.formats import Source, open_source
-from nextdetr.data.joined import DataSets, join, sets_of, sets_text
+from nextdetr.data.joined import DataSets, join, sets_of, sets_text, without
 from nextdetr.data.objects import split_called
 from nextdetr.data.raw import RawSplit
 from nextdetr.data.recognise import SplitReader
@@ -54,19 +54,43 @@ def load_data(
     there = sets if len(sets) == 1 else [each for each in sets if _plain(split) in map(_plain, _split_names(each))]
     if not there:
         raise _no_split(sets_text(path), split, available_splits(path), advice)
-    parts = []
-    for each in there:
-        try:
-            source = open_source(each)
-            raw = _find_split(source, split, each, advice)(classes)
-        except OSError as error:
-            raise _unreadable(each, error) from error
-        data = finish(
-            raw, name=source.name, split=split, on_bad_data=on_bad_data, check_images=check_images,
-            min_confidence=min_confidence,
-        )  # fmt: skip
-        parts.append(replace(data, recognised=source.recognised))
-    return parts[0] if len(sets) == 1 else join(parts, [str(each) for each in there], classes)
+    options = (on_bad_data, check_images, min_confidence)
+    if len(sets) == 1:
+        return _load(there[0], split, classes, options, advice)
+    parts = [_load(each, split, None, options) for each in there]
+    if _plain(split) == "train":
+        held = [(str(each), _held_out(each)) for each in sets]
+        parts = [
+            without(part, str(each), [(name, images) for name, images in held if name != str(each)])
+            for each, part in zip(there, parts, strict=True)
+        ]
+    return join(parts, [str(each) for each in there], classes)
+
+
+def _load(
+    path: Path,
+    split: str,
+    classes: Sequence[str] | None,
+    options: tuple[Literal["warn", "error"], bool, float | None],
+    advice: Callable[[Sequence[str]], str] | None = None,
+) -> DetectionData:
+    """Read and check one split of one data set."""
+    on_bad_data, check_images, min_confidence = options
+    try:
+        source = open_source(path)
+        raw = _find_split(source, split, path, advice)(classes)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    data = finish(
+        raw, name=source.name, split=split, on_bad_data=on_bad_data, check_images=check_images,
+        min_confidence=min_confidence,
+    )  # fmt: skip
+    return replace(data, recognised=source.recognised)
+
+
+def _held_out(path: Path) -> list[Path]:
+    """Return the images of all splits of a data set but ``train``."""
+    return [file for _, images in other_images(path, ["train"]) for file, _ in images()]
 
 
 def read_raw(path: str | Path, split: str) -> RawSplit:
@@ -134,14 +158,14 @@ def require_splits(path: DataSets) -> bool:
     there = available_splits(path)
     if not there:
         raise DataError(
-            f"{sets_text(path)}: no split is named, and training needs train, to learn from, and val, to choose the best weights by. "
-            "Write where the images of each are."
+            f"{sets_text(path)}: no split is named, and training needs train, to learn from, and val, to choose the best "
+            "weights by. Write where the images of each are."
         )
     plain = {_plain(name) for name in there}
     if "train" not in plain:
         raise DataError(
-            f"{sets_text(path)}: training needs the split train, to learn from; there is none, but {', '.join(there)}. Name one of "
-            "them train."
+            f"{sets_text(path)}: training needs the split train, to learn from; there is none, but {', '.join(there)}. "
+            "Name one of them train."
         )
     return "val" in plain
 
@@ -198,8 +222,6 @@ def _find_split(
     raise _no_split(str(path), split, available_splits(path), advice)
 
 
-def _no_split(
-    shown: str, split: str, there: Sequence[str], advice: Callable[[Sequence[str]], str] | None
-) -> DataError:
+def _no_split(shown: str, split: str, there: Sequence[str], advice: Callable[[Sequence[str]], str] | None) -> DataError:
     told = f" {advice(there)}" if there and advice is not None else ""
     return DataError(f"{shown}: there is no split {split}; available: {', '.join(there) or 'none'}.{told}")

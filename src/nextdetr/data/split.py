@@ -154,10 +154,10 @@ class SetAside:
         val = split_off(train, self.share, self.seed).val
         if _digest(val) != self.images:
             raise DataError(
-                f"{sets_text(path)}: there is no split val, and it is not what the detector was trained on, or has changed since, so "
-                "the images that training set aside are not known. The run's val.txt lists them: write val with "
-                "include: val.txt into a dataset YAML, or name another split with --split. A run on several data sets has a "
-                "data.yaml that lists them."
+                f"{sets_text(path)}: there is no split val, and it is not what the detector was trained on, or has changed "
+                "since, so the images that training set aside are not known. The run's val.txt lists them: write val with "
+                "include: val.txt into a dataset YAML, or name another split with --split. A run on several data sets has "
+                "a data.yaml that lists them."
             )
         count = f"{len(val.records):,} of {plural(len(train.records), 'image')}"
         return replace(val, recognised=f"{val.recognised}; no val, so the {count} that training set aside")
