@@ -6,12 +6,15 @@ import json
 import shutil
 
 import pytest
+from PIL import Image
 
 from nextdetr import Detector
 from nextdetr.cli.main import run
 from nextdetr.config import TrainConfig
 from nextdetr.data.seen import TRAINED_ON, file_digests, is_seen, trained_on, trained_on_metadata
 from nextdetr.data.sources import load_data
+from nextdetr.data.unlabelled import find_unlabelled
+from nextdetr.engine.fine_tune import trained_before
 from nextdetr.engine.train import train
 from nextdetr.inference.header import read_metadata
 from nextdetr.weights.checkpoint import open_model, save_opened
@@ -129,6 +132,30 @@ def test_a_training_writes_them_and_one_that_starts_from_it_keeps_them(place, tm
     unknown = saved(place, tmp_path / "unknown.safetensors", None)
     third = train(TrainConfig(data=str(more), model=str(unknown), output=tmp_path / "c", **options), quiet=True).checkpoint
     assert TRAINED_ON not in open_model(third).metadata  # what it started from may have seen anything
+
+
+def test_what_started_from_unknown_weights_is_unknown(place, tmp_path):
+    records = load_data(place / "data", "train").records
+    file = saved(place, tmp_path / "a.safetensors", records)
+    shared = Detector(file).save_pretrained(tmp_path / "shared")
+    elsewhere = tmp_path / "none.safetensors"
+    known = trained_on(trained_on_metadata(records))
+    for settings, expected in (
+        ({}, frozenset()), ({"weights": file}, known), ({"model": str(file)}, known), ({"backbone_weights": file}, known),
+        ({"weights": shared}, None), ({"backbone_weights": shared}, None), ({"resume": tmp_path, "weights": file}, known),
+    ):  # fmt: skip
+        assert trained_before(TrainConfig(**settings), elsewhere) == expected, settings
+    assert trained_before(TrainConfig(resume=tmp_path), file) == known
+
+
+def test_images_that_end_alike_differ(tmp_path):
+    for name, value in (("a", 10), ("b", 20)):
+        image = Image.new("RGB", (60, 60), (0, 0, 0))
+        image.paste((value, value, value), (0, 0, 60, 10))
+        image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(tmp_path / f"{name}.bmp")
+    data = find_unlabelled([tmp_path])
+    assert len(set(file_digests(data.records))) == 1
+    assert is_seen(data.records, trained_on(trained_on_metadata(data.records[:1]))) == [True, False]
 
 
 def test_exports_keep_them_and_shared_folders_do_not(place, tmp_path):

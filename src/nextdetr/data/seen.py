@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +20,8 @@ __all__ = ["TRAINED_ON", "file_digests", "is_seen", "trained_on", "trained_on_me
 #: Key of a detector's metadata: digests of its training images, joined, in base64.
 TRAINED_ON = "trained_on"
 TAIL = 4096  # bytes at the end of an image file that are hashed
-_LENGTH = 6  # bytes of a digest that are stored: 8 characters; two of 100,000 images are equal by chance once in 50,000 sets
+_LENGTH = 6  # bytes of a digest that are stored, 8 characters: chance takes one image in a billion for one of 100,000
+_PLAIN = frozenset((".bmp", ".dib", ".pbm", ".pgm", ".pnm", ".ppm", ".tga", ".tif", ".tiff"))
 _LONGEST = 1 << 20  # characters; of more images nothing is stored
 
 
@@ -30,8 +31,7 @@ def file_digests(records: Sequence[ImageRecord]) -> list[bytes]:
     A file that was moved or copied has the same digest, and gigabytes need not be read. In all compressed formats, the last
     bytes of two different images of equal size differ.
     """
-    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1)) as pool:
-        return list(pool.map(_digest, (record.path for record in records)))
+    return _map(records, _digest)
 
 
 def trained_on_metadata(records: Sequence[ImageRecord], before: Iterable[bytes] = ()) -> dict[str, str]:
@@ -41,7 +41,7 @@ def trained_on_metadata(records: Sequence[ImageRecord], before: Iterable[bytes] 
         records: the images.
         before: what :func:`trained_on` returned for the detector that it started from.
     """
-    found = {digest[:_LENGTH] for digest in file_digests(records)}.union(before)
+    found = set(_digests(records)).union(before)
     text = base64.b64encode(b"".join(sorted(found))).decode()
     return {TRAINED_ON: text} if len(text) <= _LONGEST else {}
 
@@ -59,14 +59,24 @@ def trained_on(metadata: Mapping[str, str]) -> frozenset[bytes] | None:
 
 def is_seen(records: Sequence[ImageRecord], known: frozenset[bytes]) -> list[bool]:
     """Return for each image whether it is among those of :func:`trained_on`."""
-    return [digest[:_LENGTH] in known for digest in file_digests(records)]
+    return [digest in known for digest in _digests(records)]
 
 
-def _digest(path: Path) -> bytes:
+def _digests(records: Sequence[ImageRecord]) -> list[bytes]:
+    """Return what is stored of each image; files that are not compressed, and may end alike, are read as a whole."""
+    return [digest[:_LENGTH] for digest in _map(records, lambda path: _digest(path, whole=path.suffix.lower() in _PLAIN))]
+
+
+def _map(records: Sequence[ImageRecord], digest: Callable[[Path], bytes]) -> list[bytes]:
+    with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 1)) as pool:
+        return list(pool.map(digest, (record.path for record in records)))
+
+
+def _digest(path: Path, *, whole: bool = False) -> bytes:
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL))
+            file.seek(0 if whole else max(0, size - TAIL))
             return hashlib.blake2b(b"%d:" % size + file.read(), digest_size=16).digest()
     except OSError:  # deleted since the check; training will report it
         return bytes(16)

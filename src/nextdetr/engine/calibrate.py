@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nextdetr.confidence import CALIBRATION, Calibrated, thresholds_split
 from nextdetr.config import CalibrateConfig, ValConfig
-from nextdetr.data.joined import name_of
+from nextdetr.data.joined import is_part_of, name_of
 from nextdetr.data.leak import same_files
 from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.data.sources import available_splits, load_data
@@ -131,7 +131,7 @@ def _read(opened: OpenedModel, config: CalibrateConfig) -> tuple[DetectionData, 
     """
     assert config.data is not None
     there = available_splits(config.data)
-    own = name_of(str(config.data)) == opened.metadata.get("data")
+    own = is_part_of(str(config.data), opened.metadata.get("data", ""))
     if own:
         chosen = {thresholds_split(opened.metadata): "the thresholds were chosen on it"} | CHOSEN_BY
         if config.split in chosen:
@@ -206,8 +206,8 @@ def _vectors(
 def _store(opened: OpenedModel, config: CalibrateConfig, found: Threshold, familiarity: Familiarity | None) -> None:
     assert found.threshold is not None
     entry = Calibrated(
-        found.threshold, config.recall, round(found.bound, 6), config.iou, found.images, name_of(str(config.data)), config.split,
-        opened.image_size, familiarity is not None,
+        found.threshold, config.recall, round(found.bound, 6), config.iou, found.images, name_of(str(config.data)),
+        config.split, opened.image_size, familiarity is not None,
     )  # fmt: skip
     fresh = open_model(opened.source)  # as stored, not as it ran
     extra = {key: text for key, text in extra_metadata(fresh.metadata).items() if key not in (CALIBRATION, FAMILIARITY)}

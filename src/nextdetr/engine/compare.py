@@ -16,6 +16,7 @@ from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
 from nextdetr.data.seen import is_seen, trained_on
 from nextdetr.data.sources import available_splits, load_data
+from nextdetr.data.split import SetAside
 from nextdetr.engine.log import Display
 from nextdetr.engine.validate import Examined, examine, load_split
 from nextdetr.errors import ConfigError, DataError
@@ -168,8 +169,8 @@ def _unseen(
 ) -> DetectionData | None:
     """Return the split with the classes of ``opened``, without the images that one of ``both`` was trained on.
 
-    Without a ``val``, these are what is left of ``train``. None if a detector's file does not say what it was trained on, or
-    the training images were asked for: then the split is used as it is.
+    Without a ``val``, these are what is left of ``train``. None if a detector's file does not say what it was trained on,
+    or the training images were asked for: then the split is used as it is.
 
     Raises:
         DataError: no image is left; or see ``load_scored``.
@@ -181,8 +182,12 @@ def _unseen(
     there = available_splits(config.data)
     no_val = config.split == "val" and config.split_off is None and "val" not in there and "train" in there
     if no_val:
-        classes = opened.classes if opened.trained else None
-        data = load_data(config.data, "train", classes=classes, on_bad_data=config.on_bad_data)
+        asides = [SetAside.from_metadata(each.metadata) for each in both]
+        limits = [aside.min_confidence for aside in asides if aside is not None and aside.min_confidence is not None]
+        data = load_data(
+            config.data, "train", classes=opened.classes if opened.trained else None, on_bad_data=config.on_bad_data,
+            min_confidence=max(limits, default=None),  # of the labels, as in the trainings
+        )  # fmt: skip
     else:
         data = load_split(opened, config)
     found = [is_seen(data.records, digests) for digests in seen]

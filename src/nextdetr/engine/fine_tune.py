@@ -12,11 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from nextdetr.config import TrainConfig
+from nextdetr.data.seen import trained_on
+from nextdetr.files import is_local
+from nextdetr.models.modelfile import available_models
 from nextdetr.weights.layouts.classes import match_classes
 from nextdetr.weights.layouts.table import Identity
+from nextdetr.weights.load import open_weights
+from nextdetr.weights.published import find_published
+from nextdetr.weights.start import resolve_model
+from nextdetr.weights.tensorfile import read_metadata
 
-__all__ = ["FineTuning", "plan_fine_tuning"]
+__all__ = ["FineTuning", "plan_fine_tuning", "start_weights", "trained_before"]
 
 GENTLE = 0.25  # of the usual rate, where all classes are known; not measured
 PASSES_NEW, PASSES_KNOWN = 10_000, 5_000  # images shown; not measured
@@ -83,3 +92,31 @@ def plan_fine_tuning(classes: Sequence[str], weights: Identity, model: str) -> F
     factor = OF_OTHERS if knows_all else AUTHORS.get(known, small)
     passes = PASSES_KNOWN if knows_all else PASSES_NEW
     return FineTuning(reason, knows_all, factor, known in FROZEN_NORMS, passes, weights.model)
+
+
+def start_weights(config: TrainConfig) -> str | Path | None:
+    """Return the detector weights that a run starts from: those given, or its model's own; None without any."""
+    if config.weights is not None or config.model in available_models():
+        return config.weights
+    model = str(resolve_model(config.model))
+    return model if model.endswith(".safetensors") else None
+
+
+def trained_before(config: TrainConfig, written: Path) -> frozenset[bytes] | None:
+    """Return which images a run's weights were trained on before it starts, or continues with the file ``written``.
+
+    None if that is not known: the weights are a detector that is not published, and its file does not say.
+    """
+    if config.resume is not None and written.is_file():
+        return trained_on(read_metadata(written))
+    known: frozenset[bytes] = frozenset()
+    for weights in (start_weights(config), config.backbone_weights):
+        if weights is None or (not is_local(weights) and find_published(Path(weights).as_posix()) is not None):
+            continue
+        file, identity = open_weights(weights)
+        if not (identity.is_backbone or identity.without_labels):
+            found = trained_on(file.metadata)
+            if found is None:
+                return None
+            known |= found
+    return known

@@ -16,9 +16,8 @@ from nextdetr.config_file import read_config_file
 from nextdetr.data.identity import describe_identity
 from nextdetr.data.joined import joined_yaml, name_of, sets_of
 from nextdetr.data.records import DetectionData
-from nextdetr.data.seen import trained_on
 from nextdetr.data.unlabelled_set import find_more
-from nextdetr.engine.fine_tune import FineTuning, plan_fine_tuning
+from nextdetr.engine.fine_tune import FineTuning, plan_fine_tuning, start_weights, trained_before
 from nextdetr.engine.latency import affordable_size, check_contract, times_of
 from nextdetr.engine.recipe import backbone_factor, choose_recipe
 from nextdetr.engine.resume import (
@@ -47,7 +46,6 @@ from nextdetr.weights.checkpoint import OpenedModel, read_detector_metadata
 from nextdetr.weights.load import open_weights
 from nextdetr.weights.remote import is_name
 from nextdetr.weights.start import resolve_model, start_model
-from nextdetr.weights.tensorfile import read_metadata
 
 __all__ = [
     "Run",
@@ -133,7 +131,8 @@ def default_output(config: TrainConfig) -> Path:
     """Name a run after its model and data; a checkpoint that has its file's usual name after the run that wrote it."""
     stems = [(data, Path(data).stem) for data in config.data or ()]
     names = [stem if stem.strip(".") else name_of(data) for data, stem in stems]  # "." has no name
-    return Path("runs") / f"{detector_name(config.model)}-{'+'.join(names)}"
+    more = [f"{len(names) - 3} more"] if len(names) > 3 else []
+    return Path("runs") / f"{detector_name(config.model)}-{'+'.join(names[:3] + more)}"
 
 
 def run_directory(config: TrainConfig, held: ExitStack) -> Path:
@@ -247,25 +246,6 @@ def _tuning(config: TrainConfig, classes: Sequence[str]) -> FineTuning | None:
     return None if identity.is_backbone else plan_fine_tuning(classes, identity, config.model)
 
 
-def start_weights(config: TrainConfig) -> str | Path | None:
-    """Return the detector weights that a run starts from: those given, or its model's own; None without any."""
-    if config.weights is not None or config.model in available_models():
-        return config.weights
-    model = str(resolve_model(config.model))
-    return model if model.endswith(".safetensors") else None
-
-
-def trained_before(config: TrainConfig, written: Path) -> frozenset[bytes] | None:
-    """Return which images a run's weights were trained on before it starts, or continues with the file ``written``.
-
-    Empty unless the weights are a detector of ours that learnt from labels; None if its file does not say.
-    """
-    weights = written if config.resume is not None else start_weights(config)
-    file = Path() if weights is None else Path(weights).expanduser()
-    metadata = read_metadata(file) if file.suffix == ".safetensors" and file.is_file() else {}
-    return trained_on(metadata) if "model" in metadata and "kind" not in metadata else frozenset()
-
-
 def resumed_model(
     config: TrainConfig, classes: list[str], file: Path
 ) -> tuple[DetectionModel, TrainConfig, tuple[str, str]]:
@@ -318,8 +298,11 @@ def write_beginnings(config: TrainConfig, directory: Path, splits: Splits) -> No
     """Write what a run's folder says of its settings and data; also for a resumed run, whose length may have changed."""
     assert config.data is not None
     write_config(config, directory)
+    joined = directory / "data.yaml"
     if len(sets_of(config.data)) > 1:
-        write_text_atomic(directory / "data.yaml", joined_yaml(config.data))
+        write_text_atomic(joined, joined_yaml(config.data))
+    else:
+        joined.unlink(missing_ok=True)  # of a resumed run
     if splits.set_aside is not None:
         write_set_aside(splits.val, config.data, directory)
 

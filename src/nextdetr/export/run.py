@@ -17,6 +17,7 @@ from nextdetr.confidence import CALIBRATION
 from nextdetr.config import ExportConfig
 from nextdetr.data.raw import plural
 from nextdetr.data.records import ImageRecord
+from nextdetr.data.seen import TRAINED_ON
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.data.split import SetAside, load_scored
 from nextdetr.errors import ConfigError, missing_extra
@@ -253,6 +254,8 @@ def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:
     decoder = model.rows[-1]
     # Everything the checkpoint knows is kept (licences, the data set's own ids, …), except what the graph replaces.
     known = {name: value for name, value in opened.metadata.items() if name not in NOT_CARRIED}
+    if config.format == "web":
+        known.pop(TRAINED_ON, None)  # for anyone to see
     changes = (config.image_size, config.queries, config.decoder_layers, config.latency)
     if config.precision != "float32" or any(value is not None for value in changes):
         known.pop(CALIBRATION, None)  # its bound holds for the original scores
