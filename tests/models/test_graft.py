@@ -100,25 +100,32 @@ def test_what_is_no_projection_gets_an_adapter():
         assert fuse(model)(torch.rand(1, 3, 64, 64)).boxes.shape == (1, 20, 4)
 
 
-@pytest.mark.parametrize("name", ["direct", "nextdetr-zepto"])
+@pytest.mark.parametrize("name", ["direct", "nextdetr-zepto", "tiny"])  # with adapters, without, with activations
 def test_the_channels_of_joints_start_with_the_old_mean_and_variance(name):
-    source = shaken(build_model(parse_model_text(DIRECT, name) if name == "direct" else name, num_classes=2))
+    text = {"direct": DIRECT, "tiny": TINY_MODEL}.get(name)
+    source = shaken(build_model(name if text is None else parse_model_text(text, name), num_classes=2))
     for module in source.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_var.mul_(1e4)  # as after a short training, not the variance of the maps
     graft = plan_graft(source, "atto", name)
     model, images = build_graft(graft, source).train(), torch.rand(4, 3, 96, 96)
+    old_rows, old_maps = ({new: old for old, new in pairs} for pairs in (graft.rows.items(), graft.pairs))
+    seen = {}
+    for number, rows in (("old", source.rows), ("new", model.rows)):
+        for row in graft.joints:
+            place = row if number == "new" else old_rows.get(row)
+            if place is not None:
+                rows[place].bn.register_forward_hook(lambda _, __, out, key=(number, row): seen.update({key: out.clone()}))
     with torch.no_grad():
-        old = source._maps(images, len(source.rows) - 1, kept=tuple(index for index, _ in graft.pairs))
-        match_statistics(graft, model, {number: old[index] for number, (index, _) in enumerate(graft.pairs)})
-        new = model._maps(images, len(model.rows) - 1, kept=tuple(index for _, index in graft.pairs))
-    written = {index for row in graft.joints for index in model.row_infos[row].writes}
-    pairs = [(old[first], new[second]) for first, second in graft.pairs if second in written]
-    assert len(pairs) == len(graft.joints)
-    for given, found in pairs:
-        wanted, got = (torch.var_mean(maps, dim=(0, 2, 3), correction=0) for maps in (given, found))
-        torch.testing.assert_close(got[0], wanted[0], rtol=0.3, atol=1e-9)  # the BatchNorm's epsilon takes a part
-        torch.testing.assert_close(got[1], wanted[1], rtol=1e-3, atol=1e-5)
+        match_statistics(graft, source, model, images)
+        maps = source._maps(images, len(source.rows) - 1, kept=tuple(index for index, _ in graft.pairs))
+        model._maps(images, len(model.rows) - 1)
+    for row in graft.joints:
+        wanted = seen.get(("old", row))
+        wanted = maps[old_maps[model.row_infos[row].writes[0]]] if wanted is None else wanted
+        expected, got = (torch.var_mean(values, dim=(0, 2, 3), correction=0) for values in (wanted, seen["new", row]))
+        torch.testing.assert_close(got[0], expected[0], rtol=0.3, atol=1e-9)  # the BatchNorm's epsilon takes a part
+        torch.testing.assert_close(got[1], expected[1], rtol=1e-3, atol=1e-5)
 
 
 def test_what_cannot_be_grafted():

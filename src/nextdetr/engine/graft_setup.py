@@ -143,9 +143,9 @@ def prepare_graft(config: GraftConfig, directory: Path, tell: Callable[[str], No
     tell_differences(contract, state, directory / "last.ckpt", tell)
     teacher = _teacher(opened, graft, opened.source, digest)
     if not state:
-        assert config.image_size is not None
-        images = _some_images(data, config.image_size)
-        match_statistics(graft, model, teacher.teach(images, tuple(range(len(graft.pairs)))).maps)
+        stride, side = opened.model.stride, config.image_size or opened.image_size
+        images = _some_images(data, max(1, round(side / stride)) * stride)
+        match_statistics(graft, opened.model.eval(), model, images)
     return Grafting(config, directory, data, graft, model, teacher, cursor, state, contract, started_from)
 
 

@@ -9,7 +9,6 @@ convolution has a counterpart in the old detector, channel by channel: this is w
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,22 +177,43 @@ def build_graft(graft: Graft, source: DetectionModel) -> DetectionModel:
 
 
 @torch.no_grad()
-def match_statistics(graft: Graft, model: DetectionModel, maps: Mapping[int, Tensor]) -> None:
+def match_statistics(graft: Graft, source: DetectionModel, model: DetectionModel, images: Tensor) -> None:
     """Give the channels of each joint, in training, the mean and variance that they have in the old detector.
 
     Those in its BatchNorms are not enough: after a short training, the running statistics do not describe the maps yet, and
-    an adapter has none. A joint with an activation stays as it is.
+    an adapter has none. They are those before the activation, if there is one.
 
     Args:
         graft: result of ``plan_graft``.
-        model: result of ``build_graft``, in training; its BatchNorms get other scales and shifts.
-        maps: maps of the old detector, [B, C, any height, any width], by the number of their pair.
+        source: the old detector, in evaluation mode and not fused.
+        model: result of ``build_graft``; its joints get other scales and shifts.
+        images: as for ``DetectionModel.forward``, of a size that the old detector accepts.
     """
-    numbers = {new: number for number, (_, new) in enumerate(graft.pairs)}
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def measure(row: int, values: Tensor) -> None:
+        found[row] = torch.var_mean(values.float(), dim=(0, 2, 3), correction=0)
+
+    replaced = {new: _norm(source, old) for old, new in graft.rows.items() if new in graft.joints}
+    hooks = [
+        norm.register_forward_hook(lambda _, __, output, row=row: measure(row, output)) for row, norm in replaced.items()
+    ]
+    try:
+        maps = source._maps(images, len(source.rows) - 1, kept=tuple(old for old, _ in graft.pairs))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    olds = {new: old for old, new in graft.pairs}
     for row in graft.joints:
-        joint, (index,) = model.rows[row], model.row_infos[row].writes
-        assert isinstance(joint, Conv)
-        if isinstance(joint.act, nn.Identity):
-            variance, mean = torch.var_mean(maps[numbers[index]].float(), dim=(0, 2, 3), correction=0)
-            joint.bn.weight.copy_(variance.sqrt())
-            joint.bn.bias.copy_(mean)
+        if row not in found:  # an adapter
+            measure(row, maps[olds[model.row_infos[row].writes[0]]])
+        variance, mean = found[row]
+        norm = _norm(model, row)
+        norm.weight.copy_(variance.sqrt())
+        norm.bias.copy_(mean)
+
+
+def _norm(model: DetectionModel, row: int) -> nn.BatchNorm2d:
+    conv = model.rows[row]
+    assert isinstance(conv, Conv)
+    return conv.bn
