@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from nextdetr import Detector
 from nextdetr.cli.main import run
-from nextdetr.config import TrainConfig
+from nextdetr.config import ExportConfig, TrainConfig
 from nextdetr.data.seen import TRAINED_ON, file_digests, is_seen, trained_on, trained_on_metadata
 from nextdetr.data.sources import load_data
 from nextdetr.data.unlabelled import find_unlabelled
 from nextdetr.engine.fine_tune import trained_before
 from nextdetr.engine.train import train
+from nextdetr.export.run import _contract
 from nextdetr.inference.header import read_metadata
 from nextdetr.weights.checkpoint import open_model, save_opened
 from tests.helpers import squares, tiny_model
@@ -162,5 +164,6 @@ def test_exports_keep_them_and_shared_folders_do_not(place, tmp_path):
     records = load_data(place / "data", "train").records
     detector = Detector(saved(place, tmp_path / "a.safetensors", records))
     exported = detector.export("onnx", output=tmp_path / "out", image_size=64, quiet=True)
-    assert trained_on(read_metadata(exported.file)) == trained_on(trained_on_metadata(records))
+    assert trained_on(read_metadata(Path(exported.file))) == trained_on(trained_on_metadata(records))
+    assert TRAINED_ON not in _contract(detector.opened, ExportConfig(format="web")).details
     assert TRAINED_ON not in Detector(detector.save_pretrained(tmp_path / "shared")).opened.metadata

@@ -21,7 +21,7 @@ def describe_identity(
     """Return a data set's own ids of its classes and images.
 
     The images of all splits are included, even of those not in ``splits``, if the files have ids at all (COCO) and any id
-    differs from the number in the image's name. Of several data sets, only the ids of the classes are kept.
+    differs from the number in the image's name. For several data sets it has the ids of the classes alone.
 
     Args:
         path: the data set, or several, as for ``load_data``.

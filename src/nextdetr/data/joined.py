@@ -186,7 +186,7 @@ def _members(path: Path) -> list[Path]:
         names: Iterable[Path] = [path / name for name in YAML_NAMES] if path.is_dir() else [path]
         file = next((each for each in names if each.suffix in (".yaml", ".yml") and each.is_file()), None)
         content = {} if file is None else parse_yaml(file)
-    except (DataError, OSError):  # said by whoever opens it as a data set
+    except (DataError, OSError):  # reported when it is opened as a data set
         return []
     if file is None or content.get("format") != JOINED:
         return []
