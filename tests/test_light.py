@@ -67,6 +67,34 @@ def test_predict(place, tmp_path):
     assert tiles["images"][0]["detections"]
 
 
+def test_pictures_need_neither_supervision_nor_what_it_brings(place, tmp_path):
+    """Its import takes longer than all else that ``predict`` does with a photograph."""
+    text = f"""
+import sys
+from nextdetr import Detector
+from nextdetr.cli.main import run
+
+def imported():
+    return {{"av", "faster_coco_eval", "matplotlib", "pandas", "requests", "scipy", "supervision"}} & set(sys.modules)
+
+model, photo = {str(place / "model.onnx")!r}, {str(place / "photo.png")!r}
+for number, more in enumerate(([], ["--tile", "64"], ["--json"])):
+    command = ["predict", model, photo, "--confidence", "0.1", "--output", f"{tmp_path}/{{number}}"]
+    assert run([*command, "--save", "images", "json", "yolo", "crops", *more]) == 0
+    assert not imported(), (more, imported())
+(item,) = Detector(model).stream(photo, confidence=0.1)
+assert len(item.found) > 1 and sum(item.counts().values()) == len(item.crops()) == len(item.found)
+item.save({str(tmp_path / "found.png")!r})
+item.plot()
+assert not imported(), imported()
+assert type(item.detections).__module__.startswith("supervision") and "supervision" in imported()
+print("done")
+"""
+    assert light("-c", text).splitlines()[-1] == "done"
+    written = {path.name for path in (tmp_path / "0").iterdir()}
+    assert written == {"crops", "images", "labels", "predictions.json", "predictions.txt", "predictions.yaml"}
+
+
 def test_val_and_report(place, tmp_path):
     command = [place / "model.onnx", "--data", place / "data", "--json"]
     result = json.loads(light("val", *command))

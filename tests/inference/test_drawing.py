@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -9,8 +10,15 @@ import torch
 from PIL import Image
 
 from nextdetr.engine.batch_picture import draw_batch
+from nextdetr.inference import drawing
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.drawing import COLOURS, draw_detections
+from nextdetr.inference.objects import Objects
+from nextdetr.inference.prediction import Prediction
+from nextdetr.inference.results import Result
+from nextdetr.inference.tracking import Follower
+from nextdetr.inference.writers.pictures import plain
+from nextdetr.serve import batcher, engine
 from nextdetr.structures import Target
 
 
@@ -90,6 +98,69 @@ def test_awkward_detections():
     draw_detections(image, found([[-10, -10, 900, 900], [5, 5, 5, 5]], [0, 99], [1.0, 0.0]), ["cat"])
     draw_detections(image, sv.Detections(xyxy=np.array([[1, 1, 20, 20]])))
     draw_detections(Image.new("RGB", (1, 1)), found([[0, 0, 1, 1]], [0], [0.5]), ["cat"])
+    turned = draw_detections(image, found([[50, 30, 10, 5]], [0]))
+    assert np.array_equal(*(drawn(Image.fromarray(image), [box], [0]) for box in ([50, 30, 10, 5], [10, 5, 50, 30])))
+    assert share(turned, COLOURS[0]) > 0
+
+
+def drawn(image: Image.Image, boxes: list[list[float]], labels: list[int]) -> np.ndarray:
+    """The pixels of an image with boxes and no labels."""
+    picture = image.copy()
+    drawing._draw_boxes(picture, np.array(boxes, np.float64), np.array(labels))
+    return np.asarray(picture)
+
+
+@pytest.mark.parametrize(("side", "thickness"), [(100, 1), (400, 2), (1000, 3), (1400, 4), (2000, 6)])
+def test_boxes_are_those_that_supervision_draws(side, thickness):
+    """All but a few pixels of the round corners of thick lines."""
+    shares = [[0.2, 0.3, 0.703, 0.809], [0.5, 0.1, 0.955, 0.6], [-0.1, 0.6, 0.3, 1.2], [0.1, 0.1, 0.9, 0.9]]
+    boxes, labels = np.array(shares) * side, np.array([0, 5, 17, 3])
+    scene = np.zeros((side, side, 3), np.uint8)
+    annotator = sv.BoxAnnotator(sv.ColorPalette.from_hex(list(COLOURS)), thickness)
+    annotator.annotate(scene, sv.Detections(boxes.clip(0, side - 1), class_id=labels))
+    picture = drawn(Image.new("RGB", (side, side)), boxes.tolist(), labels.tolist())
+    different = np.argwhere((picture != scene[:, :, ::-1]).any(axis=2))
+    assert len(different) <= (0 if thickness < 3 else 8 * len(boxes))
+    corners = boxes.clip(0, side - 1).astype(int)[:, [[1, 0], [1, 2], [3, 0], [3, 2]]].reshape(-1, 2)  # y, x
+    for place in different:
+        assert np.abs(corners - place).max(axis=1).min() <= thickness / 2 + 1
+
+
+def test_lines_around_small_objects_are_thinner_and_below_thick_ones():
+    small, large = [88, 300, 112, 324], [100, 100, 900, 900]
+    picture = drawn(Image.new("RGB", (1000, 1000)), [large, small], [0, 1])
+    across = [tuple(picture[312, x]) for x in range(80, 120)]
+    assert across.count(colour(COLOURS[0])) == 5
+    assert across.count(colour(COLOURS[1])) == 2 * 3
+    assert tuple(picture[300, 100]) == colour(COLOURS[0])
+    assert tuple(drawn(Image.new("RGB", (1000, 1000)), [small, large], [1, 0])[300, 100]) == colour(COLOURS[0])
+
+
+def test_pictures_look_the_same_wherever_they_are_made():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8))
+    boxes, names = np.array([[50, 60, 250, 180], [20, 30, 60, 70]], np.float32), np.array(["cat", "dog"])
+    objects = Objects(boxes, np.array([0.9, 0.6], np.float32), np.array([0, 1]), data={"class_name": names})
+    prediction = Prediction("a.png", *image.size, objects, image)
+    job = batcher.Job(b"", "a.png", {}, 0.0, draw="PNG", image=image)
+    expected = np.asarray(draw_detections(image, objects))
+    pictures = {
+        "of a photograph": plain(image, prediction), "streamed": prediction.plot(),
+        "by the server": engine._drawn(job, objects),
+        "of a video": Follower(confidence=0.5, track=False).draw(image, prediction),
+        "of a result": Result.of(prediction).plot(image), "of supervision's": draw_detections(image, prediction.detections),
+    }  # fmt: skip
+    for where, picture in pictures.items():
+        opened = Image.open(BytesIO(picture)) if isinstance(picture, bytes) else picture
+        assert np.array_equal(np.asarray(opened), expected), where
+
+
+@pytest.mark.parametrize("boxes", [[], [[5, 5, 30, 30]]])
+def test_what_the_photographs_file_says_of_itself_is_not_in_the_picture(boxes):
+    """Pillow would write some of it, such as a comment, and in PNG the orientation of what is upright by now."""
+    image = Image.new("RGB", (40, 40))
+    image.info |= {"comment": b"private", "exif": b"Exif"}
+    assert draw_detections(image, found(boxes, [0] * len(boxes))).info == {}
+    assert image.info == {"comment": b"private", "exif": b"Exif"}
 
 
 class TestBatch:

@@ -231,7 +231,7 @@ def test_what_was_found_is_a_data_set(tmp_path, monkeypatch, kind):
 
 def test_what_is_found_twice_is_written_twice(tmp_path):
     item = prediction()
-    twice = replace(item, detections=sv.Detections.merge([item.detections, item.detections]))
+    twice = replace(item, found=sv.Detections.merge([item.detections, item.detections]))
     run([twice], tmp_path, "json", "yolo")
     assert len(json.loads((tmp_path / "predictions.json").read_text())) == 4
     assert len((tmp_path / "labels" / "scene.txt").read_text().splitlines()) == 4

@@ -5,16 +5,16 @@ import pytest
 from PIL import Image
 
 from nextdetr.errors import ConfigError, DataError
-from nextdetr.inference._supervision import sv
+from nextdetr.inference.objects import Objects
 from nextdetr.inference.predictor import Predictor
 from nextdetr.inference.tiles import merge_tiles, stream_tiles, tile_windows
 from tests.inference.conftest import CLASSES
 
 
 def found(*rows):
-    """Detections of (box, score, class) each."""
+    """Objects of (box, score, class) each."""
     boxes, scores, labels = zip(*rows, strict=True) if rows else ((), (), ())
-    return sv.Detections(
+    return Objects(
         xyxy=np.array(boxes, np.float32).reshape(-1, 4), confidence=np.array(scores, np.float32),
         class_id=np.array(labels, np.int64), data={"class_name": np.array(CLASSES)[np.array(labels, int)]},
     )  # fmt: skip

@@ -207,7 +207,7 @@ def test_frames_that_change_their_size_are_the_same_picture():
 
     def shrunk(prediction):
         found = replace(prediction.detections, xyxy=prediction.detections.xyxy / 2)
-        return replace(prediction, width=200, height=100, detections=found, image=Image.new("RGB", (200, 100)))
+        return replace(prediction, width=200, height=100, found=found, image=Image.new("RGB", (200, 100)))
 
     frames = [shrunk(f) if n >= 10 else f for n, f in enumerate(two_cars())]
     settings = {"lines": ["200,0,200,200"], "zones": ["0,100,400,100,400,200,0,200"]}

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from nextdetr.boxes import cxcywh_to_xyxy
-from nextdetr.inference._supervision import sv
 from nextdetr.inference.drawing import draw_detections
+from nextdetr.inference.objects import Objects
 from nextdetr.structures import Target
 
 __all__ = ["draw_batch"]
@@ -44,7 +44,7 @@ def draw_batch(images: Tensor, targets: Sequence[Target], classes: Sequence[str]
         image = Image.fromarray(cell).resize((cell_width, cell_height), Image.Resampling.BILINEAR)
         extent = np.array([cell_width, cell_height, cell_width, cell_height])
         corners = cxcywh_to_xyxy(target.boxes.detach().float().cpu()).numpy().reshape(-1, 4) * extent  # [N, 4]
-        found = sv.Detections(xyxy=corners, class_id=target.labels.cpu().numpy())
+        found = Objects(corners, class_id=target.labels.cpu().numpy())
         row, column = divmod(index, columns)
         grid.paste(draw_detections(image, found, classes), (column * (cell_width + gap), row * (cell_height + gap)))
     return grid

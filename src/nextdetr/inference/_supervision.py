@@ -1,19 +1,13 @@
-"""supervision, imported without its advice to install OpenCV: NumPy does all that is asked of it here."""
+"""supervision, imported without its advice to install OpenCV: NumPy does all that is asked of it here.
+
+Its import takes longer than a prediction, so that only modules that hand its types to users or to other packages import
+this one, and no module that every prediction needs does so at its top.
+"""
 
 import warnings
-from typing import Any
-
-from numpy.typing import NDArray
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
     import supervision as sv
 
-__all__ = ["rows", "sv"]
-
-
-def rows(detections: sv.Detections, chosen: NDArray[Any]) -> sv.Detections:
-    """Return the chosen detections, by mask or index: of ``detections[chosen]`` the type alone would not say so."""
-    result = detections[chosen]
-    assert isinstance(result, sv.Detections)
-    return result
+__all__ = ["sv"]

@@ -19,8 +19,8 @@ import numpy as np
 from nextdetr.config import PredictConfig
 from nextdetr.errors import ConfigError, DataError, missing_extra
 from nextdetr.files import is_local
-from nextdetr.inference._supervision import sv
 from nextdetr.inference.look import look, settings_of
+from nextdetr.inference.objects import Objects
 from nextdetr.inference.opened import settle
 from nextdetr.inference.predictor import Prediction, tell_unreadable
 
@@ -110,12 +110,12 @@ class _Worker:
 
 def _prediction(row: Mapping[str, Any], path: str) -> Prediction:
     found = row["detections"]
-    detections = sv.Detections(
+    objects = Objects(
         xyxy=np.array([item["box"] for item in found], np.float32).reshape(-1, 4),
         confidence=np.array([item["confidence"] for item in found], np.float32),
         class_id=np.array([item["class_id"] for item in found], np.int64),
         data={"class_name": np.array([item["class_name"] for item in found], dtype=str)},
     )
     return Prediction(
-        path, row["width"], row["height"], detections, problem=row.get("problem"), unlikeness=row.get("unlikeness")
+        path, row["width"], row["height"], objects, problem=row.get("problem"), unlikeness=row.get("unlikeness")
     )  # fmt: skip

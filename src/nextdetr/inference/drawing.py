@@ -1,8 +1,8 @@
-"""Pictures of detections; NumPy.
+"""Pictures of detections, drawn with Pillow: the one place for photographs, videos, the server and training batches.
 
-supervision draws the boxes. The labels are placed here: its own way of keeping them apart pushes them away from their
-boxes, and in a crowded picture they hide what was found. Here a label stands at its box or not at all, the most confident
-first; it covers no other label and no other object's centre.
+supervision could draw them, but its import takes longer than a prediction, and its way of keeping labels apart pushes them
+away from their boxes: in a crowded picture they hide what was found. Here a label stands at its box or not at all, the most
+confident first; it covers no other label and no other object's centre.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from nextdetr.inference._supervision import sv
 from nextdetr.inference.fonts import lay_out, legible
+from nextdetr.inference.objects import Found
 from nextdetr.preprocess import ImageSource, as_image
 
 __all__ = ["draw_detections", "line_width", "text_size"]
@@ -32,7 +32,7 @@ TINY_TEXT = 8.0  # pixels, in pictures of a hundred pixels, which are looked at 
 Corners = tuple[float, float, float, float]
 
 
-def draw_detections(image: ImageSource, detections: sv.Detections, classes: Sequence[str] | None = None) -> Image.Image:
+def draw_detections(image: ImageSource, detections: Found, classes: Sequence[str] | None = None) -> Image.Image:
     """Draw boxes with class names, tracks' numbers and confidences on a copy of the image, in one colour per class.
 
     Where boxes crowd, a label shrinks to its confidence or is left out; every box is drawn. A class whose name no installed
@@ -47,6 +47,7 @@ def draw_detections(image: ImageSource, detections: sv.Detections, classes: Sequ
         A picture of the image's size.
     """
     picture = as_image(image).copy()
+    picture.info.clear()  # comments, orientation and the like are of the photograph
     number = len(detections)
     if number == 0:
         return picture
@@ -65,7 +66,7 @@ def draw_detections(image: ImageSource, detections: sv.Detections, classes: Sequ
         variants = [(f"{name} {score:.2f}", f"{score:.2f}") for name, score in zip(names, scores, strict=True)]
         order = np.argsort(-scores, kind="stable")
     boxes = np.asarray(detections.xyxy, dtype=np.float64).reshape(-1, 4)
-    picture = _draw_boxes(picture, boxes, labels)
+    _draw_boxes(picture, boxes, labels)
     _draw_labels(picture, boxes, labels, variants, order)
     return picture
 
@@ -82,18 +83,23 @@ def text_size(size: tuple[int, int]) -> float:
     return max(side * 0.026, min(SMALLEST_TEXT, max(TINY_TEXT, side / 10)))
 
 
-def _draw_boxes(picture: Image.Image, boxes: NDArray[np.float64], labels: NDArray[np.int64]) -> Image.Image:
-    """Lines as thick as the picture allows, thinner around small objects."""
-    sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+def _draw_boxes(picture: Image.Image, boxes: NDArray[np.float64], labels: NDArray[np.int64]) -> None:
+    """Lines as thick as the picture allows, thinner around small objects; thick ones above thin ones.
+
+    As OpenCV draws them: centred on the edges of the box, with round corners outside, and an odd number of pixels wide.
+    """
+    corners = np.sort(boxes.reshape(-1, 2, 2), axis=1)  # upper left and lower right, [N, 2, 2]
+    sides = (corners[:, 1] - corners[:, 0]).min(axis=1)
     thickness = np.clip(np.rint(np.minimum(line_width(picture.size), sides / 12)), 1, None).astype(int)
-    palette = sv.ColorPalette.from_hex(list(COLOURS))
-    limits = np.tile(np.array(picture.size, dtype=np.float64) - 1, 2)
-    scene = np.array(picture)[:, :, ::-1].copy()  # supervision draws on BGR
-    for width in np.unique(thickness):
-        same = thickness == width
-        found = sv.Detections(xyxy=boxes[same].clip(0, limits), class_id=labels[same])
-        sv.BoxAnnotator(color=palette, thickness=int(width)).annotate(scene, found)
-    return Image.fromarray(np.ascontiguousarray(scene[:, :, ::-1]))
+    reach = np.where(thickness > 1, (thickness + 1) // 2, 0)  # pixels on either side of the edge
+    outer = corners.clip(0, np.array(picture.size) - 1).astype(int) + reach[:, None, None] * np.array([[-1], [1]])
+    draw = ImageDraw.Draw(picture)
+    for index in np.argsort(thickness, kind="stable"):
+        edges, radius, colour = outer[index].ravel().tolist(), int(reach[index]), COLOURS[labels[index] % len(COLOURS)]
+        if radius:
+            draw.rounded_rectangle(edges, radius, outline=colour, width=2 * radius + 1)
+        else:
+            draw.rectangle(edges, outline=colour)
 
 
 def _draw_labels(

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from nextdetr.array_boxes import batched_nms
 from nextdetr.errors import DataError
 from nextdetr.files import path_text
-from nextdetr.inference._supervision import rows, sv
+from nextdetr.inference.objects import Found, Objects
 from nextdetr.inference.shown import Shown
 from nextdetr.inference.tags import VideoTags
 
 if TYPE_CHECKING:
+    import supervision as sv
     from PIL import Image
 
     from nextdetr.inference.feature_map import FeatureMap
@@ -32,7 +33,7 @@ class Prediction(Shown):
         path: path of the image, or its name where it came from memory ("image-1").
         width: of the image in pixels, EXIF orientation applied; 0 where it could not be read.
         height: likewise.
-        detections: boxes xyxy in pixels of the image, ``confidence`` 0 to 1, ``class_id`` and ``data["class_name"]``, best
+        found: boxes xyxy in pixels of the image, ``confidence`` 0 to 1, ``class_id`` and ``data["class_name"]``, best
             first; empty where nothing was found.
         image: the image, RGB; None where it could not be read.
         problem: why the image could not be read, a sentence; None where all is well.
@@ -49,7 +50,7 @@ class Prediction(Shown):
     path: str
     width: int
     height: int
-    detections: sv.Detections
+    found: Found
     image: Image.Image | None = None
     problem: str | None = None
     frame: int | None = None
@@ -59,6 +60,13 @@ class Prediction(Shown):
     maps: list[FeatureMap] | None = None
     unlikeness: float | None = None
     origin: Origin | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def detections(self) -> sv.Detections:
+        """What was found, as a ``supervision.Detections``, always the same one; the first one imports supervision."""
+        if isinstance(self.found, Objects):
+            object.__setattr__(self, "found", self.found.to_supervision())
+        return cast("sv.Detections", self.found)
 
     @property
     def unlike_training(self) -> bool | None:
@@ -75,7 +83,7 @@ class Prediction(Shown):
         Boxes and confidences have the digits of float32, and no more; a path that is not UTF-8 is written as ``path_text``
         has it.
         """
-        found = self.detections
+        found = self.found
         confidences = [] if found.confidence is None else short_numbers(found.confidence)
         labels = [] if found.class_id is None else found.class_id.tolist()
         rows = zip(short_numbers(found.xyxy), confidences, labels, self._names(), strict=True)
@@ -96,8 +104,8 @@ class Prediction(Shown):
             result |= {"unlikeness": self.unlikeness, "unlike_training": self.unlike_training}
         return result if self.problem is None else {**result, "problem": path_text(self.problem)}
 
-    def _found(self) -> sv.Detections:
-        return self.detections
+    def _found(self) -> Found:
+        return self.found
 
     def _called(self) -> tuple[str, int | None]:
         return path_text(self.path), self.frame
@@ -110,7 +118,7 @@ class Prediction(Shown):
         return self.origin.image() if reader is None else reader.image(self.origin)
 
     def _names(self) -> list[str]:
-        return [str(name) for name in self.detections.data.get("class_name", ())]
+        return [str(name) for name in self.found.data.get("class_name", ())]
 
 
 def short_numbers(values: NDArray[np.number[Any]]) -> list[Any]:
@@ -123,11 +131,11 @@ def short_numbers(values: NDArray[np.number[Any]]) -> list[Any]:
     return cast("list[Any]", shortest.astype(np.float64).tolist())
 
 
-def merge_detections(found: sv.Detections, limit: float | None) -> sv.Detections:
+def merge_detections(found: Objects, limit: float | None) -> Objects:
     """Drop of two boxes of a class with an IoU above ``limit`` the less sure one; None keeps all of them."""
     if limit is None or len(found) < 2:
         return found
     assert found.confidence is not None
     assert found.class_id is not None
     boxes, scores, labels = found.xyxy.astype(np.float32), found.confidence, found.class_id.astype(np.int64)
-    return rows(found, batched_nms(boxes, scores.astype(np.float32), labels, limit))
+    return found[batched_nms(boxes, scores.astype(np.float32), labels, limit)]

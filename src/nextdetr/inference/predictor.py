@@ -16,8 +16,8 @@ from PIL import Image
 from nextdetr.confidence import AUTO, least_scores
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import path_text
-from nextdetr.inference._supervision import sv
 from nextdetr.inference.frames import unfold
+from nextdetr.inference.objects import Objects
 from nextdetr.inference.origin import Origin
 from nextdetr.inference.prediction import Prediction, merge_detections
 from nextdetr.inference.running import backend_of
@@ -36,6 +36,7 @@ from nextdetr.postprocess import Detected, postprocess
 from nextdetr.preprocess import AS_EVER, ImageSource, Reading, resize_to_planes
 
 if TYPE_CHECKING:
+    import supervision as sv
     import torch
 
     from nextdetr.confidence import Confidence
@@ -201,9 +202,9 @@ class Predictor:
                     continue
                 self.skipped.update({"frames": read.more_frames} if read.more_frames else {})
                 detected, maps, unlike = next(found)
-                detections = self.as_detections(detected, least, merge_iou)
+                objects = self.as_objects(detected, least, merge_iou)
                 yield Prediction(
-                    item.path, *image.size, detections, image, None, item.frame, item.seconds, tags=item.tags, maps=maps,
+                    item.path, *image.size, objects, image, None, item.frame, item.seconds, tags=item.tags, maps=maps,
                     unlikeness=unlike, origin=Origin(item.path, item.in_memory, item.frame, read.given, self.reading),
                 )  # fmt: skip
                 del read, image
@@ -241,14 +242,12 @@ class Predictor:
         maps = [None] * len(found) if seen.maps is None else seen.maps
         return list(zip(found, maps, unlike, strict=True))
 
-    def nothing(self) -> sv.Detections:
+    def nothing(self) -> Objects:
         """Return no detections, with all fields."""
-        return self.as_detections(None, self.least_scores(0.0))
+        return self.as_objects(None, self.least_scores(0.0))
 
-    def as_detections(
-        self, detected: Detected | None, least: NDArray[np.float32], merge_iou: float | None = None
-    ) -> sv.Detections:
-        """Detections of at least ``least`` [C] of their class, with their names; empty, but with all fields, for None.
+    def as_objects(self, detected: Detected | None, least: NDArray[np.float32], merge_iou: float | None = None) -> Objects:
+        """Return what has at least ``least`` [C] of its class, with its name; empty, but with all fields, for None.
 
         ``merge_iou`` is as in :meth:`stream`.
         """
@@ -259,7 +258,7 @@ class Predictor:
             boxes, scores, labels = detected.boxes, detected.scores, detected.labels
             kept = scores >= least[labels]
             boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
-        found = sv.Detections(xyxy=boxes, confidence=scores, class_id=labels, data={"class_name": self._names[labels]})
+        found = Objects(boxes, scores, labels, data={"class_name": self._names[labels]})
         return merge_detections(found, merge_iou)
 
 

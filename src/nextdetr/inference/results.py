@@ -113,7 +113,7 @@ class Result(Shown, sv.Detections):
 
     def to_json(self) -> dict[str, Any]:
         """Return the image's part of the JSON result of ``nextdetr predict``."""
-        return replace(self._known(), detections=self).to_json()
+        return replace(self._known(), found=self).to_json()
 
     def _known(self) -> Prediction:
         if self._prediction is None:

@@ -11,9 +11,9 @@ import numpy as np
 
 from nextdetr.errors import ConfigError, NextDETRError
 from nextdetr.files import write_text_atomic
-from nextdetr.inference._supervision import sv
 from nextdetr.inference.drawing import draw_detections
 from nextdetr.inference.notebook import html_picture, html_table, html_text, jpeg_bytes, show_picture
+from nextdetr.inference.objects import Found
 from nextdetr.inference.picture_file import picture_stem, picture_suffix, write_picture
 from nextdetr.json_text import json_text
 
@@ -33,7 +33,7 @@ class Shown:
 
     __slots__ = ()
 
-    def _found(self) -> sv.Detections:
+    def _found(self) -> Found:
         raise NotImplementedError
 
     def _picture(self) -> Image.Image:
@@ -135,7 +135,7 @@ def listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in Counter(counts).most_common()) or "nothing"
 
 
-def crop_windows(found: sv.Detections, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+def crop_windows(found: Found, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
     """Return the whole pixels that each box touches, xyxy, at least one of an image of this width and height."""
     width, height = size
     low = np.floor(found.xyxy[:, :2] + _EDGE).clip(0, (width - 1, height - 1)).astype(int)

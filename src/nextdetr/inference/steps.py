@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nextdetr.confidence import AUTO
-from nextdetr.inference._supervision import sv
+from nextdetr.inference.objects import Objects
 from nextdetr.inference.predictor import Predictor
 from nextdetr.postprocess import Outputs, postprocess
 from nextdetr.preprocess import resize_to_planes
@@ -74,8 +74,8 @@ class Steps:
         classes: Sequence[int] | None = None,
         max_detections: int = 300,
         merge_iou: float | None = None,
-    ) -> sv.Detections:
-        """Turn what the model gives for one image into detections.
+    ) -> Objects:
+        """Return what the model finds in one image.
 
         Args:
             looked: one of those that ``compute`` returned.
@@ -87,4 +87,4 @@ class Steps:
         """
         width, height = size
         (found,) = postprocess(looked.outputs, [(height, width)], max_detections=max_detections, classes=classes)
-        return self.predictor.as_detections(found, self.predictor.least_scores(confidence), merge_iou)
+        return self.predictor.as_objects(found, self.predictor.least_scores(confidence), merge_iou)

@@ -43,7 +43,7 @@ class VideoTally:
         self._now = time.monotonic()
         counts = frame.counts()
         self.detections.update(counts)
-        found = frame.detections
+        found = frame.found
         if found.tracker_id is not None:
             for track, name in zip(found.tracker_id.tolist(), found.data["class_name"], strict=True):
                 if track >= 0:

@@ -9,6 +9,7 @@ with its other half. Nothing else is suppressed: a small object inside a large o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from PIL import Image
 
 from nextdetr.array_boxes import batched_nms
 from nextdetr.errors import ConfigError
-from nextdetr.inference._supervision import rows, sv
 from nextdetr.inference.frames import unfold
+from nextdetr.inference.objects import Objects
 from nextdetr.inference.origin import Origin
 from nextdetr.inference.prediction import merge_detections
 from nextdetr.inference.predictor import Prediction, Predictor, tell_unreadable
@@ -88,13 +89,13 @@ def _stream(
         windows = tile_windows(*image.size, tile, overlap)
         if len(windows) > 1:
             windows = [*windows, (0, 0, *image.size)]
-        found: list[sv.Detections] = []
+        found: list[Objects] = []
         maps, unlike = None, None
         for prediction in predictor.stream(_crops(image, windows), **settings):
-            found.append(prediction.detections)
+            found.append(Objects.of(prediction.found))
             maps, unlike = prediction.maps, prediction.unlikeness  # in the end of the last crop, the image as a whole
         merged = merge_tiles(found, windows, image.size)
-        merged = merge_detections(rows(merged, np.arange(len(merged))[:most]), merge_iou)
+        merged = merge_detections(merged[np.arange(len(merged))[:most]], merge_iou)
         yield Prediction(
             item.path, *image.size, merged, image, None, item.frame, item.seconds, tags=item.tags, maps=maps,
             unlikeness=unlike, origin=Origin(item.path, item.in_memory, item.frame, given, predictor.reading),
@@ -107,11 +108,11 @@ def _crops(image: Image.Image, windows: Sequence[Window]) -> Iterator[Image.Imag
     return (image if window == whole else image.crop(window) for window in windows)
 
 
-def merge_tiles(found: Sequence[sv.Detections], windows: Sequence[Window], size: tuple[int, int]) -> sv.Detections:
-    """Bring the detections of an image's tiles together.
+def merge_tiles(found: Sequence[Objects], windows: Sequence[Window], size: tuple[int, int]) -> Objects:
+    """Bring together what was found in an image's tiles.
 
     Args:
-        found: detections of each tile, boxes xyxy in the tile's pixels.
+        found: objects of each tile, boxes xyxy in the tile's pixels.
         windows: the tiles, xyxy in the image's pixels.
         size: width and height of the image.
 
@@ -119,21 +120,19 @@ def merge_tiles(found: Sequence[sv.Detections], windows: Sequence[Window], size:
         Boxes in the image's pixels, best first.
     """
     moved, cut = [], []
-    for detections, window in zip(found, windows, strict=True):
+    for objects, window in zip(found, windows, strict=True):
         x, y = window[:2]
-        boxes = (detections.xyxy + np.array([x, y, x, y])).astype(np.float32)
+        boxes = (objects.xyxy + np.array([x, y, x, y])).astype(np.float32)
         cut.append(_touches(boxes, window, size))
-        detections.xyxy = boxes
-        moved.append(detections)
-    # Where nothing is found at all, merging would lose the fields.
-    every = sv.Detections.merge(moved) if any(len(detections) for detections in moved) else moved[0]
+        moved.append(replace(objects, xyxy=boxes))
+    every = Objects.joined(moved)
     if len(every) == 0:
         return every
     assert every.confidence is not None
     assert every.class_id is not None
     boxes, scores, labels = every.xyxy.astype(np.float32), every.confidence, every.class_id.astype(np.int64)
-    kept = batched_nms(boxes, scores, labels, EQUAL)
-    return _join_halves(rows(every, kept), np.concatenate(cut)[kept])
+    kept = batched_nms(boxes, scores.astype(np.float32), labels, EQUAL)
+    return _join_halves(every[kept], np.concatenate(cut)[kept])
 
 
 def _touches(boxes: NDArray[np.float32], window: Window, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -146,7 +145,7 @@ def _touches(boxes: NDArray[np.float32], window: Window, size: tuple[int, int]) 
     return touches
 
 
-def _join_halves(found: sv.Detections, is_cut: NDArray[np.bool_]) -> sv.Detections:
+def _join_halves(found: Objects, is_cut: NDArray[np.bool_]) -> Objects:
     """Drop cut boxes that another box has whole; join those that overlap with each other."""
     boxes, labels = found.xyxy.astype(np.float32), found.class_id
     assert labels is not None
@@ -163,8 +162,7 @@ def _join_halves(found: sv.Detections, is_cut: NDArray[np.bool_]) -> sv.Detectio
             j = halves[np.argmax(shares[halves])]
             boxes[j] = np.concatenate((np.minimum(boxes[i, :2], boxes[j, :2]), np.maximum(boxes[i, 2:], boxes[j, 2:])))
             keep[i] = False
-    found.xyxy = boxes
-    return rows(found, keep)
+    return replace(found, xyxy=boxes)[keep]
 
 
 def _shares(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from nextdetr.errors import ConfigError
-from nextdetr.inference._supervision import rows, sv
 from nextdetr.inference.crossing import CrossingLine
 from nextdetr.inference.drawing import draw_detections, line_width, text_size
 from nextdetr.inference.fonts import font
+from nextdetr.inference.objects import Objects
 from nextdetr.inference.predictor import Prediction
+
+if TYPE_CHECKING:
+    import supervision as sv
 
 __all__ = ["UNSURE", "Follower", "parse_points"]
 
@@ -85,7 +88,8 @@ class Follower:
         path: str | None = None
         for prediction in predictions:
             if prediction.image is None:
-                yield replace(prediction, detections=rows(prediction.detections, self._sure(prediction.detections)))
+                found = Objects.of(prediction.found)
+                yield replace(prediction, found=found[self._sure(found)])
                 continue
             if prediction.begins_video(path) or _sequence(prediction) != path:
                 self._reset(prediction)
@@ -94,7 +98,7 @@ class Follower:
 
     def draw(self, image: Image.Image, prediction: Prediction) -> Image.Image:
         """Draw a frame with its detections, numbers, lines and zones."""
-        picture = draw_detections(image, prediction.detections)
+        picture = draw_detections(image, prediction.found)
         if not (self.lines or self.zones):
             return picture
         pen = ImageDraw.Draw(picture)
@@ -133,7 +137,7 @@ class Follower:
                 frame_rate=rate or USUAL_RATE,
             )  # fmt: skip
         self._lines = [CrossingLine(*line) for line in self.lines]
-        self._zones = [sv.PolygonZone(polygon=np.array(zone)) for zone in self.zones]
+        self._zones = _polygons(self.zones)
 
     def _scale(self, prediction: Prediction) -> tuple[float, float]:
         """Return what brings a place in this frame into the pixels of the video's first one."""
@@ -142,7 +146,7 @@ class Follower:
 
     def _frame(self, prediction: Prediction) -> Prediction:
         scale = np.tile(np.array(self._scale(prediction), np.float32), 2)
-        found = prediction.detections
+        found = Objects.of(prediction.found)
         if (scale != 1).any():
             found = replace(found, xyxy=found.xyxy * scale)
         if self._tracker is not None:
@@ -151,28 +155,28 @@ class Follower:
         if self.lines:
             counted["lines"] = [{"in": line.entered, "out": line.left} for line in self._lines]
         if self.zones:
-            counted["zones"] = [int(zone.trigger(found).sum()) for zone in self._zones]
+            inside = found.to_supervision()
+            counted["zones"] = [int(zone.trigger(inside).sum()) for zone in self._zones]
         if (scale != 1).any():
             found = replace(found, xyxy=found.xyxy / scale)
-        return replace(prediction, detections=found, counted=counted or None)
+        return replace(prediction, found=found, counted=counted or None)
 
-    def _tracked(self, found: sv.Detections, seconds: float | None) -> sv.Detections:
-        """Detections that belong to a track or are sure by themselves."""
-        fields = found
+    def _tracked(self, given: Objects, seconds: float | None) -> Objects:
+        """Objects that belong to a track or are sure by themselves."""
         # Tracks have no number before their second detection. What crosses a line between the two counts all the same.
         new = [(track, track.get_state_bbox()) for track in self._tracker.tracks if track.tracker_id < 0]
-        found = self._tracker.update(found, timestamp=seconds)
+        found = Objects.of(self._tracker.update(given.to_supervision(), timestamp=seconds))
         self._cross([(track.tracker_id, box) for track, box in new if track.tracker_id >= 0], found)
         if len(found) == 0:
-            fields.tracker_id = np.zeros(len(fields), np.int64)
-            return rows(fields, np.zeros(len(fields), bool))
+            nobody = replace(given, tracker_id=np.zeros(len(given), np.int64))
+            return nobody[np.zeros(len(given), bool)]
         assert found.confidence is not None
         assert found.tracker_id is not None
         order = np.argsort(-found.confidence, kind="stable")
         kept = (found.tracker_id >= 0) | self._sure(found)
-        return rows(found, order[kept[order]])
+        return found[order[kept[order]]]
 
-    def _sure(self, found: sv.Detections) -> NDArray[np.bool_]:
+    def _sure(self, found: Objects) -> NDArray[np.bool_]:
         """Whether each detection is shown without a track."""
         assert found.confidence is not None
         assert found.class_id is not None
@@ -180,7 +184,7 @@ class Follower:
         sure: NDArray[np.bool_] = found.confidence >= least
         return sure
 
-    def _cross(self, earlier: Sequence[tuple[int, NDArray[Any]]], found: sv.Detections) -> None:
+    def _cross(self, earlier: Sequence[tuple[int, NDArray[Any]]], found: Objects) -> None:
         """Let the lines see where tracks were that have a number only now, and where all are now."""
         numbers = [] if found.tracker_id is None else found.tracker_id.tolist()
         for line in self._lines:
@@ -193,6 +197,14 @@ class Follower:
 def _sequence(prediction: Prediction) -> str:
     """Return what an image is followed with: its video, or all images that are no frames of one."""
     return STILLS if prediction.frame is None else prediction.path
+
+
+def _polygons(zones: Sequence[Sequence[tuple[int, int]]]) -> list[sv.PolygonZone]:
+    if not zones:
+        return []
+    from nextdetr.inference._supervision import sv
+
+    return [sv.PolygonZone(polygon=np.array(zone)) for zone in zones]
 
 
 def _tracker_class() -> Any:

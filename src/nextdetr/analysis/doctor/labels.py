@@ -102,8 +102,8 @@ def doubt_labels(
         for prediction in predictions:
             if prediction.frame:  # of animated images only the first frame counts, as in training
                 continue
-            known = [at for at, name in enumerate(prediction.detections.data.get("class_name", ())) if name in data.classes]
-            detections = prediction.detections
+            detections = prediction.found
+            known = [at for at, name in enumerate(detections.data.get("class_name", ())) if name in data.classes]
             labels = [data.classes.index(str(detections.data["class_name"][at])) for at in known]
             scores = np.zeros(0) if detections.confidence is None else detections.confidence[known].astype(np.float64)
             answers.append(Found(detections.xyxy[known].astype(np.float64), scores, np.array(labels, dtype=np.int64)))

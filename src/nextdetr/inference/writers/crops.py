@@ -34,7 +34,7 @@ class CropFiles:
 
     def add(self, prediction: Prediction) -> None:
         """Write the objects of an image or frame, each whole or not at all."""
-        if prediction.image is None or len(prediction.detections) == 0:
+        if prediction.image is None or len(prediction.found) == 0:
             return
         stem = self._stems.of(prediction)
         stem += "-" if prediction.frame is None else f"_{prediction.frame:06d}_"
