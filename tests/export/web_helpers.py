@@ -34,7 +34,7 @@ def web_folder(folder, *, single=False, thresholds=(), logits=None):
         max_detections=FOUND * len(CLASSES),
     )  # fmt: skip
     handmade(folder / "model.onnx", contract, logits=logits)
-    return write_folder(folder / "model.onnx", contract, runtime_files(), single=single)
+    return write_folder(folder / "model.onnx", contract, runtime_files(), "toy", single=single)
 
 
 class Plain(SimpleHTTPRequestHandler):

@@ -33,7 +33,7 @@ from nextdetr.export.stamp import stamp_passed
 from nextdetr.export.web.folder import WebFolder, write_folder
 from nextdetr.export.web.runtime import runtime_files
 from nextdetr.extras import is_installed
-from nextdetr.files import directory_if_used, write_text_atomic
+from nextdetr.files import detector_name, directory_if_used, write_text_atomic
 from nextdetr.inference.contract import UNJUDGED, Contract
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.opened import stored_bits
@@ -176,7 +176,7 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
         own.failures, found, opened.metadata.get("weights_licence", "none"), deploy,
     )  # fmt: skip
     stamp_passed(path, passed)
-    page = write_folder(path, contract, runtime, single=config.single_file) if web else None
+    page = write_folder(path, contract, runtime, detector_name(opened.source), single=config.single_file) if web else None
     result = replace(result, bytes=file_bytes(path), web=page)  # of the final file
     write_text_atomic(folder / REPORT, json.dumps(result.to_json(), ensure_ascii=False, indent=1) + "\n")
     return result

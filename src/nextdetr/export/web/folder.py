@@ -13,7 +13,7 @@ from typing import Any
 from nextdetr.confidence import named_thresholds, read_calibrated
 from nextdetr.export.web.runtime import VERSION, WASM
 from nextdetr.export.web.single import hash_of, single_file, with_policy
-from nextdetr.files import write_bytes_atomic, write_text_atomic
+from nextdetr.files import path_text, write_bytes_atomic, write_text_atomic
 from nextdetr.inference.contract import Contract
 from nextdetr.page import page_files
 
@@ -57,24 +57,25 @@ class WebFolder:
     single_file_bytes: int
 
 
-def write_folder(model: Path, contract: Contract, runtime: Mapping[str, Path], *, single: bool) -> WebFolder:
+def write_folder(model: Path, contract: Contract, runtime: Mapping[str, Path], name: str, *, single: bool) -> WebFolder:
     """Write everything the page needs beside the graph.
 
     Args:
         model: the graph, ``model.onnx`` in the folder.
         contract: its contract.
         runtime: files of onnxruntime-web by name.
+        name: what the page calls the detector; also the name of the single file.
         single: also write the page as one file.
 
     Raises:
         WriteError: the disk is full, or the folder cannot be written.
     """
-    folder = model.parent
+    folder, name = model.parent, path_text(name)
     page = page_files("nextdetr.export.web", "page")
     index, opened, unpack = (page.pop(name).decode() for name in (PAGE, "opened.js", "unpack.js"))
     parts = {name: path.read_bytes() for name, path in runtime.items()}
     sizes = {model.name: model.stat().st_size, f"runtime/{WASM}": len(parts[WASM])}
-    terms = json.dumps(_terms(contract, sizes), ensure_ascii=False, indent=1) + "\n"
+    terms = json.dumps(_terms(contract, name, sizes), ensure_ascii=False, indent=1) + "\n"
     policy = _POLICY.replace("{opened}", hash_of(opened))
     loaded = {
         PAGE: with_policy(index, policy).replace("</body>", f"<script>{opened}</script>\n</body>").encode(),
@@ -82,9 +83,9 @@ def write_folder(model: Path, contract: Contract, runtime: Mapping[str, Path], *
         **{f"page/{name}": content for name, content in page.items()},
         **{f"runtime/{name}": content for name, content in parts.items()},
     }
-    for name, content in {**loaded, **_beside()}.items():
-        write_bytes_atomic(folder / name, content)
-    one = folder / f"{_name(contract)}.html"
+    for file, content in {**loaded, **_beside()}.items():
+        write_bytes_atomic(folder / file, content)
+    one = folder / f"{name}.html"
     size = 0
     if single:
         text = single_file(index, unpack, page, parts, {TERMS: terms.encode(), model.name: model.read_bytes()})
@@ -96,22 +97,18 @@ def write_folder(model: Path, contract: Contract, runtime: Mapping[str, Path], *
     )  # fmt: skip
 
 
-def _terms(contract: Contract, sizes: Mapping[str, int]) -> dict[str, Any]:
+def _terms(contract: Contract, name: str, sizes: Mapping[str, int]) -> dict[str, Any]:
     """Return the page's settings for the detector, as JSON."""
     known = read_calibrated(contract.details)
     calibrated = None if known is None else {"threshold": known.threshold, "recall": known.recall}
     return {
-        "name": _name(contract), "classes": contract.classes, "image_size": contract.image_size,
+        "name": name, "classes": contract.classes, "image_size": contract.image_size,
         "queries": contract.queries, "max_detections": contract.max_detections, "precision": contract.precision,
         "thresholds": named_thresholds(contract.details, contract.classes), "calibrated": calibrated,
         "runtime": f"onnxruntime-web {VERSION}",
         "licence": contract.details["licence"], "weights_licence": contract.details["weights_licence"],
         "bytes": dict(sizes),
     }  # fmt: skip
-
-
-def _name(contract: Contract) -> str:
-    return Path(contract.details["source"]).stem
 
 
 def _beside() -> dict[str, bytes]:
