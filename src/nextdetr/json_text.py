@@ -1,12 +1,15 @@
-"""JSON that every parser accepts: no NaN, no infinity, no lone surrogates."""
+"""JSON that every parser accepts, without NaN, infinity and lone surrogates, and without digits that say nothing."""
 
 from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-__all__ = ["json_text"]
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = ["json_text", "short_number", "short_numbers", "short_seconds"]
 
 
 def json_text(value: Any, *, encoding: str = "utf-8") -> str:
@@ -29,6 +32,28 @@ def json_text(value: Any, *, encoding: str = "utf-8") -> str:
     except (UnicodeEncodeError, LookupError):
         return json.dumps(value, allow_nan=False, default=_plain)
     return text
+
+
+def short_numbers(values: ArrayLike) -> list[Any]:
+    """Return numbers with the fewest digits that identify them in float32: 48.257538, not 48.257537841796875.
+
+    Args:
+        values: of any shape; lists of that shape are returned.
+    """
+    import numpy as np  # not for every command
+
+    shortest = np.asarray(values, np.float32).astype(str)  # NumPy writes no more digits than are needed
+    return cast("list[Any]", shortest.astype(np.float64).tolist())
+
+
+def short_number(value: float) -> float:
+    """Return one number as :func:`short_numbers` does."""
+    return float(short_numbers([value])[0])
+
+
+def short_seconds(value: float) -> float:
+    """Return seconds to the microsecond: times of hours have more digits than float32 holds."""
+    return round(value, 6)
 
 
 def _plain(value: Any) -> Any:

@@ -85,6 +85,14 @@ def test_numbers_have_the_digits_of_float32_and_no_more(tmp_path):
     np.testing.assert_allclose(written, np.hstack((boxes[:, :2], boxes[:, 2:] - boxes[:, :2])), rtol=1e-5)
 
 
+def test_times_have_microseconds_and_other_numbers_the_digits_of_float32():
+    given = replace(prediction(), frame=107_893, seconds=107_893 / 29.97, unlikeness=float(np.float32(1 / 3)))
+    row = given.to_json()
+    assert (row["seconds"], row["unlikeness"], row["unlike_training"]) == (3600.033367, 0.33333334, False)
+    assert replace(given, seconds=1 / 3).to_json()["seconds"] == 0.333333
+    assert replace(given, seconds=None).to_json()["seconds"] is None
+
+
 def test_a_picture_too_long_for_jpeg_becomes_png(tmp_path):
     shown = replace(prediction(found=False), width=65_501, height=2, image=Image.new("RGB", (65_501, 2)))
     run([shown], tmp_path / "out", "images")

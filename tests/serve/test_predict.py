@@ -71,6 +71,9 @@ def test_answers_have_no_more_digits_than_float32(server, model, photos):
     assert np.array_equal(np.array([row["box"] for row in rows], np.float32), found.xyxy)
     numbers = [number for row in rows for number in (*row["box"], row["confidence"])]
     assert max(len(str(number).replace(".", "").strip("0")) for number in numbers) <= 9
+    taken = answer.json()["seconds"]
+    assert {step: round(seconds, 6) for step, seconds in taken.items()} == taken
+    assert taken["model"] > 0
 
 
 def test_settings_count_as_in_predict(server, model, photos, capsys):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from nextdetr.json_text import short_number
+
 __all__ = ["CameraReport"]
 
 
@@ -40,7 +42,8 @@ class CameraReport:
         """Return its part of the JSON result."""
         return {
             "frames": self.frames, "full_frames": self.full, "unchanged_frames": self.unchanged,
-            "computed_share": self.computed / max(1, self.frames), "largest_drift": self.largest_drift,
+            "computed_share": short_number(self.computed / max(1, self.frames)),
+            "largest_drift": None if self.largest_drift is None else short_number(self.largest_drift),
         }  # fmt: skip
 
     def __str__(self) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nextdetr.array_boxes import batched_nms
 from nextdetr.errors import DataError
@@ -14,6 +13,7 @@ from nextdetr.files import path_text
 from nextdetr.inference.objects import Found, Objects
 from nextdetr.inference.shown import Shown
 from nextdetr.inference.tags import VideoTags
+from nextdetr.json_text import short_number, short_numbers, short_seconds
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nextdetr.inference.feature_map import FeatureMap
     from nextdetr.inference.origin import ImageReader, Origin
 
-__all__ = ["Prediction", "merge_detections", "short_numbers"]
+__all__ = ["Prediction", "merge_detections"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,8 @@ class Prediction(Shown):
     def to_json(self) -> dict[str, Any]:
         """Return the image's part of the JSON result; ``problem`` is in it only where there is one.
 
-        Boxes and confidences have the digits of float32, and no more; a path that is not UTF-8 is written as ``path_text``
-        has it.
+        Numbers have the digits of float32, and no more, and times those of microseconds; a path that is not UTF-8 is
+        written as ``path_text`` has it.
         """
         found = self.found
         confidences = [] if found.confidence is None else short_numbers(found.confidence)
@@ -96,12 +96,13 @@ class Prediction(Shown):
                 row["track_id"] = None if track < 0 else track
         result: dict[str, Any] = {"path": path_text(self.path), "width": self.width, "height": self.height}
         if self.frame is not None:
-            result |= {"frame": self.frame, "seconds": self.seconds}
+            result |= {"frame": self.frame, "seconds": None if self.seconds is None else short_seconds(self.seconds)}
         result["detections"] = detections
         if self.counted is not None:
             result["counted"] = self.counted
         if self.unlikeness is not None:
-            result |= {"unlikeness": self.unlikeness, "unlike_training": self.unlike_training}
+            unlikeness = short_number(self.unlikeness)
+            result |= {"unlikeness": unlikeness, "unlike_training": unlikeness > 1}
         return result if self.problem is None else {**result, "problem": path_text(self.problem)}
 
     def _found(self) -> Found:
@@ -119,16 +120,6 @@ class Prediction(Shown):
 
     def _names(self) -> list[str]:
         return [str(name) for name in self.found.data.get("class_name", ())]
-
-
-def short_numbers(values: NDArray[np.number[Any]]) -> list[Any]:
-    """Return numbers with the fewest digits that identify them in float32: 48.257538, not 48.257537841796875.
-
-    Args:
-        values: of any shape; lists of that shape are returned.
-    """
-    shortest = np.asarray(values, np.float32).astype(str)  # NumPy writes no more digits than are needed
-    return cast("list[Any]", shortest.astype(np.float64).tolist())
 
 
 def merge_detections(found: Objects, limit: float | None) -> Objects:

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from nextdetr.json_text import json_text
+from nextdetr.json_text import json_text, short_seconds
 from nextdetr.serve.batcher import Answer
 from nextdetr.serve.errors import ServeError
 
@@ -56,13 +56,13 @@ def predict_json(model: str, answers: Sequence[Answer]) -> dict[str, Any]:
     ``seconds``: the longest wait in the queue; the other steps are summed over the images (each image of a batch has an
     equal share).
     """
-    steps = ("preprocess", "model", "postprocess")
-    seconds = {step: sum(answer.seconds[step] for answer in answers) for step in steps}
-    queue = max(answer.seconds["queue"] for answer in answers)
+    seconds = {"queue": max(answer.seconds["queue"] for answer in answers)}
+    for step in ("preprocess", "model", "postprocess"):
+        seconds[step] = sum(answer.seconds[step] for answer in answers)
     return {
         "model": model,
         "images": [answer.result for answer in answers],
-        "seconds": {"queue": queue, **seconds},
+        "seconds": {step: short_seconds(taken) for step, taken in seconds.items()},
     }
 
 

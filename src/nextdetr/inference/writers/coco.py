@@ -7,14 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nextdetr.errors import WriteError
 from nextdetr.files import path_text
 from nextdetr.identity import Identity
-from nextdetr.inference.prediction import Prediction, short_numbers
+from nextdetr.inference.prediction import Prediction
 from nextdetr.inference.writers.part import PartFile
-from nextdetr.json_text import json_text
+from nextdetr.json_text import json_text, short_numbers
 
 __all__ = ["CocoFile", "coco_results"]
 
@@ -96,7 +94,7 @@ def _results(seen: Sequence[tuple[str, dict[str, Any]]], identity: Identity) -> 
                     "file_name": path_text(path),
                     "category_id": identity.category_id(row["class_id"]),
                     "category_name": row["class_name"],
-                    "bbox": [x1, y1, *short_numbers(np.array((x2 - x1, y2 - y1)))],
+                    "bbox": [x1, y1, *short_numbers((x2 - x1, y2 - y1))],
                     "score": row["confidence"],
                 }
             )
