@@ -16,13 +16,14 @@ import pytest
 from PIL import Image
 
 from nextdetr import Detector
+from nextdetr.installation import install_command
 from tests.export.handmade import handmade, terms
 from tests.export.helpers import needs_runtimes
 from tests.helpers import squares, tiny_model
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ["square", "bar"]
-INSTALL = "pip install 'nextdetr[train]'"
+INSTALL = install_command("train")
 
 
 def light(*arguments, extras="", code=0):
@@ -184,7 +185,7 @@ def test_serve(place):
 
 
 def test_the_server_names_its_extra(place):
-    assert "pip install 'nextdetr[serve]'" in light("serve", place / "model.onnx", code=2)
+    assert install_command("serve") in light("serve", place / "model.onnx", code=2)
 
 
 def test_what_needs_no_model_works(place, tmp_path):

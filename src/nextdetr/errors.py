@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import unicodedata
 
+from nextdetr.installation import install_command
+
 __all__ = [
     "ConfigError",
     "DataError",
@@ -92,9 +94,8 @@ def missing_extra(package: str, extra: str, purpose: str, *, instead: str = "") 
         purpose: what the user wanted, as a noun phrase ("the quickstart's photographs").
         instead: an alternative to installing it ("or …").
     """
-    install = f"'nextdetr[{extra}]'" if extra else "nextdetr"
     rest = f", {instead}" if instead else ""
-    return ConfigError(f"{purpose} needs the package {package}, which is not installed: pip install {install}{rest}.")
+    return ConfigError(f"{purpose} needs the package {package}, which is not installed: {install_command(extra)}{rest}.")
 
 
 def out_of_memory(error: BaseException) -> bool:

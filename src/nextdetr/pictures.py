@@ -18,18 +18,19 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from nextdetr.errors import DataError
+from nextdetr.installation import install_command
 
 __all__ = [
     "HEIF_SUFFIXES",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
-    "NOT_HERE",
     "RAW_SUFFIXES",
     "Encoded",
     "count_frames",
     "is_picture",
     "is_picture_name",
     "kind_of",
+    "not_here",
     "open_encoded",
     "open_in_memory",
     "open_picture",
@@ -56,8 +57,6 @@ RAW_SUFFIXES = frozenset(
         *("orf", "pef", "raf", "raw", "rw2", "rwl", "sr2", "srf", "srw", "x3f"),
     )
 )
-#: Unsupported kinds of images, by ``kind_of``, and what to do about them.
-NOT_HERE = {"heic": "HEIC (pip install 'nextdetr[heif]')", "raw": "camera raw (develop first)"}
 #: Formats whose files may hold several frames or pages; the other images of an MPO are views for depth or brightness.
 _HEIF_TYPES = (b"ftypheic", b"ftypheix", b"ftypheim", b"ftypheis", b"ftyphevc", b"ftypmif1", b"ftypmsf1")
 _SEVERAL = frozenset(("AVIF", "GIF", "PNG", "TIFF", "WEBP"))
@@ -131,9 +130,14 @@ def open_in_memory(source: Encoded, max_pixels: int = MAX_PIXELS) -> Image.Image
     return _not_too_large(image, source.name, max_pixels)
 
 
+def not_here(kind: str) -> str:
+    """Return what an unsupported kind of images (see ``kind_of``) is called, and what to do about it."""
+    return {"heic": f"HEIC ({install_command('heif')})", "raw": "camera raw (develop first)"}[kind]
+
+
 def _heif_missing(name: str) -> DataError:
     return DataError(
-        f"{name} is a HEIC picture, for which a package is missing: pip install 'nextdetr[heif]', or save it as JPEG."
+        f"{name} is a HEIC picture, for which a package is missing: {install_command('heif')}, or save it as JPEG."
     )
 
 

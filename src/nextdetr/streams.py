@@ -81,7 +81,7 @@ class Predicting:
             settings: as for :meth:`predict`; ``batch_size`` is 1 unless it is given.
 
         Raises:
-            ConfigError: the package trackers is missing (``pip install 'nextdetr[track]'``).
+            ConfigError: the package trackers is missing (extra ``track``).
         """
         return self.stream(source, **{"batch_size": 1, **settings, "track": True})
 

@@ -16,6 +16,7 @@ from nextdetr.cli.main import run
 from nextdetr.cli.options import COMMON, ELSEWHERE, GROUPS, grouped
 from nextdetr.cli.welcome import welcome
 from nextdetr.config import TrainConfig
+from nextdetr.installation import install_command
 
 
 def options(command):
@@ -171,7 +172,7 @@ def test_after_a_training_predicting_is_next(tmp_path, monkeypatch):
     trained.touch()
     assert f"Next: nextdetr predict '{trained}' IMAGES" in welcome(tmp_path)
     monkeypatch.setattr("nextdetr.cli.welcome.is_installed", lambda name: False)
-    assert "pip install 'nextdetr[train]'" in welcome(tmp_path / "none")
+    assert install_command("train") in welcome(tmp_path / "none")
 
 
 def test_a_log_file_has_no_escape_codes(capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from nextdetr.data.listing import list_images
 from nextdetr.data.sources import load_data
 from nextdetr.data.unlabelled import find_unlabelled
 from nextdetr.errors import DataError
+from nextdetr.installation import install_command
 
 from .files import box_entry, image_entry, kinds, make_image, object_xml, write_coco, write_text
 from .small_sets import CAT, CAT_BOX, DOG, DOG_BOX, Case, H, W, check, check_case, write
@@ -374,7 +376,7 @@ def test_pictures_that_cannot_be_read_here_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "_has_heif", lambda: False)
     for name in ("a.HEIC", "1/b.heif", "c.NEF", ".d.heic", "notes.txt"):
         write_text(tmp_path / "images" / name, "")
-    heic = r"2 HEIC \(pip install 'nextdetr\[heif\]'\) are skipped"
+    heic = re.escape(f"2 HEIC ({install_command('heif')}) are skipped")
     told = rf"{heic}; 1 camera raw \(develop first\) are skipped"
     with pytest.raises(DataError, match=rf"there is no image in this folder or below it; {told}"):
         find_unlabelled([tmp_path / "images"])

@@ -11,6 +11,7 @@ import pytest
 from nextdetr.data import parquet
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.errors import ConfigError, DataError
+from nextdetr.installation import install_command
 
 from .files import kinds, make_image
 
@@ -137,5 +138,5 @@ def test_names_that_are_no_text_are_told(tmp_path):
 def test_missing_package_is_named(tmp_path, monkeypatch):
     root = make_set(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(ConfigError, match=r"pip install 'nextdetr\[parquet\]'"):
+    with pytest.raises(ConfigError, match=re.escape(install_command("parquet"))):
         load_data(root, "train")

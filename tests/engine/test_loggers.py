@@ -22,6 +22,7 @@ from nextdetr.engine.loggers.run import RunLogs
 from nextdetr.engine.loggers.tools import Logged, Outcome, Tool
 from nextdetr.engine.train import Trainer, train
 from nextdetr.errors import ConfigError
+from nextdetr.installation import install_command
 from tests.helpers import interrupt_training, squares, tiny_model
 
 
@@ -292,7 +293,7 @@ def test_without_tensorboard_a_line_says_so_and_csv_asks_for_none(tmp_path, monk
     monkeypatch.setattr(run_module, "is_installed", lambda package: False)
     with RunLogs(TrainConfig(), tmp_path, "train", told.append):
         pass
-    assert told == ["No TensorBoard events: the package is not installed (pip install 'nextdetr[logging]')."]
+    assert told == [f"No TensorBoard events: the package is not installed ({install_command('logging')})."]
     monkeypatch.undo()
     with RunLogs(TrainConfig(log=("csv",)), tmp_path, "train", told.append) as running:
         assert running._couriers == []

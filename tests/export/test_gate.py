@@ -12,6 +12,7 @@ from nextdetr.cli.main import run
 from nextdetr.export.gate import compare, drawn_images
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.runtimes import choose_runtime
+from nextdetr.installation import install_command
 from nextdetr.structures import DetectorOutput
 from tests.helpers import tiny_model
 
@@ -104,17 +105,17 @@ def test_a_missing_package_is_named_with_its_installation(arguments, package, tm
     assert run(["export", str(tiny_model(tmp_path)), *arguments]) == 2
     message = capsys.readouterr().err
     assert package in message
-    assert "pip install 'nextdetr[export]'" in message
+    assert install_command("export") in message
 
 
 @pytest.mark.parametrize(
-    ("name", "package", "install"),
-    [("model.onnx", "onnxruntime", "nextdetr"), ("model.xml", "openvino", "'nextdetr[openvino]'")],
+    ("name", "package", "extra"),
+    [("model.onnx", "onnxruntime", ""), ("model.xml", "openvino", "openvino")],
 )
-def test_a_missing_runtime_is_named_with_its_installation(name, package, install, tmp_path, monkeypatch):
+def test_a_missing_runtime_is_named_with_its_installation(name, package, extra, tmp_path, monkeypatch):
     (tmp_path / name).write_bytes(b"")
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ConfigError, match=rf"{package}.*pip install {re.escape(install)}\.$"):
+    with pytest.raises(ConfigError, match=rf"{package}.*: {re.escape(install_command(extra))}\.$"):
         Detector(tmp_path, runtime=package)
 
 

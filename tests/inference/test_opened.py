@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 
 import numpy as np
@@ -21,6 +22,7 @@ from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.exported import ExportedModel, OpenedExport
 from nextdetr.inference.opened import settle
+from nextdetr.installation import install_command
 from nextdetr.weights.checkpoint import save_opened
 from tests.helpers import squares, tiny_model
 
@@ -286,7 +288,7 @@ def test_what_is_skipped_is_counted_by_kind(detector, tmp_path, capsys, monkeypa
     assert run([*arguments, "--output", str(tmp_path / "out")]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Skipped: ")]
     for part in (
-        "3 HEIC (pip install 'nextdetr[heif]')",
+        f"3 HEIC ({install_command('heif')})",
         "1 camera raw",
         "2 beyond the first frame",
         "1 that could not be read",
@@ -294,9 +296,8 @@ def test_what_is_skipped_is_counted_by_kind(detector, tmp_path, capsys, monkeypa
         assert part in line
     for name in ("a.png", "b.tif", "g.jpg"):
         (folder / name).unlink()
-    with pytest.raises(
-        DataError, match=r"no image or video; skipped: 2 HEIC \(pip install .nextdetr\[heif\].\); skipped: 1 camera raw"
-    ):
+    skipped = re.escape(f"no image or video; skipped: 2 HEIC ({install_command('heif')}); skipped: 1 camera raw")
+    with pytest.raises(DataError, match=skipped):
         detector.predict(folder)
 
 

@@ -29,7 +29,7 @@ def embed(
     from nextdetr.errors import ConfigError
     from nextdetr.inference.opened import settle, warn_of_random_weights
     from nextdetr.inference.pytorch.embed import check_output, embed_images, write_embeddings
-    from nextdetr.inference.sources import SKIPPED
+    from nextdetr.inference.sources import skipped_as
     from nextdetr.weights.backbone import open_features
     from nextdetr.weights.start import open_detector
 
@@ -62,5 +62,5 @@ def embed(
                     "skipped": result.skipped})  # fmt: skip
     else:
         if result.skipped:
-            say(f"Skipped: {', '.join(f'{count} {SKIPPED[kind]}' for kind, count in result.skipped.items())}")
+            say(f"Skipped: {', '.join(skipped_as(*entry) for entry in result.skipped.items())}")
         say(f"{merged.output}  {plural(shape[0], 'image')}, {shape[1]} numbers each, from row {result.row}")

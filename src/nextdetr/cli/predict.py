@@ -68,7 +68,7 @@ def _run(detector: Detector, sources: list[str], config: PredictConfig, output: 
     """Predict, write, and say what was found."""
     from nextdetr.cli.progress import VideoProgress
     from nextdetr.inference.camera_report import CameraReport
-    from nextdetr.inference.sources import SKIPPED
+    from nextdetr.inference.sources import skipped_as
     from nextdetr.inference.tally import Tally
 
     table = config.is_table  # has any number of images, so that nothing of them is kept here
@@ -99,7 +99,7 @@ def _run(detector: Detector, sources: list[str], config: PredictConfig, output: 
         if config.static_camera:
             say(f"Static camera: {camera}")
         if skipped:
-            say(f"Skipped: {', '.join(f'{count} {SKIPPED[kind]}' for kind, count in skipped.items())}")
+            say(f"Skipped: {', '.join(skipped_as(*entry) for entry in skipped.items())}")
         say(f"Written to {output}" + ("" if config.features is None else f", features to {config.features}"))
 
 

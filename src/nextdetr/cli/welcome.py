@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nextdetr import __version__
 from nextdetr.extras import is_installed
+from nextdetr.installation import install_command
 
 __all__ = ["welcome"]
 
@@ -44,5 +45,5 @@ def _next(folder: Path) -> str:
         newest = max(trained, key=lambda path: path.stat().st_mtime)
         return f"{shlex.join(['nextdetr', 'predict', str(newest)])} IMAGES"
     if not is_installed("torch"):
-        return "pip install 'nextdetr[train]' to train; nextdetr predict model.onnx IMAGES runs an exported detector."
+        return f"{install_command('train')} to train; nextdetr predict model.onnx IMAGES runs an exported detector."
     return "nextdetr quickstart (needs no data), or nextdetr train --data DATA."

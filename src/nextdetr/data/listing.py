@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nextdetr.data.records import Problem
-from nextdetr.pictures import NOT_HERE, is_picture_name, kind_of
+from nextdetr.pictures import is_picture_name, kind_of, not_here
 
 __all__ = [
     "FileFinder",
@@ -109,7 +109,7 @@ def _list(folder: Path, taken: Callable[[str], bool], kind: Callable[[str], str 
                 elif os.path.islink(path := os.path.join(parent, name)) and not os.path.exists(path):  # noqa: PTH110, PTH114, PTH118
                     problems.append(Problem(path, "", "the link leads nowhere; skipped", "broken link"))
     problems += [
-        Problem(str(folder), "", f"{count:,} {NOT_HERE[other]} are skipped", "picture of another kind")
+        Problem(str(folder), "", f"{count:,} {not_here(other)} are skipped", "picture of another kind")
         for other, count in sorted(others.items())
     ]
     files.sort(key=lambda path: path.replace(os.sep, "\0"))  # folder by folder, as paths sort

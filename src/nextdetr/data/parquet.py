@@ -229,6 +229,4 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
 
 
-PARQUET = Format(
-    "parquet", "Parquet files with images and boxes (pip install 'nextdetr[parquet]')", _recognise, _open
-)  # fmt: skip
+PARQUET = Format("parquet", "Parquet files with images and boxes (the extra parquet reads them)", _recognise, _open)

@@ -16,14 +16,13 @@ from nextdetr.errors import DataError
 from nextdetr.inference.moving import Video, as_video, is_video_file
 from nextdetr.inference.tags import VideoTags
 from nextdetr.inference.web import WebImage, fetch, without_password
-from nextdetr.pictures import NOT_HERE, Encoded, count_frames, is_picture, kind_of
+from nextdetr.pictures import Encoded, count_frames, is_picture, kind_of, not_here
 from nextdetr.preprocess import AS_EVER, ImageSource, Reading, as_image, encoded, is_image_source, is_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
-    "SKIPPED",
     "Opened",
     "SourceItem",
     "Sources",
@@ -34,13 +33,13 @@ __all__ = [
     "only_folder",
     "read_ahead",
     "reading_threads",
+    "skipped_as",
 ]
 
 Sources: TypeAlias = "ImageSource | Iterable[ImageSource]"
 
-#: What is skipped, by kind, and what to do about it.
-SKIPPED = {
-    **NOT_HERE,
+#: What is skipped besides the kinds of ``not_here``, and what to do about it.
+_SKIPPED = {
     "frames": "beyond the first frame or page of a file",
     "unreadable": "that could not be read",
     "subfolders": "in subfolders (--recursive takes them in)",
@@ -49,6 +48,11 @@ SKIPPED = {
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def skipped_as(kind: str, count: int) -> str:
+    """Return what images of a kind that is skipped are called, with their number."""
+    return f"{count} {_SKIPPED.get(kind) or not_here(kind)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +255,7 @@ class _Taken(NamedTuple):
 
     def others(self) -> str:
         """Say what there is in place of images, for a message."""
-        return "".join(f"; skipped: {count} {SKIPPED[kind]}" for kind, count in sorted(self.skipped.items()))
+        return "".join(f"; skipped: {skipped_as(kind, count)}" for kind, count in sorted(self.skipped.items()))
 
 
 def _find(sources: Iterable[ImageSource], taken: _Taken) -> Iterator[SourceItem]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from nextdetr.errors import ConfigError
+from nextdetr.errors import ConfigError, missing_extra
 from nextdetr.inference.crossing import CrossingLine
 from nextdetr.inference.drawing import draw_detections, line_width, text_size
 from nextdetr.inference.fonts import font
@@ -211,5 +211,5 @@ def _tracker_class() -> Any:
     try:
         from trackers import ByteTrackTracker
     except ImportError as error:
-        raise ConfigError("--track needs the package trackers: pip install 'nextdetr[track]'.") from error
+        raise missing_extra("trackers", "track", "--track") from error
     return ByteTrackTracker

@@ -18,6 +18,7 @@ from nextdetr.engine.loggers.tools import Logged, Outcome, Place, Status, Tool
 from nextdetr.errors import ConfigError, Interrupted
 from nextdetr.extras import is_installed
 from nextdetr.files import path_text
+from nextdetr.installation import install_command
 
 __all__ = ["RunLogs"]
 
@@ -71,7 +72,7 @@ class RunLogs:
         if not self._names:
             return self
         if not self._given and not is_installed("tensorboard"):
-            self._tell("No TensorBoard events: the package is not installed (pip install 'nextdetr[logging]').")
+            self._tell(f"No TensorBoard events: the package is not installed ({install_command('logging')}).")
             return self
         places = self._places()
         try:

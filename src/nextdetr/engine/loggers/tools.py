@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from nextdetr.errors import ConfigError
 from nextdetr.extras import is_installed
+from nextdetr.installation import install_command
 
 __all__ = ["PACKAGES", "Logged", "Outcome", "Place", "Status", "Tool", "check_packages"]
 
@@ -109,5 +110,5 @@ def check_packages(tools: Sequence[str] | None) -> None:
         if package is not None and not is_installed(package):
             raise ConfigError(
                 f"--log {tool} needs the package {package}: pip install {package}, or all of them with "
-                "pip install 'nextdetr[logging]'."
+                f"{install_command('logging')}."
             )

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nextdetr.errors import ConfigError, DataError
+from nextdetr.errors import ConfigError, DataError, missing_extra
 from nextdetr.files import atomic_write, exclusive, make_directory, path_text, write_text_atomic
 from nextdetr.inference.predictor import Prediction
 
@@ -163,5 +163,5 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise ConfigError("a Parquet table needs the package pyarrow: pip install 'nextdetr[parquet]'.") from error
+        raise missing_extra("pyarrow", "parquet", "a Parquet table") from error
     return pyarrow, parquet
