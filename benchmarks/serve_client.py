@@ -3,7 +3,8 @@
     python benchmarks/serve_client.py http://127.0.0.1:8000/predict photo.jpg --connections 32 --seconds 20 [--rate 50]
 
 Each connection sends its next request when it has the response to the last one. With ``--rate``, that many requests per
-second are sent in total, whether or not the server keeps up, as long as a connection is free.
+second are sent in total, whether or not the server keeps up, as long as a connection is free. With ``--form NAME``, the
+photograph is the file NAME of a form instead of the body.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ MOST_SECONDS, MOST_CONNECTIONS, ANSWER_SECONDS = 300.0, 1024, 60.0
 class Load:
     """Shared by all connections: the request, the clock and the responses."""
 
-    def __init__(self, url: str, body: bytes, seconds: float, rate: float | None) -> None:
+    def __init__(self, url: str, body: bytes, seconds: float, rate: float | None, kind: str = "image/jpeg") -> None:
         parts = urlsplit(url)
         if not ipaddress.ip_address(parts.hostname or "").is_loopback:
             raise SystemExit(f"{url}: only addresses of this computer are allowed.")
         self.host, self.port = parts.hostname, parts.port
-        head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: image/jpeg\r\n"
+        head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: {kind}\r\n"
         self.request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         self.started, self.seconds, self.rate = time.perf_counter(), seconds, rate
         self.sent = 0
@@ -49,6 +50,13 @@ class Load:
         """Count a response and its seconds."""
         self.statuses[status] += 1
         self.latencies.setdefault(status, []).append(taken)
+
+
+def form(name: str, photo: bytes) -> tuple[bytes, str]:
+    """Return the body and the type of a form with one file."""
+    edge = "a-photograph-of-the-load"
+    head = f'--{edge}\r\nContent-Disposition: form-data; name="{name}"; filename="photo.jpg"\r\nContent-Type: image/jpeg'
+    return f"{head}\r\n\r\n".encode() + photo + f"\r\n--{edge}--\r\n".encode(), f"multipart/form-data; boundary={edge}"
 
 
 async def connection(load: Load) -> None:
@@ -101,12 +109,16 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rate", type=float)
+    parser.add_argument("--form", metavar="NAME", help="send the photograph as the file NAME of a form")
     options = parser.parse_args()
     if options.seconds > MOST_SECONDS or options.connections > MOST_CONNECTIONS:
         raise SystemExit(f"at most {MOST_SECONDS:.0f} seconds and {MOST_CONNECTIONS} connections.")
 
+    photo = options.photo.read_bytes()
+    body, kind = (photo, "image/jpeg") if options.form is None else form(options.form, photo)
+
     async def begin() -> dict[str, object]:
-        return await run(Load(options.url, options.photo.read_bytes(), options.seconds, options.rate), options.connections)
+        return await run(Load(options.url, body, options.seconds, options.rate, kind), options.connections)
 
     print(json.dumps(asyncio.run(begin())))
 

@@ -1,6 +1,6 @@
 """The server under load, compared with the runtime alone next to the same client, on this computer only.
 
-    python benchmarks/serve_load.py [--image-size 640 320] [--seconds 20] [--overload 60] [--write]
+    python benchmarks/serve_load.py [--image-size 640 320] [--seconds 20] [--overload 60] [--peer litserve] [--write]
 
 For each image size, with JPEGs of 640 x 480 over 32 connections from another process:
 
@@ -9,6 +9,9 @@ For each image size, with JPEGs of 640 x 480 over 32 connections from another pr
   the same number of requests per second to an endpoint that reads them and does nothing;
 - overload: four times as many requests per second as the server handles. Each must be answered or refused with 503, and
   memory must not grow after the first thousand.
+
+With ``--peer litserve``, only this: ``nextdetr serve`` and LitServe (in an environment of its own, with one worker and with
+two) answer the same requests in turns, with the same file, runtime and batch size, and then the runtime runs alone.
 
 Needs an idle machine, since other processes change the result.
 """
@@ -20,11 +23,14 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
+import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +38,11 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from results import machine, write_result
+from environments import environment, surroundings
+from results import machine, ratio, write_result
 
-CLIENT = Path(__file__).with_name("serve_client.py")
+CLIENT, PEER = Path(__file__).with_name("serve_client.py"), Path(__file__).with_name("serve_peer.py")
+LITSERVE, WORKERS = "litserve==0.2.19", (1, 2)
 CONNECTIONS, OVERLOAD_CONNECTIONS = 32, 256
 FIRST_REQUESTS = 1000  # after which memory must not grow
 
@@ -68,11 +76,34 @@ def serving(model: Path, *options: str) -> Iterator[tuple[str, psutil.Process]]:
         process.wait(60)
 
 
+@contextlib.contextmanager
+def peer_serving(model: Path, size: int, runtime: str, batch: int, workers: int, folder: Path) -> Iterator[str]:
+    """Serve the file with LitServe, and yield its address."""
+    python = environment(folder, "litserve", [LITSERVE])
+    command = [str(python), str(PEER), str(model.resolve()), str(size), "--runtime", runtime]
+    command += ["--batch", str(batch), "--workers", str(workers)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=surroundings(os.cpu_count() or 1), start_new_session=True
+    )
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline().split()
+        if not said:
+            raise SystemExit("LitServe did not start; its own message is above.")
+        yield said[0]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with its workers
+        process.wait(60)
+
+
 def load(
-    url: str, photo: Path, seconds: float, connections: int = CONNECTIONS, rate: float | None = None
-) -> dict[str, Any]:
+    url: str, photo: Path, seconds: float, connections: int = CONNECTIONS, rate: float | None = None,
+    form: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
     command = [sys.executable, str(CLIENT), f"{url}/predict", str(photo), "--seconds", str(seconds)]
     command += ["--connections", str(connections), *(() if rate is None else ("--rate", str(rate)))]
+    command += () if form is None else ("--form", form)
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds + 120)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
@@ -106,11 +137,13 @@ async def serve_nothing() -> None:
     await server.serve_forever()
 
 
-def bare(model: Path, size: int, batch: int, photo: Path, seconds: float, rate: float) -> tuple[float, dict[str, Any]]:
+def bare(
+    model: Path, size: int, batch: int, photo: Path, seconds: float, rate: float, runtime: Any = "auto"
+) -> tuple[float, dict[str, Any]]:
     """Return images per second of the runtime, and what the client saw meanwhile."""
     from nextdetr.inference.runtimes import open_session
 
-    session, contract, _ = open_session(model)
+    session, contract, _ = open_session(model, runtime=runtime)
     count = batch if contract.dynamic else 1
     images = np.random.default_rng(0).random((count, 3, size, size), dtype=np.float32)
     inputs = {"images": images, "sizes": np.full((count, 2), (480, 640), np.int64)}
@@ -161,6 +194,60 @@ def measure(options: argparse.Namespace, size: int, photo: Path) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def beside(options: argparse.Namespace, size: int, photo: Path) -> list[str]:
+    """Compare the servers in turns; return the rows of a table."""
+    model = export(options.model, size, options.output, dynamic=options.batch > 1)
+    with contextlib.ExitStack() as stack:
+        url, _ = stack.enter_context(serving(model, "--batch", str(options.batch), *options.serve.split()))
+        with urllib.request.urlopen(f"{url}/model") as answer:
+            runtime = json.load(answer)["runtime"]
+        servers = {"`nextdetr serve`": url}
+        for workers in WORKERS:
+            peer = peer_serving(model, size, runtime, options.batch, workers, options.environment)
+            servers[f"{LITSERVE}, {workers} worker{'s' * (workers > 1)}"] = stack.enter_context(peer)
+        for place in servers.values():
+            load(place, photo, options.seconds / 4, form="image")
+        seen: dict[str, list[dict[str, Any]]] = {name: [] for name in servers}
+        for _ in range(options.turns):
+            for name, place in servers.items():
+                seen[name].append(load(place, photo, options.seconds, form="image"))
+    rows = list(peer_rows(size, runtime, seen))
+    ours = statistics.median(result["answered_per_second"] for result in next(iter(seen.values())))
+    alone, _ = bare(model, size, options.batch, photo, options.seconds, ours, runtime)
+    return [*rows, f"| {size} px | {runtime} alone | {alone:.1f} | {ours / alone:.2f} | | |"]
+
+
+def peer_rows(size: int, runtime: str, seen: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+    """Format what the client saw of each server in each turn; the first server is ours."""
+    rates = {name: [result["answered_per_second"] for result in results] for name, results in seen.items()}
+    ours = next(iter(rates.values()))
+    for name, results in seen.items():
+        wrong = {status for result in results for status in result["statuses"]} - {"200"}
+        if wrong:
+            raise SystemExit(f"{name}: not every request was answered ({', '.join(sorted(wrong))}).")
+        middle, low, high = ratio(rates[name], ours)
+        compared = "" if rates[name] is ours else f"{middle:.2f} ({low:.2f} to {high:.2f})"
+        times = [statistics.median(result["latency"]["200"][kind] for result in results) for kind in ("median", "p99")]
+        cells = [f"{size} px", f"{name}, {runtime}", f"{statistics.median(rates[name]):.1f}", compared]
+        yield f"| {' | '.join([*cells, *(f'{1000 * seconds:.0f}' for seconds in times)])} |"
+
+
+def write_peer(options: argparse.Namespace, photo: Path) -> None:
+    rows = [row for size in options.image_size for row in beside(options, size, photo)]
+    lines = [
+        "# The server beside LitServe",
+        "",
+        f"`python benchmarks/serve_load.py --peer litserve`, {options.model} with random weights, the same ONNX file in "
+        f"all, batch {options.batch}, {CONNECTIONS} connections, forms with a JPEG of 640 x 480 "
+        f"({photo.stat().st_size // 1024} KiB), {options.turns} turns of {options.seconds:.0f} s each. {machine()}",
+        "",
+        "| size | server, runtime | images/s | times as many by `nextdetr serve` | median, ms | 99 %, ms |",
+        "|---|---|---|---|---|---|",
+        *rows,
+    ]
+    write_result("serve_peer", lines, write=options.write)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nextdetr-atto")
@@ -169,6 +256,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--overload", type=float, default=60.0, help="seconds at four times the capacity; 0: skip")
     parser.add_argument("--serve", default="", help="further options of nextdetr serve")
+    parser.add_argument("--peer", choices=("litserve",), help="compare with this server instead")
+    parser.add_argument("--turns", type=int, default=5, help="of each server, with --peer")
+    parser.add_argument("--environment", type=Path, default=Path("~/.cache/nextdetr-peers"), help="folder of the peer")
     parser.add_argument("--output", type=Path, default=Path("runs/serve_load"), help="folder of the exports")
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     parser.add_argument("--dummy", action="store_true", help=argparse.SUPPRESS)
@@ -178,6 +268,9 @@ def main() -> None:
         return
     options.output.mkdir(parents=True, exist_ok=True)
     photo = photograph(options.output)
+    if options.peer:
+        write_peer(options, photo)
+        return
     rows = [measure(options, size, photo) for size in options.image_size]
     lines = [
         "# The server under load",

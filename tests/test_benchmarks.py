@@ -93,6 +93,20 @@ def test_an_environment_shares_packages_and_is_made_once(scripts, tmp_path, monk
     assert len(commands) == 2 * made
 
 
+def test_servers_are_compared_turn_by_turn(scripts):
+    def seen(*rates, **statuses):
+        latency = {"200": {"median": 0.5, "p99": 1.0}}
+        return [{"answered_per_second": rate, "statuses": {"200": 9, **statuses}, "latency": latency} for rate in rates]
+
+    rows = scripts("serve_load").peer_rows
+    assert list(rows(640, "openvino", {"ours": seen(10, 12, 11), "theirs": seen(5, 6, 5.5)})) == [
+        "| 640 px | ours, openvino | 11.0 |  | 500 | 1000 |",
+        "| 640 px | theirs, openvino | 5.5 | 2.00 (2.00 to 2.00) | 500 | 1000 |",
+    ]
+    with pytest.raises(SystemExit, match="theirs: not every request was answered"):
+        list(rows(640, "openvino", {"ours": seen(10), "theirs": seen(5, **{"503": 1})}))
+
+
 class TestAnchors:
     def candidate(self, scripts, name, runtime, gflop=6.0, precision="float32"):
         facts = {"gflop": gflop, "parameters": 2_500_000, "version": "1", "difference": 1e-5}
