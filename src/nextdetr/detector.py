@@ -265,13 +265,14 @@ class Detector(Predicting):
             ConfigError: a package is missing, or a setting is out of its range.
         """
         network = self._network("be exported again")
+        from nextdetr.engine.log import Display
         from nextdetr.export.run import export
 
         if settings.get("data") is not None:
             settings["data"] = str(settings["data"])
         config = build_config(ExportConfig, {"format": format, **settings})
-
-        return export(network, config, score=scorer(config.data, config.split, quiet=quiet))
+        score = scorer(config.data, config.split, quiet=quiet)
+        return export(network, config, score=score, progress=lambda: Display(enabled=not quiet))
 
     def serve(self, **settings: Any) -> None:
         """Serve the detector over HTTP, with a page to try it, until the process is asked to stop.

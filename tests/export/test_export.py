@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from nextdetr import ConfigError, Detector
 from nextdetr.cli.main import run
 from nextdetr.errors import ModelFileError, WeightsError
 from nextdetr.export.gate import compare
+from nextdetr.export.onnx import quiet
 from nextdetr.inference.exported import open_export
 from nextdetr.postprocess import postprocess
 from nextdetr.tensors import as_outputs
@@ -165,12 +169,13 @@ def check_stored_weights(file):
 
 
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
-def test_int8_quantises_backbone_and_encoder_and_leaves_the_decoder_float(kind, small, tmp_path):
+def test_int8_quantises_backbone_and_encoder_and_leaves_the_decoder_float(kind, small, tmp_path, capfd):
     pytest.importorskip("nncf", reason="the extra export is not installed")
     data = squares(tmp_path / "data", images=4)
     small = checkpoint(tmp_path, small.with_suffix(".yaml"), SIZE, classes=["square", "bar"])
     detector = Detector(small)
     result = detector.export(kind, output=tmp_path, data=data, int8=True, calibration_images=4, images=2, quiet=True)
+    assert capfd.readouterr() == ("", "")  # nothing of PyTorch's, onnxscript's and NNCF's
     weights = [weight for row in detector.opened.model.rows[:-1] for weight in row.parameters() if weight.dim() > 1]
     assert result.bytes < small.stat().st_size - 0.6 * sum(4 * weight.numel() for weight in weights)
     assert result.comparison.finite
@@ -191,6 +196,38 @@ def test_int8_quantises_backbone_and_encoder_and_leaves_the_decoder_float(kind, 
     assert len(exported.predict(np.zeros((50, 60, 3), np.uint8), confidence=0.0)[0]) == 2 * 50
 
 
+class Told(contextlib.nullcontext):
+    """What an export shows."""
+
+    def __init__(self):
+        self.lines, self.updates = [], []
+
+    def __call__(self):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def line(self, text):
+        self.lines.append(text)
+
+    def update(self, *given):
+        self.updates.append(given)
+
+
+def test_of_other_libraries_only_errors_are_shown(capfd, monkeypatch):
+    monkeypatch.delitem(sys.modules, "nncf", raising=False)
+    monkeypatch.delitem(logging.Logger.manager.loggerDict, "nncf", raising=False)
+    loggers = [logging.getLogger(name) for name in ("torch.utils.cpp_extension", "onnxscript.optimizer", "onnx_ir")]
+    levels = [logger.getEffectiveLevel() for logger in loggers]
+    with quiet():
+        sys.stdout.write("a bar")
+        assert [logger.getEffectiveLevel() for logger in loggers] == [logging.ERROR] * 3
+    assert [logger.getEffectiveLevel() for logger in loggers] == levels
+    assert "nncf" not in logging.Logger.manager.loggerDict  # NNCF makes it, with methods of its own
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_depthwise_convolution_behind_another_one_runs_in_8_bits(tmp_path):
     """As in D-FINE's and DEIMv2's backbones: ONNX Runtime refused to count the channels between them one by one."""
     pytest.importorskip("nncf", reason="the extra export is not installed")
@@ -200,7 +237,12 @@ def test_a_depthwise_convolution_behind_another_one_runs_in_8_bits(tmp_path):
     (tmp_path / "light.yaml").write_text(FEW_LAYERS.replace("  - [[5, 6]", light))
     file = checkpoint(tmp_path, tmp_path / "light.yaml", SIZE)
     exported = open_export(Detector(file).export("onnx", output=tmp_path, images=1, quiet=True).file)
-    target = quantize(tmp_path / "model.onnx", exported.model.contract, tmp_path / "q.onnx", list(pictures(count=3)), 9)
+    told = Told()
+    target = quantize(
+        tmp_path / "model.onnx", exported.model.contract, tmp_path / "q.onnx", list(pictures(count=3)), 9, progress=told
+    )
+    assert told.lines == ["8 bits: calibrating on 3 images."]
+    assert told.updates[:3] == [("calibrating", (i + 1) / 3, f"image {i + 1}/3, pass 1") for i in range(3)]
     picture = np.zeros((50, 60, 3), np.uint8)
     assert len(Detector(target, runtime="onnxruntime").predict(picture, confidence=0.0)[0]) == 3 * 50
 
@@ -258,10 +300,13 @@ def test_what_costs_accuracy_goes_back_to_float(kind, tmp_path):
     expected = scores(original.opened.model)
     target = tmp_path / ("quantized.onnx" if kind == "onnx" else "quantized.xml")
 
+    told = Told()
+
     def in_float(drop):
         asked.clear()
         search = Search(closeness, 3, drop)
-        quantize(tmp_path / "model.onnx", contract, target, list(images), len(original.opened.model.rows) - 1, search)
+        rows = len(original.opened.model.rows)
+        quantize(tmp_path / "model.onnx", contract, target, list(images), rows - 1, search, told)
         return sum(float_operators(target).values())
 
     before = in_float(1.0)
@@ -270,6 +315,9 @@ def test_what_costs_accuracy_goes_back_to_float(kind, tmp_path):
     assert cost > 0
     assert in_float(0.5 * cost) > before
     assert asked[-1][1] > 1 - 0.5 * cost
+    assert told.lines[-1].startswith("8 bits: calibrating on 3 images; then AP is measured")
+    notes = [note for description, _, note in told.updates if description == "measuring"]
+    assert notes[-1] == f"AP {asked[-1][1]:.4f}, score {len(asked)}"
 
 
 def test_half_keeps_what_overflows_in_float32_and_a_gate_that_is_not_met_exits_with_three(small, tmp_path, capsys):

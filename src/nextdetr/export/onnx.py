@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import logging
+import os
 import re
 import sys
 import tempfile
@@ -87,13 +88,18 @@ def save_checked(model: Any, contract: Contract, path: Path) -> Path:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the exporters' developer messages off the terminal, and standard output for the result."""
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx", "nncf")]
+    """Show nothing of what the exporters print and log for developers, such as NNCF's progress bars, but errors.
+
+    Meanwhile, whatever other threads print on standard output is lost, too.
+    """
+    names = ["onnxscript", "onnx_ir", "torch", "torch.onnx"]
+    names += ["nncf"] if "nncf" in sys.modules else []  # made by NNCF itself, of a class of its own
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+        with warnings.catch_warnings(), Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -6,7 +6,9 @@ values are too few, while backbone and encoder have nearly all of the arithmetic
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +17,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from nextdetr.data.raw import plural
 from nextdetr.errors import ExportError, missing_extra
 from nextdetr.export.onnx import quiet, save_checked
 from nextdetr.export.openvino import convert_onnx, save_openvino
+from nextdetr.export.progress import Bar, Progress, silent
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.exported import ExportedModel, OpenedExport, as_input
 from nextdetr.inference.onnx import session_of
@@ -45,8 +49,9 @@ class Search:
 
 
 def quantize(
-    source: Path, contract: Contract, target: Path, images: Sequence[Tensor], decoder: int, search: Search | None = None
-) -> Path:
+    source: Path, contract: Contract, target: Path, images: Sequence[Tensor], decoder: int, search: Search | None = None,
+    progress: Progress = silent,
+) -> Path:  # fmt: skip
     """Quantise an ONNX file into ``target``, an ONNX file or an OpenVINO model.
 
     Args:
@@ -57,16 +62,13 @@ def quantize(
         decoder: row number of the decoder, which stays in float with everything after it.
         search: if AP falls by more than its limit, layers are returned to float, worst first, until it does not (NNCF's
             accuracy control); None quantises all of backbone and encoder.
+        progress: shows the images and scores; NNCF's own bars are not shown.
 
     Raises:
         ConfigError: nncf is not installed.
         ExportError: NNCF cannot quantise the graph.
     """
-    try:
-        import nncf
-        from nncf.quantization.advanced_parameters import QuantizationParameters
-    except ImportError as error:
-        raise missing_extra("nncf", "export", "8-bit arithmetic") from error
+    nncf = _nncf()
     import onnx
 
     if target.suffix == ".onnx":
@@ -74,33 +76,23 @@ def quantize(
         _fold_slices(model)  # NNCF can return only whole weights to float, not slices of them
     else:
         model = convert_onnx(source)
-    unit = np.ones((1, 2), np.int64)
     owner = re.escape(row_name(decoder, "").rstrip("."))
-
-    def feed(image: Tensor) -> dict[str, Any]:
-        given = {"images": as_input(image[None].numpy(), contract)}
-        return given if contract.raw else {**given, "sizes": unit}
-
     settings: dict[str, Any] = {
         "preset": nncf.QuantizationPreset.MIXED, "subset_size": len(images), "model_type": nncf.ModelType.TRANSFORMER,
         "ignored_scope": nncf.IgnoredScope(patterns=[rf"^{owner}[./].*", r"^graph/.*"], validate=False),
     }  # fmt: skip
-    # CPUs without VNNI add pairs of products in 16 bits, which overflow with 8-bit weights, but not with 7-bit ones.
-    advanced = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
-    if target.suffix == ".onnx" and _has_depthwise_behind_convolution(model):
-        # NNCF quantises each channel of a depthwise convolution's input separately; ONNX Runtime cannot do so if another
-        # convolution produces them, because it fuses that with the quantisation.
-        advanced.activations_quantization_params = QuantizationParameters(per_channel=False)
-    calibration = nncf.Dataset(list(images), feed)
+    advanced = _arithmetic(nncf, model if target.suffix == ".onnx" else None)
     own = (nncf.ValidationError, nncf.InternalError, nncf.UnsupportedModelError)
     try:
-        with quiet():
+        with progress() as bar, quiet():
+            shown = _Shown(bar, len(images), is_searching=search is not None)
+            calibration = nncf.Dataset(list(images), _feed(contract, shown))
             if search is None:
                 quantized = nncf.quantize(model, calibration, advanced_parameters=advanced, **settings)
             else:
                 numbers = np.linspace(0, search.images - 1, min(search.images, SEARCH_IMAGES)).astype(int).tolist()
                 quantized = nncf.quantize_with_accuracy_control(
-                    model, calibration, nncf.Dataset(numbers), _validation(search, contract, str(target)),
+                    model, calibration, nncf.Dataset(numbers), _validation(search, contract, str(target), shown),
                     max_drop=search.accuracy_drop, advanced_quantization_parameters=advanced, **settings,
                 )  # fmt: skip
     except (RuntimeError, ValueError, LookupError, *own) as error:
@@ -116,16 +108,76 @@ def quantize(
     return save_openvino(stored, contract, target)
 
 
+def _nncf() -> Any:
+    """Import NNCF, which asks PyTorch's compiler of extensions for CUDA.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        with quiet(), contextlib.redirect_stdout(sys.stderr):  # NNCF keeps it for its errors
+            import nncf
+            import nncf.quantization.advanced_parameters
+    except ImportError as error:
+        raise missing_extra("nncf", "export", "8-bit arithmetic") from error
+    return nncf
+
+
+def _arithmetic(nncf: Any, model: Any) -> Any:
+    """Return NNCF's settings for what the processors and runtimes compute; ``model``: an ONNX model, None for OpenVINO."""
+    # CPUs without VNNI add pairs of products in 16 bits, which overflow with 8-bit weights, but not with 7-bit ones.
+    advanced = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
+    if model is not None and _has_depthwise_behind_convolution(model):
+        # NNCF quantises each channel of a depthwise convolution's input separately; ONNX Runtime cannot do so if another
+        # convolution produces them, because it fuses that with the quantisation.
+        parameters = nncf.quantization.advanced_parameters.QuantizationParameters(per_channel=False)
+        advanced.activations_quantization_params = parameters
+    return advanced
+
+
+class _Shown:
+    """What is shown of NNCF's work, by the images and scores that it asks for."""
+
+    def __init__(self, bar: Bar, images: int, *, is_searching: bool) -> None:
+        self._bar, self._images, self._seen, self._scores = bar, images, 0, 0
+        then = "; then AP is measured, and what costs too much of it returns to float" if is_searching else ""
+        bar.line(f"8 bits: calibrating on {plural(images, 'image')}{then}.")
+
+    def image(self) -> None:
+        """Count an image; NNCF may go through them more than once."""
+        turn, place = divmod(self._seen, self._images)
+        self._seen += 1
+        self._bar.update("calibrating", (place + 1) / self._images, f"image {place + 1}/{self._images}, pass {turn + 1}")
+
+    def score(self, score: float) -> None:
+        """Count a score."""
+        self._scores += 1
+        self._bar.update("measuring", 1.0, f"AP {score:.4f}, score {self._scores}")
+
+
+def _feed(contract: Contract, shown: _Shown) -> Callable[[Tensor], dict[str, Any]]:
+    """Return what makes inputs of an image [3, S, S]."""
+    unit = np.ones((1, 2), np.int64)
+
+    def feed(image: Tensor) -> dict[str, Any]:
+        shown.image()
+        given = {"images": as_input(image[None].numpy(), contract)}
+        return given if contract.raw else {**given, "sizes": unit}
+
+    return feed
+
+
 def _fold_slices(model: Any) -> None:
     """Turn slices of weights (attention's joint projection) into weights, in place."""
     from onnxscript import optimizer
 
     largest = 1 << 28  # bytes
-    optimizer.fold_constants(
-        model, input_size_limit=largest, output_size_limit=largest,
-        should_fold=lambda node: True if node.op_type == "Slice" else None,
-    )  # fmt: skip
-    optimizer.remove_unused_nodes(model)
+    with quiet():
+        optimizer.fold_constants(
+            model, input_size_limit=largest, output_size_limit=largest,
+            should_fold=lambda node: True if node.op_type == "Slice" else None,
+        )  # fmt: skip
+        optimizer.remove_unused_nodes(model)
 
 
 def _has_depthwise_behind_convolution(model: Any) -> bool:
@@ -137,14 +189,16 @@ def _has_depthwise_behind_convolution(model: Any) -> bool:
     )
 
 
-def _validation(search: Search, contract: Contract, name: str) -> Callable[[Any, Iterable[int]], float]:
+def _validation(search: Search, contract: Contract, name: str, shown: _Shown) -> Callable[[Any, Iterable[int]], float]:
     """Return the AP of NNCF's argument: an ONNX model, or a compiled OpenVINO model."""
 
     def validate(model: Any, numbers: Iterable[int]) -> float:
         session = session_of(model) if hasattr(model, "SerializeToString") else OpenVinoSession(model)
         exported = ExportedModel(session, contract, name)
         opened = OpenedExport(exported, contract.classes, contract.image_size, name, contract.to_metadata())
-        return search.score(opened, [int(number) for number in numbers])
+        score = search.score(opened, [int(number) for number in numbers])
+        shown.score(score)
+        return score
 
     return validate
 

@@ -28,6 +28,7 @@ from nextdetr.export.graph import Traced, build_graph, trace_graph
 from nextdetr.export.judge import Score, Verdict, judge
 from nextdetr.export.measure import file_bytes
 from nextdetr.export.operators import count_operators, float_operators
+from nextdetr.export.progress import Progress, silent
 from nextdetr.export.pt2 import write_program
 from nextdetr.export.stamp import stamp_passed
 from nextdetr.export.web.folder import WebFolder, write_folder
@@ -119,7 +120,9 @@ class ExportResult:
         }  # fmt: skip
 
 
-def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = None) -> ExportResult:
+def export(
+    opened: OpenedModel, config: ExportConfig, *, score: Score | None = None, progress: Progress = silent
+) -> ExportResult:
     """Export a detector and compare the file with it.
 
     Nothing is deleted if a limit is not met; the result and ``report.json`` say which.
@@ -128,6 +131,7 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
         opened: the detector; not changed.
         config: the settings.
         score: scores a detector on ``config.data``; None skips AP.
+        progress: shows how far the calibration of 8 bits is.
 
     Raises:
         ConfigError: a package is not installed, or a setting does not fit the model.
@@ -137,10 +141,7 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
     _check_packages(config)
     web = config.format == "web"
     runtime = runtime_files(config.runtime_dir) if web else {}  # first: if it is unavailable, fail before minutes of work
-    if config.latency is not None:
-        point = pick(opened.metadata, config.latency, opened.source, config.latency_of)
-        chosen = {"image_size": point.image_size, "queries": point.queries, "decoder_layers": point.layers}
-        config = config.model_copy(update={**chosen, "latency": None, "latency_of": None})
+    config = _at_latency(opened, config)
     reference = _reference(opened, config)
     # Until it is checked the file says so, whatever happens to this process.
     graph = build_graph(reference.model, replace(_contract(reference, config), passed_runtimes=(UNJUDGED,)))
@@ -155,7 +156,7 @@ def export(opened: OpenedModel, config: ExportConfig, *, score: Score | None = N
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work,  # Windows keeps what a runtime still maps
         directory_if_used(folder),
     ):
-        plain = _write(traced, contract, path, config, len(reference.model.rows) - 1, score, Path(work))
+        plain = _write(traced, contract, path, config, len(reference.model.rows) - 1, score, Path(work), progress)
         before = score(reference, config.queries) if config.data is not None and score is not None else {}
         found = judge(
             path, contract, lambda batch: reference.model(batch, queries=config.queries), images, limits, before,
@@ -192,8 +193,9 @@ def write_graph(opened: OpenedModel, config: ExportConfig, path: Path) -> None:
 
 
 def _write(
-    traced: Traced, contract: Contract, path: Path, config: ExportConfig, decoder: int, score: Score | None, work: Path
-) -> Path:
+    traced: Traced, contract: Contract, path: Path, config: ExportConfig, decoder: int, score: Score | None, work: Path,
+    progress: Progress,
+) -> Path:  # fmt: skip
     """Write ``path``, and return the graph that was written or quantised, as ONNX; it is in the folder ``work``."""
     if config.format == "pt2":
         write_program(traced, contract, path)
@@ -206,12 +208,21 @@ def _write(
         from nextdetr.export.quantize import quantize
 
         images = _calibration(config, contract)
-        quantize(target, contract, path, images, decoder, _search(config, contract, score))
+        quantize(target, contract, path, images, decoder, _search(config, contract, score), progress)
     elif config.format == "openvino":
         from nextdetr.export.openvino import convert_onnx, save_openvino
 
         save_openvino(convert_onnx(target), contract, path)
     return target
+
+
+def _at_latency(opened: OpenedModel, config: ExportConfig) -> ExportConfig:
+    """Replace ``latency`` by the settings that it stands for."""
+    if config.latency is None:
+        return config
+    point = pick(opened.metadata, config.latency, opened.source, config.latency_of)
+    chosen = {"image_size": point.image_size, "queries": point.queries, "decoder_layers": point.layers}
+    return config.model_copy(update={**chosen, "latency": None, "latency_of": None})
 
 
 def _float_rival(reference: OpenedModel, config: ExportConfig, plain: Path) -> Path:
