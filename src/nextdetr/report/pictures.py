@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from nextdetr.errors import DataError
 from nextdetr.files import path_text
 from nextdetr.preprocess import Reading, load_image
 from nextdetr.report.confusion import Pairs
+from nextdetr.report.labels import place_labels, text_size
 
 __all__ = ["Box", "Picture", "picture"]
 
@@ -26,7 +27,10 @@ MOST = 100
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A box: its position in pixels of the picture, its ``kind`` (right, wrong, false or missed), and its label."""
+    """A box: its position in pixels of the picture, its ``kind`` (right, wrong, false or missed), and its label.
+
+    ``label`` is the left end of the label's baseline, None if it is not drawn.
+    """
 
     x: float
     y: float
@@ -34,6 +38,7 @@ class Box:
     height: float
     kind: str
     text: str
+    label: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class Picture:
         height: likewise.
         data: the JPEG as a data URL; empty if the file can no longer be read.
         boxes: the boxes, correct ones first, so that errors are drawn on top.
+        text_size: of the labels, pixels of the picture.
     """
 
     name: str
@@ -55,6 +61,7 @@ class Picture:
     height: int
     data: str
     boxes: list[Box]
+    text_size: float
 
 
 def picture(record: ImageRecord, pairs: Pairs, classes: Sequence[str], reading: Reading) -> Picture:
@@ -77,10 +84,11 @@ def picture(record: ImageRecord, pairs: Pairs, classes: Sequence[str], reading: 
     except DataError:  # it was readable when scored, so the boxes are still worth showing
         pass
     boxes = sorted(_boxes(pairs, classes, scale), key=lambda box: ("right", "wrong", "false", "missed").index(box.kind))
+    boxes = _labelled(boxes, small)
     counts = {kind: sum(box.kind == kind for box in boxes) for kind in ("missed", "false", "wrong", "right")}
     words = {"missed": "missed", "false": "false", "wrong": "of the wrong class", "right": "right"}
     caption = ", ".join(f"{counts[kind]} {words[kind]}" for kind in counts if counts[kind])
-    return Picture(path_text(record.path.name), caption or "nothing in it", *small, data, boxes)
+    return Picture(path_text(record.path.name), caption or "nothing in it", *small, data, boxes, text_size(small))
 
 
 def _boxes(pairs: Pairs, classes: Sequence[str], scale: float) -> list[Box]:
@@ -95,6 +103,16 @@ def _boxes(pairs: Pairs, classes: Sequence[str], scale: float) -> list[Box]:
         boxes.append(_box(pairs.found[row], scale, kind, text))
     missed = np.flatnonzero(pairs.missed)
     return boxes + [_box(pairs.truth[row], scale, "missed", classes[pairs.truth_labels[row]]) for row in missed]
+
+
+def _labelled(boxes: list[Box], frame: tuple[int, int]) -> list[Box]:
+    """Give errors a label where there is room: detections first, the most confident of a kind, then the largest missed."""
+    found = [number for number, box in enumerate(boxes) if box.kind in ("wrong", "false")]
+    missed = [number for number, box in enumerate(boxes) if box.kind == "missed"]
+    missed.sort(key=lambda number: -boxes[number].width * boxes[number].height)
+    corners = np.array([(box.x, box.y, box.x + box.width, box.y + box.height) for box in boxes]).reshape(-1, 4)
+    places = place_labels(corners, [box.text for box in boxes], [*found, *missed], frame)
+    return [replace(box, label=place) for box, place in zip(boxes, places, strict=True)]
 
 
 def _box(corners: NDArray[np.float32], scale: float, kind: str, text: str) -> Box:
