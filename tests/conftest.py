@@ -29,6 +29,12 @@ def shared_reference() -> Path:
     return SHARED / "reference"
 
 
+def pytest_fixture_setup(fixturedef):
+    """Fixtures shared by several tests start from the same seed, too, whichever test comes first."""
+    if fixturedef.scope != "function":
+        torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
