@@ -251,7 +251,7 @@ def ours(
 
 
 def calibration_data(work: Path, images: int = 32) -> Path:
-    """A COCO folder of images for 8-bit calibration: smooth colours with squares; generated once."""
+    """A COCO folder of images for 8-bit calibration: colours with squares of a model's first class; generated once."""
     folder = work / "files" / "calibration"
     if not (folder / "annotations" / "instances_val.json").is_file():
         generator = np.random.default_rng(0)
@@ -268,6 +268,6 @@ def calibration_data(work: Path, images: int = 32) -> Path:
                 entries.append({"id": index, "file_name": f"{index}.png", "width": 640, "height": 640})
                 box = {"bbox": [x, y, side, side], "area": side * side, "category_id": 1, "iscrowd": 0}
                 boxes.append({"id": index, "image_id": index, **box})
-            content = {"images": entries, "annotations": boxes, "categories": [{"id": 1, "name": "square"}]}
+            content = {"images": entries, "annotations": boxes, "categories": [{"id": 1, "name": "class_0"}]}
             (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     return folder
