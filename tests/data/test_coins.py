@@ -162,7 +162,7 @@ def test_variety():
 
 def test_without_scikit_image(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage", None)
-    with pytest.raises(ConfigError, match=r"scikit-image.*nextdetr\[quickstart\]"):
+    with pytest.raises(ConfigError, match=r"scikit-image.*pip install .*\[quickstart\]"):
         coins.photograph()
 
 

@@ -207,7 +207,7 @@ def test_without_scikit_image_it_says_what_to_install(settings, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
-    with pytest.raises(ConfigError, match=r"nextdetr\[quickstart\]"):
+    with pytest.raises(ConfigError, match=r"pip install .*\[quickstart\]"):
         nextdetr.pretrain(**settings, quiet=True)
     assert not settings["output"].exists()
 
