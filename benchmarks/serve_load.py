@@ -235,7 +235,7 @@ def peer_rows(size: int, runtime: str, seen: Mapping[str, Sequence[Mapping[str, 
 def write_peer(options: argparse.Namespace, photo: Path) -> None:
     rows = [row for size in options.image_size for row in beside(options, size, photo)]
     lines = [
-        "# The server beside LitServe",
+        "# The server next to LitServe",
         "",
         f"`python benchmarks/serve_load.py --peer litserve`, {options.model} with random weights, the same ONNX file in "
         f"all, batch {options.batch}, {CONNECTIONS} connections, forms with a JPEG of 640 x 480 "
