@@ -13,7 +13,7 @@ from nextdetr.config_file import read_config_file
 from nextdetr.engine.setup import default_output
 from nextdetr.engine.train import train
 from nextdetr.engine.validate import score_detector
-from nextdetr.errors import DataError
+from nextdetr.errors import ConfigError, DataError
 from nextdetr.weights.checkpoint import open_model
 from tests.helpers import squares, tiny_model
 
@@ -51,6 +51,28 @@ def test_two_data_sets_are_trained_on_as_one(tmp_path, capsys):
     second.rename(tmp_path / "moved")
     with pytest.raises(DataError, match="second: the data set of the run no longer exists"):
         train(TrainConfig(resume=folder, epochs=3), quiet=True)
+
+
+def test_a_data_yaml_that_no_run_has_written_is_kept(tmp_path):
+    sets = (str(squares(tmp_path / "first")), str(squares(tmp_path / "second")))
+    mine = tmp_path / "both" / "data.yaml"  # a data set's folder may also be that of a run
+    mine.parent.mkdir()
+    mine.write_text("format: coco\nroot: ../first\n")
+    options = {"model": str(tiny_model(tmp_path)), "image_size": 64, "epochs": 1, "batch_size": 2, "workers": 0}
+    with pytest.raises(ConfigError, match=r"data\.yaml: a run on several data sets would replace this file"):
+        train(TrainConfig(data=sets, output=mine.parent, **options), quiet=True)
+    train(TrainConfig(data=sets[:1], output=mine.parent, **options), quiet=True)
+    train(TrainConfig(resume=mine.parent, epochs=2), quiet=True)
+    assert mine.read_text() == "format: coco\nroot: ../first\n"
+
+
+def test_the_data_yaml_of_a_run_follows_its_data(tmp_path):
+    sets = (str(squares(tmp_path / "first")), str(squares(tmp_path / "second", size=80)))
+    options = {"model": str(tiny_model(tmp_path)), "image_size": 64, "epochs": 1, "batch_size": 2, "workers": 0}
+    train(TrainConfig(data=sets, output=tmp_path / "run", **options), quiet=True)
+    assert (tmp_path / "run" / "data.yaml").is_file()
+    train(TrainConfig(resume=tmp_path / "run", data=sets[:1], epochs=2), quiet=True)
+    assert not (tmp_path / "run" / "data.yaml").exists()
 
 
 def test_data_sets_are_given_in_several_ways(tmp_path, capsys):

@@ -295,14 +295,21 @@ def prepare_speed(
 
 
 def write_beginnings(config: TrainConfig, directory: Path, splits: Splits) -> None:
-    """Write what a run's folder says of its settings and data; also for a resumed run, whose length may have changed."""
+    """Write what a run's folder says of its settings and data; also for a resumed run, whose length may have changed.
+
+    Raises:
+        ConfigError: the folder has a data.yaml that no run has written.
+    """
     assert config.data is not None
-    write_config(config, directory)
-    joined = directory / "data.yaml"
+    joined = directory / "data.yaml"  # of a run, or a data set's own in a folder that has both
+    is_of_run = joined.is_file() and sets_of(joined) != [joined]
     if len(sets_of(config.data)) > 1:
+        if joined.exists() and not is_of_run:
+            raise ConfigError(f"{joined}: a run on several data sets would replace this file; choose another --output.")
         write_text_atomic(joined, joined_yaml(config.data))
-    else:
-        joined.unlink(missing_ok=True)  # of a resumed run
+    elif is_of_run and config.resume is not None:  # on other data now
+        joined.unlink()
+    write_config(config, directory)
     if splits.set_aside is not None:
         write_set_aside(splits.val, config.data, directory)
 
