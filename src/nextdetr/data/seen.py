@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nextdetr.data.records import ImageRecord
 
-__all__ = ["TRAINED_ON", "file_digests", "is_seen", "trained_on", "trained_on_metadata"]
+__all__ = ["TRAINED_ON", "file_digests", "is_seen", "seen_by", "trained_on", "trained_on_metadata"]
 
 #: Key of a detector's metadata: digests of its training images, joined, in base64.
 TRAINED_ON = "trained_on"
@@ -59,7 +59,12 @@ def trained_on(metadata: Mapping[str, str]) -> frozenset[bytes] | None:
 
 def is_seen(records: Sequence[ImageRecord], known: frozenset[bytes]) -> list[bool]:
     """Return for each image whether it is among those of :func:`trained_on`."""
-    return [digest in known for digest in _digests(records)]
+    return [one for (one,) in seen_by(records, [known])]
+
+
+def seen_by(records: Sequence[ImageRecord], detectors: Sequence[frozenset[bytes]]) -> list[list[bool]]:
+    """Return for each image whether it is among those of each detector, [images][detectors]; each file is read once."""
+    return [[digest in known for known in detectors] for digest in _digests(records)]
 
 
 def _digests(records: Sequence[ImageRecord]) -> list[bytes]:

@@ -14,7 +14,7 @@ from nextdetr.config import CompareConfig, build_config
 from nextdetr.data.objects import split_called
 from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
-from nextdetr.data.seen import is_seen, trained_on
+from nextdetr.data.seen import seen_by, trained_on
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.data.split import SetAside
 from nextdetr.engine.log import Display
@@ -130,7 +130,7 @@ def compare_opened(
             f"{a.source} and {b.source} have different classes, so their AP means different things: only one has "
             f"{missing[0]!r}."
         )
-    parts = [_unseen(opened, (a, b), config) for opened in (a, b)]
+    parts = _unseen((a, b), config)
     sides = [
         _look(opened, config, part, quiet=quiet, describe=place == 0)
         for place, (opened, part) in enumerate(zip((a, b), parts, strict=True))
@@ -164,13 +164,11 @@ def compare_opened(
     return result
 
 
-def _unseen(
-    opened: OpenedModel | OpenedExport, both: Sequence[OpenedModel | OpenedExport], config: CompareConfig
-) -> DetectionData | None:
-    """Return the split with the classes of ``opened``, without the images that one of ``both`` was trained on.
+def _unseen(both: Sequence[OpenedModel | OpenedExport], config: CompareConfig) -> Sequence[DetectionData | None]:
+    """Return the split with the classes of each detector, without the images that one of them was trained on.
 
-    Without a ``val``, these are what is left of ``train``. None if a detector's file does not say what it was trained on,
-    or the training images were asked for: then the split is used as it is.
+    Without a ``val``, these are what is left of ``train``. None for each if a detector's file does not say what it was
+    trained on, or the training images were asked for: then the split is used as it is.
 
     Raises:
         DataError: no image is left; or see ``load_scored``.
@@ -178,32 +176,44 @@ def _unseen(
     known = [trained_on(each.metadata) if each.trained else frozenset[bytes]() for each in both]
     seen = [digests for digests in known if digests is not None]
     if config.data is None or len(seen) < len(both) or split_called(config.split) == "train":
-        return None
+        return [None] * len(both)
     there = available_splits(config.data)
     no_val = config.split == "val" and config.split_off is None and "val" not in there and "train" in there
-    if no_val:
-        asides = [SetAside.from_metadata(each.metadata) for each in both]
-        limits = [aside.min_confidence for aside in asides if aside is not None and aside.min_confidence is not None]
-        data = load_data(
-            config.data, "train", classes=opened.classes if opened.trained else None, on_bad_data=config.on_bad_data,
-            min_confidence=max(limits, default=None),  # of the labels, as in the trainings
-        )  # fmt: skip
-    else:
-        data = load_split(opened, config)
-    found = [is_seen(data.records, digests) for digests in seen]
-    kept = [record for record, *used in zip(data.records, *found, strict=True) if not any(used)]
-    lack = "there is no val, and " if no_val else ""
+    parts = [_rest_of_train(opened, both, config) if no_val else load_split(opened, config) for opened in both]
+    records = parts[0].records
+    used = seen_by(records, seen)
+    kept = {record.path for record, by in zip(records, used, strict=True) if not any(by)}
     if not kept:
-        trained = " or ".join(each.source for each, used in zip(both, found, strict=True) if any(used))
+        trained = " or ".join(each.source for each, by in zip(both, zip(*used, strict=True), strict=True) if any(by))
+        lack = "there is no val, and " if no_val else ""
         raise DataError(
-            f"{config.data}: {lack}{trained} was trained on every image of {data.split}, so none is left to compare on: "
-            "label some new images, and name them with --data."
+            f"{config.data}: {lack}{trained} was trained on every image of {parts[0].split}, so none is left to compare "
+            "on: label some new images, and name them with --data."
         )
-    line = data.recognised
-    if no_val or len(kept) < len(data.records):
-        count = f"{len(kept):,} of {plural(len(data.records), 'image')}"
-        line += f"; {'no val, so ' * no_val}the {count} that neither detector was trained on"
-    return replace(data, split=config.split, records=kept, recognised=line)
+    note = ""
+    if no_val or len(kept) < len(records):
+        count = f"{len(kept):,} of {plural(len(records), 'image')}"
+        note = f"; {'no val, so ' * no_val}the {count} that neither detector was trained on"
+    return [
+        replace(
+            part, split=config.split, records=[record for record in part.records if record.path in kept],
+            recognised=part.recognised + note,
+        )
+        for part in parts
+    ]  # fmt: skip
+
+
+def _rest_of_train(
+    opened: OpenedModel | OpenedExport, both: Sequence[OpenedModel | OpenedExport], config: CompareConfig
+) -> DetectionData:
+    """Read ``train`` with the classes of ``opened``, and labels as sure as the trainings of ``both`` asked for."""
+    assert config.data is not None
+    asides = [SetAside.from_metadata(each.metadata) for each in both]
+    limits = [aside.min_confidence for aside in asides if aside is not None and aside.min_confidence is not None]
+    return load_data(
+        config.data, "train", classes=opened.classes if opened.trained else None, on_bad_data=config.on_bad_data,
+        min_confidence=max(limits, default=None),
+    )  # fmt: skip
 
 
 def _look(
