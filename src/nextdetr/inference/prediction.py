@@ -71,7 +71,7 @@ class Prediction(Shown):
     @property
     def unlike_training(self) -> bool | None:
         """Whether the image is more unlike the training images than the detector's limit; None where not checked."""
-        return None if self.unlikeness is None else self.unlikeness > 1
+        return None if self.unlikeness is None else short_number(self.unlikeness) > 1  # as it is written in JSON
 
     def begins_video(self, path: str | None) -> bool:
         """Whether this is a frame of another video than the frame before, which was of ``path``."""
@@ -101,8 +101,7 @@ class Prediction(Shown):
         if self.counted is not None:
             result["counted"] = self.counted
         if self.unlikeness is not None:
-            unlikeness = short_number(self.unlikeness)
-            result |= {"unlikeness": unlikeness, "unlike_training": unlikeness > 1}
+            result |= {"unlikeness": short_number(self.unlikeness), "unlike_training": self.unlike_training}
         return result if self.problem is None else {**result, "problem": path_text(self.problem)}
 
     def _found(self) -> Found:
