@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -133,8 +134,9 @@ def _train(
         return train(settings, quiet=quiet, limit=config.minutes)
     except Interrupted as error:
         names = [name for name in ("minutes", "seed", "output") if name in config.model_fields_set]
-        given = [f"--{name} {getattr(config, name)}" for name in names]
-        raise Interrupted(f"stopped while training; continue with: {' '.join(('nextdetr quickstart', *given))}") from error
+        given = [word for name in names for word in (f"--{name}", str(getattr(config, name)))]
+        command = shlex.join(["nextdetr", "quickstart", *given])
+        raise Interrupted(f"stopped while training; continue with: {command}") from error
 
 
 def look_at_photograph(checkpoint: Path, picture: Path) -> dict[str, Any]:
