@@ -1,0 +1,106 @@
+"""Few labelled images: what each kind of augmentation is worth after equal steps, on several seeds.
+
+    python benchmarks/few_images.py DATA [--images 20] [--epochs 240] [--model nextdetr-zepto] [--image-size 160]
+        [--seeds 0 1 2] [--variants plain mixed turned both] [--threads 2] [--output DIR] [--write]
+
+The labelled images are the first ones of a shuffle of train by the seed, so that every seed has other images. ``val`` is
+whole, since it compares methods here; ``test`` is not used. All runs start from random weights and take the same number
+of steps of 8 images. Finished runs are not repeated, and stopped ones are resumed.
+
+plain: the recipe's defaults, without images that combine others. mixed: mosaic and copy-paste, 0.5 each. turned: quarter
+turns and vertical flips, for pictures without up and down. both: all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from few_labels import BATCH, cut
+from nextdetr import Detector
+from nextdetr.files import write_text_atomic
+from peer_data import read_splits, write_yolo
+from results import machine, write_result
+
+MIXED, TURNED = {"mosaic": 0.5, "copy_paste": 0.5}, {"flip_vertical": True, "rotate90": True}
+PLAIN = {"mosaic": 0.0, "copy_paste": 0.0}
+VARIANTS: dict[str, dict[str, float]] = {
+    "plain": PLAIN, "mixed": MIXED, "turned": {**PLAIN, **TURNED}, "both": {**MIXED, **TURNED},
+}  # fmt: skip
+
+
+def write_data(options: argparse.Namespace, seed: int) -> Path:
+    """Write a data set with few images in train and the whole val, unless it exists; return its ``data.yaml``."""
+    home = Path(options.output) / f"data-seed{seed}"
+    if not (home / "data.yaml").is_file():
+        splits = read_splits(options.data)
+        splits.pop("test", None)
+        splits["train"] = cut(splits["train"], options.images / len(splits["train"].records), seed)
+        write_yolo(splits, home)
+    return home / "data.yaml"
+
+
+def train(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
+    """Train, unless already done; return the result with the AP of the last weights as ``last``."""
+    folder = Path(options.output) / f"{variant}-seed{seed}"
+    done = folder / "result.json"
+    if not done.is_file():
+        settings: dict[str, Any] = {
+            "data": write_data(options, seed), "epochs": options.epochs, "batch_size": BATCH, "seed": seed,
+            "image_size": options.image_size, "val_every": math.ceil(options.epochs / 8), "output": folder,
+            **VARIANTS[variant],
+        }  # fmt: skip
+        resumed = (folder / "last.ckpt").is_file()
+        result = Detector(options.model).train(**({"resume": folder} if resumed else settings))
+        scored = Detector(folder / "last.safetensors").val(data=write_data(options, seed), quiet=True)
+        write_text_atomic(done, json.dumps({**result.to_json(), "last": scored.metrics["AP"]}))
+    found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=240)
+    parser.add_argument("--model", default="nextdetr-zepto")
+    parser.add_argument("--image-size", type=int, default=160)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", default="runs/benchmark-few-images")
+    parser.add_argument("--write", action="store_true", help="write the dated result file")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in options.variants}
+    for seed in options.seeds:  # seed by seed, so that a stopped study has all variants of the first seeds
+        for variant in options.variants:
+            found[variant].append(train(options, variant, seed))
+    steps = options.epochs * math.ceil(options.images / BATCH)
+    lines = [
+        f"# {options.images} labelled images of {Path(options.data).stem}: kinds of augmentation after {steps} steps",
+        "",
+        f"`python benchmarks/few_images.py DATA --images {options.images} --epochs {options.epochs} "
+        f"--model {options.model} --image-size {options.image_size} --seeds {' '.join(map(str, options.seeds))}`. "
+        f"Random weights, equal steps. {machine()}",
+        "",
+        "| | AP on the whole `val` at the end, mean (seeds) | the best epoch | seconds |",
+        "|---|---|---|---|",
+    ]
+    for variant, results in found.items():
+        last = [result["last"] for result in results]
+        best = statistics.mean(result["best"]["metrics"]["AP"] for result in results)
+        seconds = statistics.mean(result["seconds"] for result in results)
+        each = ", ".join(f"{value:.3f}" for value in last)
+        lines.append(f"| {variant} | **{statistics.mean(last):.3f}** ({each}) | {best:.3f} | {seconds:.0f} |")
+    write_result(f"few-images-{Path(options.data).stem}", lines, write=options.write)
+
+
+if __name__ == "__main__":
+    main()
