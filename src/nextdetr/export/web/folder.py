@@ -13,6 +13,7 @@ from typing import Any
 from nextdetr.confidence import named_thresholds, read_calibrated
 from nextdetr.export.web.runtime import VERSION, WASM
 from nextdetr.export.web.single import hash_of, single_file, with_policy
+from nextdetr.export.web.sums import replace_sums
 from nextdetr.files import path_text, write_bytes_atomic, write_text_atomic
 from nextdetr.inference.contract import Contract
 from nextdetr.page import page_files
@@ -58,7 +59,7 @@ class WebFolder:
 
 
 def write_folder(model: Path, contract: Contract, runtime: Mapping[str, Path], name: str, *, single: bool) -> WebFolder:
-    """Write everything the page needs beside the graph.
+    """Write everything the page needs beside the graph; files of an earlier export that are no longer needed are removed.
 
     Args:
         model: the graph, ``model.onnx`` in the folder.
@@ -83,7 +84,8 @@ def write_folder(model: Path, contract: Contract, runtime: Mapping[str, Path], n
         **{f"page/{name}": content for name, content in page.items()},
         **{f"runtime/{name}": content for name, content in parts.items()},
     }
-    for file, content in {**loaded, **_beside()}.items():
+    written = {**loaded, **_beside()}
+    for file, content in written.items():
         write_bytes_atomic(folder / file, content)
     one = folder / f"{name}.html"
     size = 0
@@ -91,6 +93,7 @@ def write_folder(model: Path, contract: Contract, runtime: Mapping[str, Path], n
         text = single_file(index, unpack, page, parts, {TERMS: terms.encode(), model.name: model.read_bytes()})
         write_text_atomic(one, text)
         size = one.stat().st_size
+    replace_sums(folder, [model.name, *written, *([one.name] if single else [])])
     return WebFolder(
         str(folder / PAGE), f"onnxruntime-web {VERSION}", sum(map(len, loaded.values())) + sizes[model.name],
         sum(map(len, parts.values())), str(one) if single else None, size,
