@@ -10,9 +10,10 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image
 
 from nextdetr.data.records import ImageRecord
+from nextdetr.inference.placement import COVERED
 from nextdetr.preprocess import Reading
 from nextdetr.report.confusion import Pairs
-from nextdetr.report.labels import COVERED, LINE, MOST_LABELS, NARROW, place_labels, text_size
+from nextdetr.report.labels import LINE, MOST_LABELS, NARROW, place_labels, text_size
 from nextdetr.report.pictures import picture
 
 FRAME = (560, 420)

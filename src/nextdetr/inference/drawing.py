@@ -2,7 +2,7 @@
 
 supervision could draw them, but its import takes longer than a prediction, and its way of keeping labels apart pushes them
 away from their boxes: in a crowded picture they hide what was found. Here a label stands at its box or not at all, the most
-confident first; it covers no other label and no other object's centre.
+confident first (``placement``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from nextdetr.inference.fonts import lay_out, legible
 from nextdetr.inference.objects import Found
+from nextdetr.inference.placement import LabelPlaces
 from nextdetr.preprocess import ImageSource, as_image
 
 __all__ = ["draw_detections", "line_width", "text_size"]
@@ -28,8 +29,6 @@ COLOURS = (
 
 SMALLEST_TEXT = 11.0  # pixels, below which letters are hard to read
 TINY_TEXT = 8.0  # pixels, in pictures of a hundred pixels, which are looked at enlarged
-
-Corners = tuple[float, float, float, float]
 
 
 def draw_detections(image: ImageSource, detections: Found, classes: Sequence[str] | None = None) -> Image.Image:
@@ -113,49 +112,20 @@ def _draw_labels(
     size = _font_size(picture, boxes)
     padding = max(2, size // 5)
     draw = ImageDraw.Draw(picture)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2  # [N, 2]
-    placed = np.zeros((0, 4))
+    places = LabelPlaces(boxes, picture.size)
     for index in order:
         colour = COLOURS[labels[index] % len(COLOURS)]
-        others = np.delete(centres, index, axis=0)
         for text in variants[index]:
             line = lay_out(text, size)
             if line.width > max(picture.width / 2, boxes[index, 2] - boxes[index, 0]) and text != variants[index][-1]:
                 continue  # would hide most of a small picture
             extent = (line.width + 2 * padding, float(line.bottom - line.top + padding))
-            spot = _free_spot(tuple(boxes[index]), extent, picture.size, placed, others)
+            spot = places.place(index, extent)
             if spot is None:
                 continue
             draw.rectangle(spot, fill=colour)
             line.draw(draw, spot[0] + padding, spot[1] + padding / 2 - line.top, _ink(colour))
-            placed = np.vstack((placed, spot))
             break
-
-
-def _free_spot(
-    box: Corners,
-    extent: tuple[float, float],
-    frame: tuple[int, int],
-    placed: NDArray[np.float64],
-    centres: NDArray[np.float64],
-) -> Corners | None:
-    """Where a label of this extent can stand: above its box, in its upper corners, or below; None without room."""
-    (x1, y1, x2, y2), (width, height) = box, extent
-    spots = [(x1, y1 - height), (x2 - width, y1 - height), (x1, y2), (x2 - width, y2)]
-    if x2 - x1 >= width and y2 - y1 >= 3 * height:  # large enough for a label inside not to hide the object
-        spots[1:1] = [(x1, y1), (x2 - width, y1)]
-    elif min(y1 - height, frame[1] - y2 - height) < 0 and y2 - y1 >= 2 * height:
-        spots.append((x1, y1))
-    for left, upper in spots:
-        if upper < 0 or upper + height > frame[1] or width > frame[0]:
-            continue
-        left = min(max(left, 0.0), frame[0] - width)
-        right, lower = left + width, upper + height
-        covers = (placed[:, 0] < right) & (placed[:, 2] > left) & (placed[:, 1] < lower) & (placed[:, 3] > upper)
-        hides = (centres[:, 0] > left) & (centres[:, 0] < right) & (centres[:, 1] > upper) & (centres[:, 1] < lower)
-        if not covers.any() and not hides.any():
-            return left, upper, right, lower
-    return None
 
 
 def _font_size(picture: Image.Image, boxes: NDArray[np.float64]) -> int:
