@@ -12,6 +12,7 @@ from PIL import Image
 from nextdetr import Detector
 from nextdetr.cli.main import run
 from nextdetr.config import ExportConfig, TrainConfig
+from nextdetr.data import seen
 from nextdetr.data.seen import TRAINED_ON, file_digests, is_seen, trained_on, trained_on_metadata
 from nextdetr.data.sources import load_data
 from nextdetr.data.unlabelled import find_unlabelled
@@ -99,7 +100,11 @@ def test_images_of_val_that_one_was_trained_on_are_left_out(place, tmp_path, cap
     message = compared(capsys, b, c, place / "data")[1]["error"]["message"]
     assert f"{b} or {c} was trained on every image of val" in message
     unknown = saved(place, tmp_path / "unknown.safetensors", None)
-    assert compared(capsys, unknown, c, place / "data")[1]["images"] == 6  # it may have been trained on any
+    code, result, told = compared(capsys, unknown, c, place / "data")
+    assert (code, result["images"]) == (0, 6)  # it may have been trained on any
+    why = f"; {unknown} may have been trained on some of it (its file does not list its training images)"
+    assert told.count(why) == told.count("may have been trained") == 1
+    assert "may have been" not in compared(capsys, unknown, c, place / "data", "--split", "train")[2]
 
 
 def test_classes_in_another_order_are_compared_too(place, tmp_path, capsys):
@@ -134,6 +139,23 @@ def test_a_training_writes_them_and_one_that_starts_from_it_keeps_them(place, tm
     unknown = saved(place, tmp_path / "unknown.safetensors", None)
     third = train(TrainConfig(data=str(more), model=str(unknown), output=tmp_path / "c", **options), quiet=True).checkpoint
     assert TRAINED_ON not in open_model(third).metadata  # what it started from may have seen anything
+
+
+@pytest.mark.slow
+def test_more_images_than_are_listed_are_reported_in_training_and_by_compare(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(seen, "MOST", 5)
+    settings = {"epochs": 1, "image_size": 64, "batch_size": 3, "workers": 0, "model": str(place / "tiny.yaml")}
+    few = TrainConfig(data=str(place / "no_val"), output=tmp_path / "few", **settings)  # one of six is set aside
+    many = TrainConfig(data=str(place / "data"), output=tmp_path / "many", **settings)
+    train(few)
+    assert "training images: the" not in capsys.readouterr().err
+    checkpoint = train(many).checkpoint
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("training images: the detector's file cannot list them for compare to leave out.") == 1
+    assert trained_on(open_model(checkpoint).metadata) is None
+    code, result, told = compared(capsys, tmp_path / "few", checkpoint, place / "data")
+    assert (code, result["images"]) == (0, 6)
+    assert f"; {checkpoint} may have been trained on some of it (its file lists no training images, as there are" in told
 
 
 def test_what_started_from_unknown_weights_is_unknown(place, tmp_path):

@@ -15,14 +15,18 @@ from pathlib import Path
 
 from nextdetr.data.records import ImageRecord
 
-__all__ = ["TRAINED_ON", "file_digests", "is_seen", "seen_by", "trained_on", "trained_on_metadata"]
+__all__ = [
+    "MOST", "TOO_MANY", "TRAINED_ON", "file_digests", "is_seen", "seen_by", "trained_on", "trained_on_metadata",
+    "why_unknown",
+]  # fmt: skip
 
-#: Key of a detector's metadata: digests of its training images, joined, in base64.
+#: Key of a detector's metadata: digests of its training images, joined, in base64; or ``TOO_MANY``.
 TRAINED_ON = "trained_on"
+MOST = 131_072  # images whose digests are stored, 1 MiB of text; of more, none
+TOO_MANY = "too many"
 TAIL = 4096  # bytes at the end of an image file that are hashed
 _LENGTH = 6  # bytes of a digest that are stored, 8 characters: chance takes one image in a billion for one of 100,000
 _PLAIN = frozenset((".bmp", ".dib", ".pbm", ".pgm", ".pnm", ".ppm", ".tga", ".tif", ".tiff"))
-_LONGEST = 1 << 20  # characters; of more images nothing is stored
 
 
 def file_digests(records: Sequence[ImageRecord]) -> list[bytes]:
@@ -35,15 +39,14 @@ def file_digests(records: Sequence[ImageRecord]) -> list[bytes]:
 
 
 def trained_on_metadata(records: Sequence[ImageRecord], before: Iterable[bytes] = ()) -> dict[str, str]:
-    """Return the metadata entry of a detector that was trained on these images; empty if there are too many.
+    """Return the metadata entry of a detector that was trained on these images.
 
     Args:
         records: the images.
         before: what :func:`trained_on` returned for the detector that it started from.
     """
     found = set(_digests(records)).union(before)
-    text = base64.b64encode(b"".join(sorted(found))).decode()
-    return {TRAINED_ON: text} if len(text) <= _LONGEST else {}
+    return {TRAINED_ON: base64.b64encode(b"".join(sorted(found))).decode() if len(found) <= MOST else TOO_MANY}
 
 
 def trained_on(metadata: Mapping[str, str]) -> frozenset[bytes] | None:
@@ -55,6 +58,13 @@ def trained_on(metadata: Mapping[str, str]) -> frozenset[bytes] | None:
     if len(content) % _LENGTH:
         return None
     return frozenset(content[start : start + _LENGTH] for start in range(0, len(content), _LENGTH))
+
+
+def why_unknown(metadata: Mapping[str, str]) -> str:
+    """Return why :func:`trained_on` returns None for a detector's metadata, as a clause."""
+    if metadata.get(TRAINED_ON) == TOO_MANY:
+        return f"its file lists no training images, as there are more than {MOST:,}"
+    return "its file does not list its training images"
 
 
 def is_seen(records: Sequence[ImageRecord], known: frozenset[bytes]) -> list[bool]:

@@ -14,7 +14,7 @@ from nextdetr.config import CompareConfig, build_config
 from nextdetr.data.objects import split_called
 from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
-from nextdetr.data.seen import seen_by, trained_on
+from nextdetr.data.seen import seen_by, trained_on, why_unknown
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.data.split import SetAside
 from nextdetr.engine.log import Display
@@ -167,16 +167,21 @@ def compare_opened(
 def _unseen(both: Sequence[OpenedModel | OpenedExport], config: CompareConfig) -> Sequence[DetectionData | None]:
     """Return the split with the classes of each detector, without the images that one of them was trained on.
 
-    Without a ``val``, these are what is left of ``train``. None for each if a detector's file does not say what it was
-    trained on, or the training images were asked for: then the split is used as it is.
+    Without a ``val``, these are what is left of ``train``. If a detector's file does not say what it was trained on, the
+    split is used as it is, with a note; None for each if the training images were asked for.
 
     Raises:
         DataError: no image is left; or see ``load_scored``.
     """
+    if config.data is None or split_called(config.split) == "train":
+        return [None] * len(both)
     known = [trained_on(each.metadata) if each.trained else frozenset[bytes]() for each in both]
     seen = [digests for digests in known if digests is not None]
-    if config.data is None or len(seen) < len(both) or split_called(config.split) == "train":
-        return [None] * len(both)
+    if len(seen) < len(both):
+        unsure = {each.source: why_unknown(each.metadata) for each, found in zip(both, known, strict=True) if found is None}
+        note = "".join(f"; {source} may have been trained on some of it ({why})" for source, why in unsure.items())
+        whole = [load_split(opened, config) for opened in both]
+        return [replace(part, recognised=part.recognised + note) for part in whole]
     there = available_splits(config.data)
     no_val = config.split == "val" and config.split_off is None and "val" not in there and "train" in there
     parts = [_rest_of_train(opened, both, config) if no_val else load_split(opened, config) for opened in both]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nextdetr.confidence import Thresholds, thresholds_metadata
 from nextdetr.data.joined import name_of
-from nextdetr.data.seen import trained_on_metadata
+from nextdetr.data.seen import MOST, TOO_MANY, TRAINED_ON, trained_on_metadata
 from nextdetr.engine.batch_picture import draw_batch
 from nextdetr.engine.setup import Run
 from nextdetr.engine.splits import set_aside_metadata
@@ -37,6 +37,12 @@ class DetectorFiles:
     def best(self) -> Path:
         """The file with the best weights."""
         return self.run.directory / "best.safetensors"
+
+    def lines(self) -> list[str]:
+        """Return what the files will not have, to be said before training."""
+        if self._origin.get(TRAINED_ON) != TOO_MANY:
+            return []
+        return [f"More than {MOST:,} training images: the detector's file cannot list them for compare to leave out."]
 
     def write(self, name: str, metrics: Mapping[str, float | None], thresholds: Thresholds) -> None:
         """Write the averaged weights, with their scores and thresholds, if any."""

@@ -180,6 +180,8 @@ class Trainer(Loop):
             self.display.line(
                 f"Training {self.config.model} at {self.image_size} px on {self.fabric.device}; run folder {self.directory}"
             )
+            for line in self.files.lines():
+                self.display.line(line)
             for line in [] if self.teaching is None else self.teaching.lines(self.run_.model):
                 self.display.line(line)
             for line in [] if self.semi is None else self.semi.semi.lines():
