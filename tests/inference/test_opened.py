@@ -250,6 +250,9 @@ def test_random_weights_are_told(detector, tmp_path, caplog):
         ]
         detector.embed(image)
         assert len(caplog.messages) == 2
+        detector.predict(image)
+        detector.embed(image)
+        assert len(caplog.messages) == 2  # once each
         caplog.clear()
         saved = detector.save(tmp_path / "d.safetensors")
         Detector(saved, device="cpu").predict(image)

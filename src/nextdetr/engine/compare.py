@@ -130,11 +130,10 @@ def compare_opened(
             f"{a.source} and {b.source} have different classes, so their AP means different things: only one has "
             f"{missing[0]!r}."
         )
-    parts = _unseen((a, b), config)
-    sides = [
-        _look(opened, config, part, quiet=quiet, describe=place == 0)
-        for place, (opened, part) in enumerate(zip((a, b), parts, strict=True))
-    ]
+    first, second = _unseen((a, b), config)
+    if second is not None:
+        second = replace(second, recognised="", problems=[])  # said of the first
+    sides = [_look(opened, config, part, quiet=quiet) for opened, part in ((a, first), (b, second))]
     data = sides[0].examined.data
     if [record.path for record in data.records] != [record.path for record in sides[1].examined.data.records]:
         raise DataError(f"{config.data}: the images changed during the comparison; run it again.")
@@ -168,13 +167,15 @@ def _unseen(both: Sequence[OpenedModel | OpenedExport], config: CompareConfig) -
     """Return the split with the classes of each detector, without the images that one of them was trained on.
 
     Without a ``val``, these are what is left of ``train``. If a detector's file does not say what it was trained on, the
-    split is used as it is, with a note; None for each if the training images were asked for.
+    split is used as it is, with a note, and if the training images were asked for. None for each without a data set.
 
     Raises:
         DataError: no image is left; or see ``load_scored``.
     """
-    if config.data is None or split_called(config.split) == "train":
+    if config.data is None:
         return [None] * len(both)
+    if split_called(config.split) == "train":
+        return [load_split(opened, config) for opened in both]
     known = [trained_on(each.metadata) if each.trained else frozenset[bytes]() for each in both]
     seen = [digests for digests in known if digests is not None]
     if len(seen) < len(both):
@@ -221,10 +222,8 @@ def _rest_of_train(
     )  # fmt: skip
 
 
-def _look(
-    opened: OpenedModel | OpenedExport, config: CompareConfig, part: DetectionData | None, *, quiet: bool, describe: bool
-) -> _Side:
-    examined = examine(opened, config, quiet=quiet, data=part, describe=describe)
+def _look(opened: OpenedModel | OpenedExport, config: CompareConfig, part: DetectionData | None, *, quiet: bool) -> _Side:
+    examined = examine(opened, config, quiet=quiet, data=part)
     data, found = examined.data, examined.evaluator.state()
     classes = len(data.classes)
     matches = match(data.records, found, classes, order=examined.evaluator.order())

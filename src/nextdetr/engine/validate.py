@@ -123,7 +123,8 @@ def examine(
         config: the settings.
         quiet: show no progress on standard error.
         data: the split, if it was already read.
-        describe: report the format of the data set and its problems; commands that score on it several times do so once.
+        describe: report the format of the data set, its problems, and random weights; commands that score a detector on it
+            several times do so once.
         can_split_off: whether the command has ``--split-off``, for the message if there is no such split.
 
     Raises:
@@ -145,7 +146,7 @@ def examine(
             display.line(read_as(data.recognised))
         if describe and data.problems:
             display.line(summarize_problems(data.problems))
-        if not opened.trained:
+        if describe and not opened.trained:
             display.line(f"{opened.source}: random weights, so the scores mean nothing.")
         result = evaluate(
             settled.opened.model, data, image_size=settled.image_size, batch_size=config.batch_size, device=settled.device,

@@ -30,6 +30,7 @@ __all__ = ["Settled", "at_latency", "bits_metadata", "settle", "stored_bits", "w
 
 logger = logging.getLogger(__name__)
 _told: WeakKeyDictionary[object, str] = WeakKeyDictionary()  # what was said of the training of each model
+_told_random: WeakKeyDictionary[object, set[bool]] = WeakKeyDictionary()  # whether random weights were, of what use
 
 #: Key of a detector's metadata: significant bits of the 16-bit grey pictures that it was trained on.
 BITS = "bits"
@@ -195,13 +196,16 @@ def warn_of_training(opened: OpenedModel | OpenedExport, confidence: Confidence)
 def warn_of_random_weights(opened: OpenedModel | OpenedExport, *, weights: bool, maps_only: bool = False) -> None:
     """Log a warning where what a detector says means nothing, as no weights were trained.
 
+    It comes once for each opened detector and kind of use, as that of ``warn_of_training``.
+
     Args:
         opened: the detector.
         weights: whether weights of a detector were given beside it.
         maps_only: only its maps are used, for which a trained backbone is enough.
     """
     known = bool(opened.metadata) if maps_only else opened.trained or weights
-    if not isinstance(opened, OpenedExport) and not known:
+    if not isinstance(opened, OpenedExport) and not known and maps_only not in _told_random.setdefault(opened.model, set()):
+        _told_random[opened.model].add(maps_only)
         logger.warning(
             "%s: random weights, so the result means nothing: train it first, or give it weights.", opened.source
         )
