@@ -249,3 +249,18 @@ def test_a_detector_is_called_after_its_run_or_its_file(source, name, tmp_path, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "v1.5").mkdir(parents=True)
     assert detector_name(source) == name
+
+
+@pytest.mark.parametrize(("repository", "name"), [("models--someone--cells-v2", "cells-v2"), ("models--cells", "cells")])
+def test_a_detector_in_the_hubs_cache_is_called_after_its_repository(repository, name, tmp_path, monkeypatch):
+    folder = tmp_path / repository
+    snapshot = folder / "snapshots" / ("0123456789" * 4)
+    snapshot.mkdir(parents=True)
+    (folder / "blobs").mkdir()
+    (folder / "blobs" / "abc").write_bytes(b"")
+    for file in ("model.safetensors", "night.safetensors"):
+        (snapshot / file).symlink_to("../../blobs/abc")
+    assert detector_name(snapshot / "model.safetensors") == detector_name(snapshot) == name
+    assert detector_name(snapshot / "night.safetensors") == "night"
+    monkeypatch.chdir(snapshot)
+    assert detector_name("model.safetensors") == detector_name(".") == name
