@@ -14,8 +14,10 @@ from nextdetr.cli.main import run
 from nextdetr.errors import ModelFileError, WeightsError
 from nextdetr.models.convnextv2 import SIZES
 from nextdetr.models.graph import build_model, parse_model_text
+from nextdetr.weights import load
 from nextdetr.weights.checkpoint import save_detector
 from nextdetr.weights.convert import save_backbone
+from nextdetr.weights.layouts import table
 from nextdetr.weights.load import load_into, open_weights
 from nextdetr.weights.start import open_detector, start_model
 from tests.helpers import TINY_MODEL, tiny_model
@@ -216,3 +218,21 @@ def test_inspect(tmp_path, capsys):
     assert "size atto, but the model's backbone is femto" in text
     assert run(["weights", "inspect", str(tmp_path / "no.pt"), "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["error"]["type"] == "WeightsError"
+
+
+def test_weights_are_recognised_once_until_one_of_their_files_changes(tmp_path, monkeypatch):
+    recognised = []
+    monkeypatch.setattr(load, "identify", lambda file: recognised.append(file.path) or table.identify(file))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    save_file(original(*ATTO), folder / "model.safetensors")
+    for path in (folder, folder / "model.safetensors"):
+        recognised.clear()
+        assert {open_weights(path)[1].licence for _ in range(3)} == {"CC-BY-NC-4.0"}
+        assert len(recognised) == 1
+        (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+        assert {open_weights(path)[1].licence for _ in range(3)} == {"mit and CC-BY-NC-4.0"}
+        assert len(recognised) == 2
+        (folder / "README.md").unlink()
+    save_file(sparse(original(*ATTO, classes=None)), folder / "model.safetensors")
+    assert open_weights(folder)[1].kind == "convnextv2-fcmae-sparse"

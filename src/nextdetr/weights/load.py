@@ -5,7 +5,7 @@ A load is planned completely before the first tensor is copied: if a file is ref
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -16,17 +16,21 @@ from torch import Tensor
 from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.names import row_of
+from nextdetr.weights.folder import CARD, CONFIG
 from nextdetr.weights.gate import check_tensor
 from nextdetr.weights.layouts.classes import match_classes
 from nextdetr.weights.layouts.table import Identity, identify
 from nextdetr.weights.reader import WeightsFile, read_tensors
-from nextdetr.weights.remote import locate
+from nextdetr.weights.remote import Located, locate
 from nextdetr.weights.report import LoadReport
 from nextdetr.weights.rows import to_model
 
 __all__ = ["LoadReport", "Part", "Plan", "fills", "load_into", "open_weights", "plan_load"]
 
 Part = Literal["detector", "backbone", "head"]
+
+_MOST_RECOGNISED = 8
+_recognised: dict[Hashable, Identity] = {}
 
 
 @dataclass(slots=True)
@@ -58,7 +62,7 @@ class Plan:
 
 
 def open_weights(source: str | Path) -> tuple[WeightsFile, Identity]:
-    """Read and recognise weights.
+    """Read and recognise weights; files that have not changed since are recognised once, which takes longer than reading.
 
     Args:
         source: a file or folder; or a name, downloaded unless cached: see ``locate``.
@@ -67,12 +71,30 @@ def open_weights(source: str | Path) -> tuple[WeightsFile, Identity]:
         WeightsError: they are missing, damaged, hostile, of unknown layout, or cannot be fetched.
     """
     located = locate(source)
+    state = _state_of(located)  # first, so that a change while it is read is noticed the next time
     file = read_tensors(located.path)
     if located.card:
         file.extra["card"] = dict(located.card)
     if located.name != str(located.path):
         file.path = PurePosixPath(located.name)
-    return file, identify(file)
+    identity = _recognised.get(state) or identify(file)
+    if len(_recognised) >= _MOST_RECOGNISED:
+        _recognised.clear()
+    if state is not None:
+        _recognised[state] = identity
+    return file, identity
+
+
+def _state_of(located: Located) -> Hashable:
+    """Return the names, sizes and times of all files that describe weights; None if they cannot be listed."""
+    path = located.path
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path, path.with_name(CONFIG), path.with_name(CARD)]
+        states = [(str(file), file.stat()) for file in files if file.is_file()]
+    except OSError:
+        return None
+    card = tuple(sorted(located.card.items()))
+    return located.name, card, *((name, found.st_ino, found.st_size, found.st_mtime_ns) for name, found in states)
 
 
 def fills(model: DetectionModel, plans: Sequence[Plan]) -> bool:
