@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from nextdetr import config
 from nextdetr.cli.common import settings
 from nextdetr.config import PredictConfig, PretrainConfig, TrainConfig, build_config
 from nextdetr.config_file import dump_config, read_config_file
@@ -89,3 +90,22 @@ def test_a_file_that_sets_the_length_twice_is_refused(tmp_path):
     file.write_text("epochs: 7\nminutes: 2")
     with pytest.raises(ConfigError, match=r"settings\.yaml: --epochs and --minutes both set the length"):
         settings(TrainConfig, TrainConfig(seed=1), str(file))
+
+
+#: A value of each setting that may have several.
+ONE = {
+    "classes": "cat", "line": "1,2,3,4", "zone": "1,2,3,4,5,6", "save": "images", "precision": "half", "threads": 4,
+    "batch": 8, "peers": Path("peer.onnx"), "cors_origins": "https://example.org", "data": Path("photos"), "log": "csv",
+    "unlabelled": "more", "images": "folder",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [getattr(config, name) for name in config.__all__ if name.endswith("Config")])
+def test_one_value_is_enough_where_several_are_possible(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("peer.onnx").write_bytes(b"")
+    for name, field in kind.model_fields.items():
+        if "tuple[" in str(field.annotation):
+            one = getattr(build_config(kind, {name: ONE[name]}), name)
+            assert one == getattr(build_config(kind, {name: [ONE[name]]}), name)
+            assert [str(value) for value in one] == [str(ONE[name])]

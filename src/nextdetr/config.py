@@ -100,6 +100,7 @@ class PredictConfig(CommandConfig):
         description="Minimum score; auto: the detector's own for each class, else 0.3; calibrated: the one of "
         "nextdetr calibrate.",
     )
+    # Only the detector knows whether commas are in a class's name (``select_classes``).
     classes: tuple[str, ...] | None = Field(
         None, description="Only these classes, by name or number, with spaces or commas between them."
     )
@@ -166,12 +167,6 @@ class PredictConfig(CommandConfig):
     @classmethod
     def _several(cls, value: Any) -> Any:
         return split_commas(value)
-
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _as_they_are(cls, value: Any) -> Any:
-        """Leave commas alone: only the detector knows whether they are in a class's name (``select_classes``)."""
-        return (value,) if isinstance(value, str) else value
 
 
 class ConvertConfig(CommandConfig):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -68,8 +68,8 @@ Flip: TypeAlias = Annotated[float, Field(ge=0, le=1, description="Probability of
 
 
 def _as_texts(value: Any) -> Any:
-    """One or several paths, as strings."""
-    return (str(value),) if isinstance(value, str | Path) else tuple(str(item) for item in value or ())
+    """Paths as strings."""
+    return tuple(str(item) for item in value or ())
 
 
 def _several(value: Any) -> Any:
@@ -86,12 +86,19 @@ ImageFolders: TypeAlias = Annotated[Paths, Field(description="Folders of images,
 
 
 def split_commas(value: Any) -> Any:
-    """Return one text or several, each perhaps with commas, as a tuple of their parts; anything else as it is."""
-    if isinstance(value, str):
-        value = [value]
+    """Return texts, each perhaps with commas, as a tuple of their parts; anything else as it is."""
     if isinstance(value, list | tuple):
         return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
     return value
+
+
+def _is_tuple(annotation: Any) -> bool:
+    """Whether an annotation is that of a tuple, or of a tuple or None."""
+    return any(get_origin(part) is tuple for part in (annotation, *get_args(annotation)))
+
+
+def _is_one(value: Any) -> bool:
+    return value is not None and (isinstance(value, str) or not isinstance(value, Iterable))
 
 
 Log: TypeAlias = Annotated[
@@ -109,6 +116,15 @@ class CommandConfig(BaseModel):
     # Each a set of settings that say the same thing in several ways.
     alternatives: ClassVar[tuple[frozenset[str], ...]] = ()
     latency_chooses: ClassVar[bool] = True  # what a training chooses for itself in the end
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_of_several(cls, values: Any) -> Any:
+        """Take one value where several are possible: ``threads=2`` is ``threads=(2,)``."""
+        if not isinstance(values, Mapping):
+            return values
+        several = {name for name, field in cls.model_fields.items() if _is_tuple(field.annotation)}
+        return {name: (value,) if name in several and _is_one(value) else value for name, value in values.items()}
 
     @model_validator(mode="before")
     @classmethod

@@ -58,10 +58,9 @@ class ServeConfig(CommandConfig):
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
-        values = [value] if isinstance(value, str) else value
-        if not isinstance(values, (list, tuple)):
-            return values
-        return tuple(part.strip().rstrip("/") for item in values for part in str(item).split(",") if part.strip())
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple(part.strip().rstrip("/") for item in value for part in str(item).split(",") if part.strip())
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
