@@ -133,7 +133,7 @@ def test_mistakes(trained, tmp_path):
     with pytest.raises(DataError, match="nowhere"):
         detector.predict("nowhere.jpg")
     with pytest.raises(ConfigError, match="did you mean confidence"):
-        detector.predict("x.jpg", confidance=0.5)
+        detector.predict("x.jpg", confidance=0.5)  # codespell:ignore
     (tmp_path / "bad.safetensors").write_bytes(b"not one")
     with pytest.raises(WeightsError, match=r"bad\.safetensors"):
         Detector(tmp_path / "bad.safetensors")

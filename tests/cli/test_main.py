@@ -160,7 +160,7 @@ def test_info_names_the_maps_that_other_rows_read(capsys):
         (["train", "--epoch", "3"], "--epochs"),
         (["train", "--data", "x", "--epochs", "0"], "--epochs"),
         (["train"], "--data"),
-        (["trian"], "train"),
+        (["trian"], "train"),  # codespell:ignore
         (["val", "nextdetr-atto"], "--data"),
         (["val", "nextdetr-atto", "--data", "nowhere"], "nowhere"),
         (["predict", "nextdetr-atto"], "images"),

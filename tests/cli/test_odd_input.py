@@ -52,7 +52,7 @@ OPTIONS = """--confidence 2; --confidence -1; --confidence nan; --confidence x; 
     --max-pixels 100; --line 1,2; --zone x; --engine ray; --weights none.pt; --weights text.pt; --no-such-option;
     --output"""
 OTHERS = """predict; predict GOOD; embed GOOD; embed GOOD good.png --output v.txt; embed GOOD good.png --row 99; val GOOD;
-    trian; val GOOD --data set --split none; val GOOD --data set --image-size 33; val GOOD --data set --device toaster;
+    val GOOD --data set --split none; val GOOD --data set --image-size 33; val GOOD --data set --device toaster;
     --epochs 3; export GOOD --format gif; export GOOD --int8; export GOOD --image-size 50; train;
     train --data set --epochs 0; train --data set --minutes -1; train --data set --image-size 70;
     train --resume nothing; train --resume none;
@@ -71,7 +71,7 @@ EACH = {
     "predict GOOD X --output t.parquet": ["none.png", "empty.png"],
     "val GOOD --data X": SETS, "train --epochs 1 --data X": SETS,
     "pretrain X --epochs 1": set(SETS) - {"bad_set", "good.png", "."}, "predict GOOD good.png X": words(OPTIONS, ";"),
-    "X": words(OTHERS, ";"),
+    "X": ["trian", *words(OTHERS, ";")],  # codespell:ignore
 }  # fmt: skip
 COMMANDS = [command.replace("X", odd) for command, odds in EACH.items() for odd in sorted(odds)]
 

@@ -88,8 +88,8 @@ def test_a_file_ends_a_list_of_classes(tmp_path, monkeypatch):
         ("detect", "try nextdetr predict MODEL IMAGES."),
         ("fit --data x", "try nextdetr train --data DATA."),
         ("Test", "try nextdetr val MODEL --data DATA --split test."),
-        ("trian", "did you mean nextdetr train?"),
-        ("evalute", "try nextdetr val MODEL --data DATA."),
+        ("trian", "did you mean nextdetr train?"),  # codespell:ignore
+        ("evalute", "try nextdetr val MODEL --data DATA."),  # codespell:ignore
         ("qwertz", "nextdetr --help lists them."),
         ("train data=coco.yaml imgsz=640", "nextdetr train --data coco.yaml --image-size 640."),
         ("detect train data=coco.yaml", "nextdetr train --data coco.yaml."),
@@ -233,7 +233,7 @@ def test_commands_of_other_tools_are_answered_with_commands_of_ours():
     for answer in COMMANDS.values():
         words = shlex.split(answer.split(",")[0])
         assert words[1] in app
-    assert suggested_command("completly", list(SUMMARIES)) == "did you mean nextdetr completion?"
+    assert suggested_command("completly", list(SUMMARIES)) == "did you mean nextdetr completion?"  # codespell:ignore
 
 
 def test_the_page_has_the_table(monkeypatch):

@@ -129,7 +129,7 @@ YOLO = {
         {"images/a.jpg": [CAT_BOX]}, ("missing image",),
     ),
     "label file spelt in other letters": Case(
-        {"data.yaml": YAML, "images/Foto.JPG": None, "labels/foto.TXT": CAT}, {"images/Foto.JPG": [CAT_BOX]}
+        {"data.yaml": YAML, "images/Photo.JPG": None, "labels/photo.TXT": CAT}, {"images/Photo.JPG": [CAT_BOX]}
     ),
     "a class twice": Case(
         {"data.yaml": "train: images\nnames: {0: cat, 1: dog, 2: cat}\n", "images/a.jpg": None,

@@ -109,7 +109,7 @@ def test_folder_with_one_yaml(tmp_path):
         ("format: coco\nclasses: [cat, cat]", "the same class twice"),
         (
             "format: coco\nclases: [cat]",
-            "clases must be a mapping with images, annotations, include. Did you mean classes?",
+            "clases must be a mapping with images, annotations, include. Did you mean classes?",  # codespell:ignore
         ),
         ("format: coco\ntrain: {image: x}", "train has the unknown key image"),
         ("format: coco\ntrain: {images: [x]}", "images of train must be a path"),

@@ -60,8 +60,8 @@ def test_python_of_pages(block: Block) -> None:
     ("text", "expected"),
     [
         ("Detector('a').train(data='b', minute=3)", ["train has no minute"]),
-        ("nextdetr.pretrain('photos', modle='x')", ["pretrain has no modle"]),
-        ("Detector(weigths='x')", ["Detector has no weigths"]),
+        ("nextdetr.pretrain('photos', modle='x')", ["pretrain has no modle"]),  # codespell:ignore
+        ("Detector(weigths='x')", ["Detector has no weigths"]),  # codespell:ignore
         ("from nextdetr import Detektor", ["nextdetr has no Detektor"]),
         ("Detector('a').train(data='b', minutes=3)", []),
     ],

@@ -8,7 +8,6 @@ import shutil
 import pytest
 import torch
 
-from nextdetr.export import advice as advices
 from nextdetr.export.advice import advise, compare_files, instructions_for_8_bits
 from nextdetr.export.gate import drawn_images
 from nextdetr.export.measure import in_turn
@@ -77,7 +76,7 @@ def test_an_older_pytorch_does_not_know(monkeypatch):
 
 def test_files_are_measured_in_every_runtime(tmp_path, monkeypatch, caplog):
     needs_runtimes()
-    monkeypatch.setattr(advices, "SECONDS", 0.01)
+    monkeypatch.setattr("nextdetr.export.advice.SECONDS", 0.01)
     handmade(tmp_path / "float.onnx")
     shutil.copy(tmp_path / "float.onnx", tmp_path / "int8.onnx")
     files = {"float32": tmp_path / "float.onnx", "int8": tmp_path / "int8.onnx"}

@@ -156,7 +156,7 @@ def test_a_runtime_that_cannot_open_a_file_is_refused(tmp_path, capsys):
         ({"image_size": 100}, "multiple of 32"),
         ({"decoder_layers": 9}, "--decoder-layers"),
         ({"format": "tflite"}, "--format"),
-        ({"quereis": 3}, "queries"),
+        ({"quereis": 3}, "queries"),  # codespell:ignore
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message, tmp_path, monkeypatch):
