@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nextdetr import preprocess
+from nextdetr import preprocess, tensors
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.preprocess import Reading, as_image, image_size, load_image, to_rgb
 from nextdetr.tensors import choose_device, resize_to_tensor
@@ -62,25 +62,47 @@ class TestResize:
         rows = []
         fill = preprocess._fill
         monkeypatch.setattr(preprocess, "_fill", lambda *given: (rows.append(given[2:]), fill(*given))[1])
-        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
         small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8))
         picture = small.resize((width, height), Image.Resampling.NEAREST)
         expected = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32) / 255
-        assert torch.equal(resize_to_tensor(picture, size), torch.from_numpy(expected).permute(2, 0, 1))
+        planes = preprocess.resize_to_planes(picture, size, threads=threads)
+        assert np.array_equal(planes, expected.transpose(2, 0, 1))
         # Height / size is a fraction of a power of two. Of 1000 by 1280, Pillow 13 resizes the halves in another order.
         split = threads > 1 and (width, height) in ((1920, 1080), (900, 640), (960, 600), (700, 1280))
         assert sorted(rows) == ([(0, size // 2), (size // 2, size)] if split else [(0, size)])
 
-    def test_many_threads_may_resize_large_pictures_at_once(self, monkeypatch):
-        monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    @pytest.mark.parametrize(
+        ("width", "height", "size"),
+        [(1920, 1080, 640), (1081, 799, 320), (640, 1111, 640), (901, 602, 800), (1000, 1280, 33)],
+    )
+    def test_torch_resizes_large_pictures_within_one_grey_level(self, monkeypatch, width, height, size):
+        small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8))
+        picture = small.resize((width, height), Image.Resampling.NEAREST)
+        expected = preprocess.resize_to_planes(picture, size)
+        monkeypatch.setattr(tensors, "resize_to_planes", None)  # not called
+        monkeypatch.setattr(tensors, "_FAST", (torch.backends.cpu.get_cpu_capability(),))
+        found = resize_to_tensor(picture, size)
+        assert found.dtype == torch.float32
+        assert found.is_contiguous()
+        levels = (found.numpy() - expected) * 255
+        assert np.abs(levels).max() <= 1.001
+        assert (np.abs(levels) > 0.5).mean() < 0.01
+
+    @pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
+    def test_only_processors_with_the_fast_kernel_resize_in_torch(self, monkeypatch, capability):
+        used, resize = [], tensors.resize_to_planes
+        monkeypatch.setattr(tensors, "resize_to_planes", lambda *given, **more: (used.append(1), resize(*given, **more))[1])
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        resize_to_tensor(Image.new("RGB", (900, 640)), 64)
+        assert bool(used) == (capability == "DEFAULT")
+
+    def test_many_threads_may_resize_large_pictures_at_once(self):
         generator = np.random.default_rng(0)
         pictures = [Image.fromarray(generator.integers(0, 256, (700, 800, 3), dtype=np.uint8)) for _ in range(6)]
         with ThreadPoolExecutor(6) as pool:
-            found = list(pool.map(lambda picture: resize_to_tensor(picture, 64), pictures * 3))
-        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-        assert all(
-            torch.equal(tensor, resize_to_tensor(picture, 64)) for tensor, picture in zip(found, pictures * 3, strict=True)
-        )
+            found = list(pool.map(lambda picture: preprocess.resize_to_planes(picture, 64, threads=2), pictures * 3))
+        expected = [preprocess.resize_to_planes(picture, 64, threads=1) for picture in pictures]
+        assert all(np.array_equal(*pair) for pair in zip(found, expected * 3, strict=True))
 
     def test_takes_arrays_and_other_modes(self, photo):
         assert torch.equal(resize_to_tensor(np.asarray(photo), 20), resize_to_tensor(photo, 20))

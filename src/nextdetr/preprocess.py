@@ -7,8 +7,9 @@ Conventions:
 - 16-bit grey is scaled by the range of its format (65535 becomes 255), or of fewer bits if the user says so
   (``Reading.bits``), not stretched to the range of the individual image.
 - The resize is square (RT-DETR, arXiv 2304.08069, does not keep the aspect ratio) with Pillow's antialiased bilinear
-  filter, in two halves at once for large images; pixels become fractions, 0 to 1. Mean and standard deviation, if a model
-  needs them, are applied inside the model.
+  filter, in two halves at once for large images; pixels become fractions, 0 to 1. For PyTorch models on x86, torch resizes
+  large images (``tensors.resize_to_tensor``). Mean and standard deviation, if a model needs them, are applied inside the
+  model.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ __all__ = [
     "encoded",
     "image_size",
     "is_image_source",
+    "is_large",
     "is_pixels",
     "is_turned",
     "load_image",
@@ -69,7 +71,7 @@ class Reading:
 AS_EVER = Reading()
 
 _ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 0x0112, 0x0100, 0x0101
-_LARGE = 1 << 19  # pixels from which two threads resize one image
+_LARGE = 1 << 19  # pixels
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -258,6 +260,11 @@ def resize_to_planes(
     return planes  # [3, S, S]
 
 
+def is_large(image: Image.Image, size: int) -> bool:
+    """Whether resizing an image to this side (in pixels) takes long enough to be split, or done by a faster library."""
+    return image.width * image.height >= _LARGE and image.size != (size, size)
+
+
 def _threads() -> int:
     """Threads that this process may use: ``OMP_NUM_THREADS``, as in numeric libraries, or its cores."""
     stated = os.environ.get("OMP_NUM_THREADS", "")
@@ -288,9 +295,8 @@ def _may_halve(image: Image.Image, size: int) -> bool:
     differently, so the halves must use the order of the whole.
     """
     denominator = size // math.gcd(image.height, size)
-    large = image.width * image.height >= _LARGE and image.size != (size, size)
     orders = {image.height - rows > max(0, 2 * (image.width - size)) for rows in (size, size // 2, size - size // 2)}
-    return large and len(orders) == 1 and denominator & (denominator - 1) == 0
+    return is_large(image, size) and len(orders) == 1 and denominator & (denominator - 1) == 0
 
 
 @cache

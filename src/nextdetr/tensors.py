@@ -7,17 +7,23 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from nextdetr.errors import ConfigError
 from nextdetr.postprocess import Outputs
-from nextdetr.preprocess import resize_to_planes
+from nextdetr.preprocess import as_image, is_large, resize_to_planes
 from nextdetr.structures import DetectorOutput
 
 __all__ = ["as_outputs", "choose_device", "resize_to_tensor"]
 
+_FAST = ("AVX2", "AVX512")  # processors for which torch has a fast kernel that resizes 8-bit pixels with channels last
+
 
 def resize_to_tensor(image: Image.Image | NDArray[np.generic], size: int) -> Tensor:
-    """Resize to a square and scale to fractions: ``preprocess.resize_to_planes`` as a tensor.
+    """Resize to a square and scale to fractions, as ``preprocess.resize_to_planes`` does.
+
+    On x86, torch resizes large images in a third of Pillow's time. It has the same filter with coefficients of fewer bits,
+    so that a few values in a thousand are one grey level (1/255) away from Pillow's.
 
     Args:
         image: RGB PIL image, or anything else that ``as_image`` takes.
@@ -26,8 +32,13 @@ def resize_to_tensor(image: Image.Image | NDArray[np.generic], size: int) -> Ten
     Returns:
         [3, S, S] float32 RGB, 0 to 1, contiguous.
     """
-    # Not in two halves in a data loader's worker, which has only one thread.
-    return torch.from_numpy(resize_to_planes(image, size, threads=torch.get_num_threads()))
+    image = as_image(image)
+    if not is_large(image, size) or torch.backends.cpu.get_cpu_capability() not in _FAST:
+        # Not in two halves in a data loader's worker, which has only one thread.
+        return torch.from_numpy(resize_to_planes(image, size, threads=torch.get_num_threads()))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # [1, 3, H, W], channels last in memory
+    resized = functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)[0]
+    return torch.empty((3, size, size)).copy_(resized).div_(255)
 
 
 def as_outputs(output: DetectorOutput | Outputs) -> Outputs:

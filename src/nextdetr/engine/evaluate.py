@@ -15,7 +15,7 @@ from nextdetr.errors import TrainingError
 from nextdetr.inference.running import backend_of
 from nextdetr.inference.sources import read_ahead, reading_threads
 from nextdetr.postprocess import Detected, postprocess
-from nextdetr.preprocess import load_image, resize_to_planes
+from nextdetr.preprocess import load_image
 
 if TYPE_CHECKING:
     import torch
@@ -190,7 +190,7 @@ def evaluate(
     indices = range(rank, len(data.records), world)
     evaluator, seconds = evaluator or CocoEvaluator(data), dict.fromkeys(STAGES, 0.0)
     if batches is None:
-        batches = read_batches(data, indices, image_size, batch_size, backend.device, seconds)
+        batches = read_batches(data, indices, image_size, batch_size, backend, seconds)
     done = 0
     with backend.evaluating():
         for images, positions in batches:
@@ -217,20 +217,23 @@ def read_batches(
     indices: Sequence[int],
     image_size: int,
     batch_size: int,
-    device: str,
+    backend: Backend,
     seconds: dict[str, float] | None = None,
 ) -> Iterator[tuple[NDArray[np.float32], list[int]]]:
-    """Yield batches of images [B, 3, S, S] from their files, with their positions; adds the reading time to ``seconds``."""
+    """Yield batches of images [B, 3, S, S] from their files, prepared by ``backend``, with their positions.
+
+    The reading time is added to ``seconds``.
+    """
     seconds = dict.fromkeys(STAGES, 0.0) if seconds is None else seconds
 
     def read(index: int) -> tuple[NDArray[np.float32], float]:
         started = time.perf_counter()
-        image = resize_to_planes(load_image(data.records[index].path, data.reading), image_size)  # [3, S, S]
+        image = backend.prepare(load_image(data.records[index].path, data.reading), image_size)  # [3, S, S]
         return image, time.perf_counter() - started
 
     images, positions = [], []
     for index, (image, elapsed) in zip(
-        indices, read_ahead(indices, read, ahead=batch_size, threads=reading_threads(device)), strict=True
+        indices, read_ahead(indices, read, ahead=batch_size, threads=reading_threads(backend.device)), strict=True
     ):
         seconds["preprocess"] += elapsed
         images.append(image)

@@ -28,6 +28,7 @@ from nextdetr.engine.loading import training_sizes
 from nextdetr.engine.log import Display
 from nextdetr.engine.processes import gather_values
 from nextdetr.errors import ConfigError
+from nextdetr.inference.pytorch.backend import TorchBackend
 from nextdetr.inference.pytorch.latency import eager_point
 from nextdetr.inference.speed import SPEED, Setting, SpeedPoint, SpeedTable, choose, pareto, read_points
 from nextdetr.inference.speed_text import table_lines
@@ -251,11 +252,12 @@ def score_settings(
 ) -> dict[Setting, float | None]:
     """Return AP (0 to 1, None if undefined) of each combination; the backbone runs once per image and size."""
     cut = {count: cut_layers(model, count).eval() for count in layers}
+    backend = TorchBackend(model, fabric.device)
     indices = range(fabric.global_rank, len(data.records), fabric.world_size)
     scores: dict[Setting, float | None] = {}
     for size in sizes:
         evaluators = {Setting(size, q, count): CocoEvaluator(data) for q in queries for count in layers}
-        for images, positions in read_batches(data, indices, size, batch_size, str(fabric.device)):
+        for images, positions in read_batches(data, indices, size, batch_size, backend):
             features = model.decoder_inputs(torch.from_numpy(images).to(fabric.device))
             extents = [(data.records[position].height, data.records[position].width) for position in positions]
             for setting, evaluator in evaluators.items():

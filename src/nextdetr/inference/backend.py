@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from numpy.typing import NDArray
 
 from nextdetr.postprocess import Outputs
+from nextdetr.preprocess import resize_to_planes
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
 
     from nextdetr.inference.feature_map import FeatureMap
 
@@ -50,6 +52,10 @@ class Backend(ABC):
         Raises:
             ConfigError: it does not; the message says what it takes.
         """
+
+    def prepare(self, image: Image.Image, size: int) -> NDArray[np.float32]:
+        """Resize an upright RGB image to its input, [3, size, size], 0 to 1."""
+        return resize_to_planes(image, size)
 
     @abstractmethod
     def __call__(self, images: NDArray[np.float32], *, queries: int | None = None) -> Outputs:

@@ -33,7 +33,7 @@ from nextdetr.inference.sources import (
 from nextdetr.memory import keep_freed_memory
 from nextdetr.pictures import kind_of
 from nextdetr.postprocess import Detected, postprocess
-from nextdetr.preprocess import AS_EVER, ImageSource, Reading, resize_to_planes
+from nextdetr.preprocess import AS_EVER, ImageSource, Reading
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -222,7 +222,7 @@ class Predictor:
 
     def _read(self, item: SourceItem) -> _Read:
         opened = item.open(self.reading)
-        planes = None if opened.image is None else resize_to_planes(opened.image, self.image_size)
+        planes = None if opened.image is None else self.backend.prepare(opened.image, self.image_size)
         return _Read(item, opened.image, planes, opened.problem, opened.more_frames, opened.given)
 
     def _run(

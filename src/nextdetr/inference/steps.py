@@ -14,7 +14,6 @@ from nextdetr.confidence import AUTO
 from nextdetr.inference.objects import Objects
 from nextdetr.inference.predictor import Predictor
 from nextdetr.postprocess import Outputs, postprocess
-from nextdetr.preprocess import resize_to_planes
 
 if TYPE_CHECKING:
     from nextdetr.confidence import Confidence
@@ -50,7 +49,7 @@ class Steps:
 
     def prepare(self, image: Image.Image) -> NDArray[np.float32]:
         """Return the model's input for an upright RGB image: [3, S, S] float32, 0 to 1."""
-        return resize_to_planes(image, self.predictor.image_size)
+        return self.predictor.backend.prepare(image, self.predictor.image_size)
 
     def compute(self, inputs: Sequence[NDArray[np.float32]]) -> list[Looked]:
         """Run the model on a batch of inputs [3, S, S]; return what it gives for each.

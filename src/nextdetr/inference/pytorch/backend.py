@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from nextdetr.inference.backend import Backend, Seen
@@ -16,7 +17,7 @@ from nextdetr.inference.pytorch.pooled import pooled_maps
 from nextdetr.inference.pytorch.recorder import FeatureRecorder
 from nextdetr.inference.pytorch.static_camera import StaticCamera
 from nextdetr.postprocess import Outputs
-from nextdetr.tensors import as_outputs, choose_device
+from nextdetr.tensors import as_outputs, choose_device, resize_to_tensor
 
 __all__ = ["Network", "TorchBackend"]
 
@@ -57,6 +58,10 @@ class TorchBackend(Backend):
         check = getattr(self.model, "check_size", None)  # any callable will do as a network
         if check is not None:
             check(height, width)
+
+    def prepare(self, image: Image.Image, size: int) -> NDArray[np.float32]:
+        """Resize an image as in training."""
+        return resize_to_tensor(image, size).numpy()
 
     def __call__(self, images: NDArray[np.float32], *, queries: int | None = None) -> Outputs:
         """Detect."""
