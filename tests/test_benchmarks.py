@@ -180,3 +180,25 @@ def test_the_study_of_few_labels_goes_on_where_it_stopped(few_labels, monkeypatc
     monkeypatch.setattr(sys, "argv", [*command, "--minutes", "3"])
     with pytest.raises(SystemExit, match="holds a study with another minutes"):
         few_labels.main()
+
+
+def test_every_kind_of_augmentation_sees_the_same_few_images(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    few_images = importlib.import_module("few_images")
+    data, seen = squares(tmp_path / "data", images=12), {}
+
+    def trained(options, variant, seed):
+        listed = few_images.write_data(options, seed)
+        seen[variant, seed] = {record.path.resolve() for record in load_data(listed, "train").records}
+        assert len(load_data(listed, "val").records) == len(load_data(data, "val").records)
+        return {"best": {"metrics": {"AP": 0.5}}, "last": 0.1 * (seed + 1), "seconds": 60.0}
+
+    monkeypatch.setattr(few_images, "train", trained)
+    command = ["few_images.py", str(data), "--images", "5", "--seeds", "0", "1", "--output", str(tmp_path / "study")]
+    monkeypatch.setattr(sys, "argv", command)
+    few_images.main()
+    assert set(seen) == {(variant, seed) for variant in ("plain", "mixed", "turned", "both") for seed in (0, 1)}
+    assert seen["plain", 0] == seen["both", 0]
+    assert seen["plain", 0] != seen["plain", 1]
+    assert {len(images) for images in seen.values()} == {5}
+    assert "| mixed | **0.150** (0.100, 0.200) | 0.500 | 60 |" in capsys.readouterr().out
