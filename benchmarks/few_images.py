@@ -90,15 +90,14 @@ def main() -> None:
         f"--model {options.model} --image-size {options.image_size} --seeds {' '.join(map(str, options.seeds))}`. "
         f"Random weights, equal steps. {machine()}",
         "",
-        "| | AP on the whole `val` at the end, mean (seeds) | the best epoch | seconds |",
-        "|---|---|---|---|",
+        "| | AP on the whole `val` at the end, mean (seeds) | the best epoch |",
+        "|---|---|---|",
     ]
     for variant, results in found.items():
         last = [result["last"] for result in results]
         best = statistics.mean(result["best"]["metrics"]["AP"] for result in results)
-        seconds = statistics.mean(result["seconds"] for result in results)
         each = ", ".join(f"{value:.3f}" for value in last)
-        lines.append(f"| {variant} | **{statistics.mean(last):.3f}** ({each}) | {best:.3f} | {seconds:.0f} |")
+        lines.append(f"| {variant} | **{statistics.mean(last):.3f}** ({each}) | {best:.3f} |")
     write_result(f"few-images-{Path(options.data).stem}", lines, write=options.write)
 
 
