@@ -36,9 +36,19 @@ def resize_to_tensor(image: Image.Image | NDArray[np.generic], size: int) -> Ten
     if not is_large(image, size) or torch.backends.cpu.get_cpu_capability() not in _FAST:
         # Not in two halves in a data loader's worker, which has only one thread.
         return torch.from_numpy(resize_to_planes(image, size, threads=torch.get_num_threads()))
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # [1, 3, H, W], channels last in memory
+    array = np.asarray(_Writable(np.asarray(image)))
+    pixels = torch.from_numpy(array).permute(2, 0, 1)[None]  # [1, 3, H, W], channels last in memory
     resized = functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)[0]
     return torch.empty((3, size, size)).copy_(resized).div_(255)
+
+
+class _Writable:
+    """The memory of a read-only array, which torch takes without a warning; it is only read, and a copy costs too much."""
+
+    def __init__(self, array: NDArray[np.uint8]) -> None:
+        self.owner = array
+        pointer, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (pointer, False)}
 
 
 def as_outputs(output: DetectorOutput | Outputs) -> Outputs:
