@@ -1,10 +1,10 @@
 """Preprocessing and postprocessing of an image, and complete videos compared with the model alone.
 
-    python benchmarks/pipeline.py VIDEO [--model nextdetr-atto] [--image-sizes 640 320] [--repeats 15] [--write]
+    python benchmarks/pipeline.py [VIDEO] [--model nextdetr-atto] [--image-sizes 640 320] [--repeats 15] [--write]
 
 A decoded image of 1920 × 1080 pixels is resized to the first size, and the outputs of 300 queries and 80 classes are
 turned into boxes, by our code and by transformers' image processor (with torch or Pillow, its choice), interleaved.
-Then ``predict`` runs on VIDEO (including decoding, drawing and encoding), in PyTorch and exported to the fastest
+Then ``predict`` runs on VIDEO, if given (including decoding, drawing and encoding), in PyTorch and exported to the fastest
 runtime. Its images per second are compared with the same model alone on one repeated tensor. Two threads, random
 weights.
 """
@@ -93,7 +93,7 @@ def video_rows(model: str, video: str, size: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("video")
+    parser.add_argument("video", nargs="?")
     parser.add_argument("--model", default="nextdetr-atto")
     parser.add_argument("--image-sizes", type=int, nargs="+", default=[640, 320])
     parser.add_argument("--repeats", type=int, default=15)
@@ -102,12 +102,13 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     around = around_the_model(options.image_sizes[0], options.repeats)
-    rows = [row for size in options.image_sizes for row in video_rows(options.model, options.video, size)]
-    shown = " ".join(str(size) for size in options.image_sizes)
+    sizes = options.image_sizes if options.video else options.image_sizes[:1]
+    shown = " ".join(str(size) for size in sizes)
     lines = [
         f"# Around the model, {options.model}",
         "",
-        f"`python benchmarks/pipeline.py VIDEO --image-sizes {shown}`: {THREADS} threads, medians. {machine()}",
+        f"`python benchmarks/pipeline.py {'VIDEO ' if options.video else ''}--image-sizes {shown}`: "
+        f"{THREADS} threads, medians. {machine()}",
         "",
         f"A decoded image of 1920 x 1080, to {options.image_sizes[0]} px; 300 queries, 80 classes; interleaved, "
         f"{options.repeats} times:",
@@ -116,14 +117,18 @@ def main() -> None:
         "|---|---|",
         *(f"| {name} | {value:.1f} |" for name, value in around.items()),
         f"| ours, both | {around['ours, preprocess'] + around['ours, postprocess']:.1f} |",
-        "",
-        f"`predict {Path(options.video).name}` with drawing and encoding, compared with the model alone, batch 1:",
-        "",
-        "| px | | frames | bare, images/s | video, images/s | share |",
-        "|---|---|---|---|---|---|",
-        *rows,
     ]
-    write_result("pipeline", lines, write=options.write)
+    if options.video:
+        rows = [row for size in sizes for row in video_rows(options.model, options.video, size)]
+        lines += [
+            "",
+            f"`predict {Path(options.video).name}` with drawing and encoding, compared with the model alone, batch 1:",
+            "",
+            "| px | | frames | bare, images/s | video, images/s | share |",
+            "|---|---|---|---|---|---|",
+            *rows,
+        ]
+    write_result("pipeline" if options.video else "pipeline-image", lines, write=options.write)
 
 
 if __name__ == "__main__":
