@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torchvision.ops import batched_nms
 
 from nextdetr.boxes import cxcywh_to_xyxy, paired_iou_and_giou, xyxy_to_cxcywh
 from nextdetr.losses.processes import mean_over_processes
@@ -70,6 +69,8 @@ def find_boxes(scores: Tensor, boxes: Tensor) -> list[Found]:
         scores: [B, Q, C] float32, 0 to 1.
         boxes: [B, Q, 4] cxcywh, fractions of the image.
     """
+    from torchvision.ops import batched_nms  # 160 MB, which the other losses do not need
+
     best, labels = scores.max(dim=-1)
     found = []
     for score, label, box in zip(best, labels, boxes.float(), strict=True):
