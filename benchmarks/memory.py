@@ -61,7 +61,7 @@ def peak(tree: Path, code: str, arguments: list[str]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", required=True, help="commit to compare with")
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1000, help="to predict on; 0 measures the training steps only")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     options = parser.parse_args()
@@ -77,6 +77,8 @@ def main() -> None:
             "training step, rtdetr-l-convnextv2-atto, 320 px, batch 4": (STEPS, ["rtdetr-l-convnextv2-atto", "320", "4"]),
         }
         for name, (code, arguments) in work.items():
+            if code == PREDICT and not options.images:
+                continue
             found: dict[Path, list[int]] = {earlier: [], ROOT: []}
             for number in range(options.repeats):
                 for tree, peaks in found.items():
@@ -95,7 +97,7 @@ def main() -> None:
         *rows,
         "",
     ]
-    write_result("memory", lines, write=options.write)
+    write_result("memory" if options.images else "memory-steps", lines, write=options.write)
 
 
 if __name__ == "__main__":
