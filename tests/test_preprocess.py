@@ -88,6 +88,12 @@ class TestResize:
         assert np.abs(levels).max() <= 1.001
         assert (np.abs(levels) > 0.5).mean() < 0.01
 
+    def test_large_pictures_with_a_transparent_colour_are_resized_alike(self):
+        picture = Image.new("RGB", (900, 640), (10, 20, 30))
+        picture.info["transparency"] = (10, 20, 30)
+        levels = (resize_to_tensor(picture, 64).numpy() - preprocess.resize_to_planes(picture, 64)) * 255
+        assert np.abs(levels).max() <= 1.001
+
     @pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
     def test_only_processors_with_the_fast_kernel_resize_in_torch(self, monkeypatch, capability):
         used, resize = [], tensors.resize_to_planes

@@ -39,6 +39,7 @@ __all__ = [
     "ImageSource",
     "Reading",
     "as_image",
+    "as_rgb",
     "encoded",
     "image_size",
     "is_image_source",
@@ -244,8 +245,7 @@ def resize_to_planes(
     Returns:
         [3, S, S] float32 RGB, 0 to 1, contiguous.
     """
-    if not isinstance(image, Image.Image) or image.mode != "RGB":
-        image = as_image(image)
+    image = as_rgb(image)
     planes = np.empty((3, size, size), dtype=np.float32)
     half = size // 2
     if _may_halve(image, size) and (_threads() if threads is None else threads) > 1:
@@ -258,6 +258,11 @@ def resize_to_planes(
     else:
         _fill(planes, image, 0, size)
     return planes  # [3, S, S]
+
+
+def as_rgb(image: Image.Image | NDArray[np.generic]) -> Image.Image:
+    """Return an RGB PIL image as it is, whatever else it says of itself, and anything else by ``as_image``."""
+    return image if isinstance(image, Image.Image) and image.mode == "RGB" else as_image(image)
 
 
 def is_large(image: Image.Image, size: int) -> bool:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from nextdetr.errors import ConfigError
 from nextdetr.postprocess import Outputs
-from nextdetr.preprocess import as_image, is_large, resize_to_planes
+from nextdetr.preprocess import as_rgb, is_large, resize_to_planes
 from nextdetr.structures import DetectorOutput
 
 __all__ = ["as_outputs", "choose_device", "resize_to_tensor"]
@@ -32,7 +32,7 @@ def resize_to_tensor(image: Image.Image | NDArray[np.generic], size: int) -> Ten
     Returns:
         [3, S, S] float32 RGB, 0 to 1, contiguous.
     """
-    image = as_image(image)
+    image = as_rgb(image)
     if not is_large(image, size) or torch.backends.cpu.get_cpu_capability() not in _FAST:
         # Not in two halves in a data loader's worker, which has only one thread.
         return torch.from_numpy(resize_to_planes(image, size, threads=torch.get_num_threads()))
