@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from nextdetr.config import TrainConfig
+from nextdetr.data.sources import load_data
 from nextdetr.engine.fine_tune import plan_fine_tuning
 from nextdetr.engine.freezing import Freezing, first_stages
 from nextdetr.engine.optim import build_optimizer
+from nextdetr.engine.setup import fill_in, resolve_config
 from nextdetr.engine.train import train
 from nextdetr.errors import ConfigError
 from nextdetr.models.graph import build_model, parse_model_text
@@ -149,3 +151,21 @@ def test_a_run_carries_classes_over_and_keeps_its_first_stages(tmp_path, capsys)
     torch.testing.assert_close(after["rows.3.enc_score_head.bias"][1], torch.tensor(-4.59512), atol=1e-4, rtol=0)
     with (tmp_path / "run" / "metrics.csv").open() as stream:
         assert len(list(csv.DictReader(stream))) == 1
+
+
+def test_the_folder_of_a_run_is_trained_like_the_checkpoint_in_it(tmp_path):
+    model, data = build_model(parse_model_text(TINY_MODEL, "old"), num_classes=2), squares(tmp_path / "data")
+    (tmp_path / "run").mkdir()
+    file = save_detector(
+        tmp_path / "run" / "best.safetensors", model.state_dict(), model_text=TINY_MODEL, classes=["square", "bar"],
+        image_size=64,
+    )  # fmt: skip
+    found = []
+    for given in (file, file.parent):
+        told = []
+        config = resolve_config(TrainConfig(data=str(data), model=str(given)))
+        found.append((fill_in(config, load_data(str(data), "train"), LAPTOP, told.append), told))
+    assert found[0] == found[1]
+    config, told = found[1]
+    assert "start: 2 of 2 classes carried over by name; a gentle rate" in told[0]
+    assert (config.learning_rate, config.image_size, config.mosaic) == (1e-4, None, 0.0)

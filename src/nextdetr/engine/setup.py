@@ -96,14 +96,18 @@ class Run:
 
 
 def resolve_config(config: TrainConfig) -> TrainConfig:
-    """Merge the settings of a resumed run with those given now.
+    """Merge the settings of a resumed run with those given now; in a new one, name the checkpoint of a folder.
 
     Raises:
         ConfigError: ``resume`` with a setting that would change the run, no data set, or no such run.
+        WeightsError: the model is a file or folder with weights that is no model.
     """
     if config.resume is None:
         if config.data is None:
             raise ConfigError("training needs a data set: give --data with a folder or a YAML.")
+        model = str(resolve_model(config.model))
+        if model != config.model:  # a folder: the recipe is that of the checkpoint in it
+            config = config.model_copy(update={"model": model})
         if config.image_size is not None:
             check_sides(config.image_size, None, _stride(config.model))
         return config if config.bits is not None else config.model_copy(update={"bits": _bits(config.model)})
