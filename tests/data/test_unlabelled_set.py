@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from nextdetr.data.sources import load_data
 from nextdetr.data.unlabelled_set import find_more
 from nextdetr.errors import DataError
+from nextdetr.preprocess import Reading
 
 
 def scene(path, seed):
@@ -21,10 +23,8 @@ def scene(path, seed):
     Image.fromarray(np.kron(cells, np.ones((16, 16, 1), dtype=np.uint8))).save(path)
 
 
-@pytest.fixture(scope="module")
-def given(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("set")
-    data, more = folder / "data", folder / "more"
+def data_set(data):
+    """A YOLO set of three images in each of its splits."""
     for split, first in (("train", 0), ("val", 10), ("test", 20)):
         for number in range(first, first + 3):
             scene(data / "images" / split / f"{number}.png", number)
@@ -33,6 +33,13 @@ def given(tmp_path_factory):
             label.write_text("0 0.5 0.5 0.2 0.2\n")
     splits = {split: f"images/{split}" for split in ("train", "val", "test")}
     (data / "data.yaml").write_text(yaml.safe_dump({"path": str(data), **splits, "names": ["thing"]}))
+    return data
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("set")
+    data, more = data_set(folder / "data"), folder / "more"
     for number in range(30, 34):
         scene(more / f"{number}.png", number)
     shutil.copy(data / "images" / "train" / "0.png", more / "other.png")
@@ -72,3 +79,49 @@ def test_nothing_may_be_left(given):
 def test_a_folder_that_is_not_there(given, tmp_path):
     with pytest.raises(DataError, match="there is no such file or folder to learn from without labels"):
         found(given[0], tmp_path / "gone")
+
+
+def damage(path):
+    """Spoil the pixels; beginning and end stay as they should be."""
+    content = path.read_bytes()
+    start = content.index(b"IDAT") + 4
+    path.write_bytes(content[:start] + bytes(2) + content[start + 2 :])
+
+
+def test_a_damaged_image_ends_no_run(given, tmp_path, monkeypatch):
+    data, more = data_set(tmp_path / "data"), tmp_path / "more"
+    shutil.copytree(given[1], more)
+    damage(data / "images" / "test" / "21.png")
+    damage(more / "31.png")
+    shutil.copy(data / "images" / "test" / "21.png", more / "same.png")
+    monkeypatch.setattr("nextdetr.data.check._DECODE_ALL", 0)  # as in a large set, of which only the headers are read
+    result = found(data, more)
+    assert sorted(record.path.name for record in result.data.records) == ["30.png", "32.png", "33.png"]
+    told = "\n".join(result.lines)
+    assert "unlabelled: 3 images; 4 of 7 left out" in told
+    assert "1 image of test cannot be read (such as " in told
+    assert "2 problems in the data: damaged image (2)" in told
+    assert "31.png" in told
+
+
+def test_a_photograph_that_exif_turns_is_known_by_what_it_shows(given, tmp_path):
+    data, more = data_set(tmp_path / "data"), tmp_path / "more"
+    scene(more / "upright.png", 40)
+    with Image.open(more / "upright.png") as image:
+        turned = Image.Exif()
+        turned[0x0112] = 3
+        image.rotate(180).save(data / "images" / "test" / "photo.jpg", quality=90, exif=turned)
+    (data / "labels" / "test" / "photo.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    assert found(data, more).left_out == {"test": 1}
+
+
+def test_greys_of_few_bits_are_compared_as_the_training_reads_them(tmp_path):
+    data, more = data_set(tmp_path / "data"), tmp_path / "more"
+    cells = np.kron(np.random.default_rng(50).integers(0, 256, (8, 8), dtype=np.uint16), np.ones((16, 16), np.uint16))
+    Image.fromarray(cells).save(data / "images" / "test" / "grey.png")
+    (data / "labels" / "test" / "grey.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    more.mkdir()
+    Image.fromarray(np.ascontiguousarray(cells[::2, ::2])).save(more / "smaller.png")
+    path = str(data / "data.yaml")
+    train = replace(load_data(path, "train"), reading=Reading(bits=8))
+    assert find_more([str(more)], path, train, load_data(path, "val", classes=train.classes)).left_out == {"test": 1}

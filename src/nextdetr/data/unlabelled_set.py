@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,9 +11,9 @@ import numpy as np
 from nextdetr.data.check import summarize_problems
 from nextdetr.data.joined import DataSets
 from nextdetr.data.leak import same_files
-from nextdetr.data.near_copies import near_copies, small_pictures
+from nextdetr.data.near_copies import near_copies, upright_pictures
 from nextdetr.data.raw import plural
-from nextdetr.data.records import DetectionData, ImageRecord
+from nextdetr.data.records import DetectionData, ImageRecord, Problem
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.data.unlabelled import find_unlabelled
 from nextdetr.errors import DataError
@@ -54,22 +54,26 @@ def find_more(sources: Sequence[str], data: DataSets, train: DetectionData, val:
     """
     found = find_unlabelled(sources, "to learn from without labels")
     splits, lines = _splits(data, train, val)
-    pictures = small_pictures([record.path for record in found.records])
-    kept = np.ones(len(found.records), dtype=np.bool_)
+    pictures, faults = upright_pictures([record.path for record in found.records], train.reading)
+    kept = np.array([record.path not in faults for record in found.records], dtype=np.bool_)
     left_out: dict[str, int] = {}
     for name, records in splits.items():
         same = np.array([path is not None for path in same_files(records, found.records)], dtype=np.bool_)
-        close = near_copies(pictures, small_pictures([record.path for record in records]))
+        others, unreadable = upright_pictures([record.path for record in records], train.reading)
+        if unreadable:
+            lines.append(_of_unreadable(name, unreadable))
+        close = near_copies(pictures, others)
         out = (same | close) & kept
         kept &= ~out
         if out.any():
             left_out[name] = int(out.sum())
     records = [record for record, keep in zip(found.records, kept, strict=True) if keep]
-    lines.append(_line(len(found.records), len(records), left_out))
+    lines.append(_line(len(found.records) - len(faults), len(records), left_out))
     if found.recognised:
         lines.insert(0, f"Unlabelled images read as {found.recognised}")
-    if found.problems:
-        lines.append(summarize_problems(found.problems))
+    problems = [*found.problems, *(Problem(str(path), "", fault, "damaged image") for path, fault in faults.items())]
+    if problems:
+        lines.append(summarize_problems(problems))
     return UnlabelledSet(
         replace(found, split="unlabelled", records=records, classes=train.classes, reading=train.reading), left_out, lines
     )
@@ -87,6 +91,14 @@ def _splits(data: DataSets, train: DetectionData, val: DetectionData) -> tuple[d
             lines.append(f"the split {name} cannot be read, so its images cannot be excluded here: {error}")
     splits["train"] = list(train.records)
     return {name: [r for r in records if Path(r.path).is_file()] for name, records in splits.items()}, lines
+
+
+def _of_unreadable(split: str, faults: Mapping[Path, str]) -> str:
+    path, fault = next(iter(faults.items()))
+    return (
+        f"{plural(len(faults), 'image')} of {split} cannot be read (such as {path}: {fault}), so only identical files, and "
+        "no near copies, are recognised there"
+    )
 
 
 def _line(found: int, kept: int, left_out: dict[str, int]) -> str:
