@@ -21,6 +21,7 @@ from nextdetr.engine.recipe_plan import Recipe
 from nextdetr.engine.semi_recipe import with_unlabelled
 from nextdetr.engine.train import Trainer, train
 from nextdetr.errors import ConfigError
+from nextdetr.losses.criterion import Criterion
 from tests.helpers import interrupt_training, squares
 
 from .test_fine_tune import identity
@@ -177,6 +178,23 @@ def test_a_teacher_of_weight_0_finds_boxes_and_no_more(settings, tmp_path, capsy
     assert "it looks at every image" not in told
     with pytest.raises(ValidationError, match="teaches nothing"):
         TrainConfig(data="photos", teacher=changed["teacher"], **silent)
+
+
+def test_a_teacher_of_some_classes_teaches_these_alone(settings, tmp_path, monkeypatch, capsys):
+    teacher = checkpoint(tmp_path / "teacher.safetensors", ("square",))
+    changed = {"teacher": teacher, "unlabelled_from": None, "epochs": 1, "teacher_weight": 0.0, "teacher_maps": 0.0}
+    known, losses = [], Criterion.__call__
+
+    def called(self, output, targets, *, told=None):
+        known.append(None if told is None else told.tolist())
+        return losses(self, output, targets, told=told)
+
+    monkeypatch.setattr(Criterion, "__call__", called)
+    train(TrainConfig(**settings | changed))
+    assert known == [None, [True, False]] * 2  # the labelled images of a step, then the others
+    assert float(rows(settings["output"])[0]["pseudo_boxes"]) > 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"come from \S*teacher\.safetensors; they teach nothing of bar, which it does not know\.", told)
 
 
 def test_minutes_and_python(settings, given, capsys):

@@ -125,6 +125,24 @@ def test_a_query_in_doubt_is_not_told_that_there_is_nothing():
     assert (gradient.abs().sum(1) > 0).sum() >= 15  # the others are told as always
 
 
+@pytest.mark.parametrize("bins", [0, 8])
+def test_what_the_teacher_does_not_know_is_not_taught_as_background(bins):
+    torch.manual_seed(5)
+    targets = [Target(random_boxes(count), torch.zeros(count, dtype=torch.int64)) for count in (2, 1)]
+    output = random_output([2, 1], 4, bins=bins)
+    training = output.training
+    dense = torch.randn(2, 30, 4, requires_grad=True)
+    cells = torch.cat((torch.rand(30, 2), torch.full((30, 2), 0.1)), 1)
+    training.dense = DenseOutput(dense, random_boxes(2, 30), cells)
+    pseudo = [PseudoTarget(one.boxes, one.labels, None, torch.full((len(one),), 0.5)) for one in targets]
+    total(criterion()(output, pseudo, told=torch.tensor([True, True, False, True]))).backward()
+    edges = [one.first_logits for one in (training.edges, training.denoising.edges) if one is not None]
+    for logits in (training.layer_logits, training.encoder_logits, training.denoising.logits, dense, *edges):
+        taught = logits.grad.abs().flatten(0, -2).sum(0)
+        assert taught[2] == 0
+        assert (taught[[0, 1, 3]] > 0).all()
+
+
 def test_one_to_many_pairs_weigh_in_too():
     torch.manual_seed(3)
     targets = random_targets([2], 4)

@@ -75,7 +75,15 @@ class Semi:
         self.average, self.criterion, self.fabric, self.teacher = average, criterion, fabric, teacher
         self.weight = config.unlabelled_weight
         self.start, self.end = config.unlabelled_from or 0.0, config.unlabelled_until
-        self.thresholds = Thresholds(_frequency(labelled))
+        self.told: Tensor | None = None  # [C], which classes a fixed teacher knows, if not all
+        self.untold: list[str] = []
+        frequency = _frequency(labelled)
+        if teacher is not None and len(teacher.pairs) < len(labelled.classes):
+            self.told = torch.zeros(len(labelled.classes), dtype=torch.bool)
+            self.told[[index for index, _ in teacher.pairs]] = True
+            frequency *= self.told
+            self.untold = [name for name, told in zip(labelled.classes, self.told.tolist(), strict=True) if not told]
+        self.thresholds = Thresholds(frequency)
         self.on = True  # until the guard switches it off
         self.met = False  # whether they have joined
         edges = isinstance(model.rows[-1], DFINEDecoder)
@@ -121,7 +129,7 @@ class Semi:
             return sums
         part = of_images(output, slice(len(output.logits) - len(views.student), len(output.logits)))
         ramp = self.weight * self.thresholds.readiness * min(1.0, max(0.0, progress - self.start) / RAMP)
-        for name, value in self.criterion(part, views.targets).items():
+        for name, value in self.criterion(part, views.targets, told=self.told).items():
             term = f"loss_unlabelled_{_TERMS[name.split('_')[1]]}"
             sums[term] = sums[term] + value * ramp
         return sums
@@ -134,9 +142,10 @@ class Semi:
     def lines(self) -> list[str]:
         """Return the message for the start of the run."""
         who = "the averaged weights" if self.teacher is None else str(self.teacher.source)
+        lacking = f"; they teach nothing of {', '.join(self.untold)}, which it does not know" if self.untold else ""
         return [
             f"Unlabelled images: {self.images:,}, learnt from between {self.start:.0%} and {self.end:.0%} of the run; "
-            f"their boxes come from {who}."
+            f"their boxes come from {who}{lacking}."
         ]
 
     def state_dict(self) -> dict[str, Any]:

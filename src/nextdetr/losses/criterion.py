@@ -76,6 +76,7 @@ class _FlatTargets:
     most: int  # largest number of targets of an image
     weights: Tensor | None = None  # [N] of a teacher's boxes
     doubtful: Sequence[Tensor] = ()  # by image, boxes [M, 4] of which a teacher is unsure
+    told: Tensor | None = None  # [C] bool, classes that a teacher knows; None for all
 
     def weighted(self, values: Tensor, rows: Tensor) -> Tensor:
         """Scale values [..., P] by the weights of the targets ``rows`` [P]."""
@@ -153,7 +154,9 @@ class Criterion:
         self.distillation_weight = distillation_weight
         self.dense_weight = dense_weight
 
-    def __call__(self, output: DetectorOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
+    def __call__(
+        self, output: DetectorOutput, targets: Sequence[Target], *, told: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Compute the loss terms; the loss is their sum.
 
         With torch.distributed initialised this is a collective call: every process must make it, once per batch.
@@ -161,6 +164,8 @@ class Criterion:
         Args:
             output: output of a model in training mode that was given the targets.
             targets: one per image, on the device of the output; all labelled, or all ``PseudoTarget``.
+            told: with ``PseudoTarget``, [C] bool: classes that their teacher knows. The others have no classification loss,
+                as their objects have no boxes. None for all.
 
         Returns:
             Weighted float32 scalars, by default under the keys of ``LOSS_NAMES``: the last decoder layer, then ``_aux``,
@@ -171,7 +176,7 @@ class Criterion:
         Raises:
             ValueError: the output has nothing to supervise, or does not match the targets or the number of classes.
         """
-        parts = self.per_layer(output, targets)
+        parts = self.per_layer(output, targets, told=told)
         last = _of_layers(parts.layers, slice(-1, None))
         last.pop("ddf", None)  # the last layer is the teacher
         summands = {
@@ -184,14 +189,14 @@ class Criterion:
         }
         return {f"loss_{term}{part}": value.sum() for part, losses in summands.items() for term, value in losses.items()}
 
-    def per_layer(self, output: DetectorOutput, targets: Sequence[Target]) -> LossParts:
+    def per_layer(self, output: DetectorOutput, targets: Sequence[Target], *, told: Tensor | None = None) -> LossParts:
         """Compute the same loss without the sums over layers; arguments and errors as for the call."""
         training = output.training
         if training is None:
             raise ValueError("The output has no training part: call the model in training mode, with the targets.")
         self._check(training, targets)
         with torch.autocast(training.layer_logits.device.type, enabled=False):
-            flat = _flatten(targets, training.layer_logits.device)
+            flat = _flatten(targets, training.layer_logits.device, told)
             edges, layers, queries = training.edges, training.layer_logits.shape[0], training.layer_logits.shape[2]
             # The first plain boxes and the encoder's proposals are extra layers: matched and supervised in the same steps.
             more = (training.encoder_logits, training.encoder_boxes)
@@ -254,7 +259,7 @@ class Criterion:
         positives = (*places, flat.labels[rows])
         classes = self._class_loss(logits, positives, terms.iou)  # [L, B, Q, C]
         if flat.weights is not None:
-            classes = classes * class_factors(logits, boxes, positives, flat.weights[rows], flat.doubtful)
+            classes = classes * class_factors(logits, boxes, positives, flat.weights[rows], flat.doubtful, flat.told)
         box_number = number
         if pairs is not None and pair_number is not None:
             trained, box_number = boxes[:, pairs.batch_index, pairs.query_index], pair_number
@@ -301,7 +306,9 @@ class Criterion:
         classes = varifocal_loss(logits, positives, pairs.quality, self.alpha, self.gamma)
         if flat.weights is not None:
             one = torch.zeros_like(positives[0])
-            factors = class_factors(logits[None], boxes[None], (one, *positives), flat.weights[rows], flat.doubtful)
+            factors = class_factors(
+                logits[None], boxes[None], (one, *positives), flat.weights[rows], flat.doubtful, flat.told
+            )
             classes = classes * factors[0]
         terms = pair_terms(boxes[places], flat.boxes[rows])
         factor = self.dense_weight / number
@@ -350,7 +357,7 @@ def _stacked(
     return joined_logits, torch.cat((boxes.float(), *(one.float()[None] for _, one in extra)))
 
 
-def _flatten(targets: Sequence[Target], device: torch.device) -> _FlatTargets:
+def _flatten(targets: Sequence[Target], device: torch.device, told: Tensor | None) -> _FlatTargets:
     counts = [len(target) for target in targets]
     pseudo = [target for target in targets if isinstance(target, PseudoTarget)]  # all of them, or none
     return _FlatTargets(
@@ -360,6 +367,7 @@ def _flatten(targets: Sequence[Target], device: torch.device) -> _FlatTargets:
         most=max(counts),
         weights=torch.cat([target.confidence for target in pseudo]).to(device) if pseudo else None,
         doubtful=[target.doubtful for target in pseudo],
+        told=None if told is None else told.to(device),
     )
 
 

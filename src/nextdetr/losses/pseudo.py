@@ -176,7 +176,12 @@ def _carried(boxes: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def class_factors(
-    logits: Tensor, boxes: Tensor, positives: tuple[Tensor, ...], weights: Tensor, doubtful: Sequence[Tensor]
+    logits: Tensor,
+    boxes: Tensor,
+    positives: tuple[Tensor, ...],
+    weights: Tensor,
+    doubtful: Sequence[Tensor],
+    told: Tensor | None = None,
 ) -> Tensor:
     """Weight of each logit in the loss of pseudo-boxes.
 
@@ -186,10 +191,11 @@ def class_factors(
         positives: index tensors [P] of layer, image, query and class of the positives.
         weights: [P] of the positives.
         doubtful: uncertain boxes of each image, [M, 4] cxcywh.
+        told: [C] bool, classes that the teacher knows; None for all.
 
     Returns:
-        [L, B, Q, C]: a positive's weight; 0 for all other classes of an unmatched query that overlaps an uncertain box;
-        otherwise 1.
+        [L, B, Q, C]: a positive's weight; 0 for all other classes of an unmatched query that overlaps an uncertain box, and
+        for classes that the teacher does not know; otherwise 1.
     """
     factors = torch.ones_like(logits)
     if max((len(one) for one in doubtful), default=0):
@@ -197,6 +203,8 @@ def class_factors(
         overlap, _ = paired_iou_and_giou(cxcywh_to_xyxy(boxes.detach())[..., None, :], padded[None, :, None])
         factors[(overlap >= DOUBTFUL).any(dim=-1)] = 0.0
         factors[positives[:-1]] = 1.0
+    if told is not None:
+        factors[..., ~told] = 0.0
     factors[positives] = weights
     return factors
 
