@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -25,6 +26,7 @@ from nextdetr.losses.criterion import Criterion
 from tests.helpers import interrupt_training, squares
 
 from .test_fine_tune import identity
+from .test_recipe import CELLS, LAPTOP, MODELS, choose_recipe
 from .test_teacher import checkpoint
 
 
@@ -253,6 +255,22 @@ def test_what_the_recipe_chooses():
         assert with_unlabelled(Recipe(config, [], {}), config, 20, 180, tuning).config.unlabelled_from == join
     plain = Recipe(TrainConfig(), [], {})
     assert with_unlabelled(plain, TrainConfig(), 20, 0) is plain
+
+
+def test_what_takes_a_processor_too_long_gets_minutes():
+    config = TrainConfig(data="cells", unlabelled=("more",))
+    recipe = choose_recipe(config, replace(CELLS, images=20, boxes=280), LAPTOP, models=MODELS)
+    assert "--epochs 300: " in recipe.text
+    chosen = with_unlabelled(recipe, config, 20, 180)
+    assert (chosen.config.epochs, chosen.config.minutes) == (750, None)
+    assert chosen.text.count("--epochs") == 1
+    chosen = with_unlabelled(recipe, config, 20, 5000)
+    assert (chosen.config.epochs, chosen.config.minutes) == (None, 180)
+    assert "--epochs" not in chosen.text
+    assert (
+        "--minutes 180: 6,024 epochs, as many steps as 5,020 labelled images would have, would take some 5 hours on this"
+        in chosen.text
+    )
 
 
 @pytest.mark.parametrize(("batch", "views", "more"), [(8, 8, ""), (1, None, ", and at least 2 of the latter")])

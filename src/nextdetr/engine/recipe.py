@@ -15,7 +15,7 @@ from nextdetr.data.cache import cache_bytes
 from nextdetr.data.raw import plural
 from nextdetr.engine.fine_tune import GENTLE, FineTuning
 from nextdetr.engine.loading import shrink_limit
-from nextdetr.engine.recipe_length import COST, affordable_size, choose_length, expected_epochs
+from nextdetr.engine.recipe_length import COST, affordable_size, choose_length, expected_epochs, seconds_an_image
 from nextdetr.engine.recipe_plan import SIZES, Plan, Recipe
 from nextdetr.engine.statistics import DataStats, Machine
 
@@ -99,7 +99,8 @@ def choose_recipe(
     _loading(plan)
     _warnings(plan)
     values = {name: getattr(config, name) for name in config.model_fields_set} | plan.chosen
-    return Recipe(TrainConfig.model_validate(values), plan.reasons, plan.chosen)
+    seconds = seconds_an_image(plan, int(plan.get("image_size") or SIZES[1]))
+    return Recipe(TrainConfig.model_validate(values), plan.reasons, plan.chosen, seconds)
 
 
 def _teacher(plan: Plan) -> None:

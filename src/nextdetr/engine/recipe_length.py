@@ -8,7 +8,9 @@ from nextdetr.data.raw import plural
 from nextdetr.engine.fine_tune import PASSES_KNOWN
 from nextdetr.engine.recipe_plan import SIZES, Plan
 
-__all__ = ["COST", "EPOCHS", "PASSES", "affordable_size", "choose_length", "expected_epochs"]
+__all__ = [
+    "COST", "EPOCHS", "LONGEST", "PASSES", "affordable_size", "choose_length", "expected_epochs", "seconds_an_image",
+]  # fmt: skip
 
 # Cost of a training step by size of the family, relative to atto's (by GFLOP; p2 and zepto are measured).
 COST = {
@@ -27,7 +29,7 @@ LONGEST = 180.0  # minutes; a longer run on a CPU gets a time budget instead of 
 
 def affordable_size(plan: Plan) -> int:
     """Largest input size at which the given minutes show enough images on a CPU, pixels; SIZES[1] if unlimited."""
-    seconds = _seconds_an_image(plan, SIZES[0])
+    seconds = seconds_an_image(plan, SIZES[0])
     if seconds is None or plan.config.minutes is None:
         return SIZES[1]
     side = SIZES[0] * math.sqrt(60 * plan.config.minutes / (PASSES_LEAST * seconds))
@@ -41,7 +43,7 @@ def choose_length(plan: Plan) -> None:
     from_detector = PASSES_KNOWN if plan.tuning is None else plan.tuning.passes
     passes = from_detector if plan.trained else PASSES
     epochs = min(max(round(passes / max(1, plan.data.images)), EPOCHS[0]), EPOCHS[1])
-    seconds = _seconds_an_image(plan, int(plan.get("image_size") or SIZES[1]))
+    seconds = seconds_an_image(plan, int(plan.get("image_size") or SIZES[1]))
     if seconds is None:
         plan.choose(f"{plural(epochs * plan.data.images, 'image')} shown in all", epochs=epochs)
         return
@@ -53,7 +55,7 @@ def choose_length(plan: Plan) -> None:
         plan.choose(f"{shown}, some {plural(max(1, round(minutes)), 'minute')}", epochs=epochs)
 
 
-def _seconds_an_image(plan: Plan, image_size: int) -> float | None:
+def seconds_an_image(plan: Plan, image_size: int) -> float | None:
     """Seconds per image in training on a CPU, relative to atto; None on a GPU (fast enough) and for other models."""
     cost = COST.get(plan.get("model"))
     if plan.machine.device != "cpu" or cost is None:
@@ -67,7 +69,7 @@ def expected_epochs(plan: Plan) -> float:
     """Epochs of the run; with --minutes, as far as the time per image is known."""
     if plan.get("epochs") is not None:
         return float(plan.get("epochs"))
-    seconds = _seconds_an_image(plan, int(plan.get("image_size") or SIZES[1]))
+    seconds = seconds_an_image(plan, int(plan.get("image_size") or SIZES[1]))
     if plan.get("minutes") is None or seconds is None:
         return math.inf
     return float(60 * plan.get("minutes") / (seconds * max(1, plan.data.images)))

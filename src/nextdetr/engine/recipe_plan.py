@@ -22,11 +22,13 @@ class Recipe:
         config: the settings, all filled in.
         reasons: one line per choice, for the user.
         chosen: the settings that were chosen, by name.
+        seconds: expected time per image in training; None if it is not known, or does not matter (on a GPU).
     """
 
     config: TrainConfig
     reasons: list[str] = field(default_factory=list)
     chosen: dict[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
 
     @property
     def text(self) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from nextdetr.config import TrainConfig
 from nextdetr.engine.fine_tune import FineTuning
-from nextdetr.engine.recipe_length import EPOCHS, PASSES
+from nextdetr.engine.recipe_length import EPOCHS, LONGEST, PASSES
 from nextdetr.engine.recipe_plan import Recipe
 from nextdetr.errors import ConfigError
 
@@ -63,5 +63,12 @@ def with_unlabelled(
         passes = PASSES if tuning is None else tuning.passes
         shown = min(max(round(passes / everything), EPOCHS[0]), EPOCHS[1]) * everything
         epochs = max(chosen["epochs"], round(shown / labelled))
-        choose(f"as many steps as {everything:,} labelled images would have", epochs=epochs)
-    return Recipe(config.model_copy(update=chosen), reasons, chosen)
+        reasons = [reason for reason in reasons if not reason.startswith("--epochs ")]  # of the labelled images alone
+        minutes = 0.0 if recipe.seconds is None else epochs * labelled * recipe.seconds / 60
+        why = f"as many steps as {everything:,} labelled images would have"
+        if minutes > LONGEST:  # as without unlabelled images
+            chosen["epochs"] = None
+            choose(f"{epochs:,} epochs, {why}, would take some {minutes / 60:.0f} hours on this processor", minutes=LONGEST)
+        else:
+            choose(why, epochs=epochs)
+    return Recipe(config.model_copy(update=chosen), reasons, chosen, recipe.seconds)
