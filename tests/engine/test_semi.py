@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from nextdetr import Detector
 from nextdetr.cli.main import main
@@ -23,6 +24,7 @@ from nextdetr.engine.semi_recipe import with_unlabelled
 from nextdetr.engine.train import Trainer, train
 from nextdetr.errors import ConfigError
 from nextdetr.losses.criterion import Criterion
+from nextdetr.weights.checkpoint import read_detector_metadata, read_metrics
 from tests.helpers import interrupt_training, squares
 
 from .test_fine_tune import identity
@@ -142,6 +144,28 @@ def test_a_run_that_gets_worse_goes_back_and_on_without_them(settings, monkeypat
     assert lost[0] == 0
     assert min(lost[1:4]) > 0
     assert lost[4:] == [0, 0]
+
+
+def test_a_run_that_ends_as_it_goes_back_has_its_best_state_as_the_best_weights(settings, monkeypatch):
+    """The best AP is that at which the images join, inside an epoch; the validations after it rise, but stay below."""
+    scores = iter([0.3, 0.5, 0.4, 0.41, 0.42, *[0.45] * 20])
+    monkeypatch.setattr(Trainer, "_score", lambda self, data: {"AP": next(scores), "AP50": 0.5})
+    kept, keep = {}, Guard._keep
+
+    def keeping(self):
+        keep(self)
+        kept.update({name: value.clone() for name, value in self.loop.ema.module.state_dict().items()})
+
+    monkeypatch.setattr(Guard, "_keep", keeping)
+    result = train(TrainConfig(**settings | {"epochs": 4, "unlabelled_from": 1 / 4, "report": False}), quiet=True)
+    assert result.best == {"epoch": 4, "metrics": {"AP": 0.5, "AP50": 0.5}}
+    assert [float(row["AP"]) for row in rows(settings["output"])] == [0.3, 0.4, 0.41, 0.42]
+    for name in ("best", "last"):
+        file = settings["output"] / f"{name}.safetensors"
+        assert read_metrics(read_detector_metadata(file)) == {"AP": 0.5, "AP50": 0.5}
+        found = load_file(file)
+        assert found.keys() == kept.keys()
+        assert all(torch.equal(found[tensor], value) for tensor, value in kept.items())
 
 
 def test_the_guard_bears_what_validations_differ_by_anyway(monkeypatch):

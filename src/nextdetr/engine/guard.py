@@ -2,8 +2,8 @@
 
 Self-training mainly fails in one way: the student learns the teacher's mistakes, which then reinforce the teacher. On
 ``val`` this shows as an AP that falls and stays low. So once the unlabelled images are used, each best validation saves the
-whole state in ``guard.ckpt``. If ``PATIENCE`` validations in a row stay ``TOLERANCE`` below the best, the run returns to
-that state and continues with the labels alone.
+whole state in ``guard.ckpt``, with its scores. If ``PATIENCE`` validations in a row stay ``TOLERANCE`` below the best, the
+run returns to that state, which may be the best of all, and continues with the labels alone.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Guard:
         return self.loop.directory / FILE
 
     def begin(self, score: float | None) -> None:
-        """Record the AP at which the unlabelled images join."""
+        """Record the AP at which the unlabelled images join; ``cursor`` has all scores."""
         if score is None or score != score:
             self.tell("val has no AP, so nothing guards this run: the unlabelled images may make it worse.")
             return
@@ -53,7 +53,10 @@ class Guard:
         self._keep()
 
     def judge(self, score: float | None) -> bool:
-        """Record a validation; return whether the run has gone back and must continue without the images."""
+        """Record a validation; return whether the run has gone back and must continue without the images.
+
+        ``cursor`` has its scores, and those of the earlier state if the run has gone back.
+        """
         if self.best is None or score is None:
             return False
         if score >= self.best:
@@ -79,7 +82,7 @@ class Guard:
         loop = self.loop
         why = f"AP on val has been below {shown_score(self.best)} for {PATIENCE} validations (now {shown_score(score)})"
         try:
-            state = read_state(self.file)[1]
+            kept, state = read_state(self.file)
         except WeightsError:
             self.tell(f"{why}: the run continues without the unlabelled images, from here, as {self.file} is missing.")
             return
@@ -87,6 +90,7 @@ class Guard:
         loop.optimizer.load_state_dict(state["optimizer"])
         if loop.ema is not None:
             loop.ema.load_state_dict(state["ema"])
+        loop.cursor.metrics, loop.cursor.thresholds = kept.metrics, kept.thresholds
         self.tell(f"{why}: the run goes back to its best state and continues without the unlabelled images.")
 
     def finish(self) -> None:

@@ -22,7 +22,7 @@ class SemiRun:
     Args:
         loop: the run.
         semi: their part of a step.
-        score: returns the AP of the averaged weights on ``val``.
+        score: scores the averaged weights on ``val`` into ``cursor.metrics`` and ``cursor.thresholds``; returns the AP.
         picture: draws images and targets into a named file.
     """
 
@@ -60,11 +60,16 @@ class SemiRun:
             self.picture_due = False
         return labelled, views
 
-    def validated(self, score: float | None) -> None:
-        """Record the AP of a validation, and drop the images if the guard says so."""
+    def validated(self, score: float | None) -> bool:
+        """Record the AP of a validation, and drop the images if the guard says so; return whether the run went back.
+
+        It then has the weights of its best state, and ``cursor`` their scores.
+        """
         self.picture_due = True
-        if self.semi.on and self.semi.met:
-            self.semi.on = not self.guard.judge(score)
+        if not (self.semi.on and self.semi.met):
+            return False
+        self.semi.on = not self.guard.judge(score)
+        return not self.semi.on
 
     def state_dict(self) -> dict[str, Any]:
         """State for resuming."""

@@ -138,7 +138,7 @@ class Trainer(Loop):
             semi = Semi(
                 run.train_data, run.unlabelled, run.model, self.average, self.criterion, config, fabric, run.teacher
             )
-            self.semi = SemiRun(self, semi, lambda: self._score(run.val_data)["AP"], self._picture)
+            self.semi = SemiRun(self, semi, lambda: self._score_average()["AP"], self._picture)
         self.restore(run.state)
 
     def build_loader(self, fabric: Fabric) -> TrainLoader:
@@ -275,18 +275,23 @@ class Trainer(Loop):
         cursor, started = self.cursor, self.budget.seconds
         self.saver.require_finite()
         self.display.update("validating", self.budget.progress(cursor.epoch, cursor.place), "")
-        self.scored = None
-        metrics = self._score(self.run_.val_data)
-        cursor.thresholds = Thresholds() if self.scored is None else thresholds_of(self.scored[0])
-        self.new_best = cursor.best.update(number, metrics, cursor.thresholds)
+        metrics = self._score_average()
+        if self.semi is not None and self.semi.validated(metrics["AP"]):
+            self.scored = None  # the weights are those of an earlier state, with its scores
+        self.new_best = cursor.best.update(number, cursor.metrics, cursor.thresholds)
         if self.new_best:
             self.best_scored = self.scored
         cursor.validated, cursor.validated_at = number, self.budget.seconds
         cursor.validation_seconds = self.budget.seconds - started
         self._keep_back(cursor.validation_seconds)
-        cursor.metrics, self.unsaved = metrics, True
-        if self.semi is not None:
-            self.semi.validated(metrics["AP"])
+        self.unsaved = True
+        return metrics
+
+    def _score_average(self) -> dict[str, float | None]:
+        """Score the averaged weights on ``val``; ``cursor`` keeps the scores."""
+        self.scored, cursor = None, self.cursor
+        cursor.metrics = metrics = self._score(self.run_.val_data)
+        cursor.thresholds = Thresholds() if self.scored is None else thresholds_of(self.scored[0])
         return metrics
 
     def _score(self, data: DetectionData) -> dict[str, float | None]:
