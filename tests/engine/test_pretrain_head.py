@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import nextdetr
 from nextdetr.config import PretrainConfig, TrainConfig, build_config
+from nextdetr.config_file import read_config_file
 from nextdetr.engine.fine_tune import plan_fine_tuning
 from nextdetr.engine.pretrain import Pretrainer
 from nextdetr.engine.pretrain_head import HeadTrainer, _settings
@@ -158,6 +159,21 @@ def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypa
     assert losses(settings["output"]) == losses(whole)
     first, second = (load_file(folder / "detector.safetensors") for folder in (whole, settings["output"]))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_a_run_whose_head_has_begun_goes_on_with_the_head_alone(settings, monkeypatch):
+    nextdetr.pretrain(**settings, quiet=True)
+    backbone = (settings["output"] / "backbone.safetensors").read_bytes()
+    monkeypatch.setattr(Pretrainer, "step", lambda *_: pytest.fail("the head would not have it"))
+    result = nextdetr.pretrain(resume=settings["output"], head_epochs=4, quiet=True)
+    assert (result.epochs, result.head["epochs"], len(losses(settings["output"]))) == (1, 4, 4)
+    assert result.loss > 0
+    assert (settings["output"] / "backbone.safetensors").read_bytes() == backbone
+    stored = read_config_file(settings["output"] / "config.yaml")
+    assert (stored["epochs"], stored["head_epochs"], stored["resume"]) == (1, 4, None)
+    with pytest.raises(ConfigError, match="--epochs is the length of the backbone's training, from which the head"):
+        nextdetr.pretrain(resume=settings["output"], epochs=5, quiet=True)
+    assert nextdetr.pretrain(resume=settings["output"], minutes=0.001, quiet=True).head["epochs"] == 4
 
 
 def test_minutes_are_shared_out(settings, monkeypatch):

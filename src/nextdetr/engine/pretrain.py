@@ -37,7 +37,9 @@ from nextdetr.engine.pretrain_setup import (
     run_folder,
     sufficient_side,
 )
+from nextdetr.engine.state import read_state
 from nextdetr.engine.unlabelled_run import ScoredByLoss, origin_state
+from nextdetr.errors import ConfigError
 from nextdetr.memory import keep_freed_memory
 from nextdetr.structures import Batch
 from nextdetr.weights.convert import save_backbone
@@ -104,23 +106,46 @@ def pretrain_all(config: PretrainConfig, *, quiet: bool = False) -> PretrainResu
     """Pre-train a backbone and, with ``detector``, then the head; a resumed run continues with the part it had reached.
 
     Raises:
-        NextDETRError: see :func:`run_pretraining`; also ConfigError if the head needs scikit-image.
+        NextDETRError: see :func:`run_pretraining`; also ConfigError if the head needs scikit-image, or if a run whose head
+            has begun is given more epochs for its backbone.
     """
     whole = resolve_pretrain(config)
     if not whole.detector:
         return run_pretraining(config, quiet=quiet)
     from nextdetr.data.proposals import require_segmentation
-    from nextdetr.engine.pretrain_head import run_head
+    from nextdetr.engine.pretrain_head import head_folder, run_head
 
     # Report what the head lacks now rather than after the backbone.
     require_segmentation()
     head_size(whole)
-    backbone = run_pretraining(config, quiet=quiet)
+    if config.resume is not None and (head_folder(config.resume) / "last.ckpt").is_file():
+        backbone = _finished(config, config.resume)
+    else:
+        backbone = run_pretraining(config, quiet=quiet)
     head = run_head(whole.model_copy(update={"resume": Path(backbone.output)}), quiet=quiet)
     seconds, images = backbone.seconds + head.seconds, backbone.images_per_second * backbone.seconds + head.images
     return replace(
         backbone, seconds=round(seconds, 2), images_per_second=round(images / max(1e-9, seconds), 3), weights=head.weights,
         head={"epochs": head.epochs, "seconds": head.seconds, "loss": head.loss},
+    )  # fmt: skip
+
+
+def _finished(config: PretrainConfig, directory: Path) -> PretrainResult:
+    """Return the result of a backbone whose head has begun: the head started from it, so more training would be lost.
+
+    Raises:
+        ConfigError: more epochs are given for it.
+        WeightsError: its state cannot be read.
+    """
+    if config.epochs is not None:
+        raise ConfigError(
+            f"--epochs is the length of the backbone's training, from which the head of the run {directory} has started: "
+            "give --head-epochs or --minutes to continue with the head, or start a new run."
+        )
+    cursor, state = read_state(directory / "last.ckpt")
+    return PretrainResult(
+        str(directory), cursor.epoch, round(cursor.seconds, 2), round(cursor.images / max(1e-9, cursor.seconds), 3),
+        float(state["pretraining"]["loss"]), str(directory / "backbone.safetensors"),
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from nextdetr.engine.loading import AUGMENTATIONS, shrink_limit, training_sizes
 from nextdetr.engine.log import Display
 from nextdetr.engine.pretrain_setup import EPOCHS, detector_of, head_size, images_of, run_folder
 from nextdetr.engine.recipe import RATE, RATE_OF
-from nextdetr.engine.resume import Contract, tell_differences
+from nextdetr.engine.resume import Contract, tell_differences, write_config
 from nextdetr.engine.setup import Run
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.train import Trainer
@@ -123,6 +123,8 @@ def _prepare(config: PretrainConfig, directory: Path, fabric: Fabric, display: D
     if fabric.global_rank == 0:
         contract = Contract.of(data, together=settings.batch_size * fabric.world_size)
         tell_differences(contract, state, state_file, display.line)
+        if state:  # otherwise the backbone's part has just written it
+            write_config(config, directory)
     licence, source = started.weights_licence, started.source_weights
     return Run(
         settings, folder, data, data, started.model, cursor, state, contract, (licence, source), Identity(), None, None
