@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 
 from nextdetr.config import TrainConfig
 from nextdetr.data.sources import load_data
-from nextdetr.engine.fine_tune import plan_fine_tuning
+from nextdetr.engine.fine_tune import has_own_backbone, plan_fine_tuning
 from nextdetr.engine.freezing import Freezing, first_stages
 from nextdetr.engine.optim import build_optimizer
 from nextdetr.engine.setup import fill_in, resolve_config
 from nextdetr.engine.train import train
 from nextdetr.errors import ConfigError
-from nextdetr.models.graph import build_model, parse_model_text
+from nextdetr.models.graph import build_model, load_model_file, parse_model_text
 from nextdetr.weights.checkpoint import save_detector
 from nextdetr.weights.layouts.table import Identity
 from tests.engine.test_recipe import CELLS, LAPTOP, MODELS, choose_recipe
@@ -84,6 +84,28 @@ def test_a_detector_of_the_same_classes_is_treated_gently():
 def test_backbones_learn_as_their_authors_have_it(model, size, factor, norms):
     plan = plan_fine_tuning(["cell"], identity(["car"], model, size), "model.yaml")
     assert (plan.backbone_factor, plan.freeze_norms) == (factor, norms)
+
+
+def test_a_head_on_another_backbone_takes_none_of_its_old_ones_settings(tmp_path):
+    """Neither frozen BatchNorms, which a ConvNeXt does not have, nor the low rate of a backbone that is trained."""
+    weights = identity(["car"], "rtdetr-r50vd", {})
+    given = {"data": "cells", "weights": "w.pth"}
+    convnext, own = tmp_path / "convnext.yaml", tmp_path / "own.yaml"
+    text = load_model_file("rtdetr-r50vd").text
+    convnext.write_text(text.replace("resnetvd_50, []", "convnextv2_atto, ['atto.pt']"))
+    own.write_text(text.replace("nc: 80", "nc: 3"))
+    for model, more, same in (
+        (str(convnext), {}, False), ("rtdetr-r101vd", {"allow_partial": True}, False), (str(own), {}, True),
+        ("rtdetr-r50vd", {}, True), ("rtdetr-r50vd", {"backbone_weights": "b.pt"}, False),
+    ):  # fmt: skip
+        config = TrainConfig(**given, model=model, **more)
+        assert has_own_backbone(config, weights) == same, (model, more)
+        plan = plan_fine_tuning(CELLS.classes, weights, model, own_backbone=same)
+        chosen = choose_recipe(config, CELLS, LAPTOP, models=MODELS, without_labels=True, tuning=plan).config
+        assert (chosen.backbone_rate_factor, chosen.freeze_norms) == ((0.1, True) if same else (1.0, False))
+    assert has_own_backbone(TrainConfig(**given), weights)  # the recipe takes their model
+    both = TrainConfig(**given, model=str(convnext), backbone_weights="b.pt")
+    assert choose_recipe(both, CELLS, LAPTOP, models=MODELS, tuning=plan).config.backbone_rate_factor == 0.1  # with labels
 
 
 # What stays as it is

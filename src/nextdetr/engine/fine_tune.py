@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nextdetr.config import TrainConfig
 from nextdetr.data.seen import trained_on
 from nextdetr.files import is_local
-from nextdetr.models.modelfile import available_models
+from nextdetr.models.modelfile import available_models, load_model_file
 from nextdetr.weights.layouts.classes import match_classes
 from nextdetr.weights.layouts.table import Identity
 from nextdetr.weights.load import open_weights
@@ -25,7 +26,7 @@ from nextdetr.weights.published import find_published
 from nextdetr.weights.start import resolve_model
 from nextdetr.weights.tensorfile import read_metadata
 
-__all__ = ["FineTuning", "plan_fine_tuning", "start_weights", "trained_before"]
+__all__ = ["FineTuning", "has_own_backbone", "plan_fine_tuning", "start_weights", "trained_before"]
 
 GENTLE = 0.25  # of the usual rate, where all classes are known; not measured
 PASSES_NEW, PASSES_KNOWN = 10_000, 5_000  # images shown; not measured
@@ -49,7 +50,7 @@ class FineTuning:
     Attributes:
         reason: explanation in one line.
         knows_all: whether every class is carried over.
-        backbone_factor: learning rate of the backbone as a factor of the head's.
+        backbone_factor: learning rate of the backbone as a factor of the head's, if it has no weights of its own.
         freeze_norms: whether the backbone's BatchNorms are frozen.
         passes: images shown in total if the user gives no length.
         model: shipped model that the weights fit, if any.
@@ -65,13 +66,14 @@ class FineTuning:
     without_labels: bool = False
 
 
-def plan_fine_tuning(classes: Sequence[str], weights: Identity, model: str) -> FineTuning:
+def plan_fine_tuning(classes: Sequence[str], weights: Identity, model: str, *, own_backbone: bool = True) -> FineTuning:
     """Decide how to start from a detector.
 
     Args:
         classes: classes of the data.
         weights: description of the file; unnamed classes, as many as the data's, are assumed to be the data's.
         model: model of the run, a shipped name or a file.
+        own_backbone: whether the backbone is the weights', too; see :func:`has_own_backbone`.
     """
     if weights.without_labels:
         reason = "start: pre-trained without labels; each class starts as any object; otherwise as from random weights"
@@ -91,7 +93,31 @@ def plan_fine_tuning(classes: Sequence[str], weights: Identity, model: str) -> F
     small = 1.0 if weights.size in SMALL else OF_OTHERS
     factor = OF_OTHERS if knows_all else AUTHORS.get(known, small)
     passes = PASSES_KNOWN if knows_all else PASSES_NEW
+    if not own_backbone:  # it has yet to learn
+        return FineTuning(reason, knows_all, 1.0, False, passes, weights.model)
     return FineTuning(reason, knows_all, factor, known in FROZEN_NORMS, passes, weights.model)
+
+
+def has_own_backbone(config: TrainConfig, weights: Identity) -> bool:
+    """Whether a run has the backbone of its detector weights; otherwise only their head is loaded.
+
+    Args:
+        config: with ``weights``, and perhaps ``backbone_weights`` or a model with another backbone.
+        weights: description of the file.
+    """
+    if config.backbone_weights is not None:
+        return False
+    named = config.model in available_models() or config.model.endswith((".yaml", ".yml"))
+    if weights.model is None or "model" not in config.model_fields_set or not named:
+        return True
+    return _backbone_rows(config.model) == _backbone_rows(weights.model)
+
+
+def _backbone_rows(model: str) -> list[tuple[Any, ...]]:
+    """Return what the backbone of a model file computes, without the names of weights."""
+    file = load_model_file(model)
+    rows = file.rows[: len(file.mapping["backbone"])]
+    return [(row.name, row.repeats, *(value for value in row.arguments if not isinstance(value, str))) for row in rows]
 
 
 def start_weights(config: TrainConfig) -> str | Path | None:

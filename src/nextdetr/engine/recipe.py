@@ -178,10 +178,12 @@ def _rates(plan: Plan, without_labels: bool) -> None:
     scale = math.sqrt(max(1.0, plan.together / RATE_BATCH))
     tuning = plan.tuning
     if tuning is not None:
-        plan.choose("", backbone_rate_factor=tuning.backbone_factor, freeze_norms=tuning.freeze_norms)
+        own = plan.config.backbone_weights is None
+        factor = tuning.backbone_factor if own else backbone_factor(without_labels)
+        plan.choose("", backbone_rate_factor=factor, freeze_norms=own and tuning.freeze_norms)
         norms = " --freeze-norms" if plan.chosen.get("freeze_norms") else ""
         if "backbone_rate_factor" in plan.chosen:
-            plan.reasons.append(f"--backbone-rate-factor {tuning.backbone_factor:g}{norms}: for a backbone of this kind")
+            plan.reasons.append(f"--backbone-rate-factor {factor:g}{norms}: for a backbone of this kind")
     if plan.trained and (tuning is None or tuning.knows_all):
         reason = "a quarter of the usual rate: the weights are trained already"
         plan.choose(reason, learning_rate=round(min(RATE_MOST, RATE * scale) * GENTLE, 7))

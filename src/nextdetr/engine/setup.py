@@ -17,7 +17,7 @@ from nextdetr.data.identity import describe_identity
 from nextdetr.data.joined import joined_yaml, name_of, sets_of
 from nextdetr.data.records import DetectionData
 from nextdetr.data.unlabelled_set import find_more
-from nextdetr.engine.fine_tune import FineTuning, plan_fine_tuning, start_weights, trained_before
+from nextdetr.engine.fine_tune import FineTuning, has_own_backbone, plan_fine_tuning, start_weights, trained_before
 from nextdetr.engine.latency import affordable_size, check_contract, times_of
 from nextdetr.engine.recipe import backbone_factor, choose_recipe
 from nextdetr.engine.resume import (
@@ -247,7 +247,9 @@ def _tuning(config: TrainConfig, classes: Sequence[str]) -> FineTuning | None:
     if weights is None:
         return None
     identity = open_weights(weights)[1]
-    return None if identity.is_backbone else plan_fine_tuning(classes, identity, config.model)
+    if identity.is_backbone:
+        return None
+    return plan_fine_tuning(classes, identity, config.model, own_backbone=has_own_backbone(config, identity))
 
 
 def resumed_model(
