@@ -140,6 +140,7 @@ def test_from_the_hub(detector, tmp_path, monkeypatch):
     assert again.classes == CLASSES
     assert (asked["repo_id"], asked["revision"]) == ("owner/cells", "v1")
     assert "model.safetensors" in asked["allow_patterns"]
+    assert "README.md" in asked["allow_patterns"]  # for its licence
     assert not any("*" in pattern for pattern in asked["allow_patterns"])  # nothing else is wanted from a stranger
 
 

@@ -56,7 +56,8 @@ def fetch_pretrained(
 
     with told(str(name), revision, **_FETCHING):
         folder = snapshot_download(
-            str(name), revision=revision, cache_dir=cache, token=token, allow_patterns=[MODEL_FILE, CONFIG_FILE],
+            str(name), revision=revision, cache_dir=cache, token=token,
+            allow_patterns=[MODEL_FILE, CONFIG_FILE, CARD_FILE],
             library_name="nextdetr",
         )  # fmt: skip
     return _detector_file(Path(folder), str(name))

@@ -8,13 +8,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from nextdetr import Detector
+from nextdetr.engine.teacher import open_teacher, open_trained
 from nextdetr.errors import WeightsError
+from nextdetr.models.graph import build_model, parse_model_text
+from nextdetr.weights import remote
+from nextdetr.weights.checkpoint import save_detector
 from nextdetr.weights.folder import read_card
 from nextdetr.weights.layouts.convnext_timm import to_timm
 from nextdetr.weights.layouts.convnext_transformers import to_transformers
 from nextdetr.weights.layouts.foreign import stated_type
 from nextdetr.weights.load import open_weights
-from nextdetr.weights.start import resolve_model
+from nextdetr.weights.start import resolve_model, start_model
+from tests.helpers import TINY_MODEL
 from tests.weights.layouts_of_original import SMALL, original
 
 RT_DETR = (
@@ -163,3 +169,31 @@ def test_what_is_no_card_says_nothing(tmp_path, text):
     (tmp_path / "README.md").write_text(text)
     assert read_card(tmp_path / "README.md") == {}
     assert read_card(tmp_path / "none.md") == {}
+
+
+@pytest.mark.parametrize(
+    ("weights", "stated", "expected"),
+    [
+        ("none", None, "none"),
+        ("none", "CC-BY-NC-4.0", "cc-by-nc-4.0"),
+        ("Apache-2.0", None, "Apache-2.0"),
+        ("Apache-2.0", "MIT", "mit and Apache-2.0"),
+        ("AGPL-3.0 and CC-BY-NC-4.0", None, "AGPL-3.0 and CC-BY-NC-4.0"),
+        ("Apache-2.0 and unknown", None, "Apache-2.0 and unknown"),
+    ],
+)
+def test_what_the_owner_of_one_of_our_detectors_states_goes_along(tmp_path, monkeypatch, weights, stated, expected):
+    model = build_model(parse_model_text(TINY_MODEL, "tiny"))
+    file = save_detector(
+        tmp_path / "mine.safetensors", model.state_dict(), model_text=TINY_MODEL, classes=["a", "b"], image_size=64,
+        weights_licence=weights,
+    )  # fmt: skip
+    assert licence_of(file) == weights
+    path = Detector(file, device="cpu").save_pretrained(tmp_path / "published", licence=stated)
+    assert licence_of(path) == licence_of(path / "model.safetensors") == expected
+    assert start_model(path, classes=["a", "c"]).weights_licence == expected
+    assert open_teacher(path).to_metadata()["teacher_licence"] == expected
+    pinned = f"owner/name@{'0' * 40}"
+    monkeypatch.setattr(remote, "_fetched", lambda *_: remote.Located(path, pinned, read_card(path / "README.md")))
+    opened, _ = open_trained("owner/name", option="graft")
+    assert {opened.metadata["weights_licence"], opened.metadata["source_weights"]} == {expected, pinned}

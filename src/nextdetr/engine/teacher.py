@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -218,12 +218,14 @@ def open_trained(source: str | Path, *, option: str) -> tuple[OpenedModel | Open
         return opened, _digest(exported_file(path))
     file = Path(resolve_model(path)) if _is_run(path) else path
     weights = source if named else file  # a name also gives the licence of its model card
-    identity = open_weights(weights)[1]
+    read, identity = open_weights(weights)
     if identity.is_backbone:
         raise WeightsError(f"{source}: a backbone alone ({identity.kind}), which detects nothing; name a detector.")
     if identity.kind == "nextdetr-detector":
         file = Path(resolve_model(file))
-        opened = open_detector(file)[0]
+        own = open_detector(file)[0]
+        origin = {"weights_licence": identity.licence} | ({"source_weights": str(read.path)} if named else {})
+        opened = replace(own, source=str(read.path) if named else own.source, metadata=own.metadata | origin)
     elif identity.model is None:
         raise WeightsError(f"{source}: the model of these weights is unknown; name a checkpoint or an export.")
     else:

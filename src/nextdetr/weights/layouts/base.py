@@ -60,6 +60,8 @@ class Layout:
     types: tuple[str, ...] = ()
 
 
+#: Kinds of our own files.
+OURS = frozenset({"nextdetr-backbone", "nextdetr-detector"})
 #: Licences that a model card or config.json may override.
 _LEAVES_THE_CHOICE = frozenset({"unknown", "none", "Apache-2.0"})
 
@@ -67,16 +69,17 @@ _LEAVES_THE_CHOICE = frozenset({"unknown", "none", "Apache-2.0"})
 def licence_of(file: WeightsFile, layout: Layout, classes: int | None) -> tuple[str, tuple[str, ...]]:
     """Return the licence of a file's weights, with a remark.
 
-    The file's own statement is trusted, and so is our list of published weights. A model card, or timm's config.json, is
-    trusted if the layout leaves the choice; a stricter licence of published weights is kept beside the card's, as cards of
-    copies and fine-tuned models often differ from their source.
+    The file's own statement is trusted. In our files it is about the weights that training started from, so what the model
+    card of their owner states is kept beside it. Our list of published weights is trusted, too. For other files, a card, or
+    timm's config.json, is trusted if the layout leaves the choice; a stricter licence of published weights is kept beside
+    the card's, as cards of copies and fine-tuned models often differ from their source.
     """
-    own = file.metadata.get("weights_licence") or _text(file.extra.get("nextdetr"), "weights_licence")
-    if own:
-        return own, ()
-    usual, remarks = layout.licence(classes)
     card, config = file.extra.get("card"), file.extra.get("config")
     listed = _text(card, "listed")
+    own = file.metadata.get("weights_licence") or _text(file.extra.get("nextdetr"), "weights_licence")
+    if own:
+        return _with_owners(own, listed or _text(card, "licence")) if layout.kind in OURS else (own, ())
+    usual, remarks = layout.licence(classes)
     if listed is not None:
         return listed, ("the licence is the one that nextdetr weights list gives.",)
     of_timm = _text(config.get("pretrained_cfg"), "license") if isinstance(config, dict) else None
@@ -87,6 +90,18 @@ def licence_of(file: WeightsFile, layout: Layout, classes: int | None) -> tuple[
         return stated, (f"the licence is the one that its {where} states.",)
     note = f"its {where} states {stated}; the licence of published weights of this kind, {usual}, is kept beside it."
     return f"{stated} and {usual}", (*remarks, note)
+
+
+def _with_owners(own: str, stated: str | None) -> tuple[str, tuple[str, ...]]:
+    """Add what a model card states to the licence in one of our files, unless it repeats that.
+
+    Our own cards name the parts of several licences that bind, joined by "-".
+    """
+    parts = ["".join(part.split()).lower() for part in own.split(" and ")]
+    if stated is None or stated.lower() == "-".join(part for part in parts if part in stated.lower()):
+        return own, ()
+    both = stated if own == "none" else f"{stated} and {own}"
+    return both, (f"its model card states {stated}, beside the licence of the weights that it was trained from, {own}.",)
 
 
 def _text(entries: object, key: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
@@ -39,8 +39,8 @@ LAYOUTS = (
 )
 
 
-def own_detector(file: WeightsFile, licence: str | None) -> Identity:
-    """Describe one of our detectors, which states everything in its metadata, including ``licence``."""
+def own_detector(file: WeightsFile, licence: str, remarks: Sequence[str]) -> Identity:
+    """Describe one of our detectors, which states everything in its metadata; licence and remarks are ``licence_of``'s."""
     metadata = file.metadata
     classes, text, notes = None, metadata.get("model"), []
     try:
@@ -58,7 +58,7 @@ def own_detector(file: WeightsFile, licence: str | None) -> Identity:
     state = {inside_row(name): tensor for name, tensor in file.tensors.items() if row_of(name) == 0}
     depths, dims = backbone_size(state)
     return Identity(
-        "nextdetr-detector", None if text is None else shipped_name(text), classes, licence or "unknown",
-        tuple(notes), None if classes is None else len(classes), depths, dims, "", text,
+        "nextdetr-detector", None if text is None else shipped_name(text), classes, licence,
+        (*notes, *remarks), None if classes is None else len(classes), depths, dims, "", text,
         without_labels=alone,
     )  # fmt: skip

@@ -60,7 +60,7 @@ def identify(file: WeightsFile) -> Identity:
         if layout.is_backbone:
             return _backbone(file, layout, prefix)
         if layout.kind not in DETECTORS:
-            return own_detector(file, licence_of(file, layout, None)[0])
+            return own_detector(file, *licence_of(file, layout, None))
         return Identity(**describe_detector(file, layout))
     raise WeightsError(f"{file.path}: {_refusal(file, stated, known=bool(layouts))}")
 
@@ -119,7 +119,8 @@ def _backbone(file: WeightsFile, layout: Layout, prefix: str) -> Identity:
     licence, remarks = licence_of(file, layout, classes)
     # The published sparse files are FCMAE's own; ours say so, except the first ones, recognised by their missing licence.
     alone = kind == "convnextv2-fcmae-sparse" or file.metadata.get("pretraining") == FCMAE
-    alone = alone or (kind == "nextdetr-backbone" and licence == "none") or _tag_of_timm(file) == FCMAE
+    first = kind == "nextdetr-backbone" and file.metadata.get("weights_licence") == "none"
+    alone = alone or first or _tag_of_timm(file) == FCMAE
     return Identity(
         kind, None if size is None else f"convnextv2-{size}", licence=licence, num_classes=classes,
         depths=depths, dims=dims, notes=(*notes, *remarks), prefix=prefix, without_labels=alone, is_backbone=True,
