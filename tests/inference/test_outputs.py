@@ -237,6 +237,23 @@ def test_what_was_found_is_a_data_set(tmp_path, monkeypatch, kind):
             load_data(".", "train")
 
 
+@pytest.mark.parametrize("one_folder", [True, False])
+def test_images_of_one_name_never_get_the_labels_of_each_other(tmp_path, caplog, one_folder):
+    """Label files hold one image of a name and folder: here the first, in which something was found."""
+    root, output = tmp_path / "photos", tmp_path / "out"
+    (root / "1").mkdir(parents=True)
+    twin = "1/a.bmp" if one_folder else "a.png"
+    for name in ("1/a.png", twin, "1/b.png"):
+        Image.new("RGB", (200, 100)).save(root / name)
+    given = [prediction(str(root / name), found=name == "1/a.png") for name in ("1/a.png", twin, "1/b.png")]
+    run(given, output, "yolo", classes=["cat", "dog", "Vögel"], root=root if one_folder else None)
+    records = load_data(output / "predictions.yaml", "train", on_bad_data="error").records
+    assert {record.path.name: len(record.labels) for record in records} == {"a.png": 2, "b.png": 0}
+    assert [f"predictions.yaml leaves out {root / twin}: " in message for message in caplog.messages] == [True]
+    run(given[:1], tmp_path / "other", "yolo", classes=["cat"])
+    assert len(caplog.messages) == 1
+
+
 def test_what_is_found_twice_is_written_twice(tmp_path):
     item = prediction()
     twice = replace(item, found=sv.Detections.merge([item.detections, item.detections]))

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
-from nextdetr.files import write_bytes_atomic, write_text_atomic
+from nextdetr.files import path_text, write_bytes_atomic, write_text_atomic
 from nextdetr.inference.predictor import Prediction
 from nextdetr.inference.writers.names import Stems
 
 __all__ = ["LabelFiles", "yolo_text"]
 
+logger = logging.getLogger(__name__)
+
 
 class LabelFiles:
     """Writes ``<stem>.txt`` of each image that could be read, and ``<stem>_<frame>.txt`` of each frame.
 
-    At the end, ``predictions.yaml`` beside the folder makes a data set of them and of the image files that they are of.
+    At the end, ``predictions.yaml`` beside the folder makes a data set of them and of the image files that they are of. An
+    image whose label file has another name, as another image has taken its own, is left out of it, with a warning.
 
     Args:
         folder: where to.
@@ -28,20 +32,33 @@ class LabelFiles:
 
     def __init__(self, folder: Path, stems: Stems, classes: Sequence[str] | None = None, root: Path | None = None) -> None:
         self._folder, self._stems, self._classes, self._root = folder, stems, classes, root
-        self._images: list[str] = []
+        self._images: dict[str, None] = {}
+        self._left_out: list[str] = []
 
     def add(self, prediction: Prediction) -> None:
         """Write the labels of an image or frame, whole or not at all."""
         if prediction.image is None:
             return
-        frame = "" if prediction.frame is None else f"_{prediction.frame:06d}"
-        write_text_atomic(self._folder / f"{self._stems.of(prediction)}{frame}.txt", yolo_text(prediction))
+        frame, stem = "" if prediction.frame is None else f"_{prediction.frame:06d}", self._stems.of(prediction)
+        write_text_atomic(self._folder / f"{stem}{frame}.txt", yolo_text(prediction))
         path = Path(prediction.path)
-        if prediction.frame is None and "\n" not in prediction.path and path.is_file():
-            self._images.append(str(path.absolute()))
+        if prediction.frame is None and path.is_file():
+            whole = str(path.absolute())
+            if "\n" not in whole and Path(stem).name == path.stem:
+                self._images[whole] = None
+            elif whole not in self._images:  # else it was named twice
+                self._left_out.append(whole)
 
     def commit(self) -> None:
         """Write the YAML; each label file has its name already."""
+        if self._classes and self._left_out:
+            count, example = len(self._left_out), path_text(self._left_out[0])
+            what = example if count == 1 else f"{count:,} images, such as {example}"
+            logger.warning(
+                "predictions.yaml leaves out %s: labels are found by the name of an image, and another image has that "
+                "name, or no label file can have it. What --save json writes can be trained on as well.",
+                what,
+            )
         if not self._classes or not self._images:
             return
         lines = "".join(f"{path}\n" for path in self._images)
