@@ -247,6 +247,9 @@ def test_where_every_image_has_labels_the_run_learns_from_these_alone(settings, 
     assert "unlabelled: 0 images; 8 of 8 left out, as they or near copies are labelled: 8 in train" in told
     assert "No unlabelled image is left: the run learns from the labels alone." in told
     assert "pseudo_boxes" not in rows(settings["output"])[0]
+    train(TrainConfig(resume=settings["output"], unlabelled=settings["unlabelled"], epochs=2))
+    told = capsys.readouterr().err
+    assert "The run learns from the labels alone, as no unlabelled image was left when it started." in told
 
 
 def test_settings_without_folders_are_refused(settings, capsys):

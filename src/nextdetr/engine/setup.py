@@ -197,7 +197,8 @@ def prepare_unlabelled(
         return None
     if earlier is not None and config.resume is not None and "unlabelled" not in earlier.images:
         if read_config_file(config.resume / "config.yaml").get("unlabelled"):
-            return None  # there were none left when it started
+            tell("The run learns from the labels alone, as no unlabelled image was left when it started.")
+            return None
         raise ConfigError(
             f"the run {config.resume} has no unlabelled images; leave --unlabelled out, or start a new run from its "
             f"weights with --model {config.resume / 'best.safetensors'}."
