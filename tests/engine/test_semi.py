@@ -168,6 +168,16 @@ def test_a_run_that_ends_as_it_goes_back_has_its_best_state_as_the_best_weights(
         assert all(torch.equal(found[tensor], value) for tensor, value in kept.items())
 
 
+def test_a_finished_run_that_goes_on_is_guarded_again(settings, monkeypatch, capsys):
+    train(TrainConfig(**settings), quiet=True)
+    assert not (settings["output"] / "guard.ckpt").exists()
+    scores = iter([0.5, *[0.1] * 20])
+    monkeypatch.setattr(Trainer, "_score", lambda self, data: {"AP": next(scores), "AP50": 0.5})
+    result = train(TrainConfig(resume=settings["output"], epochs=6))
+    assert "the run goes back to its best state and continues without the unlabelled images" in capsys.readouterr().err
+    assert result.best == {"epoch": 6, "metrics": {"AP": 0.5, "AP50": 0.5}}
+
+
 def test_the_guard_bears_what_validations_differ_by_anyway(monkeypatch):
     monkeypatch.setattr(Guard, "_keep", lambda self: None)
     monkeypatch.setattr(Guard, "_return", lambda self, score: None)

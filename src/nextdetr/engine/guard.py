@@ -46,6 +46,7 @@ class Guard:
 
     def begin(self, score: float | None) -> None:
         """Record the AP at which the unlabelled images join; ``cursor`` has all scores."""
+        self.best, self.stale = None, 0
         if score is None or score != score:
             self.tell("val has no AP, so nothing guards this run: the unlabelled images may make it worse.")
             return

@@ -79,3 +79,6 @@ class SemiRun:
         """Continue from :meth:`state_dict`."""
         self.semi.load_state_dict(state["semi"])
         self.guard.load_state_dict(state["guard"])
+        # A finished run has deleted the guard's state; if it continues, the guard begins again.
+        if self.semi.met and not self.loop.fabric.broadcast(self.guard.file.is_file()):
+            self.semi.met = False
