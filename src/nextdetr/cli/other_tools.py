@@ -58,7 +58,7 @@ OPTIONS = (
     # Another meaning or unit: training.
     Other("lr0", commands=_TRAININGS, answer="--learning-rate is the peak rate of AdamW, which is chosen from the data; a "
           "rate for SGD such as 0.01 is far too high"),
-    Other("lrf cos-lr", commands="train graft", answer="the rate falls as a cosine from the share --flat of the run on"),
+    Other("lrf cos-lr", commands="train graft", answer="the rate falls as a cosine after the share --flat of the run"),
     Other("warmup-epochs", commands=_TRAININGS, answer="--warmup is a share of the run, such as 0.05"),
     Other("time", commands=_TRAININGS, answer="--minutes is the time budget: 60 for one hour"),
     Other("optimizer optim opt momentum", commands=_TRAININGS, answer="AdamW is the only optimiser: leave it out"),

@@ -138,7 +138,7 @@ def _weights(values: Values) -> dict[str, Any]:
 
 _OTHER_TASK = Argument(None, "Of another task; NextDETR detects.")
 _YOLO_LOSS = Argument(None, "A gain of YOLO's losses, which RT-DETR does not read there either.")
-_OWN_RECIPE = "Part of another optimizer's recipe; AdamW's is NextDETR's own."
+_OWN_RECIPE = "Part of another optimiser's recipe; NextDETR has its own for AdamW."
 _NO_NMS = Argument(None, "RT-DETR has no NMS.")
 _WARPS = Argument(None, "`train --augmentation` has zoom-out and crops in its place.")
 _COLOURS = Argument("train --augmentation", "The colours of `mild` or `full`; no strength of its own.")
@@ -151,7 +151,7 @@ ARGUMENTS: Mapping[str, Argument] = {
     "model": Argument("train --model", "A shipped name, a model YAML or a checkpoint."),
     "data": Argument("train --data", "The same data.yaml, or any other format."),
     "epochs": Argument("train --epochs", "", _epochs),
-    "time": Argument("train --minutes", "Hours there, minutes here; the whole schedule fits itself to them.", _minutes),
+    "time": Argument("train --minutes", "Hours there, minutes here; the whole schedule adapts to them.", _minutes),
     "patience": Argument(
         "train --patience", "Counts validations, not epochs; with `--val-every 1` they are the same.", _patience
     ),
@@ -166,13 +166,13 @@ ARGUMENTS: Mapping[str, Argument] = {
     "workers": Argument("train --workers", "", _same("workers", "workers")),
     "project": Argument("train --output", "The folder of the run."),
     "name": Argument("train --output", "The folder of the run."),
-    "exist_ok": Argument(None, "A run has a folder of its own; `--resume` goes on in it."),
+    "exist_ok": Argument(None, "A run has its own folder; `--resume` continues it."),
     "pretrained": Argument("train --weights", "A file; `--start` chooses published weights.", _weights),
-    "cls_remap": Argument(None, "Always: classes are carried over by their names."),
+    "cls_remap": Argument(None, "Classes are always carried over by name."),
     "optimizer": Argument(None, "Always AdamW."),
     "verbose": Argument("--verbose", "Of every command."),
     "seed": Argument("train --seed", "", _same("seed", "seed")),
-    "deterministic": Argument(None, "Samples and augmentation follow from the seed always; kernels are as torch has them."),
+    "deterministic": Argument(None, "Samples and augmentation always depend on the seed only; kernels are torch's."),
     "single_cls": Argument(None, "Give the data set one class."),
     "rect": Argument(None, "The input is square, as RT-DETR's is there."),
     "cos_lr": Argument("train --flat", "The share of the run before the cosine; `--flat 0` is a cosine throughout.", _flat),
@@ -209,7 +209,7 @@ ARGUMENTS: Mapping[str, Argument] = {
     ),
     "nms": _NO_NMS,
     "source": Argument("predict MODEL SOURCE…", "Files, folders, videos, cameras and streams."),
-    "vid_stride": Argument(None, "Every frame is processed; `--static-camera` saves most of the work."),
+    "vid_stride": Argument(None, "Every frame is processed; `--static-camera` computes only what changes."),
     "stream_buffer": Argument(None, "A camera's newest frame is taken."),
     "visualize": Argument("predict --features", "Pictures of each backbone stage and fusion level."),
     "augment": Argument(None, "There is no test-time augmentation, and none for RT-DETR there."),
@@ -242,7 +242,7 @@ ARGUMENTS: Mapping[str, Argument] = {
     "warmup_momentum": Argument(None, _OWN_RECIPE),
     "warmup_bias_lr": Argument(None, _OWN_RECIPE),
     "distill_model": Argument("train --teacher", "A detector that NextDETR opens."),
-    "dis": Argument("train --teacher-weight", "Of other losses, so that the number means something else."),
+    "dis": Argument("train --teacher-weight", "A factor of other losses: the number means something else."),
     "box": _YOLO_LOSS,
     "cls": _YOLO_LOSS,
     "cls_pw": Argument("train --balance", "Shows images of rare classes more often; the loss is the same for all."),
@@ -254,7 +254,7 @@ ARGUMENTS: Mapping[str, Argument] = {
     "dlog": _OTHER_TASK,
     "dgrad": _OTHER_TASK,
     "dlam": _OTHER_TASK,
-    "nbs": Argument("train --accumulate", "1 here: the optimizer moves at every step."),
+    "nbs": Argument("train --accumulate", "1 here: the weights change at every step."),
     "hsv_h": _COLOURS,
     "hsv_s": _COLOURS,
     "hsv_v": _COLOURS,
@@ -269,7 +269,7 @@ ARGUMENTS: Mapping[str, Argument] = {
     "mosaic": Argument("train --mosaic", "", _same("mosaic", "mosaic")),
     "mixup": Argument("train --mixup", "", _same("mixup", "mixup")),
     "cutmix": Argument(None, "`train --copy-paste` pastes boxes instead."),
-    "copy_paste": Argument("train --copy-paste", "Boxes here; there it is for other tasks, so that nothing is taken over."),
+    "copy_paste": Argument("train --copy-paste", "Boxes here; there it is for other tasks, so nothing is taken over."),
     "copy_paste_mode": _OTHER_TASK,
     "auto_augment": _OTHER_TASK,
     "erasing": _OTHER_TASK,
