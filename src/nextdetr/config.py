@@ -139,7 +139,7 @@ class PredictConfig(CommandConfig):
     annotations: Path | None = Field(None, description="COCO file with the category and image ids that --save json writes.")
     features: Path | None = Field(None, description="Folder for images of each backbone stage and fusion level.")
     output: Path | None = Field(
-        None, description="Output folder (default: runs/predict), or NAME.parquet for a table of all predictions."
+        None, description="Output folder (default: runs/predict, or with a number), or NAME.parquet for a table."
     )
     bits: BitsAsTrained = None
     device: Device = None
@@ -192,7 +192,7 @@ class DoctorConfig(CommandConfig):
         ge=1,
         description="Input size that training will use, pixels (default: what train would choose).",
     )
-    device: str | None = Field(None, description="Device of the detector (default: the best available).")
+    device: str | None = Field(None, description="Device of the detector (default: the best).")
 
 
 class EmbedConfig(CommandConfig):

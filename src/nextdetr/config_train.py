@@ -50,7 +50,7 @@ class TrainConfig(CommandConfig):
 
     data: DataSets = None
     model: str = Field("nextdetr-atto", description="Name, model YAML or checkpoint to start from.")
-    weights: Path | None = Field(None, description="Detector weights to start from: file or name.")
+    weights: Path | None = Field(None, description="Detector weights to start from: file, folder or name.")
     backbone_weights: Path | None = Field(None, description="Backbone weights to start from: file, folder or name.")
     start: str | None = Field(
         None,
@@ -94,7 +94,7 @@ class TrainConfig(CommandConfig):
         None, description="Times of the machine that --latency is about, if not this one: a file of nextdetr benchmark."
     )
     batch_size: int = Field(8, ge=1, description="Images per step and process.")
-    accumulate: int = Field(1, ge=1, description="Batches whose gradients are averaged for one step of the optimizer.")
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients are averaged for one step of the optimiser.")
     seed: int = Field(0, ge=0, description="Random seed of initialisation, order and augmentation.")
     output: Path | None = Field(None, description="Folder of the run (default: runs/MODEL-DATA).")
     resume: Resume = None
@@ -239,7 +239,7 @@ class PretrainConfig(CommandConfig):
     patch_size: int = Field(32, ge=32, description="Side of a masked patch, pixels; a multiple of 32.")
     image_size: int = Field(224, ge=1, description="Side of the square crops, pixels; a multiple of --patch-size.")
     batch_size: int | None = Field(
-        None, ge=1, description="Images per step and process (default: by the number of images)."
+        None, ge=1, description="Images per step and process (default: a 25th of the images, at least 8)."
     )
     seed: int = Field(0, ge=0, description="Random seed of initialisation, order, crops and masks.")
     output: Path | None = Field(None, description="Folder of the run (default: runs/pretrain-MODEL).")
@@ -254,7 +254,7 @@ class PretrainConfig(CommandConfig):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description="Peak learning rate of AdamW (default: 2.4e-3 times the square root of the whole batch / 4096).",
+        description="Peak learning rate of AdamW (default: 2.4e-3 times the square root of batch / 4096, at least 2.5e-4).",
     )
     weight_decay: WeightDecay = 0.05
     clip_norm: ClipNorm = 5.0

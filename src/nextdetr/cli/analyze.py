@@ -13,7 +13,7 @@ from nextdetr.errors import ConfigError
 
 __all__ = ["app"]
 
-app = App(name="analyze", help="Analyse networks: collapse of channels, points of attention.")
+app = App(name="analyze", help="Analyse a backbone (collapse of its channels) or a detector (where its attention reads).")
 
 
 @app.command
@@ -73,7 +73,7 @@ def attention(
     image_size: Annotated[
         int | None, Parameter(help="Side of the square input, pixels (default: the checkpoint's).")
     ] = None,
-    device: Annotated[str | None, Parameter(help="Device: cpu, cuda, cuda:1, mps (default: the best available).")] = None,
+    device: Annotated[str | None, Parameter(help="Device: cpu, cuda, cuda:1, mps (default: the best).")] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:

@@ -69,8 +69,8 @@ SUMMARIES = {
     "weights": "Inspect, convert and list weights.",
     "graft": "Put a trained head on another backbone.",
     "embed": "Describe images by vectors.",
-    "probe": "Judge a backbone by classification.",
-    "analyze": "Analyse backbones.",
+    "probe": "Evaluate a backbone by classification.",
+    "analyze": "Analyse a backbone or a detector.",
     "completion": "Print a completion script for a shell.",
 }
 #: How the places of a command are written, where Cyclopts would call them ARGS.

@@ -44,4 +44,4 @@ def import_run(
             say(f"  {title}: {', '.join(names)}")
     for note in result.notes:
         sys.stderr.write(f"{note}\n")
-    say(f"Go on from it: nextdetr train --config {result.config} --output NEW")
+    say(f"Continue from it: nextdetr train --config {result.config} --output NEW")

@@ -34,7 +34,7 @@ SAY_EVERY = 50  # frames of a video, rows of a table
 
 
 def predict(
-    model: Annotated[str, Parameter(help="A checkpoint, as nextdetr train writes it, or an exported file.")],
+    model: Annotated[str, Parameter(help="A checkpoint, an exported file, or the folder of a run or an export.")],
     *sources: Annotated[str, Parameter(help="Images, folders, glob patterns, videos, cameras, addresses, - (stdin)")],
     options: Annotated[PredictConfig | None, Parameter(name="*")] = None,
     weights: Weights = None,

@@ -22,7 +22,7 @@ def probe(
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Judge a backbone by classification: a linear classifier on its features, and fine-tuning.
+    """Evaluate a backbone by classification: a linear classifier on its features, and fine-tuning.
 
     Example: `nextdetr probe runs/pretrain/backbone.safetensors photos-by-class`.
     """
