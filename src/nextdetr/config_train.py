@@ -254,7 +254,8 @@ class PretrainConfig(CommandConfig):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description="Peak learning rate of AdamW (default: 2.4e-3 times the square root of batch / 4096, at least 2.5e-4).",
+        description="Peak learning rate of AdamW (default: 2.4e-3 times the square root of the whole batch / 4096, and at "
+        "least 2.5e-4).",
     )
     weight_decay: WeightDecay = 0.05
     clip_norm: ClipNorm = 5.0
