@@ -50,7 +50,7 @@ class TrainConfig(CommandConfig):
 
     data: DataSets = None
     model: str = Field("nextdetr-atto", description="Name, model YAML or checkpoint to start from.")
-    weights: Path | None = Field(None, description="Detector weights to start from: file, folder or name.")
+    weights: Path | None = Field(None, description="Detector to start from: file, folder or name.")
     backbone_weights: Path | None = Field(None, description="Backbone weights to start from: file, folder or name.")
     start: str | None = Field(
         None,
