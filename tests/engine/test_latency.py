@@ -220,3 +220,13 @@ def test_the_image_size_is_the_largest_that_keeps_the_latency(latency, size, tmp
     assert len(machine.asked) <= 3
     assert all((s.queries, s.layers) == (20, 2) for s in machine.asked)
     assert module.MOST == 640
+
+
+def test_no_setting_has_more_queries_than_there_are_tokens(data, tmp_path, capfd):
+    """One and a half times its queries are 30, but at 64 px the model has 20 tokens, and its export as many queries."""
+    machine = Machine()
+    result = train(TrainConfig(**settings(data, tmp_path, image_size=64, latency=11.9)), meter=machine)
+    assert "scoring 4 settings on 6 images" in " ".join(capfd.readouterr().err.split())
+    assert {setting.queries for setting in machine.asked} == {10, 20}
+    chosen = result.speed["chosen"]
+    assert (chosen["image_size"], chosen["queries"], chosen["layers"]) == (64, 20, 2)

@@ -10,7 +10,7 @@ import torch
 from nextdetr.cli.main import run
 from nextdetr.detector import Detector
 from nextdetr.errors import ConfigError
-from nextdetr.export import speed
+from nextdetr.export import measure, speed
 from nextdetr.export.speed import meter, points_of
 from nextdetr.extras import is_installed
 from nextdetr.inference.speed import SPEED, Setting, SpeedPoint, SpeedTable, processor_name
@@ -68,7 +68,8 @@ def test_of_a_model_without_a_table_a_grid_is_measured(tmp_path):
     opened = open_model(tiny_model(tmp_path))
     assert points_of(opened, again=False, threads=1, tell=print) == []
     found = points_of(opened, again=True, threads=1, tell=lambda text: None, measure=formula)
-    assert {p.setting for p in found} == {Setting(s, *end) for s in (32, 64) for end in ((10, 1), (20, 2))}
+    small = {Setting(32, 5, layers) for layers in (1, 2)}  # as many queries as there are tokens
+    assert {p.setting for p in found} == small | {Setting(64, 10, 1), Setting(64, 20, 2)}
 
 
 def test_info_shows_table_and_plot(contracted, tmp_path, capsys):
@@ -108,6 +109,14 @@ def test_an_export_has_the_point_that_was_asked_for(contracted, tmp_path):
     larger = Detector(contracted).export("onnx", latency=10.0, images=1, output=tmp_path / "larger")
     with pytest.raises(ConfigError, match=r"exported with 96 px, 20 queries, 2 decoder layers, which takes 9.0 ms, and"):
         Detector(larger.file).predict(image, latency=6.0)
+
+
+def test_a_file_that_has_fewer_tokens_than_queries_is_measured(contracted, tmp_path):
+    needs_runtimes()
+    result = Detector(contracted).export("onnx", queries=30, images=1, output=tmp_path / "out", quiet=True)
+    assert result.queries == 20  # as many as there are tokens at 64 px
+    found = measure._step(measure.Task("onnxruntime", result.file, 64, 1, 1, 0.0, queries=30))()
+    assert found.boxes.shape[0] == 1
 
 
 @pytest.mark.slow

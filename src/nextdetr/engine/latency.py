@@ -33,7 +33,7 @@ from nextdetr.inference.pytorch.latency import eager_point
 from nextdetr.inference.speed import SPEED, Setting, SpeedPoint, SpeedTable, choose, pareto, read_points
 from nextdetr.inference.speed_text import table_lines
 from nextdetr.inference.times import Meter, Times, model_digest
-from nextdetr.models.cut import choices, cut_layers, whole_queries
+from nextdetr.models.cut import choices, cut_layers, possible_queries, whole_queries
 from nextdetr.models.detection import DetectionModel
 from nextdetr.postprocess import postprocess
 from nextdetr.tensors import as_outputs
@@ -67,7 +67,7 @@ def affordable_size(times: Times, opened: OpenedModel, latency: float, guess: in
     model, step = opened.model, opened.model.stride
     layers = choices(model)[1]
     sizes = range(-(-LEAST // step) * step, MOST + 1, step) or (step,)
-    whole = [Setting(size, whole_queries(model), layers[-1]) for size in sizes]
+    whole = [_setting(model, size, whole_queries(model), layers[-1]) for size in sizes]
     look = min(whole, key=lambda setting: abs(setting.image_size - guess))
     for _ in range(3):
         if look in times.known:
@@ -86,7 +86,7 @@ def check_contract(times: Times, opened: OpenedModel, config: TrainConfig) -> No
     """
     assert config.latency is not None
     queries, layers = choices(opened.model)
-    fastest = Setting(training_sizes(config, opened.model.stride)[0], queries[0], layers[0])
+    fastest = _setting(opened.model, training_sizes(config, opened.model.stride)[0], queries[0], layers[0])
     point = times.at(fastest) if times.known else times.measure(opened, fastest)
     if not point.measured and point.latency_ms > SURE * config.latency:
         point = times.measure(opened, fastest)
@@ -157,7 +157,9 @@ def fulfil(
     sizes: list[int] = fabric.broadcast(_sizes(times, opened, config, tell) if fabric.global_rank == 0 else [])
     step = max(1, -(-len(data.records) // SCORED))
     data = replace(data, records=data.records[::step])
-    tell(f"scoring {len(sizes) * len(queries) * len(layers)} settings on {plural(len(data.records), 'image')}")
+    offered = {size: sorted({possible_queries(opened.model, size, number) for number in queries}) for size in sizes}
+    settings = len(layers) * sum(map(len, offered.values()))
+    tell(f"scoring {settings} settings on {plural(len(data.records), 'image')}")
     scores, pace, late = dict[Setting, float | None](), 0.0, 0  # pace: seconds for a pixel
     for size in sizes:
         started = time.perf_counter()
@@ -165,7 +167,7 @@ def fulfil(
             late += 1
             continue
         scores |= score_settings(
-            opened.model, data, [size], queries, layers, batch_size=config.batch_size, fabric=fabric
+            opened.model, data, [size], offered[size], layers, batch_size=config.batch_size, fabric=fabric
         )  # fmt: skip
         pace = max(pace, (time.perf_counter() - started) / size**2)
     if late:
@@ -193,15 +195,20 @@ def _sizes(times: Times, opened: OpenedModel, config: TrainConfig, tell: Callabl
     assert config.image_size is not None
     assert config.latency is not None
     (queries, layers), sizes = choices(opened.model), training_sizes(config, opened.model.stride)
-    least = queries[0], layers[0]
-    whole = Setting(config.image_size, whole_queries(opened.model), layers[-1])
-    for setting in (whole, Setting(sizes[0], *least), Setting(config.image_size, *least)):
+    least = {size: _setting(opened.model, size, queries[0], layers[0]) for size in sizes}
+    whole = _setting(opened.model, config.image_size, whole_queries(opened.model), layers[-1])
+    for setting in (whole, least[sizes[0]], least[config.image_size]):
         if setting not in times.known:
             _measure(times, opened, setting, tell)
-    fits = {size: times.at(Setting(size, *least)).latency_ms <= config.latency for size in sizes}
+    fits = {size: times.at(setting).latency_ms <= config.latency for size, setting in least.items()}
     own = config.image_size
     fast = min((size for size in sizes if fits[size]), key=lambda size: abs(size - own), default=own)
     return sorted((size for size in sizes if size <= own or fits[size]), key=lambda size: abs(size - fast))
+
+
+def _setting(model: DetectionModel, size: int, queries: int, layers: int) -> Setting:
+    """Return a setting with no more queries than the model has tokens at this size, as it would run no more."""
+    return Setting(size, possible_queries(model, size, queries), layers)
 
 
 def _measure(times: Times, opened: OpenedModel, setting: Setting, tell: Callable[[str], None]) -> None:

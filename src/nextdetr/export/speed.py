@@ -21,7 +21,7 @@ from nextdetr.inference.pytorch.latency import eager_point, steady_ms
 from nextdetr.inference.runtimes import possible_runtimes
 from nextdetr.inference.speed import Setting, SpeedPoint, processor_name, read_table
 from nextdetr.inference.times import Meter
-from nextdetr.models.cut import choices, whole_queries
+from nextdetr.models.cut import choices, possible_queries, whole_queries
 from nextdetr.weights.checkpoint import OpenedModel
 
 __all__ = ["meter", "points_of", "time_file"]
@@ -111,4 +111,4 @@ def _grid(opened: OpenedModel) -> list[Setting]:
     sizes = sorted({max(1, round(share * opened.image_size / step)) * step for share in GRID})
     whole = whole_queries(opened.model)
     ends = dict.fromkeys(((queries[0], layers[0]), (whole, layers[-1])))
-    return [Setting(size, *end) for size in sizes for end in ends]
+    return [Setting(size, possible_queries(opened.model, size, number), count) for size in sizes for number, count in ends]

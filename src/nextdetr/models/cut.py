@@ -10,7 +10,7 @@ from nextdetr.errors import ConfigError
 from nextdetr.models.decoder import RTDETRDecoder
 from nextdetr.models.detection import DetectionModel
 
-__all__ = ["choices", "cut_layers", "evaluated_layers", "whole_queries"]
+__all__ = ["choices", "cut_layers", "evaluated_layers", "possible_queries", "whole_queries"]
 
 
 def choices(model: DetectionModel) -> tuple[list[int], list[int]]:
@@ -27,6 +27,11 @@ def choices(model: DetectionModel) -> tuple[list[int], list[int]]:
 def whole_queries(model: DetectionModel) -> int:
     """Return the number of queries that a model is trained with."""
     return _decoder(model).num_queries
+
+
+def possible_queries(model: DetectionModel, image_size: int, queries: int) -> int:
+    """Return how many of this number of queries a model runs at an image size: at most as many as it has tokens there."""
+    return min(queries, sum((image_size // stride) ** 2 for stride in model.row_infos[-1].strides_read))
 
 
 def evaluated_layers(model: DetectionModel) -> int:
