@@ -24,7 +24,7 @@ from nextdetr.engine.validate import score_detector
 from nextdetr.errors import ConfigError, Interrupted
 from nextdetr.inference.opened import settle
 from nextdetr.inference.speed import Setting, SpeedPoint, read_table
-from nextdetr.inference.times import Times
+from nextdetr.inference.times import Times, pick
 from nextdetr.models.cut import choices, cut_layers
 from nextdetr.weights.checkpoint import open_model, read_detector_metadata
 from tests.helpers import squares, stop_after, tiny_model
@@ -163,6 +163,7 @@ def test_when_the_time_is_over_only_the_own_size_is_scored(trained, data, tmp_pa
     assert table.chosen.measured
     assert table.chosen.latency_ms <= 34
     assert len(machine.asked) == 3  # what the estimates need
+    assert pick(read_detector_metadata(file), 34.0, "x") == table.chosen
     assert "--minutes are over: scored 1 of 2 image sizes, first 160 px" in told
     every = fulfil(file, split, config, fabric, Times(meter=machine), ends=math.inf)
     assert {point.image_size for point in every.points} == {128, 160}

@@ -105,6 +105,15 @@ def test_what_cannot_be_kept_says_what_can():
         pick({}, 5.0, "d.safetensors")
 
 
+def test_the_latency_of_the_training_takes_the_point_that_it_chose():
+    """If it had no time to measure more, another point is estimated to be better."""
+    better = point(256, 24.5, 0.52, measured=False)
+    table = SpeedTable(25.0, POINTS[2], (*POINTS[:3], better), 87)
+    metadata = {SPEED: json.dumps(table.to_json())}
+    assert pick(metadata, 25.0, "d.safetensors") == POINTS[2]
+    assert pick(metadata, 24.9, "d.safetensors") == better
+
+
 def test_times_of_another_machine_replace_those_of_the_table(tmp_path):
     file = tmp_path / "benchmark.json"
     slow = [asdict(replace(p, latency_ms=3 * p.latency_ms, processor="a slow one")) for p in POINTS]

@@ -90,7 +90,7 @@ def _distance(one: Setting, other: Setting) -> float:
 
 
 def pick(metadata: Mapping[str, str], latency: float, source: str, times: str | Path | None = None) -> SpeedPoint:
-    """Return the point of a detector for a latency.
+    """Return the point of a detector for a latency: for that of its training the one that was chosen there.
 
     Args:
         metadata: of its file.
@@ -108,6 +108,8 @@ def pick(metadata: Mapping[str, str], latency: float, source: str, times: str | 
             f"{source}: it has no table of speeds to pick from; train it with --latency, or choose --image-size, --queries "
             "and --decoder-layers yourself."
         )
+    if times is None and table.chosen is not None and latency == table.asked_ms:
+        return table.chosen  # measured, while a point that looks better may be estimated, if the training had no time left
     points = table.points if times is None else retimed(table.points, read_points(times))
     chosen = choose(points, latency)
     if chosen is None:
