@@ -21,7 +21,7 @@ from nextdetr.inference.speed import (
     read_table,
 )
 from nextdetr.inference.speed_text import draw_points, plot_lines, table_lines
-from nextdetr.inference.times import Times, pick
+from nextdetr.inference.times import Times, model_digest, pick
 
 
 def point(size, latency, score, queries=100, layers=3, *, measured=True):
@@ -120,6 +120,15 @@ def test_times_of_another_machine_replace_those_of_the_table(tmp_path):
     file.write_text(json.dumps({"points": slow}))
     found = pick(METADATA, 45.0, "d.safetensors", file)
     assert (found.image_size, found.latency_ms, found.processor, found.AP) == (192, 42.0, "a slow one", 0.40)
+
+
+def test_times_of_another_model_are_refused_as_in_training(tmp_path):
+    file = tmp_path / "benchmark.json"
+    points = [asdict(p) for p in POINTS]
+    file.write_text(json.dumps({"points": points, "model_digest": model_digest("nc: 1"), "model": "other"}))
+    assert pick(METADATA | {"model": "nc: 1"}, 19.0, "d.safetensors", file).image_size == 192
+    with pytest.raises(ConfigError, match=r"another model \(other\): run nextdetr benchmark"):
+        pick(METADATA | {"model": "nc: 2"}, 19.0, "d.safetensors", file)
 
 
 @pytest.mark.parametrize(

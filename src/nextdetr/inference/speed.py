@@ -191,7 +191,10 @@ def read_points(path: str | Path, model: str | None = None) -> list[SpeedPoint]:
             f"--latency-of {path}: it holds no measured points: run nextdetr benchmark MODEL with --points there."
         )
     if model is not None and values.get("model_digest", model) != model:
-        raise ConfigError(f"--latency-of {path}: it was measured with another model ({values.get('model', 'unknown')}).")
+        raise ConfigError(
+            f"--latency-of {path}: it was measured with another model ({values.get('model', 'unknown')}): run "
+            "nextdetr benchmark with --points there on this one."
+        )
     return points
 
 

@@ -99,7 +99,8 @@ def pick(metadata: Mapping[str, str], latency: float, source: str, times: str | 
         times: a file of ``nextdetr benchmark`` with the times of another machine; by default those of the table count.
 
     Raises:
-        ConfigError: the detector has no table, or no point that is that fast: the message says what is possible.
+        ConfigError: the detector has no table, or no point that is that fast: the message says what is possible; or the
+            times are those of another model.
         WeightsError: the table is damaged.
     """
     table = read_table(metadata, source)
@@ -110,7 +111,8 @@ def pick(metadata: Mapping[str, str], latency: float, source: str, times: str | 
         )
     if times is None and table.chosen is not None and latency == table.asked_ms:
         return table.chosen  # measured, while a point that looks better may be estimated, if the training had no time left
-    points = table.points if times is None else retimed(table.points, read_points(times))
+    own = model_digest(metadata["model"]) if "model" in metadata else None  # an exported file does not say
+    points = table.points if times is None else retimed(table.points, read_points(times, own))
     chosen = choose(points, latency)
     if chosen is None:
         fastest = min(points, key=lambda p: p.latency_ms)
