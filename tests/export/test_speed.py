@@ -119,6 +119,14 @@ def test_a_file_that_has_fewer_tokens_than_queries_is_measured(contracted, tmp_p
     assert found.boxes.shape[0] == 1
 
 
+def test_points_of_an_exported_file_are_refused(contracted, tmp_path, capsys):
+    needs_runtimes()
+    file = Detector(contracted).export("onnx", latency=6.0, images=1, output=tmp_path / "out", quiet=True).file
+    assert run(["benchmark", file, "--points", "--output", str(tmp_path / "benchmark")]) == 2
+    assert "an exported file has one: name the checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "benchmark").exists()
+
+
 @pytest.mark.slow
 def test_the_faster_runtime_is_measured_and_benchmark_writes_what_latency_of_reads(contracted, tmp_path, capsys):
     needs_runtimes()
@@ -129,6 +137,7 @@ def test_the_faster_runtime_is_measured_and_benchmark_writes_what_latency_of_rea
     assert [(p["image_size"], p["AP"], p["measured"]) for p in result["points"]] == [(64, 0.4, True), (96, 0.6, True)]
     assert all(p["runtime"] in ("onnxruntime", "openvino") for p in result["points"])
     assert result["image_size"] == 64
+    assert result["points_measured"]
     assert result["model_digest"] == model_digest(open_model(contracted).model.text)
     file = tmp_path / "out" / "benchmark.json"
     slowest = max(p["latency_ms"] for p in result["points"])

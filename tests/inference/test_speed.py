@@ -138,6 +138,7 @@ def test_times_of_another_model_are_refused_as_in_training(tmp_path):
         ("{", "holds no measured points"),
         ('{"points": []}', "holds no measured points: run"),
         ('{"points": [{"image_size": 3}]}', "queries is None"),
+        (json.dumps({"points": [asdict(POINTS[0])], "points_measured": False}), "not measured there: run .* --points"),
         (json.dumps({"points": [asdict(POINTS[0])], "model_digest": "1", "model": "other"}), r"another model \(other\)"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nextdetr.config import BenchmarkConfig, ExportConfig
 from nextdetr.data.raw import plural
+from nextdetr.errors import ConfigError
 from nextdetr.export.advice import Advice, Precision, advise
 from nextdetr.export.folders import float_beside
 from nextdetr.export.measure import Ceilings, Kind, Task, ceilings, file_bytes, measure, preprocessing
@@ -77,9 +78,10 @@ class BenchmarkResult:
         ceilings: limits of the machine by number of threads.
         seconds_preprocess: time to preprocess a decoded image of 1920 × 1080.
         rows: the measurements.
-        points: points of its speed table, measured here with ``--points``; input of ``--latency-of``.
+        points: points of its speed table; input of ``--latency-of``, if measured here.
         model, model_digest: the model; the digest identifies its model file, and is empty for an exported file.
         deploy: by number of threads, the recommended file on this machine, if both float32 and 8 bits were measured.
+        points_measured: whether the points were measured here, with ``--points``, or are those of the model's table.
     """
 
     output: str
@@ -92,6 +94,7 @@ class BenchmarkResult:
     model: str
     model_digest: str | None
     deploy: dict[str, Advice]
+    points_measured: bool
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON result of the command."""
@@ -129,9 +132,14 @@ def benchmark(
         tell: called with a line before each measurement.
 
     Raises:
-        NextDETRError: the model cannot be opened or exported.
+        NextDETRError: the model cannot be opened or exported, or an exported file was given with ``points``.
     """
     opened, reports = open_any(model, weights=weights, allow_partial=allow_partial)
+    if config.points and isinstance(opened, OpenedExport):
+        raise ConfigError(
+            f"{opened.source}: --points measures the settings of a checkpoint, and an exported file has one: name the "
+            "checkpoint, or leave --points out."
+        )
     for report in reports:
         tell(report.text())
     queries = None
@@ -185,7 +193,9 @@ def _measure(
                 rows.append(_row(candidate, size, batch, threads, config.seconds, gflop, limits[threads], point))
     named = {str(threads): limit for threads, limit in limits.items()}
     advice = _deploy(rows, found)
-    result = BenchmarkResult(str(output), size, gflop, named, preprocessing(size), rows, points, label, digest, advice)
+    result = BenchmarkResult(
+        str(output), size, gflop, named, preprocessing(size), rows, points, label, digest, advice, config.points
+    )
     write_text_atomic(output / "benchmark.json", json.dumps(result.to_json(), indent=1) + "\n")
     if any(row.AP is not None for row in rows):
         _draw(rows, output / "benchmark.png")

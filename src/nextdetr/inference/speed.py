@@ -174,7 +174,7 @@ def read_points(path: str | Path, model: str | None = None) -> list[SpeedPoint]:
         model: digest of the model file that they must be of (see ``model_digest``); None takes any.
 
     Raises:
-        ConfigError: the file cannot be read, holds no points, or those of another model.
+        ConfigError: the file cannot be read, holds no points, none that were measured there, or those of another model.
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -189,6 +189,11 @@ def read_points(path: str | Path, model: str | None = None) -> list[SpeedPoint]:
     if not points:
         raise ConfigError(
             f"--latency-of {path}: it holds no measured points: run nextdetr benchmark MODEL with --points there."
+        )
+    if values.get("points_measured") is False:
+        raise ConfigError(
+            f"--latency-of {path}: its points are those of the model's own table, not measured there: run nextdetr "
+            "benchmark with --points there."
         )
     if model is not None and values.get("model_digest", model) != model:
         raise ConfigError(
