@@ -111,6 +111,15 @@ def test_an_export_has_the_point_that_was_asked_for(contracted, tmp_path):
         Detector(larger.file).predict(image, latency=6.0)
 
 
+def test_pytorch_is_timed_with_the_queries_of_the_export(contracted, tmp_path, monkeypatch):
+    needs_runtimes()
+    timed = []
+    monkeypatch.setattr("nextdetr.export.run.latency", lambda model, image: timed.append(model(image[None])) or 1.0)
+    result = Detector(contracted).export("onnx", latency=6.0, images=1, output=tmp_path / "out", quiet=True)
+    assert result.seconds_per_image["pytorch"] == 1.0
+    assert [output.logits.shape[1] for output in timed] == [result.queries] == [10]
+
+
 def test_a_file_that_has_fewer_tokens_than_queries_is_measured(contracted, tmp_path):
     needs_runtimes()
     result = Detector(contracted).export("onnx", queries=30, images=1, output=tmp_path / "out", quiet=True)

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +151,7 @@ def export(
     path = folder / NAMES[config.format]
     images, origin = _images(config, contract)  # first: a data set that is refused costs no time
     traced = trace_graph(graph)
-    limits = _limits(config, contract)
+    limits, original = _limits(config, contract), partial(reference.model, queries=config.queries)
     # Not in the user's folder, whose name may contain commas: OpenVINO's converter splits paths there.
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work,  # Windows keeps what a runtime still maps
@@ -159,7 +160,7 @@ def export(
         plain = _write(traced, contract, path, config, len(reference.model.rows) - 1, score, Path(work), progress)
         before = score(reference, config.queries) if config.data is not None and score is not None else {}
         found = judge(
-            path, contract, lambda batch: reference.model(batch, queries=config.queries), images, limits, before,
+            path, contract, original, images, limits, before,
             None if config.data is None or score is None else lambda opened: score(opened, None),
         )  # fmt: skip
         passed = [name for name, verdict in found.items() if verdict.passed]
@@ -173,7 +174,7 @@ def export(
         contract.queries, int(contract.details["decoder_layers"]), origin, own.comparison, limits,
         {"before": before, "after": own.metrics} if before else {},
         {} if config.format == "pt2" else count_operators(path), float_operators(path) if config.int8 else {},
-        {"pytorch": latency(reference.model, images[0]), "exported": own.seconds_per_image},
+        {"pytorch": latency(original, images[0]), "exported": own.seconds_per_image},
         own.failures, found, opened.metadata.get("weights_licence", "none"), deploy,
     )  # fmt: skip
     stamp_passed(path, passed)
