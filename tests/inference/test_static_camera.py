@@ -102,6 +102,16 @@ def test_too_much_motion_and_every_so_many_frames_are_computed_in_full(network):
         same(found, network(picture), atol=1e-5, rtol=1e-5)
 
 
+def test_a_cut_is_no_drift(network):
+    camera = StaticCamera(network)
+    camera(scene())
+    cut = scene()
+    cut[..., :160, :] = 1 - cut[..., :160, :]  # the last two rows of patches stay, and are none of their neighbours
+    camera(cut)
+    assert camera.report.full == 2
+    assert camera.report.largest_drift is None
+
+
 def test_slow_changes_add_up(network):
     camera = StaticCamera(network)
     for step in range(5):

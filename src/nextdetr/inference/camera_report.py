@@ -19,8 +19,8 @@ class CameraReport:
         full: of these, computed in full.
         unchanged: of these, those in which nothing had changed, so that the last result stands.
         computed: sum of the frames' shares of computed patches.
-        largest_drift: how far the stored maps of a patch were from those of a full frame, at most: root mean square,
-            relative to the map's. None where no full frame followed on others.
+        largest_drift: how far the stored maps of a patch were from those of a regular full frame, at most: root mean
+            square, relative to the map's. None without any: full frames after much motion, such as a cut, do not count.
     """
 
     frames: int = 0

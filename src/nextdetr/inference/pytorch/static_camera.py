@@ -112,7 +112,8 @@ class StaticCamera(nn.Module):
         active = None if changed is None else functional.max_pool2d(changed, 2 * AROUND + 1, stride=1, padding=AROUND)
         share = 1.0 if active is None else self._rounded(int(active.sum())) / active.numel()
         if active is None or share > MOST or self._since_full >= self.full_every:
-            before = None if active is None else self._backbone.maps
+            # With so much changed no result comes from the stored maps: how far they are off is no error of any.
+            before = None if active is None or share > MOST else self._backbone.maps
             maps = self._backbone.full(self.model.normalized(image))
             drift = None if before is None or active is None else largest_drift(before, maps, active == 0)
             self.report.add(1.0, drift)
