@@ -82,6 +82,9 @@ def test_info_shows_table_and_plot(contracted, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["speed"]["chosen"]["image_size"] == 96
     assert run(["info", str(tiny_model(tmp_path)), "--image-size", "64", "--plot", "x.png"]) == 2
     assert "no table of speeds" in capsys.readouterr().err
+    assert run(["info", str(contracted), "--plot", str(tmp_path / "p.text")]) == 2
+    assert "cannot be written as .text: end the name in .png" in capsys.readouterr().err
+    assert not (tmp_path / "p.text").exists()
 
 
 def test_prediction_says_what_it_chose_and_whose_times_these_are(contracted, tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from nextdetr.errors import ConfigError
 from nextdetr.files import atomic_write
 from nextdetr.inference.speed import SpeedPoint, SpeedTable
 
@@ -63,10 +64,17 @@ def _machines(table: SpeedTable) -> str:
 
 
 def draw_points(table: SpeedTable, path: Path) -> None:
-    """Draw AP over latency as a picture, in the format of the path's ending."""
+    """Draw AP over latency as a picture, in the format of the path's ending; PNG without one.
+
+    Raises:
+        ConfigError: there is no such format.
+    """
     from matplotlib.figure import Figure  # no pyplot: nothing global, no window
 
     figure = Figure(figsize=(7, 5), layout="constrained")
+    kind = path.suffix.lstrip(".").lower() or "png"
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise ConfigError(f"--plot {path}: the plot cannot be written as .{kind}: end the name in .png, .svg or .pdf.")
     axes = figure.subplots()
     axes.plot([point.latency_ms for point in table.points], [point.score for point in table.points], "-", color="0.8")
     for measured, style, label in ((True, "o", "measured"), (False, "x", "estimated")):
@@ -86,4 +94,4 @@ def draw_points(table: SpeedTable, path: Path) -> None:
     axes.margins(y=0.12)
     axes.legend(fontsize="small")
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.lstrip(".") or "png")
+        figure.savefig(temporary, format=kind)
