@@ -197,6 +197,23 @@ def test_a_resumed_run_keeps_its_contract(data, tmp_path, monkeypatch):
         train(TrainConfig(resume=tmp_path / "run", latency=20.0), quiet=True)
 
 
+def test_a_resumed_run_keeps_time_for_its_table_as_before(data, tmp_path):
+    """What a measurement takes is known from before the first step, and is not measured again there."""
+    known, begin = [], Trainer.run
+
+    def noted(self):
+        known.append(self.run_.times.seconds)
+        return begin(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "run", noted)
+        stop_after(patch, Trainer, 1)
+        with pytest.raises(Interrupted):
+            train(TrainConfig(**settings(data, tmp_path)), quiet=True, meter=Machine())
+        train(TrainConfig(resume=tmp_path / "run"), quiet=True, meter=Machine())
+    assert known[0] == known[1] > 0
+
+
 def test_times_of_another_machine_are_taken_as_they_are(data, tmp_path):
     machine, file = Machine(), tmp_path / "benchmark.json"
     measured = [machine(None, Setting(size, q, k)) for size in (128, 160, 192) for q, k in ((10, 1), (20, 2))]

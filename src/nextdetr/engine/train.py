@@ -149,12 +149,16 @@ class Trainer(Loop):
         )  # fmt: skip
 
     def extra_state(self) -> dict[str, Any]:
-        """Return state that no detector file has: projections to the teacher's maps, and the unlabelled images' part."""
+        """Return state that no detector file has: for the teacher's maps, the unlabelled images and ``latency``."""
         parts: dict[str, Any] = {} if self.teaching is None else {"projections": self.teaching.state_dict()}
+        if self.run_.times is not None:  # how much of --minutes the speed table needs
+            parts["times"] = {"seconds": self.run_.times.seconds}
         return parts if self.semi is None else parts | {"unlabelled": self.semi.state_dict()}
 
     def restore_extra(self, state: Mapping[str, Any]) -> None:
         """Restore ``extra_state``."""
+        if self.run_.times is not None:
+            self.run_.times.seconds = float(state.get("times", {"seconds": 0.0})["seconds"])  # earlier states do not say
         if self.teaching is not None:
             self.teaching.load_state_dict(state["projections"])
         if self.semi is not None:
