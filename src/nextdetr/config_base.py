@@ -158,7 +158,8 @@ class CommandConfig(BaseModel):
     def _one_choice_of_speed(self) -> Self:
         """Refuse ``--latency`` beside what it chooses, and another machine's times without it."""
         given = [name for name in ("image_size", "queries", "decoder_layers") if getattr(self, name, None) is not None]
-        if getattr(self, "latency_of", None) is not None and getattr(self, "latency", None) is None:
+        alone = getattr(self, "latency_of", None) is not None and getattr(self, "latency", None) is None
+        if alone and getattr(self, "resume", None) is None:  # else the run's own settings have the other
             raise ValueError("--latency-of says whose milliseconds --latency counts: give both")
         if self.latency_chooses and getattr(self, "latency", None) is not None and given:
             option = "--" + given[0].replace("_", "-")

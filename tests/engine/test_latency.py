@@ -27,7 +27,7 @@ from nextdetr.inference.speed import Setting, SpeedPoint, read_table
 from nextdetr.inference.times import Times, pick
 from nextdetr.models.cut import choices, cut_layers
 from nextdetr.weights.checkpoint import open_model, read_detector_metadata
-from tests.helpers import squares, stop_after, tiny_model
+from tests.helpers import interrupt_training, squares, stop_after, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -248,3 +248,20 @@ def test_no_setting_has_more_queries_than_there_are_tokens(data, tmp_path, capfd
     assert {setting.queries for setting in machine.asked} == {10, 20}
     chosen = result.speed["chosen"]
     assert (chosen["image_size"], chosen["queries"], chosen["layers"]) == (64, 20, 2)
+
+
+def test_a_resumed_run_takes_the_times_from_where_they_are_now(data, tmp_path):
+    machine, file, moved = Machine(), tmp_path / "benchmark.json", tmp_path / "moved.json"
+    file.write_text(json.dumps({"points": [asdict(machine(None, Setting(160, *end))) for end in ((10, 1), (20, 2))]}))
+    interrupt_training(settings(data, tmp_path, latency=36.0, latency_of=file), 1)
+    file.rename(moved)
+    with pytest.raises(ConfigError, match=r"benchmark.json: .* if the file has moved, name it with --latency-of"):
+        train(TrainConfig(resume=tmp_path / "run"), quiet=True)
+    result = train(TrainConfig(resume=tmp_path / "run", latency_of=moved), quiet=True)
+    assert result.speed["chosen"]["runtime"] == "formula"
+
+
+def test_a_run_without_a_latency_takes_no_times_on_resume(data, tmp_path):
+    interrupt_training(settings(data, tmp_path, latency=None), 1)
+    with pytest.raises(ConfigError, match="has no --latency; leave it out"):
+        train(TrainConfig(resume=tmp_path / "run", latency_of=tmp_path / "benchmark.json"), quiet=True)

@@ -99,7 +99,8 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
     """Merge the settings of a resumed run with those given now; in a new one, name the checkpoint of a folder.
 
     Raises:
-        ConfigError: ``resume`` with a setting that would change the run, no data set, or no such run.
+        ConfigError: ``resume`` with a setting that would change the run, no data set, no such run, or the file of its
+            ``latency_of`` is gone.
         WeightsError: the model is a file or folder with weights that is no model.
     """
     if config.resume is None:
@@ -111,7 +112,15 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
         if config.image_size is not None:
             check_sides(config.image_size, None, _stride(config.model))
         return config if config.bits is not None else config.model_copy(update={"bits": _bits(config.model)})
-    return merge_resumed(config, config.resume)
+    merged = merge_resumed(config, config.resume)
+    if merged.latency_of is not None and merged.latency is None:
+        raise ConfigError(f"--latency-of {merged.latency_of}: the run {config.resume} has no --latency; leave it out.")
+    if merged.latency_of is not None and not merged.latency_of.is_file():
+        raise ConfigError(
+            f"{merged.latency_of}: the times of the run's --latency-of are no longer there; if the file has moved, name it "
+            "with --latency-of."
+        )
+    return merged
 
 
 def _stride(model: str) -> int:
