@@ -9,7 +9,7 @@ import pytest
 
 from nextdetr import ConfigError
 from nextdetr.config import ExportConfig, build_config
-from nextdetr.export.folders import export_folder
+from nextdetr.export.folders import export_folder, float_beside
 from tests.export.handmade import handmade, terms
 from tests.export.helpers import needs_runtimes
 
@@ -83,3 +83,21 @@ def test_a_folder_that_was_named_is_never_taken_from_another_export(source, tmp_
     (output / "model.onnx").write_bytes(b"?")
     with pytest.raises(ConfigError, match="cannot be read"):
         export_folder(source, config, contract_of())
+
+
+def test_the_float_file_beside_one_of_8_bits_is_of_the_same_detector(tmp_path):
+    def put(name, model, **given):
+        (tmp_path / name).mkdir()
+        handmade(tmp_path / name / "model.onnx", contract_of(**given))
+        (tmp_path / name / "report.json").write_text(json.dumps({"model": model}))
+        return tmp_path / name / "model.onnx"
+
+    cells = put("cells", "runs/cells/best.safetensors")
+    int8 = put("faces_int8", "runs/faces/best.safetensors", precision="int8")
+    assert float_beside(int8) is None
+    faces = put("faces", "runs/faces/best.safetensors")
+    assert float_beside(int8) == faces
+    handmade(cells, contract_of(classes=["red", "white", "platelet"]))
+    for file in (cells, int8, faces):  # where the reports were left behind, the classes still tell
+        file.with_name("report.json").unlink()
+    assert float_beside(int8) == faces

@@ -49,13 +49,15 @@ def export_folder(source: str, config: ExportConfig, contract: Contract) -> Path
 def float_beside(file: Path) -> Path | None:
     """Return the float32 export of the same detector, format and options in a folder beside an 8-bit file's, if any."""
     may_differ = ("precision", "winograd", "calibrated_on")
-    terms = read_metadata(file)
+    terms, origin = read_metadata(file), _exported_from(file.parent / REPORT)
     for other in sorted(file.parent.parent.glob(f"*/{file.name}")):
         try:
             found = read_metadata(other)
         except ModelFileError:
             continue
-        same = all(found.get(name) == terms.get(name) for name in OPTIONS if name not in may_differ)
+        same = all(found.get(name) == terms.get(name) for name in (*OPTIONS, "classes") if name not in may_differ)
+        models = [model for model in (origin, _exported_from(other.parent / REPORT)) if model is not None]
+        same = same and len({Path(model).resolve() for model in models}) < 2  # "best.safetensors" is a file of every run
         if same and found.get("precision") == "float32":
             return other
     return None
