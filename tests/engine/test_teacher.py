@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,7 +24,7 @@ from nextdetr.inference.contract import Contract
 from nextdetr.inference.exported import ExportedModel, OpenedExport
 from nextdetr.models.graph import build_model, parse_model_text
 from nextdetr.structures import Target
-from nextdetr.weights.checkpoint import save_detector
+from nextdetr.weights.checkpoint import open_model, save_detector, save_opened
 from nextdetr.weights.convert import save_backbone
 from tests.helpers import TINY_MODEL, interrupt_training, squares, tiny_model
 
@@ -276,6 +277,16 @@ def test_a_resumed_run_with_a_teacher_equals_the_uninterrupted_one(settings, tmp
     first, second = (torch.load(run / "last.ckpt", weights_only=True) for run in (tmp_path / "whole", settings["output"]))
     for part in ("model", "ema", "projections"):
         torch.testing.assert_close(first[part], second[part], rtol=0, atol=0)
+
+
+def test_a_teacher_that_was_calibrated_meanwhile_is_the_same_one(settings, tmp_path):
+    own = Path(shutil.copy(settings["teacher"], tmp_path / "own.safetensors"))
+    before = open_teacher(own).digest
+    interrupt_training(settings | {"teacher": own}, 1, match="--resume")
+    save_opened(own, open_model(own), extra={"calibration": "a threshold"})
+    assert train(TrainConfig(resume=settings["output"]), quiet=True).epochs == 2
+    assert open_teacher(own).digest == before
+    assert open_teacher(checkpoint(own, ("square", "bird"))).digest != before
 
 
 def test_another_teacher_is_refused_on_resume(settings, tmp_path, monkeypatch):

@@ -8,9 +8,11 @@ file teaches its classes and boxes, from queries near these boxes.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -239,7 +241,10 @@ def _is_run(path: Path) -> bool:
 
 
 def _digest(path: Path) -> str:
-    """Return a digest of a file (with OpenVINO's weights beside it), or of the weights and settings in a folder."""
+    """Return a digest of a file (with OpenVINO's weights beside it), or of the weights and settings in a folder.
+
+    Of our detectors it is that of weights, model and classes: ``calibrate`` and ``report --store`` write the rest later.
+    """
     kinds = (".safetensors", ".bin", ".json")
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in kinds and file.is_file())
@@ -248,9 +253,19 @@ def _digest(path: Path) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
         with file.open("rb") as stream:
+            if file == path and file.suffix == ".safetensors":  # it was opened, so that its header is sound
+                digest.update(_read_header(stream))
             while part := stream.read(1 << 20):
                 digest.update(part)
     return digest.hexdigest()
+
+
+def _read_header(stream: BinaryIO) -> bytes:
+    """Read the header of a safetensors file, and return what in it describes the tensors, with model and classes."""
+    header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    notes = header.pop("__metadata__", {})
+    known = {name: notes[name] for name in ("model", "classes") if name in notes}
+    return json.dumps([header, known], sort_keys=True).encode()
 
 
 def _resized(images: Tensor, sides: Sequence[int]) -> Tensor:
