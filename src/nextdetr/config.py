@@ -155,6 +155,8 @@ class PredictConfig(CommandConfig):
             raise ValueError("--engine ray writes a table: give --output NAME.parquet")
         if self.annotations is not None and "json" not in self.save:
             raise ValueError("--annotations gives ids to the results that --save json writes: add that option")
+        if self.full_every != type(self).model_fields["full_every"].default and not self.static_camera:
+            raise ValueError("--full-every is about a camera that does not move: give --static-camera too")
         if self.static_camera:
             reasons = {"tile": self.tile is not None, "features": self.features is not None, "output": self.is_table}
             other = next((name for name, given in reasons.items() if given), None)

@@ -191,6 +191,9 @@ class TrainConfig(CommandConfig):
         if about and not self.unlabelled:
             option = "--" + about[0].replace("_", "-")
             raise ValueError(f"{option} is about unlabelled images: give their folders with --unlabelled too")
+        about = [name for name in fields if name.startswith("teacher_") and getattr(self, name) != fields[name].default]
+        if about and self.teacher is None and self.resume is None:
+            raise ValueError(f"--{about[0].replace('_', '-')} is about a teacher: name it with --teacher too")
         if self.unlabelled_from is not None and self.unlabelled_from >= self.unlabelled_until:
             raise ValueError("--unlabelled-from must be less than --unlabelled-until, or no image is ever learnt from")
         if self.teacher is not None and not self.teaches and not self.unlabelled:

@@ -120,6 +120,11 @@ def test_weights_of_zero_are_refused(settings):
         TrainConfig(**settings | {"teacher_weight": 0, "teacher_maps": 0})
 
 
+def test_settings_of_a_teacher_without_one_are_refused(settings):
+    with pytest.raises(ValueError, match="--teacher-until is about a teacher: name it with --teacher too"):
+        TrainConfig(**settings | {"teacher": None, "teacher_until": 0.5})
+
+
 # What it says
 
 

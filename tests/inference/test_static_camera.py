@@ -195,6 +195,11 @@ def test_what_does_not_go_together_is_refused(detector, clip, other):
         detector.predict(clip, static_camera=True, **other)
 
 
+def test_full_frames_of_a_camera_that_moves_are_refused(detector, clip):
+    with pytest.raises(ConfigError, match="give --static-camera too"):
+        detector.predict(clip, full_every=5)
+
+
 def test_another_backbone_is_refused():
     rows = "  - [-1, 1, Conv, [8, 3, 2]]\n  - [-1, 1, Conv, [8, 3, 2]]\n"
     text = f"nc: 2\nbackbone:\n{rows}head:\n  - [[1], 1, RTDETRDecoder, [nc, 32, 20, 2, 4, 1, 64]]\n"
