@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 from nextdetr.cli.main import run
 from nextdetr.detector import Detector
@@ -88,8 +89,6 @@ def test_info_shows_table_and_plot(contracted, tmp_path, capsys):
 
 
 def test_prediction_says_what_it_chose_and_whose_times_these_are(contracted, tmp_path, capsys):
-    from PIL import Image
-
     Image.new("RGB", (80, 60)).save(tmp_path / "a.png")
     arguments = ["predict", str(contracted), str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
     assert run([*arguments, "--latency", "6"]) == 0
@@ -102,13 +101,19 @@ def test_prediction_says_what_it_chose_and_whose_times_these_are(contracted, tmp
     assert "give both" in capsys.readouterr().err
 
 
-def test_an_export_has_the_point_that_was_asked_for(contracted, tmp_path):
+def test_an_export_has_the_point_that_was_asked_for(contracted, tmp_path, capsys):
     needs_runtimes()
     result = Detector(contracted).export("onnx", latency=6.0, images=1, output=tmp_path / "out")
     assert (result.image_size, result.queries, result.decoder_layers) == (64, 10, 1)
     exported = Detector(result.file)
     image = torch.zeros(48, 48, 3, dtype=torch.uint8).numpy()
     assert len(exported.predict(image, latency=6.0)) == 1
+    Image.new("RGB", (80, 60)).save(tmp_path / "a.png")
+    arguments = ["predict", result.file, str(tmp_path / "a.png"), "--output", str(tmp_path / "found"), "--latency", "10"]
+    assert run(arguments) == 0
+    said = capsys.readouterr().err
+    assert "--latency 10: 5.0 ms (64 px, 10 queries" in said  # what the file has, not the best of all
+    assert "nextdetr benchmark CHECKPOINT --points" in said
     larger = Detector(contracted).export("onnx", latency=10.0, images=1, output=tmp_path / "larger")
     with pytest.raises(ConfigError, match=r"exported with 96 px, 20 queries, 2 decoder layers, which takes 9.0 ms, and"):
         Detector(larger.file).predict(image, latency=6.0)

@@ -81,13 +81,15 @@ def tell_point(opened: OpenedModel | OpenedExport, latency: float | None, times:
     """Say on standard error what ``--latency`` chooses, and where its milliseconds were measured."""
     if latency is None:
         return
+    from nextdetr.inference.exported import OpenedExport
+    from nextdetr.inference.opened import point_at
     from nextdetr.inference.speed import processor_name
-    from nextdetr.inference.times import pick
 
-    point = pick(opened.metadata, latency, opened.source, times)
+    point = point_at(opened, latency, times)
     sys.stderr.write(f"--latency {latency:g}: {point.text}\n")
     if times is None and point.processor != processor_name():
+        model = "CHECKPOINT" if isinstance(opened, OpenedExport) else opened.source  # an exported file has no other points
         sys.stderr.write(
             f"these times are of another processor than this one ({processor_name()}): measure them here with nextdetr "
-            f"benchmark {opened.source} --points, and name its benchmark.json as --latency-of\n"
+            f"benchmark {model} --points, and name its benchmark.json as --latency-of\n"
         )

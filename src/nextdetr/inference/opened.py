@@ -14,7 +14,7 @@ from nextdetr.errors import ConfigError
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.familiarity import Familiarity, read_familiarity
 from nextdetr.inference.predictor import Predictor
-from nextdetr.inference.speed import Setting, read_points, read_table
+from nextdetr.inference.speed import Setting, SpeedPoint, read_points, read_table
 from nextdetr.inference.times import pick, retimed
 from nextdetr.memory import keep_freed_memory
 from nextdetr.pictures import MAX_PIXELS
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from nextdetr.confidence import Confidence
     from nextdetr.weights.checkpoint import OpenedModel
 
-__all__ = ["Settled", "at_latency", "bits_metadata", "settle", "stored_bits", "warn_of_random_weights", "warn_of_training"]
+__all__ = [
+    "Settled", "at_latency", "bits_metadata", "point_at", "settle", "stored_bits", "warn_of_random_weights",
+    "warn_of_training",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 _told: WeakKeyDictionary[object, str] = WeakKeyDictionary()  # what was said of the training of each model
@@ -141,21 +144,15 @@ def _place(opened: OpenedModel | OpenedExport, device: str | torch.device | None
     return "cpu"
 
 
-def at_latency(
-    opened: OpenedModel | OpenedExport, latency: float, times: str | Path | None = None
-) -> tuple[OpenedModel | OpenedExport, int | None]:
-    """Return a detector as it keeps a latency, at the size and with the decoder layers for it, and the number of queries.
-
-    An exported file has one point only, which must keep it.
+def point_at(opened: OpenedModel | OpenedExport, latency: float, times: str | Path | None = None) -> SpeedPoint:
+    """Return the point with which a detector keeps a latency; an exported file has only one, which must keep it.
 
     Raises:
         ConfigError: it has no table of speeds, or no point of it is that fast; the message says what is possible.
     """
     point = pick(opened.metadata, latency, opened.source, times)
     if not isinstance(opened, OpenedExport):
-        from nextdetr.inference.pytorch.opening import shortened
-
-        return shortened(opened, point.layers, point.image_size), point.queries
+        return point
     contract = opened.model.contract
     own = Setting(contract.image_size, contract.queries, int(contract.details.get("decoder_layers", "0")))
     table = read_table(opened.metadata, opened.source)
@@ -167,7 +164,22 @@ def at_latency(
         raise ConfigError(
             f"{opened.source}: it {takes}, and a file has one speed: export the checkpoint with --latency {latency:g}."
         )
-    return opened, None
+    return mine
+
+
+def at_latency(
+    opened: OpenedModel | OpenedExport, latency: float, times: str | Path | None = None
+) -> tuple[OpenedModel | OpenedExport, int | None]:
+    """Return a detector as it keeps a latency, at the size and with the decoder layers for it, and the number of queries.
+
+    An exported file is returned as it is. Errors are those of ``point_at``.
+    """
+    point = point_at(opened, latency, times)
+    if isinstance(opened, OpenedExport):
+        return opened, None
+    from nextdetr.inference.pytorch.opening import shortened
+
+    return shortened(opened, point.layers, point.image_size), point.queries
 
 
 def stored_bits(metadata: Mapping[str, str]) -> int:
