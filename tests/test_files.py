@@ -16,10 +16,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from nextdetr import files
+from nextdetr.detector_files import check_not_cached, detector_name, own_folder
 from nextdetr.errors import ConfigError, DataError, WriteError, out_of_memory
 from nextdetr.files import (
     atomic_write,
-    detector_name,
     exclusive,
     make_directory,
     new_directory,
@@ -251,6 +251,14 @@ def test_a_detector_is_called_after_its_run_or_its_file(source, name, tmp_path, 
     assert detector_name(source) == name
 
 
+def test_files_made_from_a_detector_go_beside_its_file(tmp_path):
+    file = tmp_path / "best.safetensors"
+    file.write_bytes(b"")
+    assert own_folder(file) == own_folder(tmp_path) == tmp_path
+    assert own_folder(tmp_path / "missing.safetensors") is own_folder("someone/cells@main") is None
+    check_not_cached(file, "calibrate")
+
+
 @pytest.mark.parametrize(("repository", "name"), [("models--someone--cells-v2", "cells-v2"), ("models--cells", "cells")])
 def test_a_detector_in_the_hubs_cache_is_called_after_its_repository(repository, name, tmp_path, monkeypatch):
     folder = tmp_path / repository
@@ -262,5 +270,8 @@ def test_a_detector_in_the_hubs_cache_is_called_after_its_repository(repository,
         (snapshot / file).symlink_to("../../blobs/abc")
     assert detector_name(snapshot / "model.safetensors") == detector_name(snapshot) == name
     assert detector_name(snapshot / "night.safetensors") == "night"
+    assert own_folder(snapshot / "model.safetensors") is own_folder(snapshot) is None
+    with pytest.raises(ConfigError, match=r"calibrate writes .* save it elsewhere first"):
+        check_not_cached(snapshot / "model.safetensors", "calibrate")
     monkeypatch.chdir(snapshot)
     assert detector_name("model.safetensors") == detector_name(".") == name

@@ -25,7 +25,6 @@ from nextdetr.errors import ConfigError, NextDETRError, WriteError, out_of_memor
 
 __all__ = [
     "atomic_write",
-    "detector_name",
     "directory_if_used",
     "exclusive",
     "file_if_done",
@@ -47,8 +46,6 @@ _log = logging.getLogger(__name__)
 
 # .<start of the name>.<machine>-<process>-<random>.partial<suffix>
 _TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.partial(\.[^.]*)?")
-_PLAIN_NAMES = ("best", "last", "detector", "model")  # they say nothing about the detector in the file
-_SNAPSHOT = re.compile(r"/models--(?:[^/]+?--)?([^/]+)/snapshots/[^/]+$")  # in huggingface_hub's cache
 _FOREIGN_AGE = 3600.0  # seconds without a change after which another machine's temporary file counts as abandoned
 _NO_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM}
 _swept: set[Path] = set()
@@ -231,26 +228,6 @@ def exclusive(target: str | Path, *, wait: float = 0.0) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def detector_name(source: str | Path) -> str:
-    """Return what to call a detector: the name of its file without the ending, or of its folder.
-
-    A file called as runs and exports call theirs (best, last, detector, model) has the name of the folder that it is in. A
-    folder in the cache of the Hugging Face Hub has the name of its repository, without the owner.
-    """
-    path = Path(source)
-    if path.is_dir():
-        return _repository(path) or path.resolve().name
-    is_plain = path.stem in _PLAIN_NAMES and path.suffix.lower() not in (".yaml", ".yml")
-    # The cache's files are links to others in another folder
-    return (is_plain and (_repository(path.parent) or path.resolve().parent.name)) or path.stem
-
-
-def _repository(folder: Path) -> str | None:
-    """Return the name of the repository whose snapshot, called after its commit, a folder is; None for other folders."""
-    match = _SNAPSHOT.search(folder.absolute().as_posix())
-    return None if match is None else match[1]
 
 
 def path_text(path: str | Path) -> str:

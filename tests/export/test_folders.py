@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,14 @@ def test_calibration_on_other_images_is_another_export(source):
     first.details["calibrated_on"], second.details["calibrated_on"] = "100 images of bccd", "100 images of coins"
     assert written(source, first, int8=True, data="bccd") == "best_onnx_int8"
     assert written(source, second, int8=True, data="coins") == "best_onnx_int8-2"
+
+
+def test_exports_of_a_detector_in_the_hubs_cache_go_to_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "models--someone--cells" / "snapshots" / ("0123456789" * 4) / "model.safetensors"
+    source.parent.mkdir(parents=True)
+    source.write_bytes(b"")
+    assert export_folder(str(source), ExportConfig(), contract_of()) == Path("runs") / "export" / "cells_onnx"
 
 
 def test_a_folder_that_was_named_is_never_taken_from_another_export(source, tmp_path):

@@ -17,6 +17,7 @@ from nextdetr.data.joined import is_part_of, name_of
 from nextdetr.data.leak import same_files
 from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.data.sources import available_splits, load_data
+from nextdetr.detector_files import check_not_cached
 from nextdetr.engine.log import Display
 from nextdetr.engine.validate import Examined, examine
 from nextdetr.errors import ConfigError, DataError
@@ -98,6 +99,7 @@ def calibrate(opened: OpenedModel | OpenedExport, config: CalibrateConfig, *, qu
         raise ConfigError(
             f"{opened.source}: calibrate writes into a trained checkpoint (*.safetensors): name that, and export it again."
         )
+    check_not_cached(opened.source, "calibrate")
     data, training = _read(opened, config)
     asked = ValConfig(data=config.data, split=config.split, batch_size=config.batch_size, device=config.device)
     examined = examine(opened, asked, quiet=quiet, data=data)

@@ -12,11 +12,12 @@ from nextdetr.config import ReportConfig, TrainConfig, ValConfig
 from nextdetr.data.joined import sets_text
 from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData
+from nextdetr.detector_files import check_not_cached, detector_name, own_folder
 from nextdetr.engine.curves import plot_curves
 from nextdetr.engine.evaluate import CocoEvaluator, EvalResult
 from nextdetr.engine.validate import examine
 from nextdetr.errors import ConfigError
-from nextdetr.files import detector_name, optional_file, write_text_atomic
+from nextdetr.files import optional_file, write_text_atomic
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.speed import read_table
 from nextdetr.inference.speed_text import table_lines
@@ -92,6 +93,8 @@ def report(opened: OpenedModel | OpenedExport, config: ReportConfig, *, quiet: b
     """
     if config.store and (isinstance(opened, OpenedExport) or Path(opened.source).suffix != ".safetensors"):
         raise ConfigError(f"{opened.source}: --store writes into a checkpoint (*.safetensors); name the checkpoint.")
+    if config.store:
+        check_not_cached(opened.source, "report --store")
     examined = examine(opened, config, quiet=quiet)
     target = config.output or report_target(opened.source)
     analysis = write_page(
@@ -200,15 +203,13 @@ def thresholds_of(evaluator: CocoEvaluator) -> Thresholds:
 
 
 def report_target(source: str | Path) -> Path:
-    """Return the path of a detector's page: in the folder of its file, or in the working directory without one."""
-    path = Path(source)
-    folder = path if path.is_dir() else path.parent if path.is_file() else Path()
-    return folder / PAGE
+    """Return the path of a detector's page: in the folder of its file, or in the working directory (``own_folder``)."""
+    return (own_folder(source) or Path()) / PAGE
 
 
 def _metrics_table(source: str) -> Path | None:
-    path = report_target(source).parent / "metrics.csv"
-    return path if path.is_file() else None
+    folder = own_folder(source)
+    return folder / "metrics.csv" if folder is not None and (folder / "metrics.csv").is_file() else None
 
 
 def _store(opened: OpenedModel | OpenedExport, analysis: Analysis, split: str) -> None:

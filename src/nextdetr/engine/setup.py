@@ -17,6 +17,7 @@ from nextdetr.data.identity import describe_identity
 from nextdetr.data.joined import joined_yaml, name_of, sets_of
 from nextdetr.data.records import DetectionData
 from nextdetr.data.unlabelled_set import find_more
+from nextdetr.detector_files import detector_name
 from nextdetr.engine.fine_tune import FineTuning, has_own_backbone, plan_fine_tuning, start_weights, trained_before
 from nextdetr.engine.latency import affordable_size, check_contract, times_of
 from nextdetr.engine.recipe import backbone_factor, choose_recipe
@@ -35,7 +36,7 @@ from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.engine.teacher import Teacher, open_teacher
 from nextdetr.errors import ConfigError
-from nextdetr.files import detector_name, write_text_atomic
+from nextdetr.files import write_text_atomic
 from nextdetr.identity import Identity
 from nextdetr.inference.opened import stored_bits
 from nextdetr.inference.times import Meter, Times

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nextdetr.config import BenchmarkConfig, ExportConfig
 from nextdetr.data.raw import plural
+from nextdetr.detector_files import detector_name
 from nextdetr.errors import ConfigError
 from nextdetr.export.advice import Advice, Precision, advise
 from nextdetr.export.folders import float_beside
 from nextdetr.export.measure import Ceilings, Kind, Task, ceilings, file_bytes, measure, preprocessing
 from nextdetr.extras import is_installed
-from nextdetr.files import atomic_write, detector_name, file_if_done, new_directory_if_used, write_text_atomic
+from nextdetr.files import atomic_write, file_if_done, new_directory_if_used, write_text_atomic
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.exported import OpenedExport, open_any, open_export
 from nextdetr.inference.header import exported_file, read_metadata

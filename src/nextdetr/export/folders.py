@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from nextdetr.config import ExportConfig
+from nextdetr.detector_files import detector_name, own_folder
 from nextdetr.errors import ConfigError, ModelFileError
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.header import read_metadata
@@ -39,9 +40,10 @@ def export_folder(source: str, config: ExportConfig, contract: Contract) -> Path
         if found is not None:
             raise ConfigError(f"{config.output}: it holds a different export: {found}. Give --output another folder.")
         return config.output
-    path = Path(source)
-    parent = path.parent if path.is_file() else Path("runs") / "export"
-    name = "_".join((path.stem, *_tags(config)))
+    own = own_folder(source) if Path(source).is_file() else None
+    # Elsewhere, the name of the file may say too little: in the Hub's cache all are called model.safetensors
+    name = "_".join((detector_name(source) if own is None else Path(source).stem, *_tags(config)))
+    parent = own or Path("runs") / "export"
     numbered = itertools.chain((name,), (f"{name}-{number}" for number in itertools.count(2)))
     return next(parent / free for free in numbered if _difference(parent / free, source, config, contract) is None)
 

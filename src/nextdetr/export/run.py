@@ -21,6 +21,7 @@ from nextdetr.data.records import ImageRecord
 from nextdetr.data.seen import TRAINED_ON
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.data.split import SetAside, load_scored
+from nextdetr.detector_files import detector_name
 from nextdetr.errors import ConfigError, missing_extra
 from nextdetr.export.advice import Advice, compare_files
 from nextdetr.export.folders import NAMES, REPORT, export_folder
@@ -35,7 +36,7 @@ from nextdetr.export.stamp import stamp_passed
 from nextdetr.export.web.folder import WebFolder, write_folder
 from nextdetr.export.web.runtime import runtime_files
 from nextdetr.extras import is_installed
-from nextdetr.files import detector_name, directory_if_used, write_text_atomic
+from nextdetr.files import directory_if_used, write_text_atomic
 from nextdetr.inference.contract import UNJUDGED, Contract
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.opened import stored_bits

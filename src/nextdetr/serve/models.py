@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nextdetr.confidence import CALIBRATED, Calibrated, named_thresholds, read_calibrated
 from nextdetr.config_serve import ServeConfig
+from nextdetr.detector_files import detector_name
 from nextdetr.errors import ConfigError, NextDETRError
-from nextdetr.files import detector_name
 from nextdetr.inference.exported import OpenedExport, open_any
 from nextdetr.inference.opened import settle, warn_of_random_weights, warn_of_training
 from nextdetr.inference.predictor import Predictor
