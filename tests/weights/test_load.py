@@ -236,3 +236,14 @@ def test_weights_are_recognised_once_until_one_of_their_files_changes(tmp_path, 
         (folder / "README.md").unlink()
     save_file(sparse(original(*ATTO, classes=None)), folder / "model.safetensors")
     assert open_weights(folder)[1].kind == "convnextv2-fcmae-sparse"
+
+
+def test_the_weights_used_last_stay_recognised(tmp_path, monkeypatch):
+    recognised = []
+    monkeypatch.setattr(load, "_MOST_RECOGNISED", 2)
+    monkeypatch.setattr(load, "identify", lambda file: recognised.append(file.path.name) or table.identify(file))
+    for name in "abc":
+        detector_file(tmp_path / name, ("cell",))
+    for name in "ababcb":
+        open_weights(tmp_path / name)
+    assert recognised == ["a", "b", "c"]

@@ -77,11 +77,11 @@ def open_weights(source: str | Path) -> tuple[WeightsFile, Identity]:
         file.extra["card"] = dict(located.card)
     if located.name != str(located.path):
         file.path = PurePosixPath(located.name)
-    identity = _recognised.get(state) or identify(file)
-    if len(_recognised) >= _MOST_RECOGNISED:
-        _recognised.clear()
+    identity = _recognised.pop(state, None) or identify(file)
     if state is not None:
-        _recognised[state] = identity
+        _recognised[state] = identity  # last, so that the first is the one not used for longest
+        if len(_recognised) > _MOST_RECOGNISED:
+            _recognised.pop(next(iter(_recognised)), None)
     return file, identity
 
 
