@@ -175,17 +175,16 @@ def _unseen(both: Sequence[OpenedModel | OpenedExport], config: CompareConfig) -
     if config.data is None:
         return [None] * len(both)
     if split_called(config.split) == "train":
-        return [load_split(opened, config) for opened in both]
+        return _whole(both, config)
     known = [trained_on(each.metadata) if each.trained else frozenset[bytes]() for each in both]
     seen = [digests for digests in known if digests is not None]
     if len(seen) < len(both):
         unsure = {each.source: why_unknown(each.metadata) for each, found in zip(both, known, strict=True) if found is None}
         note = "".join(f"; {source} may have been trained on some of it ({why})" for source, why in unsure.items())
-        whole = [load_split(opened, config) for opened in both]
-        return [replace(part, recognised=part.recognised + note) for part in whole]
+        return [replace(part, recognised=part.recognised + note) for part in _whole(both, config)]
     there = available_splits(config.data)
     no_val = config.split == "val" and config.split_off is None and "val" not in there and "train" in there
-    parts = [_rest_of_train(opened, both, config) if no_val else load_split(opened, config) for opened in both]
+    parts = [_rest_of_train(opened, both, config) for opened in both] if no_val else _whole(both, config)
     records = parts[0].records
     used = seen_by(records, seen)
     kept = {record.path for record, by in zip(records, used, strict=True) if not any(by)}
@@ -207,6 +206,11 @@ def _unseen(both: Sequence[OpenedModel | OpenedExport], config: CompareConfig) -
         )
         for part in parts
     ]  # fmt: skip
+
+
+def _whole(both: Sequence[OpenedModel | OpenedExport], config: CompareConfig) -> list[DetectionData]:
+    """Read the split with the classes of each detector."""
+    return [load_split(opened, config) for opened in both]
 
 
 def _rest_of_train(
