@@ -1,12 +1,12 @@
-"""A small detector with and without a teacher, in equal minutes, on several seeds.
+"""A small detector with and without a teacher, in equal minutes or equal epochs, on several seeds.
 
-    python benchmarks/distill.py DATA --teacher CKPT [--model nextdetr-zepto] [--minutes 24] [--seeds 0 1 2]
-        [--image-size 320] [--variants plain teacher half places maps] [--output DIR] [--test] [--write]
+    python benchmarks/distill.py DATA --teacher CKPT [--model nextdetr-zepto] [--minutes 24 | --epochs N]
+        [--seeds 0 1 2] [--image-size 320] [--variants plain teacher half places maps] [--output DIR] [--test] [--write]
 
 Every variant trains from random weights with the recipe's settings and the same minutes, including validation, so that
-the cost of the teacher means fewer epochs. Variants are compared by their best AP on ``val``. With ``--test``, the
-chosen one and the plain one are also scored on ``test``, once per seed; the scores are stored in the run folders.
-Finished runs are reported, not trained again, and stopped ones are resumed.
+the cost of the teacher means fewer epochs; with ``--epochs``, all take the same number of steps. Variants are compared by
+their best AP on ``val``. With ``--test``, the chosen one and the plain one are also scored on ``test``, once per seed; the
+scores are stored in the run folders. Finished runs are reported, not trained again, and stopped ones are resumed.
 
 plain: labels only. teacher: all distillation losses, in the whole run. half: in the first half of the run. places:
 classes, boxes and edges, but no maps. maps: maps only.
@@ -30,14 +30,19 @@ VARIANTS: dict[str, dict[str, float]] = {
 }  # fmt: skip
 
 
+def length(options: argparse.Namespace) -> dict[str, float]:
+    """Length of each run: epochs if given, else minutes."""
+    return {"minutes": options.minutes} if options.epochs is None else {"epochs": options.epochs}
+
+
 def train(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
     """Train, unless already done; return the best validation, epochs, and the teacher's share of a step."""
     folder = Path(options.output) / f"{variant}-{seed}"
     done = folder / "result.json"
     if not done.is_file():
         settings: dict[str, Any] = {
-            "data": options.data, "minutes": options.minutes, "image_size": options.image_size, "seed": seed,
-            "output": folder, "profile": True, **VARIANTS[variant],
+            "data": options.data, "image_size": options.image_size, "seed": seed, "output": folder, "profile": True,
+            **length(options), **VARIANTS[variant],
         }  # fmt: skip
         if variant != "plain":
             settings["teacher"] = options.teacher
@@ -83,6 +88,7 @@ def main() -> None:
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--model", default="nextdetr-zepto")
     parser.add_argument("--minutes", type=float, default=24)
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--image-size", type=int, default=320)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=["plain", "teacher"])
@@ -100,11 +106,12 @@ def main() -> None:
         rows.append(
             f"| {variant} | {shown(scores)} | {epochs:.0f} | {statistics.mean(share(result) for result in results):.0%} |"
         )
+    ((unit, amount),) = length(options).items()
     lines = [
-        f"# {options.model} with and without a teacher, {options.minutes:g} minutes each",
+        f"# {options.model} with and without a teacher, {amount:g} {unit} each",
         "",
         f"`python benchmarks/distill.py DATA --teacher {Path(options.teacher).name} --model {options.model} "
-        f"--minutes {options.minutes:g} --image-size {options.image_size} "
+        f"--{unit} {amount:g} --image-size {options.image_size} "
         f"--seeds {' '.join(map(str, options.seeds))} --variants {' '.join(options.variants)}`. {machine()}",
         "",
         f"Random weights; the teacher: {teacher_line(options)}",

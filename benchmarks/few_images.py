@@ -87,7 +87,8 @@ def main() -> None:
         f"# {options.images} labelled images of {Path(options.data).stem}: kinds of augmentation after {steps} steps",
         "",
         f"`python benchmarks/few_images.py DATA --images {options.images} --epochs {options.epochs} "
-        f"--model {options.model} --image-size {options.image_size} --seeds {' '.join(map(str, options.seeds))}`. "
+        f"--model {options.model} --image-size {options.image_size} --seeds {' '.join(map(str, options.seeds))} "
+        f"--variants {' '.join(options.variants)}`. "
         f"Random weights, equal steps. {machine()}",
         "",
         "| | AP on the whole `val` at the end, mean (seeds) | the best epoch |",
