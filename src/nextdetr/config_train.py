@@ -54,8 +54,8 @@ class TrainConfig(CommandConfig):
     backbone_weights: Path | None = Field(None, description="Backbone weights to start from: file, folder or name.")
     start: str | None = Field(
         None,
-        description="Published weights to start from: auto (the best match), or a name from nextdetr weights list; none: "
-        "random ones, as by default, without a hint at what would fit.",
+        description="Published weights to start from: auto (the best for this data and machine), or a name from nextdetr "
+        "weights list; none: random ones, as by default, without a hint at what would fit.",
     )
     allow_partial: bool = Field(False, description="Accept weights of which less than half fit, or of another backbone.")
     teacher: Path | None = Field(

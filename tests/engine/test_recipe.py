@@ -38,14 +38,21 @@ def choose(data=CELLS, machine=LAPTOP, backbone=None, without_labels=False, **se
 def test_cells_on_a_laptop():
     recipe = choose()
     config = recipe.config
-    assert (config.model, config.image_size, config.batch_size, config.epochs) == ("nextdetr-atto", 320, 8, 73)
+    assert (config.model, config.image_size, config.batch_size, config.epochs) == ("nextdetr-zepto", 320, 8, 73)
     assert (config.minutes, config.learning_rate, config.workers, config.cache) == (None, 8e-4, 1, "full")
     assert (config.augmentation, config.flip_horizontal, config.backbone_rate_factor) == ("mild", True, 1.0)
     assert (config.mosaic, config.mixup, config.copy_paste) == (0, 0, 0)
     assert config.data == ("cells",)
     assert 4 <= len(recipe.text.splitlines()) <= 10
-    for words in ("--model nextdetr-atto", "--image-size 320", "--batch-size 8", "--epochs 73", "--cache full"):
+    for words in (
+        "--model nextdetr-zepto",
+        "--image-size 320",
+        "--batch-size 8",
+        "--epochs 73",
+        "--cache full",
+    ):
         assert words in recipe.text
+    assert "the fastest for 2 threads" in recipe.text
     assert recipe == choose()
 
 
@@ -278,9 +285,15 @@ def test_queries_are_the_model_files(name):
     assert decoder.arguments[2] == QUERIES.get(name, QUERIES_ELSEWHERE)
 
 
+def test_more_boxes_than_the_smallest_has_queries_get_a_larger_model():
+    recipes = [choose(replace(CELLS, most_boxes=boxes)) for boxes in (100, 101)]
+    assert [recipe.config.model for recipe in recipes] == ["nextdetr-zepto", "nextdetr-atto"]
+    assert "with more than 100 queries" in recipes[1].text
+
+
 def test_more_boxes_than_queries_are_told():
     assert "250 boxes, and the model 200 queries" in choose(replace(CELLS, most_boxes=250)).text
-    assert "queries" not in choose(replace(CELLS, most_boxes=200)).text
+    assert "it finds at most" not in choose(replace(CELLS, most_boxes=200)).text
 
 
 def test_a_short_run_trains_the_backbone_throughout():

@@ -8,12 +8,15 @@ from pathlib import Path
 from nextdetr.config import TrainConfig
 from nextdetr.errors import ConfigError
 from nextdetr.files import is_local
+from nextdetr.models.graph import build_skeleton
 from nextdetr.models.modelfile import available_models, load_model_file, shipped_name
-from nextdetr.weights.published import Published, close_names, find_published, start_for
+from nextdetr.weights.published import Published, close_names, detector_up_to, find_published, start_for
 
 __all__ = ["choose_start"]
 
 _CONVNEXT = "convnextv2_"
+#: Parameters of a detector that may replace any model that the recipe chose: those of the published nano sizes.
+_SMALL = 4_000_000
 
 
 def choose_start(config: TrainConfig, model: Callable[[], str], tell: Callable[[str], None]) -> TrainConfig:
@@ -36,7 +39,7 @@ def choose_start(config: TrainConfig, model: Callable[[], str], tell: Callable[[
         return config if entry is None or entry.part == "backbone" else _of_its_model(config, entry, {}, tell)
     if config.start == "none":
         return config.model_copy(update={"start": None})
-    entry = _best(model()) if config.start == "auto" else find_published(config.start)
+    entry = _best(config, model()) if config.start == "auto" else find_published(config.start)
     if entry is None and config.start == "auto":
         raise ConfigError(
             f"--start auto: no published weights are known for {model()}; leave it out, or name another --model."
@@ -64,15 +67,30 @@ def _advise(config: TrainConfig, model: Callable[[], str], tell: Callable[[str],
     """Suggest published weights for a run that would start from random ones."""
     if config.weights is not None or config.backbone_weights is not None:
         return
-    entry = _best(model())
+    name = model()
+    entry = _best(config, name)
     if entry is not None:
+        instead = "" if entry.part == "backbone" or entry.model == name else f", with --model {entry.model}"
         tell(
-            f"Published weights fit this model: {_described(entry)}. The same command with --start auto starts from them "
-            "instead of random weights; nothing was downloaded."
+            f"Published weights to start from: {_described(entry)}. The same command with --start auto starts from them "
+            f"instead of random weights{instead}; nothing was downloaded."
         )
 
 
-def _best(model: str) -> Published | None:
+def _best(config: TrainConfig, model: str) -> Published | None:
+    """Return the best published start for a run that would train ``model``.
+
+    If the user leaves the model open, that is a detector about as large as it, with its own model: one that knows COCO is
+    ahead of any backbone. The times of a speed contract are those of a certain model, so there the model stays.
+    """
+    if "model" in config.model_fields_set or config.latency is not None:
+        return _fitting(model)
+    file = load_model_file(model)
+    parameters = sum(parameter.numel() for parameter in build_skeleton(file, num_classes=1).parameters())
+    return detector_up_to(max(parameters, _SMALL)) or _fitting(model)
+
+
+def _fitting(model: str) -> Published | None:
     """Return the published weights that fit a shipped model or a model YAML best; None for one that brings its own."""
     if model not in available_models() and not (model.endswith((".yaml", ".yml")) and Path(model).is_file()):
         return None

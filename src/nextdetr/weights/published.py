@@ -8,13 +8,14 @@ table of models; the files' pages on the Hugging Face Hub for sizes (rounded as 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from nextdetr.models.modelfile import available_models
 
-__all__ = ["Published", "all_published", "close_names", "find_published", "listed_weights", "start_for"]
+__all__ = ["Published", "all_published", "close_names", "detector_up_to", "find_published", "listed_weights", "start_for"]
 
 APACHE, NON_COMMERCIAL, DINOV3 = "Apache-2.0", "CC-BY-NC-4.0", "dinov3-license"
 
@@ -173,3 +174,12 @@ def start_for(model: str, backbone: str | None) -> Published | None:
     fitting = [entry for entry in entries if entry.model == model]
     fitting = fitting or [entry for entry in entries if backbone is not None and entry.model == f"convnextv2-{backbone}"]
     return max(fitting, key=lambda entry: (entry.licence == APACHE, entry.metric or 0.0), default=None)
+
+
+def detector_up_to(parameters: int) -> Published | None:
+    """Return the published detector with the highest AP among those of at most so many parameters, if any."""
+    fitting = [
+        entry for entry in listed_weights()
+        if entry.part == "detector" and entry.metric is not None and (entry.parameters or math.inf) <= parameters
+    ]  # fmt: skip
+    return max(fitting, key=lambda entry: entry.metric or 0.0, default=None)
