@@ -177,7 +177,7 @@ def start_for(model: str, backbone: str | None) -> Published | None:
 
 
 def detector_up_to(parameters: int) -> Published | None:
-    """Return the published detector with the highest AP among those of at most so many parameters, if any."""
+    """Return the published detector with the highest AP among those with at most ``parameters``, if any."""
     fitting = [
         entry for entry in listed_weights()
         if entry.part == "detector" and entry.metric is not None and (entry.parameters or math.inf) <= parameters
