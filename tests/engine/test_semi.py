@@ -295,7 +295,7 @@ def test_what_the_recipe_chooses():
 
 
 def test_what_takes_a_processor_too_long_gets_minutes():
-    config = TrainConfig(data="cells", unlabelled=("more",))
+    config = TrainConfig(data="cells", model="nextdetr-atto", unlabelled=("more",))
     recipe = choose_recipe(config, replace(CELLS, images=20, boxes=280), LAPTOP, models=MODELS)
     assert "--epochs 300: " in recipe.text
     chosen = with_unlabelled(recipe, config, 20, 180)
