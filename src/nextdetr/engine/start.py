@@ -80,8 +80,9 @@ def _advise(config: TrainConfig, model: Callable[[], str], tell: Callable[[str],
 def _best(config: TrainConfig, model: str) -> Published | None:
     """Return the best published start for a run that would train ``model``.
 
-    If the user leaves the model open, that is a detector about as large as it, with its own model: one that knows COCO is
-    ahead of any backbone. The times of a speed contract are those of a certain model, so there the model stays.
+    If the user leaves the model open, that is a detector about as large as it, with its own model: less of it starts from
+    nothing than with a backbone alone (not measured). The times of a speed contract are those of a certain model, so there
+    the model stays.
     """
     if "model" in config.model_fields_set or config.latency is not None:
         return _fitting(model)
