@@ -102,6 +102,10 @@ def test_a_name_brings_its_model():
     assert chosen(start="rtdetr-r18vd-coco", model="nextdetr-atto")[0].model == "nextdetr-atto"
     assert chosen(weights=Path("PekingU/rtdetr_r34vd"))[0].model == "rtdetr-r34vd"
     assert chosen(weights=Path("mine.safetensors"))[0].model == "nextdetr-atto"
+    for name in ("rtdetr-r34vd-coco@main", "PekingU/rtdetr_r34vd@v1"):
+        assert chosen(weights=Path(name))[0].model == "rtdetr-r34vd"
+        config, _ = chosen(start=name)
+        assert (config.model, config.weights) == ("rtdetr-r34vd", Path(name))
     with pytest.raises(ConfigError, match="did you mean rtdetr-r18vd-coco"):
         chosen(start="rtdetr-r18vd-coc")
 

@@ -11,7 +11,18 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["Hub", "Repository", "serving"]
+__all__ = ["CARD", "FOLDER", "WEIGHTS", "Hub", "Repository", "serving"]
+
+
+CARD = b"---\nlicense: mit\n---\n# A model\n"
+WEIGHTS = bytes(range(256)) * 64  # 16 KiB, which nothing but the reader looks into
+FOLDER = {
+    "README.md": CARD,
+    "config.json": b"{}",
+    "model.safetensors": WEIGHTS,
+    "pytorch_model.bin": b"old",
+    "tf_model.h5": b"x",
+}
 
 
 @dataclass

@@ -3,86 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import yaml
 from huggingface_hub import constants
-from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
-from nextdetr import Detector
 from nextdetr.cli.main import run
-from nextdetr.config import TrainConfig
-from nextdetr.engine.resume import Contract
-from nextdetr.engine.setup import prepare_teacher
-from nextdetr.engine.teacher import open_teacher
-from nextdetr.engine.train import train
-from nextdetr.errors import ConfigError, WeightsError
-from nextdetr.models.graph import build_model
+from nextdetr.errors import WeightsError
 from nextdetr.models.modelfile import available_models
 from nextdetr.weights import remote
-from nextdetr.weights.backbone import open_encoder, open_features
-from nextdetr.weights.checkpoint import read_detector_metadata, save_detector
-from nextdetr.weights.layouts.classes import COCO
-from nextdetr.weights.load import open_weights
 from nextdetr.weights.published import all_published, find_published, listed_weights
 from nextdetr.weights.remote import is_pinned, locate, parse_name
-from tests.helpers import squares, tiny_model
-from tests.weights.hub_server import Repository, serving
-
-CARD = b"---\nlicense: mit\n---\n# A model\n"
-WEIGHTS = bytes(range(256)) * 64  # 16 KiB, which nothing but the reader looks into
-FOLDER = {
-    "README.md": CARD,
-    "config.json": b"{}",
-    "model.safetensors": WEIGHTS,
-    "pytorch_model.bin": b"old",
-    "tf_model.h5": b"x",
-}
-
-
-@pytest.fixture(scope="module")
-def server():
-    with serving() as hub:
-        yield hub
-
-
-@pytest.fixture
-def hub(server, tmp_path, monkeypatch):
-    """The server, with an empty cache, in an empty folder."""
-    server.repositories, server.down = {"owner/name": Repository({"main": dict(FOLDER), "v1": dict(FOLDER)})}, False
-    server.asked.clear()
-    server.ranges.clear()
-    monkeypatch.setattr(constants, "ENDPOINT", server.address)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}"
-    )
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)
-    quick = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})  # between the client's own attempts
-    monkeypatch.setattr("huggingface_hub.file_download.time", quick)
-    monkeypatch.setattr("huggingface_hub.utils._http.time", quick, raising=False)
-    for timeout in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):  # this machine may be busy
-        monkeypatch.setattr(constants, timeout, 200)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    disable_progress_bars()
-    yield server
-    enable_progress_bars()
-
-
-@pytest.fixture(autouse=True)
-def _forget():
-    remote._fetched.cache_clear()
-    yield
-    remote._fetched.cache_clear()
+from tests.weights.hub_server import FOLDER, WEIGHTS, Repository
 
 
 def again(source):
@@ -168,6 +101,16 @@ def test_which_file_is_taken(hub):
     hub.repositories["owner/name"].revisions["main"] = {"model.onnx": b"a"}
     remote._fetched.cache_clear()
     refused("owner/name", "it has none that NextDETR reads")
+
+
+def test_a_repository_without_a_card_has_no_licence(hub, capsys):
+    Path("README.md").write_bytes(b"---\nlicense: gpl-3.0\n---\n# Of the working folder\n")
+    hub.repositories["owner/name"].revisions["main"] = {"model.safetensors": WEIGHTS}
+    found = locate("owner/name")
+    assert found.card == {}
+    assert "licence of the weights: not stated by its card" in capsys.readouterr().err
+    hub.down = True
+    assert again("owner/name") == found
 
 
 def test_shards(hub):
@@ -285,114 +228,3 @@ def test_our_list_and_its_licences(hub, capsys):
     )  # fmt: skip
     assert run(["weights", "list"]) == 0
     assert "PekingU/rtdetr_r50vd" in capsys.readouterr().out
-
-
-@pytest.fixture(scope="module")
-def atto():
-    """A backbone in timm's layout, as a repository of timm's has it."""
-    from safetensors.torch import save
-
-    from nextdetr.models.convnextv2 import SIZES
-    from nextdetr.weights.layouts.convnext_timm import to_timm
-    from tests.weights.layouts_of_original import original
-
-    state = to_timm(original(*SIZES["atto"][:2], classes=None))
-    config = {
-        "architecture": "convnextv2_atto",
-        "num_classes": 0,
-        "pretrained_cfg": {"tag": "fcmae", "license": "cc-by-nc-4.0"},
-    }
-    return {
-        "README.md": b"---\nlicense: cc-by-nc-4.0\n---\n", "config.json": json.dumps(config).encode(),
-        "model.safetensors": save({name: tensor.contiguous() for name, tensor in state.items()}),
-    }  # fmt: skip
-
-
-def test_what_is_fetched_is_read_and_its_origin_goes_along(hub, atto, tmp_path, capsys):
-    hub.repositories["timm/convnextv2_atto.fcmae"] = Repository({"main": atto})
-    file, identity = open_weights("convnextv2-atto-fcmae")
-    assert (identity.kind, identity.licence, identity.without_labels) == ("convnextv2-timm", "CC-BY-NC-4.0", True)
-    pinned = str(file.path)
-    assert re.fullmatch(r"timm/convnextv2_atto\.fcmae@[0-9a-f]{40}", pinned)
-    command = ["weights", "inspect", "timm/convnextv2_atto.fcmae", "--model", "nextdetr-atto", "--json"]
-    assert run(command) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["fit"]["fits"], found["weights_licence"]) == (True, "CC-BY-NC-4.0")
-    assert run(["weights", "convert", "timm/convnextv2_atto.fcmae@main", "--to", "nextdetr", "--json"]) == 0
-    written = Path(json.loads(capsys.readouterr().out)["output"])
-    assert written == Path("convnextv2_atto.fcmae-nextdetr.safetensors")
-    assert open_weights(written)[0].metadata["source_weights"] == pinned
-    hub.repositories["timm/convnextv2_atto.fcmae"].revisions["main"] = {"model.safetensors": b"not weights at all"}
-    remote._fetched.cache_clear()
-    assert run(["weights", "inspect", "timm/convnextv2_atto.fcmae", "--json"]) == 2
-
-
-def test_other_doors_take_names_too(hub, atto, tmp_path):
-    hub.repositories["timm/convnextv2_atto.fcmae"] = Repository({"main": atto})
-    pinned = locate("convnextv2-atto-fcmae").name
-    assert open_features("convnextv2-atto-fcmae").metadata["source_weights"] == pinned  # for embed
-    assert len(open_encoder(pinned).stages) == 4  # for probe and analyze
-    detector = Detector(tiny_model(tmp_path), backbone_weights="timm/convnextv2_atto.fcmae", device="cpu")
-    assert detector.load_reports[0].source == pinned
-    saved = read_detector_metadata(detector.save_pretrained("saved") / "model.safetensors")
-    assert (saved["source_weights"], saved["weights_licence"]) == (pinned, "CC-BY-NC-4.0")
-    other = atto | {"config.json": b'{"model_type": "yolos"}'}
-    hub.repositories["owner/yolos"] = Repository({"main": other})
-    with pytest.raises(
-        WeightsError, match=r"^owner/yolos@[0-9a-f]{40}: its config.json says YOLOS \(yolos\), which NextDETR"
-    ):
-        open_weights("owner/yolos")
-
-
-def test_a_training_by_name(hub, atto, tmp_path):
-    hub.repositories["timm/convnextv2_atto.fcmae"] = Repository({"main": atto})
-    config = TrainConfig(
-        data=str(squares(tmp_path / "data", 3)), model=str(tiny_model(tmp_path)), output=tmp_path / "run", epochs=1,
-        image_size=64, batch_size=2, workers=0, device="cpu", start="convnextv2-atto-fcmae",
-    )  # fmt: skip
-    checkpoint = train(config, quiet=True).checkpoint
-    metadata = read_detector_metadata(checkpoint)
-    assert metadata["weights_licence"] == "CC-BY-NC-4.0"
-    assert metadata["source_weights"] == locate("convnextv2-atto-fcmae").name
-    stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert (stored["backbone_weights"], stored["start"]) == ("convnextv2-atto-fcmae", None)
-    assert stored["backbone_rate_factor"] == 1.0  # its timm tag says that it has seen no labels
-
-
-def test_a_teacher_by_name(hub, tmp_path):
-    model = build_model("deimv2-atto", num_classes=80)
-    save_detector(
-        tmp_path / "t.safetensors", model.state_dict(), model_text=model.text, classes=list(COCO), image_size=320,
-        weights_licence="Apache-2.0",
-    )  # fmt: skip
-    files = {"README.md": CARD, "model.safetensors": (tmp_path / "t.safetensors").read_bytes()}
-    hub.repositories["Intellindust/DEIMv2_HGNetv2_ATTO_COCO"] = Repository({"main": files})
-    teacher = open_teacher("deimv2-atto-coco")
-    assert teacher.opened.classes == list(COCO)
-    assert teacher.to_metadata() == {"teacher": "deimv2-atto-coco", "teacher_licence": "Apache-2.0"}
-    hub.down = True
-    remote._fetched.cache_clear()
-    again = prepare_teacher(
-        TrainConfig(teacher="deimv2-atto-coco", resume=tmp_path), Contract(list(COCO), teacher=teacher.digest)
-    )
-    assert again is not None
-    with pytest.raises(WeightsError, match="the Hub cannot be reached"):
-        open_teacher("deimv2-femto-coco")
-    with pytest.raises(ConfigError, match=r"there is no such teacher; give --teacher .* a name of nextdetr weights list"):
-        open_teacher("deimv2-atto-coc")
-
-
-def test_the_command_line_with_hf_endpoint(server, atto, tmp_path):
-    server.repositories, server.down = {"timm/convnextv2_atto.fcmae": Repository({"main": atto})}, False
-    environment = {
-        **os.environ, "HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1",
-        "HF_HUB_OFFLINE": "0", "HF_HUB_ETAG_TIMEOUT": "200", "HF_HUB_DOWNLOAD_TIMEOUT": "200",
-        "PYTHONIOENCODING": "utf-8",
-    }  # fmt: skip
-    command = [sys.executable, "-m", "nextdetr", "weights", "inspect", "timm/convnextv2_atto.fcmae", "--json"]
-    found = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=250, check=True, encoding="utf-8"
-    )
-    assert json.loads(found.stdout)["kind"] == "convnextv2-timm"
-    assert "downloading model.safetensors" in found.stderr
-    assert (tmp_path / "hub" / "models--timm--convnextv2_atto.fcmae").is_dir()

@@ -49,7 +49,8 @@ def choose_start(config: TrainConfig, model: Callable[[], str], tell: Callable[[
         hint = f"did you mean {' or '.join(close)}?" if close else "nextdetr weights list shows them."
         raise ConfigError(f"--start {config.start}: no published weights have this name; {hint}")
     tell(f"Starting from {_described(entry)}")
-    weights = {"weights" if entry.part == "detector" else "backbone_weights": Path(entry.name), "start": None}
+    named = Path(entry.name if config.start == "auto" else config.start)  # with the user's revision
+    weights = {"weights" if entry.part == "detector" else "backbone_weights": named, "start": None}
     return _of_its_model(config, entry, weights, tell) if entry.part == "detector" else config.model_copy(update=weights)
 
 

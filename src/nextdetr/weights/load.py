@@ -20,7 +20,7 @@ from nextdetr.weights.folder import CARD, CONFIG
 from nextdetr.weights.gate import check_tensor
 from nextdetr.weights.layouts.classes import match_classes
 from nextdetr.weights.layouts.table import Identity, identify
-from nextdetr.weights.reader import WeightsFile, read_tensors
+from nextdetr.weights.reader import WeightsFile, beside, read_tensors
 from nextdetr.weights.remote import Located, locate
 from nextdetr.weights.report import LoadReport
 from nextdetr.weights.rows import to_model
@@ -73,6 +73,8 @@ def open_weights(source: str | Path) -> tuple[WeightsFile, Identity]:
     located = locate(source)
     state = _state_of(located)  # first, so that a change while it is read is noticed the next time
     file = read_tensors(located.path)
+    if located.whole and located.path.is_file():  # the only weights of a repository, under another name than usual
+        file.extra |= beside(located.path.parent)
     if located.card:
         file.extra["card"] = dict(located.card)
     if located.name != str(located.path):

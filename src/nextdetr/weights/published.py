@@ -151,8 +151,9 @@ def listed_weights() -> list[Published]:
 
 
 def find_published(name: str) -> Published | None:
-    """Return the entry of a short name, or of a repository ``owner/name``; otherwise None."""
-    return next((entry for entry in all_published() if name in (entry.name, entry.repository)), None)
+    """Return the entry of a short name, or of a repository ``owner/name``, each perhaps with a revision; otherwise None."""
+    plain = name.partition("@")[0]
+    return next((entry for entry in all_published() if plain in (entry.name, entry.repository)), None)
 
 
 def close_names(name: str) -> list[str]:

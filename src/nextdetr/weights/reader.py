@@ -26,7 +26,7 @@ from nextdetr.weights.pickle.stubs import Stub
 from nextdetr.weights.pickle.torchfile import TorchFile, is_legacy, open_legacy, open_zip
 from nextdetr.weights.tensorfile import DTYPES, open_tensors
 
-__all__ = ["WeightsFile", "check_finite", "read_tensors"]
+__all__ = ["WeightsFile", "beside", "check_finite", "read_tensors"]
 
 _MAX_JSON = 16 << 20
 _LFS = b"version https://git-lfs"
@@ -92,7 +92,7 @@ def read_tensors(path: str | Path, *, key: str | None = None) -> WeightsFile:
             raise WeightsError(f"{path}: no such file." if not path.exists() else f"{path}: not an ordinary file.")
         file = _read_file(path, key)
         if path.name in FOLDER_FILES:
-            file.extra |= _beside(path.parent)
+            file.extra |= beside(path.parent)
         return file
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error}).") from error
@@ -225,11 +225,15 @@ def _read_folder(folder: Path, key: str | None) -> WeightsFile:
             raise WeightsError(f"{folder}: a folder with {several}; give a weights file or a folder of transformers.")
         name = found[0]
     file = _read_shards(folder, folder / name, key) if name.endswith(".index.json") else _read_file(folder / name, key)
-    return WeightsFile(folder, "folder", file.tensors, file.metadata, file.extra | _beside(folder), file.maps)
+    return WeightsFile(folder, "folder", file.tensors, file.metadata, file.extra | beside(folder), file.maps)
 
 
-def _beside(folder: Path) -> dict[str, Any]:
-    """Return information about the weights in a folder."""
+def beside(folder: Path) -> dict[str, Any]:
+    """Return the entries of ``WeightsFile.extra`` that a folder's config.json and README.md give.
+
+    Raises:
+        WeightsError: config.json cannot be read.
+    """
     found: dict[str, Any] = {}
     if (folder / CONFIG).is_file():
         found["config"] = _read_json(folder / CONFIG)

@@ -64,11 +64,13 @@ class Located:
         path: file or folder to read.
         name: name in reports and metadata: the path, or the name on the Hub with its commit.
         card: information about the licence: ``licence`` of the model card, and ``listed`` in our own list.
+        whole: whether a repository was named, and not a file in it: its config.json describes the weights.
     """
 
     path: Path
     name: str
     card: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = False
 
 
 def parse_name(text: str) -> HubName | None:
@@ -95,7 +97,7 @@ def is_name(source: str | Path) -> bool:
         return False
     text = Path(source).as_posix()
     if "/" not in text:
-        return find_published(text.partition("@")[0]) is not None
+        return find_published(text) is not None
     name = parse_name(text)
     return name is not None and not _means_a_path(name)
 
@@ -189,7 +191,7 @@ def _download(name: HubName, entry: Published | None, commit: str, files: Mappin
     for small in (CARD, *beside):
         if small in files:
             download.get(small)
-    card = _card(download.folder, entry)
+    card = _card(download.folder if CARD in files else None, entry)
     wanted = [main]
     if main.endswith(".index.json"):
         wanted += [str(around / shard) for shard in _shards(name, download.get(main))]
@@ -327,12 +329,12 @@ def _cached(name: HubName, entry: Published | None) -> Located | None:
 
 
 def _located(name: HubName, folder: Path, commit: str, main: str, card: Mapping[str, str]) -> Located:
-    whole = name.file is None and main in FOLDER_FILES
-    return Located(folder if whole else folder / main, name.at(commit), card)
+    usual = name.file is None and main in FOLDER_FILES
+    return Located(folder if usual else folder / main, name.at(commit), card, name.file is None)
 
 
-def _card(folder: Path, entry: Published | None) -> dict[str, str]:
-    return read_card(folder / CARD) | ({} if entry is None else {"listed": entry.licence})
+def _card(folder: Path | None, entry: Published | None) -> dict[str, str]:
+    return ({} if folder is None else read_card(folder / CARD)) | ({} if entry is None else {"listed": entry.licence})
 
 
 def _by_hand(name: HubName) -> str:
