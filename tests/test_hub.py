@@ -271,3 +271,79 @@ def test_info_and_inspect_show_the_licence(checkpoint, capsys):
         assert "licence of the weights: CC-BY-NC-4.0" in capsys.readouterr().out
         assert run([*command, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["weights_licence"] == "CC-BY-NC-4.0"
+
+
+def tiny(path, **facts):
+    """The file of a detector of two classes."""
+    model = build_model(parse_model_text(TINY_MODEL, "tiny.yaml"))
+    return save_detector(
+        path, model.state_dict(), model_text=TINY_MODEL, classes=["a", "b"], image_size=64, **facts
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("weights", "stated", "metadata", "card"),
+    [
+        ("Apache-2.0", "CC-BY-NC-4.0", "cc-by-nc-4.0 and Apache-2.0", {"license": "cc-by-nc-4.0"}),
+        ("Apache-2.0", "MIT", "mit and Apache-2.0", {"license": "other", "license_name": "mit-apache-2.0"}),
+        ("none", "MIT", "mit", {"license": "mit"}),
+        ("none", "My Terms", "myterms", {"license": "other", "license_name": "myterms"}),
+    ],
+)
+def test_an_owners_licence_survives_publishing_again(tmp_path, weights, stated, metadata, card):
+    file = tiny(tmp_path / "a.safetensors", weights_licence=weights)
+    first = Detector(file, device="cpu").save_pretrained(tmp_path / "alice", licence=stated)
+    bob = Detector.from_pretrained(first, device="cpu")
+    second = bob.save_pretrained(tmp_path / "bob")
+    third = Detector.from_pretrained(second, device="cpu").save_pretrained(tmp_path / "carol")
+    for folder in (second, third, bob.save_pretrained(first)):
+        data = ModelCard.load(folder / "README.md").data.to_dict()
+        assert {key: data[key] for key in ("license", "license_name") if key in data} == card
+        assert data["weights_licence"] == metadata
+        assert read_detector_metadata(folder / "model.safetensors")["weights_licence"] == metadata
+        assert "started from `none`" not in (folder / "README.md").read_text()
+    assert read_detector_metadata(bob.save(tmp_path / "copy.safetensors"))["weights_licence"] == metadata
+    if stated not in ("MIT",):
+        bob.save_pretrained(tmp_path / "again", licence=stated)
+        with pytest.raises(ConfigError, match="the licence MIT cannot be stated"):
+            bob.save_pretrained(tmp_path / "mit", licence="MIT")
+
+
+def test_a_readme_beside_another_file_is_no_card(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: agpl-3.0\n---\n# My thesis\n")
+    file = tiny(tmp_path / "best.safetensors", weights_licence="MIT")
+    assert Detector(file, device="cpu").opened.metadata["weights_licence"] == "MIT"
+
+
+def test_a_teacher_is_on_the_card(tmp_path):
+    taught = {"teacher": "big.safetensors", "teacher_licence": "AGPL-3.0"}
+    folder = Detector(tiny(tmp_path / "a.safetensors", extra=taught), device="cpu").save_pretrained(tmp_path / "first")
+    again = Detector.from_pretrained(folder, device="cpu").save_pretrained(tmp_path / "second")
+    for path in (folder, again):
+        card = ModelCard.load(path / "README.md")
+        assert {key: card.data.to_dict()[key] for key in taught} == taught
+        assert "from the predictions of `big.safetensors`; licence of those weights: **AGPL-3.0**" in card.text
+        metadata = read_detector_metadata(path / "model.safetensors")
+        assert {key: metadata[key] for key in taught} == taught
+
+
+@pytest.mark.parametrize("inside", ["model.safetensors", "more/dfine.pth"])
+def test_a_start_in_the_hubs_cache_has_its_name_there(tmp_path, inside):
+    cached = f"/home/me/.cache/huggingface/hub/models--alice--big-cells/snapshots/{'a' * 40}/{inside}"
+    file = tiny(tmp_path / "a.safetensors", source_weights=f"{cached} and /home/me/atto.pt")
+    folder = Detector(file, device="cpu").save_pretrained(tmp_path / "cells")
+    name = "alice/big-cells" if inside == "model.safetensors" else f"alice/big-cells/{inside}"
+    stated = read_detector_metadata(folder / "model.safetensors")["source_weights"]
+    assert stated == f"{name}@{'a' * 40} and atto.pt"
+
+
+def test_info_shows_a_teacher(tmp_path, capsys):
+    from nextdetr.cli.main import run
+
+    taught = {"teacher": "big.pt", "teacher_licence": "AGPL-3.0"}
+    command = ["info", str(tiny(tmp_path / "a.safetensors", extra=taught)), "--image-size", "64"]
+    assert run(command) == 0
+    assert "taught by: big.pt; licence of those weights: AGPL-3.0" in capsys.readouterr().out
+    assert run([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {key: found[key] for key in taught} == taught

@@ -18,14 +18,18 @@ from nextdetr.hub_card import CARD_MARK, CardFacts, model_card
 from nextdetr.hub_errors import told
 from nextdetr.models.modelfile import available_models, load_model_file
 from nextdetr.weights.checkpoint import OpenedModel, extra_metadata, read_detector_metadata, read_metrics, save_opened
+from nextdetr.weights.folder import FOLDER_FILES
 from nextdetr.weights.layouts.foreign import model_title, stated_type
 from nextdetr.weights.layouts.table import opens_type
-from nextdetr.weights.remote import is_pinned
+from nextdetr.weights.licences import TEACHER, TEACHER_LICENCE
+from nextdetr.weights.remote import HubName, is_pinned
 
 __all__ = ["CONFIG_FILE", "MODEL_FILE", "fetch_pretrained", "save_folder", "upload_folder"]
 
 MODEL_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
 _REPO_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+#: A file or folder in huggingface_hub's cache: owner, name, commit, file.
+_CACHED = re.compile(r"[/\\]models--([\w.-]+?)--([\w.-]+)[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\](.+))?$")
 
 
 def fetch_pretrained(
@@ -99,7 +103,8 @@ def save_folder(
         metrics=read_metrics(metadata), data=data or metadata.get("data", "none"),
         weights_licence=metadata.get("weights_licence", "none"),
         source_weights=_file_names(metadata.get("source_weights", "none")), licence=licence,
-        repo_id=repo_id or "OWNER/NAME",
+        repo_id=repo_id or "OWNER/NAME", teacher=metadata.get(TEACHER, "none"),
+        teacher_licence=metadata.get(TEACHER_LICENCE, "none"),
     )  # fmt: skip
     text = model_card(facts)  # first, since it may refuse the licence
     # the names of the training images are private, and so is which images these are
@@ -209,5 +214,15 @@ def _shipped_name(text: str) -> str | None:
 
 def _file_names(paths: str) -> str:
     """Return file names from paths joined by " and ": the rest of a path is private. Names on the Hub are kept."""
-    parts = paths.split(" and ")
-    return " and ".join(part if is_pinned(part) else re.split(r"[/\\]", part.rstrip("/\\"))[-1] for part in parts)
+    return " and ".join(_public(part) for part in paths.split(" and "))
+
+
+def _public(path: str) -> str:
+    """Return the file name of a path; of one in the Hub's cache, the name on the Hub with its commit."""
+    if is_pinned(path):
+        return path
+    cached = _CACHED.search(path)
+    if cached is None:
+        return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+    owner, name, commit, file = cached.groups()
+    return str(HubName(f"{owner}/{name}", None if file in (None, *FOLDER_FILES) else file, commit))

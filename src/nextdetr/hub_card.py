@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nextdetr.errors import ConfigError
+from nextdetr.weights.licences import TEACHER, TEACHER_LICENCE, joined_licences, plain_licence
 
 __all__ = ["CARD_MARK", "CardFacts", "card_licence", "model_card"]
 
@@ -49,6 +50,8 @@ class CardFacts:
         source_weights: file names of these weights, or ``none``.
         licence: the owner's licence for the detector; None if there is none.
         repo_id: ``owner/name`` for the example.
+        teacher: detectors that taught it, or ``none``.
+        teacher_licence: licences of their weights.
     """
 
     title: str
@@ -62,6 +65,8 @@ class CardFacts:
     source_weights: str = "none"
     licence: str | None = None
     repo_id: str = "OWNER/NAME"
+    teacher: str = "none"
+    teacher_licence: str = "none"
 
 
 def card_licence(weights_licence: str, licence: str | None) -> dict[str, str]:
@@ -74,9 +79,9 @@ def card_licence(weights_licence: str, licence: str | None) -> dict[str, str]:
     Raises:
         ConfigError: the owner's licence is not allowed by the weights.
     """
-    inherited = [part.strip() for part in weights_licence.split(" and ") if part.strip() not in ("", "none")]
+    inherited = [part for part in joined_licences([weights_licence]).split(" and ") if part != "none"]
     bound = [part for part in inherited if part.lower() not in _PERMISSIVE]
-    if licence is not None and bound and [licence.lower()] != [part.lower() for part in bound]:
+    if licence is not None and bound and [plain_licence(licence)] != [plain_licence(part) for part in bound]:
         raise ConfigError(
             f"the licence {licence} cannot be stated: the weights that the training started from are under "
             f"{' and '.join(bound)}; leave the licence out, and the card carries theirs along."
@@ -107,10 +112,13 @@ def model_card(facts: CardFacts) -> str:
         for name in ("AP", "AP50", "AP75") if name in scores
     ]  # fmt: skip
     licence_fields: dict[str, Any] = card_licence(facts.weights_licence, facts.licence)
+    taught: dict[str, Any] = (
+        {} if facts.teacher == "none" else {TEACHER: facts.teacher, TEACHER_LICENCE: facts.teacher_licence}
+    )
     data = ModelCardData(
         library_name="nextdetr", pipeline_tag="object-detection", model_name=facts.title, eval_results=results or None,
         tags=["object-detection", "rt-detr", "nextdetr"], weights_licence=facts.weights_licence,
-        source_weights=facts.source_weights, **licence_fields,
+        source_weights=facts.source_weights, **taught, **licence_fields,
     )  # fmt: skip
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(facts, scores, data_name)}"))
 
@@ -150,6 +158,8 @@ def _licence(facts: CardFacts) -> str:
     lines = [f"This detector: {stated}." if stated else "The owner has stated no licence."]
     if facts.source_weights == facts.weights_licence == "none":
         lines.append("Its training started from random weights.")
+    elif facts.source_weights == "none":
+        lines.append(f"Licence of the weights in it: **{_plain(facts.weights_licence)}**.")
     else:
         lines.append(
             f"Its training started from `{_plain(facts.source_weights)}`; licence of these weights: "
@@ -157,6 +167,11 @@ def _licence(facts: CardFacts) -> str:
         )
     lowered = facts.weights_licence.lower()
     lines += [duty for name, duty in _DUTIES.items() if name in lowered]
+    if facts.teacher != "none":
+        lines.append(
+            f"It learnt from the predictions of `{_plain(facts.teacher)}`; licence of those weights: "
+            f"**{_plain(facts.teacher_licence)}**."
+        )
     return " ".join(lines)
 
 

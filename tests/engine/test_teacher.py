@@ -234,6 +234,30 @@ def test_a_run_with_a_teacher_leaves_a_detector_without_its_traces(settings):
     assert sorted(state["projections"]) == sorted(f"layers.{s}.{k}" for s in (16, 32) for k in ("weight", "bias"))
 
 
+def test_the_licence_of_a_teacher_survives_more_trainings(settings, tmp_path):
+    teacher = save_opened(
+        tmp_path / "licensed.safetensors", open_model(settings["teacher"]), weights_licence="AGPL-3.0",
+        extra={"teacher": "first.onnx", "teacher_licence": "CC-BY-NC-4.0"},
+    )  # fmt: skip
+
+    def trained(output, **changes):
+        given = settings | {"epochs": 1, "val_every": 1, "output": tmp_path / output} | changes
+        config = TrainConfig(**{key: value for key, value in given.items() if value is not None})
+        checkpoint = train(config, quiet=True).checkpoint
+        metadata = open_model(checkpoint).metadata
+        return checkpoint, {key: metadata.get(key) for key in ("teacher", "teacher_licence")}
+
+    stated = {"teacher": "licensed.safetensors", "teacher_licence": "AGPL-3.0 and CC-BY-NC-4.0"}
+    first, found = trained("first", teacher=teacher)
+    assert found == stated
+    second, found = trained("second", model=str(first), teacher=None)
+    assert found == stated
+    resumed = train(TrainConfig(resume=tmp_path / "second", epochs=2), quiet=True).checkpoint
+    assert open_model(resumed).metadata["teacher_licence"] == stated["teacher_licence"]
+    _, found = trained("third", weights=second)  # with another teacher
+    assert found == stated | {"teacher": "licensed.safetensors and teacher.safetensors"}
+
+
 def test_a_teacher_is_asked_in_its_share_of_the_run(settings, monkeypatch):
     asked = []
     teach = Teacher.teach

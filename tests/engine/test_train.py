@@ -154,7 +154,7 @@ def test_a_backbone_with_labels_behind_it_learns_slower(settings, tmp_path, lice
     config = TrainConfig(**settings | {"backbone_weights": path})
     _, filled, started_from = prepare_model(config, ["square"], lambda text: None)
     assert filled.backbone_rate_factor == factor
-    assert started_from[0] == licence
+    assert started_from.licence == licence
     assert prepare_model(TrainConfig(**settings), ["square"], lambda text: None)[1].backbone_rate_factor == 1.0
 
 

@@ -56,13 +56,13 @@ def info(
     require_network(model)
     from nextdetr.models.summary import summarize
     from nextdetr.weights.checkpoint import read_metrics
+    from nextdetr.weights.licences import TEACHER, TEACHER_LICENCE
     from nextdetr.weights.start import open_detector
 
     opened, reports = open_detector(model, weights=weights, allow_partial=allow_partial)
     tell_reports(reports)
-    origin: dict[str, Any] = {
-        key: opened.metadata[key] for key in ("weights_licence", "source_weights") if key in opened.metadata
-    }
+    stated = ("weights_licence", "source_weights", TEACHER, TEACHER_LICENCE)
+    origin: dict[str, Any] = {key: opened.metadata[key] for key in stated if key in opened.metadata}
     known = confidence_facts(opened.metadata, opened.classes)
     table = _table(opened.metadata, model, plot)
     summary = summarize(opened.model, image_size, profile=profile)
@@ -86,6 +86,8 @@ def info(
             f"licence of the weights: {origin.get('weights_licence', 'unknown')}; "
             f"started from: {origin.get('source_weights', 'unknown')}"
         )
+    if TEACHER in origin:
+        say(f"taught by: {origin[TEACHER]}; licence of those weights: {origin.get(TEACHER_LICENCE, 'unknown')}")
     _show_table(table)
 
 

@@ -18,6 +18,7 @@ from nextdetr.files import atomic_write, optional_file
 from nextdetr.inference.opened import bits_metadata
 from nextdetr.structures import Target
 from nextdetr.weights.checkpoint import save_detector
+from nextdetr.weights.licences import joined_teachers
 
 __all__ = ["DetectorFiles"]
 
@@ -46,24 +47,25 @@ class DetectorFiles:
 
     def write(self, name: str, metrics: Mapping[str, float | None], thresholds: Thresholds) -> None:
         """Write the averaged weights, with their scores and thresholds, if any."""
-        run, (licence, source) = self.run, self.run.started_from
+        run, origin = self.run, self.run.started_from
         assert run.config.image_size is not None
         assert run.config.data is not None
         save_detector(
             run.directory / name, self.average.state_dict(), model_text=run.model.text, classes=run.train_data.classes,
-            image_size=run.config.image_size, metrics=dict(metrics), weights_licence=licence, source_weights=source,
+            image_size=run.config.image_size, metrics=dict(metrics),
+            weights_licence=origin.licence, source_weights=origin.file,
             data=name_of(run.config.data), extra=self._origin | thresholds_metadata(thresholds.values, thresholds.f1),
         )  # fmt: skip
 
     @cached_property
     def _origin(self) -> dict[str, str]:
-        """Metadata of a detector's file about its data set, its images and its teacher."""
+        """Metadata of a detector's file about its data set, its images, and its teachers, also of earlier trainings."""
         run = self.run
         records = [*run.train_data.records, *(() if run.unlabelled is None else run.unlabelled.records)]
         data = run.identity.to_metadata() | set_aside_metadata(run.config, run.val_data)
-        teacher = {} if run.teacher is None else run.teacher.to_metadata()
+        teachers = joined_teachers(run.started_from.taught, {} if run.teacher is None else run.teacher.to_metadata())
         seen = {} if run.trained_before is None else trained_on_metadata(records, run.trained_before)
-        return data | seen | bits_metadata(run.train_data.reading.bits) | teacher
+        return data | seen | bits_metadata(run.train_data.reading.bits) | teachers
 
     def draw(self, images: Tensor, targets: Sequence[Target], name: str) -> None:
         """Draw a batch [B, 3, S, S] with its boxes into ``pictures/name``."""

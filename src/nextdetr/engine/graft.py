@@ -212,10 +212,11 @@ class Grafter(ScoredByLoss):
         """Write the detector with the averaged weights."""
         assert self.ema is not None
         assert self.config.image_size is not None
-        licence, source = self.run_.started_from
+        origin = self.run_.started_from
         save_detector(
             self.checkpoint, self.ema.module.state_dict(), model_text=self.run_.graft.text, classes=self.run_.classes,
-            image_size=self.config.image_size, weights_licence=licence, source_weights=source, extra=self.run_.extra,
+            image_size=self.config.image_size, weights_licence=origin.licence, source_weights=origin.file,
+            extra=self.run_.extra,
             data=self.run_.teacher.opened.metadata.get("data", "none"),
         )  # fmt: skip
 
@@ -229,5 +230,5 @@ class Grafter(ScoredByLoss):
         seconds = self.finish(backbone, len(self.run_.data.records), self.checkpoint, "detector")
         return GraftResult(
             str(self.directory), cursor.epoch, round(seconds, 2), round(cursor.images / max(1e-9, seconds), 3), self.loss,
-            str(self.checkpoint), sum(p.numel() for p in self.run_.model.parameters()), self.run_.started_from[0],
+            str(self.checkpoint), sum(p.numel() for p in self.run_.model.parameters()), self.run_.started_from.licence,
         )  # fmt: skip

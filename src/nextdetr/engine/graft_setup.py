@@ -22,17 +22,17 @@ from nextdetr.engine.resume import Contract, merge_resumed, stored_contract, tel
 from nextdetr.engine.run_folder import open_directory
 from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.teacher import Teacher, open_trained
-from nextdetr.engine.unlabelled_run import BACKBONES, backbone_size, find_images, tell_images
+from nextdetr.engine.unlabelled_run import BACKBONES, backbone_size, find_images, stored_origin, tell_images
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference.opened import stored_bits
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.fuse import fuse
 from nextdetr.models.graft import Graft, build_graft, match_statistics, plan_graft
 from nextdetr.weights.checkpoint import OF_THESE_WEIGHTS, OpenedModel, extra_metadata
+from nextdetr.weights.licences import Origin, joined_licences, joined_names, joined_teachers
 from nextdetr.weights.load import load_into
 from nextdetr.weights.published import start_for
 from nextdetr.weights.remote import plain_name
-from nextdetr.weights.start import joined_names
 
 __all__ = ["Grafting", "build_graft_optimizer", "graft_folder", "prepare_graft", "resolve_graft"]
 
@@ -54,7 +54,7 @@ class Grafting:
         cursor: starting position.
         state: state to resume from, empty for a new run.
         contract: conditions that a resumed run must meet.
-        started_from: (licence, file) of the weights of both sources.
+        started_from: origin of the weights of both sources.
     """
 
     config: GraftConfig
@@ -66,7 +66,7 @@ class Grafting:
     cursor: Cursor
     state: dict[str, Any]
     contract: Contract
-    started_from: tuple[str, str]
+    started_from: Origin
 
     @property
     def classes(self) -> list[str]:
@@ -77,7 +77,8 @@ class Grafting:
     def extra(self) -> dict[str, str]:
         """Other metadata of the old detector that holds for the new one: ids of the data set, bits of its images."""
         known = extra_metadata(self.teacher.opened.metadata)
-        return {key: value for key, value in known.items() if key not in OF_THESE_WEIGHTS}
+        kept = {key: value for key, value in known.items() if key not in OF_THESE_WEIGHTS}
+        return {**kept, **self.started_from.taught}
 
 
 def resolve_graft(config: GraftConfig) -> GraftConfig:
@@ -131,8 +132,7 @@ def prepare_graft(config: GraftConfig, directory: Path, tell: Callable[[str], No
     torch.manual_seed(config.seed)
     model = build_graft(graft, opened.model)
     model.check_size(config.image_size or opened.image_size)
-    earlier = state.get("started_from")
-    started_from = (str(earlier["licence"]), str(earlier["file"])) if earlier else _load(model, opened, weights, name, tell)
+    started_from = stored_origin(state, directory / "last.ckpt") or _load(model, opened, weights, name, tell)
     data = find_images(config.images, stored_bits(opened.metadata))
     tell_images(data, "to learn from", tell)
     if config.resume is None:
@@ -171,11 +171,9 @@ def _open(config: GraftConfig, state: dict[str, Any], directory: Path) -> tuple[
     return opened, digest
 
 
-def _load(
-    model: DetectionModel, opened: OpenedModel, weights: str, name: str, tell: Callable[[str], None]
-) -> tuple[str, str]:
+def _load(model: DetectionModel, opened: OpenedModel, weights: str, name: str, tell: Callable[[str], None]) -> Origin:
     """Load the backbone's weights; return the licences and names of both sources."""
-    metadata = opened.metadata
+    metadata, taught = opened.metadata, joined_teachers(opened.metadata)
     licences = [metadata.get("weights_licence", "none")]
     sources = [metadata.get("source_weights", "none") if not opened.source.endswith(".safetensors") else opened.source]
     if weights:
@@ -183,11 +181,12 @@ def _load(
         tell(report.text())
         licences.append(report.identity.licence)
         sources.append(report.source)
+        taught = joined_teachers(taught, report.identity.taught)
     else:
         entry = start_for(name, backbone_size(name))
         hint = "" if entry is None else f" Published weights: --backbone {name}={entry.name} (licence {entry.licence})."
         tell(f"The backbone starts from random weights: --backbone gives none.{hint}")
-    return joined_names(licences), joined_names(sources)
+    return Origin(joined_licences(licences), joined_names(sources), taught)
 
 
 def _teacher(opened: OpenedModel, graft: Graft, source: str, digest: str) -> Teacher:

@@ -280,10 +280,10 @@ class Pretrainer(ScoredByLoss):
         """Write the backbone's file."""
         encoder = self.run_.model.encoder if self.ema is None else self.ema.module
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-        licence, source = self.run_.started_from
+        origin = self.run_.started_from
         save_backbone(
-            self.directory / "backbone.safetensors", state, weights_licence=licence, source_weights=source,
-            pretraining=FCMAE,
+            self.directory / "backbone.safetensors", state, weights_licence=origin.licence, source_weights=origin.file,
+            pretraining=FCMAE, **origin.taught,
         )  # fmt: skip
 
     def _finish(self) -> PretrainResult:

@@ -125,9 +125,8 @@ def _prepare(config: PretrainConfig, directory: Path, fabric: Fabric, display: D
         tell_differences(contract, state, state_file, display.line)
         if state:  # otherwise the backbone's part has just written it
             write_config(config, directory)
-    licence, source = started.weights_licence, started.source_weights
     return Run(
-        settings, folder, data, data, started.model, cursor, state, contract, (licence, source), Identity(), None, None
+        settings, folder, data, data, started.model, cursor, state, contract, started.origin, Identity(), None, None
     )  # fmt: skip
 
 
@@ -186,10 +185,10 @@ class HeadTrainer(ScoredByLoss, Trainer):
 
     def write_files(self) -> None:
         """Write the detector with the averaged weights."""
-        licence, source = self.run_.started_from
+        origin = self.run_.started_from
         save_detector(
             self.directory.parent / FILE, self.average.state_dict(), model_text=self.run_.model.text, classes=[OBJECT],
-            image_size=self.image_size, weights_licence=licence, source_weights=source,
+            image_size=self.image_size, weights_licence=origin.licence, source_weights=origin.file,
             data=self.run_.train_data.name,
-            extra={"kind": DETECTOR_KIND} | bits_metadata(self.run_.train_data.reading.bits),
+            extra={"kind": DETECTOR_KIND, **bits_metadata(self.run_.train_data.reading.bits), **origin.taught},
         )  # fmt: skip

@@ -30,7 +30,7 @@ from nextdetr.engine.optim import undecayed
 from nextdetr.engine.resume import Contract, merge_resumed, tell_differences, write_config
 from nextdetr.engine.run_folder import open_directory
 from nextdetr.engine.state import Cursor, read_state
-from nextdetr.engine.unlabelled_run import BACKBONES, backbone_size, find_images, tell_images
+from nextdetr.engine.unlabelled_run import BACKBONES, backbone_size, find_images, stored_origin, tell_images
 from nextdetr.errors import ConfigError, DataError, WeightsError
 from nextdetr.models.convnextv2 import SIZES, ConvNeXtV2, convnextv2
 from nextdetr.models.fcmae import FCMAE, check_image_size
@@ -38,6 +38,7 @@ from nextdetr.models.graph import build_skeleton
 from nextdetr.models.modelfile import available_models, load_model_file
 from nextdetr.weights.gate import fill
 from nextdetr.weights.layouts.table import backbone_tensors
+from nextdetr.weights.licences import Origin
 from nextdetr.weights.load import open_weights
 
 __all__ = [
@@ -71,7 +72,7 @@ class Pretraining:
         cursor: starting position.
         state: state to resume from, empty for a new run.
         contract: conditions that a resumed run must meet.
-        started_from: (licence, file) of the initial weights.
+        started_from: origin of the initial weights.
     """
 
     config: PretrainConfig
@@ -81,7 +82,7 @@ class Pretraining:
     cursor: Cursor
     state: dict[str, Any]
     contract: Contract
-    started_from: tuple[str, str]
+    started_from: Origin
 
 
 def resolve_pretrain(config: PretrainConfig) -> PretrainConfig:
@@ -179,12 +180,9 @@ def prepare_pretraining(
     data = images_of(config)
     tell_images(data, "to pre-train on", tell)
     encoder = convnextv2(backbone_of(config), grn=config.grn)
-    origin = state.get("started_from", {"licence": "none", "file": str(config.weights or "none")})
-    if not isinstance(origin, dict):
-        raise WeightsError(f"{directory / 'last.ckpt'}: not a whole training state (started_from is not a mapping).")
-    started_from = (str(origin.get("licence", "none")), str(origin.get("file", "none")))
-    if config.weights is not None and "started_from" not in state:  # a resumed run no longer needs them
-        started_from = _load_encoder(encoder, config.weights)
+    started_from = stored_origin(state, directory / "last.ckpt")
+    if started_from is None:  # a resumed run no longer needs the weights
+        started_from = Origin() if config.weights is None else _load_encoder(encoder, config.weights)
     model = FCMAE(
         encoder, mask_ratio=config.mask_ratio, patch_size=config.patch_size, decoder_depth=config.decoder_depth,
         decoder_width=config.decoder_width, normalise_target=config.normalise_target,
@@ -236,8 +234,8 @@ def build_pretraining_optimizer(
     return AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=fused)
 
 
-def _load_encoder(encoder: ConvNeXtV2, path: Path) -> tuple[str, str]:
-    """Load all tensors of the encoder; return the licence of the weights and their name."""
+def _load_encoder(encoder: ConvNeXtV2, path: Path) -> Origin:
+    """Load all tensors of the encoder; return the origin of the weights."""
     file, identity = open_weights(path)
     if not identity.is_backbone:
         raise WeightsError(f"{path}: a {identity.kind} file; pretrain --weights takes a backbone file.")
@@ -250,4 +248,4 @@ def _load_encoder(encoder: ConvNeXtV2, path: Path) -> tuple[str, str]:
             f"shape, such as {unfit[0]}."
         )
     fill(own, {name: state[name] for name in own}, str(path))
-    return identity.licence, str(file.path)
+    return Origin(identity.licence, str(file.path), identity.taught)

@@ -44,6 +44,7 @@ from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import available_models, build_skeleton, parse_model_text
 from nextdetr.models.sizes import check_sides
 from nextdetr.weights.checkpoint import OpenedModel, read_detector_metadata
+from nextdetr.weights.licences import Origin
 from nextdetr.weights.load import open_weights
 from nextdetr.weights.remote import is_name
 from nextdetr.weights.start import resolve_model, start_model
@@ -72,7 +73,7 @@ class Run:
         cursor: starting position.
         state: state to resume from, empty for a new run.
         contract: conditions that a resumed run must meet.
-        started_from: (licence, file) of the initial weights.
+        started_from: origin of the initial weights.
         identity: the data set's own ids of classes and images.
         times: timings of the model's settings, with ``latency``; first process only.
         teacher: the teacher, if any.
@@ -88,7 +89,7 @@ class Run:
     cursor: Cursor
     state: dict[str, Any]
     contract: Contract
-    started_from: tuple[str, str]
+    started_from: Origin
     identity: Identity = field(default_factory=Identity)
     times: Times | None = None
     teacher: Teacher | None = None
@@ -156,11 +157,11 @@ def run_directory(config: TrainConfig, held: ExitStack) -> Path:
 
 def prepare_model(
     config: TrainConfig, classes: list[str], tell: Callable[[str], None]
-) -> tuple[DetectionModel, TrainConfig, tuple[str, str]]:
+) -> tuple[DetectionModel, TrainConfig, Origin]:
     """Build the detector for the data's classes and load its initial weights.
 
     Returns:
-        The model, the settings with image size and backbone rate resolved, and (licence, file) of the initial weights.
+        The model, the settings with image size and backbone rate resolved, and the origin of the initial weights.
     """
     started = start_model(
         config.model, classes=classes, weights=config.weights, backbone_weights=config.backbone_weights,
@@ -174,7 +175,7 @@ def prepare_model(
     size = config.image_size or started.image_size
     started.model.check_size(size)
     filled = {"image_size": size, "backbone_rate_factor": factor}
-    return started.model, config.model_copy(update=filled), (started.weights_licence, started.source_weights)
+    return started.model, config.model_copy(update=filled), started.origin
 
 
 def prepare_teacher(config: TrainConfig, earlier: Contract | None) -> Teacher | None:
@@ -263,9 +264,7 @@ def _tuning(config: TrainConfig, classes: Sequence[str]) -> FineTuning | None:
     return plan_fine_tuning(classes, identity, config.model, own_backbone=has_own_backbone(config, identity))
 
 
-def resumed_model(
-    config: TrainConfig, classes: list[str], file: Path
-) -> tuple[DetectionModel, TrainConfig, tuple[str, str]]:
+def resumed_model(config: TrainConfig, classes: list[str], file: Path) -> tuple[DetectionModel, TrainConfig, Origin]:
     """Build the detector of a resumed run from the files of the run.
 
     The files that it started from need not exist any more; the exact weights come from the state of the run.
@@ -273,12 +272,10 @@ def resumed_model(
     Returns:
         As ``prepare_model``.
     """
-    metadata = read_detector_metadata(file)
     started = start_model(file, classes=classes, drop_path=config.drop_path)
     factor = config.backbone_rate_factor or 1.0  # a run writes it to its config.yaml
     filled = {"image_size": config.image_size or started.image_size, "backbone_rate_factor": factor}
-    origin = (metadata.get("weights_licence", "none"), metadata.get("source_weights", "none"))
-    return started.model, config.model_copy(update=filled), origin
+    return started.model, config.model_copy(update=filled), Origin.of(read_detector_metadata(file))
 
 
 def prepare_speed(

@@ -31,6 +31,7 @@ from nextdetr.models.summary import count_gflop
 from nextdetr.structures import EdgeOutput, Lesson
 from nextdetr.weights.checkpoint import OpenedModel
 from nextdetr.weights.layouts.classes import match_classes
+from nextdetr.weights.licences import TEACHER, TEACHER_LICENCE, joined_licences
 from nextdetr.weights.load import open_weights
 from nextdetr.weights.remote import is_name, locate, plain_name
 from nextdetr.weights.start import open_detector, resolve_model
@@ -109,9 +110,9 @@ class Teacher:
         return lines
 
     def to_metadata(self) -> dict[str, str]:
-        """Metadata of a student's file about the teacher: its name, and the licence of the weights that it started from."""
-        licence = self.opened.metadata.get("weights_licence", "none")
-        return {"teacher": plain_name(self.source), "teacher_licence": licence}
+        """Metadata of a student's file about the teacher: its name, the licences of its weights and of its own teachers."""
+        licences = [self.opened.metadata.get(key, "none") for key in ("weights_licence", TEACHER_LICENCE)]
+        return {TEACHER: plain_name(self.source), TEACHER_LICENCE: joined_licences(licences)}
 
     def gflop(self) -> float:
         """Return the cost of one image of about 320 px in GFLOP; 0 for an exported file, where it is unknown."""

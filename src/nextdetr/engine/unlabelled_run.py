@@ -15,10 +15,12 @@ from nextdetr.data.unlabelled import find_unlabelled
 from nextdetr.engine.curves import draw_loss
 from nextdetr.engine.log import clock
 from nextdetr.engine.loop import Loop
+from nextdetr.errors import WeightsError
 from nextdetr.models.convnextv2 import SIZES
 from nextdetr.preprocess import Reading
+from nextdetr.weights.licences import Origin, joined_teachers
 
-__all__ = ["BACKBONES", "ScoredByLoss", "backbone_size", "find_images", "origin_state", "tell_images"]
+__all__ = ["BACKBONES", "ScoredByLoss", "backbone_size", "find_images", "origin_state", "stored_origin", "tell_images"]
 
 _PREFIX = "convnextv2-"
 BACKBONES = ", ".join(_PREFIX + size for size in SIZES)  # for messages
@@ -51,9 +53,24 @@ def tell_images(data: DetectionData, purpose: str, tell: Callable[[str], None]) 
         tell(summarize_problems(data.problems))
 
 
-def origin_state(started_from: tuple[str, str]) -> dict[str, Any]:
-    """Return the part of a state that names the (licence, file) of the initial weights."""
-    return {"started_from": dict(zip(("licence", "file"), started_from, strict=True))}
+def origin_state(origin: Origin) -> dict[str, Any]:
+    """Return the part of a state that names the origin of the initial weights."""
+    return {"started_from": {"licence": origin.licence, "file": origin.file, **origin.taught}}
+
+
+def stored_origin(state: Mapping[str, Any], file: Path) -> Origin | None:
+    """Return the origin of the initial weights in the state that was read from ``file``; None without one.
+
+    Raises:
+        WeightsError: the state is damaged.
+    """
+    stated = state.get("started_from")
+    if stated is None:
+        return None
+    if not isinstance(stated, dict):
+        raise WeightsError(f"{file}: not a whole training state (started_from is not a mapping).")
+    known = {str(key): str(value) for key, value in stated.items()}
+    return Origin(known.get("licence", "none"), known.get("file", "none"), joined_teachers(known))
 
 
 class ScoredByLoss(Loop):

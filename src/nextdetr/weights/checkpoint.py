@@ -26,7 +26,9 @@ from nextdetr.models.graph import (
     with_memory,
 )
 from nextdetr.models.sizes import size_problem
+from nextdetr.weights.folder import CARD, FOLDER_FILES, read_card
 from nextdetr.weights.gate import fill
+from nextdetr.weights.licences import with_owners
 from nextdetr.weights.tensorfile import open_tensors, read_metadata, write_tensors
 
 __all__ = [
@@ -69,7 +71,8 @@ class OpenedModel:
         classes: C names, in the order of the model's indices.
         image_size: side of the square input in pixels.
         source: source as given by the user.
-        metadata: the file's metadata, all strings; without ``classes`` for an untrained model.
+        metadata: the file's metadata, all strings; without ``classes`` for an untrained model. ``weights_licence`` includes
+            what the model card of a folder states, see ``with_owners``.
     """
 
     model: DetectionModel
@@ -218,7 +221,17 @@ def _open_checkpoint(path: Path) -> OpenedModel:
         _check_shapes(model, shapes, path)
     image_size = image_size_of(metadata, model, str(path))
     _load(with_memory(model), list(shapes), path)
-    return OpenedModel(model.eval(), classes, image_size, str(path), metadata)
+    return OpenedModel(model.eval(), classes, image_size, str(path), _with_card(metadata, path))
+
+
+def _with_card(metadata: dict[str, str], path: Path) -> dict[str, str]:
+    """Add the licence that a model card beside the file states, see ``with_owners``.
+
+    Only a file named as in a repository of the Hub has a card: elsewhere, README.md is about something else.
+    """
+    stated = read_card(path.with_name(CARD)).get("licence") if path.name in FOLDER_FILES else None
+    licence = with_owners(metadata.get("weights_licence", "none"), stated)[0]
+    return metadata if stated is None else {**metadata, "weights_licence": licence}
 
 
 def _load(model: DetectionModel, names: Sequence[str], path: Path) -> None:

@@ -28,6 +28,7 @@ from nextdetr.weights.layouts.convnext_transformers import to_transformers
 from nextdetr.weights.layouts.rtdetr_transformers import transformers_backbone
 from nextdetr.weights.layouts.sizes import backbone_size, known_size
 from nextdetr.weights.layouts.table import FCMAE, Identity, backbone_tensors
+from nextdetr.weights.licences import Origin
 from nextdetr.weights.load import open_weights, plan_load
 from nextdetr.weights.reader import WeightsFile
 from nextdetr.weights.remote import plain_name
@@ -70,7 +71,7 @@ def convert(path: str | Path, to: Format, output: str | Path | None = None) -> t
     check_tensors(str(file.path), state)
     if to != "nextdetr":
         _check_width(file, state)
-    metadata = {"weights_licence": identity.licence, "source_weights": _origin(file)}
+    metadata = {"weights_licence": identity.licence, "source_weights": _origin(file), **identity.taught}
     metadata["pretraining"] = FCMAE if identity.without_labels else "unknown"
     if to == "nextdetr":
         save_backbone(target, state, **metadata)
@@ -100,9 +101,8 @@ def ultralytics_checkpoint(path: str | Path | tuple[WeightsFile, Identity]) -> d
             "as it is: RTDETR(MODEL, backbone_weights=FILE)."
         )
     model, classes, size = _whole(file, identity)
-    return entries_of(
-        str(file.path), model, classes, size, weights_licence=identity.licence, source_weights=_origin(file)
-    )  # fmt: skip
+    origin = Origin(identity.licence, _origin(file), identity.taught)
+    return entries_of(str(file.path), model, classes, size, origin)
 
 
 def _save_torch(target: Path, content: dict[str, Any]) -> None:
@@ -120,7 +120,13 @@ def _check_width(file: WeightsFile, state: dict[str, Tensor]) -> None:
 
 
 def save_backbone(
-    path: str | Path, state: dict[str, Tensor], *, weights_licence: str, source_weights: str, pretraining: str = "unknown"
+    path: str | Path,
+    state: dict[str, Tensor],
+    *,
+    weights_licence: str,
+    source_weights: str,
+    pretraining: str = "unknown",
+    **taught: str,
 ) -> Path:
     """Write one of our backbone files: the backbone's own names, and ``kind: backbone`` in the metadata.
 
@@ -130,6 +136,7 @@ def save_backbone(
         weights_licence: licence of the weights; ``none`` for weights trained on the user's images.
         source_weights: file that they come from, or ``none``.
         pretraining: last training: ``fcmae``, or ``unknown``.
+        taught: further metadata about teachers of the weights, see ``joined_teachers``.
     """
     from nextdetr import __version__
 
@@ -137,7 +144,7 @@ def save_backbone(
     metadata = {
         "kind": "backbone", "format_version": "1", "backbone": "" if size is None else f"convnextv2-{size}",
         "weights_licence": weights_licence, "source_weights": source_weights, "nextdetr_version": __version__,
-        "pretraining": pretraining,
+        "pretraining": pretraining, **taught,
     }  # fmt: skip
     return write_tensors(path, state, metadata)
 
@@ -145,7 +152,9 @@ def save_backbone(
 def _origin(file: WeightsFile) -> str:
     """Return the origin stated in a file; else its name without folders, or its full name on the Hub."""
     name = file.path.name if isinstance(file.path, Path) else str(file.path)
-    return file.metadata.get("source_weights", name)
+    ours = file.extra.get("nextdetr")  # in a file of torch.save that NextDETR wrote
+    stated = ours if "source_weights" not in file.metadata and isinstance(ours, dict) else file.metadata
+    return str(stated.get("source_weights", name))
 
 
 def _target(source: str | Path, to: Format, output: str | Path | None) -> Path:
@@ -182,7 +191,11 @@ def backbone_state(file: WeightsFile, identity: Identity) -> dict[str, Tensor]:
         prefix = first.removesuffix("downsample_layers.0.0.weight")
         state = {name.removeprefix(prefix): tensor for name, tensor in file.tensors.items() if name.startswith(prefix)}
     else:
-        state = transformers_backbone(file.tensors)
+        try:
+            state = transformers_backbone(file.tensors)
+        except (KeyError, RuntimeError) as error:
+            cause = " ".join(str(error).split())[:200]
+            raise WeightsError(f"{file.path}: its backbone is not complete ({cause}).") from error
     if not backbone_size(state)[0]:
         raise WeightsError(
             f"{file.path}: a {identity.kind} file without a ConvNeXt backbone; only that can be written for other programs."
@@ -198,11 +211,12 @@ def _detector(file: WeightsFile, identity: Identity, target: Path) -> Path:
     """Write a detector of any layout as ours."""
     model, classes, size = _whole(file, identity)
     own = identity.kind == "nextdetr-detector" and identity.model_text is not None
+    extra = extra_metadata(file.metadata) if own else identity.taught
     return save_detector(
         target, model.state_dict(), model_text=model.text, classes=classes,
         image_size=size, metrics=read_metrics(file.metadata),
         weights_licence=identity.licence, source_weights=_origin(file),
-        data=file.metadata.get("data", "none"), extra=extra_metadata(file.metadata) if own else None,
+        data=file.metadata.get("data", "none"), extra=extra,
     )  # fmt: skip
 
 

@@ -24,13 +24,14 @@ from nextdetr.weights.checkpoint import (
     stated_model,
 )
 from nextdetr.weights.layouts.table import Identity, identify
+from nextdetr.weights.licences import Origin, joined_licences, joined_names, joined_teachers
 from nextdetr.weights.load import Part, Plan, fills, open_weights, plan_load
 from nextdetr.weights.published import find_published
 from nextdetr.weights.reader import WeightsFile, read_tensors
 from nextdetr.weights.report import LoadReport
 from nextdetr.weights.tensorfile import count_tensors, read_metadata
 
-__all__ = ["Started", "joined_names", "open_detector", "resolve_model", "start_model"]
+__all__ = ["Started", "open_detector", "resolve_model", "start_model"]
 
 
 @dataclass(slots=True)
@@ -55,9 +56,15 @@ class Started:
     extra: dict[str, str] = field(default_factory=dict)
 
     @property
+    def origin(self) -> Origin:
+        """Licences, names and teachers of all loaded files."""
+        taught = joined_teachers(*(report.identity.taught for report in self.reports))
+        return Origin(self.weights_licence, self.source_weights, taught)
+
+    @property
     def weights_licence(self) -> str:
         """Licences of all loaded files, ``none`` if there are none."""
-        return joined_names([report.identity.licence for report in self.reports])
+        return joined_licences([report.identity.licence for report in self.reports])
 
     @property
     def source_weights(self) -> str:
@@ -171,7 +178,8 @@ def open_detector(
     )  # fmt: skip
     metadata = dict(started.extra)
     if started.reports:
-        metadata |= {"weights_licence": started.weights_licence, "source_weights": started.source_weights}
+        origin = started.origin
+        metadata |= {"weights_licence": origin.licence, "source_weights": origin.file, **origin.taught}
     if weights is not None and started.named:  # its class heads are trained
         metadata |= {
             "classes": json.dumps(started.classes, ensure_ascii=False), "image_size": str(started.image_size),
@@ -194,7 +202,7 @@ def resolve_model(model: str | Path) -> str | Path:
     if str(model) in available_models():
         return model
     if not path.exists():
-        entry = find_published(path.as_posix().partition("@")[0])
+        entry = find_published(path.as_posix())
         if entry is not None:
             option = "--weights" if entry.part == "detector" else "--backbone-weights"
             name = entry.model.replace("convnextv2-", "nextdetr-")
@@ -250,9 +258,3 @@ def _as_weights(path: Path) -> str:
     option = "--backbone-weights" if identity.is_backbone else "--weights"
     name = "nextdetr-atto or another model" if identity.is_backbone or identity.model is None else identity.model
     return f"name {name} as the model and give it {option} {path}."
-
-
-def joined_names(values: Sequence[str]) -> str:
-    """Join licences or files in one line, each once; ``none`` if there are none."""
-    distinct = [value for value in dict.fromkeys(values) if value != "none"]
-    return " and ".join(distinct) or "none"

@@ -16,6 +16,7 @@ from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import parse_model_text
 from nextdetr.models.modelfile import ModelFile
 from nextdetr.weights.layouts.rtdetr_ultralytics import to_ultralytics
+from nextdetr.weights.licences import Origin
 
 __all__ = ["entries_of", "trained_size"]
 
@@ -31,9 +32,7 @@ _THERE = frozenset(
 _KEYS = ("nc", "scales", "scale", "backbone", "head", "normalize", "batch_norm_eps")
 
 
-def entries_of(
-    path: str, model: DetectionModel, classes: Sequence[str], image_size: int, *, weights_licence: str, source_weights: str
-) -> dict[str, Any]:
+def entries_of(path: str, model: DetectionModel, classes: Sequence[str], image_size: int, origin: Origin) -> dict[str, Any]:
     """Return the entries of a checkpoint.
 
     Args:
@@ -41,8 +40,7 @@ def entries_of(
         model: a whole detector.
         classes: their names.
         image_size: side of the square input in pixels.
-        weights_licence: of the weights.
-        source_weights: file that they come from, or ``none``.
+        origin: of the weights.
 
     Returns:
         ``model`` (state dict, ``model.<row>.…``), ``yaml`` (the model file's mapping), ``names`` (index -> class),
@@ -62,7 +60,12 @@ def entries_of(
         "yaml": recipe | {"nc": model.num_classes},
         "names": dict(enumerate(classes)),
         "train_args": {"task": "detect", "imgsz": image_size},
-        "nextdetr": {"model": model.text, "weights_licence": weights_licence, "source_weights": source_weights},
+        "nextdetr": {
+            "model": model.text,
+            "weights_licence": origin.licence,
+            "source_weights": origin.file,
+            **origin.taught,
+        },
     }
 
 

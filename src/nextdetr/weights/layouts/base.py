@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -11,9 +11,10 @@ from torch import Tensor
 from nextdetr.errors import WeightsError
 from nextdetr.models.detection import DetectionModel
 from nextdetr.weights.layouts.sizes import size_name
+from nextdetr.weights.licences import TEACHER, TEACHER_LICENCE, joined_licences, joined_teachers, with_owners
 from nextdetr.weights.reader import WeightsFile
 
-__all__ = ["Identity", "Layout", "Licence", "State", "always", "layout_table", "licence_of"]
+__all__ = ["Identity", "Layout", "Licence", "State", "always", "layout_table", "licence_of", "teachers_of"]
 
 State = Mapping[str, Tensor]
 Config = Mapping[str, Any] | None
@@ -78,7 +79,7 @@ def licence_of(file: WeightsFile, layout: Layout, classes: int | None) -> tuple[
     listed = _text(card, "listed")
     own = file.metadata.get("weights_licence") or _text(file.extra.get("nextdetr"), "weights_licence")
     if own:
-        return _with_owners(own, listed or _text(card, "licence")) if layout.kind in OURS else (own, ())
+        return with_owners(own, listed or _text(card, "licence")) if layout.kind in OURS else (own, ())
     usual, remarks = layout.licence(classes)
     if listed is not None:
         return listed, ("the licence is the one that nextdetr weights list gives.",)
@@ -89,19 +90,14 @@ def licence_of(file: WeightsFile, layout: Layout, classes: int | None) -> tuple[
     if usual in _LEAVES_THE_CHOICE:
         return stated, (f"the licence is the one that its {where} states.",)
     note = f"its {where} states {stated}; the licence of published weights of this kind, {usual}, is kept beside it."
-    return f"{stated} and {usual}", (*remarks, note)
+    return joined_licences([stated, usual]), (*remarks, note)
 
 
-def _with_owners(own: str, stated: str | None) -> tuple[str, tuple[str, ...]]:
-    """Add what a model card states to the licence in one of our files, unless it repeats that.
-
-    Our own cards name the parts of several licences that bind, joined by "-".
-    """
-    parts = ["".join(part.split()).lower() for part in own.split(" and ")]
-    if stated is None or stated.lower() == "-".join(part for part in parts if part in stated.lower()):
-        return own, ()
-    both = stated if own == "none" else f"{stated} and {own}"
-    return both, (f"its model card states {stated}, beside the licence of the weights that it was trained from, {own}.",)
+def teachers_of(file: WeightsFile) -> dict[str, str]:
+    """Return what a file that NextDETR wrote states about the teachers of its weights, see ``joined_teachers``."""
+    ours = file.extra.get("nextdetr")
+    stated: Mapping[Any, Any] = ours if TEACHER not in file.metadata and isinstance(ours, dict) else file.metadata
+    return joined_teachers({key: str(stated[key]) for key in (TEACHER, TEACHER_LICENCE) if stated.get(key)})
 
 
 def _text(entries: object, key: str) -> str | None:
@@ -151,6 +147,7 @@ class Identity:
         model_text: the model YAML, if the file holds it.
         without_labels: whether it was trained without labels only: a backbone (FCMAE), or a detector without classes.
         is_backbone: whether the file holds only a backbone.
+        taught: entries of its metadata about teachers, see ``joined_teachers``.
     """
 
     kind: str
@@ -165,6 +162,7 @@ class Identity:
     model_text: str | None = None
     without_labels: bool = False
     is_backbone: bool = False
+    taught: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def size(self) -> str:

@@ -17,8 +17,9 @@ from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import available_models, build_skeleton
 from nextdetr.models.modelfile import load_model_file, parse_model_text, shipped_name
 from nextdetr.weights.layouts import dfine, rtdetr_official, rtdetr_transformers, rtdetr_ultralytics
-from nextdetr.weights.layouts.base import Config, Layout, State, layout_table, licence_of
+from nextdetr.weights.layouts.base import Config, Layout, State, layout_table, licence_of, teachers_of
 from nextdetr.weights.layouts.classes import published_classes
+from nextdetr.weights.licences import joined_licences
 from nextdetr.weights.reader import WeightsFile
 
 __all__ = [
@@ -165,11 +166,11 @@ def describe_detector(file: WeightsFile, layout: Layout) -> dict[str, Any]:
     notes += remarks
     backbone = layout.backbone(file.tensors.keys())
     if backbone is not None and "weights_licence" not in file.metadata:
-        licence = f"{licence} and {backbone[0]}"
+        licence = joined_licences([licence, backbone[0]])
         notes.append(backbone[1])
     return {
         "kind": kind, "model": model, "classes": classes, "licence": licence, "notes": tuple(notes), "num_classes": count,
-        "model_text": text,
+        "model_text": text, "taught": teachers_of(file),
     }  # fmt: skip
 
 

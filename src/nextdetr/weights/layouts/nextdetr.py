@@ -10,7 +10,7 @@ from torch import Tensor
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.modelfile import shipped_name
 from nextdetr.models.names import inside_row, row_of
-from nextdetr.weights.layouts.base import Config, Identity, Layout, State, always
+from nextdetr.weights.layouts.base import Config, Identity, Layout, State, always, teachers_of
 from nextdetr.weights.layouts.convnext import EPS
 from nextdetr.weights.layouts.sizes import backbone_size
 from nextdetr.weights.reader import WeightsFile
@@ -60,5 +60,5 @@ def own_detector(file: WeightsFile, licence: str, remarks: Sequence[str]) -> Ide
     return Identity(
         "nextdetr-detector", None if text is None else shipped_name(text), classes, licence,
         (*notes, *remarks), None if classes is None else len(classes), depths, dims, "", text,
-        without_labels=alone,
+        without_labels=alone, taught=teachers_of(file),
     )  # fmt: skip

@@ -19,7 +19,7 @@ from nextdetr.weights.layouts import (
     convnext_transformers,
     nextdetr,
 )
-from nextdetr.weights.layouts.base import Identity, Layout, State, layout_table, licence_of
+from nextdetr.weights.layouts.base import Identity, Layout, State, layout_table, licence_of, teachers_of
 from nextdetr.weights.layouts.classes import IMAGENET_HEADS
 from nextdetr.weights.layouts.convnext import V1_NOTE, check_stem
 from nextdetr.weights.layouts.detectors import DETECTORS, config_of, describe_detector
@@ -124,6 +124,7 @@ def _backbone(file: WeightsFile, layout: Layout, prefix: str) -> Identity:
     return Identity(
         kind, None if size is None else f"convnextv2-{size}", licence=licence, num_classes=classes,
         depths=depths, dims=dims, notes=(*notes, *remarks), prefix=prefix, without_labels=alone, is_backbone=True,
+        taught=teachers_of(file),
     )  # fmt: skip
 
 
