@@ -109,6 +109,19 @@ def test_another_activation_is_said():
     ours = _loaded(reference_model("dfine-n"), "dfine-n")
     notes = detector_notes("dfine-transformers", reference.state_dict(), ours, reference.config.to_dict())
     assert any("silu" in note for note in notes)
+    silu = {"decoder_activation_function": "silu"}
+    with torch.device("meta"):
+        deim = build_model("deim-n", num_classes=CLASSES)
+    assert detector_notes("dfine-transformers", {}, deim, silu) == []  # as DEIM trains them
+    assert any("relu" in note for note in detector_notes("dfine-transformers", {}, deim, {}))
+
+
+def test_an_earlier_layer_in_evaluation_is_said():
+    with torch.device("meta"):
+        ours = build_model("dfine-n", num_classes=CLASSES)
+    for last, said in ((-1, False), (2, False), (1, True)):
+        notes = detector_notes("dfine-transformers", {}, ours, {"eval_idx": last, "decoder_layers": 3})
+        assert any("its layer 2 of 3" in note for note in notes) == said
 
 
 STAGES = {  # of the three-stage backbones of DEIMv2's smallest

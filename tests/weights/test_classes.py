@@ -140,6 +140,19 @@ def test_numbered_labels_of_transformers_are_no_names(folder, tmp_path):
     assert "does not name its classes" in report.text()
 
 
+def test_labels_that_do_not_count_from_0_are_no_names(folder, tmp_path):
+    """Which row has which name is not known then."""
+    shutil.copytree(folder[0], tmp_path / "f")
+    config = json.loads((tmp_path / "f" / "config.json").read_text())
+    for labels, classes in (
+        ({"1": "cat", "2": "dog", "3": "cow"}, None),
+        ({"0": "cat", "1": "dog", "3": "cow"}, None),
+        ({"2": "cow", "0": "cat", "1": "dog"}, ["cat", "dog", "cow"]),
+    ):
+        (tmp_path / "f" / "config.json").write_text(json.dumps(config | {"id2label": labels}))
+        assert open_weights(tmp_path / "f")[1].classes == classes
+
+
 def test_an_official_file_of_80_classes_is_cocos(tmp_path):
     state = _on_convnext()
     for name, tensor in state.items():

@@ -13,7 +13,13 @@ import torch
 from nextdetr.errors import WeightsError
 from nextdetr.models.graph import build_model
 from nextdetr.models.modelfile import available_models, load_model_file
-from nextdetr.weights.layouts.detectors import detector_classes, detector_kind, detector_to_ours, shipped_model_for
+from nextdetr.weights.layouts.detectors import (
+    detector_classes,
+    detector_kind,
+    detector_notes,
+    detector_to_ours,
+    shipped_model_for,
+)
 from nextdetr.weights.start import start_model
 
 CLASSES = 3
@@ -172,6 +178,28 @@ def test_official(name, second):
         model = build_model(name, num_classes=CLASSES)
     _complete(detector_to_ours(kind, state, model), model)
     assert shipped_model_for(kind, state) == name
+
+
+@needs_stock
+def test_a_file_with_more_layers_than_the_model_is_for_another_one(monkeypatch):
+    monkeypatch.setitem(OFFICIAL, "rtdetr-r18vd", (*OFFICIAL["rtdetr-r18vd"][:-1], 4))  # decoder layers
+    assert shipped_model_for("rtdetrv2-official", official("rtdetr-r18vd", second=True)) is None
+    monkeypatch.undo()
+    state = official("rtdetr-r18vd")
+    state.linear("encoder.encoder.0.layers.1.linear1", 256, 1024)
+    assert shipped_model_for("rtdetr-official", state) is None
+
+
+@needs_stock
+def test_deims_rtdetr_is_said():
+    with torch.device("meta"):
+        model = build_model("rtdetr-r18vd", num_classes=CLASSES)
+    state = official("rtdetr-r18vd", second=True)
+    assert detector_notes("rtdetrv2-official", state, model) == []
+    state.mlp("decoder.query_pos_head", 4, 256, 256, 3)
+    (note,) = detector_notes("rtdetrv2-official", state, model)
+    assert "DEIM's RT-DETR" in note
+    assert shipped_model_for("rtdetrv2-official", state) is None
 
 
 @needs_stock

@@ -118,6 +118,24 @@ def test_names_that_differ_decide_without_a_config(tmp_path, names, more, what, 
     refused(folder(tmp_path / "more", [*known, prefix + more]), what)
 
 
+def test_a_detector_that_contradicts_itself_is_refused_in_a_sentence(tmp_path):
+    projections = {f"model.decoder.layers.0.self_attn.{part}_proj.weight": torch.ones(4, 4) for part in "qkv"}
+    projections["model.decoder.layers.0.self_attn.k_proj.weight"] = torch.ones(4, 5)
+    names = {name: torch.ones(3, 2) for name in RT_DETR} | projections
+    path = folder(tmp_path / "a", names, {"model_type": "rt_detr"})
+    assert open_weights(path)[1].model is None
+    with pytest.raises(WeightsError, match="a: not a complete rtdetr-transformers checkpoint") as caught:
+        start_model("rtdetr-r18vd", weights=path, allow_partial=True)
+    assert "\n" not in str(caught.value)
+    for setting, value in (("batch_norm_eps", "tiny"), ("decoder_offset_scale", [0.5]), ("batch_norm_eps", 10**400)):
+        path = folder(tmp_path / "b", RT_DETR, {"model_type": "rt_detr", setting: value})
+        with pytest.raises(WeightsError, match=f"b: config.json says {setting}: .*, which is no number"):
+            start_model("rtdetr-r18vd", weights=path, allow_partial=True)
+    path = folder(tmp_path / "c", RT_DETR, {"model_type": "rt_detr", "batch_norm_eps": None})
+    with pytest.raises(WeightsError, match="none of its tensors fits"):  # a setting left out
+        start_model("rtdetr-r18vd", weights=path, allow_partial=True)
+
+
 def test_the_card_of_a_folder_states_the_licence(tmp_path):
     config = {"model_type": "rt_detr"}
     assert licence_of(folder(tmp_path / "a", RT_DETR, config)) == "unknown"

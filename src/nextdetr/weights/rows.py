@@ -54,7 +54,7 @@ def to_model(model: DetectionModel, file: WeightsFile, identity: Identity, part:
         allow_partial: accept a detector whose backbone differs from the model's.
 
     Raises:
-        WeightsError: the backbones differ, and the part includes the backbone.
+        WeightsError: the backbones differ, and the part includes the backbone; or the tensors cannot be converted.
     """
     if identity.is_backbone:
         return _backbone(model, file, identity)
@@ -64,10 +64,13 @@ def to_model(model: DetectionModel, file: WeightsFile, identity: Identity, part:
     else:
         source = _foreign_source(model, file, identity)
         config = config_of(file)
-        notes = detector_notes(identity.kind, file.tensors, model, config)  # of the user's model: its epsilon counts
-        with warnings.catch_warnings():  # notes go only into the report
-            warnings.simplefilter("ignore")
-            tensors = detector_to_ours(identity.kind, file.tensors, source, config)
+        try:
+            notes = detector_notes(identity.kind, file.tensors, model, config)  # of the user's model: its epsilon counts
+            with warnings.catch_warnings():  # notes go only into the report
+                warnings.simplefilter("ignore")
+                tensors = detector_to_ours(identity.kind, file.tensors, source, config)
+        except WeightsError as error:
+            raise WeightsError(f"{file.path}: {error}") from error
     same_backbone = _signature(source, backbone=True) == _signature(model, backbone=True)
     if not same_backbone and part != "head" and not (allow_partial and part == "detector"):
         raise WeightsError(_other_backbone(model, source, file, part))

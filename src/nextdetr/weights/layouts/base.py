@@ -14,7 +14,7 @@ from nextdetr.weights.layouts.sizes import size_name
 from nextdetr.weights.licences import TEACHER, TEACHER_LICENCE, joined_licences, joined_teachers, with_owners
 from nextdetr.weights.reader import WeightsFile
 
-__all__ = ["Identity", "Layout", "Licence", "State", "always", "layout_table", "licence_of", "teachers_of"]
+__all__ = ["Identity", "Layout", "Licence", "State", "always", "layout_table", "licence_of", "number_of", "teachers_of"]
 
 State = Mapping[str, Tensor]
 Config = Mapping[str, Any] | None
@@ -40,7 +40,8 @@ class Layout:
         shipped: takes the same tensors and config, and returns the shipped model with their backbone.
         backbone: for a detector, takes the names of its tensors, and returns the licence of the published weights that its
             backbone may have started from, with a remark; None if that adds nothing.
-        notes: takes transformers' ``config.json``, and returns a sentence for each reason why outputs will differ.
+        notes: takes transformers' ``config.json`` and the target model, and returns a sentence for each reason why outputs
+            will differ.
         stated: for a detector, takes the other contents of the file (``WeightsFile.extra``), and returns the text of the
             model file in it; None without one.
         types: types in a ``config.json`` of such files: transformers' ``model_type``, or a pattern of timm's
@@ -56,13 +57,14 @@ class Layout:
     rename: Callable[[State], dict[str, Tensor]] = dict
     shipped: Callable[[State, Config], str | None] = lambda state, config: None
     backbone: Callable[[Collection[str]], tuple[str, str] | None] = lambda names: None
-    notes: Callable[[Mapping[str, Any]], list[str]] = lambda settings: []
+    notes: Callable[[Mapping[str, Any], DetectionModel], list[str]] = lambda settings, model: []
     stated: Callable[[Mapping[str, Any]], str | None] = lambda extra: None
     types: tuple[str, ...] = ()
 
 
 #: Kinds of our own files.
 OURS = frozenset({"nextdetr-backbone", "nextdetr-detector"})
+_LARGEST = 1e30  # of a number in config.json
 #: Licences that a model card or config.json may override.
 _LEAVES_THE_CHOICE = frozenset({"unknown", "none", "Apache-2.0"})
 
@@ -103,6 +105,19 @@ def teachers_of(file: WeightsFile) -> dict[str, str]:
 def _text(entries: object, key: str) -> str | None:
     value = entries.get(key) if isinstance(entries, dict) else None
     return value[:100] if isinstance(value, str) and value else None
+
+
+def number_of(settings: Mapping[str, Any], key: str, default: float) -> float:
+    """Return a number in a ``config.json``; ``default`` without one.
+
+    Raises:
+        WeightsError: it is no number.
+    """
+    value = settings.get(key)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:  # NaN is not, either
+        raise WeightsError(f"config.json says {key}: {str(value)[:40]}, which is no number; take its publisher's file.")
+    return float(value)
 
 
 def always(licence: str, *remarks: str) -> Licence:

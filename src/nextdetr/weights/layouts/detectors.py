@@ -5,9 +5,10 @@ Sources: official RT-DETR, RT-DETRv2 and D-FINE, transformers' folders of them, 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import available_models, build_skeleton
 from nextdetr.models.modelfile import load_model_file, parse_model_text, shipped_name
 from nextdetr.weights.layouts import dfine, rtdetr_official, rtdetr_transformers, rtdetr_ultralytics
-from nextdetr.weights.layouts.base import Config, Layout, State, layout_table, licence_of, teachers_of
+from nextdetr.weights.layouts.base import Config, Layout, State, layout_table, licence_of, number_of, teachers_of
 from nextdetr.weights.layouts.classes import published_classes
 from nextdetr.weights.licences import joined_licences
 from nextdetr.weights.reader import WeightsFile
@@ -31,6 +32,8 @@ __all__ = [
 DETECTORS = layout_table(
     *rtdetr_ultralytics.LAYOUTS, *dfine.LAYOUTS, *rtdetr_transformers.LAYOUTS, *rtdetr_official.LAYOUTS
 )
+#: Part of a name in one of several layers.
+_OF_A_LAYER = re.compile(r"\.layers\.\d+\.")
 
 
 def detector_kind(names: Iterable[str]) -> str | None:
@@ -62,7 +65,7 @@ def detector_to_ours(
         buffers derived from the structure (anchors, scales of points) are left out.
 
     Raises:
-        WeightsError: the kind is unknown, or the model's structure does not fit.
+        WeightsError: the kind is unknown, the model's structure does not fit, or the tensors contradict each other.
 
     Warns:
         UserWarning: one for each of ``detector_notes``.
@@ -70,7 +73,22 @@ def detector_to_ours(
     for note in detector_notes(kind, tensors, model, config):
         warnings.warn(note, stacklevel=2)
     layout = DETECTORS[kind]
-    return layout.to_ours(_without_prefix(layout, tensors), model, config)
+    with _whole(kind):
+        return layout.to_ours(_without_prefix(layout, tensors), model, config)
+
+
+@contextlib.contextmanager
+def _whole(kind: str) -> Iterator[None]:
+    """Report tensors whose shapes contradict each other.
+
+    Raises:
+        WeightsError: replaces the errors of torch.
+    """
+    try:
+        yield
+    except (KeyError, RuntimeError, IndexError, TypeError, ValueError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise WeightsError(f"not a complete {kind} checkpoint ({cause}).") from error
 
 
 def detector_notes(
@@ -89,7 +107,7 @@ def detector_notes(
     """
     layout, settings = DETECTORS[kind], config or {}
     notes = []
-    theirs = float(settings.get("batch_norm_eps", layout.eps))
+    theirs = number_of(settings, "batch_norm_eps", layout.eps or 0.0)
     ours = next((module.eps for module in model.modules() if isinstance(module, nn.BatchNorm2d)), theirs)
     if ours != theirs:
         notes.append(
@@ -101,16 +119,29 @@ def detector_notes(
             "the file's decoder reads the nearest cell of a map (decoder_method discrete), ours interpolates between them: "
             "its outputs will differ a little."
         )
+    if kind.startswith("rtdetr") and any(name.endswith("decoder.query_pos_head.layers.2.weight") for name in tensors):
+        notes.append(
+            "the file is DEIM's RT-DETR, whose position embeddings and SiLU in the decoder no shipped model has: its "
+            "outputs will differ until it is trained."
+        )
     if any(".hidden_states_norms." in name for name in tensors):
         notes.append(
             "the file's backbone norms each map that it returns (hidden_states_norms), ours does not: "
             "its outputs will differ until it is trained."
         )
-    return notes + layout.notes(settings)
+    last, layers = settings.get("eval_idx"), settings.get("decoder_layers")
+    if isinstance(last, int) and isinstance(layers, int) and 0 <= last < layers - 1:
+        notes.append(
+            f"the file's decoder returns the boxes of its layer {last + 1} of {layers} (eval_idx), ours those of the last: "
+            "its outputs will differ."
+        )
+    return notes + layout.notes(settings, model)
 
 
 def shipped_model_for(kind: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> str | None:
     """Return the shipped model that a detector fits exactly, with its own number of classes; None if there is none.
+
+    A file with more layers than the model is for another one: without them, it would detect less.
 
     Args:
         kind: one of ``DETECTORS``.
@@ -122,7 +153,8 @@ def shipped_model_for(kind: str, tensors: Mapping[str, Tensor], config: Mapping[
     """
     layout = DETECTORS[kind]
     try:
-        name = layout.shipped(_without_prefix(layout, tensors), config)
+        with _whole(kind):
+            name = layout.shipped(_without_prefix(layout, tensors), config)
     except WeightsError:  # a backbone that our blocks do not support
         return None
     classes = detector_classes(kind, tensors)
@@ -136,6 +168,9 @@ def shipped_model_for(kind: str, tensors: Mapping[str, Tensor], config: Mapping[
     except WeightsError:
         return None
     own = {key: value for key, value in model.state_dict().items() if not key.endswith(".num_batches_tracked")}
+    more = [key for key in given if key not in own and not key.endswith(".num_batches_tracked")]
+    if any(map(_OF_A_LAYER.search, more)):
+        return None
     return name if all(key in given and given[key].shape == value.shape for key, value in own.items()) else None
 
 
@@ -195,9 +230,10 @@ def _names(file: WeightsFile, count: int | None) -> list[str] | None:
     stated = file.extra.get("names") if config is None else config.get("id2label")
     if isinstance(stated, dict):
         try:
-            stated = [stated[key] for key in sorted(stated, key=int)]
+            places = {int(key): value for key, value in stated.items()}
         except (TypeError, ValueError):
             return None
+        stated = [places[index] for index in range(len(stated)) if index in places]  # numbered from 0, or not usable
     if not isinstance(stated, list) or len(stated) != count:
         return None
     names = [str(name) for name in stated]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nextdetr.errors import WeightsError
+from nextdetr.layers.mlp import ACTIVATIONS
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.dfine import DFINEDecoder
 from nextdetr.weights.layouts.base import Config, Layout, State, always
@@ -197,14 +198,16 @@ def _check_setting(name: str, tensor: Tensor, model: DetectionModel) -> None:
         raise WeightsError(f"the file's distributions have {name} {given:g}, the model's {wanted:g}.")
 
 
-def _dfine_notes(settings: Mapping[str, Any]) -> list[str]:
-    act = settings.get("decoder_activation_function", "relu")
-    if act == "relu":
+def _dfine_notes(settings: Mapping[str, Any], model: DetectionModel) -> list[str]:
+    theirs, decoder = settings.get("decoder_activation_function", "relu"), model.rows[-1]
+    silu = isinstance(decoder, DFINEDecoder) and decoder.pre_bbox_head.act is ACTIVATIONS["silu"]  # DEIM's
+    ours = "silu" if silu else "relu"
+    if theirs == ours:
         return []
-    return [f"the file's decoder has {act} in its feed-forward networks, D-FINE's relu: its outputs will differ a little."]
+    return [f"the file's decoder has {theirs} in its feed-forward networks, the model's {ours}: its outputs will differ."]
 
 
-def _deim_notes(settings: Mapping[str, Any]) -> list[str]:
+def _deim_notes(settings: Mapping[str, Any], model: DetectionModel) -> list[str]:
     return [
         "transformers computes DEIMv2 otherwise than its authors, whom our model follows, also in an output layer "
         "(enc_output) that the authors' files do not have: the outputs will differ from transformers'."

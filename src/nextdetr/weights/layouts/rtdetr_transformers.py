@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nextdetr.models.detection import DetectionModel
-from nextdetr.weights.layouts.base import Config, Layout, State
+from nextdetr.weights.layouts.base import Config, Layout, State, number_of
 from nextdetr.weights.layouts.convnext import fold_v1
 from nextdetr.weights.layouts.convnext_transformers import from_dinov3, from_transformers
 from nextdetr.weights.layouts.foreign import foreign_name
@@ -83,6 +83,9 @@ def to_official(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None 
 
     Returns:
         Official name -> tensor; query, key and value merged into one tensor, and the range of offsets into their weights.
+
+    Raises:
+        WeightsError: ``config`` states no number for the range.
     """
     backbone = _convnext(tensors, _BACKBONE)
     named = {f"backbone.{name}": tensor for name, tensor in backbone.items()}
@@ -92,7 +95,7 @@ def to_official(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None 
             named.setdefault(name if ".hidden_states_norms." in name else renamed(name, _RULES), tensor)
     for name in [name for name in named if _QUERY.fullmatch(name)]:
         _join(named, name)
-    scale = float((config or {}).get("decoder_offset_scale", OFFSET_SCALE))
+    scale = number_of(config or {}, "decoder_offset_scale", OFFSET_SCALE)
     if scale != OFFSET_SCALE:
         for name in named:
             if ".cross_attn.sampling_offsets." in name:
