@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, replace
 
 import pytest
+from matplotlib.text import Text
 
 from nextdetr.errors import ConfigError, WeightsError
 from nextdetr.inference.pytorch.latency import steady_ms
@@ -20,7 +21,7 @@ from nextdetr.inference.speed import (
     read_points,
     read_table,
 )
-from nextdetr.inference.speed_text import draw_points, plot_lines, table_lines
+from nextdetr.inference.speed_text import draw_points, number_offsets, plot_lines, table_lines
 from nextdetr.inference.times import Times, model_digest, pick
 
 
@@ -78,6 +79,35 @@ def test_a_table_comes_back_as_it_was_and_is_shown(tmp_path):
     assert sum(line.count("o") for line in drawn) == len(POINTS) - 1
     draw_points(TABLE, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+CLOSE = [point(size, 10.0 + 0.02 * number, 0.3 + 0.001 * number) for number, size in enumerate(range(128, 480, 32))]
+
+
+def test_no_label_in_the_picture_covers_another_one(tmp_path, monkeypatch):
+    """Many points close to each other, and one far away, so that the picture is not only of these."""
+    points = (*CLOSE, point(640, 60.0, 0.6))
+    overlapping = []
+
+    def look(figure, *_, **__):
+        figure.draw_without_rendering()
+        boxes = [Text.get_window_extent(text) for text in figure.axes[0].texts]  # without the lines to the points
+        assert len(boxes) == len(points)
+        overlapping.extend((a, b) for a, b in itertools.combinations(boxes, 2) if a.overlaps(b))
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", look)
+    draw_points(SpeedTable(25.0, points[3], points, 87), tmp_path / "plot.png")
+    assert overlapping == []
+
+
+@pytest.mark.parametrize("spread", [0.0, 3.0, 40.0])
+def test_numbers_cover_neither_each_other_nor_points(spread):
+    spots = [(spread * number, 0.5 * spread * number) for number in range(30)]
+    found = number_offsets(spots, [4.0] * 30)
+    middles = [(x + right, y + up) for (x, y), (right, up) in zip(spots, found, strict=True)]
+    assert all(abs(a - c) > 5 or abs(b - d) > 9 for (a, b), (c, d) in itertools.combinations(middles, 2))
+    assert all(abs(a - c) > 7 or abs(b - d) > 8 for a, b in middles for c, d in spots)
+    assert spread < 40 or all(math.hypot(*offset) < 13 for offset in found)
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nextdetr.errors import ConfigError
 from nextdetr.files import atomic_write
 from nextdetr.inference.speed import SpeedPoint, SpeedTable
 
-__all__ = ["draw_points", "plot_lines", "point_lines", "table_lines"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_points", "number_offsets", "plot_lines", "point_lines", "table_lines"]
 
 WIDTH, HEIGHT = 56, 10  # of a plot on the terminal, characters
+# of the numbers in a picture, in points of type: their size, the steps away from a point, and half the width of a mark
+_TYPE, _STEP, _MARK, _STAR = 8, 12.0, 4.0, 7.0
+# Where a number is written, relative to its point: the curve rises, so rather below it on the right, or above on the left.
+_DIRECTIONS = ((0.7, -0.7), (-0.7, 0.7), (0.0, -1.0), (0.0, 1.0), (1.0, 0.0), (-1.0, 0.0), (-0.7, -0.7), (0.7, 0.7))
 
 
 def table_lines(table: SpeedTable) -> list[str]:
@@ -66,32 +75,88 @@ def _machines(table: SpeedTable) -> str:
 def draw_points(table: SpeedTable, path: Path) -> None:
     """Draw AP over latency as a picture, in the format of the path's ending; PNG without one.
 
+    The points are numbered, and a list beside the plot has the setting of each: at the points, which may be close, there is
+    no room for it.
+
     Raises:
         ConfigError: there is no such format.
     """
     from matplotlib.figure import Figure  # no pyplot: nothing global, no window
+    from matplotlib.lines import Line2D
 
-    figure = Figure(figsize=(7, 5), layout="constrained")
+    figure = Figure(figsize=(9, max(5.0, 1.5 + 0.2 * len(table.points))), layout="constrained")
     kind = path.suffix.lstrip(".").lower() or "png"
     if kind not in figure.canvas.get_supported_filetypes():
         raise ConfigError(f"--plot {path}: the plot cannot be written as .{kind}: end the name in .png, .svg or .pdf.")
     axes = figure.subplots()
+    _draw_curve(axes, table)
+    listed = [
+        Line2D([], [], linestyle="", label=f"{number}: {_setting(point)}")
+        for number, point in enumerate(table.points, start=1)
+    ]
+    figure.legend(handles=[*axes.get_legend_handles_labels()[0], *listed], loc="outside right upper", fontsize="small")
+    figure.draw_without_rendering()  # only now the places of the points in the picture are known
+    _number(axes, table)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format=kind)
+
+
+def _draw_curve(axes: Axes, table: SpeedTable) -> None:
+    """Draw the points, the one that was chosen, and the latency that was asked for."""
     axes.plot([point.latency_ms for point in table.points], [point.score for point in table.points], "-", color="0.8")
     for measured, style, label in ((True, "o", "measured"), (False, "x", "estimated")):
         shown = [point for point in table.points if point.measured is measured]
         if shown:
             axes.plot([point.latency_ms for point in shown], [point.score for point in shown], style, label=label)
-    for point in table.points:
-        text = f"{point.image_size} px\n{point.queries} queries\n{point.layers} layer{'s' if point.layers > 1 else ''}"
-        place = (point.latency_ms, point.score)
-        axes.annotate(text, place, (7, -4), textcoords="offset points", fontsize="x-small", va="top", linespacing=0.95)
     if table.chosen is not None:
-        axes.plot([table.chosen.latency_ms], [table.chosen.score], "*", markersize=14, label="chosen")
+        axes.plot([table.chosen.latency_ms], [table.chosen.score], "*", markersize=2 * _STAR, label="chosen")
     axes.axvline(table.asked_ms, linestyle="--", color="0.5", label="asked for")
     fastest, slowest = table.points[0].latency_ms, max(table.points[-1].latency_ms, table.asked_ms)
-    room = 0.15 * (slowest - fastest) or 1.0  # for the labels, which stand at the right of their points
-    axes.set(xlabel=f"milliseconds an image, {_machines(table)}", ylabel="AP", xlim=(fastest - room / 2, slowest + room))
+    room = 0.08 * (slowest - fastest) or 1.0
+    axes.set(xlabel=f"milliseconds an image\n{_machines(table)}", ylabel="AP", xlim=(fastest - room, slowest + room))
     axes.margins(y=0.12)
-    axes.legend(fontsize="small")
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format=kind)
+
+
+def _setting(point: SpeedPoint) -> str:
+    return f"{point.image_size} px, {point.queries} queries, {point.layers} layer{'s' if point.layers > 1 else ''}"
+
+
+def _number(axes: Axes, table: SpeedTable) -> None:
+    """Write its number at each point, with a line to the point if it is not next to it."""
+    places = [(point.latency_ms, point.score) for point in table.points]
+    spots = axes.transData.transform(places) * 72 / axes.figure.dpi
+    marks = [_STAR if point == table.chosen else _MARK for point in table.points]
+    offsets = number_offsets(spots.tolist(), marks)
+    for number, (place, offset) in enumerate(zip(places, offsets, strict=True), start=1):
+        far = math.hypot(*offset) > _STEP + 1
+        text = axes.annotate(
+            str(number), place, offset, textcoords="offset points", fontsize=_TYPE, ha="center", va="center",
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "0.5", "shrinkB": _MARK} if far else None,
+        )  # fmt: skip
+        text.set_in_layout(False)  # or the points would move
+
+
+def number_offsets(spots: Sequence[tuple[float, float]], marks: Sequence[float]) -> list[tuple[float, float]]:
+    """Return where to write the number of each point, so that no number covers another one or a point.
+
+    Args:
+        spots: x and y of each point, in points of type, y upwards.
+        marks: half the width of the mark at each point, likewise.
+
+    Returns:
+        The middle of each number, relative to its point, as near to it as there is room.
+    """
+    taken = [(x, y, mark, mark) for (x, y), mark in zip(spots, marks, strict=True)]  # middle, half the width and height
+    offsets = []
+    for number, (x, y) in enumerate(spots, start=1):
+        wide, high = (0.35 * len(str(number)) + 0.1) * _TYPE, 0.6 * _TYPE
+        # Each number and mark is in the way of three steps straight down at most, so there is room within these.
+        tried = ((step * _STEP * a, step * _STEP * b) for step in range(1, 6 * len(spots) + 2) for a, b in _DIRECTIONS)
+        offset = next(
+            (right, up)
+            for right, up in tried
+            if not any(abs(x + right - u) < wide + w and abs(y + up - v) < high + h for u, v, w, h in taken)
+        )
+        taken.append((x + offset[0], y + offset[1], wide, high))
+        offsets.append(offset)
+    return offsets
