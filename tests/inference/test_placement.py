@@ -50,3 +50,13 @@ def test_a_drawn_label_hides_no_part_of_a_small_neighbour():
     picture = draw_detections(image, Objects(boxes, np.array([0.9, 0.8]), np.array([0, 0]), data={"class_name": names}))
     inside = np.asarray(picture)[73:90, 123:138]
     assert (inside == (0, 0, 255)).all()
+
+
+@pytest.mark.parametrize("side", [36, 40, 60])
+def test_an_object_that_fills_a_small_picture_has_a_label(side):
+    found = Objects(np.array([[0, 0, side, side]], np.float32), np.array([0.9]), np.array([0]))
+    inside = np.asarray(draw_detections(Image.new("RGB", (side, side)), found, ["cat"]))[3:-3, 3:-3]
+    drawn = (inside > 0).any(axis=2).mean()
+    assert 0.05 < drawn < 0.4
+    places = LabelPlaces(np.array([[0, 0, side, side], [0, 0, 12, 12], [side - 12, 0, side, 12]]), (side, side))
+    assert places.place(0, (20.0, 11.0)) is None, "other objects are still not to be hidden"

@@ -1,6 +1,7 @@
 """Where the labels of a picture go: one rule for detections and for reports.
 
 A label stands at its box or not at all. It covers no other label, hides little of any object, and no other object's centre.
+Where an object fills a small picture, its label may hide more of it: it would have none.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 __all__ = ["COVERED", "LabelPlaces"]
 
 COVERED = 0.1  # of an object, at most
+COVERED_FULL = 1 / 3  # of an object that fills its picture, as beside it there is no room: of small pictures only
 
 Corners = tuple[float, float, float, float]
 
@@ -42,11 +44,15 @@ class LabelPlaces:
         Returns:
             The label's rectangle xyxy, pixels; None if there is no room.
         """
-        for spot in self._spots(index, extent):
-            if self._is_free(index, np.array(spot)):
-                self._taken = np.vstack((self._taken, spot))
-                return spot
-        return None
+        spots = np.array(list(self._spots(index, extent))).reshape(-1, 4)
+        found = next((spot for spot in spots if self._is_free(index, spot)), None)
+        if found is None and all(_shared(spot, self.boxes[[index]])[0] > 0 for spot in spots):
+            found = next((spot for spot in spots if self._is_free(index, spot, COVERED_FULL)), None)
+        if found is None:
+            return None
+        self._taken = np.vstack((self._taken, found))
+        left, upper, right, lower = found.tolist()
+        return left, upper, right, lower
 
     def _spots(self, index: int, extent: tuple[float, float]) -> Iterator[Corners]:
         """Yield places inside the frame: above the box, in its upper corners, below it, or beside it."""
@@ -60,9 +66,11 @@ class LabelPlaces:
             if 0 <= left <= most and 0 <= top <= self.frame[1] - height:
                 yield left, top, left + width, top + height
 
-    def _is_free(self, index: int, spot: NDArray[np.float64]) -> bool:
-        """Whether a label at ``spot``, [4] xyxy, would cover no other label and little of the objects."""
-        if (_shared(spot, self._taken) > 0).any() or (_shared(spot, self.boxes) > COVERED * self._areas).any():
+    def _is_free(self, index: int, spot: NDArray[np.float64], own: float = COVERED) -> bool:
+        """Whether a label at ``spot``, [4] xyxy, would hide no other label and little of the objects: ``own`` of its own."""
+        most = COVERED * self._areas
+        most[index] = own * self._areas[index]
+        if (_shared(spot, self._taken) > 0).any() or (_shared(spot, self.boxes) > most).any():
             return False
         hidden = ((self._centres > spot[:2]) & (self._centres < spot[2:])).all(axis=1)
         hidden[index] = False
