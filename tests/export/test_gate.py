@@ -160,7 +160,7 @@ def test_a_runtime_that_cannot_open_a_file_is_refused(tmp_path, capsys):
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message, tmp_path, monkeypatch):
-    monkeypatch.setattr("nextdetr.export.run._check_packages", lambda config: None)
+    monkeypatch.setattr("nextdetr.export.run.check_packages", lambda kind, int8: None)
     with pytest.raises(ConfigError, match=message):
         Detector(tiny_model(tmp_path)).export(**settings)
 

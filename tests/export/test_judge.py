@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nextdetr.config import BenchmarkConfig, build_config
-from nextdetr.errors import ModelFileError
+from nextdetr.errors import ConfigError, ModelFileError
 from nextdetr.export import benchmark as benchmarks
 from nextdetr.export.gate import Limits, drawn_images
 from nextdetr.export.graph import sample_near
@@ -149,3 +149,24 @@ def test_a_benchmark_measures_the_float_file_beside_an_8_bit_one(tmp_path, monke
     assert (result.deploy["1"].precision, result.deploy["1"].runtime) == ("int8", "openvino")
     assert result.deploy["1"].ratio == pytest.approx(2 / 3)
     assert benchmarks.benchmark(str(tmp_path / "a_onnx"), config).deploy == {}
+
+
+@pytest.mark.parametrize(("precision", "package"), [("int8", "nncf"), ("float32", "onnxscript")])
+def test_a_benchmark_that_lacks_a_package_ends_before_it_exports_or_scores(precision, package, tmp_path, monkeypatch):
+    asked = []
+
+    def is_there(name):
+        asked.append(name)
+        return name != package
+
+    def fail(*arguments, **settings):
+        pytest.fail("it was scored or exported first")
+
+    monkeypatch.setattr(benchmarks, "is_installed", lambda name: True)
+    monkeypatch.setattr("nextdetr.export.run.is_installed", is_there)
+    monkeypatch.setattr("nextdetr.models.summary.count_gflop", fail)
+    given = {"data": "some", "precision": ("float32", precision), "output": tmp_path / "out", "points": True}
+    with pytest.raises(ConfigError, match=rf"the export to onnx needs the package {package}, which is not installed"):
+        benchmarks.benchmark(str(tiny_model(tmp_path)), build_config(BenchmarkConfig, given), score=fail)
+    assert package in asked
+    assert not (tmp_path / "out").exists()

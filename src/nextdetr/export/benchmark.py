@@ -133,7 +133,8 @@ def benchmark(
         tell: called with a line before each measurement.
 
     Raises:
-        NextDETRError: the model cannot be opened or exported, or an exported file was given with ``points``.
+        NextDETRError: the model cannot be opened or exported, a package for that is missing, or an exported file was given
+            with ``points``.
     """
     opened, reports = open_any(model, weights=weights, allow_partial=allow_partial)
     if config.points and isinstance(opened, OpenedExport):
@@ -141,6 +142,8 @@ def benchmark(
             f"{opened.source}: --points measures the settings of a checkpoint, and an exported file has one: name the "
             "checkpoint, or leave --points out."
         )
+    if not isinstance(opened, OpenedExport):
+        _check_exports(config)
     for report in reports:
         tell(report.text())
     queries = None
@@ -241,8 +244,9 @@ def _candidates(
     ]
     for kind, package in RUNTIMES.items():
         for precision in config.precision:
-            if not is_installed(package) or (precision == "int8" and config.data is None):
-                tell(f"left out: {kind} {precision} (" + ("no --data" if is_installed(package) else f"no {package}") + ")")
+            lacking = _lacking(package, precision, config)
+            if lacking:
+                tell(f"left out: {kind} {precision} (no {lacking})")
                 continue
             tell(f"exporting to {kind}, {precision}")
             settings = ExportConfig(
@@ -254,6 +258,27 @@ def _candidates(
             after = None if before is None else accuracy(open_any(done.file, runtime=package)[0])
             found.append(_Candidate(label, package, precision, package, Path(done.file), config.batch, after))
     return found
+
+
+def _lacking(package: str, precision: str, config: BenchmarkConfig) -> str:
+    """Return what an export is left out for want of; "" if it is not."""
+    if not is_installed(package):
+        return package
+    return "--data" if precision == "int8" and config.data is None else ""
+
+
+def _check_exports(config: BenchmarkConfig) -> None:
+    """Fail immediately, rather than after the first exports and measurements, if a package for one of them is missing.
+
+    Raises:
+        ConfigError: the message names the package and how to install it.
+    """
+    from nextdetr.export.run import check_packages
+
+    for kind, package in RUNTIMES.items():
+        for precision in config.precision:
+            if not _lacking(package, precision, config):
+                check_packages(kind, int8=precision == "int8")
 
 
 def _row(

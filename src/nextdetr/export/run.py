@@ -49,7 +49,7 @@ from nextdetr.weights.checkpoint import FAMILIARITY, OpenedModel
 if TYPE_CHECKING:
     from nextdetr.export.quantize import Search
 
-__all__ = ["ExportResult", "Score", "export", "write_graph"]
+__all__ = ["ExportResult", "Score", "check_packages", "export", "write_graph"]
 
 
 #: Checkpoint metadata that the graph replaces, or that need backbone maps, which it does not output.
@@ -140,7 +140,7 @@ def export(
         ExportError: the model cannot be expressed in the format.
         DataError: the data set cannot be used.
     """
-    _check_packages(config)
+    check_packages(config.format, int8=config.int8)
     web = config.format == "web"
     runtime = runtime_files(config.runtime_dir) if web else {}  # first: if it is unavailable, fail before minutes of work
     config = _at_latency(opened, config)
@@ -354,16 +354,18 @@ def _limits(config: ExportConfig, contract: Contract) -> Limits:
     )
 
 
-def _check_packages(config: ExportConfig) -> None:
+def check_packages(kind: str, *, int8: bool) -> None:
     """Fail immediately, rather than after minutes of work, if a package is missing.
+
+    Args:
+        kind: the format.
+        int8: whether it is to be in 8 bits.
 
     Raises:
         ConfigError: the message names the package and how to install it.
     """
-    needed = [] if config.format == "pt2" else ["onnx", "onnxscript"]
-    needed += {"onnx": ["onnxruntime"], "openvino": ["openvino"], "pt2": [], "web": ["onnxruntime", "platformdirs"]}[
-        config.format
-    ]
-    for package in needed + (["nncf"] if config.int8 else []):
+    needed = [] if kind == "pt2" else ["onnx", "onnxscript"]
+    needed += {"onnx": ["onnxruntime"], "openvino": ["openvino"], "pt2": [], "web": ["onnxruntime", "platformdirs"]}[kind]
+    for package in needed + (["nncf"] if int8 else []):
         if not is_installed(package):
-            raise missing_extra(package, "export", f"the export to {config.format}")
+            raise missing_extra(package, "export", f"the export to {kind}")
