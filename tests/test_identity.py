@@ -14,6 +14,7 @@ from nextdetr.data.identity import coco_identity, describe_identity
 from nextdetr.data.sources import load_data
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.identity import LONGEST_MAP, Identity
+from tests.data.files import make_yolo
 from tests.helpers import squares, tiny_model
 
 KNOWN = Identity((7, 90), {"val/a.png": 31, "cam1/b.png": 32, "cam2/b.png": 33, "c.png": "x"})
@@ -28,6 +29,8 @@ KNOWN = Identity((7, 90), {"val/a.png": 31, "cam1/b.png": 32, "cam2/b.png": 33, 
         (["a.png", "a.png"], [31, 31]),
         (["x/cam1/b.png", "x/cam2/b.png", "c.png"], [32, 33, "x"]),
         (["b.png", "a.png"], ["b.png", 31]),  # which of the two it is nobody can tell
+        (["x/val/a.png", "y/val/a.png"], ["x/val/a.png", "y/val/a.png"]),  # one of them may be of another set
+        (["val/a.png", "./val/../val/a.png"], [31, 31]),
         (["a.png", "1.png"], [31, "1.png"]),  # not 1, which may be another image's id
         (["12.jpg", "0013.jpg"], [12, 13]),
         (["12.jpg", "012.jpg"], [1, 2]),
@@ -102,6 +105,35 @@ def test_all_splits_are_described(tmp_path, monkeypatch):
 def test_numbers_in_the_names_are_not_carried(tmp_path):
     data = squares(tmp_path)
     assert describe_identity(data, [load_data(data, "train")]).to_metadata() == {"category_ids": "[1, 2]"}
+
+
+def test_several_sets_are_described_each_by_its_own_file(tmp_path):
+    sets = [with_own_ids(tmp_path / "first"), with_own_ids(tmp_path / "second")]
+    file = sets[1] / "annotations" / "instances_train.json"
+    file.write_text(file.read_text().replace('"name": "bar"', '"name": "ball"'))
+    told = []
+    identity = describe_identity(sets, [load_data(sets, "train")], told.append)
+    assert identity.category_ids == (40, 7, 41)  # as in the first set; 7 is bar there
+    assert [("will not have the category ids of" in line, str(sets[1]) in line) for line in told] == [(True, True)]
+    first, second = (str(folder / "images" / "val" / "val-1.png") for folder in sets)
+    assert identity.images([first]) == identity.images([second]) == [697]
+    assert identity.images([first, second]) == [first, second]  # two images have this id
+    assert identity.images([first, str(sets[1] / "images" / "val" / "val-2.png")]) == [697, 694]
+    again = Identity.from_metadata(identity.to_metadata())
+    assert again.images([second]) == [697]
+
+
+def test_ids_are_those_of_the_set_that_has_some(tmp_path):
+    """Classes of a YOLO set have numbers that no results file knows."""
+    coco = with_own_ids(tmp_path / "coco")
+    make_yolo(tmp_path / "yolo", {"x": "0 0.5 0.5 0.2 0.2\n1 0.3 0.3 0.2 0.2\n"}, yaml="names: [ball, bar]\n")
+    for sets in ([coco, tmp_path / "yolo"], [tmp_path / "yolo", coco]):
+        data = load_data(sets, "train")
+        identity = describe_identity(sets, [data])
+        ids = dict(zip(data.classes, identity.category_ids, strict=True))
+        assert ids == {"square": 40, "bar": 7, "ball": 0}
+        assert identity.images([str(coco / "images" / "val" / "val-1.png")]) == [697]
+    assert describe_identity([tmp_path / "yolo", squares(tmp_path / "plain")], [data]).image_ids == {}
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ order) and ``image_ids`` (a JSON map from file to id, only if an id differs from
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -27,7 +28,8 @@ class Identity:
     Attributes:
         category_ids: id of each class, in the order of the model's indices; empty if unknown, -1 for a class that the data
             set lacks.
-        image_ids: file -> id. Files are paths relative to the data set, with ``/``.
+        image_ids: file -> id. Files are paths relative to the data set, with ``/``; of several data sets, after the number
+            and the folder of each.
     """
 
     category_ids: tuple[int | str, ...] = ()
@@ -40,10 +42,11 @@ class Identity:
     def images(self, paths: Sequence[str]) -> list[int | str]:
         """Return an id for each image of a run.
 
-        An image is recognised by as many parent folders as needed to distinguish it; if two paths match the same image, the
-        one with more common folders wins. If at least one image is known, the others get their path as id, which no data
-        set uses, so that none is mistaken for another image. If none is known: the numbers in the names, as in COCO's own
-        images, if all have one and all differ; else the positions, from 1.
+        An image is recognised by as many parent folders as needed to distinguish it; if several paths get the same id, the
+        one with the most common folders wins, and none if that is not one file: they may be of different data sets. If at
+        least one image is known, the others get their path as id, which no data set uses, so that none is mistaken for
+        another image. If none is known: the numbers in the names, as in COCO's own images, if all have one and all differ;
+        else the positions, from 1.
         """
         tails = self._tails()
         known = [_look_up(tails, path) for path in paths] if tails else []
@@ -51,7 +54,15 @@ class Identity:
             longest: dict[int | str, int] = {}
             for value, length in known:
                 longest[value] = max(length, longest.get(value, 1))
-            return [value if length == longest[value] else path for path, (value, length) in zip(paths, known, strict=True)]
+            files: dict[int | str, set[str]] = {}
+            for path, (value, length) in zip(paths, known, strict=True):
+                if length == longest[value]:
+                    files.setdefault(value, set()).add(os.path.abspath(path))  # noqa: PTH100 - without links
+            unique = {value for value, same in files.items() if len(same) == 1}
+            return [
+                value if length == longest[value] and value in unique else path
+                for path, (value, length) in zip(paths, known, strict=True)
+            ]
         stems = [Path(path).stem for path in paths]
         if all(stem.isascii() and stem.isdecimal() for stem in stems) and len({int(s) for s in stems}) == len(stems):
             return [int(stem) for stem in stems]

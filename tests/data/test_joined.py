@@ -42,6 +42,13 @@ def test_classes_are_joined_by_name_and_splits_by_those_that_there_are(sets):
     assert load_data(sets[:1], "train").classes == ["cat"]
 
 
+def test_ids_of_images_are_the_same_in_every_split(sets, tmp_path):
+    make_yolo(tmp_path / "third", {"y": LABELS}, size=(68, 40), split="val", yaml=NAMES)
+    both = [sets[1], tmp_path / "third", sets[0]]
+    ids = [record.image_id for split in ("train", "val") for record in load_data(both, split).records]
+    assert ids == ["1/images/train/x.jpg", "3/a", "2/images/val/y.jpg", "3/b"]
+
+
 def test_a_class_of_one_set_only_is_said(sets):
     (note,) = load_data(sets, "train").notes
     assert note.startswith(f"Not every class is in every data set: {sets[0]} has no bird. Such an object has no box there")
@@ -67,6 +74,17 @@ def test_an_image_that_another_set_holds_out_is_not_trained_on(sets):
     assert [record.path.name for record in data.records] == ["a.jpg"]
     assert data.notes[0] == f"1 image of {sets[1]} left out: {sets[0]} has the same in a split for scores"
     assert [record.path.name for record in load_data(sets, "val").records] == ["b.jpg"]
+
+
+def test_corrections_of_training_images_count_though_trainval_has_them(sets):
+    """VOC's trainval is no split for scores: it is train and val together."""
+    write_text(sets[0] / "ImageSets" / "Main" / "trainval.txt", "a\nb\n")
+    make_image(sets[1] / "images" / "train" / "x.jpg", (60, 40))  # the same file as a.jpg
+    data = load_data(sets, "train")
+    assert [record.path.name for record in data.records] == ["x.jpg"]
+    assert data.notes[0] == f"1 image of {sets[0]} is also in {sets[1]}, whose labels are used for it"
+    make_image(sets[1] / "images" / "train" / "x.jpg", (72, 40))  # the same file as b.jpg, of val
+    assert [record.path.name for record in load_data(sets, "train").records] == ["a.jpg"]
 
 
 def test_of_given_classes_one_set_may_have_none(sets):

@@ -77,17 +77,25 @@ def joined_yaml(data: DataSets) -> str:
     return yaml.safe_dump({"format": JOINED, "sets": sets}, sort_keys=False, allow_unicode=True)
 
 
-def join(parts: Sequence[DetectionData], names: Sequence[str], classes: Sequence[str] | None = None) -> DetectionData:
+def join(
+    parts: Sequence[DetectionData],
+    names: Sequence[str],
+    classes: Sequence[str] | None = None,
+    *,
+    numbers: Sequence[int] | None = None,
+) -> DetectionData:
     """Return the same split of several data sets as one.
 
     An image that is in several of them counts once, with the labels of the last one: corrections follow what they correct.
-    Image ids get the number of the set in front, and the files' own ids of images are given up.
+    Image ids get the number of the set in front, as two sets may have the same; for the ids in the files of COCO sets see
+    ``identity.describe_identity``.
 
     Args:
         parts: the split in each set, read with its own classes.
         names: their names for messages.
         classes: names in the order of a model's indices; objects of others are left out. None for all of theirs, in the
             order in which they come first.
+        numbers: number of each set, the same in all splits; by default its position here, from 1.
 
     Returns:
         The split; ``notes`` says which images and classes are only in some of the sets.
@@ -105,12 +113,13 @@ def join(parts: Sequence[DetectionData], names: Sequence[str], classes: Sequence
     index = {name: position for position, name in enumerate(wanted)}
     records: list[ImageRecord] = []
     notes = [note for part in parts for note in part.notes]
-    for place, part in enumerate(parts):
+    numbers = range(1, len(parts) + 1) if numbers is None else numbers
+    for place, (part, number) in enumerate(zip(parts, numbers, strict=True)):
         later = [record for other in parts[place + 1 :] for record in other.records]
         again = [path is not None for path in same_files(later, part.records)]
         labels = np.array([index.get(name, -1) for name in part.classes], dtype=np.int64)
         records += [
-            _relabelled(replace(record, image_id=f"{place + 1}/{record.image_id}"), labels)
+            _relabelled(replace(record, image_id=f"{number}/{record.image_id}"), labels)
             for record, repeated in zip(part.records, again, strict=True) if not repeated
         ]  # fmt: skip
         if any(again):
@@ -170,14 +179,20 @@ def _missing_classes(missing: Mapping[str, Sequence[str]]) -> str:
 
 
 def _category_ids(parts: Sequence[DetectionData], wanted: Sequence[str]) -> list[int | str]:
-    """Return the files' own id of each class, of the first set that has one; numbers from 0 if these clash."""
+    """Return an id for each class, none twice; -1 for a class that no set has.
+
+    It is that of the first COCO file that has the class, so that results fit at least the first file; the numbers of other
+    formats mean nothing. An id that is taken is replaced by the next free number.
+    """
     ids: dict[str, int | str] = {}
-    for part in parts:
+    for part in sorted(parts, key=lambda part: not part.own_ids):
         for name, number in zip(part.classes, part.category_ids, strict=True):
-            if number != -1:
-                ids.setdefault(name, number)
-    clash = len(set(ids.values())) < len(ids)
-    return [position if clash else ids.get(name, -1) for position, name in enumerate(wanted)]
+            if number == -1 or name in ids:
+                continue
+            taken = set(ids.values())
+            free = 1 + max((each for each in taken if isinstance(each, int)), default=-1)
+            ids[name] = free if number in taken else number
+    return [ids.get(name, -1) for name in wanted]
 
 
 def _members(path: Path) -> list[Path]:

@@ -19,7 +19,10 @@ from nextdetr.data.recognise import SplitReader
 from nextdetr.data.records import DetectionData
 from nextdetr.errors import DataError
 
-__all__ = ["available_splits", "is_data_set", "is_unfinished", "load_data", "other_images", "read_raw", "require_splits"]
+__all__ = [
+    "available_splits", "is_data_set", "is_unfinished", "load_data", "other_images", "read_raw", "require_splits",
+    "with_own_ids",
+]  # fmt: skip
 
 _ORDER = ("train", "val", "test")
 
@@ -59,12 +62,14 @@ def load_data(
         return _load(there[0], split, classes, options, advice)
     parts = [_load(each, split, None, options) for each in there]
     if _plain(split) == "train":
-        held = [(str(each), _held_out(each)) for each in sets]
+        learnt = {each: {record.path for record in part.records} for each, part in zip(there, parts, strict=True)}
+        held = [(str(each), _held_out(each, learnt.get(each, set()))) for each in sets]
         parts = [
             without(part, str(each), [(name, images) for name, images in held if name != str(each)])
             for each, part in zip(there, parts, strict=True)
         ]
-    return join(parts, [str(each) for each in there], classes)
+    numbers = [sets.index(each) + 1 for each in there]
+    return join(parts, [str(each) for each in there], classes, numbers=numbers)
 
 
 def _load(
@@ -88,9 +93,14 @@ def _load(
     return replace(data, recognised=source.recognised)
 
 
-def _held_out(path: Path) -> list[Path]:
-    """Return the images of all splits of a data set but ``train``."""
-    return [file for _, images in other_images(path, ["train"]) for file, _ in images()]
+def _held_out(path: Path, learnt: set[Path]) -> list[Path]:
+    """Return the images of a data set that are in other splits than ``train`` alone, as VOC's ``trainval`` includes it.
+
+    Args:
+        path: the data set.
+        learnt: the images of its ``train``.
+    """
+    return [file for _, images in other_images(path, ["train"]) for file, _ in images() if file not in learnt]
 
 
 def read_raw(path: str | Path, split: str) -> RawSplit:
@@ -104,6 +114,19 @@ def read_raw(path: str | Path, split: str) -> RawSplit:
         return _find_split(open_source(path), split, path)(None)
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def with_own_ids(path: str | Path) -> list[tuple[str, Callable[[], RawSplit]]]:
+    """Return, for each split of a data set whose files may have ids of their own, its name and a function that reads it.
+
+    Raises:
+        DataError: there is no such data set; also raised by the function, if a file of the split cannot be read.
+    """
+    path = Path(path).expanduser()
+    source = open_source(path)
+    if "coco" not in source.recognised:  # other formats have none, and would be read for nothing
+        return []
+    return [(split, partial(read_raw, path, split)) for split in source.readers]
 
 
 def other_images(path: str | Path, known: Sequence[str]) -> list[tuple[str, Callable[[], list[tuple[Path, int | str]]]]]:
