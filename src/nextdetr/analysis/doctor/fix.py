@@ -10,12 +10,14 @@ import yaml
 
 from nextdetr.analysis.doctor.copies import Copies
 from nextdetr.analysis.doctor.findings import Parts
+from nextdetr.data.dataset_yaml import JOINED
 from nextdetr.data.folders import yaml_in
+from nextdetr.data.joined import sets_of
 from nextdetr.data.raw import parse_yaml
-from nextdetr.data.records import DetectionData
-from nextdetr.data.sources import load_data, read_raw
+from nextdetr.data.records import DetectionData, ImageRecord
+from nextdetr.data.sources import available_splits, load_data, read_raw
 from nextdetr.errors import DataError
-from nextdetr.files import write_text_atomic
+from nextdetr.files import path_text, write_text_atomic
 
 __all__ = ["choose_images", "write_fixed"]
 
@@ -57,6 +59,8 @@ def choose_images(parts: Parts, copies: Copies) -> dict[str, list[Path]]:
 def write_fixed(data: str | Path, parts: Parts, kept: dict[str, list[Path]], target: Path) -> None:
     """Write the YAML, read it again, and check that it has the images to keep with all their boxes.
 
+    For several data sets that a YAML joins, there is one for each beside it (``clean-1.yaml``, …), and it joins those.
+
     Args:
         data: the data set that was read.
         parts: its splits.
@@ -67,32 +71,72 @@ def write_fixed(data: str | Path, parts: Parts, kept: dict[str, list[Path]], tar
         DataError: a dataset YAML cannot name the splits of this format, or the locations of this data set.
         WriteError: it cannot be written.
     """
-    content = _content(Path(data).expanduser(), parts, kept, target)
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
-    head = f"# Written by nextdetr doctor from {data}: the images of each split that are worth keeping.\n"
-    trial = target.with_name(f".{target.stem}.trial{target.suffix}")
+    sets = sets_of(data)
+    contents = {target: _content(sets[0], parts, kept, target)} if len(sets) == 1 else _of_sets(sets, parts, kept, target)
+    head = f"# Written by nextdetr doctor from {path_text(data)}: the images of each split that are worth keeping.\n"
+    texts = {file: head + _yaml(content) for file, content in contents.items()}
+    trials = {file: file.with_name(f".{file.stem}.trial{file.suffix}") for file in texts}
     try:
-        write_text_atomic(trial, head + text)
+        for file, text in texts.items():
+            write_text_atomic(trials[file], text)
         for split, part in parts.items():
-            _compare(data, part, kept[split], load_data(trial, split, classes=part.classes, check_images=False))
+            read = load_data(list(trials.values()), split, classes=part.classes, check_images=False)
+            _compare(data, part, kept[split], read)
     finally:
-        trial.unlink(missing_ok=True)
-    write_text_atomic(target, head + text)
+        for trial in trials.values():
+            trial.unlink(missing_ok=True)
+    for file, text in texts.items():
+        write_text_atomic(file, text)
+    if len(sets) > 1:
+        write_text_atomic(target, head + _yaml({"format": JOINED, "sets": [file.name for file in texts]}))
+
+
+def _yaml(content: dict[str, Any]) -> str:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _compare(data: str | Path, part: DetectionData, kept: list[Path], read: DetectionData) -> None:
+    """Check that what was read again has the images to keep, and their boxes, which other class names could change."""
     wanted = set(kept)
-    expected = {record.path.resolve(): len(record.labels) for record in part.records if record.path in wanted}
-    if {record.path.resolve(): len(record.labels) for record in read.records} != expected:
+    expected = {record.path.resolve(): _boxes(record) for record in part.records if record.path in wanted}
+    if {record.path.resolve(): _boxes(record) for record in read.records} != expected:
         raise DataError(
             f"{data}: a dataset YAML cannot name the images of {part.split} here; write the data set with nextdetr convert "
             "first, and fix what it wrote."
         )
 
 
+def _boxes(record: ImageRecord) -> tuple[bytes, bytes, bytes]:
+    return record.boxes.tobytes(), record.labels.tobytes(), record.crowd.tobytes()
+
+
+def _of_sets(sets: list[Path], parts: Parts, kept: dict[str, list[Path]], target: Path) -> dict[Path, dict[str, Any]]:
+    """Return a dataset YAML for each of several data sets of which an image is kept.
+
+    Raises:
+        DataError: as ``write_fixed``, or one of these files exists.
+    """
+    contents = {}
+    for number, path in enumerate(sets, start=1):
+        own = {split: load_data(path, split, check_images=False) for split in available_splits(path) if split in parts}
+        wanted = {split: set(kept[split]) for split in own}
+        left = {split: [r.path for r in part.records if r.path in wanted[split]] for split, part in own.items()}
+        own = {split: part for split, part in own.items() if left[split]}
+        if not own:
+            continue
+        file = target.with_name(f"{target.stem}-{number}{target.suffix}")
+        if file.exists():
+            raise DataError(f"{file}, for the images of {path}, exists already, and is not touched; choose another name.")
+        content = _content(path, own, {split: left[split] for split in own}, file)
+        contents[file] = {key: value for key, value in content.items() if left.get(key, True)}
+    return contents
+
+
 def _content(data: Path, parts: Parts, kept: dict[str, list[Path]], target: Path) -> dict[str, Any]:
+    """Return a dataset YAML for one data set."""
     kind = next(iter(parts.values())).recognised.split(":")[0]
     root = data.resolve() if data.is_dir() else data.resolve().parent
+    content: dict[str, Any] = {}
     if kind == "yaml":
         file = yaml_in(data)
         assert file is not None
@@ -108,6 +152,7 @@ def _content(data: Path, parts: Parts, kept: dict[str, list[Path]], target: Path
         )
     classes = list(dict.fromkeys(name for part in parts.values() for name in part.classes))
     found: dict[str, Any] = {"format": kind, "root": _relative(root, target.resolve().parent), "classes": classes}
+    found |= _row_settings(yaml_in(root if content else data) if kind == "yolo" else None, content)
     for split in parts:
         raw = read_raw(data, split)
         folder = Path(os.path.commonpath([image.path.resolve().parent for image in raw.images]))
@@ -122,6 +167,15 @@ def _content(data: Path, parts: Parts, kept: dict[str, list[Path]], target: Path
             entry["annotations"] = _relative(Path(os.path.commonpath(parents or [folder])), root)
         found[split] = {**entry, "include": _names(kept[split], folder)}
     return found
+
+
+def _row_settings(yolo: Path | None, content: dict[str, Any]) -> dict[str, Any]:
+    """Return what YAMLs say of the rows of labels: a YOLO set's own, and ours, whose ``content`` is given."""
+    try:
+        content = {**({} if yolo is None else parse_yaml(yolo)), **content}
+    except DataError:  # a file of another program, in a folder with a classes.txt
+        pass
+    return {key: content[key] for key in ("kpt_shape", "min_confidence") if key in content}
 
 
 def _from_yaml(content: dict[str, Any], root: Path, kept: dict[str, list[Path]], target: Path) -> dict[str, Any]:
