@@ -126,3 +126,20 @@ def test_overlap():
     found = iou_matrix(np.array([[0, 0, 2, 2], [5, 5, 5, 9]]), np.array([[1, 0, 3, 2], [0, 0, 2, 2], [9, 9, 10, 10]]))
     assert found == pytest.approx(np.array([[1 / 3, 1, 0], [0, 0, 0]]))
     assert iou_matrix(np.zeros((0, 4)), np.zeros((3, 4))).shape == (0, 3)
+
+
+def test_an_object_in_a_crowd_of_its_class_needs_no_box(clean):
+    records, found = clean
+    missing = int(np.argmax([answer.scores[0] for answer in found]))
+    at = int(iou_matrix(found[missing].boxes[:1], records[missing].boxes)[0].argmax())
+    label = int(records[missing].labels[at])
+    told = []
+    for crowd in (label, 1 - label):
+        truth = without(records[missing], at)
+        boxes = np.concatenate((truth.boxes, np.array([[0, 0, 200, 200]], np.float32)))
+        changed = list(records)
+        changed[missing] = replace(
+            truth, boxes=boxes, labels=np.append(truth.labels, crowd), crowd=np.arange(4) == 3, areas=boxes[:, 0]
+        )
+        told.append(list(doubts(changed, found)))
+    assert told == [[], ["label error: no label"]]

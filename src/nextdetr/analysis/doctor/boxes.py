@@ -36,7 +36,7 @@ def small_boxes(parts: Parts, image_size: int, stride: int, model: str) -> list[
     train = parts.get("train")
     if train is None:
         return []
-    rows = [(record, float(side), at) for record in train.records for at, side in enumerate(_sides(record, image_size))]
+    rows = [(record, side, at) for record in train.records for at, side in _sides(record, image_size)]
     small = sorted(((record, side, at) for record, side, at in rows if side < stride), key=lambda row: row[1])
     if not rows or len(small) < max(1.0, _SMALL * len(rows)):
         return []
@@ -52,11 +52,13 @@ def small_boxes(parts: Parts, image_size: int, stride: int, model: str) -> list[
     return [Finding("small boxes", "error" if lost > _LOST else "warning", message, images, pictures=pictures)]
 
 
-def _sides(record: ImageRecord, image_size: int) -> list[float]:
-    """Return the square root of each box's area on the square input, pixels; crowds do not count."""
-    sizes = record.boxes[~record.crowd].astype(np.float64)
+def _sides(record: ImageRecord, image_size: int) -> list[tuple[int, float]]:
+    """Return the position of each box but crowds, and the square root of its area on the square input, pixels."""
+    places = np.flatnonzero(~record.crowd)
+    sizes = record.boxes[places].astype(np.float64)
     scale = image_size**2 / max(1, record.width * record.height)
-    return list(np.sqrt((sizes[:, 2:] - sizes[:, :2]).clip(min=0).prod(axis=1) * scale).tolist())
+    sides = np.sqrt((sizes[:, 2:] - sizes[:, :2]).clip(min=0).prod(axis=1) * scale)
+    return list(zip(places.tolist(), sides.tolist(), strict=True))
 
 
 def doubled_boxes(parts: Parts) -> list[Finding]:
@@ -107,17 +109,17 @@ def whole_image_boxes(parts: Parts) -> list[Finding]:
     for split, data in parts.items():
         total, whole = 0, []
         for record in data.records:
-            boxes = record.boxes[~record.crowd]
-            areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-            total += len(boxes)
-            whole += [record] * int((areas > _WHOLE * record.width * record.height).sum())
+            areas = (record.boxes[:, 2:] - record.boxes[:, :2]).prod(axis=1)
+            total += int((~record.crowd).sum())
+            covering = (areas > _WHOLE * record.width * record.height) & ~record.crowd
+            whole += [(record, at) for at in np.flatnonzero(covering).tolist()]
         if whole and len(whole) > _MOSTLY_WHOLE * total:
             message = (
                 f"{len(whole):,} of the {plural(total, 'box')} of {split} are the whole image: they teach a detector "
                 "nothing of where things are."
             )
-            images = list(dict.fromkeys(str(record.path) for record in whole))
-            pictures = [_picture(data, record, [0], "") for record in whole]
+            images = list(dict.fromkeys(str(record.path) for record, _ in whole))
+            pictures = [_picture(data, record, [at], "") for record, at in whole]
             findings.append(Finding("boxes of whole images", "warning", message, images, pictures=pictures))
     return findings
 
@@ -131,7 +133,7 @@ def equal_boxes(parts: Parts) -> list[Finding]:
         for record in data.records:
             size = np.array([record.width, record.height] * 2, dtype=np.float64)
             shares = np.rint(_PLACES * record.boxes / size).astype(np.int64)
-            for place in {tuple(row): at for at, row in enumerate(shares.tolist())}.items():
+            for place in {tuple(row): at for at, row in enumerate(shares.tolist()) if not record.crowd[at]}.items():
                 places[place[0]].append((data, record, place[1]))
     whole = (0, 0, _PLACES, _PLACES)
     least = max(float(_REPEATED[0]), _REPEATED[1] * total)

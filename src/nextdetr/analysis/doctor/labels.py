@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextdetr.analysis.doctor.findings import Finding, Mark, Parts, Picture, Severity
-from nextdetr.analysis.doctor.overlap import iou_matrix
+from nextdetr.analysis.doctor.overlap import covered_shares, iou_matrix
 from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.errors import ConfigError
 from nextdetr.inference.exported import open_any
@@ -30,6 +30,7 @@ _SURE = 0.3  # least confidence of a detection that may contradict a label
 _AGREES = 0.5  # IoU of a detection that agrees with a label
 _SAME_OBJECT = 0.6  # IoU of a detection of the same object as a label of another class
 _NEAR = 0.3  # IoU below which a detection has no label
+_INSIDE = 0.5  # fraction of a detection in a crowd, from which it is of an object that has no box of its own
 _TOUCHES = 0.1  # IoU below which a label has no detection
 _PLACED = 0.65  # IoU from which a label is well placed
 _SEEN = 0.9  # fraction of the boxes of a size with a detection, from which boxes without one are doubtful
@@ -189,8 +190,9 @@ def _of_image(
     same = answer.labels[:, None] == record.labels
     limits = np.array([sure.get(data.classes[label], 1.0) for label in answer.labels])
     certain = answer.scores >= limits
+    alone = (overlap.max(axis=1, initial=0) < _NEAR) & ~_in_crowd(record, answer)
     taken: list[int] = []
-    for at in np.flatnonzero(certain & (overlap.max(axis=1, initial=0) < _NEAR)).tolist():
+    for at in np.flatnonzero(certain & alone).tolist():
         if not taken or iou_matrix(answer.boxes[[at]], answer.boxes[taken]).max() < _AGREES:
             taken.append(at)
             yield _Doubt("no label", float(answer.scores[at]), split, record, answer, None, at)
@@ -213,6 +215,16 @@ def _of_image(
             if mine:
                 score = float(answer.scores[mine[0]] * (1 - near[mine[0]]))
                 yield _Doubt("another place", score, split, record, answer, at, mine[0])
+
+
+def _in_crowd(record: ImageRecord, answer: Found) -> NDArray[np.bool_]:
+    """Return whether each detection lies in a crowd of its class, whose objects have no boxes of their own; [N].
+
+    Ignored regions of other formats are crowds of every class.
+    """
+    same = answer.labels[:, None] == record.labels[record.crowd]
+    inside = covered_shares(answer.boxes, record.boxes[record.crowd]) >= _INSIDE
+    return np.asarray((inside & same).any(axis=1))
 
 
 def _detail(data: DetectionData, doubt: _Doubt) -> dict[str, object]:

@@ -15,6 +15,7 @@ from nextdetr.analysis.doctor.findings import DoctorResult, Finding, Mark, Pictu
 from nextdetr.data.records import read_as
 from nextdetr.errors import DataError
 from nextdetr.files import path_text, write_text_atomic
+from nextdetr.inference.fonts import lay_out
 from nextdetr.preprocess import load_image
 
 __all__ = ["write_page"]
@@ -23,6 +24,7 @@ _SIDE = 240  # pixels of a thumbnail's longer side
 _AROUND = 4  # size of the shown part, in sides of the doubtful boxes
 _SHOWN = 24  # maximum thumbnails per finding
 _QUALITY = 80
+_TEXT = 11  # pixels, of labels
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #d0d7de; --soft: #f6f8fa; --error: #cf222e; --warning: #9a6700; --note: #0969da; }
@@ -139,11 +141,12 @@ def _thumbnail(path: Path, marks: tuple[Mark, ...]) -> str:
         colour = "#ff2d2d" if mark.doubtful else "#2dd4ff" if mark.text else "#9aa4ad"
         pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=2 if mark.text or mark.doubtful else 1)
         if mark.text:
-            width, height = pen.textbbox((0, 0), mark.text)[2:]
+            line = lay_out(mark.text, _TEXT)  # in letters of any script
+            width, height = line.width, line.bottom - line.top
             x = max(0.0, min(x1, small.width - width - 2))
             y = y2 + 2 if not mark.doubtful and y2 + height + 4 < small.height else max(0.0, y1 - height - 2)
             pen.rectangle((x, y, x + width + 2, y + height + 2), fill=colour)
-            pen.text((x + 1, y), mark.text, fill="black")
+            line.draw(pen, x + 1, y + 1 - line.top, "black")
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=_QUALITY)
     return base64.b64encode(stream.getvalue()).decode("ascii")
