@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from nextdetr.data.convert import convert
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.errors import ConfigError, DataError, WriteError
 
-from .files import box_entry, image_entry, make_image, write_coco, write_text
+from .files import box_entry, image_entry, make_image, make_yolo, write_coco, write_text
 
 CATEGORIES = ((7, "z b"), (3, "a <&> ü"), (90, "never"))
 
@@ -117,3 +118,35 @@ def test_command(source, tmp_path, capsys):
     assert "left out: 2 crowds, for which voc has no place" in told.err
     assert run(["convert", str(source), "--output", str(tmp_path / "new2")]) == 2
     assert "give --to coco, yolo or voc" in capsys.readouterr().err
+
+
+def test_sets_in_several_folders_keep_labels_and_images(tmp_path):
+    """Programs for YOLO replace the last folder called images, and list no hidden folders."""
+    for number, folder in enumerate((tmp_path / "x" / "y" / "a", tmp_path / "x" / "y" / ".b", tmp_path / "c")):
+        make_yolo(folder, {"p": "0 0.5 0.5 0.2 0.2\n"}, size=(60 + number, 40))
+    joined = write_text(tmp_path / "x" / "y" / "all.yaml", "format: joined\nsets: [a, .b, ../../c]\n")
+    before = sorted(tmp_path.rglob("*"))
+    for to in ("yolo", "coco", "voc"):
+        assert convert(joined, to, tmp_path / to / "new").splits == {"train": {"images": 3, "boxes": 3}}
+        after = load_data(tmp_path / to / "new", "train", on_bad_data="error")
+        assert sorted((record.width, len(record.labels)) for record in after.records) == [(60, 1), (61, 1), (62, 1)]
+        assert all(path in before or (tmp_path / to) in (path, *path.parents) for path in tmp_path.rglob("*"))
+        shutil.rmtree(tmp_path / to)
+
+
+def test_images_keep_their_folders_whether_the_path_is_relative_or_not(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(source.parent)
+    for name, path in (("absolute", source), ("relative", source.name)):
+        convert(path, "voc", tmp_path / name)
+        assert (tmp_path / name / "JPEGImages" / "sub" / "ü 1.jpg").is_file()
+
+
+def test_names_that_are_not_utf8_survive(tmp_path):
+    """A list of classes may be in another encoding; an XML with such bytes is read by no program."""
+    make_yolo(tmp_path / "set", {"p": "0 0.5 0.5 0.2 0.2\n1 0.3 0.3 0.2 0.2\n"}, yaml="")
+    (tmp_path / "set" / "data.yaml").unlink()
+    (tmp_path / "set" / "classes.txt").write_bytes(b"m\xfcnze\ncat\n")
+    for to, name in (("coco", "m\udcfcnze"), ("yolo", "m\udcfcnze"), ("voc", "m\\xfcnze")):
+        convert(tmp_path / "set", to, tmp_path / to)
+        data = load_data(tmp_path / to, "train", on_bad_data="error")
+        assert (data.classes, [record.labels.tolist() for record in data.records]) == ([name, "cat"], [[0, 1]])

@@ -159,10 +159,11 @@ def _name_images(parts: Sequence[DetectionData], to: str) -> list[list[Named]]:
     found = []
     for part in parts:
         folder = {"coco": part.split, "yolo": f"images/{part.split}", "voc": "JPEGImages"}[to]
-        top = _common_folder([record.path for record in part.records])
+        paths = [Path(os.path.abspath(record.path)) for record in part.records]  # noqa: PTH100 - links keep their names
+        top = _common_folder(paths)
         names = []
-        for record in part.records:
-            inside = record.path.relative_to(top) if record.path.is_relative_to(top) else Path(record.path.name)
+        for path in paths:
+            inside = _inside(path, top, to)
             name, number = inside, 1
             while _key(folder, name, to) in taken:
                 number += 1
@@ -173,6 +174,17 @@ def _name_images(parts: Sequence[DetectionData], to: str) -> list[list[Named]]:
     return found
 
 
+def _inside(path: Path, top: Path, to: str) -> Path:
+    """Return an image's path below the folder of its split, where every reader finds it.
+
+    Hidden folders get another name. In YOLO, folders called images are left out: the last one of that name would be
+    replaced to find the labels.
+    """
+    inside = path.relative_to(top) if path.is_relative_to(top) else Path(path.name)
+    parts = [part.lstrip(".") or "_" for part in inside.parts]
+    return Path(*(part for part in parts[:-1] if to != "yolo" or part.lower() != "images"), parts[-1])
+
+
 def _key(folder: str, name: Path, to: str) -> str:
     """Return the key that must be unique; many file systems ignore case."""
     return f"{folder}/{name if to == 'coco' else name.with_suffix('')}".casefold()
@@ -180,9 +192,9 @@ def _key(folder: str, name: Path, to: str) -> str:
 
 def _common_folder(paths: Sequence[Path]) -> Path:
     try:
-        return Path(os.path.commonpath([path.absolute().parent for path in paths]))
+        return Path(os.path.commonpath([path.parent for path in paths]))
     except ValueError:  # on different drives
-        return paths[0].absolute().parent
+        return paths[0].parent
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from nextdetr.data.records import DetectionData, ImageRecord
+from nextdetr.files import path_text
 
 __all__ = ["WRITERS", "Named"]
 
@@ -71,15 +72,19 @@ def write_yolo(folder: Path, parts: Sequence[DetectionData], named: Sequence[Seq
 
 
 def write_voc(folder: Path, parts: Sequence[DetectionData], named: Sequence[Sequence[Named]]) -> None:
-    """Write an XML per image, the lists of the splits, and a ``dataset.yaml`` that keeps the class order."""
+    """Write an XML per image, the lists of the splits, and a ``dataset.yaml`` that keeps the class order.
+
+    Bytes that are not UTF-8, in names of classes and images, are escaped there: no program reads such an XML.
+    """
+    classes = [path_text(name) for name in parts[0].classes]
     for part, names in zip(parts, named, strict=True):
         stems = []
         for record, name in zip(part.records, names, strict=True):
             stem = PurePosixPath(name.name).with_suffix("").as_posix()
             stems.append(stem)
-            _write(folder / "Annotations" / f"{stem}.xml", _voc_xml(record, name, part.classes))
+            _write(folder / "Annotations" / f"{stem}.xml", _voc_xml(record, name, classes))
         _write(folder / "ImageSets" / "Main" / f"{part.split}.txt", "".join(f"{stem}\n" for stem in stems))
-    _write(folder / "dataset.yaml", _yaml({"format": "voc", "root": ".", "classes": list(parts[0].classes)}))
+    _write(folder / "dataset.yaml", _yaml({"format": "voc", "root": ".", "classes": classes}))
 
 
 def _voc_xml(record: ImageRecord, name: Named, classes: Sequence[str]) -> str:
@@ -92,9 +97,10 @@ def _voc_xml(record: ImageRecord, name: Named, classes: Sequence[str]) -> str:
             f"  <object>\n    <name>{escape(classes[label])}</name>\n    <pose>Unspecified</pose>\n"
             f"    <truncated>0</truncated>\n    <difficult>0</difficult>\n    <bndbox>{corners}</bndbox>\n  </object>\n"
         )
+    file = escape(path_text(PurePosixPath(name.name).name))
     size = f"<width>{record.width}</width><height>{record.height}</height><depth>3</depth>"
     return (
-        f"<annotation>\n  <folder>JPEGImages</folder>\n  <filename>{escape(PurePosixPath(name.name).name)}</filename>\n"
+        f"<annotation>\n  <folder>JPEGImages</folder>\n  <filename>{file}</filename>\n"
         f"  <size>{size}</size>\n  <segmented>0</segmented>\n{''.join(objects)}</annotation>\n"
     )
 
