@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import subprocess
@@ -275,3 +276,9 @@ def test_a_detector_in_the_hubs_cache_is_called_after_its_repository(repository,
         check_not_cached(snapshot / "model.safetensors", "calibrate")
     monkeypatch.chdir(snapshot)
     assert detector_name("model.safetensors") == detector_name(".") == name
+
+
+def test_names_that_are_not_utf8_do_not_keep_a_file_from_being_written(tmp_path):
+    write_text_atomic(tmp_path / "x.json", json.dumps("m\udcfcnze", ensure_ascii=False))
+    assert (tmp_path / "x.json").read_bytes() == b'"m\\udcfcnze"'
+    assert json.loads((tmp_path / "x.json").read_text()) == "m\udcfcnze"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nextdetr.files import path_text
 from nextdetr.inference.drawing import COLOURS
 from nextdetr.report.calibration import Calibration
 from nextdetr.report.thresholds import GRID, Curves
@@ -125,7 +126,7 @@ def _lines(axis: Axes, places: NDArray[np.float64], rows: NDArray[np.float64], c
             continue
         style: dict[str, Any] = {"color": LINE, "linewidth": 0.7}
         if named:
-            style = {"color": _colour(index), "linewidth": 1.6, "label": classes[index]}
+            style = {"color": _colour(index), "linewidth": 1.6, "label": path_text(classes[index])}
         axis.plot(places, row, **style)
     if len(shown) > 1:
         with np.errstate(invalid="ignore"):

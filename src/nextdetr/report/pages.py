@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nextdetr.files import path_text
 from nextdetr.report.analysis import Analysis
 from nextdetr.report.calibration import LEAST
 from nextdetr.report.figures import bars, confidence_figure, recall_figure, reliability_figure
@@ -87,7 +88,7 @@ def report_page(analysis: Analysis, facts: Facts) -> str:
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a template of this folder; all values from data are escaped."""
+    """Fill a template of this folder; all values from data are escaped, also bytes that are not UTF-8."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     from nextdetr import __version__
@@ -96,7 +97,7 @@ def render(template: str, **values: Any) -> str:
         loader=PackageLoader("nextdetr.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    return pages.get_template(template).render(version=__version__, **values)
+    return path_text(pages.get_template(template).render(version=__version__, **values))
 
 
 def _picture(analysis: Analysis, place: int) -> Picture:
