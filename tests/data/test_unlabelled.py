@@ -63,6 +63,12 @@ def test_what_cannot_be_used_is_named(tmp_path, what):
         find_unlabelled([] if what == "nothing" else [folder])
 
 
+def test_a_picture_of_a_phone_gives_itself(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(Image.open(_picture(tmp_path / "a.png"))).save(tmp_path / "a.heic")
+    assert [record.width for record in find_unlabelled([tmp_path / "a.heic"]).records] == [40]
+
+
 def test_crops_have_the_permitted_area_and_shape_and_depend_on_the_key_alone(tmp_path):
     generator = np.random.default_rng()
     areas = []

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.errors import DataError
@@ -195,3 +196,11 @@ def test_bccd(shared_data):
     ]
     with pytest.raises(DataError, match=r"BloodImage_00343\.xml: line 55 \(object 4\)"):
         load_data(shared_data / "bccd", "train", on_bad_data="error")
+
+
+def test_a_list_may_name_pictures_of_phones(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    image = make_voc(tmp_path, "ab", [("train", ["a.heic", "b"])]) / "JPEGImages" / "a.jpg"
+    heif.from_pillow(Image.open(image)).save(image.with_suffix(".heic"))
+    image.unlink()
+    assert [record.path.name for record in load_data(tmp_path, "train").records] == ["a.heic", "b.jpg"]
