@@ -90,9 +90,9 @@ def optional_file() -> Iterator[None]:
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
-    """Write ``text`` as UTF-8 atomically; see :func:`atomic_write`.
+    r"""Write ``text`` as UTF-8 atomically; see :func:`atomic_write`.
 
-    Bytes of names that are not UTF-8, which Python represents as surrogates, are escaped (``\\udcfc``, valid in JSON).
+    Bytes of names that are not UTF-8, which Python represents as surrogates, are escaped (``\udcfc``, valid in JSON).
     """
     write_bytes_atomic(path, text.encode(errors="backslashreplace"))
 

@@ -67,7 +67,7 @@ class LabelPlaces:
                 yield left, top, left + width, top + height
 
     def _is_free(self, index: int, spot: NDArray[np.float64], own: float = COVERED) -> bool:
-        """Whether a label at ``spot``, [4] xyxy, would hide no other label and little of the objects: ``own`` of its own."""
+        """Whether a label at ``spot``, [4] xyxy, would hide no other label, little of others and ``own`` of its box."""
         most = COVERED * self._areas
         most[index] = own * self._areas[index]
         if (_shared(spot, self._taken) > 0).any() or (_shared(spot, self.boxes) > most).any():

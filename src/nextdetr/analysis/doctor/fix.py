@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -171,10 +172,8 @@ def _content(data: Path, parts: Parts, kept: dict[str, list[Path]], target: Path
 
 def _row_settings(yolo: Path | None, content: dict[str, Any]) -> dict[str, Any]:
     """Return what YAMLs say of the rows of labels: a YOLO set's own, and ours, whose ``content`` is given."""
-    try:
+    with contextlib.suppress(DataError):  # a file of another program, in a folder with a classes.txt
         content = {**({} if yolo is None else parse_yaml(yolo)), **content}
-    except DataError:  # a file of another program, in a folder with a classes.txt
-        pass
     return {key: content[key] for key in ("kpt_shape", "min_confidence") if key in content}
 
 
