@@ -9,6 +9,7 @@ from nextdetr.confidence import DEFAULT, LEAST_F1, Thresholds
 from nextdetr.report.bootstrap import paired_difference
 from nextdetr.report.calibration import calibrate_bins
 from nextdetr.report.confusion import confusion_matrix, cost, pair
+from nextdetr.report.figures import recall_figure
 from nextdetr.report.matching import Matches, average_precision, match
 from nextdetr.report.thresholds import GRID, best_thresholds, curves
 from tests.report.problems import random_split
@@ -125,3 +126,7 @@ def test_a_better_detector_is_found_to_be_better():
     assert paired_difference(bad, good, resamples=200, seed=3) == result
     other = paired_difference(good, bad, resamples=200, seed=3)
     assert (other.low, other.high) == pytest.approx((-result.high, -result.low))
+
+
+def test_names_that_are_not_utf8_are_drawn_escaped():
+    assert "m\\xfcnze" in recall_figure(np.ones((101, 2)), ["m\udcfcnze", "cat"])

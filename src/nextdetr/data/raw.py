@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from nextdetr.data.listing import NameIndex, is_foreign
 from nextdetr.data.records import Problem
 from nextdetr.errors import DataError
+from nextdetr.files import path_text
 
 __all__ = [
     "BoxTable",
@@ -320,7 +321,8 @@ def map_classes(
     Raises:
         DataError: none of the wanted classes is among the data set's own.
     """
-    names = list(dict.fromkeys(own.values())) if wanted is None else list(wanted)
+    own = {own_id: path_text(name) for own_id, name in own.items()}  # of other bytes than UTF-8 no file can be written
+    names = list(dict.fromkeys(own.values())) if wanted is None else [path_text(name) for name in wanted]
     index = {name: position for position, name in enumerate(names)}
     if own and wanted is not None and not any(name in index for name in own.values()):
         raise DataError(

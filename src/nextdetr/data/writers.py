@@ -74,9 +74,9 @@ def write_yolo(folder: Path, parts: Sequence[DetectionData], named: Sequence[Seq
 def write_voc(folder: Path, parts: Sequence[DetectionData], named: Sequence[Sequence[Named]]) -> None:
     """Write an XML per image, the lists of the splits, and a ``dataset.yaml`` that keeps the class order.
 
-    Bytes that are not UTF-8, in names of classes and images, are escaped there: no program reads such an XML.
+    Bytes that are not UTF-8, in names of images, are escaped there: no program reads such an XML.
     """
-    classes = [path_text(name) for name in parts[0].classes]
+    classes = list(parts[0].classes)
     for part, names in zip(parts, named, strict=True):
         stems = []
         for record, name in zip(part.records, names, strict=True):
