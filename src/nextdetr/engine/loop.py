@@ -30,6 +30,7 @@ from nextdetr.engine.resume import Contract
 from nextdetr.engine.saving import Saver
 from nextdetr.engine.state import Cursor, step_seed
 from nextdetr.engine.stopping import stop_on_signal
+from nextdetr.engine.threads import ThreadTuner
 from nextdetr.errors import FailedElsewhere, Interrupted, TrainingError
 from nextdetr.structures import Batch
 
@@ -79,6 +80,7 @@ class Loop(ABC):
         self.group_start = cursor
         self.table: MetricsTable | None = None
         self.logs = RunLogs(config, directory, self.command, display.line, main=self.main)
+        self.threads = ThreadTuner(fabric.device, display, processes=fabric.world_size)
 
     # Implemented by the task
 
@@ -139,6 +141,7 @@ class Loop(ABC):
                     self._epoch()
         finally:
             self.loader.close()
+            self.threads.restore()
 
     @property
     def main(self) -> bool:
@@ -191,6 +194,7 @@ class Loop(ABC):
                     self.group_start = replace(cursor, sums=dict(cursor.sums))
             if batch is None:
                 break
+            self.threads.adapt()
             self._batch(batch.to(self.fabric.device))
         self._end_epoch((cursor.images - images) / max(1e-9, budget.seconds - started))
 
