@@ -110,7 +110,9 @@ def main() -> None:
         "| endless loops | " + " | ".join(names) + " |", "|---|" + "---|" * len(names),
     ]  # fmt: skip
     for loops, of_loops in found.items():
-        cells = (f"{statistics.median(of_loops[name]):.1f} ({', '.join(f'{v:.1f}' for v in of_loops[name])})" for name in names)
+        cells = (
+            f"{statistics.median(of_loops[name]):.1f} ({', '.join(f'{v:.1f}' for v in of_loops[name])})" for name in names
+        )
         lines.append(f"| {loops} | " + " | ".join(cells) + " |")
     write_result("busy_machine", lines, write=options.write)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from nextdetr.config import TrainConfig
 from nextdetr.engine import threads as threads_module
 from nextdetr.engine.log import Display
-from nextdetr.engine.threads import GAIN, INTERVAL, ThreadTuner
+from nextdetr.engine.threads import GAIN, INTERVAL, ROUNDS, ThreadTuner
 from nextdetr.engine.train import Trainer, train
 from tests.helpers import squares, tiny_model
 
@@ -16,19 +18,31 @@ CPU = torch.device("cpu")
 
 
 class Machine:
-    """Speeds by number of threads, and a clock that stands still."""
+    """Steps take a time that depends on the threads; the clock only advances during them."""
 
-    def __init__(self, **speeds: float) -> None:
-        self.speeds = {int(count.lstrip("t")): speed for count, speed in speeds.items()}
-        self.seconds = 0.0
-        self.timed: list[int] = []
+    def __init__(self, **seconds: float) -> None:
+        self.take(**seconds)
+        self.now = 0.0
+        self.used: list[int] = []
 
-    def speed(self, count: int) -> float:
-        self.timed.append(count)
-        return self.speeds.get(count, 0.0)
+    def take(self, **seconds: float) -> None:
+        self.seconds = {int(count.lstrip("t")): value for count, value in seconds.items()}
 
     def clock(self) -> float:
-        return self.seconds
+        return self.now
+
+    def step(self, tuned: ThreadTuner, work: float = 1.0) -> None:
+        with tuned.step(work):
+            count = torch.get_num_threads()
+            self.used.append(count)
+            self.now += work * self.seconds.get(count, 9.0)
+
+    def steps(self, tuned: ThreadTuner, number: int) -> list[int]:
+        """Threads of the next steps."""
+        self.used = []
+        for _ in range(number):
+            self.step(tuned)
+        return self.used
 
 
 @pytest.fixture
@@ -44,26 +58,24 @@ def _threads(monkeypatch):
 def tuner(machine: Machine, lines: list[str] | None = None, **options) -> ThreadTuner:
     display = Display(enabled=False)
     display.line = (lines if lines is not None else []).append  # type: ignore[method-assign]
-    options = {"device": CPU, "clock": machine.clock, "speed": machine.speed, **options}
+    options = {"device": CPU, "clock": machine.clock, **options}
     return ThreadTuner(options.pop("device"), display, **options)
 
 
 @pytest.mark.usefixtures("_threads")
 def test_a_busy_machine_gets_fewer_threads_and_an_idle_one_all_of_them():
-    machine, lines = Machine(t4=1.0, t3=1.6, t2=1.5), []
+    machine, lines = Machine(t4=1.0, t3=0.6, t2=0.7), []
     tuned = tuner(machine, lines)
-    tuned.adapt()
-    assert torch.get_num_threads() == 3
-    machine.speeds = {1: 1.0, 2: 1.4, 3: 1.0, 4: 0.8}
-    tuned.adapt()
-    assert torch.get_num_threads() == 3  # not due yet
-    machine.seconds += INTERVAL
-    tuned.adapt()
-    assert torch.get_num_threads() == 2
-    machine.speeds = {1: 1.0, 2: 1.9, 3: 2.8, 4: 3.7}
-    machine.seconds += INTERVAL
-    tuned.adapt()
-    assert torch.get_num_threads() == 4
+    assert machine.steps(tuned, 3 * ROUNDS) == [2, 3, 4] * ROUNDS
+    machine.take(t1=1.0, t2=0.7, t3=1.0, t4=1.2)
+    assert machine.steps(tuned, 20) == [3] * 20  # no trial is due yet
+    machine.now += 1000
+    assert machine.steps(tuned, 4 * ROUNDS) == [1, 2, 3, 4] * ROUNDS
+    assert machine.steps(tuned, 1) == [2]
+    machine.take(t1=4.0, t2=2.1, t3=1.4, t4=1.0)
+    machine.now += 1000
+    machine.steps(tuned, 4 * ROUNDS)
+    assert machine.steps(tuned, 1) == [4]
     assert lines == [
         "Training uses 3 of 4 CPU threads, which is faster while other programs run (OMP_NUM_THREADS sets a fixed number).",
         "Training uses 4 of 4 CPU threads again.",
@@ -72,41 +84,56 @@ def test_a_busy_machine_gets_fewer_threads_and_an_idle_one_all_of_them():
 
 @pytest.mark.usefixtures("_threads")
 def test_a_small_difference_changes_nothing_and_the_start_is_the_limit():
-    machine = Machine(t2=1.0, t3=0.99 * GAIN, t4=1.0, t8=9.0)
-    tuner(machine).adapt()
-    assert torch.get_num_threads() == 4
-    assert set(machine.timed) == {2, 3, 4}
+    machine = Machine(t2=2.0, t3=1.01 / GAIN, t4=1.0, t8=0.1)
+    tuned = tuner(machine)
+    assert set(machine.steps(tuned, 3 * ROUNDS)) == {2, 3, 4}
+    assert machine.steps(tuned, 1) == [4]
+
+
+@pytest.mark.usefixtures("_threads")
+def test_steps_are_compared_by_their_work_and_one_slow_step_decides_nothing():
+    machine = Machine(t2=2.0, t3=1.5, t4=1.0)
+    tuned = tuner(machine)
+    for number in range(3 * ROUNDS):
+        if number == 2:  # an update of the system, say
+            usual = machine.seconds
+            machine.take(t4=50.0)
+            machine.step(tuned)
+            machine.seconds = usual
+        else:
+            machine.step(tuned, work=0.1 if number % 3 == 0 else 5.0)
+    assert machine.steps(tuned, 1) == [4]
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("seconds", [0.1, 5.0])
+def test_trials_take_a_small_part_of_the_time(seconds):
+    machine = Machine(t2=1.9 * seconds, t3=1.4 * seconds, t4=seconds)
+    tuned = tuner(machine)
+    used = machine.steps(tuned, 1500)
+    others = len([count for count in used if count != 4])
+    assert others >= 2 * 2 * ROUNDS  # more than one trial
+    assert others < 0.03 * len(used)
+    assert machine.now < 1.02 * seconds * len(used)
+    assert INTERVAL > 3 * ROUNDS * 1.9 * 0.1
 
 
 @pytest.mark.usefixtures("_threads")
 @pytest.mark.parametrize("options", [{"device": torch.device("cuda", 0)}, {"processes": 2}])
 def test_it_is_off_on_other_devices_and_with_several_processes(options):
-    machine = Machine(t3=9.0)
+    machine = Machine(t3=0.1)
     tuned = tuner(machine, **options)
     torch.set_num_threads(3)  # by someone else
-    tuned.adapt()
+    assert machine.steps(tuned, 30) == [3] * 30
     tuned.restore()
-    assert not machine.timed
     assert torch.get_num_threads() == 3
 
 
 @pytest.mark.usefixtures("_threads")
 def test_a_number_set_by_the_user_is_kept(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    machine = Machine(t3=9.0)
-    tuner(machine).adapt()
-    assert not machine.timed
-
-
-@pytest.mark.usefixtures("_threads")
-def test_the_timed_work_takes_no_random_numbers():
-    before = torch.get_rng_state()
-    work = threads_module._Work()
-    assert work.speed(2) > 0
-    assert torch.get_num_threads() == 2
-    with torch.no_grad():
-        assert work.speed(1) > 0
-    assert torch.equal(torch.get_rng_state(), before)
+    machine = Machine(t3=0.1)
+    assert machine.steps(tuner(machine), 30) == [4] * 30
 
 
 @pytest.mark.usefixtures("_threads")
@@ -115,6 +142,7 @@ def test_a_training_uses_it_and_restores_the_threads(tmp_path, monkeypatch):
 
     def noted(self, *arguments):
         seen.append(torch.get_num_threads())
+        machine.now += {2: 1.0}.get(seen[-1], 5.0)
         return step(self, *arguments)
 
     def ended(self):
@@ -124,14 +152,14 @@ def test_a_training_uses_it_and_restores_the_threads(tmp_path, monkeypatch):
     after, run_epochs = [], Trainer.run_epochs
     monkeypatch.setattr(Trainer, "step", noted)
     monkeypatch.setattr(Trainer, "run_epochs", ended)
-    monkeypatch.setattr(threads_module._Work, "speed", lambda self, count: {2: 1.0}.get(count, 0.1))
+    machine = Machine()
+    monkeypatch.setattr(threads_module, "time", SimpleNamespace(monotonic=machine.clock))
     train(
         TrainConfig(
-            data=str(squares(tmp_path / "data")), model=str(tiny_model(tmp_path)), epochs=1, image_size=64, batch_size=2,
+            data=str(squares(tmp_path / "data")), model=str(tiny_model(tmp_path)), epochs=4, image_size=64, batch_size=2,
             workers=0, output=tmp_path / "run", start="none", accelerator="cpu",
         ),
         quiet=True,
     )  # fmt: skip
-    assert seen
-    assert set(seen) == {2}
+    assert seen == [2, 3, 4] * ROUNDS + [2] * 3
     assert after == [4]  # what is measured after the last step has all threads

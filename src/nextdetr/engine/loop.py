@@ -194,8 +194,8 @@ class Loop(ABC):
                     self.group_start = replace(cursor, sums=dict(cursor.sums))
             if batch is None:
                 break
-            self.threads.adapt()
-            self._batch(batch.to(self.fabric.device))
+            with self.threads.step(batch.images.numel()):
+                self._batch(batch.to(self.fabric.device))
         self._end_epoch((cursor.images - images) / max(1e-9, budget.seconds - started))
 
     def _batch(self, batch: Batch) -> None:

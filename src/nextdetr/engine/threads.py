@@ -7,13 +7,14 @@ threads runs at half the speed of training with one.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import nn
 
 from nextdetr.engine.log import Display
 
@@ -21,14 +22,14 @@ __all__ = ["ThreadTuner"]
 
 _log = logging.getLogger(__name__)
 
-INTERVAL = 20.0  # seconds between two checks; one takes some 0.1 s on two cores
-SLICE = 0.025  # seconds of work to time a number of threads with, a multiple of a scheduler's turns of some 3 ms
-ROUNDS = 2  # of each number, in turns
+INTERVAL = 20.0  # least seconds between two trials
+SHARE = 30  # and at least this many times the duration of the last trial's steps, so that it costs little
+ROUNDS = 3  # steps with each number of threads, in turns
 GAIN = 1.15  # how much faster another number of threads must be; smaller differences are noise
 
 
 class ThreadTuner:
-    """Chooses the number of threads that is fastest at the moment, by timing a little work between training steps.
+    """Chooses the number of threads by timing training steps with other numbers from time to time.
 
     It is off on other devices, in runs of several processes, and if ``OMP_NUM_THREADS`` sets the number. The number at the
     start is never exceeded.
@@ -38,34 +39,43 @@ class ThreadTuner:
         display: shows the first change in each direction.
         processes: of the run.
         clock: returns seconds.
-        speed: returns the work per second with a number of threads, which it sets.
     """
 
     def __init__(
-        self, device: torch.device, display: Display, *, processes: int = 1,
-        clock: Callable[[], float] = time.monotonic, speed: Callable[[int], float] | None = None,
-    ) -> None:  # fmt: skip
+        self, device: torch.device, display: Display, *, processes: int = 1, clock: Callable[[], float] | None = None
+    ) -> None:
         self.most = self.threads = torch.get_num_threads()
         self.enabled = device.type == "cpu" and processes == 1 and self.most > 1 and "OMP_NUM_THREADS" not in os.environ
-        self._display, self._clock, self._speed = display, clock, speed or _Work().speed
-        self._next = clock()
+        self._display, self._clock = display, clock or time.monotonic
+        self._due, self._spent = self._clock(), 0.0
+        self._to_try: list[int] = []
+        self._taken: dict[int, list[float]] = {}
         self._told: set[bool] = set()
 
-    def adapt(self) -> None:
-        """Check whether another number of threads is faster, if a check is due, and set it."""
-        if not self.enabled or self._clock() < self._next:
+    @contextlib.contextmanager
+    def step(self, work: float) -> Iterator[None]:
+        """Run a training step with the number of threads that is best or to be tried.
+
+        Args:
+            work: how much there is to do compared with other steps, such as the pixels of the batch.
+        """
+        if not self.enabled:
+            yield
             return
-        speeds = {count: 0.0 for count in self._candidates()}
-        for _ in range(ROUNDS):
-            for count in speeds:
-                speeds[count] = max(speeds[count], self._speed(count))
-        best = max(speeds, key=lambda count: (speeds[count], -count))
-        chosen = best if speeds[best] > GAIN * speeds[self.threads] else self.threads
-        torch.set_num_threads(chosen)
-        self._next = self._clock() + INTERVAL
-        if chosen != self.threads:
-            self._tell(chosen)
-        self.threads = chosen
+        began = self._clock()
+        if not self._to_try and began >= self._due:
+            self._to_try, self._taken, self._spent = self._candidates() * ROUNDS, {}, 0.0
+        if not self._to_try:
+            yield
+            return
+        count = self._to_try.pop(0)
+        torch.set_num_threads(count)
+        yield
+        seconds = self._clock() - began
+        self._spent += seconds
+        self._taken.setdefault(count, []).append(seconds / max(work, 1e-9))
+        if not self._to_try:
+            self._decide()
 
     def restore(self) -> None:
         """Set the number at the start again: latencies are measured with it after the last step."""
@@ -77,6 +87,16 @@ class ThreadTuner:
         now = self.threads
         return sorted({count for count in (now, now // 2, now - 1, now + 1, 2 * now) if 1 <= count <= self.most})
 
+    def _decide(self) -> None:
+        cost = {count: statistics.median(taken) for count, taken in self._taken.items()}
+        best = min(cost, key=lambda count: (cost[count], count))
+        chosen = best if GAIN * cost[best] < cost[self.threads] else self.threads
+        torch.set_num_threads(chosen)
+        self._due = self._clock() + max(INTERVAL, SHARE * self._spent)
+        if chosen != self.threads:
+            self._tell(chosen)
+        self.threads = chosen
+
     def _tell(self, chosen: int) -> None:
         fewer = chosen < self.threads
         text = f"Training uses {chosen} of {self.most} CPU threads"
@@ -86,31 +106,3 @@ class ThreadTuner:
         self._told.add(fewer)
         why = ", which is faster while other programs run (OMP_NUM_THREADS sets a fixed number)." if fewer else " again."
         self._display.line(text + why)
-
-
-class _Work:
-    """A small network, forward and backward, that takes a few milliseconds, as the operations of a training step do."""
-
-    def __init__(self) -> None:
-        self._network: nn.Module | None = None
-
-    def speed(self, threads: int) -> float:
-        """Work per second with this number of threads."""
-        torch.set_num_threads(threads)
-        self._pass()  # the first one with a number of threads also starts them and prepares the convolutions
-        started, count = time.perf_counter(), 0
-        while (passed := time.perf_counter() - started) < SLICE:
-            self._pass()
-            count += 1
-        return count / passed
-
-    def _pass(self) -> None:
-        if self._network is None:
-            # Constant weights: random ones would take numbers from the run's own sequence.
-            layers = [nn.utils.skip_init(nn.Conv2d, 64, 64, 3, padding=1) for _ in range(4)]
-            for parameter in (parameter for layer in layers for parameter in layer.parameters()):
-                nn.init.constant_(parameter, 0.001)
-            self._network = nn.Sequential(*layers).to(memory_format=torch.channels_last)
-            self._images = torch.ones(4, 64, 28, 28).contiguous(memory_format=torch.channels_last)
-        with torch.enable_grad():
-            self._network(self._images).sum().backward()
