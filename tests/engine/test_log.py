@@ -138,6 +138,16 @@ def test_scores_that_come_after_the_last_row_join_it(tmp_path):
     assert [(row["epoch"], row["AP"]) for row in read_table(file)] == [("1", "0.5")]
 
 
+def test_a_resumed_run_with_other_terms_keeps_those_of_the_epochs_before(tmp_path):
+    file = tmp_path / "metrics.csv"
+    MetricsTable(file, ["loss_l1", "pseudo_boxes"]).add({"epoch": 1, "step": 5, "loss_l1": 2.0, "pseudo_boxes": 3.5})
+    resumed = MetricsTable(file, ["loss_giou", "loss_l1"], resume_epoch=1)
+    resumed.add({"epoch": 2, "step": 9, "loss_l1": 1.0, "loss_giou": 0.5})
+    columns = ("loss_l1", "pseudo_boxes", "loss_giou")
+    assert [tuple(row[name] for name in columns) for row in read_table(file)] == [("2", "3.5", ""), ("1", "", "0.5")]
+    assert list(read_table(file)[0])[5:8] == list(columns)
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -40,7 +40,7 @@ class MetricsTable:
 
     Args:
         path: the file.
-        terms: names of the loss terms; None takes those in the file.
+        terms: names of the loss terms, if known, beside those of the rows that are kept.
         resume_epoch: rows from this epoch on are dropped, since a resumed run writes them again.
         metrics: names of the validation metrics.
     """
@@ -57,9 +57,9 @@ class MetricsTable:
                 kept = path.replace(path.with_name(f"{path.stem}-damaged{path.suffix}"))
                 _log.warning("%s: cannot be read (%s); renamed to %s, and a new file started.", path, error, kept.name)
         first = ["epoch", "step", "seconds", "learning_rate", "loss"]
-        if terms is None:
-            terms = [name for name in (self.rows[0] if self.rows else ()) if name not in (*first, *metrics)]
-        self.columns = [*first, *terms, *metrics]
+        # A resumed run may have fewer terms, but the epochs before keep theirs.
+        known = [name for name in (self.rows[0] if self.rows else ()) if name not in (*first, *metrics)]
+        self.columns = [*first, *dict.fromkeys([*known, *(terms or ())]), *metrics]
 
     def add(self, row: Mapping[str, float | int | None]) -> None:
         """Append a row and write the table atomically; rows that a full disk kept out are written with a later one."""
