@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,14 +14,17 @@ from nextdetr.config import TrainConfig
 from nextdetr.data.sources import load_data
 from nextdetr.engine.fine_tune import has_own_backbone, plan_fine_tuning
 from nextdetr.engine.freezing import Freezing, first_stages
+from nextdetr.engine.model_facts import gflop_of, with_image_size
 from nextdetr.engine.optim import build_optimizer
 from nextdetr.engine.setup import fill_in, resolve_config
 from nextdetr.engine.train import train
 from nextdetr.errors import ConfigError
 from nextdetr.models.graph import build_model, load_model_file, parse_model_text
+from nextdetr.models.summary import count_gflop
 from nextdetr.weights.checkpoint import save_detector
 from nextdetr.weights.layouts.table import Identity
-from tests.engine.test_recipe import CELLS, LAPTOP, MODELS, choose_recipe
+from nextdetr.weights.reader import WeightsFile
+from tests.engine.test_recipe import CELLS, GPU, LAPTOP, MODELS, choose_recipe
 from tests.helpers import TINY_MODEL, squares
 
 ATTO = {"depths": (2, 2, 6, 2), "dims": (40, 80, 160, 320)}
@@ -106,6 +111,66 @@ def test_a_head_on_another_backbone_takes_none_of_its_old_ones_settings(tmp_path
     assert has_own_backbone(TrainConfig(**given), weights)  # the recipe takes their model
     both = TrainConfig(**given, model=str(convnext), backbone_weights="b.pt")
     assert choose_recipe(both, CELLS, LAPTOP, models=MODELS, tuning=plan).config.backbone_rate_factor == 0.1  # with labels
+
+
+# The image size, and the time that it takes
+
+
+def test_published_weights_train_at_the_size_of_the_data_on_a_processor():
+    plan = plan_fine_tuning(CELLS.classes, identity(["car"], "dfine-n", {}), "dfine-n")
+    plan = replace(plan, image_size=640, size_is_trained=False)
+
+    def chosen(data=CELLS, machine=LAPTOP, **settings):
+        config = TrainConfig(data="cells", weights="dfine-n-coco", model="dfine-n", **settings)
+        return choose_recipe(config, data, machine, models=MODELS, tuning=plan, gflop=2.0)
+
+    found = chosen()
+    assert found.config.image_size == 320
+    assert (
+        "--image-size 320: nine boxes in ten are 47 px or larger at this size; an image of the weights' 640 px would take "
+        "4 times as long on a processor" in found.text
+    )
+    assert "--epochs 49: 10,045 images shown in all, some 16 minutes" in found.text
+    small = chosen(replace(CELLS, small_side=0.001, longest_side=4000))
+    assert small.config.image_size is None  # that of the weights
+    assert "some 65 minutes" in small.text
+    assert chosen(machine=GPU).config.image_size is None
+    assert chosen(image_size=480).config.image_size == 480
+    assert "some 36 minutes" in chosen(image_size=480).text
+    assert chosen(replace(CELLS, images=20_000)).config.minutes == 180
+
+
+def test_the_size_of_our_own_weights_stays_and_is_that_of_the_estimates():
+    plan = replace(plan_fine_tuning(CELLS.classes, identity(["wbc"], "nextdetr-zepto"), "best.safetensors"), image_size=320)
+    large = ((4000, 3000),) * 205  # 1.3 GB shrunk to 1,280 px, a quarter of it to 640 px
+    for settings in ({}, {"model": "best.safetensors"}):
+        found = recipe(plan, replace(CELLS, most_boxes=150, extents=large), cache_gigabytes=1.0, **settings)
+        assert found.config.image_size is None
+        assert "--epochs 49: 10,045 images shown in all, some 9 minutes" in found.text
+        assert "shrunk to a shorter side of 640 px" in found.text
+        assert "an image has 150 boxes, and the model 100 queries" in found.text
+        assert recipe(plan, replace(CELLS, images=5000), **settings).config.minutes is None  # 107 minutes
+
+
+def test_the_size_is_that_of_the_weights_training_or_of_the_model_file():
+    tuning = plan_fine_tuning(["cell"], identity(["car"], "deimv2-atto", {}), "nextdetr-atto")
+
+    def size(metadata, kind="deimv2", **settings):
+        file = WeightsFile(Path("w.safetensors"), "safetensors", {}, metadata)
+        found = with_image_size(tuning, file, Identity(kind, "deimv2-atto"), TrainConfig(**settings))
+        return found.image_size, found.size_is_trained
+
+    assert size({"image_size": "416"}, "nextdetr-detector") == (416, True)
+    assert size({"image_size": "416"}) == size({}) == size({}, "nextdetr-detector") == (320, False)
+    assert size({}, model="nextdetr-atto") == (640, False)
+
+
+@pytest.mark.parametrize("name", ["dfine-n", "deimv2-atto", "rtdetr-r18vd"])
+def test_a_model_without_a_measured_cost_has_one_by_gflop(name):
+    assert gflop_of(TrainConfig(model=name), LAPTOP, None) == pytest.approx(count_gflop(build_model(name), 320), rel=1e-3)
+    assert gflop_of(TrainConfig(model=name), GPU, None) is None
+    weights = plan_fine_tuning(["cell"], identity(["car"], "nextdetr-zepto"), "nextdetr-atto")
+    assert gflop_of(TrainConfig(), LAPTOP, weights) is None
 
 
 # What stays as it is

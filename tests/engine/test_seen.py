@@ -16,7 +16,7 @@ from nextdetr.data import seen
 from nextdetr.data.seen import TRAINED_ON, file_digests, is_seen, trained_on, trained_on_metadata
 from nextdetr.data.sources import load_data
 from nextdetr.data.unlabelled import find_unlabelled
-from nextdetr.engine.fine_tune import trained_before
+from nextdetr.engine.fine_tune import seen_in_val, trained_before
 from nextdetr.engine.train import train
 from nextdetr.export.run import _contract
 from nextdetr.inference.header import read_metadata
@@ -189,3 +189,27 @@ def test_exports_keep_them_and_shared_folders_do_not(place, tmp_path):
     assert trained_on(read_metadata(Path(exported.file))) == trained_on(trained_on_metadata(records))
     assert TRAINED_ON not in _contract(detector.opened, ExportConfig(format="web")).details
     assert TRAINED_ON not in Detector(detector.save_pretrained(tmp_path / "shared")).opened.metadata
+
+
+def test_images_of_val_that_a_start_or_teacher_was_trained_on_are_reported(place, tmp_path, capsys):
+    val = load_data(place / "data", "val").records
+    one, two = (trained_on(trained_on_metadata(val[:count])) for count in (1, 2))
+    rest = trained_on(trained_on_metadata(load_data(place / "data", "train").records))
+    assert seen_in_val(val, {"a": None, "b": frozenset(), "c": rest}) == []
+    words = "so scores on val say little about new images"
+    assert seen_in_val(val, {"a": one, "b": rest, "c": two}) == [
+        f"note: a was trained on 1 of the 6 images of val, {words}",
+        f"note: c was trained on 2 of the 6 images of val, {words}",
+    ]
+    start = saved(place, tmp_path / "start.safetensors", val[:2])
+    train(
+        TrainConfig(
+            data=str(place / "data"), model=str(start), teacher=start, epochs=1, image_size=64, batch_size=3, workers=0,
+            report=False, output=tmp_path / "run",
+        )
+    )  # fmt: skip
+    said = " ".join(capsys.readouterr().err.split())
+    for who in ("the detector that this run starts from", "the teacher"):
+        assert said.count(f"note: {who} was trained on 2 of the 6 images of val, {words}") == 1
+    train(TrainConfig(resume=tmp_path / "run", epochs=2))
+    assert words not in capsys.readouterr().err  # it has seen this run's own images since

@@ -80,3 +80,20 @@ def test_a_val_without_boxes_is_said_before_training(tmp_path, crowd):
     file.write_text(json.dumps(content))
     load_splits(TrainConfig(data=str(data)), told.append)
     assert any(line.startswith("val has no box to find, so nothing can be scored") for line in told)
+
+
+def test_a_list_that_no_run_has_written_is_not_replaced(tmp_path):
+    data, output = without_val(tmp_path / "squares"), tmp_path / "run"
+    output.mkdir()
+    (output / "val.txt").write_text("mine.png\n")
+    config = TrainConfig(
+        data=str(data), model=str(tiny_model(tmp_path)), epochs=1, image_size=64, batch_size=2, workers=0, output=output,
+        report=False,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"val\.txt: a run that sets images aside as val would replace this file"):
+        train(config, quiet=True)
+    assert (output / "val.txt").read_text() == "mine.png\n"
+    assert not (output / "config.yaml").exists()
+    (output / "val.txt").unlink()
+    train(config, quiet=True)
+    assert len((output / "val.txt").read_text().splitlines()) == 1

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from safetensors import safe_open
 
 from nextdetr.config import TrainConfig
@@ -121,6 +122,29 @@ def test_accumulated_steps(settings):
     assert rows(settings["output"])[-1]["step"] == "2"  # three batches: one pair, one alone
 
 
+def test_a_single_batch_at_the_end_of_an_epoch_is_a_step_of_its_own(settings, monkeypatch):
+    """Its gradient is its own, not half of it, as if there were a second batch."""
+    backward, step, learnt, losses = Fabric.backward, Trainer.step, [], []
+
+    def noted(self, tensor, *arguments, **options):
+        learnt.append(float(tensor.detach()))
+        return backward(self, tensor, *arguments, **options)
+
+    def taken(self, *arguments):
+        values = step(self, *arguments)
+        losses.append(values["loss"])
+        return values
+
+    monkeypatch.setattr(Fabric, "backward", noted)
+    monkeypatch.setattr(Trainer, "step", taken)
+    for accumulate, shares in ((2, [2, 2, 1]), (8, [3, 3, 3])):
+        output = settings["output"].with_name(f"run-{accumulate}")
+        train(TrainConfig(**settings | {"accumulate": accumulate, "epochs": 1, "output": output}), quiet=True)
+        assert [whole / part for whole, part in zip(losses, learnt, strict=True)] == pytest.approx(shares, rel=1e-4)
+        losses.clear()
+        learnt.clear()
+
+
 def test_minutes_end_the_run_in_time(settings):
     del settings["epochs"]
     result = train(TrainConfig(**settings | {"minutes": 0.08}), quiet=True)
@@ -207,3 +231,25 @@ def test_a_run_is_not_overwritten_and_resume_refuses_other_settings(settings):
         train(TrainConfig(resume=settings["output"], batch_size=4), quiet=True)
     with pytest.raises(ConfigError, match=r"no config\.yaml"):
         train(TrainConfig(resume=settings["output"] / "pictures"), quiet=True)
+
+
+def test_weights_and_settings_of_others_are_not_replaced(settings):
+    folder = settings["output"]
+    folder.mkdir()
+    mine = "# tried on Monday\nepochs: 3\n"
+    for text in (mine, "a: [", ""):
+        (folder / "config.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=r"config\.yaml: a run would replace this file"):
+            train(TrainConfig(**settings), quiet=True)
+        assert (folder / "config.yaml").read_text() == text
+    assert sys.platform == "win32" or [path.name for path in folder.iterdir()] == ["config.yaml"]
+    (folder / "config.yaml").unlink()
+    train(TrainConfig(**settings | {"epochs": 1}), quiet=True)
+    (folder / "last.ckpt").unlink()  # to save space
+    kept = (folder / "best.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match=r"run: holds best\.safetensors of an earlier run"):
+        train(TrainConfig(**settings), quiet=True)
+    assert (folder / "best.safetensors").read_bytes() == kept
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    assert train(TrainConfig(**settings), quiet=True).epochs == 2  # as after a run killed at its beginning

@@ -10,13 +10,15 @@ configurations.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nextdetr.config import TrainConfig
-from nextdetr.data.seen import trained_on
+from nextdetr.data.raw import plural
+from nextdetr.data.records import ImageRecord
+from nextdetr.data.seen import seen_by, trained_on
 from nextdetr.files import is_local
 from nextdetr.models.modelfile import available_models, load_model_file
 from nextdetr.weights.layouts.classes import match_classes
@@ -26,7 +28,7 @@ from nextdetr.weights.published import find_published
 from nextdetr.weights.start import resolve_model
 from nextdetr.weights.tensorfile import read_metadata
 
-__all__ = ["FineTuning", "has_own_backbone", "plan_fine_tuning", "start_weights", "trained_before"]
+__all__ = ["FineTuning", "has_own_backbone", "plan_fine_tuning", "seen_in_val", "start_weights", "trained_before"]
 
 GENTLE = 0.25  # of the usual rate, where all classes are known; not measured
 PASSES_NEW, PASSES_KNOWN = 10_000, 5_000  # images shown; not measured
@@ -55,6 +57,8 @@ class FineTuning:
         passes: images shown in total if the user gives no length.
         model: shipped model that the weights fit, if any.
         without_labels: whether the weights were trained without labels (``pretrain --detector``).
+        image_size: side of the square input, pixels, unless another is chosen; None if unknown.
+        size_is_trained: whether our own training chose it; otherwise it is the model file's.
     """
 
     reason: str
@@ -64,6 +68,8 @@ class FineTuning:
     passes: int
     model: str | None = None
     without_labels: bool = False
+    image_size: int | None = None
+    size_is_trained: bool = True
 
 
 def plan_fine_tuning(classes: Sequence[str], weights: Identity, model: str, *, own_backbone: bool = True) -> FineTuning:
@@ -146,3 +152,22 @@ def trained_before(config: TrainConfig, written: Path) -> frozenset[bytes] | Non
                 return None
             known |= found
     return known
+
+
+def seen_in_val(val: Sequence[ImageRecord], known: Mapping[str, frozenset[bytes] | None]) -> list[str]:
+    """Return a sentence for each detector that was trained on images of ``val``, as far as its file says.
+
+    Args:
+        val: the images.
+        known: by description of a detector, the images that it was trained on (see ``trained_on``); None if unknown.
+    """
+    detectors = {who: images for who, images in known.items() if images}
+    if not detectors:
+        return []
+    lines = []
+    for who, seen in zip(detectors, zip(*seen_by(val, list(detectors.values())), strict=True), strict=False):
+        count = sum(seen)
+        if count:
+            shown = f"{count:,} of the {plural(len(val), 'image')}"
+            lines.append(f"note: {who} was trained on {shown} of val, so scores on val say little about new images")
+    return lines

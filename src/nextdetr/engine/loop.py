@@ -77,6 +77,7 @@ class Loop(ABC):
         )  # fmt: skip
         self.unsaved = True  # whether anything changed since the last save
         self.summed = 0  # batches accumulated since the last optimizer step
+        self.group = 1  # batches of the current step; the last of an epoch may have fewer than ``accumulate``
         self.group_start = cursor
         self.table: MetricsTable | None = None
         self.logs = RunLogs(config, directory, self.command, display.line, main=self.main)
@@ -163,6 +164,11 @@ class Loop(ABC):
         """Whether time or epochs are used up, or no further improvement is expected."""
         return self.progress >= 1.0 or self.has_enough()
 
+    @property
+    def _due(self) -> bool:
+        """Whether to save now; only the first process writes, and so knows how long that takes."""
+        return self.main and self.saver.due
+
     def _goes_on(self) -> bool:
         self._agree()
         # A run that was stopped after the last batch of an epoch still has to end that epoch.
@@ -180,7 +186,7 @@ class Loop(ABC):
         batches = iter(self.profile.batches(self.loader.epoch(cursor.epoch, start=cursor.place, strong=self.strong)))
         while True:
             batch, error = _fetch(batches)
-            failed, stop, due = self._agree(error is not None, self.stop_requested.is_set(), self.saver.due)
+            failed, stop, due = self._agree(error is not None, self.stop_requested.is_set(), self._due)
             if failed:
                 self._give_up(error)
             if self.summed == 0:  # the state can be saved and resumed from
@@ -200,7 +206,9 @@ class Loop(ABC):
 
     def _batch(self, batch: Batch) -> None:
         cursor = self.cursor
-        last = self.summed + 1 == self.accumulate or cursor.place + self.sampler.places >= self.sampler.end
+        if self.summed == 0:
+            self.group = min(self.accumulate, -(-(self.sampler.end - cursor.place) // self.sampler.places))
+        last = self.summed + 1 == self.group
         values = self.step(batch, self.progress, last)
         self.summed = 0 if last else self.summed + 1
         self.unsaved = True
@@ -238,7 +246,7 @@ class Loop(ABC):
         self._write_row(row, [name for name in means if name != "loss"])
         self.display.line(epoch_line(number, epochs, row, pace, budget.remaining_seconds(number, 0)))
         cursor.epoch, cursor.place, cursor.sums, cursor.counted = number, 0, {}, 0
-        (due,) = self._agree(self.saver.due)
+        (due,) = self._agree(self._due)
         if due or self.must_save() or self.over:
             self.save()
         self.after_epoch(number)

@@ -66,6 +66,7 @@ def choose_recipe(
     teacher_gflop: float | None = None,
     set_aside: float | None = None,
     tuning: FineTuning | None = None,
+    gflop: float | None = None,
 ) -> Recipe:
     """Fill in what the user left open.
 
@@ -81,12 +82,13 @@ def choose_recipe(
         teacher_gflop: cost of the teacher for an image at 320 px; None without a teacher, 0 if unknown.
         set_aside: fraction of the images that was split off as ``val``; None if the data set has its own.
         tuning: consequences of the detector to start from; None if there is none or it is unknown.
+        gflop: cost of the model for an image at 320 px, if it is not a shipped one of known cost; None if unknown.
 
     Returns:
         The settings with their reasons.
     """
     plan = Plan(config, data, machine, stride, teacher_gflop)
-    plan.within, plan.tuning = within, tuning
+    plan.within, plan.tuning, plan.gflop = within, tuning, gflop
     if tuning is not None:
         plan.reasons.append(tuning.reason)
     if set_aside is not None:
@@ -101,7 +103,7 @@ def choose_recipe(
     _loading(plan)
     _warnings(plan)
     values = {name: getattr(config, name) for name in config.model_fields_set} | plan.chosen
-    seconds = seconds_an_image(plan, int(plan.get("image_size") or SIZES[1]))
+    seconds = seconds_an_image(plan, plan.size)
     return Recipe(TrainConfig.model_validate(values), plan.reasons, plan.chosen, seconds)
 
 
@@ -139,7 +141,8 @@ def _model(plan: Plan, models: Sequence[str], backbone: str | None) -> None:
 
 
 def _image_size(plan: Plan) -> None:
-    if plan.trained or not plan.data.boxes:  # the weights have their size, and without boxes the model file's will do
+    own = _size_to_reduce(plan) if plan.trained else None
+    if (plan.trained and own is None) or not plan.data.boxes:  # without boxes the model file's will do
         return
     wanted = max(_needed(plan), SIZES[0]) if plan.within is None else plan.within
     size = min(wanted, SIZES[1], max(ENLARGE * plan.data.longest_side, SIZES[0]))
@@ -148,13 +151,24 @@ def _image_size(plan: Plan) -> None:
     limit = f"; {plan.get('minutes'):g} minutes show too few images of a larger size" if affordable < size else ""
     size = min(size, affordable)
     size = max(1, size // plan.stride) * plan.stride
+    if own is not None and size >= own:
+        return
     reason = f"nine boxes in ten are {plan.data.small_side * size:.0f} px or larger at this size{limit}"
     if plan.within is not None:
         kept = (
             "the largest that keeps the latency whole" if size == plan.within else f"{plan.within} would keep the latency"
         )
         reason = f"{kept}; {reason}"
+    if own is not None:
+        reason += f"; an image of the weights' {own} px would take {(own / size) ** 2:.2g} times as long on a processor"
     plan.choose(reason, image_size=size)
+
+
+def _size_to_reduce(plan: Plan) -> int | None:
+    """Return the size of the weights if a smaller one may be chosen: on a CPU, unless our own training chose it."""
+    if plan.tuning is None or plan.tuning.size_is_trained or plan.machine.device != "cpu":
+        return None
+    return plan.tuning.image_size
 
 
 def _needed(plan: Plan) -> float:
@@ -165,7 +179,7 @@ def _needed(plan: Plan) -> float:
 
 def _batch(plan: Plan) -> None:
     images, most = plan.data.images // plan.machine.processes, 8
-    size = int(plan.get("image_size") or 640)
+    size = plan.size
     if plan.on_gpu:
         each = GIGABYTES.get(plan.get("model"), 2.0) * (1.25 * size / 640) ** 2
         most = 2 ** int(math.log2(min(32.0, max(1.0, 0.6 * plan.machine.device_memory / 2**30 / each))))
@@ -247,7 +261,7 @@ def _loading(plan: Plan) -> None:
     room = round(min(CACHE_MOST, machine.memory / 2**30 / 2 / machine.processes), 1)
     plan.choose("", cache_gigabytes=room)
     budget = float(plan.get("cache_gigabytes")) * 2**30
-    limit = shrink_limit(int(plan.get("image_size") or 640))
+    limit = shrink_limit(plan.size)
     needed = {"full": cache_bytes(plan.data.extents), "shrunk": cache_bytes(plan.data.extents, limit)}
     mode = next((name for name, size in needed.items() if size <= budget), "off")
     state = f"shrunk to a shorter side of {limit} px, " if mode == "shrunk" else ""
@@ -269,7 +283,7 @@ def _warnings(plan: Plan) -> None:
         number, name = min(rare)
         more = f" and {len(rare) - 1} more" if len(rare) > 1 else ""
         plan.reasons.append(f"note: few boxes of {name!r} ({number:,} of {plan.data.boxes:,}){more}; expect less of it")
-    queries = QUERIES.get(plan.get("model"), QUERIES_ELSEWHERE)
+    queries = QUERIES.get(plan.shipped, QUERIES_ELSEWHERE)
     if plan.data.most_boxes > queries:
         plan.reasons.append(
             f"note: an image has {plan.data.most_boxes} boxes, and the model {queries} queries: it finds at most that many"

@@ -43,7 +43,7 @@ def choose_length(plan: Plan) -> None:
     from_detector = PASSES_KNOWN if plan.tuning is None else plan.tuning.passes
     passes = from_detector if plan.trained else PASSES
     epochs = min(max(round(passes / max(1, plan.data.images)), EPOCHS[0]), EPOCHS[1])
-    seconds = seconds_an_image(plan, int(plan.get("image_size") or SIZES[1]))
+    seconds = seconds_an_image(plan, plan.size)
     if seconds is None:
         plan.choose(f"{plural(epochs * plan.data.images, 'image')} shown in all", epochs=epochs)
         return
@@ -56,8 +56,8 @@ def choose_length(plan: Plan) -> None:
 
 
 def seconds_an_image(plan: Plan, image_size: int) -> float | None:
-    """Seconds per image in training on a CPU, relative to atto; None on a GPU (fast enough) and for other models."""
-    cost = COST.get(plan.get("model"))
+    """Seconds per image in training on a CPU, relative to atto; None on a GPU (fast enough), or if the cost is unknown."""
+    cost = _cost(plan)
     if plan.machine.device != "cpu" or cost is None:
         return None
     area = (image_size / SIZES[0]) ** 2
@@ -65,11 +65,17 @@ def seconds_an_image(plan: Plan, image_size: int) -> float | None:
     return SECONDS_AN_IMAGE * (cost + teacher) * area * 2 / plan.machine.threads
 
 
+def _cost(plan: Plan) -> float | None:
+    """Return the cost of a training step relative to atto's: from the table, else by GFLOP."""
+    known = COST.get(plan.shipped)
+    return plan.gflop / GFLOP if known is None and plan.gflop is not None else known
+
+
 def expected_epochs(plan: Plan) -> float:
     """Epochs of the run; with --minutes, as far as the time per image is known."""
     if plan.get("epochs") is not None:
         return float(plan.get("epochs"))
-    seconds = seconds_an_image(plan, int(plan.get("image_size") or SIZES[1]))
+    seconds = seconds_an_image(plan, plan.size)
     if plan.get("minutes") is None or seconds is None:
         return math.inf
     return float(60 * plan.get("minutes") / (seconds * max(1, plan.data.images)))

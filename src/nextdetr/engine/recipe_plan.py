@@ -52,6 +52,7 @@ class Plan:
         self.reasons: list[str] = []
         self.within: int | None = None
         self.tuning: FineTuning | None = None
+        self.gflop: float | None = None
 
     def open(self, *names: str) -> bool:
         """Whether the user left all of these settings open."""
@@ -74,6 +75,19 @@ class Plan:
         """Whether the run starts from a whole detector's weights that were trained with labels."""
         named = self.config.weights is not None or self.config.model.endswith(".safetensors")
         return named and not (self.tuning is not None and self.tuning.without_labels)
+
+    @property
+    def size(self) -> int:
+        """Side of the square input, pixels: as chosen or given, else that of the weights, else the largest."""
+        own = None if self.tuning is None else self.tuning.image_size
+        return int(self.get("image_size") or own or SIZES[1])
+
+    @property
+    def shipped(self) -> str:
+        """Name of the model in tables of the shipped ones; for a checkpoint that of its network, if it is one of these."""
+        model = str(self.get("model"))
+        network = self.tuning.model if self.tuning is not None and model.endswith(".safetensors") else None
+        return network or model
 
     @property
     def on_gpu(self) -> bool:

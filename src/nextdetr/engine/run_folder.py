@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from nextdetr.config_file import read_config_file
 from nextdetr.errors import ConfigError
 from nextdetr.files import exclusive, make_directory, missing_folders, new_directory, remove_empty
 
@@ -14,6 +15,8 @@ __all__ = ["open_directory"]
 
 #: What is written before the first step; a folder with nothing else holds no run.
 BEGINNINGS = frozenset((".lock", "config.yaml", "data.yaml", "val.txt"))
+#: Weights that runs write beside their state; they are all that remains if that was deleted to save space.
+WEIGHTS = ("best.safetensors", "last.safetensors", "backbone.safetensors", "detector.safetensors")
 
 
 def open_directory(output: Path | None, default: Path, resume: Path | None, held: ExitStack) -> Path:
@@ -26,7 +29,8 @@ def open_directory(output: Path | None, default: Path, resume: Path | None, held
         held: keeps other processes out until it is closed, and then removes what is left of a new run that was refused.
 
     Raises:
-        ConfigError: ``output`` already holds a run, or another process is using it.
+        ConfigError: ``output`` already holds a run or the weights of one, has a config.yaml that no run has written, or
+            another process is using it.
         WriteError: the folder cannot be created.
     """
     if resume is not None:
@@ -43,7 +47,32 @@ def open_directory(output: Path | None, default: Path, resume: Path | None, held
     held.callback(_remove_beginnings, folder, before, made)
     if (folder / "last.ckpt").exists():
         raise ConfigError(f"{folder}: holds a run already; resume it with --resume {folder}, or choose another --output.")
+    _check_free(folder)
     return folder
+
+
+def _check_free(folder: Path) -> None:
+    """Check that a new run replaces nothing of value: what a killed one wrote before its first checkpoint has none.
+
+    Raises:
+        ConfigError: it would.
+    """
+    kept = next((name for name in WEIGHTS if (folder / name).exists()), None)
+    if kept is not None:
+        raise ConfigError(
+            f"{folder}: holds {kept} of an earlier run, whose files a new one would replace; choose another --output."
+        )
+    config = folder / "config.yaml"
+    if config.exists() and not _is_of_run(config):
+        raise ConfigError(f"{config}: a run would replace this file with all of its settings; choose another --output.")
+
+
+def _is_of_run(config: Path) -> bool:
+    """Whether a run has written a configuration: it has all settings, even ones that nobody gives in a file."""
+    try:
+        return "resume" in read_config_file(config)
+    except ConfigError:
+        return False
 
 
 def _remove_beginnings(folder: Path, before: Collection[str], made: Sequence[Path]) -> None:

@@ -16,18 +16,21 @@ from nextdetr.config_file import read_config_file
 from nextdetr.data.identity import describe_identity
 from nextdetr.data.joined import joined_yaml, name_of, sets_of
 from nextdetr.data.records import DetectionData
+from nextdetr.data.seen import trained_on
 from nextdetr.data.unlabelled_set import find_more
 from nextdetr.detector_files import detector_name
-from nextdetr.engine.fine_tune import FineTuning, has_own_backbone, plan_fine_tuning, start_weights, trained_before
-from nextdetr.engine.latency import affordable_size, check_contract, times_of
-from nextdetr.engine.recipe import backbone_factor, choose_recipe
-from nextdetr.engine.resume import (
-    Contract,
-    check_teacher,
-    merge_resumed,
-    stored_contract,
-    write_config,
+from nextdetr.engine.fine_tune import (
+    FineTuning,
+    has_own_backbone,
+    plan_fine_tuning,
+    seen_in_val,
+    start_weights,
+    trained_before,
 )
+from nextdetr.engine.latency import affordable_size, check_contract, times_of
+from nextdetr.engine.model_facts import gflop_of, stride_of, with_image_size
+from nextdetr.engine.recipe import backbone_factor, choose_recipe
+from nextdetr.engine.resume import Contract, check_teacher, merge_resumed, stored_contract, write_config
 from nextdetr.engine.run_folder import open_directory
 from nextdetr.engine.semi_recipe import with_unlabelled
 from nextdetr.engine.splits import Splits, load_splits, write_set_aside
@@ -41,7 +44,7 @@ from nextdetr.identity import Identity
 from nextdetr.inference.opened import stored_bits
 from nextdetr.inference.times import Meter, Times
 from nextdetr.models.detection import DetectionModel
-from nextdetr.models.graph import available_models, build_skeleton, parse_model_text
+from nextdetr.models.modelfile import available_models
 from nextdetr.models.sizes import check_sides
 from nextdetr.weights.checkpoint import OpenedModel, read_detector_metadata
 from nextdetr.weights.licences import Origin
@@ -112,7 +115,7 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
         if model != config.model:  # a folder: the recipe is that of the checkpoint in it
             config = config.model_copy(update={"model": model})
         if config.image_size is not None:
-            check_sides(config.image_size, None, _stride(config.model))
+            check_sides(config.image_size, None, stride_of(config.model))
         return config if config.bits is not None else config.model_copy(update={"bits": _bits(config.model)})
     merged = merge_resumed(config, config.resume)
     if merged.latency_of is not None and merged.latency is None:
@@ -123,15 +126,6 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
             "with --latency-of."
         )
     return merged
-
-
-def _stride(model: str) -> int:
-    """Return the largest stride of the run's model, by building no more than its model file asks for."""
-    if model in available_models():
-        return 32
-    model = str(resolve_model(model))
-    file = parse_model_text(read_detector_metadata(model)["model"], model) if model.endswith(".safetensors") else model
-    return build_skeleton(file).stride
 
 
 def _bits(model: str) -> int:
@@ -241,10 +235,10 @@ def fill_in(
     recipe = choose_recipe(
         config, describe_data(data), machine, models=available_models(),
         backbone=None if backbone is None else backbone.size,
-        without_labels=backbone is not None and backbone.without_labels, stride=_stride(config.model),
+        without_labels=backbone is not None and backbone.without_labels, stride=stride_of(config.model),
         within=within,
         teacher_gflop=None if teacher is None or not config.teaches else teacher.gflop(), set_aside=set_aside,
-        tuning=tuning,
+        tuning=tuning, gflop=gflop_of(config, machine, tuning),
     )  # fmt: skip
     more = 0 if unlabelled is None else len(unlabelled.records)
     recipe = with_unlabelled(recipe, config, len(data.records), more, tuning)
@@ -258,10 +252,11 @@ def _tuning(config: TrainConfig, classes: Sequence[str]) -> FineTuning | None:
     weights = start_weights(config)
     if weights is None:
         return None
-    identity = open_weights(weights)[1]
+    file, identity = open_weights(weights)
     if identity.is_backbone:
         return None
-    return plan_fine_tuning(classes, identity, config.model, own_backbone=has_own_backbone(config, identity))
+    tuning = plan_fine_tuning(classes, identity, config.model, own_backbone=has_own_backbone(config, identity))
+    return with_image_size(tuning, file, identity, config)
 
 
 def resumed_model(config: TrainConfig, classes: list[str], file: Path) -> tuple[DetectionModel, TrainConfig, Origin]:
@@ -312,11 +307,14 @@ def write_beginnings(config: TrainConfig, directory: Path, splits: Splits) -> No
     """Write what a run's folder says of its settings and data; also for a resumed run, whose length may have changed.
 
     Raises:
-        ConfigError: the folder has a data.yaml that no run has written.
+        ConfigError: the folder has a data.yaml or val.txt that no run has written, and this one would replace.
     """
     assert config.data is not None
     joined = directory / "data.yaml"  # of a run, or a data set's own in a folder that has both
     is_of_run = joined.is_file() and sets_of(joined) != [joined]
+    aside = directory / "val.txt"
+    if splits.set_aside is not None and aside.exists() and not (directory / "config.yaml").exists():
+        raise ConfigError(f"{aside}: a run that sets images aside as val would replace this file; choose another --output.")
     if len(sets_of(config.data)) > 1:
         if joined.exists() and not is_of_run:
             raise ConfigError(f"{joined}: a run on several data sets would replace this file; choose another --output.")
@@ -358,16 +356,10 @@ def prepare(
             times, within = prepare_speed(config, train_data, machine, meter, tell)
         config = shared(
             fill_in(
-                config,
-                train_data,
-                machine,
-                tell,
-                within=within,
-                teacher=teacher,
-                set_aside=splits.set_aside,
+                config, train_data, machine, tell, within=within, teacher=teacher, set_aside=splits.set_aside,
                 unlabelled=unlabelled,
             )
-        )
+        )  # fmt: skip
     directory = directory or folder()  # its default name contains the model's
     torch.manual_seed(config.seed)
     written = directory / "last.safetensors"
@@ -380,6 +372,10 @@ def prepare(
     before: frozenset[bytes] | None = None
     if fabric.global_rank == 0:  # the others need only the classes
         before = trained_before(config, written)
+        others = None if teacher is None else trained_on(teacher.opened.metadata)
+        known = {"the detector that this run starts from": before, "the teacher": others} if config.resume is None else {}
+        for line in seen_in_val(val_data.records, known):
+            tell(line)
         write_beginnings(config, directory, splits)
         digest = "" if teacher is None else teacher.digest
         more = () if unlabelled is None else (unlabelled,)

@@ -27,7 +27,7 @@ from nextdetr.models.detection import DetectionModel
 from nextdetr.models.dfine import DFINEDecoder
 from nextdetr.models.fuse import fuse
 from nextdetr.models.graph import available_models
-from nextdetr.models.summary import count_gflop
+from nextdetr.models.summary import gflop_near
 from nextdetr.structures import EdgeOutput, Lesson
 from nextdetr.weights.checkpoint import OpenedModel
 from nextdetr.weights.layouts.classes import match_classes
@@ -119,8 +119,7 @@ class Teacher:
         model = self.opened.model
         if not isinstance(model, DetectionModel):
             return 0.0
-        side = model.stride * max(1, round(320 / model.stride))
-        return count_gflop(model, side) * (320 / side) ** 2
+        return gflop_near(model, 320)
 
     def to(self, device: torch.device) -> None:
         """Move it to a device; an exported file stays on the CPU."""

@@ -245,7 +245,7 @@ class Trainer(Loop):
                     terms |= self.teaching.losses(output)
                 loss = torch.stack(list(terms.values())).sum()
             with part("backward"):
-                self.fabric.backward(loss / config.accumulate)
+                self.fabric.backward(loss / self.group)
         counts = {} if self.semi is None else {"pseudo_boxes": self.semi.semi.count(views)}
         values = self.mean({"loss": loss, **terms, **counts})
         if not math.isfinite(values["loss"]):

@@ -13,7 +13,7 @@ from nextdetr.layers.winograd import direct_sums
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.profile import RowProfile, profile_rows
 
-__all__ = ["RowSummary", "Summary", "count_gflop", "summarize"]
+__all__ = ["RowSummary", "Summary", "count_gflop", "gflop_near", "summarize"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,3 +105,9 @@ def count_gflop(model: DetectionModel, image_size: int) -> float:
         for module, training in modes:
             module.training = training
     return float(counter.get_total_flops()) / 1e9
+
+
+def gflop_near(model: DetectionModel, image_size: int) -> float:
+    """Count the operations at the nearest size that the model accepts, and scale them to ``image_size`` by area."""
+    side = model.stride * max(1, round(image_size / model.stride))
+    return count_gflop(model, side) * (image_size / side) ** 2
