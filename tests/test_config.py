@@ -24,6 +24,9 @@ def test_unknown_setting_names_the_closest():
         ({"image_size": 0}, "--image-size .*given: 0"),
         ({"precision": "8"}, "--precision"),
         ({"batch_size": "many"}, "--batch-size .*given: 'many'"),
+        ({"minutes": float("inf")}, "--minutes must be a finite number .given: inf"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be "),
+        ({"seed": 2**64}, "--seed must be less than 9223372036854775808 .given: 18446744073709551616"),
     ],
 )
 def test_bad_values_are_one_sentence(values, message):

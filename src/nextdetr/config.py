@@ -64,7 +64,7 @@ class ValConfig(CommandConfig):
     split_off: float | None = Field(
         None, gt=0, lt=1, description="Score the val that training set aside: this share of train, if --data has no val."
     )
-    seed: int = Field(0, ge=0, description="Seed of --split-off, the same as in training.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of --split-off, the same as in training.")
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the checkpoint's).")
     batch_size: int = Field(8, ge=1, description="Images per step.")
     queries: int | None = Field(None, ge=1, description="Number of object queries (default: the model file's).")
@@ -225,7 +225,7 @@ class ProbeConfig(CommandConfig):
     weight_decay: WeightDecay = 0.05
     drop_path: float = Field(0.1, ge=0, lt=1, description="Stochastic depth rate of the last block in fine-tuning.")
     crop_min: CropMin = 0.4
-    seed: int = Field(0, ge=0, description="Random seed of the split, the crops and the head.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Random seed of the split, the crops and the head.")
     device: Device = None
 
 
@@ -340,7 +340,7 @@ class QuickstartConfig(CommandConfig):
     minutes: float = Field(
         15.0, gt=0, description="Time limit of the training, which otherwise has the same length on every machine."
     )
-    seed: int = Field(0, ge=0, description="Random seed of the data and the training.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Random seed of the data and the training.")
     output: Path | None = Field(None, description="Folder of the run (default: runs/quickstart).")
 
 

@@ -109,9 +109,9 @@ Log: TypeAlias = Annotated[
 
 
 class CommandConfig(BaseModel):
-    """Base of all configurations: immutable, unknown keys refused."""
+    """Base of all configurations: immutable; unknown keys, infinity and NaN are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     # Each a set of settings that say the same thing in several ways.
     alternatives: ClassVar[tuple[frozenset[str], ...]] = ()

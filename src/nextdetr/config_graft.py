@@ -49,7 +49,7 @@ class GraftConfig(CommandConfig):
     image_size: int | None = Field(None, ge=1, description="Side of the square input, pixels (default: the detector's).")
     multi_scale: bool = Field(True, description="Vary the input size from 0.75 to 1.25 of --image-size.")
     batch_size: int = Field(8, ge=1, description="Images per step.")
-    seed: int = Field(0, ge=0, description="Random seed of initialisation, order and crops.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Random seed of initialisation, order and crops.")
     output: Path | None = Field(None, description="Folder of the run (default: runs/graft-BACKBONE).")
     resume: Resume = None
     device: Device = None

@@ -95,7 +95,7 @@ class TrainConfig(CommandConfig):
     )
     batch_size: int = Field(8, ge=1, description="Images per step and process.")
     accumulate: int = Field(1, ge=1, description="Batches whose gradients are averaged for one step of the optimiser.")
-    seed: int = Field(0, ge=0, description="Random seed of initialisation, order and augmentation.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Random seed of initialisation, order and augmentation.")
     output: Path | None = Field(None, description="Folder of the run (default: runs/MODEL-DATA).")
     resume: Resume = None
     devices: Devices = 1
@@ -244,7 +244,7 @@ class PretrainConfig(CommandConfig):
     batch_size: int | None = Field(
         None, ge=1, description="Images per step and process (default: a 25th of the images, at least 8)."
     )
-    seed: int = Field(0, ge=0, description="Random seed of initialisation, order, crops and masks.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Random seed of initialisation, order, crops and masks.")
     output: Path | None = Field(None, description="Folder of the run (default: runs/pretrain-MODEL).")
     resume: Resume = None
     devices: Devices = 1

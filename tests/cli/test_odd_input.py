@@ -55,6 +55,7 @@ OTHERS = """predict; predict GOOD; embed GOOD; embed GOOD good.png --output v.tx
     val GOOD --data set --split none; val GOOD --data set --image-size 33; val GOOD --data set --device toaster;
     --epochs 3; export GOOD --format gif; export GOOD --int8; export GOOD --image-size 50; train;
     train --data set --epochs 0; train --data set --minutes -1; train --data set --image-size 70;
+    train --data set --minutes inf; train --data set --cache-gigabytes inf; train --data set --seed 99999999999999999999;
     train --resume nothing; train --resume none;
     train --data set --epochs 1 --minutes 1; train --config none.yaml; train --config list.yaml; train --config binary.yaml;
     train --data set --weights none.pt --epochs 1; train --data set --device toaster --epochs 1; train --data set --bits 33;

@@ -310,3 +310,13 @@ def test_patience_does_not_run_out_while_nothing_is_found(settings, monkeypatch)
 def test_the_last_weights_carry_no_others_metrics(settings, monkeypatch):
     interrupt_training(settings, 4)
     assert json.loads(read_detector_metadata(settings["output"] / "last.safetensors")["metrics"]) == {}
+
+
+def test_the_first_process_says_when_to_save(settings, monkeypatch):
+    """It alone writes, and so knows how long that takes; the others would save every minute."""
+    saved, save = [], Loop.save
+    monkeypatch.setattr(Loop, "save", lambda self: (saved.append(self.cursor.step), save(self))[1])
+    monkeypatch.setattr(saving.Saver, "due", property(lambda self: True))
+    monkeypatch.setattr(Trainer, "main", False)
+    train(TrainConfig(**settings), quiet=True)
+    assert saved == [3, 6]  # the first validation, and the end

@@ -18,6 +18,7 @@ import nextdetr
 from nextdetr.config import PretrainConfig, TrainConfig
 from nextdetr.data.unlabelled import UnlabelledDataset
 from nextdetr.engine.pretrain import Pretrainer, run_pretraining
+from nextdetr.engine.pretrain_picture import Reconstructions
 from nextdetr.engine.pretrain_setup import build_pretraining_optimizer, default_batch
 from nextdetr.engine.train import train
 from nextdetr.errors import ConfigError, DataError, Interrupted, TrainingError, WeightsError
@@ -152,6 +153,15 @@ def test_averaged_weights_are_kept_when_asked_for(settings):
     name = "stages.3.1.pwconv1.weight"
     assert torch.equal(kept[name], state["ema"]["module"][name])
     assert not torch.equal(kept[name], state["model"]["encoder." + name])
+
+
+def test_a_picture_that_cannot_be_drawn_ends_nothing(settings, monkeypatch, capsys):
+    def gone(self, *arguments):
+        raise DataError("5.png cannot be read.")
+
+    monkeypatch.setattr(Reconstructions, "draw", gone)
+    assert nextdetr.pretrain(**settings).epochs == 2
+    assert "5.png cannot be read. The picture of reconstructions is left out." in capsys.readouterr().err
 
 
 def test_mask_ratio_and_patch_size_are_real(settings, monkeypatch):

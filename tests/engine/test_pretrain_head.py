@@ -188,6 +188,19 @@ def test_minutes_are_shared_out(settings, monkeypatch):
     assert 5.5 <= result.seconds <= 10
 
 
+def test_a_length_of_the_head_alone_leaves_the_backbone_none(settings, monkeypatch):
+    """It replaces the minutes of a run that is still at its backbone."""
+    del settings["epochs"], settings["head_epochs"]
+    with monkeypatch.context() as patch:
+        stop_after(patch, Pretrainer, 1)
+        with pytest.raises(Interrupted):
+            nextdetr.pretrain(**settings, minutes=1, quiet=True)
+    with pytest.raises(ConfigError, match="give --epochs too, or leave --head-epochs out"):
+        nextdetr.pretrain(resume=settings["output"], head_epochs=1, quiet=True)
+    result = nextdetr.pretrain(resume=settings["output"], epochs=1, head_epochs=1, quiet=True)
+    assert (result.epochs, result.head["epochs"]) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("model", "detector", "backbone"),
     [

@@ -290,6 +290,10 @@ def test_what_the_recipe_chooses():
         tuning = plan_fine_tuning(["a", "b"], identity(classes), "nextdetr-atto")
         config = TrainConfig(unlabelled=("more",))
         assert with_unlabelled(Recipe(config, [], {}), config, 20, 180, tuning).config.unlabelled_from == join
+    prepared = plan_fine_tuning(["a"], identity(["object"], without_labels=True), "nextdetr-atto")  # as from random weights
+    config = TrainConfig(unlabelled=("more",), epochs=300)
+    found = with_unlabelled(Recipe(config, [], {"epochs": 300}), TrainConfig(unlabelled=("more",)), 20, 180, prepared)
+    assert found.config.epochs == 750
     plain = Recipe(TrainConfig(), [], {})
     assert with_unlabelled(plain, TrainConfig(), 20, 0) is plain
 

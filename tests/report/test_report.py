@@ -7,10 +7,15 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+import torch
 
 from nextdetr import Detector
 from nextdetr.cli.main import run
 from nextdetr.confidence import THRESHOLDS, read_thresholds, thresholds_metadata
+from nextdetr.config import TrainConfig
+from nextdetr.data.sources import load_data
+from nextdetr.engine.report import training_report
+from nextdetr.errors import DataError
 from nextdetr.weights.checkpoint import open_model, save_opened
 from tests.helpers import squares, tiny_model
 
@@ -85,6 +90,19 @@ def test_training_leaves_a_report(trained):
     assert "Validation, averaged weights" in page.text
     metrics = json.loads(open_model(folder / "best.safetensors").metadata["metrics"])
     assert f"{metrics['AP']:.3f}" in page.text
+
+
+def test_an_image_that_is_gone_at_the_end_of_a_training_costs_the_report_alone(trained, monkeypatch, caplog):
+    """As after a resumed run without a better epoch, whose best weights are scored again for it."""
+    folder, data = trained
+
+    def gone(*arguments, **options):
+        raise DataError("5.png cannot be read.")
+
+    monkeypatch.setattr("nextdetr.engine.report.examine", gone)
+    val, config = load_data(data, "val"), TrainConfig(data=str(data))
+    assert training_report(folder / "best.safetensors", val, None, config, torch.device("cpu")) is None
+    assert "5.png cannot be read. The run ends without a report." in caplog.text
 
 
 def test_ap_of_the_report_is_vals(trained, tmp_path):

@@ -39,7 +39,7 @@ from nextdetr.engine.pretrain_setup import (
 )
 from nextdetr.engine.state import read_state
 from nextdetr.engine.unlabelled_run import ScoredByLoss, origin_state
-from nextdetr.errors import ConfigError
+from nextdetr.errors import ConfigError, DataError
 from nextdetr.memory import keep_freed_memory
 from nextdetr.structures import Batch
 from nextdetr.weights.convert import save_backbone
@@ -107,7 +107,7 @@ def pretrain_all(config: PretrainConfig, *, quiet: bool = False) -> PretrainResu
 
     Raises:
         NextDETRError: see :func:`run_pretraining`; also ConfigError if the head needs scikit-image, or if a run whose head
-            has begun is given more epochs for its backbone.
+            has begun is given more epochs for its backbone, or one whose backbone is not finished no length for it.
     """
     whole = resolve_pretrain(config)
     if not whole.detector:
@@ -121,6 +121,11 @@ def pretrain_all(config: PretrainConfig, *, quiet: bool = False) -> PretrainResu
     if config.resume is not None and (head_folder(config.resume) / "last.ckpt").is_file():
         backbone = _finished(config, config.resume)
     else:
+        if config.resume is not None and whole.epochs is None and whole.minutes is None:
+            raise ConfigError(
+                f"--head-epochs replaces the --minutes of the run {config.resume}, whose backbone is not finished and "
+                "would have no length: give --epochs too, or leave --head-epochs out."
+            )
         backbone = run_pretraining(config, quiet=quiet)
     head = run_head(whole.model_copy(update={"resume": Path(backbone.output)}), quiet=quiet)
     seconds, images = backbone.seconds + head.seconds, backbone.images_per_second * backbone.seconds + head.images
@@ -265,7 +270,10 @@ class Pretrainer(ScoredByLoss):
     def _picture(self) -> None:
         self.drawn_at = self.budget.progress(self.cursor.epoch, 0)
         if self.main:
-            self.pictures.draw(self.run_.model, self.cursor.epoch, self.config.seed)
+            try:
+                self.pictures.draw(self.run_.model, self.cursor.epoch, self.config.seed)
+            except DataError as error:  # the run may not need this image again
+                self.display.line(f"{error} The picture of reconstructions is left out.")
 
     # Writing
 

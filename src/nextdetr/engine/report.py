@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from nextdetr.detector_files import check_not_cached, detector_name, own_folder
 from nextdetr.engine.curves import plot_curves
 from nextdetr.engine.evaluate import CocoEvaluator, EvalResult
 from nextdetr.engine.validate import examine
-from nextdetr.errors import ConfigError
+from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import optional_file, write_text_atomic
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.speed import read_table
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from nextdetr.weights.checkpoint import OpenedModel
 
 __all__ = ["ReportResult", "report", "report_target", "thresholds_of", "training_report", "write_page"]
+
+_log = logging.getLogger(__name__)
 
 PAGE = "report.html"
 
@@ -185,7 +188,11 @@ def training_report(
     opened = open_model(checkpoint)
     if scored is None:
         asked = ValConfig(data=sets_text(config.data or ""), batch_size=config.batch_size, device=str(device))
-        examined = examine(opened, asked, quiet=True, data=data)
+        try:
+            examined = examine(opened, asked, quiet=True, data=data)
+        except DataError as error:  # an image is gone, but the run is complete
+            _log.warning("%s The run ends without a report.", error)
+            return None
         scored = examined.evaluator, examined.result
     if config.report:
         with optional_file():

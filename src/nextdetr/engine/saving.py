@@ -122,10 +122,9 @@ class Saver:
             if scaler is not None and state["scaler"]:
                 scaler.load_state_dict(state["scaler"])
             restore_extra(state)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise WeightsError(
-                f"{self.file}: does not fit the model of the run ({str(error).strip().splitlines()[0]})."
-            ) from error
+        except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise WeightsError(f"{self.file}: does not fit the model of the run ({reason}).") from error
         if cursor.length == (self.budget.epochs, self.budget.minutes):
             self.budget.go_on(cursor.progress, cursor.reserve)
         else:  # progress becomes the completed fraction of the new length

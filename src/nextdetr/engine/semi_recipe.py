@@ -60,7 +60,7 @@ def with_unlabelled(
         )
     if "epochs" in recipe.chosen:  # the length of a run in which all images were labelled
         everything = labelled + unlabelled
-        passes = PASSES if tuning is None else tuning.passes
+        passes = PASSES if tuning is None or tuning.without_labels else tuning.passes  # as in choose_length
         shown = min(max(round(passes / everything), EPOCHS[0]), EPOCHS[1]) * everything
         epochs = max(chosen["epochs"], round(shown / labelled))
         reasons = [reason for reason in reasons if not reason.startswith("--epochs ")]  # of the labelled images alone
