@@ -56,6 +56,15 @@ def test_cells_on_a_laptop():
     assert recipe == choose()
 
 
+def test_few_images_may_have_no_up():
+    note = "note: if these images have no up"
+    assert note in choose().text
+    assert note not in choose(rotate90=False).text
+    assert note not in choose(flip_vertical=True).text
+    assert note not in choose(replace(CELLS, images=500)).text
+    assert note not in choose(replace(CELLS, classes=("left", "RBC", "WBC"))).text
+
+
 @pytest.mark.parametrize("stride", [16, 32, 48, 64, 128])
 @pytest.mark.parametrize("side", [0.146, 0.04, 0.027, 0.001])
 def test_sizes_are_multiples_of_the_models_stride(stride, side):

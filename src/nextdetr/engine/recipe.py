@@ -49,6 +49,7 @@ QUERIES, QUERIES_ELSEWHERE = {
 LEAST_TO_FREEZE = 5  # least epochs of a run in which one goes to the head alone
 SPARSE = 8  # boxes per image below which small batches and mosaics help; measured only at 4.6
 FULL_FROM = 5000  # images for RT-DETR's own augmentation
+FEW_IMAGES = 500  # below this, turned copies are worth a note; measured at 20
 CACHE_MOST = 8.0  # gigabytes
 RARE = 0.05  # of the most frequent class's boxes
 
@@ -248,6 +249,11 @@ def _augmentation(plan: Plan) -> None:
     sided = [name for name in plan.data.classes if re.search(r"(?<![a-z])(left|right)(?![a-z])", name.lower())]
     if sided:
         plan.choose(f"the class {sided[0]!r} would not survive mirroring", flip_horizontal=False)
+    elif plan.data.images < FEW_IMAGES and not {"flip_vertical", "rotate90"} & plan.config.model_fields_set:
+        plan.reasons.append(
+            "note: if these images have no up (microscope, drone, conveyor belt), add --flip-vertical --rotate90: "
+            "0.02 AP more with 20 images of cells"
+        )
 
 
 def _is_sparse(plan: Plan) -> bool:
