@@ -91,13 +91,14 @@ def test_a_small_difference_changes_nothing_and_the_start_is_the_limit():
 
 
 @pytest.mark.usefixtures("_threads")
-def test_steps_are_compared_by_their_work_and_one_slow_step_decides_nothing():
+@pytest.mark.parametrize(("at", "seconds"), [(2, {"t4": 50.0}), (3, {"t2": 0.01})])
+def test_steps_are_compared_by_their_work_and_a_single_one_decides_nothing(at, seconds):
     machine = Machine(t2=2.0, t3=1.5, t4=1.0)
     tuned = tuner(machine)
     for number in range(3 * ROUNDS):
-        if number == 2:  # an update of the system, say
+        if number == at:  # something else happens in this step
             usual = machine.seconds
-            machine.take(t4=50.0)
+            machine.take(**seconds)
             machine.step(tuned)
             machine.seconds = usual
         else:
