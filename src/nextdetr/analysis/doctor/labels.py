@@ -17,11 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nextdetr.analysis.doctor.findings import Finding, Mark, Parts, Picture, Severity
-from nextdetr.analysis.doctor.overlap import covered_shares, iou_matrix
+from nextdetr.analysis.doctor.overlap import iou_matrix
 from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.errors import ConfigError
 from nextdetr.inference.exported import open_any
 from nextdetr.inference.opened import settle, warn_of_random_weights
+from nextdetr.report.matching import box_ious
 
 __all__ = ["Found", "compare_labels", "doubt_labels"]
 
@@ -223,7 +224,8 @@ def _in_crowd(record: ImageRecord, answer: Found) -> NDArray[np.bool_]:
     Ignored regions of other formats are crowds of every class.
     """
     same = answer.labels[:, None] == record.labels[record.crowd]
-    inside = covered_shares(answer.boxes, record.boxes[record.crowd]) >= _INSIDE
+    crowds = record.boxes[record.crowd]
+    inside = box_ious(answer.boxes, crowds, np.ones(len(crowds), dtype=np.bool_)) >= _INSIDE
     return np.asarray((inside & same).any(axis=1))
 
 
