@@ -24,6 +24,7 @@ __all__ = [
     "HEIF_SUFFIXES",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
+    "NAMED_SUFFIXES",
     "RAW_SUFFIXES",
     "Encoded",
     "count_frames",
@@ -49,6 +50,8 @@ IMAGE_SUFFIXES = frozenset(
 )
 #: Images of phones, which Pillow reads with the package pillow-heif.
 HEIF_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
+#: Both, for files that a user or a list names: without the package they are refused, not skipped.
+NAMED_SUFFIXES = IMAGE_SUFFIXES | HEIF_SUFFIXES
 #: Undeveloped camera files; Pillow would show the small preview that many of them contain.
 RAW_SUFFIXES = frozenset(
     f".{ending}"

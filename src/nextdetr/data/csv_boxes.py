@@ -41,7 +41,7 @@ from nextdetr.data.recognise import Format, Glance, SplitReader, start_of
 from nextdetr.data.records import Problem
 from nextdetr.data.units import are_fractions
 from nextdetr.errors import DataError
-from nextdetr.pictures import HEIF_SUFFIXES, IMAGE_SUFFIXES
+from nextdetr.pictures import NAMED_SUFFIXES
 
 __all__ = ["CSV"]
 
@@ -80,7 +80,7 @@ def _dialect(file: Path) -> _Dialect | None:
         if "groupof" not in columns and "imageid" in cells and "labelname" in cells:
             columns["groupof"] = -1  # Open Images with fewer columns
         return _Dialect(columns, header=True)
-    is_image = len(cells) == 6 and Path(cells[0]).suffix in IMAGE_SUFFIXES | HEIF_SUFFIXES
+    is_image = len(cells) == 6 and Path(cells[0]).suffix in NAMED_SUFFIXES
     if is_image and (_are_numbers(cells[1:5]) or not any(cells[1:])):
         return _Dialect({key: number for number, key in enumerate(_RETINANET)}, header=False)
     return None

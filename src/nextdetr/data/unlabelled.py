@@ -19,7 +19,7 @@ from nextdetr.data.recognise import yaml_beside
 from nextdetr.data.records import DetectionData, ImageRecord, Problem
 from nextdetr.data.sources import is_data_set, is_unfinished, load_data
 from nextdetr.errors import DataError
-from nextdetr.pictures import HEIF_SUFFIXES, IMAGE_SUFFIXES
+from nextdetr.pictures import NAMED_SUFFIXES
 from nextdetr.structures import Target
 from nextdetr.tensors import resize_to_tensor
 
@@ -143,7 +143,7 @@ def _crop_box(width: int, height: int, generator: np.random.Generator, crop_min:
 def _find(path: Path, purpose: str) -> DetectionData:
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder {purpose}.")
-    if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES | HEIF_SUFFIXES:
+    if path.is_file() and path.suffix.lower() in NAMED_SUFFIXES:
         return _read_files(path, [path])
     if path.is_file() or (is_data_set(path) and not is_unfinished(path)):
         return load_data(

@@ -24,13 +24,12 @@ from nextdetr.data.raw import BoxTable, NameList, RawImage, RawSplit, find_neare
 from nextdetr.data.records import Problem
 from nextdetr.data.voc_xml import CORNERS, VocFile, parse_voc
 from nextdetr.errors import DataError
-from nextdetr.pictures import HEIF_SUFFIXES, IMAGE_SUFFIXES
+from nextdetr.pictures import NAMED_SUFFIXES
 
 __all__ = ["read_voc"]
 
-_SUFFIXES = IMAGE_SUFFIXES | HEIF_SUFFIXES
 # "JPEGImages/a.jpg Annotations/a.xml", as in lists of PaddleDetection
-_PAIR = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, sorted(_SUFFIXES)))}))\s+.+\.xml", re.IGNORECASE)
+_PAIR = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, sorted(NAMED_SUFFIXES)))}))\s+.+\.xml", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +171,7 @@ def _spelling(line: str, files: Mapping[str, Path], index: NameIndex, folders: I
     """
     pair = _PAIR.fullmatch(line)
     path = PurePosixPath((pair[1] if pair else line).replace("\\", "/"))
-    parts = (path.with_suffix("") if path.suffix.lower() in _SUFFIXES | {".xml"} else path).parts
+    parts = (path.with_suffix("") if path.suffix.lower() in NAMED_SUFFIXES | {".xml"} else path).parts
     for folder in folders:
         if folder.name in parts[:-1]:
             parts = parts[len(parts) - parts[::-1].index(folder.name) :]
