@@ -249,7 +249,7 @@ def _augmentation(plan: Plan) -> None:
     sided = [name for name in plan.data.classes if re.search(r"(?<![a-z])(left|right)(?![a-z])", name.lower())]
     if sided:
         plan.choose(f"the class {sided[0]!r} would not survive mirroring", flip_horizontal=False)
-    elif plan.data.images < FEW_IMAGES and not {"flip_vertical", "rotate90"} & plan.config.model_fields_set:
+    elif plan.data.images < FEW_IMAGES and plan.open("flip_vertical", "rotate90"):
         plan.reasons.append(
             "note: if these images have no up (microscope, drone, conveyor belt), add --flip-vertical --rotate90: "
             "0.02 AP more with 20 images of cells"
