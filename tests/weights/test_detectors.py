@@ -65,6 +65,13 @@ class _State(dict):
         for i, (a, b) in enumerate(itertools.pairwise(widths)):
             self.linear(f"{name}.layers.{i}", a, b)
 
+    def encoder_layer(self, name, hidden, ffn):
+        self.attention(f"{name}.self_attn", hidden)
+        self.linear(f"{name}.linear1", hidden, ffn)
+        self.linear(f"{name}.linear2", ffn, hidden)
+        self.norm(f"{name}.norm1", hidden)
+        self.norm(f"{name}.norm2", hidden)
+
     def attention(self, name, hidden):
         self.add(f"{name}.in_proj_weight", 3 * hidden, hidden)
         self.add(f"{name}.in_proj_bias", 3 * hidden)
@@ -95,12 +102,7 @@ def _backbone(state, blocks, bottleneck):
 def _encoder(state, channels, hidden, ffn, expansion, names):
     for i, c in enumerate(channels):
         state.conv(f"encoder.input_proj.{i}", c, hidden, names=names)
-    layer = "encoder.encoder.0.layers.0"
-    state.attention(f"{layer}.self_attn", hidden)
-    state.linear(f"{layer}.linear1", hidden, ffn)
-    state.linear(f"{layer}.linear2", ffn, hidden)
-    state.norm(f"{layer}.norm1", hidden)
-    state.norm(f"{layer}.norm2", hidden)
+    state.encoder_layer("encoder.encoder.0.layers.0", hidden, ffn)
     inside = int(hidden * expansion)
     for side, (convs, kernel) in {"fpn": ("lateral_convs", 1), "pan": ("downsample_convs", 3)}.items():
         for i in range(2):

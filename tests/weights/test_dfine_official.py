@@ -65,12 +65,7 @@ def _elan(state, name, inputs, hidden, inside, count, doubled):
 def _hybrid(state, channels, hidden, ffn, inside, count, doubled):
     for i, width in enumerate(channels):
         state.conv(f"encoder.input_proj.{i}", width, hidden)
-    layer = "encoder.encoder.0.layers.0"
-    state.attention(f"{layer}.self_attn", hidden)
-    state.linear(f"{layer}.linear1", hidden, ffn)
-    state.linear(f"{layer}.linear2", ffn, hidden)
-    state.norm(f"{layer}.norm1", hidden)
-    state.norm(f"{layer}.norm2", hidden)
+    state.encoder_layer("encoder.encoder.0.layers.0", hidden, ffn)
     joined = hidden if doubled else 2 * hidden  # DEIMv2 adds maps
     for i in range(len(channels) - 1):
         state.conv(f"encoder.lateral_convs.{i}", hidden, hidden)
