@@ -17,6 +17,7 @@ from nextdetr.engine import saving
 from nextdetr.engine import train as train_module
 from nextdetr.engine.detector_files import DetectorFiles
 from nextdetr.engine.loop import Loop
+from nextdetr.engine.reserve import Reserve
 from nextdetr.engine.train import Trainer, train
 from nextdetr.errors import DataError, Interrupted, TrainingError
 from nextdetr.weights.checkpoint import read_detector_metadata
@@ -212,7 +213,7 @@ def test_a_shorter_length_ends_a_run_with_a_validation(settings, monkeypatch):
 def test_time_that_is_up_between_two_epochs_ends_in_a_validation(settings, monkeypatch):
     """The epoch was not due for one when it ended; its row gets the scores."""
     del settings["epochs"]
-    monkeypatch.setattr(Trainer, "_expect_validation", lambda self: None)
+    monkeypatch.setattr(Reserve, "expect", lambda self, score: None)
     end = Trainer.after_epoch
 
     def slow(self, number):

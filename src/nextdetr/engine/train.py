@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from nextdetr.engine.diagnosis import non_finite
 from nextdetr.engine.ema import ModelEMA
 from nextdetr.engine.evaluate import CocoEvaluator, EvalResult
 from nextdetr.engine.freezing import Freezing
-from nextdetr.engine.latency import expected_seconds, keep_contract
+from nextdetr.engine.latency import keep_contract
 from nextdetr.engine.launch import largest, launch, scaler_of
 from nextdetr.engine.loading import build_training_loader
 from nextdetr.engine.log import Display, clock, shown_score
@@ -38,6 +37,7 @@ from nextdetr.engine.optim import build_optimizer, rate_factor, set_rate
 from nextdetr.engine.processes import validate
 from nextdetr.engine.profile import StepProfile
 from nextdetr.engine.report import thresholds_of, training_report
+from nextdetr.engine.reserve import Reserve
 from nextdetr.engine.result import TrainResult
 from nextdetr.engine.semi import Semi, labelled_output, together
 from nextdetr.engine.semi_run import SemiRun
@@ -133,6 +133,7 @@ class Trainer(Loop):
         matcher.match = self.profile.wrap(matcher.match, "matcher")  # type: ignore[method-assign]
         self.scored: tuple[CocoEvaluator, EvalResult] | None = None  # detections of the last validation
         self.best_scored: tuple[CocoEvaluator, EvalResult] | None = None
+        self.reserve = Reserve(self, run, config)
         self.new_best, self.semi = False, None
         if run.unlabelled is not None:
             semi = Semi(
@@ -191,7 +192,7 @@ class Trainer(Loop):
             for line in [] if self.semi is None else self.semi.semi.lines():
                 self.display.line(line)
             if self.budget.minutes is not None and not self.cursor.validated:
-                self._expect_validation()
+                self.reserve.expect(self._score)
             self.run_epochs()
             if self.cursor.validated != self.cursor.epoch:  # time ran out between two epochs
                 self.amend_row(self._validate(self.cursor.epoch))
@@ -287,7 +288,7 @@ class Trainer(Loop):
             self.best_scored = self.scored
         cursor.validated, cursor.validated_at = number, self.budget.seconds
         cursor.validation_seconds = self.budget.seconds - started
-        self._keep_back(cursor.validation_seconds)
+        self.reserve.keep(cursor.validation_seconds)
         self.unsaved = True
         return metrics
 
@@ -306,29 +307,6 @@ class Trainer(Loop):
         )  # fmt: skip
         self.scored = (evaluator, result)
         return dict(result.metrics)
-
-    def _expect_validation(self) -> None:
-        """Reserve time for the first validation too, from the time that two of its batches take."""
-        data, world = self.run_.val_data, self.fabric.world_size
-        sample = replace(data, records=data.records[: 2 * self.config.batch_size * world])
-        self._score(sample)  # warm-up, so that caches are filled
-        started = self.budget.seconds
-        self._score(sample)
-        seconds = self.budget.seconds - started
-        wanted = self._keep_back(seconds * len(data.records) / len(sample.records))
-        if self.config.latency is not None and not self.budget.can_keep_back(wanted):
-            self.display.line(
-                f"The last validation and the speed table would take about {clock(wanted)}, and get half of --minutes "
-                f"{self.budget.minutes:g}: the table may have fewer sizes, and the run may end a little later."
-            )
-
-    def _keep_back(self, validation: float) -> float:
-        """Reserve time for the last validation, and for the speed table after it; return how much that would take."""
-        images = len(self.run_.val_data.records)
-        after = expected_seconds(self.config, self.run_.times, self.run_.model, validation, images)
-        wanted = 1.1 * validation + largest(self.fabric, after)[0]
-        self.budget.keep_back(wanted)
-        return wanted
 
     # Writing
 
