@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 from nextdetr.config import TrainConfig
-from nextdetr.engine.setup import default_output
+from nextdetr.engine.setup import default_output, resolve_config
+from nextdetr.models.convnextv2 import ConvNeXtV2
+from nextdetr.weights.checkpoint import open_model, save_opened
+from nextdetr.weights.convert import save_backbone
+from tests.helpers import tiny_model
 
 
 @pytest.mark.parametrize(
@@ -33,3 +37,31 @@ def test_run_from_a_checkpoint_is_named_after_the_run_that_wrote_it(model, name,
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert default_output(TrainConfig(data="photos", model=model)) == Path(f"runs/{name}-photos")
+
+
+@pytest.fixture
+def deep(tmp_path):
+    """A detector and a backbone that were trained on images of 12 bits."""
+    run = tmp_path / "deep"
+    run.mkdir()
+    opened = open_model(tiny_model(tmp_path), num_classes=1)
+    detector = save_opened(run / "best.safetensors", opened, classes=["a"], extra={"bits": "12"})
+    state = ConvNeXtV2((2, 2, 6, 2), (40, 80, 160, 320)).state_dict()
+    backbone = save_backbone(
+        tmp_path / "backbone.safetensors", state, weights_licence="none", source_weights="none", bits="12"
+    )
+    return detector, backbone
+
+
+def test_a_run_reads_images_as_its_weights_did(deep):
+    detector, backbone = deep
+    for given in (
+        {"model": str(detector)},
+        {"model": str(detector.parent)},
+        {"model": "nextdetr-atto", "weights": detector},
+        {"model": "nextdetr-atto", "backbone_weights": backbone},
+    ):
+        assert resolve_config(TrainConfig(data="cells", **given)).bits == 12, given
+        assert resolve_config(TrainConfig(data="cells", bits=10, **given)).bits == 10
+    assert resolve_config(TrainConfig(data="cells", model="nextdetr-atto")).bits == 16
+    assert resolve_config(TrainConfig(data="cells", model="nextdetr-atto", weights="owner/name")).bits == 16

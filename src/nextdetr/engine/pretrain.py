@@ -40,6 +40,7 @@ from nextdetr.engine.pretrain_setup import (
 from nextdetr.engine.state import read_state
 from nextdetr.engine.unlabelled_run import ScoredByLoss, origin_state
 from nextdetr.errors import ConfigError, DataError
+from nextdetr.inference.opened import bits_metadata
 from nextdetr.memory import keep_freed_memory
 from nextdetr.structures import Batch
 from nextdetr.weights.convert import save_backbone
@@ -291,7 +292,7 @@ class Pretrainer(ScoredByLoss):
         origin = self.run_.started_from
         save_backbone(
             self.directory / "backbone.safetensors", state, weights_licence=origin.licence, source_weights=origin.file,
-            pretraining=FCMAE, **origin.taught,
+            pretraining=FCMAE, **bits_metadata(self.run_.data.reading.bits), **origin.taught,
         )  # fmt: skip
 
     def _finish(self) -> PretrainResult:

@@ -39,7 +39,7 @@ from nextdetr.engine.state import Cursor, read_state
 from nextdetr.engine.statistics import Machine, describe_data, describe_machine
 from nextdetr.engine.teacher import Teacher, open_teacher
 from nextdetr.errors import ConfigError
-from nextdetr.files import write_text_atomic
+from nextdetr.files import is_local, write_text_atomic
 from nextdetr.identity import Identity
 from nextdetr.inference.opened import stored_bits
 from nextdetr.inference.times import Meter, Times
@@ -116,7 +116,7 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
             config = config.model_copy(update={"model": model})
         if config.image_size is not None:
             check_sides(config.image_size, None, stride_of(config.model))
-        return config if config.bits is not None else config.model_copy(update={"bits": _bits(config.model)})
+        return config if config.bits is not None else config.model_copy(update={"bits": _bits(config)})
     merged = merge_resumed(config, config.resume)
     if merged.latency_of is not None and merged.latency is None:
         raise ConfigError(f"--latency-of {merged.latency_of}: the run {config.resume} has no --latency; leave it out.")
@@ -128,12 +128,12 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
     return merged
 
 
-def _bits(model: str) -> int:
-    """Return the bit depth of the images that a checkpoint was trained on; 16 for other models."""
-    if model in available_models():
-        return 16
-    model = str(resolve_model(model))
-    return stored_bits(read_detector_metadata(model)) if model.endswith(".safetensors") else 16
+def _bits(config: TrainConfig) -> int:
+    """Return the bit depth of the images that the run's weights were trained on; 16 without any, or if they do not say."""
+    for source in (start_weights(config), config.backbone_weights):
+        if source is not None and is_local(source):
+            return stored_bits(open_weights(source)[0].metadata)
+    return 16
 
 
 def default_output(config: TrainConfig) -> Path:
