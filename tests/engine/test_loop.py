@@ -20,7 +20,7 @@ from nextdetr.engine.loop import Loop
 from nextdetr.engine.reserve import Reserve
 from nextdetr.engine.train import Trainer, train
 from nextdetr.errors import DataError, Interrupted, TrainingError
-from nextdetr.weights.checkpoint import read_detector_metadata
+from nextdetr.weights.checkpoint import open_model, read_detector_metadata, save_opened
 from tests.helpers import interrupt_training, squares, stop_after, tiny_model
 
 
@@ -321,3 +321,26 @@ def test_the_first_process_says_when_to_save(settings, monkeypatch):
     monkeypatch.setattr(Trainer, "main", False)
     train(TrainConfig(**settings), quiet=True)
     assert saved == [3, 6]  # the first validation, and the end
+
+
+def test_a_finished_run_keeps_what_was_added_to_its_best_weights(settings):
+    train(TrainConfig(**settings | {"val_every": 2}), quiet=True)
+    best = settings["output"] / "best.safetensors"
+    written = open_model(best)
+    save_opened(best, written, extra={"calibration": "{}"})
+    train(TrainConfig(resume=settings["output"]), quiet=True)
+    assert read_detector_metadata(best)["calibration"] == "{}"
+    next(written.model.parameters()).data += 1  # the weights of an earlier epoch, as if the run was killed before writing
+    save_opened(best, written)
+    train(TrainConfig(resume=settings["output"]), quiet=True)
+    metadata = read_detector_metadata(best)
+    assert "calibration" not in metadata
+    assert json.loads(metadata["metrics"])["AP"] == 0.1
+
+
+def test_a_run_that_ran_out_of_patience_continues_with_more(settings):
+    settings |= {"epochs": 6, "patience": 1}
+    assert train(TrainConfig(**settings), quiet=True).epochs == 2
+    assert train(TrainConfig(resume=settings["output"]), quiet=True).epochs == 2
+    assert train(TrainConfig(resume=settings["output"], patience=3), quiet=True).epochs == 4
+    assert train(TrainConfig(resume=settings["output"], patience=99), quiet=True).epochs == 6

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from nextdetr.confidence import Thresholds, thresholds_metadata
@@ -14,11 +15,13 @@ from nextdetr.data.seen import MOST, TOO_MANY, TRAINED_ON, trained_on_metadata
 from nextdetr.engine.batch_picture import draw_batch
 from nextdetr.engine.setup import Run
 from nextdetr.engine.splits import set_aside_metadata
+from nextdetr.errors import WeightsError
 from nextdetr.files import atomic_write, optional_file
 from nextdetr.inference.opened import bits_metadata
 from nextdetr.structures import Target
 from nextdetr.weights.checkpoint import save_detector
 from nextdetr.weights.licences import joined_teachers
+from nextdetr.weights.tensorfile import open_tensors
 
 __all__ = ["DetectorFiles"]
 
@@ -44,6 +47,20 @@ class DetectorFiles:
         if self._origin.get(TRAINED_ON) != TOO_MANY:
             return []
         return [f"More than {MOST:,} training images: the detector's file cannot list them for compare to leave out."]
+
+    def has_written(self, name: str) -> bool:
+        """Whether the file already has the averaged weights; its metadata may have more than a run writes."""
+        file = self.run.directory / name
+        if not file.is_file():
+            return False
+        state = self.average.state_dict()
+        try:
+            with open_tensors(file) as opened:
+                return set(opened.keys()) == set(state) and all(
+                    torch.equal(opened.get_tensor(key), value.cpu()) for key, value in state.items()
+                )
+        except WeightsError:
+            return False
 
     def write(self, name: str, metrics: Mapping[str, float | None], thresholds: Thresholds) -> None:
         """Write the averaged weights, with their scores and thresholds, if any."""

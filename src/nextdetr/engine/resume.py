@@ -37,7 +37,7 @@ C = TypeVar("C", bound=CommandConfig)
 # Settings that may change on resume; all others come from the run's config.yaml.
 RESUMABLE = {
     "resume", "epochs", "minutes", "devices", "accelerator", "device", "workers", "cache_gigabytes", "data", "images",
-    "on_bad_data", "teacher", "detector", "head_epochs", "unlabelled", "latency_of", "log",
+    "on_bad_data", "teacher", "detector", "head_epochs", "unlabelled", "latency_of", "log", "patience",
 }  # fmt: skip
 # Settings that may be a file or folder.
 PATHS = (

@@ -171,7 +171,8 @@ class Trainer(Loop):
         cursor, file = self.cursor, self.files.best
         if cursor.best.epoch == cursor.epoch and cursor.place == 0:
             # The state is saved with the best weights in it; the run may have been killed before writing them separately.
-            if self.main:
+            # Otherwise the file stays: calibrate and report may have added to it since.
+            if self.main and not self.files.has_written(file.name):
                 self.files.write(file.name, cursor.best.metrics, cursor.best.thresholds)
         elif cursor.best.epoch >= 0 and not self.fabric.broadcast(file.is_file()):
             self.display.line(f"{file} no longer exists; the next validation counts as the best.")
