@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,6 +173,16 @@ def test_leftovers_of_dead_processes_go_and_nothing_else(tmp_path):
 def test_new_directory_counts_on(tmp_path):
     made = [new_directory(tmp_path / "run").name for _ in range(3)]
     assert made == ["run", "run-2", "run-3"]
+
+
+def test_the_working_folder_has_a_name_too(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    assert new_directory(".") == tmp_path / "run-2"
+    assert new_directory("../run") == Path("../run-3")
+    for folder in (".", ".."):
+        with pytest.raises(WriteError, match="is a folder; name a file"), atomic_write(folder):
+            pass
 
 
 def test_a_new_directory_goes_where_nothing_came_of_it(tmp_path):

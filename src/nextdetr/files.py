@@ -58,9 +58,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     The temporary name keeps the suffix of ``path``, as writers choose their format by it. Missing folders are created.
 
     Raises:
-        WriteError: the disk is full, a limit is reached, or the folder is not writable; ``path`` is unchanged.
+        WriteError: the disk is full, a limit is reached, the folder is not writable, or ``path`` is a folder; it is
+            unchanged.
     """
     target = Path(path)
+    if target.name in ("", ".."):
+        raise WriteError(f"{target}: is a folder; name a file.")
     make_directory(target.parent)
     remove_leftovers(target.parent)
     temporary = target.with_name(_temporary_name(target))
@@ -148,7 +151,8 @@ def latest_directory(wanted: str | Path) -> Path | None:
 
 def _numbered(wanted: Path) -> Iterator[Path]:
     yield wanted
-    yield from (wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(2))
+    named = wanted if wanted.name not in ("", "..") else wanted.resolve()  # "." has no name of its own
+    yield from (named.with_name(f"{named.name}-{number}") for number in itertools.count(2))
 
 
 def missing_folders(path: str | Path) -> list[Path]:

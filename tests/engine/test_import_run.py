@@ -80,6 +80,13 @@ def test_settings_weights_data_and_scores_come_over(theirs, tmp_path):
     assert (listed.AP, listed.AP50, listed.best_epoch, listed.loss, listed.seconds) == (0.3, 0.6, 2, 0.75, 20.5)
 
 
+def test_the_working_folder_is_a_run_like_any_other(theirs, tmp_path, monkeypatch):
+    monkeypatch.chdir(theirs)
+    assert import_run(".").output == str(tmp_path / "train-nextdetr")
+    monkeypatch.chdir(theirs / "weights")
+    assert import_run("..").output == str(tmp_path / "train-nextdetr-2")
+
+
 def test_every_argument_is_told_of(theirs, capsys):
     assert run(["import-run", str(theirs), "--json"]) == 0
     found = {argument["name"]: argument for argument in json.loads(capsys.readouterr().out)["arguments"]}

@@ -14,7 +14,7 @@ from nextdetr.errors import ConfigError, WeightsError
 from nextdetr.models.convnextv2 import SIZES, convnextv2
 from nextdetr.models.graph import build_model, parse_model_text
 from nextdetr.weights.checkpoint import open_model, save_detector
-from nextdetr.weights.convert import FORMATS, convert, save_backbone
+from nextdetr.weights.convert import FORMATS, _target, convert, save_backbone
 from nextdetr.weights.layouts.table import backbone_tensors
 from nextdetr.weights.load import open_weights
 from tests.helpers import TINY_MODEL
@@ -118,6 +118,12 @@ def test_the_backbone_of_a_transformers_detector(tmp_path):
     theirs = model.model.backbone.model.state_dict()
     assert torch.equal(found["stages.2.0.pwconv1.weight"], theirs["encoder.stages.2.layers.0.pwconv1.weight"])
     assert len(found) == sum(not name.startswith("hidden_states_norms.") for name in theirs)
+
+
+def test_the_working_folder_has_a_name_too(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert _target(".", "transformers", None) == tmp_path / "mine-transformers"
 
 
 def test_outputs_that_would_mislead_are_refused(tmp_path):

@@ -110,7 +110,8 @@ def import_run(run: str | Path, output: str | Path | None = None) -> ImportedRun
     if weights is None:
         raise ConfigError(f"{run}: there is no {_WEIGHTS[0]} in it; wait for the end of its first epoch.")
     table = _table(run / RESULTS)
-    with new_directory_if_used(output if output is not None else run.with_name(f"{run.name}-nextdetr")) as target:
+    named = run if run.name not in ("", "..") else run.resolve()  # "." has no name of its own
+    with new_directory_if_used(output if output is not None else named.with_name(f"{named.name}-nextdetr")) as target:
         return _written(run, values, weights, table, target)
 
 

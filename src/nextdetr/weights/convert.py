@@ -162,6 +162,7 @@ def _target(source: str | Path, to: Format, output: str | Path | None) -> Path:
     if output is None:
         # For a name on the Hub, the file is written here, as if the download were here.
         path = Path(source) if is_local(source) else Path(plain_name(source))
+        path = path if path.name not in ("", "..") else path.resolve()  # "." has no name of its own
         stem = path.stem if path.is_file() or path.suffix in _FILE_SUFFIXES else path.name
         return path.with_name(f"{stem}-{to}" + ("" if to == "transformers" else suffix))
     target = Path(output)
