@@ -196,8 +196,6 @@ class Detector(Predicting):
         require_train("calibrating a detector")
         from nextdetr.engine.calibrate import calibrate
 
-        if self._start["weights"] or self._start["backbone_weights"]:
-            raise ConfigError(f"{self.source}: calibrate writes into a checkpoint, with weights of its own: save it first.")
         config = build_config(CalibrateConfig, {"data": str(data), "recall": recall, "split": split, **settings})
         result = calibrate(self.opened, config.model_copy(update={"device": config.device or self.device}), quiet=quiet)
         if result.passed:

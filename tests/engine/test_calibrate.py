@@ -14,6 +14,7 @@ from nextdetr import Detector
 from nextdetr.cli.main import run
 from nextdetr.confidence import CALIBRATION, Calibrated, least_scores, read_calibrated, thresholds_metadata
 from nextdetr.config import ExportConfig
+from nextdetr.data.seen import trained_on_metadata
 from nextdetr.data.sources import load_data
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.export import run as exporting
@@ -124,10 +125,28 @@ def test_images_that_chose_something_are_refused(trained, checkpoint, tmp_path):
     with pytest.raises(DataError, match="1 of the 20 images of the split test are in val"):
         detector.calibrate(leaky, 0.5, quiet=True)
     opened = open_model(checkpoint)
-    extra = {CALIBRATION: "{}"} | thresholds_metadata([0.5, 0.5], split="test")
-    save_opened(checkpoint, opened, extra=extra)
-    with pytest.raises(ConfigError, match="the thresholds were chosen on it"):
-        Detector(checkpoint).calibrate(data, 0.5, quiet=True)
+    for split in ("test", "testing"):
+        save_opened(checkpoint, opened, extra={CALIBRATION: "{}"} | thresholds_metadata([0.5, 0.5], split=split))
+        with pytest.raises(ConfigError, match="the thresholds were chosen on it"):
+            Detector(checkpoint).calibrate(data, 0.5, quiet=True)
+
+
+def test_images_that_it_learned_from_are_recognised_in_any_data_set(trained, checkpoint, tmp_path):
+    other = shutil.copytree(trained[1], tmp_path / "other")
+    with pytest.raises(DataError, match="was trained on 16 of the 16 images of the split train, so the bound would not"):
+        Detector(checkpoint).calibrate(other, 0.5, "train", quiet=True)
+    seen = trained_on_metadata(load_data(trained[1], "test").records[:2])  # by the detector that it started from
+    save_opened(checkpoint, open_model(checkpoint), extra=seen)
+    for data in (other, trained[1]):
+        with pytest.raises(DataError, match="or a detector that it started from, was trained on 2 of the 20 images"):
+            Detector(checkpoint).calibrate(data, 0.5, quiet=True)
+
+
+def test_it_follows_a_training_in_python(trained, tmp_path):
+    detector = Detector(tiny_model(tmp_path))
+    detector.train(data=trained[1], output=tmp_path / "run", **SETTINGS)
+    result = detector.calibrate(trained[1], 0.5, quiet=True)
+    assert (result.model, result.images) == (str(tmp_path / "run" / "best.safetensors"), 19)
 
 
 def test_another_data_set_has_no_training_images(trained, checkpoint, tmp_path, caplog):

@@ -126,6 +126,14 @@ def test_an_image_seen_twice_counts_once():
     assert first.summarize().metrics["AP"] == pytest.approx(1)
 
 
+def test_detections_of_classes_that_the_data_set_lacks_are_left_out():
+    boxes = [[10, 10, 40, 40]]
+    evaluator = CocoEvaluator(data(record(boxes, [0])))
+    evaluator.update(0, detected([[10, 10, 40, 40], [50, 10, 60, 20]], [0.8, 0.9], [0, 3]))
+    assert [part.tolist() for part in evaluator.state()[0]][1:] == [[pytest.approx(0.8)], [0]]
+    assert evaluator.summarize().metrics["AP"] == pytest.approx(1)
+
+
 def test_nothing_is_printed(capfd):
     evaluator = CocoEvaluator(data(record([[10, 10, 40, 40]], [0])))
     evaluator.update(0, detected([[10, 10, 40, 40]], [0.9], [0]))

@@ -14,7 +14,7 @@ from nextdetr.engine.splits import load_splits
 from nextdetr.engine.train import train
 from nextdetr.engine.validate import score_detector
 from nextdetr.errors import ConfigError, DataError
-from nextdetr.weights.checkpoint import open_model
+from nextdetr.weights.checkpoint import open_model, save_opened
 from tests.helpers import squares, tiny_model
 
 
@@ -60,6 +60,23 @@ def test_run_without_val_sets_a_part_aside_and_keeps_it(tmp_path, capsys):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"share": 2, "seed": 1, "min_confidence": null, "images": "a"}'])
 def test_what_a_file_says_of_its_images_may_be_anything(text):
     assert SetAside.from_metadata({"set_aside": text}) is None
+
+
+def test_the_same_labels_count_in_the_choice_again(tmp_path, monkeypatch):
+    """With other labels than in training, other images might be taken for those set aside."""
+    extra = SetAside(0.2, 5, 0.5, "").to_metadata()
+    model = open_model(tiny_model(tmp_path))
+    opened = open_model(save_opened(tmp_path / "a.safetensors", model, classes=["square", "bar"], extra=extra))
+    asked = {}
+
+    def load(*arguments, **options):
+        asked.update(options)
+        raise DataError("read")
+
+    monkeypatch.setattr("nextdetr.engine.validate.load_split_off", load)
+    with pytest.raises(DataError, match="read"):
+        score_detector(opened, ValConfig(data=str(tmp_path), split_off=0.2, seed=5), quiet=True)
+    assert asked["min_confidence"] == 0.5
 
 
 def test_share_is_refused_where_there_is_a_val(tmp_path):

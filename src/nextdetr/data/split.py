@@ -93,8 +93,11 @@ def load_split_off(
     *,
     classes: Sequence[str] | None = None,
     on_bad_data: Literal["warn", "error"] = "warn",
+    min_confidence: float | None = None,
 ) -> DetectionData:
     """Read ``train`` or ``val`` of a data set without ``val``, split as in training; see :func:`split_off`.
+
+    The labels count in the choice of the images, so ``min_confidence`` must be that of the training, too.
 
     Raises:
         DataError: see ``load_data``; or the data set has a ``val``, or ``split`` is another one.
@@ -103,7 +106,8 @@ def load_split_off(
         raise DataError(f"{sets_text(path)}: it has a val of its own; leave --split-off out.")
     if split not in ("train", "val"):
         raise DataError(f"{sets_text(path)}: --split-off makes a val of train, and no {split}; leave it out.")
-    parts = split_off(load_data(path, "train", classes=classes, on_bad_data=on_bad_data), share, seed)
+    train = load_data(path, "train", classes=classes, on_bad_data=on_bad_data, min_confidence=min_confidence)
+    parts = split_off(train, share, seed)
     return parts.val if split == "val" else parts.train
 
 

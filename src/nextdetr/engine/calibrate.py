@@ -15,11 +15,14 @@ from nextdetr.confidence import CALIBRATION, Calibrated, thresholds_split
 from nextdetr.config import CalibrateConfig, ValConfig
 from nextdetr.data.joined import is_part_of, name_of
 from nextdetr.data.leak import same_files
+from nextdetr.data.objects import split_called
+from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData, ImageRecord
+from nextdetr.data.seen import is_seen, trained_on
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.detector_files import check_not_cached
 from nextdetr.engine.log import Display
-from nextdetr.engine.validate import Examined, examine
+from nextdetr.engine.validate import Examined, check_own_weights, examine
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.familiarity import Familiarity, conformal_limit, fit_space
@@ -90,11 +93,13 @@ def calibrate(opened: OpenedModel | OpenedExport, config: CalibrateConfig, *, qu
         quiet: show no progress on standard error.
 
     Raises:
-        ConfigError: the detector is not a writable checkpoint, or the split chose its weights or thresholds.
-        DataError: the data set or the split cannot be used, has no objects, or shares images with train or val.
+        ConfigError: the detector is not a writable checkpoint with its own weights, or the split chose its weights or
+            thresholds.
+        DataError: the data set or the split cannot be used, has no objects, or has images of the training or of val.
     """
     if config.data is None:
         raise ConfigError("a calibration needs a data set: give --data with a folder or a YAML.")
+    check_own_weights(opened, "calibrate")
     if not (isinstance(opened, OpenedModel) and Path(opened.source).suffix == ".safetensors"):
         raise ConfigError(
             f"{opened.source}: calibrate writes into a trained checkpoint (*.safetensors): name that, and export it again."
@@ -135,10 +140,11 @@ def _read(opened: OpenedModel, config: CalibrateConfig) -> tuple[DetectionData, 
     there = available_splits(config.data)
     own = is_part_of(str(config.data), opened.metadata.get("data", ""))
     if own:
-        chosen = {thresholds_split(opened.metadata): "the thresholds were chosen on it"} | CHOSEN_BY
-        if config.split in chosen:
+        chosen = {_plain(thresholds_split(opened.metadata)): "the thresholds were chosen on it"} | CHOSEN_BY
+        reason = chosen.get(_plain(config.split))
+        if reason is not None:
             raise ConfigError(
-                f"{config.data}: the bound would not hold on the split {config.split}, as {chosen[config.split]}: set "
+                f"{config.data}: the bound would not hold on the split {config.split}, as {reason}: set "
                 "images aside that played no part in training, and name them with --split (default: test)."
             )
     if config.split not in there:
@@ -148,6 +154,7 @@ def _read(opened: OpenedModel, config: CalibrateConfig) -> tuple[DetectionData, 
         )
     data = load_data(config.data, config.split, classes=opened.classes, on_bad_data=config.on_bad_data)
     if not own:
+        _refuse_seen(opened, data, config)
         if opened.metadata.get("data", "none") != "none":
             logger.warning(
                 "%s was trained on %s: the bound on %s holds only if no image of it chose its weights or thresholds.",
@@ -165,7 +172,29 @@ def _read(opened: OpenedModel, config: CalibrateConfig) -> tuple[DetectionData, 
                 f"{config.data}: {shared:,} of the {len(data.records):,} images of the split {config.split} are in {split} "
                 f"too, so the bound would not hold, as {CHOSEN_BY[split]}: take them out (nextdetr doctor finds them)."
             )
+    _refuse_seen(opened, data, config)  # by a detector that it started from
     return data, others.get("train")
+
+
+def _plain(split: str) -> str:
+    """Return train, val or test for another spelling of one of them; other names are unchanged."""
+    return split_called(split) or split
+
+
+def _refuse_seen(opened: OpenedModel, data: DetectionData, config: CalibrateConfig) -> None:
+    """Refuse images that the detector, or one that it started from, was trained on, as far as its file lists them.
+
+    Raises:
+        DataError: there are such images.
+    """
+    known = trained_on(opened.metadata)
+    count = sum(is_seen(data.records, known)) if known else 0
+    if count:
+        raise DataError(
+            f"{config.data}: {opened.source}, or a detector that it started from, was trained on {count:,} of the "
+            f"{plural(len(data.records), 'image')} of the split {config.split}, so the bound would not hold: set images "
+            "aside that played no part in training, and name them with --data and --split."
+        )
 
 
 def _familiarity(

@@ -81,6 +81,8 @@ class CocoEvaluator:
     def update(self, index: int, detected: Detected) -> None:
         """Add the detections of one image; a repeated image (padding of a sampler) replaces the earlier result.
 
+        Those of classes that the data set does not have are left out, as a model that is not trained on it may have more.
+
         Raises:
             IndexError: there is no such image.
             TrainingError: a box or a score is not finite.
@@ -93,7 +95,8 @@ class CocoEvaluator:
                 f"the model's output for {self.data.records[index].path} is not finite (NaN or infinity): "
                 "its weights are damaged or its training diverged; go back to an earlier checkpoint."
             )
-        self._found[index] = (boxes.reshape(-1, 4), scores, detected.labels)
+        known = detected.labels < len(self.data.classes)
+        self._found[index] = (boxes.reshape(-1, 4)[known], scores[known], detected.labels[known])
 
     def order(self) -> list[int]:
         """Return the positions of the images in scoring order."""

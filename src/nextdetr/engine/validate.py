@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nextdetr.config import ValConfig
 from nextdetr.data.check import summarize_problems
 from nextdetr.data.records import DetectionData, read_as
-from nextdetr.data.split import load_scored, load_split_off
+from nextdetr.data.split import SetAside, load_scored, load_split_off
 from nextdetr.engine.evaluate import CocoEvaluator, EvalResult, evaluate
 from nextdetr.engine.log import Display
 from nextdetr.errors import ConfigError
@@ -19,7 +19,7 @@ from nextdetr.inference.opened import settle
 if TYPE_CHECKING:
     from nextdetr.weights.checkpoint import OpenedModel
 
-__all__ = ["Examined", "ValResult", "examine", "load_split", "score_detector"]
+__all__ = ["Examined", "ValResult", "check_own_weights", "examine", "load_split", "score_detector"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +59,32 @@ def load_split(opened: OpenedModel | OpenedExport, config: ValConfig, *, can_spl
     assert config.data is not None
     classes = opened.classes if opened.trained else None
     if config.split_off is not None:
+        aside = SetAside.from_metadata(opened.metadata)
         return load_split_off(
-            config.data, config.split, config.split_off, config.seed, classes=classes, on_bad_data=config.on_bad_data
-        )
+            config.data, config.split, config.split_off, config.seed, classes=classes, on_bad_data=config.on_bad_data,
+            min_confidence=None if aside is None else aside.min_confidence,
+        )  # fmt: skip
     return load_scored(
         config.data, config.split, opened.metadata, classes=classes, on_bad_data=config.on_bad_data,
         can_split_off=can_split_off,
     )  # fmt: skip
+
+
+def check_own_weights(opened: OpenedModel | OpenedExport, command: str) -> None:
+    """Refuse to write into the file of a detector that runs with other weights than those in it.
+
+    Args:
+        opened: the detector.
+        command: what would write.
+
+    Raises:
+        ConfigError: weights were given beside it.
+    """
+    if not isinstance(opened, OpenedExport) and opened.given:
+        raise ConfigError(
+            f"{opened.source}: {command} writes into the checkpoint, but other weights were given beside it: save it first "
+            '(in Python, detector.save("FILE.safetensors")), and name that file.'
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +166,22 @@ def examine(
         if describe and data.problems:
             display.line(summarize_problems(data.problems))
         if describe and not opened.trained:
-            display.line(f"{opened.source}: random weights, so the scores mean nothing.")
+            display.line(_untrained_line(opened, data))
         result = evaluate(
             settled.opened.model, data, image_size=settled.image_size, batch_size=config.batch_size, device=settled.device,
             queries=config.queries or settled.queries, evaluator=evaluator,
             progress=lambda done, total: display.update("scoring", done / max(1, total), f"{done}/{total} images"),
         )  # fmt: skip
     return Examined(settled.opened, data, evaluator, result, settled.image_size, settled.device)
+
+
+def _untrained_line(opened: OpenedModel | OpenedExport, data: DetectionData) -> str:
+    """Return what the user has to know of the scores of a detector without class names of its own."""
+    if isinstance(opened, OpenedExport) or opened.given != "unnamed detector":
+        return f"{opened.source}: random weights, so the scores mean nothing."
+    number, own = opened.model.num_classes, len(data.classes)
+    text = f"{opened.source}: its weights name no classes, so those of the data set are used, in its order"
+    if number != own:
+        rest = "detections of the others are left out" if number > own else "its last ones are never found"
+        text += f"; the weights have {number} and the data set {own}, so {rest}"
+    return f"{text}."

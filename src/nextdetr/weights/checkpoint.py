@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
@@ -36,6 +36,7 @@ __all__ = [
     "FORMAT_VERSION",
     "OF_THESE_WEIGHTS",
     "SPEED",
+    "Given",
     "OpenedModel",
     "extra_metadata",
     "image_size_of",
@@ -59,6 +60,8 @@ _FIXED = frozenset(
     )
 )  # fmt: skip
 LARGEST_SIZE = 1 << 14  # pixels, of the side of the square input
+#: Weights that a user gave beside a model.
+Given: TypeAlias = Literal["", "detector", "unnamed detector", "backbone"]
 _AT_ONCE = 8 << 20  # bytes to read before the file's memory is released
 
 
@@ -73,6 +76,8 @@ class OpenedModel:
         source: source as given by the user.
         metadata: the file's metadata, all strings; without ``classes`` for an untrained model. ``weights_licence`` includes
             what the model card of a folder states, see ``with_owners``.
+        given: which weights were given beside ``source``, in place of its own: a detector's, one's whose classes have no
+            names, or a backbone's.
     """
 
     model: DetectionModel
@@ -80,6 +85,7 @@ class OpenedModel:
     image_size: int
     source: str
     metadata: dict[str, str]
+    given: Given = ""
 
     @property
     def trained(self) -> bool:

@@ -16,6 +16,7 @@ from nextdetr.models.graph import build_model, build_skeleton, load_model_file, 
 from nextdetr.models.modelfile import available_models
 from nextdetr.weights.checkpoint import (
     OF_THESE_WEIGHTS,
+    Given,
     OpenedModel,
     extra_metadata,
     image_size_of,
@@ -185,8 +186,16 @@ def open_detector(
             "classes": json.dumps(started.classes, ensure_ascii=False), "image_size": str(started.image_size),
             "metrics": "{}",
         }  # fmt: skip
-    opened = OpenedModel(started.model.eval(), started.classes, started.image_size, str(model), metadata)
+    given: Given = "detector" if weights is not None else "backbone" if backbone_weights is not None else ""
+    if given == "detector" and not started.named and all(_has_heads(report) for report in started.reports):
+        given = "unnamed detector"
+    opened = OpenedModel(started.model.eval(), started.classes, started.image_size, str(model), metadata, given)
     return opened, started.reports
+
+
+def _has_heads(report: LoadReport) -> bool:
+    """Whether a file left nothing of the model random, nor class heads that learned no class."""
+    return report.complete and not report.identity.without_labels
 
 
 def resolve_model(model: str | Path) -> str | Path:
