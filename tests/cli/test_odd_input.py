@@ -62,7 +62,19 @@ OTHERS = """predict; predict GOOD; embed GOOD; embed GOOD good.png --output v.tx
     train --data set --device cpu --devices 2 --epochs 1; pretrain; pretrain set --resume nothing;
     pretrain set --mask-ratio 2;
     benchmark; benchmark GOOD --threads 0; benchmark GOOD --peers none.onnx; quickstart --minutes 0; weights inspect;
-    weights convert GOOD --to tvm; analyze collapse; analyze collapse convnextv2-atto --images nothing"""
+    weights convert GOOD --to tvm; analyze collapse; analyze collapse convnextv2-atto --images nothing;
+    analyze collapse convnextv2-atto --images set --limit 0; analyze collapse convnextv2-atto --images set --image-size 33;
+    analyze attention GOOD; analyze attention GOOD good.png --layer 9; analyze attention GOOD good.png --layer 0;
+    analyze attention GOOD good.png --detections 0; analyze attention GOOD good.png --image-size 33;
+    analyze attention GOOD good.png --device toaster; probe convnextv2-atto set/images --held-out 1;
+    info GOOD --image-size 0; info GOOD --image-size -64; info GOOD --plot .; report; report GOOD;
+    report GOOD --data set --split none; report GOOD --data set --pictures -1; report GOOD --data set --queries 0;
+    report GOOD --data set --latency 5; report GOOD --data set --image-size 33; compare GOOD GOOD;
+    compare GOOD GOOD --data set --level 1; compare GOOD GOOD --data set --resamples 1; calibrate; calibrate GOOD;
+    compare GOOD GOOD --data set --runtime openvino; compare GOOD nextdetr-zepto --data set --split none;
+    calibrate GOOD --data set --recall 1; calibrate GOOD --data set --split none; calibrate GOOD --data set --iou 0;
+    calibrate GOOD --data set --device toaster --split val; calibrate GOOD --data set --unlike 0;
+    embed GOOD good.png --output v.npz --batch-size 0; runs a b; import-run; completion tcsh"""
 EACH = {
     "info X": MODELS, "predict X good.png": MODELS, "val X --data set": MODELS, "embed X good.png": MODELS,
     "export X": MODELS,
@@ -72,6 +84,10 @@ EACH = {
     "predict GOOD X --output t.parquet": ["none.png", "empty.png"],
     "val GOOD --data X": SETS, "train --epochs 1 --data X": SETS,
     "pretrain X --epochs 1": set(SETS) - {"bad_set", "good.png", "."}, "predict GOOD good.png X": words(OPTIONS, ";"),
+    "report X --data set": MODELS, "compare GOOD X --data set": MODELS, "calibrate X --data set": MODELS,
+    "analyze attention X good.png": MODELS, "analyze attention GOOD X": IMAGES,
+    "report GOOD --data X": SETS, "compare GOOD GOOD --data X": SETS, "calibrate GOOD --data X": SETS,
+    "import-run X": words("none nothing set text_only good.png . ''"), "runs X": words("none good.png"),
     "X": ["trian", *words(OTHERS, ";")],  # codespell:ignore
 }  # fmt: skip
 COMMANDS = [command.replace("X", odd) for command, odds in EACH.items() for odd in sorted(odds)]

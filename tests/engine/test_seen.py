@@ -15,6 +15,7 @@ from nextdetr.config import ExportConfig, TrainConfig
 from nextdetr.data import seen
 from nextdetr.data.seen import TRAINED_ON, file_digests, is_seen, trained_on, trained_on_metadata
 from nextdetr.data.sources import load_data
+from nextdetr.data.split import SetAside, split_off
 from nextdetr.data.unlabelled import find_unlabelled
 from nextdetr.engine.fine_tune import seen_in_val, trained_before
 from nextdetr.engine.train import train
@@ -105,6 +106,26 @@ def test_images_of_val_that_one_was_trained_on_are_left_out(place, tmp_path, cap
     why = f"; {unknown} may have been trained on some of it (its file does not list its training images)"
     assert told.count(why) == told.count("may have been trained") == 1
     assert "may have been" not in compared(capsys, unknown, c, place / "data", "--split", "train")[2]
+
+
+def test_other_images_set_aside_are_no_change_of_the_data_set(place, tmp_path, capsys):
+    """As of two detectors that were shared, and so list no training images."""
+    data = load_data(place / "no_val", "train")
+    asides = {}
+    for seed in range(20):
+        val = split_off(data, 0.2, seed).val
+        asides.setdefault(val.records[0].path, SetAside.of(val, 0.2, seed))
+    a, b = (
+        save_opened(
+            tmp_path / f"{name}.safetensors", open_model(place / "tiny.yaml"), classes=["square", "bar"],
+            extra=aside.to_metadata(),
+        )
+        for name, aside in zip("ab", asides.values(), strict=False)
+    )  # fmt: skip
+    code, result, _ = compared(capsys, a, b, place / "no_val")
+    assert code == 2
+    assert f"{a} and {b} set different images of train aside in training" in result["error"]["message"]
+    assert compared(capsys, a, a, place / "no_val")[1]["images"] == 1
 
 
 def test_classes_in_another_order_are_compared_too(place, tmp_path, capsys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nextdetr.confidence import DEFAULT, LEAST_F1, Thresholds
-from nextdetr.report.bootstrap import paired_difference
+from nextdetr.report.bootstrap import enough_images, paired_difference
 from nextdetr.report.calibration import calibrate_bins
 from nextdetr.report.confusion import confusion_matrix, cost, pair
 from nextdetr.report.figures import recall_figure
@@ -126,6 +126,13 @@ def test_a_better_detector_is_found_to_be_better():
     assert paired_difference(bad, good, resamples=200, seed=3) == result
     other = paired_difference(good, bad, resamples=200, seed=3)
     assert (other.low, other.high) == pytest.approx((-result.high, -result.low))
+
+
+def test_an_interval_needs_as_many_images_as_a_sign_test():
+    assert [images for images in range(12) if enough_images(images, 0.95)][:1] == [6]
+    assert [images for images in range(12) if enough_images(images, 0.99)][:1] == [8]
+    assert not enough_images(0, 0.5)
+    assert enough_images(100_000, 0.999)
 
 
 def test_names_that_are_not_utf8_are_drawn_escaped():

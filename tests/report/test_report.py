@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from nextdetr import Detector
 from nextdetr.cli.main import run
@@ -15,9 +17,9 @@ from nextdetr.confidence import THRESHOLDS, read_thresholds, thresholds_metadata
 from nextdetr.config import TrainConfig
 from nextdetr.data.sources import load_data
 from nextdetr.engine.report import training_report
-from nextdetr.errors import DataError
+from nextdetr.errors import ConfigError, DataError
 from nextdetr.weights.checkpoint import open_model, save_opened
-from tests.helpers import squares, tiny_model
+from tests.helpers import TINY_MODEL, squares, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +159,78 @@ def test_thresholds_can_be_stored(trained, tmp_path):
     assert read_thresholds(again.metadata, 2) == pytest.approx(list(result.thresholds.values()))
     assert again.metadata["speed_of"] == "x"
     assert THRESHOLDS in again.metadata
+
+
+def test_thresholds_of_other_weights_or_settings_are_not_stored(trained, tmp_path, capsys):
+    folder, data = trained
+    copy = tmp_path / "best.safetensors"
+    before = shutil.copy(folder / "best.safetensors", copy).read_bytes()
+    command = ["report", str(copy), "--data", str(data), "--store"]
+    refused = {
+        ("--weights", str(folder / "last.safetensors")): "other weights were given beside it: save it first",
+        ("--image-size", "96"): "--image-size shifts its scores", ("--queries", "5"): "--queries shifts its scores",
+        ("--bits", "12"): "--bits shifts its scores",
+    }  # fmt: skip
+    for options, said in refused.items():
+        assert run([*command, *options]) == 2
+        assert said in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="save it first"):
+        Detector(copy, backbone_weights=folder / "last.safetensors").report(data, store=True, quiet=True)
+    assert copy.read_bytes() == before
+    assert not (tmp_path / "report.html").exists()
+    assert run([*command, "--image-size", "64"]) == 0  # its own
+
+
+def test_a_model_for_more_classes_than_the_data_set_has(trained, tmp_path, capsys):
+    """As shipped ones, which are for 80 classes until they are trained."""
+    folder, data = trained
+    many = tmp_path / "many.yaml"
+    many.write_text(TINY_MODEL.replace("nc: 2", "nc: 9"))
+    assert run(["report", str(many), "--data", str(data), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["confidence"]) == {"square", "bar"}
+    assert len(result["confusion"]["counts"]) == 3
+    compare = ["--data", str(data), "--resamples", "100", "--json"]
+    assert run(["compare", str(many), str(folder), *compare]) == 0
+    assert set(json.loads(capsys.readouterr().out)["per_class"]) == {"square", "bar"}
+    other = save_opened(tmp_path / "other.safetensors", open_model(folder / "best.safetensors"), classes=["square", "cat"])
+    for pair in ((many, other), (other, many)):
+        assert run(["compare", *map(str, pair), *compare]) == 2
+        assert "only one would be scored on 'bar'" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def test_weights_without_class_names_are_not_called_random(trained, tmp_path, capsys):
+    folder, data = trained
+    torch.save(load_file(folder / "best.safetensors"), tmp_path / "nameless.pt")
+    command = ["val", str(tiny_model(tmp_path)), "--weights", str(tmp_path / "nameless.pt"), "--data", str(data), "--json"]
+    assert run(command) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["metrics"] == Detector(folder).val(data, quiet=True).metrics
+    assert "random weights" not in err
+    assert "its weights name no classes, so those of the data set are used, in its order." in " ".join(err.split())
+
+
+def test_pages_go_into_a_folder_that_is_named(trained, tmp_path, capsys):
+    folder, data = trained
+    assert Detector(folder).report(data, output=tmp_path, quiet=True).output == str(tmp_path / "report.html")
+    command = ["compare", str(folder), str(folder), "--data", str(data), "--resamples", "100"]
+    assert run([*command, "--output", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["output"] == str(tmp_path / "compare.html")
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "compare.html"}
+    assert run([*command, "--runtime", "openvino"]) == 2
+    assert "openvino opens exported files" in capsys.readouterr().err
+
+
+def test_a_handful_of_images_shows_nothing(trained, tmp_path, capsys):
+    folder, data = trained
+    worse = save_opened(tmp_path / "worse.safetensors", open_model(folder / "last.safetensors"), image_size=96)
+    command = ["compare", str(folder), str(worse), "--data", str(data), "--resamples", "100"]
+    for options, enough in ([], True), (["--level", "0.99"], False):  # of six images
+        assert run([*command, *options, "--output", str(tmp_path / "page.html"), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["enough_images"] is enough
+        assert ("They are too few for this interval" in check(tmp_path / "page.html").text) is not enough
+        assert run([*command, *options]) == 0
+        assert ("6 images: too few to show that one is better" in capsys.readouterr().out) is not enough
 
 
 def test_two_detectors_on_the_same_images(trained, tmp_path, capsys):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Runtime, Verbose, print_json, say, settings
+from nextdetr.cli.common import Json, Runtime, Verbose, print_json, say, settings, tell_point
 from nextdetr.config import CompareConfig
 from nextdetr.errors import ConfigError
 
@@ -32,11 +32,19 @@ def compare(
     from nextdetr.engine.compare import compare_opened
     from nextdetr.inference.exported import is_exported, open_any
 
-    first, second = (open_any(name, runtime=runtime if is_exported(name) else "auto")[0] for name in (a, b))
+    exported = [is_exported(name) for name in (a, b)]
+    first, second = (
+        open_any(name, runtime=runtime if takes_it or not any(exported) else "auto")[0]
+        for name, takes_it in zip((a, b), exported, strict=True)
+    )
+    for opened in (first, second):
+        tell_point(opened, merged.latency, merged.latency_of)
     result = compare_opened(first, second, merged)
     if json:
         print_json(result.to_json())
         return
+    from nextdetr.data.raw import plural
+
     for letter in "ab":
         score = result.metrics[letter]["AP"]
         say(f"{letter.upper()}: AP {'-' if score is None else format(score, '.4f')}  {getattr(result, letter)}")
@@ -48,6 +56,9 @@ def compare(
             f"B minus A: {found['AP']:+.4f}, {100 * result.level:g} % of {result.resamples:,} resamples of the images from "
             f"{found['low']:+.4f} to {found['high']:+.4f}"
         )
+        if not result.enough_images:
+            images = plural(result.images, "image")
+            say(f"{images}: too few to show that one is better, whatever the interval")
     if result.most_different:
         say("images that differ most:")
     for row in result.most_different[:5]:

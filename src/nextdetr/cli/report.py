@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import AllowPartial, Json, Runtime, Verbose, Weights, print_json, say, settings, tell_reports
+from nextdetr.cli.common import (
+    AllowPartial,
+    Json,
+    Runtime,
+    Verbose,
+    Weights,
+    print_json,
+    say,
+    settings,
+    tell_point,
+    tell_reports,
+)
 from nextdetr.config import ReportConfig
 from nextdetr.errors import ConfigError
 
@@ -36,8 +46,7 @@ def report(
 
     opened, reports = open_any(model, weights=weights, allow_partial=allow_partial, runtime=runtime)
     tell_reports(reports)
-    if merged.output is not None and merged.output.is_dir():
-        merged = merged.model_copy(update={"output": Path(merged.output) / "report.html"})
+    tell_point(opened, merged.latency, merged.latency_of)
     result = run(opened, merged)
     if json:
         print_json(result.to_json())

@@ -22,10 +22,10 @@ from nextdetr.engine.validate import Examined, examine, load_split
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import path_text, write_text_atomic
 from nextdetr.inference.exported import OpenedExport, open_any
-from nextdetr.report.bootstrap import paired_difference
+from nextdetr.report.bootstrap import enough_images, paired_difference
 from nextdetr.report.confusion import Pairs, cost, pair
 from nextdetr.report.matching import Matches, match
-from nextdetr.report.pages import render
+from nextdetr.report.pages import page_file, render
 from nextdetr.report.pictures import picture
 from nextdetr.report.thresholds import best_thresholds
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["CompareResult", "compare", "compare_opened"]
 
 LISTED = 20  # images in the JSON result
+PAGE = "compare.html"  # in a folder that is given for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class CompareResult:
         level: fraction of the resamples within the interval.
         resamples: number of them.
         b_better: fraction of the resamples in which ``b`` is better.
+        enough_images: whether this many images can show at all that one is better: see ``enough_images``.
         metrics: the twelve COCO metrics of ``a`` and of ``b``.
         per_class: AP of ``a`` and ``b`` by class name.
         most_different: the images whose errors differ most: ``image``, and the cost of its errors for ``a`` and ``b`` (1
@@ -66,6 +68,7 @@ class CompareResult:
     level: float
     resamples: int
     b_better: float
+    enough_images: bool
     metrics: dict[str, dict[str, float | None]]
     per_class: dict[str, dict[str, float | None]]
     most_different: list[dict[str, Any]]
@@ -117,7 +120,7 @@ def compare_opened(
     Args:
         a: the first detector.
         b: the second detector.
-        config: the settings; ``output`` is the HTML page.
+        config: the settings; ``output`` is the HTML page, or a folder for it.
         quiet: show no progress on standard error.
 
     Raises:
@@ -131,7 +134,10 @@ def compare_opened(
             f"{missing[0]!r}."
         )
     first, second = _unseen((a, b), config)
-    if second is not None:
+    if first is not None and second is not None:
+        only = sorted(set(first.classes) ^ set(second.classes))
+        if only:  # one of them names none, and so has those of the data set
+            raise ConfigError(f"{config.data}: of {a.source} and {b.source}, only one would be scored on {only[0]!r}.")
         second = replace(second, recognised="", problems=[])  # said of the first
     sides = [_look(opened, config, part, quiet=quiet) for opened, part in ((a, first), (b, second))]
     data = sides[0].examined.data
@@ -142,6 +148,7 @@ def compare_opened(
             sides[0].matches, sides[1].matches, resamples=config.resamples, level=config.level, seed=config.seed,
             progress=lambda done, total: display.update("resampling", done / total, f"{done}/{total}"),
         )  # fmt: skip
+    output = None if config.output is None else page_file(config.output, PAGE)
     costs = [side.costs for side in sides]
     order = np.argsort(-np.abs(costs[1] - costs[0]), kind="stable")
     order = order[np.abs(costs[1] - costs[0])[order] > 0]
@@ -150,16 +157,17 @@ def compare_opened(
     result = CompareResult(
         a.source, b.source, str(config.data), config.split, len(data.records),
         {name: None if np.isnan(value) else value for name, value in values.items()}, config.level, config.resamples,
-        difference.positive, {"a": dict(results[0].metrics), "b": dict(results[1].metrics)},
+        difference.positive, enough_images(len(data.records), config.level),
+        {"a": dict(results[0].metrics), "b": dict(results[1].metrics)},
         {name: {"a": results[0].per_class[name]["AP"], "b": results[1].per_class[name]["AP"]} for name in data.classes},
         [
             {"image": path_text(data.records[place].path), "a": float(costs[0][place]), "b": float(costs[1][place])}
             for place in order[:LISTED]
         ],
-        None if config.output is None else str(config.output),
+        None if output is None else str(output),
     )  # fmt: skip
-    if config.output is not None:
-        write_text_atomic(config.output, _page(result, data, sides, order[: config.pictures].tolist()))
+    if output is not None:
+        write_text_atomic(output, _page(result, data, sides, order[: config.pictures].tolist()))
     return result
 
 
@@ -209,8 +217,19 @@ def _unseen(both: Sequence[OpenedModel | OpenedExport], config: CompareConfig) -
 
 
 def _whole(both: Sequence[OpenedModel | OpenedExport], config: CompareConfig) -> list[DetectionData]:
-    """Read the split with the classes of each detector."""
-    return [load_split(opened, config) for opened in both]
+    """Read the split with the classes of each detector.
+
+    Raises:
+        DataError: each has set other images aside; or see ``load_scored``.
+    """
+    parts = [load_split(opened, config) for opened in both]
+    first, second = ([record.path for record in part.records] for part in parts)
+    if first != second and all(SetAside.from_metadata(opened.metadata) for opened in both):
+        raise DataError(
+            f"{config.data}: there is no val, and {both[0].source} and {both[1].source} set different images of train "
+            "aside in training: name another split with --split, or label new images, and name them with --data."
+        )
+    return parts
 
 
 def _rest_of_train(

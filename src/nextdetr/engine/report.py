@@ -16,16 +16,17 @@ from nextdetr.data.records import DetectionData
 from nextdetr.detector_files import check_not_cached, detector_name, own_folder
 from nextdetr.engine.curves import plot_curves
 from nextdetr.engine.evaluate import CocoEvaluator, EvalResult
-from nextdetr.engine.validate import examine
+from nextdetr.engine.validate import check_own_weights, examine
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.files import optional_file, write_text_atomic
 from nextdetr.inference.exported import OpenedExport
+from nextdetr.inference.opened import stored_bits
 from nextdetr.inference.speed import read_table
 from nextdetr.inference.speed_text import table_lines
 from nextdetr.report.analysis import Analysis, analyse
 from nextdetr.report.figures import INK, themed
 from nextdetr.report.matching import IOUS, match
-from nextdetr.report.pages import Facts, report_page
+from nextdetr.report.pages import Facts, page_file, report_page
 from nextdetr.report.thresholds import best_thresholds
 
 if TYPE_CHECKING:
@@ -87,19 +88,18 @@ def report(opened: OpenedModel | OpenedExport, config: ReportConfig, *, quiet: b
 
     Args:
         opened: the detector.
-        config: the settings; without ``output`` the page is ``report.html`` beside the detector's file.
+        config: the settings; without ``output`` the page is ``report.html`` beside the detector's file. ``output`` may be a
+            folder, too.
         quiet: show no progress on standard error.
 
     Raises:
         DataError: the data set or the split cannot be used.
-        ConfigError: thresholds cannot be stored for this detector.
+        ConfigError: thresholds cannot be stored for this detector, or not with these settings.
     """
-    if config.store and (isinstance(opened, OpenedExport) or Path(opened.source).suffix != ".safetensors"):
-        raise ConfigError(f"{opened.source}: --store writes into a checkpoint (*.safetensors); name the checkpoint.")
     if config.store:
-        check_not_cached(opened.source, "report --store")
+        _check_store(opened, config)
     examined = examine(opened, config, quiet=quiet)
-    target = config.output or report_target(opened.source)
+    target = report_target(opened.source) if config.output is None else page_file(config.output, PAGE)
     analysis = write_page(
         target, examined.evaluator, examined.result, model=opened.source, split=config.split, size=examined.image_size,
         metadata=opened.metadata, table=_metrics_table(opened.source), pictures=config.pictures,
@@ -111,6 +111,28 @@ def report(opened: OpenedModel | OpenedExport, config: ReportConfig, *, quiet: b
         model=opened.source, data=str(config.data), split=config.split, images=examined.result.images, output=str(target),
         seconds_per_image=dict(examined.result.seconds_per_image), **analysis.to_json(),
     )  # fmt: skip
+
+
+def _check_store(opened: OpenedModel | OpenedExport, config: ReportConfig) -> None:
+    """Check that the thresholds of this report are those of the detector as its file has it, and can be stored there.
+
+    Raises:
+        ConfigError: it is no checkpoint, or it runs with other weights or settings than ``predict`` would use.
+    """
+    if isinstance(opened, OpenedExport) or Path(opened.source).suffix != ".safetensors":
+        raise ConfigError(f"{opened.source}: --store writes into a checkpoint (*.safetensors); name the checkpoint.")
+    check_own_weights(opened, "report --store")
+    changed = {
+        "image-size": config.image_size not in (None, opened.image_size), "queries": config.queries is not None,
+        "latency": config.latency is not None, "bits": config.bits not in (None, stored_bits(opened.metadata)),
+    }  # fmt: skip
+    other = next((name for name, applies in changed.items() if applies), None)
+    if other is not None:
+        raise ConfigError(
+            f"{opened.source}: --store keeps thresholds for the detector's own settings, and --{other} shifts its scores: "
+            "leave one of the two out."
+        )
+    check_not_cached(opened.source, "report --store")
 
 
 def write_page(

@@ -9,7 +9,7 @@ import numpy as np
 
 from nextdetr.report.matching import Matches, average_precision
 
-__all__ = ["Difference", "paired_difference"]
+__all__ = ["Difference", "enough_images", "paired_difference"]
 
 STEP = 50  # resamples per progress report
 
@@ -29,6 +29,16 @@ class Difference:
     low: float
     high: float
     positive: float
+
+
+def enough_images(images: int, level: float) -> bool:
+    """Whether an interval from this many images can exclude 0 rightly.
+
+    Percentiles of resamples say too little of a handful of images: those of a single one have no width at all. Even if all
+    images favour the same detector, chance alone does that with a probability of 2 / 2^n (the sign test), which has to be
+    at most 1 - ``level``: with 0.95, from six images.
+    """
+    return 0.5 ** (images - 1) <= 1 - level
 
 
 def paired_difference(

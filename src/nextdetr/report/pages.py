@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from nextdetr.report.pictures import Picture, picture
 from nextdetr.report.thresholds import GRID
 from nextdetr.report.tide import KINDS
 
-__all__ = ["Facts", "render", "report_page"]
+__all__ = ["Facts", "page_file", "render", "report_page"]
 
 MOST_CLASSES = 30  # of a readable matrix
 MOST_CONFUSIONS = 12
@@ -85,6 +86,11 @@ def report_page(analysis: Analysis, facts: Facts) -> str:
         empty_text=_empty_text(analysis), empty_pictures=_empty_pictures(analysis, facts.pictures),
         worst=[_picture(analysis, place) for place in analysis.worst(facts.pictures)],
     )  # fmt: skip
+
+
+def page_file(output: Path, name: str) -> Path:
+    """Return the file of a page: ``output``, or one called ``name`` in it if it is a folder."""
+    return output / name if output.is_dir() else output
 
 
 def render(template: str, **values: Any) -> str:
