@@ -136,3 +136,35 @@ def test_a_damaged_part_is_named(model, photos, tmp_path):
         next(run(model, photos, tmp_path / "all.parquet"))
     part.unlink()
     assert len(list(run(model, photos, tmp_path / "all.parquet"))) == 7
+
+
+def test_parts_behind_a_removed_one_are_kept(model, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("nextdetr.inference.writers.table.PART_ROWS", 2)
+    output = tmp_path / "all.parquet"
+    stream = run(model, photos, output)
+    for _ in range(5):
+        next(stream)
+    stream.close()
+    parts = sorted((tmp_path / "all.parquet.parts").glob("part-*"))
+    assert len(parts) == 3
+    parts[1].unlink()  # as the message about a damaged part says
+    assert len(list(run(model, photos, output))) == 4
+    paths = parquet.read_table(output).column("path").to_pylist()
+    assert sorted(paths) == sorted(str(photos / f"{n}.png") for n in range(7))
+
+
+def test_other_weights_are_another_model(model, photos, tmp_path):
+    predictor = Predictor(model, CLASSES, 200, device="cpu")
+    (tmp_path / "a.pth").write_bytes(b"1")
+    (tmp_path / "b.pth").write_bytes(b"2")
+
+    def begun(weights):
+        opens = {"model": "m", "weights": weights, "backbone_weights": None}
+        config = PredictConfig(output=tmp_path / "all.parquet", batch_size=2)
+        return predict_stream(predictor, str(photos), config, model="m", opens=opens)
+
+    next(begun(tmp_path / "a.pth"))
+    for other in (tmp_path / "b.pth", "owner/name", None):
+        with pytest.raises(ConfigError, match="another model"):
+            begun(other)
+    assert len(list(begun(tmp_path / "a.pth"))) == 6

@@ -79,6 +79,12 @@ def file_identity(source: str) -> str:
     return f"{path.resolve()}, {stat.st_size} bytes, changed {stat.st_mtime_ns}"
 
 
+def _weights_of(opens: Mapping[str, Any]) -> dict[str, str]:
+    """Return the identity of the weights that the model was opened with; empty without any, as in earlier tables."""
+    given = {name: opens.get(name) for name in ("weights", "backbone_weights")}
+    return {name: file_identity(str(source)) for name, source in given.items() if source is not None}
+
+
 def _to_table(
     predictor: Predictor, sources: Sources, config: PredictConfig, model: str, opens: Mapping[str, Any] | None
 ) -> Iterator[Prediction]:
@@ -102,6 +108,7 @@ def _to_table(
     kept |= {"tile": config.tile, "overlap": config.overlap, "image_size": predictor.image_size}
     kept |= {} if config.latency is None else {"latency": config.latency, "latency_of": str(config.latency_of or "")}
     kept |= {} if predictor.reading.bits == 16 else {"bits": predictor.reading.bits}  # earlier tables do not say
+    kept |= _weights_of(opens or {})
     table = PredictionTable(config.output, {"model": model, "classes_of_model": predictor.classes, **kept})
 
     def found(paths: Iterator[str]) -> Iterator[Prediction]:

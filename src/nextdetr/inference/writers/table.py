@@ -118,6 +118,11 @@ class PredictionTable:
     def _files(self) -> list[Path]:
         return sorted(self.parts.glob("part-*.parquet"))
 
+    def _next_number(self) -> int:
+        """Return a number above those of all parts: one in the middle may have been removed, as it was damaged."""
+        numbers = (part.stem.removeprefix("part-") for part in self._files())
+        return max((int(number) for number in numbers if number.isdecimal()), default=-1) + 1
+
     def _paths(self, part: Path) -> list[str]:
         try:
             paths: list[str] = self._parquet.read_table(part, columns=["path"]).column("path").to_pylist()
@@ -129,7 +134,7 @@ class PredictionTable:
         if not self._rows:
             return
         table = self._arrow.Table.from_pylist(self._rows, schema=self._schema)
-        with atomic_write(self.parts / f"part-{len(self._files()):08d}.parquet") as temporary:
+        with atomic_write(self.parts / f"part-{self._next_number():08d}.parquet") as temporary:
             self._parquet.write_table(table, temporary)
         self._rows = []
 
