@@ -10,6 +10,7 @@ from PIL import Image
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference._supervision import sv
 from nextdetr.inference.predictor import Predictor, select_classes
+from nextdetr.inference.sources import SourceItem
 from tests.inference.conftest import CLASSES
 
 BOX = [20, 10, 80, 50]
@@ -158,6 +159,28 @@ def test_memory_is_bounded(predictor, model):
     assert len(alive) == 20
     assert max(alive) <= 5
     assert model.batches == [4] * 5
+
+
+@pytest.mark.parametrize("threads", [0, 2])  # on the processor, and beside a GPU
+@pytest.mark.parametrize("live", [False, True])
+def test_the_result_of_a_camera_comes_before_its_next_image(predictor, monkeypatch, threads, live):
+    monkeypatch.setattr("nextdetr.inference.predictor.reading_threads", lambda device: threads)
+    results, pixels = [], np.full((40, 40, 3), 255, np.uint8)
+
+    def camera():
+        for number in range(5):
+            assert len(results) == number  # as of a program that waits for it
+            yield pixels
+
+    def frames(items, **_):
+        for number, item in enumerate(items):
+            yield SourceItem("camera 0", item.image, number, number / 10, live=True)
+
+    if live:
+        monkeypatch.setattr("nextdetr.inference.predictor.unfold", frames)
+    for result in predictor.stream(camera(), batch_size=8 if live else 1):
+        results.append(result)  # noqa: PERF402 - the camera counts them
+    assert len(results) == 5
 
 
 class TestSelectClasses:

@@ -79,6 +79,12 @@ def test_home(folder, monkeypatch):
     assert names("~/photos/b.jpg") == ["b.jpg"]
 
 
+def test_a_name_with_a_tilde_and_no_user_is_a_name(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    make(folder / "~x.jpg")
+    assert names("~x.jpg") == ["~x.jpg"]
+
+
 def test_images_in_memory_and_mixtures(folder):
     array, image = np.zeros((4, 4, 3), np.uint8), Image.new("RGB", (4, 4))
     opened = Image.open(folder / "b.jpg")
@@ -108,6 +114,8 @@ def test_an_endless_iterable_is_drawn_from_as_needed():
         ("nested", r"subfolders do: .*nested/\*\*/\*"),
         (["photos", "nowhere.jpg"], r"nowhere\.jpg"),
         ("ftp://example.org/a.jpg", "http:// and https:// addresses only"),
+        ("~no-such-user.jpg", r"~no-such-user\.jpg: there is no such"),
+        pytest.param("iVBORw0KGgo" * 1000, r"^(iVBORw0KGgo){20}.*…: there is no such", id="base64"),
         ([], "empty"),
         (None, "NoneType"),
         ([3], "int"),
@@ -140,6 +148,18 @@ def test_read_ahead_keeps_the_order_and_its_bounds(threads):
         results.append(value)
     assert results == [item * item for item in range(50)]
     assert most <= 5
+
+
+def test_an_urgent_result_comes_before_the_next_item_is_asked_for():
+    asked = []
+
+    def items():
+        for number in range(6):
+            asked.append(number)
+            yield number
+
+    results = read_ahead(items(), str, ahead=4, threads=2, urgent=lambda number: number >= 2)
+    assert [(value, len(asked)) for value in results] == [("0", 3), ("1", 3), ("2", 3), ("3", 4), ("4", 5), ("5", 6)]
 
 
 def test_read_ahead_passes_errors_on():

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-__all__ = ["Video", "as_video", "is_video_file"]
+from nextdetr.files import is_local
+from nextdetr.inference.web import without_password
+
+__all__ = ["Video", "as_video", "is_video_file", "named_path"]
 
 VIDEO_SUFFIXES = frozenset(
     f".{ending}"
@@ -26,7 +29,7 @@ class Video:
     """A moving picture to look at.
 
     Attributes:
-        name: path, address, or "camera 0".
+        name: path, address without its password, or "camera 0".
         source: what FFmpeg opens.
         live: frames come whether they are looked at or not.
         format: FFmpeg's name of a camera's driver; None lets it find out.
@@ -56,20 +59,32 @@ def is_video_file(path: Path) -> bool:
     return start[:1] == b"G" and start[_TS_PACKET:] in (b"", b"G")
 
 
+def named_path(source: str | Path) -> Path:
+    """Return the path of a name: ``~`` is replaced, but not in names such as ``~photo.jpg``, as there is no such user."""
+    path = Path(source)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def as_video(source: str | Path) -> Video | None:
     """Return the video that is meant; None if ``source`` is no video, camera number or stream's address."""
     text = str(source)
-    path = Path(source).expanduser()
-    if path.exists():
+    path = named_path(source)
+    if is_local(path):
         return Video(text, str(path)) if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES else None
     if text.isdecimal():
         return _camera(int(text))
     if "://" in text:
-        parts = urlsplit(text)
+        try:
+            parts = urlsplit(text)
+        except ValueError:  # no address; fetching it reports that
+            return None
         if parts.scheme.lower() in LIVE_SCHEMES:
-            return Video(text, text, live=True)
+            return Video(without_password(text), text, live=True)
         if parts.scheme.lower() in ("http", "https") and Path(parts.path).suffix.lower() in WEB_SUFFIXES:
-            return Video(text, text)
+            return Video(without_password(text), text)
     return None
 
 

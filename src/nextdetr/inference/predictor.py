@@ -212,7 +212,13 @@ class Predictor:
     def _batches(self, items: Iterable[SourceItem], batch_size: int) -> Iterator[list[_Read]]:
         """Images and frames read and resized, in lists of ``batch_size``."""
         batch: list[_Read] = []
-        for read in read_ahead(items, self._read, ahead=batch_size, threads=reading_threads(self.backend.device)):
+        threads = reading_threads(self.backend.device)
+
+        def urgent(item: SourceItem) -> bool:
+            """Whether it is of a camera, or perhaps of a program that waits for its result before it gives the next one."""
+            return item.live or (batch_size == 1 and item.in_memory)
+
+        for read in read_ahead(items, self._read, ahead=batch_size, threads=threads, urgent=urgent):
             batch.append(read)
             if len(batch) == batch_size or read.item.live:
                 yield batch

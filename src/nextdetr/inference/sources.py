@@ -10,10 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar, cast
-from urllib.parse import urlsplit
 
 from nextdetr.errors import DataError
-from nextdetr.inference.moving import Video, as_video, is_video_file
+from nextdetr.files import is_local
+from nextdetr.inference.moving import Video, as_video, is_video_file, named_path
 from nextdetr.inference.tags import VideoTags
 from nextdetr.inference.web import WebImage, fetch, without_password
 from nextdetr.pictures import Encoded, count_frames, is_picture, kind_of, not_here
@@ -45,6 +45,8 @@ _SKIPPED = {
     "subfolders": "in subfolders (--recursive takes them in)",
     "videos": "video (not supported here)",
 }
+
+_LONGEST = 300  # letters of a name in a message
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -104,7 +106,8 @@ class SourceItem:
         except DataError as error:
             if is_pixels(source):
                 raise DataError(f"{self.path}: {error}") from error
-            return Opened(None, str(error))
+            told = str(error)
+            return Opened(None, told if self.path in told else f"{self.path}: {told}")
         if self.frame is not None:
             return Opened(image, None, 0, self.file)
         if isinstance(source, str | Path):
@@ -170,8 +173,8 @@ def only_folder(sources: Sources) -> Path | None:
     named = [sources] if isinstance(sources, str | Path) else sources
     if not isinstance(named, list | tuple) or len(named) != 1 or not isinstance(named[0], str | Path):
         return None
-    path = Path(named[0]).expanduser()
-    return path if path.is_dir() else None
+    path = named_path(named[0])
+    return path if is_local(path) and path.is_dir() else None
 
 
 def videos_only(items: Iterable[SourceItem]) -> Iterable[SourceItem]:
@@ -196,8 +199,18 @@ def none_readable(problems: Sequence[str]) -> DataError:
     return DataError(more + problems[0])
 
 
-def read_ahead(items: Iterable[T], read: Callable[[T], R], *, ahead: int, threads: int) -> Iterator[R]:
-    """Map ``read`` over ``items`` in order, with at most ``ahead`` results waiting; without threads, one at a time."""
+def read_ahead(
+    items: Iterable[T],
+    read: Callable[[T], R],
+    *,
+    ahead: int,
+    threads: int,
+    urgent: Callable[[T], bool] = lambda _: False,
+) -> Iterator[R]:
+    """Map ``read`` over ``items`` in order, with at most ``ahead`` results waiting; without threads, one at a time.
+
+    The result of an ``urgent`` item is yielded before the next item is asked for.
+    """
     if threads < 1:
         yield from map(read, items)
         return
@@ -206,7 +219,8 @@ def read_ahead(items: Iterable[T], read: Callable[[T], R], *, ahead: int, thread
     try:
         for item in items:
             waiting.append(pool.submit(read, item))
-            if len(waiting) > ahead:
+            most = 0 if urgent(item) else ahead
+            while len(waiting) > most:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -277,30 +291,33 @@ def _expand(source: ImageSource, position: int, taken: _Taken) -> Iterator[Sourc
     video = as_video(source)
     if video is not None:
         if not taken.videos:
-            raise DataError(f"{source}: here images are taken, and no videos, cameras or streams.")
+            raise DataError(f"{video.name}: here images are taken, and no videos, cameras or streams.")
         yield SourceItem(video.name, video)
         return
-    path = Path(source).expanduser()
-    if path.is_dir():
-        files = _images_in(path, taken)
-    elif path.exists():
-        files = [path]
-    elif glob.has_magic(str(source)) and urlsplit(str(source)).scheme not in ("http", "https"):
+    path = named_path(source)
+    if is_local(path):
+        files = _images_in(path, taken) if path.is_dir() else [path]
+    elif glob.has_magic(str(source)) and _scheme(str(source)) not in ("http", "https"):
         files = _matching(str(path), taken)
     elif "://" in str(source):
         yield _on_the_web(str(source))
         return
     else:
-        raise DataError(f"{source}: there is no such file or folder.")
+        name = str(source) if len(str(source)) <= _LONGEST else f"{str(source)[:_LONGEST]}…"  # perhaps a picture as base64
+        raise DataError(f"{name}: there is no such file or folder.")
     for file in files:
         yield SourceItem(str(file), as_video(file) or file)
 
 
 def _on_the_web(address: str) -> SourceItem:
     name = without_password(address)
-    if urlsplit(address).scheme.lower() not in ("http", "https"):
+    if _scheme(address) not in ("http", "https"):
         raise DataError(f"{name}: images are fetched from http:// and https:// addresses only.")
     return SourceItem(name, WebImage(address))
+
+
+def _scheme(address: str) -> str:
+    return address.partition("://")[0].lower() if "://" in address else ""
 
 
 def _in_memory(source: ImageSource, name: str) -> SourceItem:
