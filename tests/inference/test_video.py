@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -10,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.error import InvalidDataError
 from PIL import Image
 
 from nextdetr.config import PredictConfig
@@ -194,11 +197,58 @@ def test_a_live_source_skips_what_is_too_late(clip):
     assert frames == sorted(frames)
 
 
+class Camera:
+    """The clip as a camera shows it: now and then it has no picture yet, and in the end it may be pulled out."""
+
+    def __init__(self, container, end=None):
+        self.container, self.end, self.asked = container, end, 0
+        container.streams.video[0].thread_type = "NONE"  # frames come out at once
+
+    def __getattr__(self, name):
+        return getattr(self.container, name)
+
+    def demux(self, stream):
+        for packet in self.container.demux(stream):
+            self.asked += 1
+            yield packet
+            if self.asked % 3 == 0:
+                raise av.error.BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+            if self.asked > 7 and self.end is not None:
+                raise self.end
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        (None, "the source ended after 12 frames"),
+        (InvalidDataError(1094995529, "Invalid data found"), r"broke off after \d+ frames \(invalid data found\)"),
+        (OSError(errno.EIO, "Input/output error"), r"broke off after \d+ frames \(input/output error\)"),
+    ],
+)
+def test_a_camera_without_a_picture_is_asked_again_and_its_end_is_told(clip, monkeypatch, caplog, end, told):
+    opened = video._open
+    monkeypatch.setattr(video, "_open", lambda source: Camera(opened(source), end))
+    monkeypatch.setattr(video, "AHEAD_LIVE", 100)
+    seen = [frame.index for frame in read_frames(Video("camera 0", str(clip), live=True))]
+    assert seen == list(range(len(seen)))
+    assert len(seen) == FRAMES if end is None else 0 < len(seen) < FRAMES
+    (message,) = caplog.messages
+    assert re.fullmatch(f"camera 0: {told}", message)
+
+
+def test_a_file_is_not_asked_again(clip, monkeypatch, caplog):
+    opened = video._open
+    monkeypatch.setattr(video, "_open", lambda source: Camera(opened(source)))
+    assert len(list(read_frames(Video("clip", str(clip))))) <= 3
+    assert "broke off after" in caplog.text
+
+
 def test_what_is_a_video(tmp_path, clip):
     assert as_video(clip) == Video(str(clip), str(clip))
     assert as_video("0").live
     assert as_video("0").name == "camera 0"
     assert as_video("rtsp://host/stream").live
+    assert as_video("http://[host/a.mp4") is None
     assert not as_video("https://host/a.mp4?x=1").live
     (tmp_path / "7").write_bytes(b"")
     assert as_video(str(tmp_path / "7")) is None
@@ -208,6 +258,18 @@ def test_what_is_a_video(tmp_path, clip):
         find_images(str(clip))
     with pytest.raises(DataError, match=r"no such file"):
         find_images("nowhere.mp4", videos=True)
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "https"])
+def test_a_password_goes_to_the_camera_only(scheme):
+    video = as_video(f"{scheme}://admin:secret@camera.local:554/live.mp4")
+    assert video.source == f"{scheme}://admin:secret@camera.local:554/live.mp4"
+    assert video.name == f"{scheme}://camera.local:554/live.mp4"
+    (item,) = find_images(video.source, videos=True)
+    assert item.path == video.name  # as results, lines and messages have it
+    with pytest.raises(DataError) as refused:
+        find_images(video.source)
+    assert "secret" not in str(refused.value)
 
 
 def test_a_stream_that_does_not_answer_is_given_up(model, monkeypatch):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 AHEAD, AHEAD_LIVE = 8, 2  # frames that wait to be looked at
 TIMEOUT = 10.0  # seconds without a sign of life, after which a source is given up
+AGAIN = 0.005  # seconds until a camera without a picture is asked again
 RESTART = 1.0  # seconds: a clock that goes back further than this has started again
 # FFmpeg's names of the matrices that ``VideoTags.matrix_for`` returns.
 COLORSPACES = {
@@ -127,18 +129,22 @@ def _decode(container: Any, video: Video, waiting: Queue[Frame | Exception | Non
     known = stream.start_time is not None and not video.live
     clock = _Clock(1 / (rate or USUAL_RATE), float(stream.start_time * stream.time_base) if known else None)
     try:
-        packets = container.demux(stream)
+        packets = _packets(container, stream, stop, patient=video.live)
         while not stop.is_set():
             try:
                 packet = next(packets, None)
-                frames = [] if packet is None else packet.decode()
+            except (FFmpegError, OSError) as error:  # also for damage: nothing comes after it
+                broken = _reason(error)
+                break
+            if packet is None:
+                break
+            try:
+                frames = packet.decode()
             except InvalidDataError:
                 damaged += 1
                 continue
             except (FFmpegError, OSError) as error:
                 broken = _reason(error)
-                break
-            if packet is None:
                 break
             for picture in frames:
                 frame = Frame(
@@ -152,9 +158,32 @@ def _decode(container: Any, video: Video, waiting: Queue[Frame | Exception | Non
         logger.warning("%s: %d damaged parts were skipped", video.name, damaged)
     if broken is not None:
         logger.warning("%s: broke off after %d frames (%s)", video.name, index, broken)
-    elif not (stop.is_set() or video.live):
+    elif video.live and end is None and not stop.is_set():
+        logger.warning("%s: the source ended after %d frames", video.name, index)
+    elif not (video.live or stop.is_set()):
         _tell_if_cut(container, video, index, 0.0 if clock.last is None else clock.last + clock.step)
     _put(waiting, end, stop)
+
+
+def _packets(container: Any, stream: Any, stop: threading.Event, *, patient: bool) -> Iterator[Any]:
+    """Yield the packets of a stream; a ``patient`` reader asks again where there is none yet, as macOS's cameras say."""
+    packets, silent = container.demux(stream), None
+    while True:
+        try:
+            packet = next(packets, None)
+        except BlockingIOError:
+            now = time.monotonic()
+            silent = now if silent is None else silent
+            if not patient or now - silent > TIMEOUT:
+                raise
+            if stop.wait(AGAIN):
+                return
+            packets = container.demux(stream)
+            continue
+        silent = None
+        if packet is None:
+            return
+        yield packet
 
 
 def _tell_if_cut(container: Any, video: Video, frames: int, seconds: float) -> None:
