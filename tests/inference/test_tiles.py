@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference.objects import Objects
 from nextdetr.inference.predictor import Predictor
 from nextdetr.inference.tiles import merge_tiles, stream_tiles, tile_windows
+from nextdetr.structures import DetectorOutput
 from tests.inference.conftest import CLASSES
 
 
@@ -64,6 +66,43 @@ def test_halves_are_joined():
     merged = merge_tiles(tiles, windows, (160, 100))
     np.testing.assert_allclose(merged.xyxy, [[30, 20, 130, 60]])
     np.testing.assert_allclose(merged.confidence, [0.9])
+
+
+def test_neighbours_that_one_edge_cuts_stay_apart():
+    windows = [(0, 0, 100, 100), (60, 0, 160, 100)]
+    left = found(([20, 10, 100, 50], 0.9, 1), ([30, 28, 100, 70], 0.8, 1))  # two that overlap, both cut
+    right = found(([0, 10, 80, 50], 0.7, 1), ([0, 28, 85, 70], 0.6, 1))
+    merged = merge_tiles([left, right], windows, (160, 100))
+    np.testing.assert_allclose(merged.xyxy, [[20, 10, 140, 50], [30, 28, 145, 70]])
+    np.testing.assert_allclose(merged.confidence, [0.9, 0.8])
+
+
+def test_the_surer_half_gives_the_score():
+    windows = [(0, 0, 100, 100), (60, 0, 160, 100)]
+    tiles = [found(([20, 20, 100, 60], 0.5, 1)), found(([0, 20, 12, 60], 0.9, 1))]  # the second has a sixth of it
+    merged = merge_tiles(tiles, windows, (160, 100))
+    np.testing.assert_allclose(merged.xyxy, [[20, 20, 100, 60]])
+    np.testing.assert_allclose(merged.confidence, [0.9])
+
+
+class Crowd(torch.nn.Module):
+    """Finds four hundred objects in every image, two by two nearly at the same place."""
+
+    def forward(self, images, targets=None, *, queries=None):
+        number = torch.arange(400)
+        x, y = (number // 2 % 20 + 0.5) / 20, (number // 40 + 0.5) / 10
+        boxes = torch.stack((x, y, 0.04 + 0.002 * (number % 2), torch.full((400,), 0.08)), dim=-1)
+        return DetectorOutput(torch.zeros(len(images), 400, 1), boxes.expand(len(images), 400, 4))
+
+
+def test_an_image_within_a_tile_is_as_without_tiles(scene):
+    crowd = found(([5, 5, 60, 60], 0.9, 1), ([8, 8, 60, 60], 0.8, 1))
+    assert merge_tiles([crowd], [(0, 0, 100, 100)], (100, 100)) == crowd
+    predictor, settings = Predictor(Crowd(), ["bird"], 64, device="cpu"), {"confidence": 0.1, "max_detections": 500}
+    (alone,) = predictor.stream(scene, **settings)
+    (tiled,) = stream_tiles(predictor, scene, tile=200, overlap=0.2, **settings)
+    assert len(alone.found) == 400
+    assert tiled.found == alone.found
 
 
 def test_nothing_found_keeps_the_fields():

@@ -3,7 +3,8 @@
 Slicing Aided Hyper Inference, arXiv 2202.06934. Each tile, and the whole image for what is larger than a tile, goes through
 the model; the tiles of an image share batches. Where tiles overlap an object is found twice: equal boxes are thinned out by
 non-maximum suppression, and what an edge has cut off is dropped if another box of its class has it whole, or else joined
-with its other half. Nothing else is suppressed: a small object inside a large one of its class stays.
+with its other half, which is in another tile. Nothing else is suppressed: a small object inside a large one of its class
+stays. An image that is no larger than a tile is looked at as without tiles.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ __all__ = ["merge_tiles", "stream_tiles", "tile_windows"]
 EQUAL = 0.5  # IoU from which two boxes of a class are one object
 COVERED = 0.6  # share of a cut box that another one must cover
 EDGE = 2.0  # pixels from an inner edge of a tile, within which a box counts as cut
+LEAST = 0.1  # share of the smaller of two cut boxes of different tiles from which they may be one object
+MOST = 300  # detections of a tile, if no more are asked for of the image
 
 Window = tuple[int, int, int, int]
 
@@ -91,7 +94,7 @@ def _stream(
             windows = [*windows, (0, 0, *image.size)]
         found: list[Objects] = []
         maps, unlike = None, None
-        for prediction in predictor.stream(_crops(image, windows), **settings):
+        for prediction in predictor.stream(_crops(image, windows), max_detections=max(MOST, most), **settings):
             found.append(Objects.of(prediction.found))
             maps, unlike = prediction.maps, prediction.unlikeness  # in the end of the last crop, the image as a whole
         merged = merge_tiles(found, windows, image.size)
@@ -119,12 +122,15 @@ def merge_tiles(found: Sequence[Objects], windows: Sequence[Window], size: tuple
     Returns:
         Boxes in the image's pixels, best first.
     """
-    moved, cut = [], []
-    for objects, window in zip(found, windows, strict=True):
+    if len(windows) == 1:
+        return found[0]
+    moved, cut, tiles = [], [], []
+    for number, (objects, window) in enumerate(zip(found, windows, strict=True)):
         x, y = window[:2]
         boxes = (objects.xyxy + np.array([x, y, x, y])).astype(np.float32)
         cut.append(_touches(boxes, window, size))
         moved.append(replace(objects, xyxy=boxes))
+        tiles.append(np.full(len(boxes), number))
     every = Objects.joined(moved)
     if len(every) == 0:
         return every
@@ -132,7 +138,7 @@ def merge_tiles(found: Sequence[Objects], windows: Sequence[Window], size: tuple
     assert every.class_id is not None
     boxes, scores, labels = every.xyxy.astype(np.float32), every.confidence, every.class_id.astype(np.int64)
     kept = batched_nms(boxes, scores.astype(np.float32), labels, EQUAL)
-    return _join_halves(every[kept], np.concatenate(cut)[kept])
+    return _join_halves(every[kept], np.concatenate(cut)[kept], np.concatenate(tiles)[kept])
 
 
 def _touches(boxes: NDArray[np.float32], window: Window, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -145,29 +151,54 @@ def _touches(boxes: NDArray[np.float32], window: Window, size: tuple[int, int]) 
     return touches
 
 
-def _join_halves(found: Objects, is_cut: NDArray[np.bool_]) -> Objects:
-    """Drop cut boxes that another box has whole; join those that overlap with each other."""
+def _join_halves(found: Objects, is_cut: NDArray[np.bool_], tiles: NDArray[np.integer[Any]]) -> Objects:
+    """Drop cut boxes that another box has whole; join the parts of one object that several tiles have."""
     boxes, labels = found.xyxy.astype(np.float32), found.class_id
     assert labels is not None
     keep = np.ones(len(boxes), bool)
-    for i in np.flatnonzero(is_cut)[::-1]:  # the least sure first
-        others = keep & (labels == labels[i])
-        others[i] = False
-        shares = _shares(boxes[i], boxes) * others
-        whole = np.flatnonzero((shares >= COVERED) & ~is_cut)
-        halves = np.flatnonzero((shares >= 0.1) & is_cut)
-        if len(whole):
-            keep[i] = False
-        elif len(halves):
-            j = halves[np.argmax(shares[halves])]
-            boxes[j] = np.concatenate((np.minimum(boxes[i, :2], boxes[j, :2]), np.maximum(boxes[i, 2:], boxes[j, 2:])))
-            keep[i] = False
+    for i in np.flatnonzero(is_cut):
+        keep[i] = not (~is_cut & (labels == labels[i]) & (_shared(boxes[i], boxes) >= COVERED * _areas(boxes[i]))).any()
+    halves = np.flatnonzero(keep & is_cut)
+    first = np.arange(len(boxes))  # of each object its surest part, which has all of it in the end
+    for pair in _parts(boxes[halves], labels[halves], tiles[halves]):
+        one, other = sorted(first[halves[list(pair)]].tolist())
+        first[first == other] = one
+    for i in halves[first[halves] != halves]:
+        whole, part = boxes[first[i]], boxes[i]
+        boxes[first[i]] = np.concatenate((np.minimum(whole[:2], part[:2]), np.maximum(whole[2:], part[2:])))
+        keep[i] = False
     return replace(found, xyxy=boxes)[keep]
 
 
-def _shares(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Share of ``box`` that each of ``boxes`` covers."""
+def _parts(
+    boxes: NDArray[np.float32], labels: NDArray[np.integer[Any]], tiles: NDArray[np.integer[Any]]
+) -> Iterator[tuple[int, int]]:
+    """Yield pairs of cut boxes that are parts of one object.
+
+    They are of two tiles, and share more with each other than with any other box of the other one's tile: where objects of
+    a class overlap, so do parts of different ones.
+    """
+    members = {tile: np.flatnonzero(tiles == tile) for tile in np.unique(tiles)}
+    areas = _areas(boxes)
+    for i in range(len(boxes)):
+        shared = _shared(boxes[i], boxes) * (labels == labels[i])
+        for tile in np.unique(tiles[(shared > 0) & (tiles > tiles[i])]):
+            there, here = members[tile], members[tiles[i]]
+            j = there[shared[there].argmax()]
+            if shared[j] < LEAST * min(areas[i], areas[j]):
+                continue
+            if here[(_shared(boxes[j], boxes[here]) * (labels[here] == labels[j])).argmax()] == i:
+                yield i, int(j)
+
+
+def _areas(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Area [N] of boxes [N, 4], or of a single one, never 0."""
+    areas: NDArray[np.float32] = np.maximum((boxes[..., 2:] - boxes[..., :2]).prod(axis=-1), np.float32(1e-9))
+    return areas
+
+
+def _shared(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Area [N] that each of ``boxes`` shares with ``box``."""
     overlap = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
-    area = max(float(np.prod(box[2:] - box[:2])), 1e-9)
-    shares: NDArray[np.float32] = overlap.clip(min=0).prod(axis=1) / area
-    return shares
+    shared: NDArray[np.float32] = overlap.clip(min=0).prod(axis=1)
+    return shared
