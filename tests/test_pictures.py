@@ -3,15 +3,19 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from io import BytesIO
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from nextdetr.errors import DataError
+from nextdetr.inference.sources import SourceItem
 from nextdetr.installation import install_command
-from nextdetr.pictures import count_frames, is_picture, kind_of, open_picture
+from nextdetr.pictures import Encoded, count_frames, is_picture, kind_of, open_picture
 from nextdetr.preprocess import Reading, as_image, load_image
+from nextdetr.serve.decode import decode
+from nextdetr.serve.errors import ServeError
 
 
 @pytest.fixture
@@ -41,19 +45,49 @@ def test_fewer_bits_are_scaled_to_all_of_white(kind, tmp_path):
         assert as_image(source).getpixel((2, 0)) == (16,) * 3
 
 
-def test_colours_of_16_bits_are_refused_where_bits_are_given(tmp_path):
+def deep_png(colour, *values):
+    """A PNG of one pixel with 16 bits a channel, of the colour type that the format counts so."""
     import struct
     import zlib
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
-    body = chunk(b"IDAT", zlib.compress(b"\0" + struct.pack(">HHH", 4095, 0, 4095)))
-    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IEND", b""))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, colour, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(b"\0" + struct.pack(f">{len(values)}H", *values)))
+    return b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IEND", b"")
+
+
+def test_colours_of_16_bits_are_refused_where_bits_are_given(tmp_path):
+    (tmp_path / "deep.png").write_bytes(deep_png(2, 4095, 0, 4095))
     assert load_image(tmp_path / "deep.png").getpixel((0, 0)) == (15, 0, 15)
     with pytest.raises(DataError, match=r"deep\.png has colours of 16 bits.*8 bits a colour"):
         load_image(tmp_path / "deep.png", Reading(bits=12))
+
+
+@pytest.mark.parametrize(("colour", "values", "what"), [
+    (2, (4095, 0, 4095), "colours"), (6, (4095, 0, 4095, 65535), "colours"), (4, (4095, 65535), "grey and transparency"),
+])  # fmt: skip
+def test_they_are_refused_wherever_the_file_comes_from(colour, values, what, tmp_path):
+    content = deep_png(colour, *values)
+    (tmp_path / "deep.png").write_bytes(content)
+    for source in (tmp_path / "deep.png", content, Encoded(content, "sent.png"), Image.open(BytesIO(content))):
+        with pytest.raises(DataError, match=f"has {what} of 16 bits"):
+            as_image(source, Reading(bits=12))
+    with pytest.raises(ServeError, match=f"sent.png: it has {what} of 16 bits"):
+        decode(content, "sent.png", Reading(bits=12))
+    assert max(as_image(content).getpixel((0, 0))) < 20  # upper 8 of 16 bits
+    grey = deep_png(0, 4095)
+    assert as_image(grey, Reading(bits=12)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_what_is_no_picture_for_a_detector_is_named(tmp_path):
+    Image.fromarray(np.full((2, 2), 3000, np.float32)).save(tmp_path / "depth.tif")
+    for source in (tmp_path / "depth.tif", Encoded((tmp_path / "depth.tif").read_bytes(), "depth.tif")):
+        with pytest.raises(DataError, match=r"depth\.tif: a floating-point image holds values from 3000"):
+            as_image(source)
+    opened = SourceItem("image-7", Image.fromarray(np.full((2, 2), 3000, np.float32))).open()
+    assert str(opened.problem).startswith("image-7: a floating-point image")
 
 
 def test_frames_are_counted(photo, tmp_path):

@@ -40,6 +40,7 @@ __all__ = [
     "Reading",
     "as_image",
     "as_rgb",
+    "check_bits",
     "encoded",
     "image_size",
     "is_image_source",
@@ -97,16 +98,35 @@ def load_image(path: str | Path, reading: Reading = AS_EVER) -> Image.Image:
     path = Path(path)
     try:
         with open_picture(path, reading.max_pixels) as image:
-            if reading.bits < 16 and image.mode == "RGB" and _has_16_bit_colours(image):
-                raise DataError(
-                    f"{path} has colours of 16 bits, of which the upper 8 are read: --bits is for grey pictures. Save it "
-                    "with 8 bits a colour."
-                )
-            return upright_rgb(image, reading.bits)
+            return _read(image, reading, str(path))
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         raise _unreadable(path, error) from error
+
+
+def check_bits(image: Image.Image, bits: int, name: str) -> None:
+    """Refuse a lazily opened image of which the upper 8 of 16 bits are read, where fewer than 16 bits are meant.
+
+    Raises:
+        DataError: it is one; the message begins with ``name``.
+    """
+    stored = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))  # "RGB;16B"; "BGR;16" are 16 bits a pixel
+    if bits < 16 and not _is_grey(image) and any(sign in stored for sign in (";16B", ";16L", ";16N")):
+        what = "grey and transparency" if "LA;16" in stored else "colours"  # Pillow has the former as RGBA
+        raise DataError(
+            f"{name} has {what} of 16 bits, of which the upper 8 are read: --bits is for grey pictures. Save it with 8 "
+            "bits a colour."
+        )
+
+
+def _read(image: Image.Image, reading: Reading, name: str) -> Image.Image:
+    """Do what ``upright_rgb`` does; an error names the image."""
+    check_bits(image, reading.bits, name)
+    try:
+        return upright_rgb(image, reading.bits)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
 
 
 def upright_rgb(image: Image.Image, bits: int = 16) -> Image.Image:
@@ -164,11 +184,12 @@ def as_image(source: ImageSource, reading: Reading = AS_EVER) -> Image.Image:
     if isinstance(source, str | Path):
         return load_image(source, reading)
     if isinstance(source, Image.Image):
+        name = str(getattr(source, "filename", "") or "the given PIL image")
+        check_bits(source, reading.bits, name)
         try:
             source.load()
             return to_rgb(source, reading.bits)
         except OSError as error:  # a lazily opened file turns out to be truncated
-            name = getattr(source, "filename", "") or "the given PIL image"
             raise DataError(f"{name} cannot be read: {_sentence(error)}.") from error
     if isinstance(source, np.ndarray):
         return from_array(source, reading.bits)
@@ -198,7 +219,7 @@ def _decoded(source: Encoded, reading: Reading) -> Image.Image:
         raise DataError(f"{source.name} is empty, and no image.")
     try:
         with open_in_memory(source, reading.max_pixels) as image:
-            return upright_rgb(image, reading.bits)
+            return _read(image, reading, source.name)
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
@@ -217,7 +238,7 @@ def to_rgb(image: Image.Image, bits: int = 16) -> Image.Image:
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode == "I" or image.mode.startswith("I;16"):
+    if image.mode != "F" and _is_grey(image):
         return grey(of_16_bits(np.asarray(image), bits))
     if image.mode == "F":
         return grey(float_grey(np.asarray(image)))
@@ -314,8 +335,9 @@ if hasattr(os, "register_at_fork"):  # a forked process has the executor, but no
     os.register_at_fork(after_in_child=_helper.cache_clear)
 
 
-def _has_16_bit_colours(image: Image.Image) -> bool:
-    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+def _is_grey(image: Image.Image) -> bool:
+    """Whether an image has one channel of more than 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def is_turned(image: Image.Image) -> bool:

@@ -7,7 +7,7 @@ from PIL import Image, UnidentifiedImageError
 from nextdetr.errors import DataError
 from nextdetr.files import path_text
 from nextdetr.pictures import open_encoded
-from nextdetr.preprocess import Reading, upright_rgb
+from nextdetr.preprocess import Reading, check_bits, upright_rgb
 from nextdetr.serve.errors import ServeError
 
 __all__ = ["EXTENSIONS", "decode", "file_extension", "open_checked"]
@@ -69,6 +69,7 @@ def decode(content: bytes, name: str, reading: Reading) -> Image.Image:
     """
     try:
         with open_checked(content, name, reading.max_pixels) as image:
+            check_bits(image, reading.bits, "it")
             return upright_rgb(image, reading.bits)
     except (ServeError, MemoryError):
         raise
