@@ -17,6 +17,7 @@ __all__ = [
     "ExportError",
     "FailedElsewhere",
     "Interrupted",
+    "MeasurementError",
     "ModelFileError",
     "NextDETRError",
     "TrainingError",
@@ -77,6 +78,12 @@ class TrainingError(NextDETRError):
 
 class FailedElsewhere(TrainingError):  # noqa: N818 - the error is another process's
     """This process of a run ends because another one failed; that one says why."""
+
+
+class MeasurementError(NextDETRError):
+    """A measurement ended without a result, as its process was killed: mostly, as the memory was used up."""
+
+    exit_code = 1
 
 
 class WriteError(NextDETRError):

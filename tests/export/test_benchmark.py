@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
 
 from nextdetr.cli.main import run
-from nextdetr.export.measure import Task, measure
+from nextdetr.errors import ConfigError, MeasurementError
+from nextdetr.export.measure import Task, _in_process, measure
 from tests.export.helpers import needs_runtimes
 from tests.helpers import tiny_model
 
@@ -45,3 +49,20 @@ def test_benchmark_has_a_row_for_each_runtime_and_peer(tmp_path, capsys):
 def test_a_peer_that_is_none_is_refused(tmp_path, capsys):
     assert run(["benchmark", str(tiny_model(tmp_path)), "--peers", str(tmp_path / "none.onnx")]) == 2
     assert "none.onnx" in capsys.readouterr().err
+
+
+def killed(argument):
+    os.kill(os.getpid(), argument)
+
+
+def failing(argument):
+    raise ConfigError(argument)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals")
+def test_a_measurement_that_is_killed_or_fails_says_so():
+    with pytest.raises(MeasurementError, match=r"signal 9, as when the memory is used up: try a smaller --image-size"):
+        _in_process(killed, signal.SIGKILL, 1)
+    with pytest.raises(ConfigError, match="no such file"):
+        _in_process(failing, "no such file.", 1)
+    assert not multiprocessing.active_children()

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from nextdetr.errors import MeasurementError
+
 __all__ = ["Ceilings", "Kind", "Task", "ceilings", "file_bytes", "in_turn", "measure", "preprocessing"]
+
+_KILLED = 9  # the signal that nothing survives
 
 K = TypeVar("K", bound=Hashable)
 Kind = Literal["pytorch", "fused", "onnxruntime", "openvino", "foreign"]
@@ -61,6 +67,7 @@ def measure(task: Task) -> dict[str, float]:
 
     Raises:
         NextDETRError: the file cannot be opened.
+        MeasurementError: the process was killed, as when the memory is used up.
     """
     return _in_process(_work, task, task.threads)
 
@@ -82,8 +89,53 @@ def preprocessing(size: int, repeats: int = 9) -> float:
 
 
 def _in_process(work: Callable[[Any], dict[str, float]], argument: Any, threads: int) -> dict[str, float]:
-    with _threads_of_numpy(threads), multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, (argument,))
+    """Call a function in a new process and return its result; an exception there is raised here.
+
+    Not with a pool, which starts a process again when it was killed, and waits for ever.
+
+    Raises:
+        MeasurementError: the process ended without a result.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, work, argument), name="nextdetr-measure", daemon=True)
+    try:
+        with _threads_of_numpy(threads):
+            process.start()
+        sender.close()  # so that the end of the process is the end of the pipe
+        answer = receiver.recv()
+    except EOFError:
+        process.join()
+        raise MeasurementError(_ended(process.exitcode)) from None
+    finally:
+        receiver.close()
+        if process.is_alive():
+            process.terminate()
+    process.join()
+    if isinstance(answer, BaseException):
+        raise answer
+    found: dict[str, float] = answer
+    return found
+
+
+def _answer(sender: Connection, work: Callable[[Any], dict[str, float]], argument: Any) -> None:
+    """Run in the process: send the result, or what went wrong."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked reports Ctrl-C, and ends this one
+    try:
+        answer: Any = work(argument)
+    except Exception as error:  # noqa: BLE001 - raised in the process that asked
+        answer = error
+    try:
+        sender.send(answer)
+    except Exception as error:  # noqa: BLE001 - an exception that cannot be sent
+        sender.send(RuntimeError(f"{type(answer).__name__}: {answer} ({error})"))
+
+
+def _ended(code: int | None) -> str:
+    reason = f"ended with exit code {code}"
+    if code is not None and code < 0:
+        reason = f"was ended by signal {-code}" + (", as when the memory is used up" if -code == _KILLED else "")
+    return f"the process that measures {reason}: try a smaller --image-size or --batch, or fewer --threads."
 
 
 @contextmanager
