@@ -87,10 +87,10 @@ class Detector(Predicting):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.source!r})"
 
-    def _open(self) -> OpenedModel | OpenedExport:
+    def _open(self, threads: int | None = None) -> OpenedModel | OpenedExport:
         from nextdetr.inference.exported import open_any
 
-        opened, self.load_reports = open_any(self.source, runtime=self.runtime, **self._start)
+        opened, self.load_reports = open_any(self.source, runtime=self.runtime, threads=threads, **self._start)
         return opened
 
     @property
@@ -275,6 +275,8 @@ class Detector(Predicting):
     def serve(self, **settings: Any) -> None:
         """Serve the detector over HTTP, with a page to try it, until the process is asked to stop.
 
+        With ``threads``, and for a reload, it is opened again from its file.
+
         Args:
             settings: the options of ``nextdetr serve`` as keywords (``host``, ``port``, ``queue``, ``corrections``, …).
 
@@ -283,7 +285,7 @@ class Detector(Predicting):
         """
         from nextdetr.serve.run import serve
 
-        serve(self.source, opened=self.opened, **{"device": self.device, **settings})
+        serve(self.source, opened=self.opened, again=self._open, **{"device": self.device, **settings})
 
     def save(self, path: str | Path) -> Path:
         """Write the detector to a ``*.safetensors`` file.

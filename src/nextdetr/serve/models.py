@@ -28,7 +28,7 @@ from nextdetr.serve.metrics import Metrics
 if TYPE_CHECKING:
     from nextdetr.weights.checkpoint import OpenedModel
 
-__all__ = ["Models", "Opens", "Served", "engine_of", "named_sources"]
+__all__ = ["Models", "Opens", "Served", "engine_of", "named_sources", "open_first"]
 
 #: Opens a model of the command line, and returns its description.
 Opens: TypeAlias = Callable[[str, ServeConfig], tuple[DetectorEngine, dict[str, Any]]]
@@ -244,6 +244,27 @@ def engine_of(
         "merge_iou": config.merge_iou,
     }  # fmt: skip
     return DetectorEngine(Steps(predictor), reading), info
+
+
+def open_first(opened: OpenedModel | OpenedExport, again: Callable[[int | None], Any] | None = None) -> Opens:
+    """Return what serves an opened detector at first, and opens it again for each reload.
+
+    It is opened again at once for a number of CPU threads, which a runtime is given when it opens a file.
+
+    Args:
+        opened: the detector.
+        again: opens it, with a number of CPU threads or None; by default from its file.
+    """
+    first = [opened]
+
+    def opens(source: str, config: ServeConfig) -> tuple[DetectorEngine, dict[str, Any]]:
+        if first and config.threads is None:
+            return engine_of(first.pop(), source, config)
+        first.clear()
+        fresh = open_any(source, threads=config.threads)[0] if again is None else again(config.threads)
+        return engine_of(fresh, source, config)
+
+    return opens
 
 
 def _tell_what_holds(known: Calibrated, predictor: Predictor, source: str, config: ServeConfig) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import functools
 import logging
 import signal
 import socket
@@ -41,6 +41,7 @@ def serve(
     *models: str | Path,
     ready: Callable[[str, FastAPI], None] | None = None,
     opened: Any = None,
+    again: Callable[[int | None], Any] | None = None,
     opens: Any = None,
     **settings: Any,
 ) -> None:
@@ -50,20 +51,35 @@ def serve(
         models: files or shipped names; ``NAME=FILE`` for another name than the file's.
         ready: called with the URL and the application once connections are accepted.
         opened: the only model, if it is already open.
+        again: opens that model again, with a number of CPU threads or None; for a reload. By default from its file.
         opens: opens a model; by default from its file.
         settings: the options of ``nextdetr serve`` as keywords (``host``, ``port``, ``batch``, ``queue``, …).
 
     Raises:
-        ConfigError: a setting is wrong, the port is taken, or a package is missing.
+        ConfigError: a setting is wrong, the port is taken, a package is missing, or this thread runs an event loop.
         NextDETRError: a model cannot be opened.
     """
     config = build_config(ServeConfig, settings)
+    if _has_loop():
+        raise ConfigError(
+            "serve waits until it is asked to stop, which a notebook or an asynchronous program cannot: "
+            "nextdetr.serve.start(…) serves beside it, until its stop()."
+        )
     if opened is not None:
-        from nextdetr.serve.models import engine_of
+        from nextdetr.serve.models import open_first
 
-        opens = functools.partial(engine_of, opened)
+        opens = open_first(opened, again)
     with _listening(config) as listener:
         _server(models, config, listener, ready, opens).run(sockets=[listener])
+
+
+def _has_loop() -> bool:
+    """Whether this thread runs an event loop, as a cell of a notebook does."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def start(*models: str | Path, opens: Any = None, **settings: Any) -> Running:
