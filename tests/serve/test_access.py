@@ -136,6 +136,15 @@ def test_other_addresses_than_this_computers_need_a_key(host):
     assert access_of(build_config(ServeConfig, {"host": host, "api_key": "k"}), {}).keys == (b"k",)
 
 
+def test_keys_are_taken_as_windows_writes_them_and_refused_where_no_header_can_have_them(tmp_path):
+    file = tmp_path / "keys"
+    file.write_bytes(b"\xef\xbb\xbffirst\r\nsecond\r\n")
+    assert access_of(build_config(ServeConfig, {"api_key_file": file}), {}).keys == (b"first", b"second")
+    for key in ("Schlüssel", "a\x07b"):
+        with pytest.raises(ConfigError, match="signs of ASCII"):
+            access_of(build_config(ServeConfig, {}), {"NEXTDETR_API_KEY": key})
+
+
 def test_the_command_line_says_in_a_sentence_what_is_wrong(capsys, monkeypatch, tmp_path, model, server):
     monkeypatch.delenv("NEXTDETR_API_KEY", raising=False)
     (tmp_path / "empty").touch()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -9,14 +10,18 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import httpx
 import psutil
 import pytest
 
 from nextdetr import Detector
-from nextdetr.errors import ModelFileError
+from nextdetr.config import ServeConfig, build_config
+from nextdetr.errors import ConfigError, ModelFileError
+from nextdetr.inference.exported import open_export
 from nextdetr.serve import connections
+from nextdetr.serve.models import open_first
 from nextdetr.serve.run import start
 from tests.export.handmade import handmade, terms
 from tests.serve.conftest import INFO, client, encoded, fake_opens
@@ -72,6 +77,48 @@ def test_an_open_detector_serves_itself_until_the_process_is_asked_to_stop(model
     Detector(model).serve(port=0, ready=lambda url, app: threading.Thread(target=ask, args=(url,)).start())
     assert answers == ["toy"]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_open_detector_is_read_again_for_a_reload(tmp_path):
+    path, found = tmp_path / "toy.onnx", []
+    handmade(path)
+
+    def ask(url):
+        with httpx.Client(base_url=url, timeout=30, trust_env=False) as ours:
+            try:
+                for number in range(2):
+                    found.append(len(ours.post("/predict?confidence=0.1", content=GOOD).json()["images"][0]["detections"]))
+                    if number == 0:
+                        handmade(path, scores=(0.9, 0.01, 0.01, 0.01))
+                        found.append(ours.post("/models/toy/reload").json()["generation"])
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    ready = lambda url, app: threading.Thread(target=ask, args=(url,)).start()  # noqa: E731
+    Detector(path).serve(port=0, allow_reload=True, ready=ready)
+    assert found == [3, 2, 1]
+
+
+def test_a_notebook_is_pointed_to_the_server_in_a_thread(model):
+    async def cell():
+        Detector(model).serve(port=0)
+
+    with pytest.raises(ConfigError, match=r"nextdetr\.serve\.start\(…\) serves beside it"):
+        asyncio.run(cell())
+
+
+def test_an_open_detector_is_opened_again_for_a_number_of_threads(model):
+    opened, asked = open_export(model), []
+
+    def again(threads):
+        asked.append(threads)
+        return open_export(model, threads=threads)
+
+    opens = open_first(opened, again)
+    engines = [opens("toy", build_config(ServeConfig, {}))[0] for _ in range(2)]
+    assert [engine.steps.predictor.backend is opened.model for engine in engines] == [True, False]
+    open_first(opened, again)("toy", build_config(ServeConfig, {"threads": 2}))
+    assert asked == [None, 2]
 
 
 def test_a_reload_under_load_loses_no_request_and_brings_the_new_model(tmp_path):
@@ -200,6 +247,27 @@ def test_silent_connections_are_closed(monkeypatch, engine):
         silent, slow = opened(running), opened(running)
         slow.sendall(b"GET /health HTTP/1.1\r\nHost: loc")
         assert silent.recv(10) == slow.recv(10) == b""
+
+
+def test_a_client_that_reads_slowly_is_waited_for_until_it_stops():
+    protocol = connections.PatientProtocol.__new__(connections.PatientProtocol)
+    protocol.transport, protocol.loop, protocol.flow, protocol._write_timer = Mock(), Mock(), Mock(), None
+    left = protocol.transport.get_write_buffer_size
+    left.return_value = 10_000_000
+    protocol.pause_writing()
+    for size in (9_000_000, 500_000, 499_000):
+        seconds, check, before = protocol.loop.call_later.call_args.args
+        assert seconds == connections.WRITE_SECONDS
+        left.return_value = size
+        check(before)
+        assert protocol.transport.abort.called == (size == 499_000)
+
+
+def test_what_only_asks_for_the_head_gets_it(server):
+    for address in ("/health", "/ready", "/", "/models"):
+        head, whole = server.head(address), server.get(address)
+        assert (head.status_code, head.content, head.headers["content-type"]) == (200, b"", whole.headers["content-type"])
+        assert int(head.headers["content-length"]) == len(whole.content) > 0
 
 
 def test_a_runtime_that_fails_is_an_error_in_a_sentence_and_not_the_end(engine):

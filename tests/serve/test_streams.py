@@ -114,3 +114,15 @@ def test_a_silent_stream_is_closed(running, monkeypatch):
     monkeypatch.setattr(streams, "IDLE_SECONDS", 0.2)
     with joined(running) as socket:
         assert json.loads(socket.recv(timeout=10))["error"]["type"] == "Timeout"
+
+
+def test_strangers_take_no_place_from_those_with_a_key(engine, monkeypatch):
+    monkeypatch.setattr(streams, "MOST_STREAMS", 1)
+    key = {"X-API-Key": "the key of the line"}
+    with (
+        start("fake", opens=fake_opens(engine), api_key="the key of the line") as running,
+        joined(running), joined(running), joined(running, additional_headers=key) as socket,
+    ):  # fmt: skip
+        assert "images" in ask(socket, encoded())
+        with joined(running, additional_headers=key) as other:
+            assert json.loads(other.recv(timeout=10))["error"]["type"] == "Busy"

@@ -14,7 +14,8 @@ from nextdetr.serve.errors import ServeError
 __all__ = ["PatientProtocol"]
 
 HEAD_SECONDS = 10.0  # for a request's head to arrive
-WRITE_SECONDS = 30.0  # for a client to read what it was sent
+WRITE_SECONDS = 30.0  # for a client to read some of what it was sent
+LEAST_READ = 1 << 16  # bytes that it reads meanwhile, or all that are left
 MOST_HEAD_BYTES = 1 << 16
 
 
@@ -66,7 +67,7 @@ class PatientProtocol(HttpToolsProtocol):
         """Start waiting for the client to read."""
         super().pause_writing()
         if self._write_timer is None:
-            self._write_timer = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+            self._wait_for_reader()
 
     def resume_writing(self) -> None:
         """The client reads again."""
@@ -80,6 +81,17 @@ class PatientProtocol(HttpToolsProtocol):
         head = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"
         self.transport.write(f"{head}connection: close\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
         self.transport.close()
+
+    def _wait_for_reader(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(WRITE_SECONDS, self._check_reader, left)
+
+    def _check_reader(self, before: int) -> None:
+        """Close the connection of a client that has read next to nothing; a large picture takes a slow one its time."""
+        if before - self.transport.get_write_buffer_size() >= LEAST_READ:
+            self._wait_for_reader()
+        else:
+            self.transport.abort()
 
     def _wait_for_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)

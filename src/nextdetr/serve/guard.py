@@ -48,6 +48,8 @@ class Guard:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started, status = time.monotonic(), 0
+        if scope["method"] == "HEAD":  # answered as GET: the server that sends the answer leaves its body out
+            scope = {**scope, "method": "GET"}
 
         async def counted(message: Message) -> None:
             nonlocal status

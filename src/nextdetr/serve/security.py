@@ -100,9 +100,11 @@ def access_of(config: ServeConfig, environment: Mapping[str, str] = os.environ) 
     """Return the rules from the settings and ``NEXTDETR_API_KEY``.
 
     Raises:
-        ConfigError: a server that others can reach has no key, or the file of keys cannot be read.
+        ConfigError: a server that others can reach has no key, a key cannot be sent, or the file of keys cannot be read.
     """
     keys = _keys(config, environment)
+    if not all(key.isascii() and key.isprintable() for key in keys):
+        raise ConfigError("a key consists of letters, digits and signs of ASCII: others cannot be sent in a header.")
     if not is_loopback(config.host) and not keys:
         raise ConfigError(
             f"--host {config.host} lets other computers reach the server, which needs a key then: set {VARIABLE}, or give "
@@ -118,7 +120,7 @@ def _keys(config: ServeConfig, environment: Mapping[str, str]) -> list[str]:
         key = config.api_key or environment.get(VARIABLE, "")
         return [key.strip()] if key.strip() else []
     try:
-        lines = config.api_key_file.read_text(encoding="utf-8").splitlines()
+        lines = config.api_key_file.read_text(encoding="utf-8-sig").splitlines()  # Windows' editors write a mark first
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{config.api_key_file}: the keys cannot be read ({error}).") from error
     keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]

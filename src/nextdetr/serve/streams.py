@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
@@ -32,37 +33,43 @@ _FAILED, _TRY_LATER = 1008, 1013  # close codes: policy violation, try again lat
 async def stream(socket: WebSocket, service: Service, name: str | None) -> None:
     """Serve one WebSocket until the client disconnects or is idle for a minute."""
     await socket.accept()
-    if service.streams >= MOST_STREAMS:
-        await _say(socket, ServeError(503, f"the server has {MOST_STREAMS} streams already: try again later."))
-        await socket.close(_TRY_LATER)
-        return
-    service.streams += 1
-    service.metrics.streams.inc()
     try:
         await _let_in(socket, service)
-        query, number = PredictQuery.model_validate({}), 0
         service.models.get(name)  # refuse at once
-        while True:
-            message = await _next(socket, IDLE_SECONDS)
-            try:
-                content = message.get("bytes")
-                if content is None:
-                    query = _settings(message.get("text") or "")
-                    continue
-                number += 1
-                await socket.send_text(json_text({"frame": number, **await _look(service, name, content, number, query)}))
-            except ServeError as error:
-                await _say(socket, error, number)
-            except Exception as error:  # noqa: BLE001 - one frame must not end the stream
-                await _say(socket, as_serve_error(error), number)
+        if service.streams >= MOST_STREAMS:  # of those who may come in: strangers without a key take no place
+            await _say(socket, ServeError(503, f"the server has {MOST_STREAMS} streams already: try again later."))
+            await socket.close(_TRY_LATER)
+            return
+        service.streams += 1
+        service.metrics.streams.inc()
+        try:
+            await _answer_frames(socket, service, name)
+        finally:
+            service.streams -= 1
+            service.metrics.streams.dec()
     except ServeError as error:
-        await _say(socket, error)
-        await socket.close(_FAILED)
+        with suppress(WebSocketDisconnect, RuntimeError):
+            await _say(socket, error)
+            await socket.close(_FAILED)
     except (WebSocketDisconnect, RuntimeError):  # the latter: it closed during a send
         pass
-    finally:
-        service.streams -= 1
-        service.metrics.streams.dec()
+
+
+async def _answer_frames(socket: WebSocket, service: Service, name: str | None) -> None:
+    query, number = PredictQuery.model_validate({}), 0
+    while True:
+        message = await _next(socket, IDLE_SECONDS)
+        try:
+            content = message.get("bytes")
+            if content is None:
+                query = _settings(message.get("text") or "")
+                continue
+            number += 1
+            await socket.send_text(json_text({"frame": number, **await _look(service, name, content, number, query)}))
+        except ServeError as error:
+            await _say(socket, error, number)
+        except Exception as error:  # noqa: BLE001 - one frame must not end the stream
+            await _say(socket, as_serve_error(error), number)
 
 
 async def _let_in(socket: WebSocket, service: Service) -> None:
