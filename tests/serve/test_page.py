@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import zipfile
 from io import BytesIO
 
@@ -12,9 +13,10 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from nextdetr.data.sources import load_data
+from nextdetr.serve import streams
 from nextdetr.serve.run import start
 from tests.browser import chromium, cut_off, drop, unnamed, video
-from tests.serve.conftest import FOUND, INFO, FakeEngine, encoded, fake_opens, scene
+from tests.serve.conftest import FOUND, INFO, FakeEngine, client, encoded, fake_opens, scene
 
 WIDTH, HEIGHT = 640, 480
 
@@ -156,6 +158,27 @@ def test_corrections_by_mouse_are_saved_as_training_reads_them(open_page, runnin
     assert saved.keys() == expected.keys()
     for name, box in expected.items():
         np.testing.assert_allclose(saved[name], box, atol=2, err_msg=name)
+
+
+def test_what_is_changed_while_it_is_saved_is_not_taken_for_saved(open_page):
+    page, held = open_page(), []
+    page.route("**/corrections", lambda route: held.append(route))  # noqa: PLW0108 - playwright marks what it calls
+    drop(page, ("scene.jpg", scene()))
+    count(page, 3)
+    save = page.get_by_role("button", name="Save this picture")
+    save.click()
+    while not held:
+        page.wait_for_timeout(20)
+    page.mouse.click(*on_canvas(page, 450, 300))
+    page.keyboard.press("ArrowRight")
+    held.pop().continue_()
+    expect(page.locator("#saved")).to_contain_text("Saved")
+    expect(save).to_be_enabled()
+    save.click()
+    while not held:
+        page.wait_for_timeout(20)
+    held.pop().continue_()
+    expect(save).to_be_disabled()
 
 
 def test_everything_can_be_done_by_the_keyboard_and_undone(open_page):
@@ -312,6 +335,22 @@ def test_frames_of_a_video_are_looked_at_and_can_be_kept(open_page):
     expect(page.locator("#player")).to_be_hidden()
     count(page, 3)
     expect(page.get_by_role("button", name="Add a box")).to_be_enabled()  # an image like any other
+
+
+def test_a_video_goes_on_after_a_long_pause(open_page, running, monkeypatch):
+    monkeypatch.setattr(streams, "IDLE_SECONDS", 0.5)
+    page = open_page()
+    page.set_input_files("#video", files=[{"name": "a.webm", "mimeType": "video/webm", "buffer": video()}])
+    count(page, 3)
+    with client(running) as ours:
+        for open_streams in (0, 1):
+            until = time.monotonic() + 20
+            while f"nextdetr_streams {open_streams}.0" not in ours.get("/metrics").text:  # at its end no frame is sent
+                assert time.monotonic() < until
+            if not open_streams:
+                page.locator("#play").click()
+    expect(page.locator("#error")).to_be_hidden()
+    expect(page.locator("#player")).to_be_visible()
 
 
 def test_the_camera_is_looked_at_on_a_phone_in_chinese(open_page, tmp_path):

@@ -115,13 +115,17 @@ async function work() {
 }
 
 async function look(item) {
+  const model = state.model.name, turn = {};
+  item.turn = turn;
   try {
-    const model = state.model.name;
     const answer = await predict(model, item.file, least(), (seconds) => { if (item === state.item) busy(word('waiting', seconds)); });
+    if (item.turn !== turn) return;  // another model looks at it, or has done so
     if (model !== state.model.name) { item.state = 'waiting'; return; }
     item.found(answer.images[0], answer.seconds);
   } catch (error) {
-    const message = (error instanceof Failure ? error.message : String(error)).replace(/^image\b/, item.name);
+    if (item.turn !== turn) return;
+    if (model !== state.model.name) { item.state = 'waiting'; return; }
+    const message = (error instanceof Failure ? error.message : String(error)).replace(/^image\b/, () => item.name);
     Object.assign(item, { state: 'failed', error: new Failure(message) });
   }
   tellProblem(item);
@@ -209,9 +213,9 @@ async function save() {
   const { item } = state;
   element('save').disabled = true;
   try {
-    const detections = item.above(state.threshold).map((box) => ({ box: box.box, class_name: box.name }));
+    const detections = item.above(state.threshold).map((box) => ({ box: box.box, class_name: box.name })), step = item.steps.at(-1);
     const answer = await correct(state.model.name, item.file, item.name, detections);
-    Object.assign(item, { saved: true, changed: false });
+    if (item.steps.at(-1) === step) Object.assign(item, { saved: true, changed: false });  // else it was changed meanwhile
     tell(null);
     refresh();
     element('saved').textContent = word('saved', answer.images);

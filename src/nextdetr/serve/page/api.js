@@ -86,14 +86,19 @@ export function correct(model, file, name, detections) {
 /** A stream: `send(frame)` resolves to what was found in the frame. */
 export class Stream {
   constructor(model, least) {
-    this.waiting = null;
+    Object.assign(this, { model, least });
     this.longestSide = 1280;  // of the frames that are sent
+    this.connect();
+  }
+
+  connect() {
+    this.waiting = this.failure = null;
     const scheme = location.protocol === 'https:' ? 'wss' : 'ws';
-    this.socket = new WebSocket(`${scheme}://${location.host}${address(model, 'stream')}`);
+    this.socket = new WebSocket(`${scheme}://${location.host}${address(this.model, 'stream')}`);
     this.open = new Promise((resolve, reject) => {
       this.socket.onopen = () => {
         if (key !== null) this.socket.send(JSON.stringify({ api_key: key }));
-        this.socket.send(JSON.stringify({ confidence: least }));
+        this.socket.send(JSON.stringify({ confidence: this.least }));
         resolve();
       };
       this.socket.onclose = () => {
@@ -112,6 +117,7 @@ export class Stream {
   }
 
   async send(frame) {
+    if (this.socket.readyState > WebSocket.OPEN) this.connect();  // the server closes an idle stream, as of a paused video
     await this.open;
     frame.blob = await asJpeg(frame.picture);
     return new Promise((resolve, reject) => {
