@@ -44,3 +44,16 @@ def test_resumed_average_goes_on_the_same():
     ema.update(model)
     other.update(model)
     torch.testing.assert_close(ema.module.state_dict(), other.module.state_dict())
+
+
+def test_a_layer_with_several_names_is_averaged_once():
+    """As the box head of small DEIMv2, which all decoder layers share."""
+    layer = nn.Linear(3, 2)
+    model = nn.ModuleList([layer, layer, layer])
+    ema = ModelEMA(model)
+    before = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight.add_(1.0)
+    ema.update(model)
+    torch.testing.assert_close(ema.module[0].weight, before + 1 - 2 / 11)
+    assert ema.module[0].weight is ema.module[2].weight

@@ -55,7 +55,9 @@ class ModelEMA:
     def _match(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor], list[tuple[Tensor, Tensor]]]:
         if self._pairs is None:  # the tensors stay the same objects during training
             other = model.state_dict()
-            pairs = [(own, other[name]) for name, own in self.module.state_dict().items()]
+            # One that several layers share has several names, and must not be averaged once for each.
+            named = {id(own): (name, own) for name, own in self.module.state_dict(keep_vars=True).items()}
+            pairs = [(own.detach(), other[name]) for name, own in named.values()]
             floats = [(a, b) for a, b in pairs if a.is_floating_point()]
             self._pairs = (
                 [a for a, _ in floats],
