@@ -48,6 +48,21 @@ def test_the_rate_decays_from_block_to_block(model):
     assert {rate for name, rate in rates.items() if not name.startswith("rows.0.")} == {1e-3}
 
 
+def test_the_rate_decays_in_a_resnet_too():
+    model = build_model("rtdetr-r18vd", num_classes=1)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, 1e-3, 0.05, 0.1, layer_decay=0.5)
+    rates = {names[id(p)]: group["peak_rate"] for group in groups for p in group["params"]}
+    assert rates.keys() == set(names.values())
+    for name, steps in {
+        "rows.0.res_layers.3.blocks.1.branch2a.conv.weight": 0,
+        "rows.0.res_layers.3.blocks.0.short.conv.conv.weight": 1,
+        "rows.0.res_layers.0.blocks.0.branch2a.conv.weight": 7,
+        "rows.0.conv1.conv1_1.conv.weight": 8,
+    }.items():
+        assert rates[name] == pytest.approx(1e-4 * 0.5**steps), name
+
+
 def test_rate_rises_stays_and_falls():
     kwargs = {"warmup": 0.1, "flat": 0.5}
     assert rate_factor(0.05, 10, **kwargs) == pytest.approx(0.5)

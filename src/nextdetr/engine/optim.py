@@ -15,6 +15,7 @@ from torch.optim import AdamW
 
 from nextdetr.models.convnextv2 import ConvNeXtV2
 from nextdetr.models.detection import DetectionModel
+from nextdetr.models.resnet import ResNetVD, VDStage
 
 __all__ = ["WARMUP_STEPS", "backbone_depths", "build_optimizer", "parameter_groups", "rate_factor", "set_rate", "undecayed"]
 
@@ -64,13 +65,18 @@ def parameter_groups(
 def backbone_depths(model: DetectionModel) -> tuple[dict[int, int], int]:
     """Return the depth of each backbone parameter by its id, and the largest depth.
 
-    In ConvNeXt, the stem has depth 0, block k depth k + 1, and layers between two stages the depth of the next block. In a
-    backbone of several rows, each row is one depth.
+    In a ConvNeXt or ResNet-vd of one row, the stem has depth 0, block k depth k + 1, and layers between two stages the
+    depth of the next block. In a backbone of several rows, each row is one depth.
     """
     rows = list(model.rows)[: model.backbone_rows]
+    if len(rows) == 1 and isinstance(rows[0], ResNetVD):
+        depths = {id(parameter): 0 for parameter in rows[0].conv1.parameters()}
+        blocks = [block for stage in rows[0].res_layers if isinstance(stage, VDStage) for block in stage.blocks]
+        depths |= {id(parameter): k for k, module in enumerate(blocks, 1) for parameter in module.parameters()}
+        return depths, len(blocks)
     if len(rows) > 1 or not isinstance(rows[0], ConvNeXtV2):
         return {id(parameter): depth for depth, row in enumerate(rows) for parameter in row.parameters()}, len(rows) - 1
-    depths: dict[int, int] = {}
+    depths = {}
     block = 0
     for number, (downsample, stage) in enumerate(zip(rows[0].downsample_layers, rows[0].stages, strict=True)):
         assert isinstance(stage, nn.Sequential)

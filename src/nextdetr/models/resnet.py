@@ -22,7 +22,7 @@ from torch.nn import functional
 from nextdetr.errors import ConfigError
 from nextdetr.layers.conv import BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, Conv
 
-__all__ = ["VD_SIZES", "ResNetBlock", "ResNetLayer", "ResNetVD", "VDBlock", "VDSpec", "resnetvd"]
+__all__ = ["VD_SIZES", "ResNetBlock", "ResNetLayer", "ResNetVD", "VDBlock", "VDSpec", "VDStage", "resnetvd"]
 
 
 class ResNetBlock(nn.Module):
