@@ -13,7 +13,7 @@ import torch
 
 from nextdetr.models.graph import build_model
 from nextdetr.weights.checkpoint import save_detector
-from tests.helpers import squares, tiny_model
+from tests.helpers import TINY_MODEL, squares, tiny_model
 
 # Each process draws the noise of its denoising queries for itself, so that a comparison has to do without them.
 WITHOUT_DENOISING = """
@@ -202,3 +202,13 @@ def test_two_processes_learn_from_unlabelled_images_as_one_does(tmp_path):
     assert float(one["pseudo_boxes"]) > 0
     for name in (name for name in one if name.startswith("loss") or name == "pseudo_boxes"):
         assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_two_processes_do_not_wait_for_what_the_decoder_never_reads(tmp_path):
+    """The last stage under a head without stride 32 gets no gradient, as in a graft of a small DEIMv2."""
+    model = tmp_path / "short.yaml"
+    model.write_text(TINY_MODEL.replace("[[6, 5],", "[[6],"))
+    data = squares(tmp_path / "data", images=4)
+    result = run(data, model, tmp_path / "run", "--epochs", "1", "--batch-size", "1", "--devices", "2")
+    assert result["epochs"] == 1  # of two steps; the second one would find the first unfinished

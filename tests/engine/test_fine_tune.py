@@ -13,19 +13,22 @@ from safetensors.torch import load_file
 from nextdetr.config import TrainConfig
 from nextdetr.data.sources import load_data
 from nextdetr.engine.fine_tune import has_own_backbone, plan_fine_tuning
-from nextdetr.engine.freezing import Freezing, first_stages
+from nextdetr.engine.freezing import Freezing, first_stages, unread_parts
 from nextdetr.engine.model_facts import gflop_of, with_image_size
 from nextdetr.engine.optim import build_optimizer
 from nextdetr.engine.setup import fill_in, resolve_config
 from nextdetr.engine.train import train
 from nextdetr.errors import ConfigError
-from nextdetr.models.graph import build_model, load_model_file, parse_model_text
+from nextdetr.losses.criterion import Criterion
+from nextdetr.losses.matcher import HungarianMatcher
+from nextdetr.models.graph import build_model, build_skeleton, load_model_file, parse_model_text
 from nextdetr.models.summary import count_gflop
 from nextdetr.weights.checkpoint import save_detector
 from nextdetr.weights.layouts.table import Identity
 from nextdetr.weights.reader import WeightsFile
 from tests.engine.test_recipe import CELLS, GPU, LAPTOP, MODELS, choose_recipe
 from tests.helpers import TINY_MODEL, squares
+from tests.losses.samples import random_targets
 
 ATTO = {"depths": (2, 2, 6, 2), "dims": (40, 80, 160, 320)}
 
@@ -256,3 +259,23 @@ def test_the_folder_of_a_run_is_trained_like_the_checkpoint_in_it(tmp_path):
     config, told = found[1]
     assert "start: 2 of 2 classes carried over by name; a gentle rate" in told[0]
     assert (config.learning_rate, config.image_size, config.mosaic) == (1e-4, None, 0.0)
+
+
+@pytest.mark.parametrize("name", ["nextdetr-atto-p2", "rtdetr-r18vd", "rtdetr-l", "dfine-n", "deimv2-pico"])
+def test_the_decoder_depends_on_all_of_a_shipped_model(name):
+    assert unread_parts(build_skeleton(name)) == []
+
+
+@pytest.mark.parametrize("backbone", ["convnextv2_atto", "resnetvd_18"])
+def test_what_the_decoder_does_not_depend_on_is_what_gets_no_gradient(backbone):
+    text = TINY_MODEL.replace("convnextv2_atto", backbone).replace("[[6, 5],", "[[6],")
+    model = build_model(parse_model_text(text, "no stride 32"), num_classes=2).train()
+    parts, row = unread_parts(model), model.backbone
+    last = row.res_layers[3] if backbone == "resnetvd_18" else row.stages[3]
+    assert parts[0] is model.rows[1]
+    assert parts[-1] is last
+    targets = random_targets([2, 1], 2)
+    losses = Criterion(2, HungarianMatcher())(model(torch.rand(2, 3, 64, 64), targets), targets)
+    torch.stack(list(losses.values())).sum().backward()
+    without = {id(parameter) for parameter in model.parameters() if parameter.grad is None}
+    assert without == {id(parameter) for part in parts for parameter in part.parameters()}

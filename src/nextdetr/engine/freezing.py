@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from torch import nn
 
 from nextdetr.config import TrainConfig
@@ -12,7 +10,7 @@ from nextdetr.models.convnextv2 import ConvNeXtV2
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.resnet import ResNetVD
 
-__all__ = ["Freezing", "first_stages"]
+__all__ = ["Freezing", "first_stages", "leave_unread", "unread_parts"]
 
 
 class Freezing:
@@ -78,18 +76,47 @@ def first_stages(model: DetectionModel, count: int) -> list[nn.Module]:
     Raises:
         ConfigError: there are fewer.
     """
-    row = model.backbone
-    found: Iterator[list[nn.Module]]
-    if model.backbone_rows == 1 and isinstance(row, ConvNeXtV2):
-        found = ([down, stage] for down, stage in zip(row.downsample_layers, row.stages, strict=True))
-    elif model.backbone_rows == 1 and isinstance(row, ResNetVD):
-        found = ([*([row.conv1] if number == 0 else []), stage] for number, stage in enumerate(row.res_layers))
-    else:
+    stages = _stages_of(model.backbone) if model.backbone_rows == 1 else []
+    if not stages:
         by_stride: dict[int, list[nn.Module]] = {}
         for part, info in zip(model.rows, model.row_infos[: model.backbone_rows], strict=False):
             by_stride.setdefault(max(4, info.strides[0]), []).append(part)
-        found = (by_stride[stride] for stride in sorted(by_stride))
-    stages = list(found)
+        stages = [by_stride[stride] for stride in sorted(by_stride)]
     if count > len(stages):
         raise ConfigError(f"--freeze-stages {count}: the backbone has {len(stages)} stages.")
     return [module for stage in stages[:count] for module in stage]
+
+
+def unread_parts(model: DetectionModel) -> list[nn.Module]:
+    """Return the parts of a model whose maps the decoder does not depend on: rows, or last stages of the backbone.
+
+    They get no gradient. An example is the last stage under a head that reads no map of stride 32.
+    """
+    wanted, parts = set[int](), list[nn.Module]()
+    for row, info in reversed(list(zip(model.rows, model.row_infos, strict=True))):
+        used = [place for place, index in enumerate(info.writes) if index in wanted]
+        if info.writes and not used:
+            parts.append(row)
+            continue
+        wanted.update(info.reads)
+        if len(info.writes) > 1:  # a whole backbone, with a map a stage
+            parts += [module for stage in _stages_of(row)[used[-1] + 1 :] for module in stage]
+    return parts
+
+
+def leave_unread(model: DetectionModel) -> None:
+    """Ask for no gradients of ``unread_parts``, which DDP would wait for; call after the optimizer is made.
+
+    The optimizer skips them in any case, and its state stays that of one process, which may continue the run.
+    """
+    for part in unread_parts(model):
+        part.requires_grad_(False)
+
+
+def _stages_of(row: nn.Module) -> list[list[nn.Module]]:
+    """Return the modules of each stage of a backbone in one row, the first with the stem; empty for other rows."""
+    if isinstance(row, ConvNeXtV2):
+        return [[down, stage] for down, stage in zip(row.downsample_layers, row.stages, strict=True)]
+    if isinstance(row, ResNetVD):
+        return [[*([row.conv1] if number == 0 else []), stage] for number, stage in enumerate(row.res_layers)]
+    return []

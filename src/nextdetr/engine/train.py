@@ -27,7 +27,7 @@ from nextdetr.engine.detector_files import DetectorFiles
 from nextdetr.engine.diagnosis import non_finite
 from nextdetr.engine.ema import ModelEMA
 from nextdetr.engine.evaluate import CocoEvaluator, EvalResult
-from nextdetr.engine.freezing import Freezing
+from nextdetr.engine.freezing import Freezing, leave_unread
 from nextdetr.engine.latency import keep_contract
 from nextdetr.engine.launch import largest, launch, scaler_of
 from nextdetr.engine.loading import build_training_loader
@@ -112,6 +112,7 @@ class Trainer(Loop):
                 optimizer.add_param_group(group)
         if fabric.world_size > 1:
             synchronize_norms(run.model)
+            leave_unread(run.model)
         ema = ModelEMA(run.model.to(fabric.device), config.ema_decay)
         profile = StepProfile(config.profile, fabric.device, teacher=run.teacher is not None or run.unlabelled is not None)
         budget = Budget.of(
