@@ -188,7 +188,7 @@ class TrainConfig(CommandConfig):
             raise ValueError("--start chooses the weights; leave --weights and --backbone-weights out, or --start")
         fields = type(self).model_fields
         about = [name for name in fields if name.startswith("unlabelled_") and getattr(self, name) != fields[name].default]
-        if about and not self.unlabelled:
+        if about and not self.unlabelled and self.resume is None:
             option = "--" + about[0].replace("_", "-")
             raise ValueError(f"{option} is about unlabelled images: give their folders with --unlabelled too")
         about = [name for name in fields if name.startswith("teacher_") and getattr(self, name) != fields[name].default]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from nextdetr.config import TrainConfig
 from nextdetr.data.sources import load_data
-from nextdetr.engine.fine_tune import has_own_backbone, plan_fine_tuning
+from nextdetr.engine.fine_tune import backbone_source, has_own_backbone, plan_fine_tuning, trained_before
 from nextdetr.engine.freezing import Freezing, first_stages, unread_parts
 from nextdetr.engine.model_facts import gflop_of, with_image_size
 from nextdetr.engine.optim import build_optimizer
@@ -24,6 +24,7 @@ from nextdetr.losses.matcher import HungarianMatcher
 from nextdetr.models.graph import build_model, build_skeleton, load_model_file, parse_model_text
 from nextdetr.models.summary import count_gflop
 from nextdetr.weights.checkpoint import save_detector
+from nextdetr.weights.convert import save_backbone
 from nextdetr.weights.layouts.table import Identity
 from nextdetr.weights.reader import WeightsFile
 from tests.engine.test_recipe import CELLS, GPU, LAPTOP, MODELS, choose_recipe
@@ -79,6 +80,10 @@ def test_a_detector_of_the_same_classes_is_treated_gently():
     assert unnamed.knows_all
     assert "in their order, as the file does not name them" in unnamed.reason
     assert not plan_fine_tuning(CELLS.classes, identity(None, num_classes=80), "nextdetr-atto").knows_all
+    other = plan_fine_tuning(CELLS.classes, identity(["rbc", "WBC", "Platelets"]), "nextdetr-atto", own_backbone=False)
+    assert other.reason.endswith("; the backbone is another one, and learns at the rate of a new detector")
+    config = recipe(other, model="nextdetr-atto").config
+    assert (config.learning_rate, config.backbone_rate_factor, config.epochs) == (8e-4, 1.0, 49)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +264,40 @@ def test_the_folder_of_a_run_is_trained_like_the_checkpoint_in_it(tmp_path):
     config, told = found[1]
     assert "start: 2 of 2 classes carried over by name; a gentle rate" in told[0]
     assert (config.learning_rate, config.image_size, config.mosaic) == (1e-4, None, 0.0)
+
+
+def test_weights_that_a_model_file_names_are_backbone_weights(tmp_path):
+    """They learn as with --backbone-weights: slowly if they were trained with labels, with a head of other weights too."""
+    data, model = str(squares(tmp_path / "data")), tmp_path / "own.yaml"
+    text = TINY_MODEL.replace("convnextv2_atto, []", "convnextv2_atto, [atto.safetensors]")
+    model.write_text(text)
+    state = build_model(parse_model_text(TINY_MODEL, "tiny")).backbone.state_dict()
+
+    def chosen(pretraining, **more):
+        save_backbone(
+            tmp_path / "atto.safetensors", state, weights_licence="MIT", source_weights="x", pretraining=pretraining
+        )
+        config = resolve_config(TrainConfig(data=data, model=str(model), **more))
+        config = fill_in(config, load_data(data, "train"), LAPTOP, lambda line: None)
+        return config.backbone_rate_factor, config.freeze_backbone_epochs
+
+    assert chosen("unknown") == (0.1, 1)
+    assert chosen("fcmae") == (1.0, 0)
+    torch.manual_seed(1)
+    old = build_model(parse_model_text(TINY_MODEL, "old"), num_classes=2)
+    weights = save_detector(
+        tmp_path / "old.safetensors", old.state_dict(), model_text=TINY_MODEL, classes=["square", "bar"], image_size=64
+    )
+    assert chosen("fcmae", weights=weights)[0] == 1.0  # the head alone is that of the detector
+    config = TrainConfig(data=data, model=str(model))
+    assert backbone_source(config) == tmp_path / "atto.safetensors"
+    (tmp_path / "atto.safetensors").unlink()
+    assert backbone_source(config) is None
+    assert trained_before(TrainConfig(data=data, model=str(model)), tmp_path / "last.safetensors") == frozenset()
+    save_detector(
+        tmp_path / "atto.safetensors", old.state_dict(), model_text=TINY_MODEL, classes=["square", "bar"], image_size=64
+    )
+    assert trained_before(config, tmp_path / "last.safetensors") is None  # a detector that does not say on what
 
 
 @pytest.mark.parametrize("name", ["nextdetr-atto-p2", "rtdetr-r18vd", "rtdetr-l", "dfine-n", "deimv2-pico"])

@@ -114,6 +114,8 @@ def test_a_run_gets_no_unlabelled_images_on_resume(settings, monkeypatch):
     interrupt_training(plain, 1)
     with pytest.raises(ConfigError, match="has no unlabelled images; leave --unlabelled out"):
         train(TrainConfig(resume=settings["output"], unlabelled=settings["unlabelled"]), quiet=True)
+    with pytest.raises(ConfigError, match="leave out --unlabelled-weight, or start a new run"):
+        train(TrainConfig(resume=settings["output"], unlabelled_weight=0.5), quiet=True)
 
 
 def test_a_run_that_gets_worse_goes_back_and_on_without_them(settings, monkeypatch, capsys):
@@ -290,6 +292,8 @@ def test_what_the_recipe_chooses():
         tuning = plan_fine_tuning(["a", "b"], identity(classes), "nextdetr-atto")
         config = TrainConfig(unlabelled=("more",))
         assert with_unlabelled(Recipe(config, [], {}), config, 20, 180, tuning).config.unlabelled_from == join
+    other = plan_fine_tuning(["a"], identity(["a"]), "nextdetr-atto", own_backbone=False)  # which has yet to learn
+    assert with_unlabelled(Recipe(config, [], {}), config, 20, 180, other).config.unlabelled_from == 0.6
     prepared = plan_fine_tuning(["a"], identity(["object"], without_labels=True), "nextdetr-atto")  # as from random weights
     config = TrainConfig(unlabelled=("more",), epochs=300)
     found = with_unlabelled(Recipe(config, [], {"epochs": 300}), TrainConfig(unlabelled=("more",)), 20, 180, prepared)

@@ -28,7 +28,10 @@ from nextdetr.weights.published import find_published
 from nextdetr.weights.start import resolve_model
 from nextdetr.weights.tensorfile import read_metadata
 
-__all__ = ["FineTuning", "has_own_backbone", "plan_fine_tuning", "seen_in_val", "start_weights", "trained_before"]
+__all__ = [
+    "FineTuning", "backbone_source", "has_own_backbone", "plan_fine_tuning", "seen_in_val", "start_weights",
+    "trained_before",
+]  # fmt: skip
 
 GENTLE = 0.25  # of the usual rate, where all classes are known; not measured
 PASSES_NEW, PASSES_KNOWN = 10_000, 5_000  # images shown; not measured
@@ -51,7 +54,7 @@ class FineTuning:
 
     Attributes:
         reason: explanation in one line.
-        knows_all: whether every class is carried over.
+        knows_all: whether every class is carried over, with the backbone that recognises it.
         backbone_factor: learning rate of the backbone as a factor of the head's, if it has no weights of its own.
         freeze_norms: whether the backbone's BatchNorms are frozen.
         passes: images shown in total if the user gives no length.
@@ -90,16 +93,18 @@ def plan_fine_tuning(classes: Sequence[str], weights: Identity, model: str, *, o
     else:
         carried = [classes[new] for new, _ in match_classes(weights.classes, classes)]
         how = "carried over by name"
-    knows_all = len(carried) == len(classes)
+    complete = len(carried) == len(classes)
+    knows_all = complete and own_backbone
     names = ", ".join(carried[:5]) + (", …" if len(carried) > 5 else "")
-    shown = f" ({names})" if carried and not knows_all else ""
-    rest = "a gentle rate" if knows_all else "the others learn at the rate of a new detector"
+    shown = f" ({names})" if carried and not complete else ""
+    what = "the backbone is another one, and learns" if complete else "the others learn"
+    rest = "a gentle rate" if knows_all else f"{what} at the rate of a new detector"
     reason = f"start: {len(carried)} of {len(classes)} classes {how}{shown}; {rest}"
     known = weights.model or model
     small = 1.0 if weights.size in SMALL else OF_OTHERS
     factor = OF_OTHERS if knows_all else AUTHORS.get(known, small)
     passes = PASSES_KNOWN if knows_all else PASSES_NEW
-    if not own_backbone:  # it has yet to learn
+    if not own_backbone:
         return FineTuning(reason, knows_all, 1.0, False, passes, weights.model)
     return FineTuning(reason, knows_all, factor, known in FROZEN_NORMS, passes, weights.model)
 
@@ -111,12 +116,28 @@ def has_own_backbone(config: TrainConfig, weights: Identity) -> bool:
         config: with ``weights``, and perhaps ``backbone_weights`` or a model with another backbone.
         weights: description of the file.
     """
-    if config.backbone_weights is not None:
+    if backbone_source(config) is not None:
         return False
     named = config.model in available_models() or config.model.endswith((".yaml", ".yml"))
     if weights.model is None or "model" not in config.model_fields_set or not named:
         return True
     return _backbone_rows(config.model) == _backbone_rows(weights.model)
+
+
+def backbone_source(config: TrainConfig) -> str | Path | None:
+    """Return the backbone weights that a run starts from: those given, or those that its model file names.
+
+    None without any; weights that are named but missing are reported where the model is built.
+    """
+    if config.backbone_weights is not None or config.model in available_models():
+        return config.backbone_weights
+    model = str(resolve_model(config.model))
+    if model.endswith(".safetensors"):  # a checkpoint has its own
+        return None
+    file = load_model_file(model)
+    name = next((value for value in file.rows[0].arguments if isinstance(value, str)), "")
+    path = Path(file.source).parent / name
+    return path if name.strip() and path.exists() else None
 
 
 def _backbone_rows(model: str) -> list[tuple[Any, ...]]:
@@ -142,7 +163,7 @@ def trained_before(config: TrainConfig, written: Path) -> frozenset[bytes] | Non
     if config.resume is not None and written.is_file():
         return trained_on(read_metadata(written))
     known: frozenset[bytes] = frozenset()
-    for weights in (start_weights(config), config.backbone_weights):
+    for weights in (start_weights(config), backbone_source(config)):
         if weights is None or (not is_local(weights) and find_published(Path(weights).as_posix()) is not None):
             continue
         file, identity = open_weights(weights)

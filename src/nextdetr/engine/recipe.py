@@ -61,6 +61,7 @@ def choose_recipe(
     *,
     models: Sequence[str],
     backbone: str | None = None,
+    other_backbone: bool = False,
     without_labels: bool = False,
     stride: int = 32,
     within: int | None = None,
@@ -77,6 +78,7 @@ def choose_recipe(
         machine: the machine of the run.
         models: names of the shipped models.
         backbone: size of the backbone weights (``atto`` …), if they have one.
+        other_backbone: whether the model file names weights for the backbone; those of the settings count anyway.
         without_labels: whether the backbone weights were trained without labels (FCMAE, ours or the published ones).
         stride: stride of the model; a chosen image size is a multiple of it.
         within: largest image size that meets ``latency``; None without ``latency``.
@@ -90,6 +92,7 @@ def choose_recipe(
     """
     plan = Plan(config, data, machine, stride, teacher_gflop)
     plan.within, plan.tuning, plan.gflop = within, tuning, gflop
+    plan.other_backbone = plan.other_backbone or other_backbone
     if tuning is not None:
         plan.reasons.append(tuning.reason)
     if set_aside is not None:
@@ -197,7 +200,7 @@ def _rates(plan: Plan, without_labels: bool) -> None:
     scale = math.sqrt(max(1.0, plan.together / RATE_BATCH))
     tuning = plan.tuning
     if tuning is not None:
-        own = plan.config.backbone_weights is None
+        own = not plan.other_backbone
         factor = tuning.backbone_factor if own else backbone_factor(without_labels)
         plan.choose("", backbone_rate_factor=factor, freeze_norms=own and tuning.freeze_norms)
         norms = " --freeze-norms" if plan.chosen.get("freeze_norms") else ""
@@ -216,7 +219,7 @@ def _rates(plan: Plan, without_labels: bool) -> None:
     plan.choose("" if rate == RATE else why, learning_rate=round(rate, 7))
     if tuning is not None:
         return
-    if plan.config.backbone_weights is None:
+    if not plan.other_backbone:
         plan.choose("", backbone_rate_factor=1.0)
         return
     factor = backbone_factor(without_labels)

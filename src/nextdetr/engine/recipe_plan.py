@@ -53,6 +53,7 @@ class Plan:
         self.within: int | None = None
         self.tuning: FineTuning | None = None
         self.gflop: float | None = None
+        self.other_backbone = config.backbone_weights is not None  # its weights are not those of the detector
 
     def open(self, *names: str) -> bool:
         """Whether the user left all of these settings open."""

@@ -21,6 +21,7 @@ from nextdetr.data.unlabelled_set import find_more
 from nextdetr.detector_files import detector_name
 from nextdetr.engine.fine_tune import (
     FineTuning,
+    backbone_source,
     has_own_backbone,
     plan_fine_tuning,
     seen_in_val,
@@ -230,11 +231,12 @@ def fill_in(
     unlabelled: DetectionData | None = None,
 ) -> TrainConfig:
     """Choose what the user left open, and report the choices; ``within`` is the largest size that meets the latency."""
-    backbone = None if config.backbone_weights is None else open_weights(config.backbone_weights)[1]
+    source = backbone_source(config)
+    backbone = None if source is None else open_weights(source)[1]
     tuning = _tuning(config, data.classes)
     recipe = choose_recipe(
         config, describe_data(data), machine, models=available_models(),
-        backbone=None if backbone is None else backbone.size,
+        backbone=None if backbone is None else backbone.size, other_backbone=backbone is not None,
         without_labels=backbone is not None and backbone.without_labels, stride=stride_of(config.model),
         within=within,
         teacher_gflop=None if teacher is None or not config.teaches else teacher.gflop(), set_aside=set_aside,
