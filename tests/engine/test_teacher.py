@@ -16,12 +16,17 @@ from torch.nn import functional
 
 from nextdetr.cli.main import main
 from nextdetr.config import TrainConfig
+from nextdetr.data.records import DetectionData
+from nextdetr.engine.semi import Semi, Views
 from nextdetr.engine.teacher import Teacher, open_teacher
 from nextdetr.engine.teaching import Teaching
 from nextdetr.engine.train import train
 from nextdetr.errors import ConfigError, ModelFileError, WeightsError
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.exported import ExportedModel, OpenedExport
+from nextdetr.losses.criterion import Criterion
+from nextdetr.losses.matcher import HungarianMatcher
+from nextdetr.losses.pseudo import find_boxes
 from nextdetr.models.graph import build_model, parse_model_text
 from nextdetr.structures import Target
 from nextdetr.weights.checkpoint import open_model, save_detector, save_opened
@@ -143,6 +148,21 @@ def test_a_lesson_holds_the_surest_places_at_any_size_of_image(given):
     assert lesson.edges.bins.shape == (1, 2, 20, 4, 33)  # as many as there are tokens
     assert lesson.maps[32].shape == (2, 320, 2, 2)
     assert not any(value.requires_grad for value in (lesson.points, lesson.scores, lesson.boxes, lesson.maps[32]))
+
+
+def test_all_boxes_of_a_crowded_image_are_found(tmp_path, monkeypatch):
+    """On unlabelled images, those beyond the places that a pupil is asked about would be taught as background."""
+    text = WIDER.replace("DFINEDecoder, [nc, 64, 30", "DFINEDecoder, [nc, 64, 150")
+    teacher = open_teacher(checkpoint(tmp_path / "many.safetensors", text=text))
+    teacher.for_classes(["square", "bar"])
+    images = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    assert teacher.teach(images, ()).scores.shape == (1, 100, 2)
+    data, seen = DetectionData("d", "train", ["square", "bar"], [1, 2], [], []), []
+    monkeypatch.setattr("nextdetr.engine.semi.find_boxes", lambda *found: seen.append(found[0].shape) or find_boxes(*found))
+    model, fabric = build_model(parse_model_text(DFINE, "test"), num_classes=2), Fabric(accelerator="cpu")
+    semi = Semi(data, data, model, model, Criterion(2, HungarianMatcher()), TrainConfig(data="d"), fabric, teacher)
+    semi.look(Views(images, images, [torch.eye(2, 3)], []))
+    assert seen == [(1, 150, 2)]
 
 
 class FileSession:

@@ -113,7 +113,7 @@ class Semi:
                 output: DetectorOutput = self.average(views.teacher)
                 scores, boxes = output.logits.float().sigmoid(), output.boxes
             else:
-                lesson = self.teacher.teach(views.teacher, ())
+                lesson = self.teacher.teach(views.teacher, (), places=None)  # what is no box is taught as background
                 scores, boxes = lesson.scores, lesson.boxes
         found = find_boxes(scores, boxes)
         self.thresholds.update(found)

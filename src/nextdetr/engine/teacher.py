@@ -38,7 +38,7 @@ from nextdetr.weights.start import open_detector, resolve_model
 
 __all__ = ["PLACES", "Teacher", "open_teacher", "open_trained"]
 
-PLACES = 100  # queries per image to learn from: those with the highest confidence
+PLACES = 100  # queries per image to distil from: those with the highest confidence
 NOISE = 0.5  # sides of an exported file's boxes move by up to half of this fraction of the box, to leave something to learn
 
 
@@ -127,18 +127,19 @@ class Teacher:
             self.opened.model.to(device)
 
     @torch.no_grad()
-    def teach(self, images: Tensor, strides: Sequence[int]) -> Lesson:
+    def teach(self, images: Tensor, strides: Sequence[int], places: int | None = PLACES) -> Lesson:
         """Predict on a batch.
 
         Args:
             images: [B, 3, S, S] float32 RGB, 0 to 1, as the student sees them.
             strides: strides of the maps to return.
+            places: maximum number of places per image; None for all queries, as where the boxes are to be complete.
         """
         model = self.opened.model
         if isinstance(model, DetectionModel):
             sides = [max(1, round(side / model.stride)) * model.stride for side in images.shape[2:]]
-            return self._lesson(teach(model, _resized(images, sides), strides, indices=self.maps))
-        return self._lesson(self._from_file(model, images))
+            return self._lesson(teach(model, _resized(images, sides), strides, indices=self.maps), places)
+        return self._lesson(self._from_file(model, images), places)
 
     def _from_file(self, model: ExportedModel, images: Tensor) -> Taught:
         contract = model.contract
@@ -153,13 +154,13 @@ class Teacher:
             logits, boxes = _joined(logits, boxes)
         return Taught(_moved(boxes), logits, boxes, None, {})
 
-    def _lesson(self, taught: Taught) -> Lesson:
+    def _lesson(self, taught: Taught, places: int | None) -> Lesson:
         """Reorder the predictions to the student's classes, and keep the most confident queries."""
         logits = taught.logits.float()
         ours, theirs = (list(side) for side in zip(*self.pairs, strict=True))
         scores = logits.new_zeros(*logits.shape[:2], len(self.classes))
         scores[..., ours] = logits[..., theirs].sigmoid()
-        confidence, best = scores.amax(dim=-1).topk(min(PLACES, logits.shape[1]), dim=1)
+        confidence, best = scores.amax(dim=-1).topk(min(places or logits.shape[1], logits.shape[1]), dim=1)
 
         def kept(values: Tensor) -> Tensor:
             """[B, Q, ...] to [B, K, ...]."""
