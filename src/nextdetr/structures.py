@@ -26,6 +26,7 @@ __all__ = [
     "Questions",
     "Target",
     "TrainingOutput",
+    "Uncast",
     "UncastTargets",
 ]
 
@@ -93,6 +94,18 @@ class UncastTargets:
 
     def __getitem__(self, index: int) -> Target:
         return self._targets[index]
+
+
+class Uncast:
+    """A tensor that lightning-fabric passes on as it is, see ``UncastTargets``."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    @staticmethod
+    def of(value: Tensor | Uncast) -> Tensor:
+        """Return the tensor, wrapped or not."""
+        return value.tensor if isinstance(value, Uncast) else value
 
 
 @dataclass(slots=True)

@@ -314,3 +314,25 @@ def test_two_processes_equal_one_with_the_doubled_batch(settings, tmp_path):
     for name, tensor in one.items():
         moved = float((tensor - fresh[name]).abs().max())
         assert float((tensor - two[name]).abs().max()) <= 0.02 * max(moved, 1e-3), name
+
+
+def test_weights_with_grn_are_not_taken_without_it(settings, tmp_path):
+    first = nextdetr.pretrain(**settings | {"epochs": 1}, quiet=True)
+    with pytest.raises(WeightsError, match="these weights have GRN, without which they are of no use; leave --no-grn out"):
+        nextdetr.pretrain(**settings | {"weights": first.weights, "grn": False, "output": tmp_path / "other"}, quiet=True)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_masks_and_targets_are_exact_in_any_precision(settings, monkeypatch, precision):
+    """In bfloat16, two numbers in fifty are equal, and grey levels are off by up to half of one."""
+    seen, draw = [], FCMAE.draw_mask
+
+    def spy(self, images, noise=None):
+        seen.append((images * self.std + self.mean, noise))
+        return draw(self, images, noise)
+
+    monkeypatch.setattr(FCMAE, "draw_mask", spy)
+    nextdetr.pretrain(**settings | {"precision": precision, "epochs": 1}, quiet=True)
+    images, noise = seen[0]
+    assert not torch.equal(noise.float(), noise.bfloat16().float())
+    assert not torch.allclose(images.float(), images.bfloat16().float(), atol=1e-4)

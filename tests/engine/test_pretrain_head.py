@@ -143,6 +143,16 @@ def test_backbone_and_head_learn_together_and_show_what_on(settings):
     assert Image.open(settings["output"] / "head" / "pictures" / "training_batch.jpg").width >= 64
 
 
+def test_a_detector_that_shows_its_backbone_other_pixels_is_told_of(settings, tmp_path, capsys):
+    told = "note: the backbone is pre-trained on pixels normalised as ImageNet's"
+    nextdetr.pretrain(**settings | {"head_epochs": 1})
+    assert told in " ".join(capsys.readouterr().err.split())
+    model = tmp_path / "same.yaml"
+    model.write_text(tiny_model(tmp_path).read_text() + "normalize: imagenet\n")
+    nextdetr.pretrain(**settings | {"head_epochs": 1, "model": str(model), "output": tmp_path / "same"})
+    assert told not in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize(("task", "steps"), [(Pretrainer, 1), (HeadTrainer, 1), (HeadTrainer, 4)])
 def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypatch, task, steps):
     whole = tmp_path / "whole"

@@ -189,6 +189,18 @@ def test_a_backbone_row_loads_any_layout_from_beside_its_file(tmp_path):
         build_model(path)
 
 
+def test_a_backbone_that_saw_other_pixels_is_told_of(tmp_path):
+    """FCMAE normalises as ImageNet's; what a detector's backbone has seen, only its model file says."""
+    state = model().backbone.state_dict()
+    for pretraining, told in (("fcmae", True), ("unknown", False)):
+        file = save_backbone(
+            tmp_path / "b.safetensors", state, weights_licence="MIT", source_weights="x", pretraining=pretraining
+        )
+        report = start_model(tiny_model(tmp_path), backbone_weights=file).reports[0]
+        assert any("does not say normalize: imagenet" in note for note in report.notes) is told
+    assert not start_model("nextdetr-atto", backbone_weights=file).reports[0].notes
+
+
 def test_the_facade_starts_from_weights_and_keeps_their_licence(tmp_path):
     detector_file(tmp_path / "d.safetensors", ["cat", "dog"])
     detector = Detector(tiny_model(tmp_path), weights=tmp_path / "d.safetensors")

@@ -42,7 +42,7 @@ from nextdetr.engine.unlabelled_run import ScoredByLoss, origin_state
 from nextdetr.errors import ConfigError, DataError
 from nextdetr.inference.opened import bits_metadata
 from nextdetr.memory import keep_freed_memory
-from nextdetr.structures import Batch
+from nextdetr.structures import Batch, Uncast
 from nextdetr.weights.convert import save_backbone
 from nextdetr.weights.layouts.table import FCMAE
 
@@ -241,7 +241,7 @@ class Pretrainer(ScoredByLoss):
         cursor, config = self.cursor, self.config
         cursor.rate = set_rate(self.optimizer, rate_factor(progress, cursor.step, warmup=config.warmup, flat=0.0))
         self.model.train()
-        loss = self.model(batch.images, self._noise(len(batch.indices)))
+        loss = self.model(Uncast(batch.images), Uncast(self._noise(len(batch.indices))))
         self.fabric.backward(loss)
         values = self.mean({"loss": loss})
         if not math.isfinite(values["loss"]):

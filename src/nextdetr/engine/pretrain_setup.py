@@ -179,6 +179,11 @@ def prepare_pretraining(
     cursor, state = (Cursor(), {}) if config.resume is None else read_state(directory / "last.ckpt")
     data = images_of(config)
     tell_images(data, "to pre-train on", tell)
+    if config.detector and config.resume is None and not _normalises(config):
+        tell(
+            f"note: the backbone is pre-trained on pixels normalised as ImageNet's, and {detector_of(config)} does not say "
+            "normalize: imagenet in its model file, so that it will see others in the detector."
+        )
     encoder = convnextv2(backbone_of(config), grn=config.grn)
     started_from = stored_origin(state, directory / "last.ckpt")
     if started_from is None:  # a resumed run no longer needs the weights
@@ -196,6 +201,11 @@ def prepare_pretraining(
         contract = Contract.of(data, together=config.batch_size * world)
         tell_differences(contract, state, directory / "last.ckpt", tell)
     return Pretraining(config, directory, data, model, cursor, state, contract, started_from)
+
+
+def _normalises(config: PretrainConfig) -> bool:
+    """Whether the detector of a run normalises pixels as the pre-training of its backbone does."""
+    return load_model_file(detector_of(config)).mapping.get("normalize") == "imagenet"
 
 
 def _filled(config: PretrainConfig, images: int, *, cpu: bool, world: int) -> PretrainConfig:
@@ -241,6 +251,8 @@ def _load_encoder(encoder: ConvNeXtV2, path: Path) -> Origin:
         raise WeightsError(f"{path}: a {identity.kind} file; pretrain --weights takes a backbone file.")
     state = backbone_tensors(file, identity)
     own = encoder.state_dict()
+    if any(".grn." in name and name not in own and bool(tensor.any()) for name, tensor in state.items()):
+        raise WeightsError(f"{path}: these weights have GRN, without which they are of no use; leave --no-grn out.")
     unfit = [name for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape]
     if unfit:
         raise WeightsError(

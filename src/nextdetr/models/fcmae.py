@@ -27,6 +27,7 @@ from nextdetr.layers.normalize import imagenet_statistics
 from nextdetr.layers.sparse import VisiblePatches, downsample_patches, sparse_depthwise
 from nextdetr.models.convnextv2 import Block, ConvNeXtV2
 from nextdetr.models.sizes import check_sides
+from nextdetr.structures import Uncast
 
 __all__ = ["DECODER_WIDTH", "FCMAE", "Masking", "check_image_size", "encode_visible"]
 
@@ -109,18 +110,19 @@ class FCMAE(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
-    def forward(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor | Uncast, noise: Tensor | Uncast | None = None) -> Tensor:
         """Return the mean squared error on the hidden patches, a scalar.
 
         Args:
-            images: [B, 3, H, W], RGB, 0 to 1; H and W are multiples of ``patch_size``.
+            images: [B, 3, H, W] float32, RGB, 0 to 1; H and W are multiples of ``patch_size``. In half precision, they and
+                the noise come as ``Uncast``: targets are float32, and rounded numbers would be equal.
             noise: [B, patches]; patches with the largest values are masked. None draws it.
 
         Raises:
             ConfigError: the image size is invalid, or gives a single patch.
         """
-        images = (images - self.mean) / self.std
-        masking = self.draw_mask(images, noise)
+        images = (Uncast.of(images) - self.mean) / self.std
+        masking = self.draw_mask(images, None if noise is None else Uncast.of(noise))
         predicted = self.predict(images, masking)
         return nn.functional.mse_loss(predicted.float(), self.target(images, masking.hidden))
 

@@ -18,6 +18,7 @@ from nextdetr.models.detection import DetectionModel
 from nextdetr.models.names import row_of
 from nextdetr.weights.folder import CARD, CONFIG
 from nextdetr.weights.gate import check_tensor
+from nextdetr.weights.layouts.base import OURS
 from nextdetr.weights.layouts.classes import match_classes
 from nextdetr.weights.layouts.table import Identity, identify
 from nextdetr.weights.reader import WeightsFile, beside, read_tensors
@@ -219,7 +220,7 @@ def plan_load(
             report.missing.append(name)
             report.shapes[name] = (list(tensor.shape), list(target.shape))
     report.total = len(report.loaded) + len(report.missing) + len(report.reshaped)
-    if model.normalize == "none" and identity.is_backbone and identity.kind != "nextdetr-backbone":
+    if model.normalize == "none" and identity.is_backbone and (identity.kind not in OURS or identity.without_labels):
         report.notes.append(
             "these weights expect pixels normalised as ImageNet's; the model file does not say normalize: imagenet."
         )
