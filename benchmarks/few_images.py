@@ -1,14 +1,15 @@
 """Few labelled images: what each kind of augmentation is worth after equal steps, on several seeds.
 
     python benchmarks/few_images.py DATA [--images 20] [--epochs 240] [--model nextdetr-zepto] [--image-size 160]
-        [--seeds 0 1 2] [--variants plain mixed turned both] [--threads 2] [--output DIR] [--write]
+        [--seeds 0 1 2] [--variants plain mixed turned auto both] [--threads 2] [--output DIR] [--write]
 
 The labelled images are the first ones of a shuffle of train by the seed, so that every seed has other images. ``val`` is
 whole, since it compares methods here; ``test`` is not used. All runs start from random weights and take the same number
 of steps of 8 images. Finished runs are not repeated, and stopped ones are resumed.
 
-plain: the recipe's defaults, without images that combine others. mixed: mosaic and copy-paste, 0.5 each. turned: quarter
-turns and vertical flips, for pictures without up and down. both: all of it.
+plain: the recipe's defaults, without images that combine others and without turned ones. mixed: mosaic and copy-paste, 0.5
+each. turned: quarter turns and vertical flips, for pictures without up and down. auto: the same from a fifth of the run,
+if the detector then finds turned objects (``--auto-turn``). both: mixed and turned.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from peer_data import read_splits, write_yolo
 from results import machine, write_result
 
 MIXED, TURNED = {"mosaic": 0.5, "copy_paste": 0.5}, {"flip_vertical": True, "rotate90": True}
-PLAIN = {"mosaic": 0.0, "copy_paste": 0.0}
+PLAIN = {"mosaic": 0.0, "copy_paste": 0.0, "auto_turn": False}
 VARIANTS: dict[str, dict[str, float]] = {
-    "plain": PLAIN, "mixed": MIXED, "turned": {**PLAIN, **TURNED}, "both": {**MIXED, **TURNED},
+    "plain": PLAIN, "mixed": {**PLAIN, **MIXED}, "turned": {**PLAIN, **TURNED}, "auto": {**PLAIN, "auto_turn": True},
+    "both": {**PLAIN, **MIXED, **TURNED},
 }  # fmt: skip
 
 

@@ -1,16 +1,17 @@
 """Few labels, many images: the gain of each method that learns without labels, by fraction of labels.
 
-    python benchmarks/few_labels.py DATA [--rows random pretrained unlabelled together yolo26n]
+    python benchmarks/few_labels.py DATA [--rows random turned pretrained unlabelled together yolo26n]
         [--fractions 0.05 0.1 0.25 1] [--seeds 0 1 2] [--minutes 12 | --steps 600] [--model nextdetr-atto]
         [--image-size 256] [--block MINUTES] [--output DIR] [--test] [--write]
 
 DATA has the splits train and val (and test, for ``--test``). The labelled images of a fraction are the first ones of one
 shuffle by the seed. ``val`` is reduced in the same way, as a user's would be. The other images of train are unlabelled.
 
-- random: labels only, from random weights.
+- random: labels only, from random weights, without ``--auto-turn``.
+- turned: the same with ``--auto-turn``, as in the recipe below 100 images.
 - pretrained: ``pretrain --detector`` on all images of train for a third of the minutes, then the labels.
 - unlabelled: ``train --unlabelled`` from random weights.
-- together: both.
+- together: all of it.
 - yolo26n: the peer, from random weights, in a separate environment (see ``peers.py``); only with ``--minutes``.
 
 ``--minutes`` includes everything, also pre-training. ``--steps`` gives each run the same number of student steps
@@ -47,7 +48,7 @@ from peer_data import read_splits, write_yolo
 from peers import run_peer
 from results import FOLDER, machine, write_result
 
-ROWS = ("random", "pretrained", "unlabelled", "together", "yolo26n")
+ROWS = ("random", "turned", "pretrained", "unlabelled", "together", "yolo26n")
 PRETRAIN_SHARE = 1 / 3  # of the minutes
 BATCH = 8  # with --steps, so that all rows use the same one
 
@@ -142,7 +143,7 @@ def train_ours(options: argparse.Namespace, job: Job, folder: Path) -> dict[str,
     else:
         settings = {
             "data": data, "image_size": options.image_size, "seed": job.seed, "output": run,
-            **length(options, count, options.minutes - spent),
+            "auto_turn": job.row in ("turned", "together"), **length(options, count, options.minutes - spent),
         }  # fmt: skip
         if job.row in ("unlabelled", "together") and any(more.iterdir()):
             settings["unlabelled"] = (str(more),)

@@ -197,7 +197,8 @@ def test_every_kind_of_augmentation_sees_the_same_few_images(monkeypatch, tmp_pa
     command = ["few_images.py", str(data), "--images", "5", "--seeds", "0", "1", "--output", str(tmp_path / "study")]
     monkeypatch.setattr(sys, "argv", command)
     few_images.main()
-    assert set(seen) == {(variant, seed) for variant in ("plain", "mixed", "turned", "both") for seed in (0, 1)}
+    variants = ("plain", "mixed", "turned", "auto", "both")
+    assert set(seen) == {(variant, seed) for variant in variants for seed in (0, 1)}
     assert seen["plain", 0] == seen["both", 0]
     assert seen["plain", 0] != seen["plain", 1]
     assert {len(images) for images in seen.values()} == {5}

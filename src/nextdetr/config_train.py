@@ -42,9 +42,9 @@ class TrainConfig(CommandConfig):
     #: What the recipe chooses from the data and the machine unless it is given, so that the defaults below are for few.
     chosen: ClassVar[frozenset[str]] = frozenset(
         {
-            "augmentation", "backbone_rate_factor", "batch_size", "cache", "cache_gigabytes", "copy_paste", "drop_path",
-            "epochs", "flip_horizontal", "freeze_backbone_epochs", "freeze_norms", "image_size", "learning_rate",
-            "model", "mosaic", "split_off", "unlabelled_batch", "unlabelled_from", "workers",
+            "augmentation", "auto_turn", "backbone_rate_factor", "batch_size", "cache", "cache_gigabytes", "copy_paste",
+            "drop_path", "epochs", "flip_horizontal", "freeze_backbone_epochs", "freeze_norms", "image_size",
+            "learning_rate", "model", "mosaic", "split_off", "unlabelled_batch", "unlabelled_from", "workers",
         }
     )  # fmt: skip
 
@@ -166,6 +166,10 @@ class TrainConfig(CommandConfig):
     flip_horizontal: bool = Field(True, description="Mirror half of the images left to right.")
     flip_vertical: bool = Field(False, description="Also mirror top to bottom (aerial and microscope images).")
     rotate90: bool = Field(False, description="Also rotate by quarter turns (aerial and microscope images).")
+    auto_turn: bool = Field(
+        False,
+        description="Test early in the run whether the detector finds turned objects; if so, turn images from then on.",
+    )
     drop_path: float = Field(0.0, ge=0, lt=1, description="Stochastic depth rate of the backbone's last block.")
     ema_decay: float = Field(
         0.9999, ge=0, lt=1, description="Maximum decay of the averaged weights (EMA), which are validated."

@@ -57,12 +57,13 @@ def test_cells_on_a_laptop():
 
 
 def test_few_images_may_have_no_up():
-    note, few = "note: if these images have no up", replace(CELLS, images=50, boxes=700)
-    assert note in choose(few).text
-    assert note not in choose(few, rotate90=False).text
-    assert note not in choose(few, flip_vertical=True).text
-    assert note not in choose().text
-    assert note not in choose(replace(few, classes=("left", "RBC", "WBC"))).text
+    few = replace(CELLS, images=50, boxes=700)
+    assert choose(few).config.auto_turn
+    assert "--auto-turn true: if the detector turns out to find turned objects too" in choose(few).text
+    for given in ({"rotate90": False}, {"flip_vertical": True}, {"auto_turn": False}):
+        assert not choose(few, **given).config.auto_turn
+    assert not choose().config.auto_turn
+    assert not choose(replace(few, classes=("left", "RBC", "WBC"))).config.auto_turn
 
 
 @pytest.mark.parametrize("stride", [16, 32, 48, 64, 128])

@@ -26,8 +26,8 @@ GROUPS = {
         freeze_backbone_epochs warmup flat weight_decay clip_norm ema_decay class_loss fine_grained_weight
         distillation_weight dense_weight teacher_weight teacher_maps teacher_until unlabelled_weight maps_weight
         places_weight fine_tune""",
-    "Augmentation": """augmentation flip_horizontal flip_vertical rotate90 multi_scale mosaic mixup copy_paste balance
-        strong_until flip crop_min""",
+    "Augmentation": """augmentation flip_horizontal flip_vertical rotate90 auto_turn multi_scale mosaic mixup copy_paste
+        balance strong_until flip crop_min""",
     "Detections": "confidence classes max_detections detections merge_iou tile overlap",
     "Video": "track line zone static_camera full_every",
     "Statistics": "recall unlike iou resamples level",

@@ -281,6 +281,11 @@ class Loop(ABC):
         """Pass the numbers to the logging tools."""
         self.logs.add({name: value for name, value in values.items() if name not in ("epoch", "step")}, self.cursor.step)
 
+    def use_loader(self, loader: TrainLoader) -> None:
+        """Take the batches from another loader, from the next epoch on."""
+        self.loader.close()
+        self.loader, self.sampler = loader, loader.sampler
+
     # Writing
 
     def apply_gradients(self, clip_norm: float) -> None:

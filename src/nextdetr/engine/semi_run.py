@@ -36,8 +36,12 @@ class SemiRun:
         self.loop, self.semi, self._score, self._picture = loop, semi, score, picture
         self.guard = Guard(loop, loop.display.line)
         self.picture_due = True
-        if isinstance(loop.sampler, UnlabelledSampler):
-            loop.sampler.joined = self.joined
+        self.attach()
+
+    def attach(self) -> None:
+        """Tell the run's sampler when unlabelled images join; again after the run has got another loader."""
+        if isinstance(self.loop.sampler, UnlabelledSampler):
+            self.loop.sampler.joined = self.joined
 
     def joined(self, place: int) -> bool:
         """Whether the batch at image ``place`` of the epoch has unlabelled images; as for ``Trainer.strong``."""

@@ -43,6 +43,7 @@ from nextdetr.engine.semi import Semi, labelled_output, together
 from nextdetr.engine.semi_run import SemiRun
 from nextdetr.engine.setup import Run, prepare, resolve_config
 from nextdetr.engine.teaching import Teaching
+from nextdetr.engine.turning import TurnTest
 from nextdetr.inference.times import Meter
 from nextdetr.layers.syncnorm import synchronize_norms
 from nextdetr.losses.criterion import Criterion
@@ -135,6 +136,7 @@ class Trainer(Loop):
         self.scored: tuple[CocoEvaluator, EvalResult] | None = None  # detections of the last validation
         self.best_scored: tuple[CocoEvaluator, EvalResult] | None = None
         self.reserve = Reserve(self, run, config)
+        self.turns = TurnTest(config, lambda data: self._examine(data)[1].metrics["AP"], display.line)
         self.new_best, self.semi = False, None
         if run.unlabelled is not None:
             semi = Semi(
@@ -151,14 +153,17 @@ class Trainer(Loop):
         )  # fmt: skip
 
     def extra_state(self) -> dict[str, Any]:
-        """Return state that no detector file has: for the teacher's maps, the unlabelled images and ``latency``."""
-        parts: dict[str, Any] = {} if self.teaching is None else {"projections": self.teaching.state_dict()}
+        """Return state that no detector file has: of ``auto_turn``, the teacher, unlabelled images and ``latency``."""
+        parts: dict[str, Any] = {"turns": self.turns.state_dict()}
+        if self.teaching is not None:
+            parts["projections"] = self.teaching.state_dict()
         if self.run_.times is not None:  # how much of --minutes the speed table needs
             parts["times"] = {"seconds": self.run_.times.seconds}
         return parts if self.semi is None else parts | {"unlabelled": self.semi.state_dict()}
 
     def restore_extra(self, state: Mapping[str, Any]) -> None:
         """Restore ``extra_state``."""
+        self.turns.load_state_dict(state.get("turns", {}))  # earlier states have none
         if self.run_.times is not None:
             self.run_.times.seconds = float(state.get("times", {"seconds": 0.0})["seconds"])  # earlier states do not say
         if self.teaching is not None:
@@ -201,7 +206,12 @@ class Trainer(Loop):
             return self._finish()
 
     def begin_epoch(self) -> None:
-        """Freeze or unfreeze the backbone."""
+        """Freeze or unfreeze the backbone, and turn images from now on if ``auto_turn`` said so."""
+        if (config := self.turns.settings(self.config)) != self.config:
+            self.config = config
+            self.use_loader(self.build_loader(self.fabric))
+            if self.semi is not None:
+                self.semi.attach()
         if self.fabric.world_size == 1:  # saves computing the gradient; DDP has already decided which ones it waits for
             self.freezing.begin(self.cursor.epoch)
 
@@ -291,6 +301,7 @@ class Trainer(Loop):
         cursor.validated, cursor.validated_at = number, self.budget.seconds
         cursor.validation_seconds = self.budget.seconds - started
         self.reserve.keep(cursor.validation_seconds)
+        self.turns.ask(self.run_.val_data, self.budget.progress(number, 0))
         self.unsaved = True
         return metrics
 
@@ -302,13 +313,17 @@ class Trainer(Loop):
         return metrics
 
     def _score(self, data: DetectionData) -> dict[str, float | None]:
+        self.scored = self._examine(data)
+        return dict(self.scored[1].metrics)
+
+    def _examine(self, data: DetectionData) -> tuple[CocoEvaluator, EvalResult]:
+        """Run the averaged weights on all images of ``data``."""
         evaluator = CocoEvaluator(data)
         result = validate(
             self.average, data, image_size=self.image_size, batch_size=self.config.batch_size, device=self.fabric.device,
             fabric=self.fabric, evaluator=evaluator,
         )  # fmt: skip
-        self.scored = (evaluator, result)
-        return dict(result.metrics)
+        return evaluator, result
 
     # Writing
 
