@@ -70,7 +70,7 @@ def test_what_the_user_switched_on_stays_on():
     assert turns.settings(TrainConfig(data="cells", flip_vertical=True)).flip_vertical
 
 
-@pytest.mark.parametrize(("scores", "progress"), [(EITHER_WAY, 0.1), (EITHER_WAY, 0.7), ({1: 0.05}, 0.3), ({1: None}, 0.3)])
+@pytest.mark.parametrize(("scores", "progress"), [(EITHER_WAY, 0.1), (EITHER_WAY, 0.7), ({1: 0.04}, 0.3), ({1: None}, 0.3)])
 def test_it_waits_until_it_can_tell_and_gives_up_late(scores, progress):
     turns, _, lines = asked(scores, progress=(progress,))
     assert turns.answer == {}
