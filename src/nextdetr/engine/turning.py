@@ -64,7 +64,8 @@ class TurnTest:
         either = flips >= KEPT * upright
         self.answer = {"flip_vertical": either, "rotate90": either and quarters >= KEPT * upright}
         added = "mirrored top to bottom" + (" and rotated by quarter turns" if self.answer["rotate90"] else "")
-        then = f"nearly as good, so from here images are also {added}" if either else "worse, so images stay upright"
+        found = f"objects are found either way, so from here images are also {added}"
+        then = found if either else "objects have an up, so images stay upright"
         self._tell(
             f"AP on {len(some.records)} images of val {shown_score(upright)}, upside down {shown_score(flips)}, on their "
             f"side {shown_score(quarters)}: {then} (--no-auto-turn skips this test)."
