@@ -137,3 +137,20 @@ def test_a_run_that_was_told_not_to_stays_upright(run):
     settings, shown = run
     train(TrainConfig(**settings, auto_turn=False), quiet=True)
     assert not any(turned for _, turned in shown)
+
+
+def test_unlabelled_images_still_join_after_the_change(run, tmp_path, monkeypatch):
+    settings, shown = run
+    more = squares(tmp_path / "more", images=4, size=80) / "images" / "train"
+    joined, step = [], Trainer.step
+
+    def noted(self, batch, progress, last):
+        joined.append((self.cursor.epoch, self.loader.turned, max(batch.indices) >= len(self.run_.train_data.records)))
+        return step(self, batch, progress, last)
+
+    monkeypatch.setattr(Trainer, "step", noted)
+    given = {"unlabelled": (str(more),), "unlabelled_from": 0.5, "unlabelled_batch": 1, "batch_size": 3}
+    train(TrainConfig(**settings | given), quiet=True)
+    assert {turned for epoch, turned, _ in joined if epoch} == {True}
+    assert {late for epoch, _, late in joined if epoch < 2} == {False}
+    assert {late for epoch, _, late in joined if epoch >= 2} == {True}
