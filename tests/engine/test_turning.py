@@ -140,7 +140,7 @@ def test_a_run_that_was_told_not_to_stays_upright(run):
 
 
 def test_unlabelled_images_still_join_after_the_change(run, tmp_path, monkeypatch):
-    settings, shown = run
+    settings, _ = run
     more = squares(tmp_path / "more", images=4, size=80) / "images" / "train"
     joined, step = [], Trainer.step
 
