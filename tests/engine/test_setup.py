@@ -11,6 +11,7 @@ from nextdetr.engine.setup import default_output, resolve_config
 from nextdetr.models.convnextv2 import ConvNeXtV2
 from nextdetr.weights.checkpoint import open_model, save_opened
 from nextdetr.weights.convert import save_backbone
+from nextdetr.weights.load import open_weights
 from tests.helpers import tiny_model
 
 
@@ -59,9 +60,18 @@ def test_a_run_reads_images_as_its_weights_did(deep):
         {"model": str(detector)},
         {"model": str(detector.parent)},
         {"model": "nextdetr-atto", "weights": detector},
+        {"model": "nextdetr-atto", "weights": detector.parent},
         {"model": "nextdetr-atto", "backbone_weights": backbone},
     ):
         assert resolve_config(TrainConfig(data="cells", **given)).bits == 12, given
         assert resolve_config(TrainConfig(data="cells", bits=10, **given)).bits == 10
     assert resolve_config(TrainConfig(data="cells", model="nextdetr-atto")).bits == 16
     assert resolve_config(TrainConfig(data="cells", model="nextdetr-atto", weights="owner/name")).bits == 16
+
+
+def test_the_folder_of_a_run_stands_for_its_best_weights(deep):
+    detector, _ = deep
+    save_opened(detector.with_name("last.safetensors"), open_model(detector), extra={"bits": "9"})
+    file, identity = open_weights(detector.parent)
+    assert (file.path, file.metadata["bits"]) == (detector, "12")
+    assert identity == open_weights(detector)[1]

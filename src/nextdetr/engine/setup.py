@@ -131,7 +131,7 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
 
 def _bits(config: TrainConfig) -> int:
     """Return the bit depth of the images that the run's weights were trained on; 16 without any, or if they do not say."""
-    for source in (start_weights(config), config.backbone_weights):
+    for source in (start_weights(config), backbone_source(config)):
         if source is not None and is_local(source):
             return stored_bits(open_weights(source)[0].metadata)
     return 16

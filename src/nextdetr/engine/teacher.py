@@ -30,6 +30,7 @@ from nextdetr.models.graph import available_models
 from nextdetr.models.summary import gflop_near
 from nextdetr.structures import EdgeOutput, Lesson
 from nextdetr.weights.checkpoint import OpenedModel
+from nextdetr.weights.folder import RUN_FILES
 from nextdetr.weights.layouts.classes import match_classes
 from nextdetr.weights.licences import TEACHER, TEACHER_LICENCE, joined_licences
 from nextdetr.weights.load import open_weights
@@ -238,7 +239,7 @@ def open_trained(source: str | Path, *, option: str) -> tuple[OpenedModel | Open
 
 def _is_run(path: Path) -> bool:
     """Whether only ``resolve_model`` can open this: our own folders, and the state of a run."""
-    return path.name == "last.ckpt" or any((path / name).is_file() for name in ("best.safetensors", "last.safetensors"))
+    return path.name == "last.ckpt" or any((path / name).is_file() for name in RUN_FILES)
 
 
 def _digest(path: Path) -> str:

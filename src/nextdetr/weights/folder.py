@@ -7,13 +7,15 @@ from pathlib import Path
 
 import yaml
 
-__all__ = ["CARD", "CONFIG", "FOLDER_FILES", "read_card"]
+__all__ = ["CARD", "CONFIG", "FOLDER_FILES", "RUN_FILES", "read_card"]
 
 CARD, CONFIG = "README.md", "config.json"
 #: Possible names of a folder's weights file; the first that exists is used.
 FOLDER_FILES = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
+#: Detectors in the folder of a training run; the first that exists is used.
+RUN_FILES = ("best.safetensors", "last.safetensors")
 _MAX_CARD = 64 << 10
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nextdetr.errors import WeightsError
-from nextdetr.weights.folder import CARD, CONFIG, FOLDER_FILES, read_card
+from nextdetr.weights.folder import CARD, CONFIG, FOLDER_FILES, RUN_FILES, read_card
 from nextdetr.weights.gate import is_finite
 from nextdetr.weights.pickle.archive import map_file
 from nextdetr.weights.pickle.calls import NumberKey
@@ -77,7 +77,8 @@ def read_tensors(path: str | Path, *, key: str | None = None) -> WeightsFile:
     """Read the tensors of a weights file or folder.
 
     Args:
-        path: a file, or a folder with ``model.safetensors`` or ``pytorch_model.bin``, which may be sharded.
+        path: a file, a folder with ``model.safetensors`` or ``pytorch_model.bin``, which may be sharded, or the folder of a
+            training run.
         key: for a torch file, dotted keys of its weights (for example ``model``, to skip averaged ones); None uses the
             first usual place that has any, averaged weights first.
 
@@ -218,6 +219,9 @@ def _extra(file: TorchFile, found: Found) -> dict[str, Any]:
 
 def _read_folder(folder: Path, key: str | None) -> WeightsFile:
     name = next((name for name in FOLDER_FILES if (folder / name).is_file()), None)
+    run = next((name for name in RUN_FILES if (folder / name).is_file()), None)
+    if name is None and run is not None:
+        return _read_file(folder / run, key)
     if name is None:
         found = sorted(path.name for path in folder.glob("*.safetensors"))
         if len(found) != 1:

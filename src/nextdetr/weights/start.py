@@ -24,6 +24,7 @@ from nextdetr.weights.checkpoint import (
     read_detector_metadata,
     stated_model,
 )
+from nextdetr.weights.folder import RUN_FILES
 from nextdetr.weights.layouts.table import Identity, identify
 from nextdetr.weights.licences import Origin, joined_licences, joined_names, joined_teachers
 from nextdetr.weights.load import Part, Plan, fills, open_weights, plan_load
@@ -220,7 +221,7 @@ def resolve_model(model: str | Path) -> str | Path:
     if not path.is_dir():
         _refuse_weights(path)
         return model
-    for name in ("best.safetensors", "last.safetensors", "detector.safetensors", "model.safetensors"):
+    for name in (*RUN_FILES, "detector.safetensors", "model.safetensors"):
         file = path / name
         if file.is_file():
             if name != "model.safetensors" or "model" in read_metadata(file):
@@ -240,7 +241,7 @@ def resolve_model(model: str | Path) -> str | Path:
 def _refuse_weights(path: Path) -> None:
     """Refuse files that hold weights but are not models, and say what to give instead."""
     if path.name == "last.ckpt":
-        found = next((name for name in ("best.safetensors", "last.safetensors") if (path.parent / name).is_file()), None)
+        found = next((name for name in RUN_FILES if (path.parent / name).is_file()), None)
         instead = f"name {path.parent / found} to use the detector, or" if found is not None else "to go on,"
         raise WeightsError(f"{path}: the state of a run; {instead} train with --resume {path.parent}.")
     if path.suffix in (".pt", ".pth", ".ckpt", ".bin", ".pkl"):
