@@ -238,7 +238,7 @@ def test_best_file_and_state_are_one(settings, monkeypatch):
             raise Killed
         write(self, name, metrics, *rest)
 
-    scores = iter([0.1, 0.2, 0.2, 0.2])
+    scores = iter([0.1, 0.2, 0.1, 0.2])
     monkeypatch.setattr(Trainer, "_score", lambda self, data: {"AP": next(scores), "AP50": 0.0})
     with monkeypatch.context() as patch:
         patch.setattr(DetectorFiles, "write", killed)
@@ -344,3 +344,16 @@ def test_a_run_that_ran_out_of_patience_continues_with_more(settings):
     assert train(TrainConfig(resume=settings["output"]), quiet=True).epochs == 2
     assert train(TrainConfig(resume=settings["output"], patience=3), quiet=True).epochs == 4
     assert train(TrainConfig(resume=settings["output"], patience=99), quiet=True).epochs == 6
+
+
+@pytest.mark.parametrize(("last", "epoch"), [(0.48, 3), (0.44, 2)])
+def test_with_few_images_of_val_the_last_weights_count_unless_they_are_clearly_worse(settings, monkeypatch, last, epoch):
+    """Six images: 0.04 AP is luck."""
+    scores = iter([0.3, 0.5, last, 0.49, 0.2])
+    monkeypatch.setattr(Trainer, "_score", lambda self, data: {"AP": next(scores), "AP50": 0.6})
+    result = train(TrainConfig(**settings | {"epochs": 3}), quiet=True)
+    assert result.best["epoch"] == epoch
+    best = settings["output"] / "best.safetensors"
+    assert json.loads(read_detector_metadata(best)["metrics"])["AP"] == result.best["metrics"]["AP"]
+    result = train(TrainConfig(resume=settings["output"], epochs=5), quiet=True)
+    assert result.best["epoch"] == epoch, "0.49 has to beat the highest before the end"

@@ -20,7 +20,7 @@ from nextdetr.confidence import Thresholds, barely_trained
 from nextdetr.config import TrainConfig
 from nextdetr.data.loader import TrainLoader
 from nextdetr.data.records import DetectionData
-from nextdetr.engine.best import Best
+from nextdetr.engine.best import Best, luck
 from nextdetr.engine.budget import Budget
 from nextdetr.engine.curves import draw_curves
 from nextdetr.engine.detector_files import DetectorFiles
@@ -295,9 +295,15 @@ class Trainer(Loop):
         metrics = self._score_average()
         if self.semi is not None and self.semi.validated(metrics["AP"]):
             self.scored = None  # the weights are those of an earlier state, with its scores
-        self.new_best = cursor.best.update(number, cursor.metrics, cursor.thresholds)
+        slack = luck(len(self.run_.val_data.records)) if self.budget.progress(number, 0) >= 1.0 else 0.0
+        self.new_best = cursor.best.update(number, cursor.metrics, cursor.thresholds, slack)
         if self.new_best:
             self.best_scored = self.scored
+            if cursor.best.score < cursor.best.highest:
+                self.display.line(
+                    f"{len(self.run_.val_data.records)} images of val cannot tell an AP of {cursor.best.score:.4f} from "
+                    f"the run's highest, {cursor.best.highest:.4f}: the last weights count as the best."
+                )
         cursor.validated, cursor.validated_at = number, self.budget.seconds
         cursor.validation_seconds = self.budget.seconds - started
         self.reserve.keep(cursor.validation_seconds)
