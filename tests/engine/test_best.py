@@ -52,26 +52,25 @@ def test_it_says_whether_a_validation_was_the_best():
 
 
 @pytest.mark.parametrize(
-    ("last", "slack", "epoch"),
-    [(0.46, 0.03, 3), (0.46, 0.0, 2), (0.43, 0.03, 2), (0.5, 0.03, 3), (0.0, 0.9, 2), (None, 0.9, 2)],
+    ("last", "images", "epoch"),
+    [(0.46, 9, 3), (0.46, 50, 2), (0.43, 9, 2), (0.0, 9, 2), (None, 9, 2), (math.nan, 9, 2)],
 )
-def test_the_last_validation_counts_unless_it_is_clearly_worse(last, slack, epoch):
+def test_the_last_validation_counts_unless_it_is_clearly_worse(last, images, epoch):
     best = after(0.2, 0.48)
-    assert best.update(3, {"AP": last}, slack=slack) is (epoch == 3)
+    best.update(3, {"AP": last})
+    line = best.settle(3, {"AP": last}, None, images)
+    assert (line is not None) is (epoch == 3)
+    assert line is None or "9 images of val cannot tell an AP of 0.4600 from the run's highest, 0.4800" in line
     assert best.epoch == epoch
-    assert best.highest == max(0.48, last or 0.0)
 
 
-def test_a_run_that_continues_has_to_beat_its_highest_score():
+def test_the_best_need_not_be_settled_and_a_longer_run_starts_from_it():
     best = after(0.2, 0.48)
-    best.update(3, {"AP": 0.47}, slack=0.03)
-    assert not best.update(4, {"AP": 0.475})
-    assert (best.epoch, best.stale) == (3, 2)
-    assert best.update(5, {"AP": 0.49})
-    assert best.stale == 0
-    earlier = Best(2, {"AP": 0.48})  # from a state without ``highest``
-    assert not earlier.update(3, {"AP": 0.4})
-    assert earlier.highest == 0.48
+    assert best.settle(2, {"AP": 0.48}, None, 9) is None
+    best.update(3, {"AP": 0.46})
+    best.settle(3, {"AP": 0.46}, None, 9)
+    assert (best.score, best.stale) == (0.46, 0)
+    assert best.update(4, {"AP": 0.47})
 
 
 def test_few_images_of_val_make_lucky_scores():

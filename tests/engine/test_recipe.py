@@ -60,7 +60,7 @@ def test_few_images_may_have_no_up():
     few = replace(CELLS, images=50, boxes=700)
     assert choose(few).config.auto_turn
     assert "--auto-turn true: if the detector turns out to find turned objects too" in choose(few).text
-    for given in ({"rotate90": False}, {"flip_vertical": True}, {"auto_turn": False}):
+    for given in ({"rotate90": False}, {"flip_vertical": True}, {"auto_turn": False}, {"flip_horizontal": False}):
         assert not choose(few, **given).config.auto_turn
     assert not choose().config.auto_turn
     assert not choose(replace(few, classes=("left", "RBC", "WBC"))).config.auto_turn

@@ -44,7 +44,7 @@ def test_objects_found_either_way_are_turned_from_then_on():
     assert turns.answer == {"flip_vertical": True, "rotate90": True}
     assert len(seen) == 5, "it is asked once"
     assert len(lines) == 1
-    assert "upside down 0.3750, on their side 0.3800" in lines[0]
+    assert "upside down 0.3700, on their side 0.3700" in lines[0]
     config = turns.settings(TrainConfig(data="cells", auto_turn=True))
     assert (config.flip_vertical, config.rotate90) == (True, True)
 

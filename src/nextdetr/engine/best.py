@@ -50,43 +50,55 @@ class Best:
         epoch: epoch that it followed, from 1; -1 before the first validation.
         metrics: its COCO metrics, fractions 0 to 1, None where undefined.
         thresholds: confidence with the best F1, per class.
-        stale: validations since the highest AP, counted once an AP was above 0.
-        highest: that AP; above the one in ``metrics`` if the last validation was taken.
+        stale: validations since then, counted once an AP was above 0.
     """
 
     epoch: int = -1
     metrics: dict[str, float | None] = field(default_factory=dict)
     stale: int = 0
     thresholds: StoredThresholds = field(default_factory=Thresholds)
-    highest: float = 0.0
 
     @property
     def score(self) -> float:
         """AP, 0 where it is undefined."""
         return _score(self.metrics)
 
-    def update(
-        self, epoch: int, metrics: Mapping[str, float | None], thresholds: Thresholds | None = None, slack: float = 0.0
-    ) -> bool:
+    def update(self, epoch: int, metrics: Mapping[str, float | None], thresholds: Thresholds | None = None) -> bool:
         """Record a validation.
 
         Args:
             epoch: epoch that it followed, from 1.
             metrics: with ``AP``.
             thresholds: per class.
-            slack: how far below the highest AP so far it may be and still count as the best; see :func:`luck`.
 
         Returns:
-            Whether it counts as the best so far.
+            Whether it is the best so far.
         """
-        score, highest = _score(metrics), max(self.highest, self.score)  # earlier states have no highest
-        higher = highest == 0 or score > highest
-        self.stale = 0 if higher else self.stale + 1
-        self.highest = max(highest, score)
-        if not (higher or (score > 0 and score > highest - slack)):
+        if self.score > 0 and _score(metrics) <= self.score:
+            self.stale += 1
             return False
-        self.epoch, self.metrics, self.thresholds = epoch, dict(metrics), thresholds or Thresholds()
+        self._take(epoch, metrics, thresholds)
         return True
+
+    def settle(
+        self, epoch: int, metrics: Mapping[str, float | None], thresholds: Thresholds | None, images: int
+    ) -> str | None:
+        """At the end of a run, take its last validation instead if ``images`` of ``val`` cannot tell that it is worse.
+
+        Returns:
+            A sentence for the user; None if the best stays.
+        """
+        before, last = self.score, _score(metrics)
+        if epoch == self.epoch or not (last > 0 and last > before - luck(images)):
+            return None
+        self._take(epoch, metrics, thresholds)
+        return (
+            f"{images} images of val cannot tell an AP of {last:.4f} from the run's highest, {before:.4f}: the last "
+            "weights count as the best."
+        )
+
+    def _take(self, epoch: int, metrics: Mapping[str, float | None], thresholds: Thresholds | None) -> None:
+        self.epoch, self.metrics, self.stale, self.thresholds = epoch, dict(metrics), 0, thresholds or Thresholds()
 
     def out_of_patience(self, patience: int | None) -> bool:
         """Whether ``patience`` validations in a row brought no improvement; always False if it is None."""

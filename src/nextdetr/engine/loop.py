@@ -247,7 +247,7 @@ class Loop(ABC):
         self.display.line(epoch_line(number, epochs, row, pace, budget.remaining_seconds(number, 0)))
         cursor.epoch, cursor.place, cursor.sums, cursor.counted = number, 0, {}, 0
         (due,) = self._agree(self._due)
-        if due or self.must_save() or self.over:
+        if self.must_save() or due or self.over:
             self.save()
         self.after_epoch(number)
 

@@ -252,7 +252,7 @@ def _augmentation(plan: Plan) -> None:
     sided = [name for name in plan.data.classes if re.search(r"(?<![a-z])(left|right)(?![a-z])", name.lower())]
     if sided:
         plan.choose(f"the class {sided[0]!r} would not survive mirroring", flip_horizontal=False)
-    elif plan.data.images < FEW_IMAGES and plan.open("flip_vertical", "rotate90"):
+    elif plan.data.images < FEW_IMAGES and plan.open("flip_vertical", "rotate90") and plan.get("flip_horizontal"):
         plan.choose(
             "if the detector turns out to find turned objects too, it learns from turned images: 0.02 AP more with 20 "
             "images of cells",

@@ -20,7 +20,7 @@ from nextdetr.confidence import Thresholds, barely_trained
 from nextdetr.config import TrainConfig
 from nextdetr.data.loader import TrainLoader
 from nextdetr.data.records import DetectionData
-from nextdetr.engine.best import Best, luck
+from nextdetr.engine.best import Best
 from nextdetr.engine.budget import Budget
 from nextdetr.engine.curves import draw_curves
 from nextdetr.engine.detector_files import DetectorFiles
@@ -137,7 +137,7 @@ class Trainer(Loop):
         self.best_scored: tuple[CocoEvaluator, EvalResult] | None = None
         self.reserve = Reserve(self, run, config)
         self.turns = TurnTest(config, lambda data: self._examine(data)[1].metrics["AP"], display.line)
-        self.new_best, self.semi = False, None
+        self.new_best, self.went_back, self.semi = False, False, None
         if run.unlabelled is not None:
             semi = Semi(
                 run.train_data, run.unlabelled, run.model, self.average, self.criterion, config, fabric, run.teacher
@@ -192,17 +192,15 @@ class Trainer(Loop):
             self.display.line(
                 f"Training {self.config.model} at {self.image_size} px on {self.fabric.device}; run folder {self.directory}"
             )
-            for line in self.files.lines():
-                self.display.line(line)
-            for line in [] if self.teaching is None else self.teaching.lines(self.run_.model):
-                self.display.line(line)
-            for line in [] if self.semi is None else self.semi.semi.lines():
+            taught = [] if self.teaching is None else self.teaching.lines(self.run_.model)
+            for line in (*self.files.lines(), *taught, *([] if self.semi is None else self.semi.semi.lines())):
                 self.display.line(line)
             if self.budget.minutes is not None and not self.cursor.validated:
                 self.reserve.expect(self._score)
             self.run_epochs()
             if self.cursor.validated != self.cursor.epoch:  # time ran out between two epochs
                 self.amend_row(self._validate(self.cursor.epoch))
+            self._settle()
             return self._finish()
 
     def begin_epoch(self) -> None:
@@ -293,23 +291,28 @@ class Trainer(Loop):
         self.saver.require_finite()
         self.display.update("validating", self.budget.progress(cursor.epoch, cursor.place), "")
         metrics = self._score_average()
-        if self.semi is not None and self.semi.validated(metrics["AP"]):
+        self.went_back = self.semi is not None and self.semi.validated(metrics["AP"])
+        if self.went_back:
             self.scored = None  # the weights are those of an earlier state, with its scores
-        slack = luck(len(self.run_.val_data.records)) if self.budget.progress(number, 0) >= 1.0 else 0.0
-        self.new_best = cursor.best.update(number, cursor.metrics, cursor.thresholds, slack)
+        self.new_best = cursor.best.update(number, cursor.metrics, cursor.thresholds)
         if self.new_best:
             self.best_scored = self.scored
-            if cursor.best.score < cursor.best.highest:
-                self.display.line(
-                    f"{len(self.run_.val_data.records)} images of val cannot tell an AP of {cursor.best.score:.4f} from "
-                    f"the run's highest, {cursor.best.highest:.4f}: the last weights count as the best."
-                )
         cursor.validated, cursor.validated_at = number, self.budget.seconds
         cursor.validation_seconds = self.budget.seconds - started
         self.reserve.keep(cursor.validation_seconds)
-        self.turns.ask(self.run_.val_data, self.budget.progress(number, 0))
+        self.turns.ask(self.run_.val_data, largest(self.fabric, self.budget.progress(number, 0))[0])
         self.unsaved = True
         return metrics
+
+    def _settle(self) -> None:
+        """Let the last weights be the best if ``val`` is too small to tell; not if the run ended early or went back."""
+        cursor = self.cursor
+        if self.progress < 1.0 or self.went_back or cursor.validated != cursor.epoch or cursor.place:
+            return
+        line = cursor.best.settle(cursor.epoch, cursor.metrics, cursor.thresholds, len(self.run_.val_data.records))
+        if line is not None:
+            self.new_best, self.unsaved, self.best_scored = True, True, self.scored
+            self.display.line(line)
 
     def _score_average(self) -> dict[str, float | None]:
         """Score the averaged weights on ``val``; ``cursor`` keeps the scores."""
@@ -335,6 +338,7 @@ class Trainer(Loop):
 
     def must_save(self) -> bool:
         """Whether the weights are the best so far; state and ``best.safetensors`` are written together."""
+        self._settle()
         return self.new_best
 
     def save(self) -> None:
@@ -383,8 +387,7 @@ class Trainer(Loop):
             f"Done in {clock(seconds)}: best AP {shown_score(best.metrics.get('AP'))} in epoch {best.epoch}; "
             f"weights in {checkpoint}"
         )
-        doubt = barely_trained(best.thresholds, self.run_.train_data.classes)
-        if doubt:
+        if doubt := barely_trained(best.thresholds, self.run_.train_data.classes):
             self.display.line(f"The detector is {doubt}")
         if self.profile.enabled:
             self.display.line(self.profile.table())

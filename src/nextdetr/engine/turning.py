@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from statistics import mean
 from typing import Any
 
 from nextdetr.config import TrainConfig
@@ -60,8 +59,8 @@ class TurnTest:
         upright = self._score(some)
         if upright is None or not upright >= LEAST_AP:
             return
-        flips = mean(self._score(oriented(some, way)) or 0.0 for way in FLIPS)
-        quarters = mean(self._score(oriented(some, way)) or 0.0 for way in QUARTERS)
+        flips = min(self._score(oriented(some, way)) or 0.0 for way in FLIPS)
+        quarters = min(self._score(oriented(some, way)) or 0.0 for way in QUARTERS)
         either = flips >= KEPT * upright
         self.answer = {"flip_vertical": either, "rotate90": either and quarters >= KEPT * upright}
         added = "mirrored top to bottom" + (" and rotated by quarter turns" if self.answer["rotate90"] else "")

@@ -218,10 +218,10 @@ def _extra(file: TorchFile, found: Found) -> dict[str, Any]:
 
 
 def _read_folder(folder: Path, key: str | None) -> WeightsFile:
-    name = next((name for name in FOLDER_FILES if (folder / name).is_file()), None)
     run = next((name for name in RUN_FILES if (folder / name).is_file()), None)
-    if name is None and run is not None:
+    if run is not None:
         return _read_file(folder / run, key)
+    name = next((name for name in FOLDER_FILES if (folder / name).is_file()), None)
     if name is None:
         found = sorted(path.name for path in folder.glob("*.safetensors"))
         if len(found) != 1:
