@@ -253,7 +253,7 @@ def test_weights_on_either_side_are_stored_in_8_bits():
 
     from nextdetr.export.quantize import store_weights_as_int8
 
-    generator = np.random.default_rng()
+    generator = np.random.default_rng(0)
     left, right = (generator.normal(size=size).astype(np.float32) for size in ((24, 16), (9, 10)))
     left[3] *= 100  # a scale of its own
     right[:, 3] *= 100
