@@ -38,6 +38,7 @@ __all__ = [
     "path_text",
     "remove_empty",
     "remove_leftovers",
+    "with_own_name",
     "write_bytes_atomic",
     "write_text_atomic",
 ]
@@ -62,7 +63,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             unchanged.
     """
     target = Path(path)
-    if target.name in ("", ".."):
+    if not _has_name(target):
         raise WriteError(f"{target}: is a folder; name a file.")
     make_directory(target.parent)
     remove_leftovers(target.parent)
@@ -151,8 +152,17 @@ def latest_directory(wanted: str | Path) -> Path | None:
 
 def _numbered(wanted: Path) -> Iterator[Path]:
     yield wanted
-    named = wanted if wanted.name not in ("", "..") else wanted.resolve()  # "." has no name of its own
-    yield from (named.with_name(f"{named.name}-{number}") for number in itertools.count(2))
+    own = with_own_name(wanted)
+    yield from (own.with_name(f"{own.name}-{number}") for number in itertools.count(2))
+
+
+def with_own_name(path: Path) -> Path:
+    """Return a path with a name of its own: "." and ".." have none, and stand for a folder that has."""
+    return path if _has_name(path) else path.resolve()
+
+
+def _has_name(path: Path) -> bool:
+    return path.name not in ("", "..")
 
 
 def missing_folders(path: str | Path) -> list[Path]:

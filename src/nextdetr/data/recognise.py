@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from nextdetr.data.listing import subfolders
 from nextdetr.data.raw import RawSplit
+from nextdetr.files import with_own_name
 
 __all__ = ["Format", "Glance", "SplitReader", "start_of", "yaml_beside"]
 
@@ -119,8 +120,7 @@ class Glance:
 
 def yaml_beside(folder: Path) -> Path:
     """Return the path of a YAML named after a folder, in the folder above, whether or not it exists."""
-    above = folder.parent if folder.name not in ("", "..") else folder.resolve().parent
-    return above / f"{folder.resolve().name}.yaml"
+    return with_own_name(folder).parent / f"{folder.resolve().name}.yaml"
 
 
 def start_of(path: Path, count: int = 4096) -> bytes:

@@ -18,7 +18,7 @@ from nextdetr.config_file import dump_config, read_config_file
 from nextdetr.engine.foreign_arguments import ARGUMENTS
 from nextdetr.engine.log import MetricsTable
 from nextdetr.errors import ConfigError, DataError
-from nextdetr.files import new_directory_if_used, write_text_atomic
+from nextdetr.files import new_directory_if_used, with_own_name, write_text_atomic
 from nextdetr.weights.checkpoint import open_model
 from nextdetr.weights.convert import convert
 
@@ -110,8 +110,8 @@ def import_run(run: str | Path, output: str | Path | None = None) -> ImportedRun
     if weights is None:
         raise ConfigError(f"{run}: there is no {_WEIGHTS[0]} in it; wait for the end of its first epoch.")
     table = _table(run / RESULTS)
-    named = run if run.name not in ("", "..") else run.resolve()  # "." has no name of its own
-    with new_directory_if_used(output if output is not None else named.with_name(f"{named.name}-nextdetr")) as target:
+    own = with_own_name(run)
+    with new_directory_if_used(output if output is not None else own.with_name(f"{own.name}-nextdetr")) as target:
         return _written(run, values, weights, table, target)
 
 

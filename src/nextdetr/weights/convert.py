@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nextdetr.errors import ConfigError, WeightsError
-from nextdetr.files import atomic_write, is_local, make_directory, write_text_atomic
+from nextdetr.files import atomic_write, is_local, make_directory, with_own_name, write_text_atomic
 from nextdetr.models.convnextv2 import EXPANSION
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import build_skeleton, load_model_file, parse_model_text, with_memory
@@ -161,8 +161,7 @@ def _target(source: str | Path, to: Format, output: str | Path | None) -> Path:
     suffix = ".pt" if to in _TORCH else ".safetensors"
     if output is None:
         # For a name on the Hub, the file is written here, as if the download were here.
-        path = Path(source) if is_local(source) else Path(plain_name(source))
-        path = path if path.name not in ("", "..") else path.resolve()  # "." has no name of its own
+        path = with_own_name(Path(source) if is_local(source) else Path(plain_name(source)))
         stem = path.stem if path.is_file() or path.suffix in _FILE_SUFFIXES else path.name
         return path.with_name(f"{stem}-{to}" + ("" if to == "transformers" else suffix))
     target = Path(output)
