@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from nextdetr.cli.other_tools import own_settings
 from nextdetr.cli.output import print_json, say
-from nextdetr.config import CommandConfig, build_config
+from nextdetr.config import CommandConfig, ValConfig, build_config
 from nextdetr.config_file import merge_settings, read_config_file
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from nextdetr.weights.report import LoadReport
 
 __all__ = [
-    "AllowPartial", "Json", "Runtime", "Verbose", "Weights", "is_first_process", "print_json", "say", "settings",
-    "split_line", "tell_point", "tell_reports",
+    "AllowPartial", "Json", "Runtime", "Verbose", "Weights", "is_first_process", "open_told", "print_json", "say",
+    "settings", "split_line", "tell_point", "tell_reports",
 ]  # fmt: skip
 
 Json = Annotated[
@@ -75,6 +75,18 @@ def tell_reports(reports: Iterable[LoadReport]) -> None:
     """Report on standard error what was loaded from each weights file, and what was not."""
     for report in reports:
         sys.stderr.write(report.text() + "\n")
+
+
+def open_told(
+    model: str, config: ValConfig, *, weights: Weights, allow_partial: AllowPartial, runtime: Runtime
+) -> OpenedModel | OpenedExport:
+    """Open the detector of a command that scores it, and say what was loaded and what ``--latency`` chooses."""
+    from nextdetr.inference.exported import open_any
+
+    opened, reports = open_any(model, weights=weights, allow_partial=allow_partial, runtime=runtime)
+    tell_reports(reports)
+    tell_point(opened, config.latency, config.latency_of)
+    return opened
 
 
 def tell_point(opened: OpenedModel | OpenedExport, latency: float | None, times: Path | None) -> None:

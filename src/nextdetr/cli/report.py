@@ -6,18 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import (
-    AllowPartial,
-    Json,
-    Runtime,
-    Verbose,
-    Weights,
-    print_json,
-    say,
-    settings,
-    tell_point,
-    tell_reports,
-)
+from nextdetr.cli.common import AllowPartial, Json, Runtime, Verbose, Weights, open_told, print_json, say, settings
 from nextdetr.config import ReportConfig
 from nextdetr.errors import ConfigError
 
@@ -42,11 +31,8 @@ def report(
     if merged.data is None:
         raise ConfigError("a report needs a data set: give --data with a folder or a YAML.")
     from nextdetr.engine.report import report as run
-    from nextdetr.inference.exported import open_any
 
-    opened, reports = open_any(model, weights=weights, allow_partial=allow_partial, runtime=runtime)
-    tell_reports(reports)
-    tell_point(opened, merged.latency, merged.latency_of)
+    opened = open_told(model, merged, weights=weights, allow_partial=allow_partial, runtime=runtime)
     result = run(opened, merged)
     if json:
         print_json(result.to_json())
