@@ -8,8 +8,8 @@ They are not frozen, since lightning-fabric maps over the fields of a dataclass 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,8 +27,9 @@ __all__ = [
     "Target",
     "TrainingOutput",
     "Uncast",
-    "UncastTargets",
 ]
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -76,36 +77,20 @@ class Batch:
         )
 
 
-class UncastTargets:
-    """The targets of a batch, passed unchanged through lightning-fabric.
+class Uncast(Generic[T]):
+    """An argument of a model that lightning-fabric passes on as it is.
 
     Fabric casts every float in the arguments of its forward, also in lists and dataclasses, to the precision of the
     products: boxes in bfloat16 are off by up to 1/512 of the image. It does not look into this class.
     """
 
-    def __init__(self, targets: Sequence[Target]) -> None:
-        self._targets = targets
-
-    def __len__(self) -> int:
-        return len(self._targets)
-
-    def __iter__(self) -> Iterator[Target]:
-        return iter(self._targets)
-
-    def __getitem__(self, index: int) -> Target:
-        return self._targets[index]
-
-
-class Uncast:
-    """A tensor that lightning-fabric passes on as it is, see ``UncastTargets``."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+    def __init__(self, value: T) -> None:
+        self.value = value
 
     @staticmethod
-    def of(value: Tensor | Uncast) -> Tensor:
-        """Return the tensor, wrapped or not."""
-        return value.tensor if isinstance(value, Uncast) else value
+    def of(value: T | Uncast[T]) -> T:
+        """Return the argument, wrapped or not."""
+        return value.value if isinstance(value, Uncast) else value
 
 
 @dataclass(slots=True)

@@ -49,7 +49,7 @@ from nextdetr.layers.syncnorm import synchronize_norms
 from nextdetr.losses.criterion import Criterion
 from nextdetr.losses.matcher import HungarianMatcher
 from nextdetr.memory import keep_freed_memory
-from nextdetr.structures import Batch, Target, UncastTargets
+from nextdetr.structures import Batch, Target, Uncast
 
 __all__ = ["TrainResult", "train"]
 
@@ -247,7 +247,7 @@ class Trainer(Loop):
                 asked["questions"] = self.teaching.ask(images, progress)
         with self.fabric.no_backward_sync(self.model, enabled=not last):
             with part("forward"):
-                output = self.model(images, UncastTargets(targets), **asked)
+                output = self.model(images, Uncast(targets), **asked)
             with part("losses"):
                 terms = self.criterion(labelled_output(output, batch, views), batch.targets)
                 if self.semi is not None:

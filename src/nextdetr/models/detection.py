@@ -16,7 +16,7 @@ from nextdetr.layers.fast import is_traced
 from nextdetr.layers.normalize import imagenet_statistics
 from nextdetr.models.names import row_name
 from nextdetr.models.sizes import check_sides
-from nextdetr.structures import Answers, DetectorOutput, Questions, Target
+from nextdetr.structures import Answers, DetectorOutput, Questions, Target, Uncast
 
 __all__ = ["DetectionModel", "RowInfo"]
 
@@ -131,7 +131,7 @@ class DetectionModel(nn.Module):
     def forward(
         self,
         images: Tensor,
-        targets: Sequence[Target] | None = None,
+        targets: Sequence[Target] | Uncast[Sequence[Target]] | None = None,
         *,
         queries: int | None = None,
         questions: Questions | None = None,
@@ -140,7 +140,7 @@ class DetectionModel(nn.Module):
 
         Args:
             images: [B, 3, H, W] float RGB, 0 to 1; H and W multiples of ``stride``.
-            targets: one per image, in training.
+            targets: one per image, in training; in half precision as ``Uncast``, since boxes are float32.
             queries: number of object queries, if not the model's own.
             questions: in training, what a teacher asks for besides the detections.
 
@@ -150,7 +150,7 @@ class DetectionModel(nn.Module):
         Raises:
             ConfigError: the images have an unsupported size, or ``queries`` is below 1.
         """
-        decoder = self.rows[-1]
+        decoder, targets = self.rows[-1], None if targets is None else Uncast.of(targets)
         if questions is None:
             output: DetectorOutput = decoder(self.decoder_inputs(images), targets, queries=queries)
             return output

@@ -110,7 +110,7 @@ class FCMAE(nn.Module):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
-    def forward(self, images: Tensor | Uncast, noise: Tensor | Uncast | None = None) -> Tensor:
+    def forward(self, images: Tensor | Uncast[Tensor], noise: Tensor | Uncast[Tensor] | None = None) -> Tensor:
         """Return the mean squared error on the hidden patches, a scalar.
 
         Args:
