@@ -338,7 +338,7 @@ class Trainer(Loop):
 
     def must_save(self) -> bool:
         """Whether the weights are the best so far; state and ``best.safetensors`` are written together."""
-        self._settle()
+        self._settle()  # before the run's last save, which then has the choice
         return self.new_best
 
     def save(self) -> None:
