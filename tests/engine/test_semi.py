@@ -180,20 +180,61 @@ def test_a_finished_run_that_goes_on_is_guarded_again(settings, monkeypatch, cap
     assert result.best == {"epoch": 6, "metrics": {"AP": 0.5, "AP50": 0.5}}
 
 
+def judged(guard, score, share=0.1):
+    guard.loop.progress += share
+    return guard.judge(score)
+
+
 def test_the_guard_bears_what_validations_differ_by_anyway(monkeypatch):
     monkeypatch.setattr(Guard, "_keep", lambda self: None)
     monkeypatch.setattr(Guard, "_return", lambda self, score: None)
     told = []
-    guard = Guard(SimpleNamespace(), told.append)
+    guard = Guard(SimpleNamespace(progress=0.0), told.append, 100)
     guard.begin(0.3)
-    assert not any(guard.judge(score) for score in (0.29, 0.2, 0.2, 0.29, 0.2, 0.2, 0.35, 0.3, None, 0.3))
+    assert not any(judged(guard, score) for score in (0.29, 0.2, 0.2, 0.29, 0.2, 0.2, 0.35, 0.3, None, 0.3))
     assert guard.stale == 2
-    assert guard.judge(0.3)
-    blind = Guard(SimpleNamespace(), told.append)
+    assert judged(guard, 0.3)
+    blind = Guard(SimpleNamespace(), told.append, 100)
     blind.begin(None)
     assert not any(blind.judge(score) for score in [0.0] * 5)
     assert told == ["val has no AP, so nothing guards this run: the unlabelled images may make it worse."]
     assert guard_module.PATIENCE == 3
+
+
+def test_nine_images_cannot_blame_the_unlabelled_ones_for_what_labels_alone_also_do(monkeypatch):
+    """The best of 20 labelled images, 0.460 of nine, was followed by 0.404 without any unlabelled image."""
+    monkeypatch.setattr(Guard, "_keep", lambda self: None)
+    monkeypatch.setattr(Guard, "_return", lambda self, score: None)
+    guards = {images: Guard(SimpleNamespace(progress=0.0), print, images) for images in (9, 49, 50, 1000)}
+    for guard in guards.values():
+        guard.begin(0.460)
+    assert not any(judged(guards[9], 0.404) for _ in range(8))
+    assert [judged(guards[9], 0.38) for _ in range(3)] == [False, False, True]
+    assert [judged(guards[49], score) for score in (0.435, 0.435, 0.435, 0.43, 0.43, 0.43)] == [False] * 5 + [True]
+    for images in (50, 1000):
+        assert [judged(guards[images], 0.435) for _ in range(3)] == [False, False, True]
+
+
+def test_a_run_with_eight_images_of_val_goes_on_with_the_unlabelled_ones(settings, monkeypatch):
+    scores = iter([0.3, 0.5, *[0.45] * 20])  # 0.05 less is no sign of harm
+    monkeypatch.setattr(Trainer, "_score", lambda self, data: {"AP": next(scores), "AP50": 0.5})
+    train(TrainConfig(**settings | {"epochs": 6, "unlabelled_from": 1 / 6, "report": False}), quiet=True)
+    assert min(float(row["loss_unlabelled_class"]) for row in rows(settings["output"])[1:]) > 0
+
+
+def test_a_low_ap_must_last_before_the_run_goes_back(monkeypatch):
+    """A few images are scored every few steps: three low scores in a row may be two percent of the run."""
+    monkeypatch.setattr(Guard, "_keep", lambda self: None)
+    monkeypatch.setattr(Guard, "_return", lambda self, score: None)
+    guard = Guard(SimpleNamespace(progress=0.6), print, 100)
+    guard.begin(0.5)
+    assert not any(judged(guard, 0.4, 0.01) for _ in range(5))
+    resumed = Guard(SimpleNamespace(progress=guard.loop.progress), print, 100)
+    resumed.load_state_dict(guard.state_dict())
+    assert judged(resumed, 0.4, 0.011)
+    earlier = Guard(SimpleNamespace(progress=0.7), print, 100)
+    earlier.load_state_dict({"best": 0.5, "stale": 2})
+    assert judged(earlier, 0.4, 0.01)
 
 
 def test_a_fixed_teacher_finds_the_boxes_from_the_first_step(settings, tmp_path):

@@ -24,6 +24,7 @@ class SemiRun:
         semi: their part of a step.
         score: scores the averaged weights on ``val`` into ``cursor.metrics`` and ``cursor.thresholds``; returns the AP.
         picture: draws images and targets into a named file.
+        images: number of images of ``val``.
     """
 
     def __init__(
@@ -32,9 +33,10 @@ class SemiRun:
         semi: Semi,
         score: Callable[[], float | None],
         picture: Callable[[Tensor, Sequence[Target], str], None],
+        images: int,
     ) -> None:
         self.loop, self.semi, self._score, self._picture = loop, semi, score, picture
-        self.guard = Guard(loop, loop.display.line)
+        self.guard = Guard(loop, loop.display.line, images)
         self.picture_due = True
         self.attach()
 

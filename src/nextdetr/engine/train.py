@@ -142,7 +142,8 @@ class Trainer(Loop):
             semi = Semi(
                 run.train_data, run.unlabelled, run.model, self.average, self.criterion, config, fabric, run.teacher
             )
-            self.semi = SemiRun(self, semi, lambda: self._score_average()["AP"], self._picture)
+            images = len(run.val_data.records)
+            self.semi = SemiRun(self, semi, lambda: self._score_average()["AP"], self._picture, images)
         self.restore(run.state)
 
     def build_loader(self, fabric: Fabric) -> TrainLoader:
