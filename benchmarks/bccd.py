@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nextdetr import Detector
-from results import machine, write_result
+from results import claim, machine, write_result
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -43,6 +43,8 @@ def main() -> None:
     parser.add_argument("--output", default="runs/benchmark-bccd")
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     options = parser.parse_args()
+    settings = {name: getattr(options, name) for name in ("model", "minutes", "image_size", "seed")}
+    claim(Path(options.output), {**settings, "data": str(Path(options.data).resolve())})
     scored = run(options)
     with (Path(options.output) / "metrics.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -22,7 +22,7 @@ from typing import Any
 
 from nextdetr import Detector
 from nextdetr.inference.header import is_exported
-from results import machine, write_result
+from results import claim, machine, write_result
 
 VARIANTS: dict[str, dict[str, float]] = {
     "plain": {}, "teacher": {"teacher_until": 1.0}, "half": {"teacher_until": 0.5}, "places": {"teacher_maps": 0.0},
@@ -97,6 +97,9 @@ def main() -> None:
     parser.add_argument("--test", action="store_true", help="score the chosen variant and the plain one on test")
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     options = parser.parse_args()
+    settings = {name: getattr(options, name) for name in ("model", "minutes", "epochs", "image_size", "threads")}
+    paths = {name: str(Path(getattr(options, name)).resolve()) for name in ("data", "teacher")}
+    claim(Path(options.output), settings | paths)
     rows, means = [], {}
     for variant in options.variants:
         results = [train(options, variant, seed) for seed in options.seeds]

@@ -39,7 +39,7 @@ from safetensors.torch import save_file
 
 import nextdetr
 from nextdetr import Detector
-from results import machine, plot_curves, write_result
+from results import claim, machine, plot_curves, write_result
 
 #: Settings of the fine-tuning, by name; ``None`` starts from random weights.
 SETTINGS: dict[str, dict[str, Any] | None] = {
@@ -49,7 +49,9 @@ SETTINGS: dict[str, dict[str, Any] | None] = {
     "FCMAE, backbone at a tenth of the rate": {"backbone_rate_factor": 0.1},
 }
 #: Settings that the recipe would choose, fixed here so that all runs have the same.
-FIXED: dict[str, Any] = {"backbone_rate_factor": 1.0, "layer_decay": 1.0, "freeze_backbone_epochs": 0, "batch_size": 8}
+FIXED: dict[str, Any] = {
+    "backbone_rate_factor": 1.0, "layer_decay": 1.0, "freeze_backbone_epochs": 0, "batch_size": 8, "auto_turn": False,
+}  # fmt: skip
 
 #: Options that may differ between the runs of one folder.
 VARIED = ("fractions", "second_seed", "settings", "output", "test", "write", "result")
@@ -76,19 +78,6 @@ def subset(data: Path, fraction: float, folder: Path) -> tuple[Path, int]:
     path = folder / f"data-{tag}.yaml"
     path.write_text(f"format: voc\nroot: .\n{splits}", encoding="utf-8")
     return path, len(kept)
-
-
-def claim(options: argparse.Namespace, folder: Path) -> None:
-    """Store the settings that the runs of this folder share; refuse a folder with others."""
-    common = {name: value for name, value in vars(options).items() if name not in VARIED}
-    common["data"] = str(Path(options.data).resolve())
-    noted = folder / "settings.json"
-    if noted.is_file():
-        earlier = json.loads(noted.read_text(encoding="utf-8"))
-        other = ", ".join(name for name in common if (earlier.get(name) or None) != (common[name] or None))
-        if other:
-            raise SystemExit(f"{folder} contains runs with another {other}; choose another --output.")
-    noted.write_text(json.dumps(common), encoding="utf-8")
 
 
 def pretraining(options: argparse.Namespace) -> tuple[str, float]:
@@ -267,8 +256,8 @@ def options_given() -> argparse.Namespace:
 def main() -> None:
     options = options_given()
     folder = Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    claim(options, folder)
+    common = {name: value for name, value in vars(options).items() if name not in VARIED}
+    claim(folder, {**common, "data": str(Path(options.data).resolve())})
     rows, scores = study(options, folder)
     if len(options.fractions) > 1:
         split = "test" if options.test else "val"

@@ -27,7 +27,7 @@ from few_labels import BATCH, cut
 from nextdetr import Detector
 from nextdetr.files import write_text_atomic
 from peer_data import read_splits, write_yolo
-from results import machine, write_result
+from results import claim, machine, write_result
 
 MIXED, TURNED = {"mosaic": 0.5, "copy_paste": 0.5}, {"flip_vertical": True, "rotate90": True}
 PLAIN = {"mosaic": 0.0, "copy_paste": 0.0, "auto_turn": False}
@@ -80,6 +80,9 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    shared = ("images", "epochs", "model", "image_size", "threads")
+    settings = {name: getattr(options, name) for name in shared}
+    claim(Path(options.output), {**settings, "data": str(Path(options.data).resolve())})
     found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in options.variants}
     for seed in options.seeds:  # seed by seed, so that a stopped study has all variants of the first seeds
         for variant in options.variants:

@@ -8,7 +8,7 @@ DATA has the splits train and val (and test, for ``--test``). The labelled image
 shuffle by the seed. ``val`` is reduced in the same way, as a user's would be. The other images of train are unlabelled.
 
 - random: labels only, from random weights, without ``--auto-turn``.
-- turned: the same with ``--auto-turn``, as in the recipe below 100 images.
+- turned: the same with ``--auto-turn``, as in the recipe: only below 100 labelled images.
 - pretrained: ``pretrain --detector`` on all images of train for a third of the minutes, then the labels.
 - unlabelled: ``train --unlabelled`` from random weights.
 - together: all of it.
@@ -43,6 +43,7 @@ import yaml
 import nextdetr
 from nextdetr import Detector
 from nextdetr.data.records import DetectionData
+from nextdetr.engine.recipe import FEW_IMAGES
 from nextdetr.files import write_text_atomic
 from peer_data import read_splits, write_yolo
 from peers import run_peer
@@ -143,7 +144,8 @@ def train_ours(options: argparse.Namespace, job: Job, folder: Path) -> dict[str,
     else:
         settings = {
             "data": data, "image_size": options.image_size, "seed": job.seed, "output": run,
-            "auto_turn": job.row in ("turned", "together"), **length(options, count, options.minutes - spent),
+            "auto_turn": job.row in ("turned", "together") and count < FEW_IMAGES,
+            **length(options, count, options.minutes - spent),
         }  # fmt: skip
         if job.row in ("unlabelled", "together") and any(more.iterdir()):
             settings["unlabelled"] = (str(more),)

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from nextdetr import Detector
-from results import machine, write_result
+from results import claim, machine, write_result
 
 SHARE = 0.9  # of the final AP from random weights
 
@@ -92,6 +92,9 @@ def main() -> None:
     parser.add_argument("--output", default="runs/benchmark-fine-tuning")
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     options = parser.parse_args()
+    shared = ("model", "epochs", "minutes", "image_size", "batch_size", "validations", "threads")
+    paths = {name: str(Path(getattr(options, name)).resolve()) for name in ("data", "weights")}
+    claim(Path(options.output), {name: getattr(options, name) for name in shared} | paths)
     variants: dict[str, dict[str, Any]] = {"random": {}} if options.no_start else {"random": {}, "start": {}}
     for name, *pairs in options.variant:
         variants[name] = {key: yaml.safe_load(value) for key, value in (pair.split("=", 1) for pair in pairs)}

@@ -29,8 +29,10 @@ import yaml
 
 from environments import environment, surroundings
 from nextdetr.data.records import DetectionData
+from nextdetr.weights.checkpoint import read_metrics
+from nextdetr.weights.tensorfile import read_metadata
 from peer_data import read_splits, score_predictions, write_yolo
-from results import machine, plot_curves, write_result
+from results import claim, machine, plot_curves, write_result
 
 Curve = list[tuple[float, float]]  # minutes, AP on val
 RUNNER = Path(__file__).parent / "peer_ultralytics.py"
@@ -90,20 +92,20 @@ def report_ours(
 ) -> dict[str, Any]:
     """Score the best weights of a finished run, once, and read its curve."""
     final = "test" if "test" in splits else "val"
-    kept = folder / f"{final}.json"
-    if not kept.is_file():
+    file = folder / f"{final}.json"
+    if not file.is_file():
         arguments = ["val", str(folder / "best.safetensors"), "--data", options.data, "--split", final, "--json"]
         done = subprocess.run([*command, *arguments], check=True, stdout=subprocess.PIPE, env=environ)
-        kept.write_bytes(done.stdout)
-    with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+        file.write_bytes(done.stdout)
+    with (folder / "metrics.csv").open(encoding="utf-8", newline="") as table:
+        rows = list(csv.DictReader(table))
     scored = [row for row in rows if row["AP"]]
     chosen = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    best = max(scored, key=lambda row: float(row["AP"]))
+    kept = read_metrics(read_metadata(folder / "best.safetensors"))  # with few images of val not those of the highest AP
     return {
         "curve": [(float(row["seconds"]) / 60, float(row["AP"])) for row in scored], "epochs": len(rows),
-        "val": {"AP": float(best["AP"]), "AP50": float(best["AP50"])},
-        "final": json.loads(kept.read_text(encoding="utf-8"))["metrics"], "version": str(chosen["model"]),
+        "val": {"AP": kept["AP"], "AP50": kept["AP50"]},
+        "final": json.loads(file.read_text(encoding="utf-8"))["metrics"], "version": str(chosen["model"]),
     }  # fmt: skip
 
 
@@ -179,6 +181,9 @@ def main() -> None:
     splits, output = read_splits(options.data), Path(options.output)
     if options.extra and len(options.seeds) > 1:
         parser.error("--extra adds runs of one seed; pass only that seed")
+    shared = ("minutes", "image_size", "batch_size", "threads", "train_options")
+    settings = {name: getattr(options, name) for name in shared} | {"data": str(Path(options.data).resolve())}
+    claim(output, settings | {"seed": options.seeds[0] if len(options.seeds) == 1 else None})  # several have a folder each
     results = {}
     for seed in options.seeds:
         given = argparse.Namespace(**vars(options), seed=seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import platform
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -28,6 +29,24 @@ def machine() -> str:
         pass
     isa = torch.backends.cpu.get_cpu_capability()
     return f"Machine: {model}, {isa}, {torch.get_num_threads()} threads; torch {torch.__version__}."
+
+
+def claim(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Store the settings that all runs in a folder share; refuse a folder with runs of others.
+
+    Finished runs are reported and not repeated, so those of other settings would be taken for the ones requested.
+
+    Raises:
+        SystemExit: the folder was used with other settings.
+    """
+    noted = folder / "settings.json"
+    if noted.is_file():
+        earlier = json.loads(noted.read_text(encoding="utf-8"))
+        other = ", ".join(name for name, value in settings.items() if (earlier.get(name) or None) != (value or None))
+        if other:
+            raise SystemExit(f"{folder} contains runs with another {other}; choose another --output.")
+    folder.mkdir(parents=True, exist_ok=True)
+    noted.write_text(json.dumps(settings), encoding="utf-8")
 
 
 def take_turns(runs: Mapping[K, Callable[[], Any]], repeats: int) -> dict[K, list[float]]:

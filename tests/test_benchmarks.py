@@ -7,10 +7,14 @@ import json
 import subprocess
 import sys
 import sysconfig
+from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from nextdetr.data.sources import load_data
 from tests.helpers import squares
@@ -69,6 +73,26 @@ def test_ratios_are_taken_turn_by_turn(scripts):
     assert middle == pytest.approx(0.5)
     assert low == pytest.approx(0.5)
     assert high == pytest.approx(0.55)
+
+
+def test_a_folder_with_runs_of_other_settings_is_refused(scripts, tmp_path):
+    claim = scripts("results").claim
+    for _ in range(2):
+        claim(tmp_path / "runs", {"images": 20, "seed": 0})
+    with pytest.raises(SystemExit, match="contains runs with another images, seed"):
+        claim(tmp_path / "runs", {"images": 205, "seed": 1})
+
+
+def test_the_score_on_val_is_that_of_the_weights_that_are_scored_on_test(scripts, tmp_path):
+    (tmp_path / "config.yaml").write_text("model: nextdetr-zepto\n")
+    (tmp_path / "metrics.csv").write_text("epoch,seconds,AP,AP50\n1,60,0.46,0.7\n2,120,0.44,0.8\n")
+    (tmp_path / "test.json").write_text(json.dumps({"metrics": {"AP": 0.5}}))
+    metadata = {"metrics": json.dumps({"AP": 0.44, "AP50": 0.8})}  # the last ones, as with few images of val
+    save_file({"tensor": torch.zeros(1)}, tmp_path / "best.safetensors", metadata)
+    found = scripts("peers").report_ours(tmp_path, Namespace(data="data"), {"val": None, "test": None}, [], {})
+    assert found["val"] == {"AP": 0.44, "AP50": 0.8}
+    assert found["curve"] == [(1.0, 0.46), (2.0, 0.44)]
+    assert found["final"] == {"AP": 0.5}
 
 
 def test_an_environment_shares_packages_and_is_made_once(scripts, tmp_path, monkeypatch):
@@ -182,6 +206,31 @@ def test_the_study_of_few_labels_goes_on_where_it_stopped(few_labels, monkeypatc
         few_labels.main()
 
 
+@pytest.mark.parametrize(("images", "turns"), [(99, True), (100, False)])
+def test_images_are_turned_only_where_the_recipe_would(few_labels, monkeypatch, tmp_path, images, turns):
+    given = {}
+
+    class Detector:
+        def __init__(self, model, *, weights):
+            assert weights is None
+
+        def train(self, **settings):
+            given.update(settings)
+            return SimpleNamespace(best={"metrics": {"AP": 0.5}}, epochs=1, seconds=1.0)
+
+    monkeypatch.setattr(few_labels, "Detector", Detector)
+    monkeypatch.setattr(few_labels, "write_data", lambda *_: (tmp_path / "data.yaml", tmp_path, images))
+    options = Namespace(model="nextdetr-atto", image_size=256, steps=None, minutes=1, test=False)
+    few_labels.train_ours(options, few_labels.Job("turned", 1, 0), tmp_path)
+    assert given["auto_turn"] is turns
+    few_labels.train_ours(options, few_labels.Job("random", 1, 0), tmp_path)
+    assert given["auto_turn"] is False
+
+
+def test_few_and_many_labels_of_the_study_of_fcmae_are_augmented_alike(scripts):
+    assert scripts("fcmae_study").FIXED["auto_turn"] is False
+
+
 def test_every_kind_of_augmentation_sees_the_same_few_images(monkeypatch, tmp_path, capsys):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     few_images = importlib.import_module("few_images")
@@ -203,3 +252,6 @@ def test_every_kind_of_augmentation_sees_the_same_few_images(monkeypatch, tmp_pa
     assert seen["plain", 0] != seen["plain", 1]
     assert {len(images) for images in seen.values()} == {5}
     assert "| mixed | **0.150** (0.100, 0.200) | 0.500 |" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*command, "--images", "6"])
+    with pytest.raises(SystemExit, match="contains runs with another images"):
+        few_images.main()
