@@ -253,6 +253,15 @@ def test_no_val_and_no_labels(tmp_path):
     assert result.recipe[0].startswith("--split-off 0.2")
 
 
+def test_without_val_the_settings_are_those_for_the_images_that_are_left(tmp_path):
+    coco, generator = Coco(tmp_path / "set"), np.random.default_rng(0)
+    for number in range(110):  # 88 of them to train on, fewer than the 100 from which images are not turned
+        coco.add("train", f"{number}.jpg", picture(number), (0, *generator.uniform(0, 60, 2).round(2), 80, 80))
+    recipe = nextdetr.doctor(coco.write(), device="cpu").recipe
+    assert any(line.startswith("--batch-size 4: 22 steps an epoch") for line in recipe)
+    assert any(line.startswith("--auto-turn true") for line in recipe)
+
+
 def test_a_split_made_of_others_is_no_leak(sound, tmp_path):
     shutil.copytree(sound, tmp_path / "set")
     for split in ("train", "val"):

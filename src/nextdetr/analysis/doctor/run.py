@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from nextdetr.analysis.doctor.boxes import doubled_boxes, equal_boxes, small_boxes, whole_image_boxes
@@ -160,6 +161,14 @@ def _recipe(data: str, train: DetectionData, config: DoctorConfig, *, set_aside:
     given = {"data": data} if config.image_size is None else {"data": data, "image_size": config.image_size}
     machine = describe_machine(choose_device(config.device))
     return choose_recipe(
-        build_config(TrainConfig, given), describe_data(train), machine, models=available_models(),
-        set_aside=SET_ASIDE if set_aside else None,
+        build_config(TrainConfig, given), describe_data(_left_to_train(train) if set_aside else train), machine,
+        models=available_models(), set_aside=SET_ASIDE if set_aside else None,
     )  # fmt: skip
+
+
+def _left_to_train(train: DetectionData) -> DetectionData:
+    """Return as many images, from all over ``train``, as are left if training sets the others aside as ``val``."""
+    count = len(train.records)
+    aside = min(max(1, round(SET_ASIDE * count)), count - 1)
+    gone = {number * count // aside for number in range(aside)}
+    return replace(train, records=[record for number, record in enumerate(train.records) if number not in gone])
