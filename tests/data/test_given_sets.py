@@ -34,8 +34,8 @@ YOLO = {
         {"images/a.jpg": [CAT_BOX, DOG_BOX]}, ("confidence in labels",),
     ),
     "a sixth column that is no confidence": Case(
-        {"data.yaml": YAML, "images/a.jpg": None, "labels/a.txt": f"{CAT} 17\n{DOG}\n"},
-        {"images/a.jpg": [DOG_BOX]}, ("malformed label line",),
+        {"data.yaml": YAML, "images/a.jpg": None, "labels/a.txt": f"{CAT} 17\n{DOG} 0.5\n{DOG} 1.5\n"},
+        {"images/a.jpg": [DOG_BOX]}, ("malformed label line", "malformed label line", "confidence in labels"),
     ),
     "key points": Case(
         {"data.yaml": f"{YAML}kpt_shape: [3, 2]\n", "images/a.jpg": None,

@@ -1,4 +1,4 @@
-"""YOLO rows that end in a confidence and the number of a track, and polygons that look like them."""
+"""YOLO rows that end in the number of a track, and boxes with a confidence and polygons that look like them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,19 @@ TRACKS = {
         {"data.yaml": YAML, "images/a.jpg": None, "images/b.jpg": None, "labels/a.txt": f"{CAT} 0.98 2\n",
          "labels/b.txt": f"{DOG} 0.5\n"},
         {"images/a.jpg": [CAT_BOX], "images/b.jpg": [DOG_BOX]}, ("track numbers", "confidence in labels"),
+    ),
+    "boxes with the number of a track, and one without": Case(
+        {"data.yaml": YAML, "images/a.jpg": None, "images/b.jpg": None, "labels/a.txt": f"{DOG}\n{CAT} 0\n",
+         "labels/b.txt": f"{CAT} 1\n{DOG} 27\n"},
+        {"images/a.jpg": [DOG_BOX, CAT_BOX], "images/b.jpg": [CAT_BOX, DOG_BOX]}, ("track numbers",),
+    ),
+    "boxes that are all certain": Case(
+        {"data.yaml": YAML, "images/a.jpg": None, "labels/a.txt": f"{CAT} 1\n{DOG} 1.0\n"},
+        {"images/a.jpg": [CAT_BOX, DOG_BOX]},
+    ),
+    "whole confidences among others": Case(
+        {"data.yaml": YAML, "images/a.jpg": None, "labels/a.txt": f"{CAT} 1\n{DOG} 0.25\n{CAT} 0\n"},
+        {"images/a.jpg": [DOG_BOX, CAT_BOX]}, ("confidence in labels", "box given twice"),
     ),
     "polygons with a confidence and the number of a track": Case(
         {"data.yaml": YAML, "images/a.jpg": None, "labels/a.txt": "0 0.4 0.3 0.6 0.3 0.6 0.7 0.4 0.7 0.9 3\n"},

@@ -3,7 +3,7 @@
 A row is a class index and one of these, all as fractions of the image's sides:
 
 - centre x, centre y, width, height;
-- the same and a confidence, 0 to 1, as in predictions;
+- the same and a confidence, 0 to 1, as in predictions, or a track number: see ``yolo_tracks.py``;
 - the same and key points, if the data set's ``kpt_shape`` gives their number of values; they are ignored;
 - three or more points x y, a polygon, without ``kpt_shape``; its bounding box is used;
 - a box or a polygon, a confidence and a track number: see ``yolo_tracks.py``.
@@ -186,15 +186,24 @@ def read_labels(path: Path, keypoints: int, problems: list[Problem]) -> Iterator
         else:
             box = _corners(values[1:] if not keypoints else values[1:5])
             row = Row(where, int(values[0]), box, values[5] if len(values) == 6 else None, len(values))
-            yield row if keypoints else _perhaps_tracked(row, values)
+            yield row if keypoints and len(values) != 6 else _perhaps_tracked(row, values)
 
 
 def _perhaps_tracked(row: Row, values: Sequence[float]) -> Row:
     """Return a row with its interpretation as a track row, if its last value may be a track number."""
-    last = values[-1]
-    if len(values) < 7 or not (1 <= last < 2**53 and last.is_integer() and 0 <= values[-2] <= 1):
+    if len(values) < 6:
         return row
-    return row._replace(track=int(last), tracked=(_corners(values[1:-2]), values[-2]))
+    track = _track(values[-1])
+    if len(values) == 6:
+        return row._replace(track=track)
+    if not track or not 0 <= values[-2] <= 1:
+        return row
+    return row._replace(track=track, tracked=(_corners(values[1:-2]), values[-2]))
+
+
+def _track(value: float) -> int | None:
+    """Return a value as the number of a track, which is whole; None if it is not."""
+    return int(value) if 0 <= value < 2**53 and value.is_integer() else None
 
 
 def _fault(values: Sequence[float], keypoints: int) -> str:
@@ -204,10 +213,9 @@ def _fault(values: Sequence[float], keypoints: int) -> str:
         return ""
     five = "5 belong (class, centre x, centre y, width, height)"
     if count == 6:
-        if 0 <= values[5] <= 1:
+        if 0 <= values[5] <= 1 or _track(values[5]) is not None:
             return ""
-        hint = " (take it out if it is the number of a track)" if values[5] > 1 and values[5].is_integer() else ""
-        return f"the sixth value, {values[5]:g}, is not a confidence, which is 0 to 1{hint}"
+        return f"the sixth value, {values[5]:g}, is not a confidence, which is 0 to 1"
     if keypoints:
         return f"{plural(count, 'value')} where {five}, or {5 + keypoints} with the key points that kpt_shape announces"
     if count < 7 or count % 2 == 0:

@@ -1,7 +1,9 @@
-"""Rows of YOLO labels that end in a confidence and a track number, as written by ultralytics' ``track``.
+"""Rows of YOLO labels that end in a track number, as written by CVAT and by ultralytics' ``track``.
 
-A single such row looks like a polygon whose last point is (confidence, number), on or below the lower edge of the image.
-All rows of a split together decide: a number of 2 or more is not a position in an image.
+With ``save_conf``, ultralytics writes a confidence before it: such a row looks like a polygon whose last point is
+(confidence, number), on or below the lower edge of the image. Without, a row looks like a box with a confidence of 0 or 1,
+or more. All rows of a split together decide: a number of 2 or more is not a position in an image, and confidences are not
+all whole.
 """
 
 from __future__ import annotations
@@ -22,14 +24,19 @@ class Tracks:
     def __init__(self) -> None:
         self._held: list[tuple[int, str, Row]] = []  # number of the image, file, row
         self._polygons = 0  # rows that certainly end in a point
+        self._sixth: list[tuple[int, str, Row]] = []  # likewise, rows of a box and a whole number
+        self._confidences = 0  # rows that certainly end in a confidence
 
     def takes(self, image: int, file: str, row: Row) -> bool:
         """Hold a row if it may end in a track number; those that cannot count as polygons."""
-        if row.track is not None:
-            self._held.append((image, file, row))
-            return True
-        self._polygons += row.values > 6
-        return False
+        if row.track is None:
+            self._polygons += row.values > 6
+            self._confidences += row.values == 6
+            return False
+        if row.values == 6 and row.track <= 1 and self._confidences:
+            return False
+        (self._sixth if row.values == 6 else self._held).append((image, file, row))
+        return True
 
     def settle(self, problems: list[Problem], source: str) -> Iterator[tuple[int, str, Row]]:
         """Yield the held rows with their interpretation: number of the image, file, row.
@@ -41,6 +48,7 @@ class Tracks:
         Raises:
             DataError: they may be tracks or polygons, and nothing says which.
         """
+        yield from self._numbered(problems)
         if not self._held:
             return
         _, file, first = self._held[0]
@@ -57,6 +65,23 @@ class Tracks:
             message = f"{count} end in a confidence and the number of a track, as ultralytics writes them; it is not used"
             problems.append(Problem(file, first.where, message, "track numbers"))
             yield from ((image, name, row.without_track()) for image, name, row in self._held)
+
+    def _numbered(self, problems: list[Problem]) -> Iterator[tuple[int, str, Row]]:
+        """Yield the rows of a box and a whole number: that of a track, unless all are 1 or other rows have a confidence."""
+        certain = self._confidences or self._held
+        if self._sixth and not certain and {row.track for _, _, row in self._sixth} != {1}:
+            _, file, first = self._sixth[0]
+            count = plural(len(self._sixth), "row")
+            message = f"{count} end in the number of a track, as CVAT and ultralytics write them; it is not used"
+            problems.append(Problem(file, first.where, message, "track numbers"))
+            yield from ((image, name, row._replace(confidence=None)) for image, name, row in self._sixth)
+            return
+        for image, file, row in self._sixth:
+            if row.track in (0, 1):
+                yield image, file, row
+                continue
+            message = f"the sixth value, {row.track}, is not a confidence, which is 0 to 1, as in other rows; dropped"
+            problems.append(Problem(file, row.where, message, "malformed label line"))
 
     def _points(self, problems: list[Problem]) -> Iterator[tuple[int, str, Row]]:
         """Yield those rows whose last two values are a point, among polygons."""
