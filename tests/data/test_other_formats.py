@@ -10,6 +10,13 @@ import pytest
 from .cases import CAT, DOG, Case, H, W, check_case, rows
 
 META = "<task><labels><label><name>cat</name></label><label><name>dog</name></label></labels></task>"
+LABELS = "<task><labels>" + "".join(
+    f"<label><name>{name}</name><type>{kind}</type><attributes></attributes>{more}</label>\n"
+    for name, kind, more in (
+        ("cat", "rectangle", ""), ("dog", "skeleton", "<svg></svg>"), ("1", "points", "<parent>dog</parent>"),
+        ("2", "polygon", "<parent>dog</parent>"), ("blurred", "tag", ""), ("nose", "points", ""),
+    )
+) + "</labels></task>"  # fmt: skip
 
 
 def cvat(*images: str, meta: str = META) -> str:
@@ -70,6 +77,15 @@ CVAT = {
         {"a.jpg": [("cat", 30 - TURN, 20 - TURN, 30 + TURN, 20 + TURN), ("cat", 25, 10, 35, 30), ("cat", 24, 14, 36, 26),
                    ("dog", 1, 2, 3, 9), ("dog", 10, 11, 13, 15), ("dog", 5, 5, 11, 9), ("dog", 1, 2, 9, 4)]},
     ),
+    "labels of points of a skeleton, of points and of tags, which are no classes": Case(
+        "cvat: a.xml",
+        {"a.xml": cvat(
+            cvat_image("a.jpg", BOX, '<skeleton label="dog"><points label="1" outside="0" points="12,16"></points>\n'
+                       '<points label="2" outside="0" points="18,24"></points></skeleton>', '<tag label="blurred"></tag>'),
+            meta=LABELS,
+         ), "a.jpg": None},
+        {"a.jpg": [CAT, DOG]}, ("tag skipped",),
+    ),
     "a project with subsets, in whose folders the images lie": Case(
         "cvat: annotations.xml",
         {"annotations.xml": cvat(
@@ -104,6 +120,12 @@ CVAT = {
          ), **{f"images/frame_{n:06d}.PNG": None for n in range(4)}},
         {"frame_000000.PNG": [CAT], "frame_000001.PNG": [("cat", 26, 12, 38, 28)], "frame_000002.PNG": [DOG],
          "frame_000003.PNG": []}, ("point shape skipped",),
+    ),
+    "a video in which only points are of another label": Case(
+        "cvat: a.xml",
+        {"a.xml": cvat(track(on_frame(0)), track('<points frame="0" outside="0" points="1,2"></points>', label="nose"),
+                       meta=LABELS), "frame_000000.png": None},
+        {"frame_000000.png": [CAT]}, ("point shape skipped",),
     ),
     "a video of another split": Case(
         "cvat: a.xml",
@@ -186,6 +208,15 @@ LABELME = {
         "labelme: crash test 2/a.json", {"crash test 2/a.json": labelme("a.jpg", RECTANGLE), "crash test 2/a.jpg": None},
         {"crash test 2/a.jpg": [CAT]}, classes=("cat",),
     ),
+    "parts of one object, and rectangles that someone has grouped": Case(
+        "labelme: a.json",
+        {"a.json": labelme(
+            "a.jpg", shape("dog", (12, 16), (14, 16), (13, 24), kind="polygon") | {"group_id": 1},
+            shape("cat", (24, 12), (36, 12), (30, 28), kind="polygon") | {"group_id": 1},
+            shape("dog", (15, 17), (18, 20), (16, 22), kind="polygon") | {"group_id": 1},
+            shape("cat", (1, 2), (3, 4)) | {"group_id": 2}, shape("cat", (5, 6), (9, 8)) | {"group_id": 2}), "a.jpg": None},
+        {"a.jpg": [DOG, CAT, ("cat", 1, 2, 3, 4), ("cat", 5, 6, 9, 8)]}, ("parts of one object",), ("dog", "cat"),
+    ),
     "a path of another computer, and images in another folder": Case(
         "labelme: json/a.json",
         {"json/a.json": labelme("..\\images\\a.jpg", RECTANGLE), "images/a.jpg": None,
@@ -221,6 +252,14 @@ dataset_info:
             '1': dog
 ---
 """
+SCENES = """  features:
+  - name: label
+    dtype:
+      class_label:
+        names:
+          '0': day
+          '1': night
+"""
 
 IMAGEFOLDER = {
     "numbers that a README names": Case(
@@ -250,6 +289,26 @@ IMAGEFOLDER = {
         {"a.jpg": None, "b.jpg": None,
          "metadata.csv": 'file_name,objects\na.jpg,"{""bbox"": [[24, 12, 12, 16]], ""category"": [""cat""]}"\nb.jpg,\n'},
         {"a.jpg": [CAT], "b.jpg": []}, classes=("cat",),
+    ),
+    "a CSV with a class of each image": Case(
+        "imagefolder: metadata.csv",
+        {"a.jpg": None, "b.jpg": None,
+         "metadata.csv": 'file_name,label,objects\na.jpg,day,"{""bbox"": [[24, 12, 12, 16]], ""category"": [""cat""]}"\n'
+                         "b.jpg,night,\n"},
+        {"a.jpg": [CAT], "b.jpg": []}, classes=("cat",),
+    ),
+    "a CSV with boxes and categories in columns of their own": Case(
+        "imagefolder: metadata.csv",
+        {"a.jpg": None, "b.jpg": None,
+         "metadata.csv": 'file_name,bbox,category,label,iscrowd\na.jpg,"[[24, 12, 12, 16]]","[""cat""]",day,[1]\n'
+                         "b.jpg,,,night,\n"},
+        {"a.jpg": [("cat crowd", *CAT[1:])], "b.jpg": []}, classes=("cat",),
+    ),
+    "numbers of objects, and others of images, that a README names": Case(
+        "imagefolder: metadata.jsonl",
+        {"README.md": README.replace("  features:\n", SCENES), "a.jpg": None,
+         "metadata.jsonl": rows({"file_name": "a.jpg", "label": 1, "objects": {"bbox": [XYWH["dog"]], "category": [1]}})},
+        {"a.jpg": [DOG]},
     ),
     "what is wrong": Case(
         "imagefolder: metadata.jsonl",

@@ -103,6 +103,17 @@ def test_numbers_without_names_paths_and_rows_without_an_image(tmp_path):
     assert [problem.where for problem in data.problems] == ["row 2", "row 2", ""]
 
 
+def test_classes_of_objects_are_not_those_of_the_image(tmp_path):
+    scenes = {"label": {"names": ["day", "night", "dusk"], "_type": "ClassLabel"}, **FEATURES}
+    image = [{"bytes": image_bytes(tmp_path, "a.jpg"), "path": "a.jpg"}]
+    objects = [{"bbox": [[24.0, 12.0, 12.0, 16.0]], "category": [1]}]
+    data = load_data(write_table(tmp_path / "named" / "train.parquet", image, objects, features=scenes).parent, "train")
+    assert (data.classes, [record.labels.tolist() for record in data.records]) == (["cat", "dog"], [[1]])
+    scenes["objects"] = {"feature": {"bbox": {}, "category": {"dtype": "int64", "_type": "Value"}}}
+    data = load_data(write_table(tmp_path / "bare" / "train.parquet", image, objects, features=scenes).parent, "train")
+    assert (data.classes, kinds(data)) == (["1"], ["class without a name"])
+
+
 def test_what_is_no_data_set(tmp_path):
     table = tmp_path / "set" / "other.parquet"
     table.parent.mkdir()

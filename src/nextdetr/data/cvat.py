@@ -42,7 +42,8 @@ _SUBSET = re.compile(rb"<image\b([^>]*)>")
 _SUBSET_VALUE = re.compile(rb"""\ssubset=["']([^"']*)["']""")
 _META_SUBSET = re.compile(rb"<subset>([^<]*)</subset>")
 _META = ("subset", "source", "start_frame", "stop_frame", "frame_filter", "width", "height")
-_NO_EXTENT = ("tag", "points")
+_NO_EXTENT = ("tag", "points")  # shapes, and types of labels that have no other shapes
+_OF_A_LABEL = ("name", "type", "parent")
 _FRAME = re.compile(r"\d{1,9}")
 _SHAPES = ("box", "polygon", "polyline", "ellipse", "cuboid", "mask", "skeleton")
 
@@ -118,7 +119,7 @@ class _CvatFile:
     """Parses one file as a stream.
 
     Attributes:
-        labels: classes declared in the file.
+        labels: classes declared in the file, without those of which no object has an extent.
         used: classes used by objects; ``Marked.label`` is a position in it.
         images: (subset, image) in file order.
         problems: problems found.
@@ -134,9 +135,10 @@ class _CvatFile:
         self._counts: Counter[str] = Counter()
         self._stack: list[str] = []
         self._text = ""
+        self._label: dict[str, str] = {}  # what is said of the label that is being read
         self._skeleton: tuple[str, str, list[Box]] | None = None  # label, where, boxes of its points
         self._video = Video()
-        self._frame = -1  # of the skeleton of a track
+        self._frame, self._track = -1, ""  # frame of the skeleton of a track, and class of the track
         self._parser = parser = expat.ParserCreate()
         parser.buffer_text = True
         parser.StartElementHandler, parser.EndElementHandler = self._start, self._end
@@ -168,16 +170,19 @@ class _CvatFile:
             name = attributes.get("name") or f"image {len(self.images) + 1}, which has no name"
             self.images.append((attributes.get("subset", ""), Annotated(name, str(self.path), self._where(), size)))
         elif tag == "track" and len(self._stack) == 2:
-            label = self._number(attributes.get("label", "").strip())
-            self._video.tracks.append(Track(label, attributes.get("task_id", "")))
+            self._track = attributes.get("label", "").strip()
+            self._video.tracks.append(Track(-1, attributes.get("task_id", "")))
         elif len(self._stack) > 2 and self._stack[1] in ("image", "track"):
             self._shape(tag, attributes)
 
     def _end(self, tag: str) -> None:
         self._stack.pop()
         if self._stack[1:2] == ["meta"]:
-            if tag == "name" and self._stack[-1] == "label":
-                self.labels.append(self._text.strip())
+            if tag in _OF_A_LABEL and self._stack[-1] == "label":
+                self._label[tag] = self._text.strip()
+            elif tag == "label":
+                self._declare(self._label)
+                self._label = {}
             elif tag in _META:
                 self._video.meta[tag] = self._text.strip()
         if tag == "skeleton" and self._skeleton is not None and len(self._stack) == 2:
@@ -186,6 +191,11 @@ class _CvatFile:
             if boxes:
                 xs, ys = [box[0] for box in boxes], [box[1] for box in boxes]
                 self._add(label, enclosing([*xs, *(box[2] for box in boxes)], [*ys, *(box[3] for box in boxes)]), where)
+
+    def _declare(self, label: Mapping[str, str]) -> None:
+        """Add a class, unless it is a point of a skeleton, which has a parent, or its objects cannot have an extent."""
+        if label.get("name") and not label.get("parent") and label.get("type") not in _NO_EXTENT:
+            self.labels.append(label["name"])
 
     def _characters(self, text: str) -> None:
         self._text += text
@@ -232,7 +242,9 @@ class _CvatFile:
 
     def _add(self, label: str, box: Box, where: str) -> None:
         if self._stack[1] == "track":
-            self._video.tracks[-1].shapes.append(Shape(self._frame, box, where))
+            track = self._video.tracks[-1]
+            track.label = self._number(self._track)  # not before: a track of points has no box, and is no class
+            track.shapes.append(Shape(self._frame, box, where))
         else:
             self.images[-1][1].objects.append(Marked(self._number(label), box, where))
 

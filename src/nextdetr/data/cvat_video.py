@@ -35,7 +35,7 @@ class Shape(NamedTuple):
 
 @dataclass(slots=True)
 class Track:
-    """An object through a video: its class, as in ``Marked.label``, its task, and its shapes."""
+    """An object through a video: its class, as in ``Marked.label`` (-1 without a box), its task, and its shapes."""
 
     label: int
     task: str

@@ -24,6 +24,7 @@ CATEGORY_KEYS = (
     "category", "categories", "category_id", "category_ids", "label", "labels", "class", "classes", "class_label", "name",
     "names",
 )  # fmt: skip
+_ALSO_OF_A_LABEL = ("name", "names", "class_label")  # keys that every description of a ClassLabel has
 
 
 class RowReader:
@@ -121,8 +122,31 @@ def _columns(row: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any]] |
 
 
 def class_names(features: Any) -> list[str]:
-    """Return the names of the first ``ClassLabel`` in a description of features, in JSON or YAML; else an empty list."""
-    return _class_names(features, set())
+    """Return the names of the objects' categories in a description of features, in JSON or YAML; else an empty list.
+
+    They are those of the column that ``RowReader`` reads, as an image may have classes of its own; without such a column,
+    those of the first ``ClassLabel``.
+    """
+    objects = _column(features, "objects", set())
+    scope = features if objects is None else objects
+    columns = (_column(scope, key, set()) for key in CATEGORY_KEYS if key not in _ALSO_OF_A_LABEL)
+    return _class_names(next((column for column in columns if column is not None), scope), set())
+
+
+def _column(features: Any, name: str, seen: set[int]) -> Any:
+    """Return the description of the first column with a name, at any depth; None if there is none."""
+    if id(features) in seen:  # an alias: a few lines of nested aliases would take forever
+        return None
+    seen.add(id(features))
+    if isinstance(features, Mapping):
+        if features.get("name") == name:
+            return features
+        if isinstance(features.get(name), Mapping | list):
+            return features[name]
+        features = list(features.values())
+    if not isinstance(features, list):
+        return None
+    return next((found for entry in features if (found := _column(entry, name, seen)) is not None), None)
 
 
 def _class_names(features: Any, seen: set[int]) -> list[str]:

@@ -137,13 +137,14 @@ def _json_rows(file: Path, problems: list[Problem]) -> Iterator[tuple[str, dict[
 def _csv_rows(file: Path, problems: list[Problem]) -> Iterator[tuple[str, dict[str, Any]]]:
     reader = csv.DictReader(read_lines(file))
     try:
+        in_json = _json_columns(reader.fieldnames or ())
         for row in reader:
             where = f"line {reader.line_num}"
             try:
                 values = {
-                    key: json.loads(value) if key in ("objects", *BOX_KEYS, *CATEGORY_KEYS) and value else value
+                    key: (json.loads(value) if value else None) if key in in_json else value
                     for key, value in row.items()
-                    if key is not None and not (value == "" and key != "file_name")
+                    if key is not None
                 }
             except (ValueError, RecursionError) as error:
                 problems.append(
@@ -153,6 +154,12 @@ def _csv_rows(file: Path, problems: list[Problem]) -> Iterator[tuple[str, dict[s
             yield where, values
     except csv.Error as error:
         raise DataError(f"{file}, line {reader.line_num}: not valid CSV ({error}).") from error
+
+
+def _json_columns(columns: Sequence[str]) -> set[str]:
+    """Return the columns of a CSV whose cells are JSON, those of objects; others may hold any text, also a ``label``."""
+    kinds = (("objects",),) if "objects" in columns else (BOX_KEYS, CATEGORY_KEYS, ("iscrowd",))
+    return {next((key for key in keys if key in columns), "") for keys in kinds}
 
 
 IMAGEFOLDER = Format(

@@ -1,10 +1,10 @@
 """labelme (https://github.com/wkentaro/labelme): a JSON beside each image, with shapes in pixels.
 
 Shapes other than rectangles give their enclosing box: polygons, lines, circles (centre and a point on the edge), rotated
-rectangles and masks. Single points have no extent and are counted. ``imageData``, the encoded image, is ignored: the file
-named by ``imagePath`` counts, or the one beside the JSON with its name. An image without a JSON has not been annotated and
-is left out; one without objects has a JSON without shapes. Folders named train, val and test are splits; without them
-everything is ``train``.
+rectangles and masks; those of one class and ``group_id`` are parts of one object. Single points have no extent and are
+counted. ``imageData``, the encoded image, is ignored: the file named by ``imagePath`` counts, or the one beside the JSON
+with its name. An image without a JSON has not been annotated and is left out; one without objects has a JSON without
+shapes. Folders named train, val and test are splits; without them everything is ``train``.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ _KEYS = re.compile(rb'"(shapes|imagePath)"\s*:')
 _LONE = "train"
 _ENOUGH = 20  # files read to recognise the format
 _NO_EXTENT = ("point", "points")
+_WHOLE = ("rectangle", "rotation")  # shapes that are not parts of an object: other programs group objects
 
 
 def _recognise(glance: Glance) -> str:
@@ -115,6 +116,8 @@ class _LabelmeReader:
         name = content.get("imagePath") or path.name
         image = self._image(path, str(name))
         item = Annotated(self._id(image), file, "", _size(content), path=image)
+        parts: dict[tuple[str, int | str], int] = {}  # class and group -> position of the object
+        joined = 0
         shapes = content["shapes"] if isinstance(content["shapes"], list) else []
         for number, shape in enumerate(shapes, start=1):
             where = f"shape {number}"
@@ -130,8 +133,18 @@ class _LabelmeReader:
             if label not in self._numbers:
                 self._numbers[label] = len(self.used)
                 self.used.append(label)
+            at, group = len(item.objects), shape.get("group_id")
+            if isinstance(group, int | str) and group != "" and kind not in _WHOLE:
+                at = parts.setdefault((label, group), at)
+            if at < len(item.objects):
+                item.objects[at] = item.objects[at]._replace(box=_around(item.objects[at].box, box))
+                joined += 1
+                continue
             confidence = as_confidence(shape.get("score"))  # written by AnyLabeling's models
             item.objects.append(Marked(self._numbers[label], box, where, confidence=confidence))
+        if joined:
+            message = f"{plural(joined, 'shape')} with the class and group_id of another are parts of it, as in labelme"
+            problems.append(Problem(file, "", message, "parts of one object"))
         return item, [*problems, *passed_over(file, counts, "there is no extent to make a box of")]
 
     def _image(self, path: Path, name: str) -> Path:
@@ -191,6 +204,10 @@ def _box(shape: Any, kind: str) -> tuple[Box | None, str]:
         radius = math.dist((x, y), edge)
         return (x - radius, y - radius, x + radius, y + radius), label
     return enclosing([point[0] for point in points], [point[1] for point in points]), label
+
+
+def _around(first: Box, second: Box) -> Box:
+    return enclosing([*first[0::2], *second[0::2]], [*first[1::2], *second[1::2]])
 
 
 LABELME = Format("labelme", "a folder of labelme's JSON files", _recognise, _open, unfinished=True)

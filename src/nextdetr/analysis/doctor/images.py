@@ -15,7 +15,9 @@ from nextdetr.data.records import DetectionData, ImageRecord, Problem
 
 __all__ = ["odd_images", "reading_problems", "split_sizes"]
 
-_NOTES = ("box partly outside image", "box given twice", "image listed twice", "path of another computer")
+_NOTES = (
+    "box partly outside image", "box given twice", "image listed twice", "path of another computer", "parts of one object",
+)  # fmt: skip
 _HALF = 0.5  # of the images of a split that cannot be used
 _SMALL_SIDE = 32  # pixels
 _LONG = 5.0  # aspect ratio
