@@ -130,3 +130,14 @@ def test_where_one_set_is_needed_several_are_refused(sets, tmp_path):
     file = write_text(tmp_path / "both.yaml", joined_yaml(sets))
     with pytest.raises(DataError, match="name one of those that it lists"):
         read_raw(file, "train")
+
+
+def test_a_split_that_is_not_there_does_not_stop_training_on_the_others(sets):
+    """Roboflow names test/images in data.yaml though there are none; a training on this set alone does not care."""
+    write_text(sets[1] / "data.yaml", f"path: .\ntrain: images/train\ntest: ../test/images\n{NAMES}")
+    data = load_data(sets, "train")
+    assert [record.width for record in data.records] == [60, 64]
+    assert data.notes[0].startswith(
+        f"Images of the split test of {sets[1]} are not looked for in the other sets, since: {sets[1] / 'data.yaml'}: test "
+        "names ../test/images, which does not exist"
+    )

@@ -60,16 +60,18 @@ def load_data(
     options = (on_bad_data, check_images, min_confidence)
     if len(sets) == 1:
         return _load(there[0], split, classes, options, advice)
+    unknown: list[str] = []
     parts = [_load(each, split, None, options) for each in there]
     if _plain(split) == "train":
         learnt = {each: {record.path for record in part.records} for each, part in zip(there, parts, strict=True)}
-        held = [(str(each), _held_out(each, learnt.get(each, set()))) for each in sets]
+        held = [(str(each), _held_out(each, learnt.get(each, set()), unknown)) for each in sets]
         parts = [
             without(part, str(each), [(name, images) for name, images in held if name != str(each)])
             for each, part in zip(there, parts, strict=True)
         ]
     numbers = [sets.index(each) + 1 for each in there]
-    return join(parts, [str(each) for each in there], classes, numbers=numbers)
+    joined = join(parts, [str(each) for each in there], classes, numbers=numbers)
+    return replace(joined, notes=(*unknown, *joined.notes))
 
 
 def _load(
@@ -93,14 +95,21 @@ def _load(
     return replace(data, recognised=source.recognised)
 
 
-def _held_out(path: Path, learnt: set[Path]) -> list[Path]:
+def _held_out(path: Path, learnt: set[Path], unknown: list[str]) -> list[Path]:
     """Return the images of a data set that are in other splits than ``train`` alone, as VOC's ``trainval`` includes it.
 
     Args:
         path: the data set.
         learnt: the images of its ``train``.
+        unknown: list to which a sentence is appended for each split that cannot be read.
     """
-    return [file for _, images in other_images(path, ["train"]) for file, _ in images() if file not in learnt]
+    found: list[Path] = []
+    for split, images in other_images(path, ["train"]):
+        try:
+            found += [file for file, _ in images() if file not in learnt]
+        except DataError as error:
+            unknown.append(f"Images of the split {split} of {path} are not looked for in the other sets, since: {error}")
+    return found
 
 
 def read_raw(path: str | Path, split: str) -> RawSplit:
