@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ __all__ = [
     "path_text",
     "remove_empty",
     "remove_leftovers",
+    "temporary_name",
     "with_own_name",
     "write_bytes_atomic",
     "write_text_atomic",
@@ -67,7 +69,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         raise WriteError(f"{target}: is a folder; name a file.")
     make_directory(target.parent)
     remove_leftovers(target.parent)
-    temporary = target.with_name(_temporary_name(target))
+    temporary = target.with_name(temporary_name(target))
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
         yield temporary
@@ -262,9 +264,10 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove the temporary files of processes that were killed while writing; once per folder.
+    """Remove the temporary files and folders of processes that were killed while writing; once per folder.
 
-    Those of living processes are kept, and those of other machines, on shared disks, unless unchanged for an hour.
+    Those of living processes are kept, and so are those of other machines, on shared disks: folders always, files unless
+    unchanged for an hour.
     """
     folder = Path(folder).absolute()
     if folder in _swept:
@@ -278,13 +281,18 @@ def remove_leftovers(folder: str | Path) -> None:
             with contextlib.suppress(OSError):
                 if match[1] == _machine():
                     dead = not _alive(int(match[2]))
+                elif entry.is_dir(follow_symlinks=False):
+                    dead = False  # its time says nothing of the files in it
                 else:
                     dead = time.time() - entry.stat(follow_symlinks=False).st_mtime > _FOREIGN_AGE
-                if dead:
+                if dead and entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                elif dead:
                     Path(entry.path).unlink(missing_ok=True)
 
 
-def _temporary_name(target: Path) -> str:
+def temporary_name(target: Path) -> str:
+    """Return a name for a file or folder that becomes ``target`` when it is complete."""
     # Names have at most 255 bytes.
     start = os.fsencode(target.stem)[:80].decode(errors="ignore")
     suffix = target.suffix if len(os.fsencode(target.suffix)) <= 64 else ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -151,3 +153,47 @@ def test_names_that_are_not_utf8_survive(tmp_path):
         data = load_data(tmp_path / to, "train", on_bad_data="error")
         assert (data.classes, [record.labels.tolist() for record in data.records]) == (["m\\xfcnze", "cat"], [[0, 1]])
     assert load_data(tmp_path / "set", "train", classes=["cat", "m\udcfcnze"]).records[0].labels.tolist() == [1, 0]
+
+
+def test_an_empty_folder_is_filled_where_it_is(source, tmp_path, monkeypatch):
+    """Neither a mounted disk nor the working folder can be replaced."""
+    (tmp_path / "new").mkdir()
+    monkeypatch.chdir(tmp_path / "new")
+    assert convert(source, "voc", ".").splits["val"] == {"images": 2, "boxes": 12}
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.parent.name == "new") == [
+        "Annotations", "ImageSets", "JPEGImages", "dataset.yaml",
+    ]  # fmt: skip
+
+
+def test_what_a_killed_conversion_leaves_is_removed_by_the_next(source, tmp_path):
+    code = (
+        "import os, sys; from nextdetr.data import convert; convert.WRITERS['coco'] = lambda *_: os._exit(1); "
+        "convert.convert(sys.argv[1], 'coco', sys.argv[2])"
+    )
+    subprocess.run([sys.executable, "-c", code, source, tmp_path / "new"], check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".new.")
+    convert(source, "coco", tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("to", ["yolo", "voc"])
+def test_an_image_without_an_ending_gets_one_where_folders_are_listed(tmp_path, to):
+    (tmp_path / "set").mkdir()
+    make_image(tmp_path / "a.png").rename(tmp_path / "set" / "0a.1f")
+    write_coco(tmp_path / "set" / "result.json", [image_entry(1, "0a.1f")], [box_entry(1, 1, 2, [1, 2, 3, 4])])
+    convert(tmp_path / "set", to, tmp_path / "new")
+    (record,) = load_data(tmp_path / "new", "train", on_bad_data="error").records
+    assert (record.path.name, record.labels.tolist()) == ("0a.1f.png", [1])
+
+
+def test_spaces_around_names_are_no_loss(tmp_path):
+    for name in (" a .jpg", "a.jpg", "b/c\t.jpg"):
+        make_image(tmp_path / "set" / name)
+    names = [" a .jpg", "a.jpg", "b/c\t.jpg"]
+    images = [image_entry(number, name) for number, name in enumerate(names, start=1)]
+    write_coco(tmp_path / "set" / "result.json", images, [box_entry(n, n, 1, [n, 2, 3, 4]) for n in (1, 2, 3)])
+    for to in ("coco", "yolo", "voc"):
+        convert(tmp_path / "set", to, tmp_path / to)
+        after = load_data(tmp_path / to, "train", on_bad_data="error")
+        assert sorted(float(record.boxes[0, 0]) for record in after.records) == [1, 2, 3]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,7 +21,8 @@ from nextdetr.data.records import DetectionData, Problem
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.data.writers import WRITERS, Named
 from nextdetr.errors import ConfigError, DataError, WriteError
-from nextdetr.files import make_directory
+from nextdetr.files import make_directory, remove_leftovers, temporary_name
+from nextdetr.pictures import is_picture_name, open_picture
 
 __all__ = ["ConvertResult", "convert"]
 
@@ -75,7 +75,7 @@ def convert(
     Args:
         data: as for ``load_data``.
         to: format to write.
-        output: folder that does not exist yet, or is empty; it appears when everything is written.
+        output: folder that does not exist yet, or is empty; it appears, or is filled, when everything is written.
         images: copy the image files, or link to them: symbolic links, or hard links if the system allows no others.
         on_bad_data: "warn" drops what is unusable; "error" refuses the data set.
         min_confidence: drop boxes with a lower confidence; None uses a YAML's limit, else all boxes.
@@ -86,6 +86,7 @@ def convert(
         WriteError: it cannot be written.
     """
     target = Path(output).expanduser()
+    remove_leftovers(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target}: holds something already; name a new folder with --output.")
     parts, left = _read(data, to, on_bad_data, min_confidence)
@@ -178,11 +179,24 @@ def _inside(path: Path, top: Path, to: str) -> Path:
     """Return an image's path below the folder of its split, where every reader finds it.
 
     Hidden folders get another name. In YOLO, folders called images are left out: the last one of that name would be
-    replaced to find the labels.
+    replaced to find the labels. In YOLO and VOC, an image without a usual ending gets one, as only such files are listed.
+    In VOC, names lose spaces around them, as lists have a name in each line.
     """
     inside = path.relative_to(top) if path.is_relative_to(top) else Path(path.name)
     parts = [part.lstrip(".") or "_" for part in inside.parts]
+    if to != "coco" and not is_picture_name(parts[-1]):
+        parts[-1] += _ending(path)
+    if to == "voc":
+        stem, dot, ending = parts[-1].rpartition(".")
+        parts = [*(part.strip() for part in parts[:-1]), f"{stem.strip() or '_'}{dot}{ending}"]
     return Path(*(part for part in parts[:-1] if to != "yolo" or part.lower() != "images"), parts[-1])
+
+
+def _ending(path: Path) -> str:
+    """Return the usual ending of an image's format."""
+    with open_picture(path) as image:
+        kind = (image.format or "jpeg").lower()
+    return {"jpeg": ".jpg", "jpeg2000": ".jp2"}.get(kind, f".{kind}")
 
 
 def _key(folder: str, name: Path, to: str) -> str:
@@ -199,18 +213,24 @@ def _common_folder(paths: Sequence[Path]) -> Path:
 
 @contextlib.contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``target`` that is renamed to it at the end, and removed if the block fails."""
+    """Yield a temporary folder beside ``target`` that is renamed to it at the end, and removed if the block fails.
+
+    If ``target`` exists, it is filled instead, as a mounted disk or the working folder cannot be replaced.
+    """
+    inside = target.is_dir()
     make_directory(target.parent)
+    remove_leftovers(target.parent)
+    folder = (target if inside else target.parent) / temporary_name(target)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:40]}.", suffix=".partial", dir=target.parent))
+        folder.mkdir()
     except OSError as error:
         raise WriteError(f"{target}: the folder cannot be made ({error.strerror or error}).") from error
     try:
         yield folder
-        folder.chmod(0o755)  # mkdtemp makes it private
-        if target.is_dir():
-            target.rmdir()
-        folder.replace(target)
+        if not inside:
+            folder.replace(target)
+        for entry in sorted(folder.iterdir()) if inside else ():
+            entry.replace(target / entry.name)
     except OSError as error:
         raise WriteError(f"{target}: cannot be written ({error.strerror or error}); nothing is left of it.") from error
     finally:
