@@ -104,6 +104,13 @@ YOLO = {
          "labels/train/a.txt": CAT, "images/val/b.jpg": None, "labels/val/b.txt": DOG},
         {"images/train/a.jpg": [CAT_BOX], "images/val/b.jpg": [DOG_BOX]}, ("path of another computer",) * 2,
     ),
+    "entries that name images again": Case(
+        {"data.yaml": f"train: [images/train, again.txt]\nval: images/**/val**\n{BARE}", "images/train/a.jpg": None,
+         "labels/train/a.txt": CAT, "again.txt": "images/train/a.jpg\n", "images/x/val/b.jpg": None,
+         "labels/x/val/b.txt": DOG, "images/x/val/val/c.jpg": None},
+        {"images/train/a.jpg": [CAT_BOX], "images/x/val/b.jpg": [DOG_BOX], "images/x/val/val/c.jpg": []},
+        ("image listed twice",),
+    ),
     "lists of another computer": Case(
         {"data.yaml": f"train: train.txt\nval: val.txt\n{BARE}", "train.txt": "/home/u/1/a.jpg\n/home/u/2/c.jpg\n",
          "val.txt": "C:\\u\\images\\2\\a.jpg\n", "images/1/a.jpg": None, "images/2/a.jpg": None, "images/3/c.jpg": None,
@@ -138,6 +145,17 @@ VOC = {
     ),
     "another program's YAML": Case(
         {"a.xml": CAT_XML, "a.jpg": None, "notes.yaml": "a: 1"}, {"a": [CAT_BOX]}
+    ),
+    "FiftyOne's": Case(
+        {"data/a.jpg": None, "labels/a.xml": CAT_XML, "data/b.jpg": None, "labels/b.xml": DOG_XML},
+        {"a": [CAT_BOX], "b": [DOG_BOX]},
+    ),
+    "FiftyOne's, a folder a split": Case(
+        {"train/data/a.jpg": None, "train/labels/a.xml": CAT_XML, "val/data/b.jpg": None, "val/labels/b.xml": DOG_XML},
+        {"a": [CAT_BOX], "b": [DOG_BOX]},
+    ),
+    "images and other data": Case(
+        {"data/z.jpg": None, "images/a.jpg": None, "labels/a.xml": CAT_XML}, {"a": [CAT_BOX]}
     ),
     "a folder of XML files among other annotations": Case(
         {"annotations/xmls/a.xml": CAT_XML, "annotations/list_train.json": "{}", "annotations/list.txt": "a 1",
@@ -366,3 +384,16 @@ def test_yolo_set_that_another_program_keeps_elsewhere(tmp_path, monkeypatch):
         load_data(tmp_path / "data.yaml", "train")
     settings.write_text(json.dumps({"datasets_dir": str(tmp_path / "all")}))
     check(load_data(tmp_path / "data.yaml", "train"), case)
+
+
+def test_yolo_set_in_the_working_folder(tmp_path, monkeypatch):
+    case = Case(
+        {"configs/data.yaml": f"path: data/set\ntrain: images\n{BARE}", "data/set/images/a.jpg": None,
+         "data/set/labels/a.txt": CAT},
+        {"images/a.jpg": [CAT_BOX]}, path="configs/data.yaml",
+    )  # fmt: skip
+    path = write(tmp_path, case)
+    with pytest.raises(DataError, match="train names images, which does not exist"):
+        load_data(path, "train")
+    monkeypatch.chdir(tmp_path)
+    check(load_data(path, "train"), case)

@@ -11,7 +11,7 @@ from nextdetr.data.sources import available_splits, load_data
 from nextdetr.errors import DataError
 
 from .cases import CAT, DOG, Case, H, W, check_case, found_in, rows
-from .files import kinds, make_image, object_xml, write_text, write_xml
+from .files import kinds, make_image, make_yolo, object_xml, write_text, write_xml
 from .test_public_formats import HEAD, KITTI_CAT, KITTI_DOG, OPEN_IMAGES, TF, entry
 
 BOX = 'xtl="24" ytl="12" xbr="36" ybr="28"'
@@ -80,6 +80,33 @@ SETS = {
     "KITTI of FiftyOne": Case(
         "kitti: labels/", {"labels/a.txt": KITTI_CAT, "data/a.jpg": None, "labels/b.txt": "", "data/b.jpg": None},
         {"a": [CAT], "b": []}, classes=("cat",),
+    ),
+    "KITTI of CVAT": Case(
+        "kitti: default/label_2/", {"default/label_2/a.txt": KITTI_CAT, "default/image_2/a.jpg": None}, {"a": [CAT]},
+        classes=("cat",),
+    ),
+    "Open Images, names of the labels in the folder of the boxes": Case(
+        "csv: annotations/default-annotations-bbox.csv",
+        {"annotations/default-annotations-bbox.csv": f"{OPEN_IMAGES}a,xclick,/m/1,1,0.4,0.6,0.3,0.7,0,0,-1,0,0\n",
+         "annotations/class-descriptions.csv": "/m/1,cat\n", "images/default/a.jpg": None},
+        {"a": [CAT]}, classes=("cat",),
+    ),
+    "YOLO of CVAT, subsets as they are called there": Case(
+        "yolo: obj.data",
+        {"obj.data": "classes = 2\nTrain = data/Train.txt\nValidation = data/Validation.txt\nnames = data/obj.names\n",
+         "obj.names": "cat\ndog\n", "Train.txt": "data/obj_Train_data/a.jpg\n",
+         "Validation.txt": "data/obj_Validation_data/b.jpg\n", "obj_Train_data/a.jpg": None,
+         "obj_Train_data/a.txt": "0 0.5 0.5 0.2 0.4", "obj_Validation_data/b.jpg": None,
+         "obj_Validation_data/b.txt": "1 0.25 0.5 0.1 0.2"},
+        {"obj_Train_data/a.jpg": [CAT]}, splits=("train", "val"),
+    ),
+    "ultralytics' YOLO of CVAT, subsets as they are called there": Case(
+        "yolo: data.yaml",
+        {"data.yaml": "Train: Train.txt\nValidation: Validation.txt\nnames: {0: cat, 1: dog}\npath: .\n",
+         "Train.txt": "images/Train/a.jpg\n", "Validation.txt": "images/Validation/b.jpg\n",
+         "images/Train/a.jpg": None, "images/Train/other.jpg": None, "labels/Train/a.txt": "0 0.5 0.5 0.2 0.4",
+         "images/Validation/b.jpg": None, "labels/Validation/b.txt": "1 0.25 0.5 0.1 0.2"},
+        {"images/Train/a.jpg": [CAT]}, splits=("train", "val"),
     ),
     "folders of text files are no KITTI": Case("", {"labels/a.txt": "a cat", "data/a.jpg": None}, "not recognised"),
     "labelme, JSON files in a folder of their own": Case(
@@ -206,6 +233,13 @@ def test_a_split_that_joins_others_is_left_out_of_yolo(tmp_path):
     write_text(tmp_path / "set/ImageSets/Main/val.txt", "a")
     with pytest.raises(DataError, match="would miss the split trainval"):
         convert(tmp_path / "set", "yolo", tmp_path / "other")
+
+
+def test_a_folder_in_which_train_lies_is_not_taken_for_test(tmp_path):
+    """Roboflow names test/images in data.yaml though there are none."""
+    yaml = make_yolo(tmp_path, {"a": "0 0.5 0.5 0.2 0.4"}, yaml="test: ../test/images\nnames: [cat]\n")
+    with pytest.raises(DataError, match=r"test names \.\./test/images, which does not exist"):
+        load_data(yaml, "test")
 
 
 def test_the_folder_of_a_run_is_no_part_of_the_data(tmp_path):

@@ -114,6 +114,14 @@ def test_classes_are_mapped_by_name(tmp_path):
     assert "0 (cat)" in data.problems[0].message
 
 
+def test_keys_that_are_null_are_not_given(tmp_path):
+    """A script writes None for a split that it does not have; a class may be called null."""
+    rest = "val: null\ntest: ~\nkpt_shape: null\nnc: null\nmin_confidence: null\n"
+    yaml = make_yolo(tmp_path, {"a": "1 0.5 0.5 0.2 0.2"}, yaml=f"names: [cat, null]\n{rest}")
+    assert available_splits(yaml) == ["train"]
+    assert load_data(yaml, "train", on_bad_data="error").classes == ["cat", "null"]
+
+
 def test_label_path():
     assert label_path(Path("/x/images/a/images/b.c.jpg")) == Path("/x/images/a/labels/b.c.txt")
     assert label_path(Path("images/images.jpg")) == Path("labels/images.txt")

@@ -125,7 +125,8 @@ def _read(root: Path, splits: Mapping[str, list[Path]], split: str, classes: Seq
             chosen += found
     if len(kinds) > 1:
         raise DataError(f"{root}: the files of the split {split} have boxes in pixels and as fractions; keep one kind.")
-    names = _descriptions(root if root.is_dir() else root.parent)
+    top = root if root.is_dir() else root.parent
+    names = _descriptions(dict.fromkeys((top, *(file.path.parent for file in files))))
     own = number_classes(names.get(label, label) for label in used)
     ids = {number: own[names.get(label, label)] for label, number in used.items()}
     for item in chosen:
@@ -184,10 +185,10 @@ def _home(paths: Iterable[Path | None], places: Sequence[Path]) -> Path | None:
     return best if counts[best] else None
 
 
-def _descriptions(folder: Path) -> dict[str, str]:
-    """Return the names of Open Images' labels, if the folder has them."""
+def _descriptions(folders: Iterable[Path]) -> dict[str, str]:
+    """Return the names of Open Images' labels, if one of the folders has them."""
     names: dict[str, str] = {}
-    for file in Glance(folder).files(".csv"):
+    for file in (file for folder in folders for file in Glance(folder).files(".csv")):
         if _DESCRIPTIONS.fullmatch(file.name):
             rows = csv.reader(read_lines(file))
             names |= {row[0].strip(): row[1].strip() for row in rows if len(row) >= 2 and row[0].startswith("/m/")}

@@ -1,7 +1,7 @@
 """KITTI's 2D objects (https://www.cvlibs.net/datasets/kitti): ``training/image_2`` and ``training/label_2``.
 
 Other programs write the same rows with class names that contain spaces, and into other folders: ``<split>/image_2`` and
-``<split>/label_2`` (datumaro), ``data`` and ``labels`` (FiftyOne).
+``<split>/label_2`` (datumaro; CVAT, whose split of a single task is ``default``), ``data`` and ``labels`` (FiftyOne).
 
 The columns of a label are: type, truncated, occluded, alpha, left, top, right, bottom, in pixels, then the object in 3D.
 ``DontCare`` are unlabelled regions: crowds of every class. Lists in ``ImageSets/`` (``train.txt``, ``val.txt``), as others
@@ -65,8 +65,9 @@ def _pairs(path: Path) -> dict[str, tuple[Path, Path]]:
         pair = _pair(folder)
         if pair is not None:
             return {_LONE: pair}
-    below = ((split_called(folder.name), _pair(folder)) for folder in subfolders(path))
-    return {split: pair for split, pair in below if split and pair is not None}
+    below = {split_called(folder.name) or folder.name.lower(): _pair(folder) for folder in subfolders(path)}
+    splits = {"train": "train" if below.get("train") else "default", "val": "val", "test": "test"}
+    return {split: pair for split, name in splits.items() if (pair := below.get(name)) is not None}
 
 
 def _recognise(glance: Glance) -> str:

@@ -31,6 +31,8 @@ __all__ = [
     "read_name_list",
 ]
 
+_NOTHING = ("null", "Null", "NULL", "~")
+
 
 @dataclass(frozen=True, slots=True)
 class RawImage:
@@ -264,6 +266,8 @@ def read_lines(path: Path) -> list[str]:
 def parse_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping with every scalar as a string, so that a class may be called ``no``, ``on`` or ``007``.
 
+    A key whose value is ``null``, as Python writes None, is left out.
+
     Raises:
         DataError: the file cannot be read, is not valid YAML (the message has the line), or is not a mapping.
     """
@@ -283,7 +287,7 @@ def parse_yaml(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: not valid YAML ({type(error).__name__}).") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: a dataset file is a mapping of keys such as train, val and names; this one is not.")
-    return {key if isinstance(key, str) else str(key): value for key, value in content.items()}
+    return {key if isinstance(key, str) else str(key): value for key, value in content.items() if value not in _NOTHING}
 
 
 def _refuse_doubles(path: Path, node: yaml.Node | None, done: set[int]) -> None:

@@ -1,7 +1,7 @@
 """Locations of XML files, images and lists in Pascal VOC data sets, as written by various tools.
 
 - ``Annotations/`` and ``JPEGImages/``, with lists in ``ImageSets/Main/``, or without;
-- the same under other names: ``annotations/`` and ``images/``;
+- the same under other names: ``annotations/`` and ``images/``, or ``labels/`` and ``data/`` (FiftyOne);
 - XML files and images in one folder, as written by labelImg and Roboflow;
 - any of these in folders named after splits, or with such folders inside.
 
@@ -92,6 +92,7 @@ def _pair(folders: list[Path]) -> tuple[Path, Path] | None:
     xml = [folder for folder in folders if folder.name.lower() in _ANNOTATIONS]
     xml += [folder for above in xml for folder in subfolders(above) if folder.name.lower() in _ANNOTATIONS]
     images = [folder for folder in folders if folder.name.lower() in _IMAGES]
+    images += [folder for folder in folders if folder.name.lower() == "data"]
     if not images or not xml:
         return None
     inner = [folder for folder in xml if _has_voc(folder) or any(map(_has_voc, _named_after_splits(folder)))]

@@ -71,10 +71,10 @@ def find_yolo_images(entries: Sequence[Path], root: Path) -> YoloImages:
     images: dict[Path, tuple[Path, str, str]] = {}
     folders, problems = [], []
     for entry in entries:
-        before = len(images)
         if entry.is_dir():
             folders.append(entry)
             listing = list_images(entry)
+            count = len(listing.files)
             problems += listing.problems
             for path in listing.files:
                 images.setdefault(path, (path, "", ""))
@@ -82,15 +82,18 @@ def find_yolo_images(entries: Sequence[Path], root: Path) -> YoloImages:
             images.setdefault(entry, (entry, "", ""))
             continue
         else:
-            _read_list(entry, root, images, problems)
-        if len(images) == before:
+            count = _read_list(entry, root, images, problems)
+        if not count:
             verb = "holds" if entry.is_dir() else "lists"
             raise DataError(f"{entry}: the split is empty; it {verb} no image{describe_others(problems)}.")
     return YoloImages(list(images.values()), folders, problems)
 
 
-def _read_list(file: Path, root: Path, images: dict[Path, tuple[Path, str, str]], problems: list[Problem]) -> None:
-    """Add the images of a list file; if none is where it says, they are searched by name: see ``moved.py``."""
+def _read_list(file: Path, root: Path, images: dict[Path, tuple[Path, str, str]], problems: list[Problem]) -> int:
+    """Add the images of a list file, and return their number.
+
+    If none is where it says, they are searched by name: see ``moved.py``.
+    """
     names = read_name_list(file)
     problems += names.problems
     listed = [_listed_path(name, file.parent, root) for _, name in names.entries]
@@ -104,6 +107,7 @@ def _read_list(file: Path, root: Path, images: dict[Path, tuple[Path, str, str]]
             message = f"{name} is listed twice; counted once"
             problems.append(Problem(str(file), where, message, "image listed twice"))
         images.setdefault(path, (path, str(file), where))
+    return len(listed)
 
 
 def _listed_path(name: str, folder: Path, root: Path) -> tuple[Path, bool]:

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 from nextdetr.data.confidence import least_confidence
 from nextdetr.data.listing import is_foreign, subfolders
 from nextdetr.data.moved import split_words
+from nextdetr.data.objects import split_called
 from nextdetr.data.raw import RawSplit, parse_yaml, read_lines
 from nextdetr.data.records import Problem
 from nextdetr.data.yolo import YoloImages, find_yolo_images, read_yolo, yolo_names
@@ -95,25 +96,29 @@ def _read(layout: _Layout, split: str, classes: Sequence[str] | None) -> RawSpli
 def _from_yaml(path: Path) -> _Layout:
     content = parse_yaml(path)
     names, root = yolo_names(content, path), _root(content, path)
-    entries = {split: content[split] for split in _SPLITS if content.get(split)}
     return _Layout(
-        path, root, names, entries or _split_folders(root), keypoint_values(content, path), content.get("nc"),
+        path, root, names, _entries(content) or _split_folders(root), keypoint_values(content, path), content.get("nc"),
         least_confidence(content, path),
     )  # fmt: skip
+
+
+def _entries(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of the splits; CVAT writes subsets as they are called in its projects (``Train``)."""
+    return {key: value for key, value in content.items() if value and (split_called(key) or key in _SPLITS)}
 
 
 def _root(content: Mapping[str, Any], source: Path) -> Path:
     """Return the base folder of the entries of a ``data.yaml``.
 
     ``path`` is tried relative to the file, then to a folder ``datasets`` beside or above it, as ultralytics keeps its sets,
-    then to the one named in ultralytics' settings. If none exists (it is often a path on its author's machine), the file's
-    own folder is used.
+    then, as ultralytics does, to the working folder and to the one named in its settings. If none exists (it is often a
+    path on its author's machine), the file's own folder is used.
     """
     path = content.get("path")
     if isinstance(path, str) and path.strip():
         own = source.absolute().parent
         above = (folder / "datasets" for folder in (own, *own.parents[:2], Path.cwd()))
-        for base in (source.parent, *above, *_settings_folder()):
+        for base in (source.parent, *above, Path.cwd(), *_settings_folder()):
             root = base / os.path.expanduser(path)  # noqa: PTH111 - which raises nothing
             if root.is_dir():
                 return root
@@ -184,13 +189,13 @@ def _below_data(entry: str, layout: _Layout) -> str:
 
 
 def _tail(entry: str, split: str, layout: _Layout, bases: Sequence[Path]) -> Path | None:
-    """Return the ending of a foreign path that exists here, if no other split's path ends the same."""
+    """Return the ending of a foreign path that exists here, if no other split's path ends the same or lies in it."""
     values = [value if isinstance(value, list) else [value] for key, value in layout.entries.items() if key != split]
     others = [str(item).replace("\\", "/") for value in values for item in value]
     parts = [part for part in PurePosixPath(entry).parts if part not in ("..", "/")]
     for start in range(len(parts)):
         tail = "/".join(parts[start:])
-        if any(other != entry and f"/{other}".endswith(f"/{tail}") for other in others):
+        if any(other != entry and f"/{tail}/" in f"/{other}/" for other in others):
             return None
         found = next((base / tail for base in bases if (base / tail).exists()), None)
         if found is not None:
@@ -204,7 +209,8 @@ def darknet_file(root: Path) -> Path | None:
         names = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - names of which most are images
         files = [folder / name for name in sorted(names) if name.endswith(".data")]
         named = [path for path in files if path.name == "obj.data"] or files
-        if len(named) == 1 and {"names", "train"} <= set(_darknet_content(named[0])):
+        content = _darknet_content(named[0]) if len(named) == 1 else {}
+        if content.get("names") and _entries(content):
             return named[0]
     return None
 
@@ -216,7 +222,8 @@ def _darknet_content(path: Path) -> dict[str, str]:
 
 def _from_darknet(file: Path, given: Path) -> _Layout:
     content = _darknet_content(file)
-    missing = [key for key in ("names", "train") if not content.get(key)]
+    entries = _entries(content)
+    missing = [key for key, found in (("names", content.get("names")), ("train", entries)) if not found]
     if missing:
         raise DataError(f"{file}: not an obj.data of darknet: it has no {' and no '.join(missing)}.")
     named = content["names"].replace("\\", "/")
@@ -226,7 +233,6 @@ def _from_darknet(file: Path, given: Path) -> _Layout:
     names = next((path for path in tried if path.is_file()), None)
     if names is None:
         raise DataError(f"{file}: names is {content['names']}, which does not exist (looked for {tried[0]}).")
-    entries = {split: content[split] for split in _SPLITS if content.get(split)}
     return _Layout(names, root, _class_names(names), entries)
 
 
