@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 import nextdetr
 from nextdetr.cli.main import run
 from nextdetr.errors import DataError
+from nextdetr.weights.tensorfile import write_tensors
 
 TABLE = "epoch,step,seconds,learning_rate,loss,AP,AP50\n"
 
@@ -48,6 +50,25 @@ def test_the_best_first_with_what_their_files_say(folder):
     assert high.logs == {}
     assert "logs.json: cannot be read" in pretrained.problem
     assert "line 2 does not have as many values" in bad.problem
+
+
+def keep(path, metrics):
+    """Write the file of a run's best weights, as far as it matters here."""
+    write_tensors(path / "best.safetensors", {"x": torch.zeros(1)}, {"metrics": json.dumps(metrics)})
+
+
+def test_the_score_is_that_of_the_weights_that_the_run_kept(folder):
+    """With few images of val these are the last ones, if they are about as good as those with the highest AP."""
+    keep(folder / "low", {"AP": 0.05000001, "AP50": 0.2})
+    keep(folder / "deep" / "high", {"AP": 0.31, "AP50": 0.6})  # of an epoch that the table lacks
+    high, low, *_ = nextdetr.runs(folder).runs
+    assert (low.AP, low.AP50, low.best_epoch, low.epochs) == (0.05, 0.2, 3, 3)
+    assert (high.AP, high.AP50, high.best_epoch) == (0.31, 0.6, None)
+    for metrics in ({}, [], {"AP": None}, {"AP": float("nan")}):  # it does not say, as one that import-run wrote
+        keep(folder / "low", metrics)
+        assert nextdetr.runs(folder / "low").runs[0].best_epoch == 1
+    (folder / "low" / "best.safetensors").write_bytes(b"\xff" * 20)
+    assert nextdetr.runs(folder / "low").runs[0].AP == 0.1
 
 
 def test_the_command(folder, capsys):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ from nextdetr.engine.log import read_table
 from nextdetr.engine.loggers.places import read_places
 from nextdetr.engine.loggers.tools import Place
 from nextdetr.errors import ConfigError, DataError
+from nextdetr.weights.folder import read_notes
 
 __all__ = ["RunRow", "RunsResult", "runs"]
 
-CONFIG, TABLE = "config.yaml", "metrics.csv"
+CONFIG, TABLE, BEST = "config.yaml", "metrics.csv", "best.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +28,10 @@ class RunRow:
 
     Attributes:
         run: folder of the run.
-        AP: best AP of the averaged weights on ``val``, 0 to 1; None without a score, as in pre-training.
-        AP50: AP50 of the same epoch.
-        best_epoch: that epoch, from 1.
+        AP: AP of the best weights on ``val``, 0 to 1, as ``best.safetensors`` states it, else the highest of the run; None
+            without a score, as in pre-training.
+        AP50: AP50 of the same weights.
+        best_epoch: their epoch, from 1; None if it is not known.
         epochs: number of epochs trained.
         seconds: time spent.
         loss: loss of the last epoch.
@@ -105,13 +109,40 @@ def _row(path: Path) -> RunRow:
         return RunRow(str(path), settings=settings, logs=logs, problem=problem)
     if not table:
         return RunRow(str(path), settings=settings, logs=logs, problem=problem)
-    scored = [row for row in table if row.get("AP")]
-    best = max(scored, key=lambda row: float(row["AP"]), default={})
     last = table[-1]
     return RunRow(
-        str(path), _number(best.get("AP")), _number(best.get("AP50")), int(best["epoch"]) if best else None,
-        int(last["epoch"]), _number(last.get("seconds")), _number(last.get("loss")), settings, logs, problem,
+        str(path), *_best(path, table), int(last["epoch"]), _number(last.get("seconds")), _number(last.get("loss")),
+        settings, logs, problem,
     )  # fmt: skip
+
+
+def _best(path: Path, table: Sequence[dict[str, str]]) -> tuple[float | None, float | None, int | None]:
+    """Return AP, AP50 and epoch of a run's best weights, which with few images of ``val`` need not have its highest AP."""
+    scored = [row for row in table if row.get("AP")]
+    best = max(scored, key=lambda row: float(row["AP"]), default={})
+    kept = _kept(path)
+    if kept:
+        same = [row for row in scored if all(_is_near(row.get(name), value) for name, value in kept.items())]
+        if not same:
+            return kept["AP"], kept.get("AP50"), None
+        best = best if best in same else same[-1]
+    return _number(best.get("AP")), _number(best.get("AP50")), int(best["epoch"]) if best else None
+
+
+def _kept(path: Path) -> dict[str, float]:
+    """Return AP and AP50 as the file of the best weights states them; empty if it does not, as after ``import-run``."""
+    try:
+        stated = json.loads(read_notes(path / BEST).get("metrics", "{}"), parse_int=float)
+    except (ValueError, RecursionError):
+        return {}
+    scores = {name: stated.get(name) for name in ("AP", "AP50")} if isinstance(stated, dict) else {}
+    known = {name: value for name, value in scores.items() if isinstance(value, float) and math.isfinite(value)}
+    return known if "AP" in known else {}
+
+
+def _is_near(text: str | None, value: float) -> bool:
+    """Whether a cell of the table, which has six digits, is of this value."""
+    return bool(text) and math.isclose(float(text or 0), value, rel_tol=1e-5, abs_tol=1e-9)
 
 
 def _logs(path: Path) -> tuple[dict[str, Place], str | None]:

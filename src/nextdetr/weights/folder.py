@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import yaml
 
-__all__ = ["CARD", "CONFIG", "FOLDER_FILES", "RUN_FILES", "read_card"]
+__all__ = ["CARD", "CONFIG", "FOLDER_FILES", "RUN_FILES", "read_card", "read_notes"]
 
 CARD, CONFIG = "README.md", "config.json"
 #: Possible names of a folder's weights file; the first that exists is used.
@@ -17,6 +18,7 @@ FOLDER_FILES = (
 #: Detectors in the folder of a training run; the first that exists is used.
 RUN_FILES = ("best.safetensors", "last.safetensors")
 _MAX_CARD = 64 << 10
+_MAX_HEADER = 16 << 20
 
 
 def read_card(path: Path) -> dict[str, str]:
@@ -36,3 +38,15 @@ def read_card(path: Path) -> dict[str, str]:
     if licence == "other":
         licence = entries.get("license_name") or licence
     return {"licence": licence[:100]} if isinstance(licence, str) and licence else {}
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file, read from its header without torch; empty if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length <= _MAX_HEADER else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    notes = header.get("__metadata__") if isinstance(header, dict) else None
+    return {str(name): str(text) for name, text in notes.items()} if isinstance(notes, dict) else {}
