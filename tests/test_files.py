@@ -22,6 +22,7 @@ from nextdetr.detector_files import check_not_cached, detector_name, own_folder
 from nextdetr.errors import ConfigError, DataError, WriteError, out_of_memory
 from nextdetr.files import (
     atomic_write,
+    check_writable,
     exclusive,
     make_directory,
     new_directory,
@@ -109,6 +110,17 @@ def test_an_optional_file_is_a_warning(tmp_path, caplog):
         write_text_atomic(tmp_path / "file" / "curves.png", "x")
     assert "file is a file" in caplog.text
     assert "continues" in caplog.text
+
+
+def test_a_check_before_a_write_leaves_nothing(tmp_path):
+    (tmp_path / "old.html").write_text("old")
+    for name in ("old.html", "new.html", "a/b/new.html"):
+        check_writable(tmp_path / name)
+    assert names(tmp_path) == ["old.html"]
+    assert (tmp_path / "old.html").read_text() == "old"
+    with pytest.raises(WriteError, match=r"old\.html is a file"):
+        check_writable(tmp_path / "old.html" / "a" / "new.html")
+    assert names(tmp_path) == ["old.html"]
 
 
 def test_write_replaces_whole_file_with_ordinary_permissions(tmp_path):

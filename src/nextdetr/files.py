@@ -26,6 +26,7 @@ from nextdetr.errors import ConfigError, NextDETRError, WriteError, out_of_memor
 
 __all__ = [
     "atomic_write",
+    "check_writable",
     "directory_if_used",
     "exclusive",
     "file_if_done",
@@ -107,6 +108,12 @@ def write_bytes_atomic(path: str | Path, content: bytes) -> None:
     """Write ``content`` atomically; see :func:`atomic_write`."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
+
+
+def check_writable(path: str | Path) -> None:
+    """Check that a file can be written, before its content is computed; errors are those of :func:`atomic_write`."""
+    with contextlib.suppress(LookupError), directory_if_used(Path(path).parent), atomic_write(path):
+        raise LookupError  # it works: nothing is replaced, and new folders are removed
 
 
 def make_directory(path: str | Path) -> Path:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from nextdetr import Detector
 from nextdetr.cli.main import run
-from nextdetr.errors import ConfigError, DataError, WeightsError
+from nextdetr.errors import ConfigError, DataError, WeightsError, WriteError
 from nextdetr.inference.pytorch import embed as module
 from nextdetr.inference.pytorch.embed import embed_images, write_embeddings
 from nextdetr.models.convnextv2 import convnextv2
@@ -128,6 +128,12 @@ def test_files_hold_the_same_numbers(detector, images, tmp_path):
 def test_mistakes(detector, images, settings, message):
     with pytest.raises(ConfigError, match=message):
         detector.embed(images, **settings)
+
+
+def test_a_file_that_cannot_be_written_is_reported_before_an_image_is_read(detector, images, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match="file is a file"):
+        detector.embed(images / "missing.png", output=tmp_path / "file" / "v.npz")
 
 
 def test_a_backbone_alone(images, tmp_path):

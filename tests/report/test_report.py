@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -11,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import nextdetr
 from nextdetr import Detector
 from nextdetr.cli.main import run
 from nextdetr.confidence import THRESHOLDS, read_thresholds, thresholds_metadata
@@ -219,6 +222,50 @@ def test_pages_go_into_a_folder_that_is_named(trained, tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "compare.html"}
     assert run([*command, "--runtime", "openvino"]) == 2
     assert "openvino opens exported files" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="openvino opens exported files"):
+        nextdetr.compare(folder, folder, data, runtime="openvino")
+
+
+def unused(*_, **__):
+    raise AssertionError("it was scored first")
+
+
+@pytest.mark.parametrize(
+    "command", ["report RUN", "report RUN --store", "compare RUN RUN --output page.html", "calibrate RUN"]
+)
+def test_what_cannot_be_written_is_reported_before_anything_is_scored(command, trained, tmp_path, monkeypatch, capsys):
+    folder, data = trained
+    monkeypatch.chdir(tmp_path)
+    for module in ("report", "compare", "calibrate"):
+        monkeypatch.setattr(f"nextdetr.engine.{module}.examine", unused)
+    opened = os.open
+
+    def refuse(path, *rest):
+        if ".partial" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(path, *rest)
+
+    monkeypatch.setattr(os, "open", refuse)
+    words = [str(folder) if word == "RUN" else word for word in command.split()]
+    assert run([*words, "--data", str(data)]) == 1
+    assert f"cannot be written ({os.strerror(errno.EACCES)})" in capsys.readouterr().err
+
+
+def test_a_report_of_other_weights_names_them_and_shows_no_curves_of_the_run(trained, tmp_path):
+    folder, data = trained
+    weights = shutil.copy(folder / "last.safetensors", tmp_path / "other.safetensors")
+    Detector(folder, weights=weights).report(data, output=tmp_path, quiet=True)
+    page = check(tmp_path / "report.html")
+    assert f"model {folder / 'best.safetensors'}, weights {weights}" in page.text
+    assert "Validation, averaged weights" not in page.text
+
+
+def test_a_page_without_pictures_does_not_say_that_there_are_no_errors(trained, tmp_path):
+    folder, data = trained
+    Detector(folder).report(data, output=tmp_path, pictures=0, quiet=True)
+    text = check(tmp_path / "report.html").text
+    assert "No image is shown." in text
+    assert "No image has an error" not in text
 
 
 def test_a_handful_of_images_shows_nothing(trained, tmp_path, capsys):

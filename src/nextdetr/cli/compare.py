@@ -29,14 +29,9 @@ def compare(
     merged = settings(CompareConfig, options)
     if merged.data is None:
         raise ConfigError("a comparison needs a data set: give --data with a folder or a YAML.")
-    from nextdetr.engine.compare import compare_opened
-    from nextdetr.inference.exported import is_exported, open_any
+    from nextdetr.engine.compare import compare_opened, open_both
 
-    exported = [is_exported(name) for name in (a, b)]
-    first, second = (
-        open_any(name, runtime=runtime if takes_it or not any(exported) else "auto")[0]
-        for name, takes_it in zip((a, b), exported, strict=True)
-    )
+    first, second = open_both(a, b, runtime)
     for opened in (first, second):
         tell_point(opened, merged.latency, merged.latency_of)
     result = compare_opened(first, second, merged)

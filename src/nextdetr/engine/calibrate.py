@@ -24,6 +24,7 @@ from nextdetr.detector_files import check_not_cached
 from nextdetr.engine.log import Display
 from nextdetr.engine.validate import Examined, check_own_weights, examine
 from nextdetr.errors import ConfigError, DataError
+from nextdetr.files import check_writable
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.familiarity import Familiarity, conformal_limit, fit_space
 from nextdetr.inference.pytorch.embed import embed_images
@@ -96,6 +97,7 @@ def calibrate(opened: OpenedModel | OpenedExport, config: CalibrateConfig, *, qu
         ConfigError: the detector is not a writable checkpoint with its own weights, or the split chose its weights or
             thresholds.
         DataError: the data set or the split cannot be used, has no objects, or has images of the training or of val.
+        WriteError: the checkpoint cannot be written.
     """
     if config.data is None:
         raise ConfigError("a calibration needs a data set: give --data with a folder or a YAML.")
@@ -105,6 +107,7 @@ def calibrate(opened: OpenedModel | OpenedExport, config: CalibrateConfig, *, qu
             f"{opened.source}: calibrate writes into a trained checkpoint (*.safetensors): name that, and export it again."
         )
     check_not_cached(opened.source, "calibrate")
+    check_writable(opened.source)
     data, training = _read(opened, config)
     asked = ValConfig(data=config.data, split=config.split, batch_size=config.batch_size, device=config.device)
     examined = examine(opened, asked, quiet=quiet, data=data)

@@ -20,8 +20,8 @@ from nextdetr.data.split import SetAside
 from nextdetr.engine.log import Display
 from nextdetr.engine.validate import Examined, examine, load_split
 from nextdetr.errors import ConfigError, DataError
-from nextdetr.files import path_text, write_text_atomic
-from nextdetr.inference.exported import OpenedExport, open_any
+from nextdetr.files import check_writable, path_text, write_text_atomic
+from nextdetr.inference.exported import OpenedExport, Runtime, is_exported, open_any
 from nextdetr.report.bootstrap import enough_images, paired_difference
 from nextdetr.report.confusion import Pairs, cost, pair
 from nextdetr.report.matching import Matches, match
@@ -32,7 +32,7 @@ from nextdetr.report.thresholds import best_thresholds
 if TYPE_CHECKING:
     from nextdetr.weights.checkpoint import OpenedModel
 
-__all__ = ["CompareResult", "compare", "compare_opened"]
+__all__ = ["CompareResult", "compare", "compare_opened", "open_both"]
 
 LISTED = 20  # images in the JSON result
 PAGE = "compare.html"  # in a folder that is given for it
@@ -93,13 +93,16 @@ class _Side:
         return np.array([cost(image) for image in self.pairs])
 
 
-def compare(a: str | Path, b: str | Path, data: str | Path, *, quiet: bool = False, **settings: Any) -> CompareResult:
+def compare(
+    a: str | Path, b: str | Path, data: str | Path, *, runtime: Runtime = "auto", quiet: bool = False, **settings: Any
+) -> CompareResult:
     """Compare two detectors of the same classes on the same images: AP of ``b`` minus that of ``a``, with its interval.
 
     Args:
         a: a checkpoint, the folder of a run, or an exported file.
         b: the one to compare it with.
         data: a data set in any supported format: its folder or file.
+        runtime: what runs an exported file, as for ``Detector``.
         quiet: show no progress on standard error.
         settings: the options of ``nextdetr compare`` as keywords (``split``, ``resamples``, ``output``, …).
 
@@ -109,7 +112,16 @@ def compare(a: str | Path, b: str | Path, data: str | Path, *, quiet: bool = Fal
         WeightsError: one of them cannot be opened.
     """
     config = build_config(CompareConfig, {"data": str(data), **settings})
-    return compare_opened(open_any(a)[0], open_any(b)[0], config, quiet=quiet)
+    return compare_opened(*open_both(a, b, runtime), config, quiet=quiet)
+
+
+def open_both(
+    a: str | Path, b: str | Path, runtime: Runtime = "auto"
+) -> tuple[OpenedModel | OpenedExport, OpenedModel | OpenedExport]:
+    """Open two detectors, the exported ones in ``runtime``; without any, ``open_any`` refuses it."""
+    some = is_exported(a) or is_exported(b)
+    first, second = (open_any(name, runtime=runtime if is_exported(name) or not some else "auto")[0] for name in (a, b))
+    return first, second
 
 
 def compare_opened(
@@ -126,6 +138,7 @@ def compare_opened(
     Raises:
         ConfigError: they do not have the same classes.
         DataError: the data set or the split cannot be used.
+        WriteError: the page cannot be written there.
     """
     missing = sorted(set(a.classes) ^ set(b.classes))
     if a.trained and b.trained and missing:
@@ -133,6 +146,9 @@ def compare_opened(
             f"{a.source} and {b.source} have different classes, so their AP means different things: only one has "
             f"{missing[0]!r}."
         )
+    output = None if config.output is None else page_file(config.output, PAGE)
+    if output is not None:
+        check_writable(output)
     first, second = _unseen((a, b), config)
     if first is not None and second is not None:
         only = sorted(set(first.classes) ^ set(second.classes))
@@ -148,7 +164,6 @@ def compare_opened(
             sides[0].matches, sides[1].matches, resamples=config.resamples, level=config.level, seed=config.seed,
             progress=lambda done, total: display.update("resampling", done / total, f"{done}/{total}"),
         )  # fmt: skip
-    output = None if config.output is None else page_file(config.output, PAGE)
     costs = [side.costs for side in sides]
     order = np.argsort(-np.abs(costs[1] - costs[0]), kind="stable")
     order = order[np.abs(costs[1] - costs[0])[order] > 0]

@@ -18,7 +18,7 @@ from nextdetr.engine.curves import plot_curves
 from nextdetr.engine.evaluate import CocoEvaluator, EvalResult
 from nextdetr.engine.validate import check_own_weights, examine
 from nextdetr.errors import ConfigError, DataError
-from nextdetr.files import optional_file, write_text_atomic
+from nextdetr.files import check_writable, optional_file, write_text_atomic
 from nextdetr.inference.exported import OpenedExport
 from nextdetr.inference.opened import stored_bits
 from nextdetr.inference.speed import read_table
@@ -95,15 +95,18 @@ def report(opened: OpenedModel | OpenedExport, config: ReportConfig, *, quiet: b
     Raises:
         DataError: the data set or the split cannot be used.
         ConfigError: thresholds cannot be stored for this detector, or not with these settings.
+        WriteError: the page cannot be written there.
     """
     if config.store:
         _check_store(opened, config)
-    examined = examine(opened, config, quiet=quiet)
     target = report_target(opened.source) if config.output is None else page_file(config.output, PAGE)
+    check_writable(target)
+    examined = examine(opened, config, quiet=quiet)
+    other = "" if isinstance(opened, OpenedExport) or not opened.given else opened.metadata["source_weights"]
     analysis = write_page(
         target, examined.evaluator, examined.result, model=opened.source, split=config.split, size=examined.image_size,
-        metadata=opened.metadata, table=_metrics_table(opened.source), pictures=config.pictures,
-        device=str(examined.device),
+        metadata=opened.metadata, table=None if other else _metrics_table(opened.source), pictures=config.pictures,
+        device=str(examined.device), weights=other,
     )  # fmt: skip
     if config.store:
         _store(opened, analysis, config.split)
@@ -118,6 +121,7 @@ def _check_store(opened: OpenedModel | OpenedExport, config: ReportConfig) -> No
 
     Raises:
         ConfigError: it is no checkpoint, or it runs with other weights or settings than ``predict`` would use.
+        WriteError: it cannot be written.
     """
     if isinstance(opened, OpenedExport) or Path(opened.source).suffix != ".safetensors":
         raise ConfigError(f"{opened.source}: --store writes into a checkpoint (*.safetensors); name the checkpoint.")
@@ -133,6 +137,7 @@ def _check_store(opened: OpenedModel | OpenedExport, config: ReportConfig) -> No
             "leave one of the two out."
         )
     check_not_cached(opened.source, "report --store")
+    check_writable(opened.source)
 
 
 def write_page(
@@ -147,6 +152,7 @@ def write_page(
     table: Path | None = None,
     pictures: int = 12,
     device: str = "cpu",
+    weights: str = "",
 ) -> Analysis:
     """Analyse the detections on a split and write the page atomically.
 
@@ -161,6 +167,7 @@ def write_page(
         table: the run's ``metrics.csv``.
         pictures: maximum number of images to show.
         device: device that it ran on.
+        weights: names of the weights that were given beside the model, if any.
     """
     data = evaluator.data
     own = stored_thresholds(metadata, len(data.classes))
@@ -174,10 +181,11 @@ def write_page(
         with themed("training", 12, 3.8) as (figure, drawn):
             plotted = plot_curves(figure, table, ink=INK)
         training = drawn[0] if plotted else None
+    named = f"model {model}, weights {weights}" if weights else f"model {model}"
     facts = Facts(
         title=f"{detector_name(model)} on {data.name}", stored=own is not None, pictures=pictures, device=device,
         doubt=barely_trained(own or analysis.thresholds, data.classes),
-        subtitle=f"split {split}, {plural(result.images, 'image')} at {size} px; model {model}",
+        subtitle=f"split {split}, {plural(result.images, 'image')} at {size} px; {named}",
         seconds=dict(result.seconds_per_image), speed=[] if speed is None else table_lines(speed), training=training,
     )  # fmt: skip
     write_text_atomic(target, report_page(analysis, facts))

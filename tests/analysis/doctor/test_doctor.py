@@ -15,7 +15,7 @@ import nextdetr
 from nextdetr.cli.main import run
 from nextdetr.data.sources import load_data
 from nextdetr.engine import statistics
-from nextdetr.errors import ConfigError, DataError
+from nextdetr.errors import ConfigError, DataError, WriteError
 from tests.pictures import scene
 
 SIZE = 160
@@ -282,6 +282,9 @@ def test_mistakes_are_one_sentence(sound, tmp_path, capsys):
     (tmp_path / "there.yaml").write_text("")
     with pytest.raises(ConfigError, match="is not touched"):
         nextdetr.doctor(sound, fix=tmp_path / "there.yaml")
+    for settings in ({"output": tmp_path / "there.yaml" / "page.html"}, {"fix": tmp_path / "there.yaml" / "new.yaml"}):
+        with pytest.raises(WriteError, match=r"there\.yaml is a file"):  # before anything is read
+            nextdetr.doctor(tmp_path / "missing", **settings)
     with pytest.raises(DataError, match="there is no such"):
         nextdetr.doctor(tmp_path / "missing")
     assert run(["doctor", str(tmp_path / "missing"), "--json"]) == 2

@@ -23,6 +23,7 @@ from nextdetr.engine.recipe import SET_ASIDE, choose_recipe
 from nextdetr.engine.recipe_plan import Recipe
 from nextdetr.engine.statistics import describe_data, describe_machine
 from nextdetr.errors import ConfigError, DataError
+from nextdetr.files import check_writable
 from nextdetr.models.graph import available_models, build_skeleton
 from nextdetr.tensors import choose_device
 
@@ -60,6 +61,7 @@ def doctor(
     Raises:
         DataError: there is no such data set, or none of its splits can be read.
         ConfigError: the detector has none of the classes, or a file to write has a wrong suffix.
+        WriteError: a file cannot be written.
     """
     values = {"model": model, "output": output, "fix": fix, "image_size": image_size, "device": device}
     given = {name: str(value) if isinstance(value, Path) else value for name, value in values.items() if value is not None}
@@ -68,7 +70,7 @@ def doctor(
 
 def examine(data: str | Path, config: DoctorConfig, progress: Progress = lambda *_: None) -> DoctorResult:
     """Run ``doctor`` with a configuration."""
-    _check_names(config)
+    _check_files(config)
     parts, findings = _read(data)
     records = [(split, record) for split, part in parts.items() for record in part.records]
     unique = list(dict.fromkeys(record.path for _, record in records))
@@ -111,13 +113,16 @@ def examine(data: str | Path, config: DoctorConfig, progress: Progress = lambda 
     return result
 
 
-def _check_names(config: DoctorConfig) -> None:
+def _check_files(config: DoctorConfig) -> None:
     if config.output is not None and config.output.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{config.output}: the page is HTML; end the name in .html.")
     if config.fix is not None and config.fix.suffix.lower() not in (".yaml", ".yml"):
         raise ConfigError(f"{config.fix}: a dataset YAML is written; end the name in .yaml.")
     if config.fix is not None and config.fix.exists():
         raise ConfigError(f"{config.fix}: it exists already, and is not touched; choose another name.")
+    for path in (config.output, config.fix):
+        if path is not None:
+            check_writable(path)
 
 
 def _read(data: str | Path) -> tuple[Parts, list[Finding]]:

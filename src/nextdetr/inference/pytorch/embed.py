@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nextdetr.errors import ConfigError
-from nextdetr.files import atomic_write, path_text
+from nextdetr.files import atomic_write, check_writable, path_text
 from nextdetr.inference.pytorch.pooled import pool
 from nextdetr.inference.sources import SourceItem, Sources, find_images, none_readable, read_ahead, reading_threads
 from nextdetr.models.detection import DetectionModel
@@ -179,9 +179,10 @@ def _batches(
 
 
 def check_output(path: Path) -> None:
-    """Raise ConfigError unless the name says in which form the vectors are to be written."""
+    """Raise ConfigError unless the name says how vectors are written, and WriteError if they cannot be."""
     if path.suffix.lower() not in (".npz", ".csv"):
         raise ConfigError(f"--output {path}: vectors are written as .npz (NumPy) or .csv; end the name in one of them.")
+    check_writable(path)
 
 
 def write_embeddings(result: Embeddings, path: str | Path) -> Path:
@@ -193,6 +194,7 @@ def write_embeddings(result: Embeddings, path: str | Path) -> Path:
 
     Raises:
         ConfigError: the name ends in something else.
+        WriteError: the file cannot be written.
     """
     path = Path(path)
     check_output(path)
