@@ -155,6 +155,13 @@ class CommandConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        device, kind = getattr(self, "device", None), getattr(self, "accelerator", "auto")
+        if device is not None and kind not in ("auto", device.partition(":")[0]):
+            raise ValueError(f"--device {device} and --accelerator {kind} contradict each other; give one of them")
+        return self
+
+    @model_validator(mode="after")
     def _one_choice_of_speed(self) -> Self:
         """Refuse ``--latency`` beside what it chooses, and another machine's times without it."""
         given = [name for name in ("image_size", "queries", "decoder_layers") if getattr(self, name, None) is not None]

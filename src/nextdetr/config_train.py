@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_serializer, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from nextdetr.config_base import (
     Accelerator,
@@ -32,13 +32,16 @@ from nextdetr.config_base import (
 
 __all__ = ["PretrainConfig", "TrainConfig"]
 
-_LENGTH_AND_PLACE = (frozenset({"epochs", "minutes"}), frozenset({"device", "devices"}))
+_LENGTH_AND_PLACE = (
+    frozenset({"epochs", "minutes"}), frozenset({"device", "devices"}), frozenset({"device", "accelerator"}),
+)  # fmt: skip
+_START = (frozenset({"start", "weights"}), frozenset({"start", "backbone_weights"}))
 
 
 class TrainConfig(CommandConfig):
     """Settings of ``nextdetr train``."""
 
-    alternatives, latency_chooses = _LENGTH_AND_PLACE, False
+    alternatives, latency_chooses = (*_LENGTH_AND_PLACE, *_START), False
     #: What the recipe chooses from the data and the machine unless it is given, so that the defaults below are for few.
     chosen: ClassVar[frozenset[str]] = frozenset(
         {
@@ -181,6 +184,12 @@ class TrainConfig(CommandConfig):
     val_every: int | None = Field(
         None, ge=1, description="Epochs between validations (default: chosen so that they take a tenth of the time)."
     )
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _off_of_a_file(cls, value: Any) -> Any:
+        """Take ``cache: off``, which YAML reads as false."""
+        return "off" if value is False else value
 
     @field_serializer("data")
     def _one_as_text(self, data: tuple[str, ...] | None) -> str | tuple[str, ...] | None:

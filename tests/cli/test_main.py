@@ -13,6 +13,7 @@ import pytest
 
 from nextdetr import measures
 from nextdetr.cli.main import run
+from nextdetr.errors import ConfigError
 from tests.helpers import squares, tiny_model
 
 
@@ -39,6 +40,34 @@ def test_trains_last_line_rounds_the_score(score, shown, monkeypatch, capsys):
     monkeypatch.setattr(train, "train", lambda *_, **__: train.TrainResult("r", 2, 1.0, 1.0, best, "r/best.safetensors"))
     assert run(["train", "--data", "photos"]) == 0
     assert capsys.readouterr().out == f"r/best.safetensors  best epoch 2  AP {shown}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "stored", "options"),
+    [
+        ("train", "teacher: t.safetensors", "--teacher-weight 0.5"),
+        ("train", "unlabelled: more", "--unlabelled-weight 2"),
+        ("train", "latency: 20", "--latency-of pi.json"),
+        ("pretrain", "detector: true", "--head-epochs 5"),
+    ],
+)
+def test_an_option_may_be_about_a_setting_of_the_file(command, stored, options, tmp_path, monkeypatch, capsys):
+    configs = []
+
+    def note(config, **_):
+        configs.append(config)
+        raise ConfigError("enough.")
+
+    monkeypatch.setattr("nextdetr.engine.train.train", note)
+    monkeypatch.setattr("nextdetr.engine.pretrain.pretrain_all", note)
+    (tmp_path / "c.yaml").write_text(stored)
+    assert run([command, *options.split()]) == 2
+    assert options.split()[0] in capsys.readouterr().err
+    assert configs == []
+    assert run([command, *options.split(), "--config", str(tmp_path / "c.yaml")]) == 2
+    assert capsys.readouterr().err == "nextdetr: enough.\n"
+    names = {stored.partition(":")[0], options.split()[0][2:].replace("-", "_")}
+    assert configs[0].model_fields_set == names
 
 
 def test_val_json(trained, capsys):

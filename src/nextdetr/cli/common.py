@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
 from cyclopts import Parameter
+from pydantic import model_validator
 
 from nextdetr.cli.other_tools import own_settings
 from nextdetr.cli.output import print_json, say
-from nextdetr.config import CommandConfig, ValConfig, build_config
+from nextdetr.config import CommandConfig, GraftConfig, PretrainConfig, TrainConfig, ValConfig, build_config
 from nextdetr.config_file import merge_settings, read_config_file
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from nextdetr.weights.report import LoadReport
 
 __all__ = [
-    "AllowPartial", "Json", "Runtime", "Verbose", "Weights", "is_first_process", "open_told", "print_json", "say",
-    "settings", "split_line", "tell_point", "tell_reports",
+    "AllowPartial", "GraftOptions", "Json", "PretrainOptions", "Runtime", "TrainOptions", "Verbose", "Weights",
+    "is_first_process", "open_told", "print_json", "say", "settings", "split_line", "tell_point", "tell_reports",
 ]  # fmt: skip
 
 Json = Annotated[
@@ -42,6 +43,30 @@ Runtime = Annotated[
 Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show the traceback of an error.")]
 
 C = TypeVar("C", bound=CommandConfig)
+
+
+class _Options(CommandConfig):
+    """Options that a ``--config`` file may complete: ``settings`` checks with it whether they lack another one."""
+
+    @model_validator(mode="after")
+    def _one_choice_of_speed(self) -> Self:
+        return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        return self
+
+
+class TrainOptions(_Options, TrainConfig):
+    """Options of ``nextdetr train``."""
+
+
+class PretrainOptions(_Options, PretrainConfig):
+    """Options of ``nextdetr pretrain``."""
+
+
+class GraftOptions(_Options, GraftConfig):
+    """Options of ``nextdetr graft``."""
 
 
 def is_first_process() -> bool:

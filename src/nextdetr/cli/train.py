@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Verbose, is_first_process, print_json, say, settings
+from nextdetr.cli.common import Json, TrainOptions, Verbose, is_first_process, print_json, say, settings
 from nextdetr.config import TrainConfig
 
 __all__ = ["train"]
@@ -14,7 +14,7 @@ __all__ = ["train"]
 
 def train(
     *,
-    options: Annotated[TrainConfig | None, Parameter(name="*")] = None,
+    options: Annotated[TrainOptions | None, Parameter(name="*")] = None,
     config: Annotated[str | None, Parameter(help="YAML file of settings; options take precedence.")] = None,
     json: Json = False,
     verbose: Verbose = False,
