@@ -138,6 +138,14 @@ def test_one_that_was_interrupted_continues_in_its_folder(tmp_path, monkeypatch,
     assert (tmp_path / "runs" / "quickstart-2" / "coins.png").is_file()
 
 
+@pytest.mark.parametrize("name", ["last.ckpt", "best.safetensors"])
+def test_the_folder_of_another_run_is_left_alone(name, tmp_path, capsys):
+    (tmp_path / name).touch()
+    assert run(["quickstart", "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"nextdetr: {tmp_path}: holds a run already; choose another --output.\n"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_limit_ends_a_training_of_epochs(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "perf_counter", time.process_time)  # other processes take none of it
     settings = TrainConfig(

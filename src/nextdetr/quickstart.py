@@ -67,7 +67,7 @@ def quickstart(config: QuickstartConfig, *, quiet: bool = False) -> QuickstartRe
     """Run the quickstart; one that was interrupted continues where it stopped.
 
     Raises:
-        ConfigError: scikit-image, which contains the photographs, is not installed.
+        ConfigError: scikit-image, which contains the photographs, is not installed, or the folder holds another run.
         Interrupted: it was asked to stop while training.
     """
     wanted = Path("runs") / "quickstart"
@@ -100,9 +100,12 @@ def _quickstart(config: QuickstartConfig, output: Path, *, quiet: bool) -> Quick
     from nextdetr.engine.log import Display
     from nextdetr.engine.validate import score_detector
     from nextdetr.weights.checkpoint import open_model
+    from nextdetr.weights.folder import RUN_FILES
 
     display = Display(enabled=not quiet)
     stopped = _is_stopped(output, config.seed)
+    if not stopped and any((output / name).exists() for name in ("last.ckpt", *RUN_FILES)):
+        raise ConfigError(f"{output}: holds a run already; choose another --output.")
     display.line((KEPT if stopped else MAKING).format(data=output / "data"))
     data = make_coins(output / "data", image_size=IMAGE_SIZE, seed=config.seed)
     with exclusive(output / PICTURE):  # until all is done, so that no other quickstart takes this one for a stopped one
