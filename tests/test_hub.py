@@ -206,6 +206,9 @@ def test_folders_that_are_none_of_ours(detector, tmp_path):
     empty.mkdir()
     with pytest.raises(WeightsError, match=r"holds no model\.safetensors"):
         Detector.from_pretrained(empty)
+    (empty / "best.safetensors").touch()
+    with pytest.raises(WeightsError, match=r"the folder of a run: open it with Detector\('.*empty'\)"):
+        Detector.from_pretrained(empty)
     save_file({"x": torch.zeros(1)}, empty / "model.safetensors")
     with pytest.raises(WeightsError, match="not a NextDETR detector"):
         Detector.from_pretrained(empty)

@@ -152,7 +152,7 @@ class Detector(Predicting):
         """Score the detector on one split of a data set with the COCO metrics (AP and AR as fractions, 0 to 1).
 
         Args:
-            data: as for :meth:`train`.
+            data: a data set as for :meth:`train`; several as a YAML with ``format: joined``.
             split: which part of it.
             quiet: show no progress on standard error.
             settings: the options of ``nextdetr val`` as keywords.
@@ -183,7 +183,7 @@ class Detector(Predicting):
         """Store the confidence that bounds the share of missed objects in the checkpoint; ``passed`` says if there is one.
 
         Args:
-            data: as for :meth:`train`.
+            data: as for :meth:`val`.
             recall: of an image's objects, at most 1 less this is missed, on the average of new images; 0 to 1.
             split: part of the data set that chose neither weights nor thresholds.
             quiet: show no progress on standard error.

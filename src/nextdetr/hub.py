@@ -18,7 +18,7 @@ from nextdetr.hub_card import CARD_MARK, CardFacts, model_card
 from nextdetr.hub_errors import told
 from nextdetr.models.modelfile import available_models, load_model_file
 from nextdetr.weights.checkpoint import OpenedModel, extra_metadata, read_detector_metadata, read_metrics, save_opened
-from nextdetr.weights.folder import FOLDER_FILES
+from nextdetr.weights.folder import FOLDER_FILES, RUN_FILES
 from nextdetr.weights.layouts.foreign import model_title, stated_type
 from nextdetr.weights.layouts.table import opens_type
 from nextdetr.weights.licences import TEACHER, TEACHER_LICENCE
@@ -182,6 +182,8 @@ def _detector_file(folder: Path, name: str) -> Path:
     """Return the folder's detector file after checking its metadata."""
     path = folder / MODEL_FILE
     hint = _other_library(folder, name)
+    if not path.is_file() and any((folder / file).is_file() for file in RUN_FILES):
+        raise WeightsError(f"{name}: the folder of a run: open it with Detector({name!r}).")
     if not path.is_file():
         raise WeightsError(f"{name}: it holds no {MODEL_FILE}, so it is no NextDETR detector{hint}.")
     try:

@@ -60,7 +60,7 @@ def as_outputs(output: DetectorOutput | Outputs) -> Outputs:
 
 
 def choose_device(name: str | torch.device | None = None) -> torch.device:
-    """Return the device to run on: the given one, or the best available (CUDA, Apple's MPS, then the CPU).
+    """Return the device to run on: the given one, a number being a GPU's, or the best (CUDA, Apple's MPS, then the CPU).
 
     Raises:
         ConfigError: there is no such device on this machine.
@@ -69,6 +69,8 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if str(name).isdecimal():
+        name = f"cuda:{name}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -23,6 +23,7 @@ from nextdetr.inference.contract import Contract
 from nextdetr.inference.exported import ExportedModel, OpenedExport
 from nextdetr.inference.opened import settle
 from nextdetr.installation import install_command
+from nextdetr.tensors import choose_device
 from nextdetr.weights.checkpoint import save_opened
 from tests.helpers import squares, tiny_model
 
@@ -58,6 +59,14 @@ def test_the_detectors_device_is_that_of_all_it_does(tmp_path, no_gpu):
     list(detector.stream(image, PredictConfig(device="cuda:3")))
     detector.embed(image, device="cuda:3")
     assert no_gpu == ["cuda:3"] * 3
+
+
+@pytest.mark.parametrize("device", ["99", 99, "cuda:99"])
+def test_a_number_is_a_gpu_everywhere(device, tmp_path):
+    with pytest.raises(ConfigError, match="the device cuda:99 cannot be used"):
+        Detector(tiny_model(tmp_path), device=device).predict(Image.new("RGB", (40, 40)))
+    with pytest.raises(ConfigError, match="the device cuda:99 cannot be used"):
+        choose_device(device)
 
 
 def test_training_runs_where_the_detector_does(tmp_path, monkeypatch):
