@@ -6,7 +6,7 @@ import pytest
 
 from nextdetr import config
 from nextdetr.cli.common import settings
-from nextdetr.config import PredictConfig, PretrainConfig, TrainConfig, build_config
+from nextdetr.config import ExportConfig, PredictConfig, PretrainConfig, TrainConfig, build_config
 from nextdetr.config_file import dump_config, read_config_file
 from nextdetr.errors import ConfigError
 
@@ -21,6 +21,7 @@ def test_unknown_setting_names_the_closest():
     [
         ({"epochs": 0}, "--epochs .*greater than or equal to 1.*given: 0"),
         ({"epochs": 3, "minutes": 2}, "--epochs and --minutes"),
+        ({"device": "cpu", "accelerator": "cuda"}, "--device cpu and --accelerator cuda contradict each other"),
         ({"image_size": 0}, "--image-size .*given: 0"),
         ({"precision": "8"}, "--precision"),
         ({"batch_size": "many"}, "--batch-size .*given: 'many'"),
@@ -79,6 +80,8 @@ def test_hyphens_and_underscores_are_the_same(tmp_path):
         ("minutes: 7\nepochs: null", {"epochs": 3}, {"epochs": 3, "minutes": None}),
         ("epochs: 7\nseed: 5", {"seed": 1}, {"epochs": 7, "minutes": None, "seed": 1}),
         ("devices: 2", {"device": "cpu"}, {"devices": 1, "device": "cpu"}),
+        ("device: cuda:0", {"accelerator": "cpu"}, {"device": None, "accelerator": "cpu"}),
+        ("accelerator: cuda", {"device": "cpu"}, {"device": "cpu", "accelerator": "auto"}),
     ],
 )
 def test_an_option_replaces_what_a_file_says_in_another_way(tmp_path, kind, stored, given, left):
@@ -86,6 +89,44 @@ def test_an_option_replaces_what_a_file_says_in_another_way(tmp_path, kind, stor
     file.write_text(stored)
     merged = settings(kind, kind(**given), str(file))
     assert {name: getattr(merged, name) for name in left} == left
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "left"),
+    [
+        ("start: auto", {"weights": "w.pt"}, {"weights": Path("w.pt")}),
+        ("start: auto\nweights: null", {"backbone_weights": "b.pt"}, {"weights": None, "backbone_weights": Path("b.pt")}),
+        ("weights: w.pt\nbackbone_weights: b.pt", {"start": "auto"}, {"start": "auto"}),
+        ("weights: w.pt", {"backbone_weights": "b.pt"}, {"weights": Path("w.pt"), "backbone_weights": Path("b.pt")}),
+    ],
+)
+def test_weights_that_are_given_replace_the_start_of_a_file(tmp_path, stored, given, left):
+    file = tmp_path / "settings.yaml"
+    file.write_text(stored)
+    merged = settings(TrainConfig, TrainConfig(**given), str(file))
+    assert {name: getattr(merged, name) for name in merged.model_fields_set} == left
+
+
+def test_off_is_off_in_a_file_too(tmp_path):
+    (tmp_path / "settings.yaml").write_text("cache: off")  # which YAML reads as false
+    assert settings(TrainConfig, None, str(tmp_path / "settings.yaml")).cache == "off"
+    with pytest.raises(ConfigError, match=r"--cache must be .*given: True"):
+        build_config(TrainConfig, {"cache": True})
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "more", "message"),
+    [
+        (ExportConfig, {"accuracy_drop": 0.01}, {"data": "photos"}, "--accuracy-drop is about the AP on a data set"),
+        (PredictConfig, {"overlap": 0.3}, {"tile": 640}, "--overlap is that of tiles: give --tile too"),
+        (PredictConfig, {"workers": 8}, {"engine": "ray", "output": "t.parquet"}, "--workers is for --engine ray"),
+        (PredictConfig, {"save": "json", "output": "t.parquet"}, {"output": "t"}, "NAME.parquet is one table"),
+    ],
+)
+def test_an_option_without_effect_is_refused(kind, values, more, message):
+    with pytest.raises(ConfigError, match=message):
+        build_config(kind, values)
+    build_config(kind, values | more)
 
 
 def test_a_file_that_sets_the_length_twice_is_refused(tmp_path):

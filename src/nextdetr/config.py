@@ -155,6 +155,12 @@ class PredictConfig(CommandConfig):
             raise ValueError("--engine ray writes a table: give --output NAME.parquet")
         if self.annotations is not None and "json" not in self.save:
             raise ValueError("--annotations gives ids to the results that --save json writes: add that option")
+        if self.is_table and self.save != type(self).model_fields["save"].default:
+            raise ValueError("--save is for a folder, and NAME.parquet is one table: leave one of the two out")
+        if self.overlap != type(self).model_fields["overlap"].default and self.tile is None:
+            raise ValueError("--overlap is that of tiles: give --tile too")
+        if self.workers != type(self).model_fields["workers"].default and self.engine != "ray":
+            raise ValueError("--workers is for --engine ray: add that option, or leave it out")
         if self.full_every != type(self).model_fields["full_every"].default and not self.static_camera:
             raise ValueError("--full-every is about a camera that does not move: give --static-camera too")
         if self.static_camera:
@@ -280,6 +286,8 @@ class ExportConfig(CommandConfig):
             raise ValueError("--int8 is for --format onnx, openvino and web")
         if self.int8 and self.data is None:
             raise ValueError("--int8 is calibrated on your images: give --data")
+        if self.accuracy_drop is not None and self.data is None:
+            raise ValueError("--accuracy-drop is about the AP on a data set: give --data too")
         if self.portable and self.dynamic:
             raise ValueError("--portable has a fixed size, which its gathers are made for: leave --dynamic out")
         if self.winograd and not self.can_winograd:

@@ -124,6 +124,11 @@ def test_the_same_sentence_without_json(place, monkeypatch, capsys):
     [
         ("doctor", "DATA is missing. See nextdetr doctor --help."),
         ("compare GOOD --data set", "B is missing. See nextdetr compare --help."),
+        ("pretrain set --images set", "the images are given twice, as IMAGES and as --images: give them in one place."),
+        (
+            "graft GOOD --detector GOOD --backbone convnextv2-atto --images set",
+            "the detector is given twice, as DETECTOR and as --detector: give it in one place.",
+        ),
         ("train --data", 'Command "train" parameter --data requires an argument. See nextdetr train --help.'),
         ("info none", "none: neither a file nor a shipped model; shipped are deim-l, "),
     ],

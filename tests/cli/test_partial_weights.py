@@ -95,8 +95,9 @@ def test_info_of_a_checkpoint_without_metrics_and_of_an_export(place, tmp_path, 
     assert run(["info", str(path), "--image-size", "64"]) == 0
     assert "not scored yet" in capsys.readouterr().out
     (tmp_path / "model.onnx").write_bytes(b"any")
-    assert run(["info", str(tmp_path / "model.onnx"), "--weights", str(whole)]) == 2
-    assert "has its weights inside" in capsys.readouterr().err
+    for option in (["--weights", str(whole)], ["--image-size", "64"], ["--profile"]):
+        assert run(["info", str(tmp_path / "model.onnx"), *option]) == 2
+        assert "has its weights inside, its own image size, and no rows" in capsys.readouterr().err
 
 
 def test_the_vectors_are_those_of_the_weights(place, tmp_path, capsys):

@@ -169,3 +169,18 @@ def test_a_stranger_is_told_what_goes_in_and_comes_out(name, tmp_path, capsys):
         assert found["classes"] == CLASSES
         assert list(found["inputs"]) == ["images", "sizes"]
         assert found["outputs"]["boxes"].startswith("[1, 4, 4] float32")
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        ("weights inspect FILE --model nextdetr-atto", "fits no other: leave --model out"),
+        ("benchmark FILE --precision int8", "its precision is float32, and --precision is for exports made here"),
+        ("benchmark FILE --precision float32 half", "its precision is float32"),
+    ],
+)
+def test_options_that_an_exported_file_cannot_follow_are_refused(command, answer, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    handmade(tmp_path / "model.onnx")
+    assert run(command.replace("FILE", "model.onnx").split()) == 2
+    assert answer in capsys.readouterr().err

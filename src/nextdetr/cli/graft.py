@@ -6,8 +6,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Verbose, print_json, say, settings
+from nextdetr.cli.common import GraftOptions, Json, Verbose, print_json, say, settings
 from nextdetr.config import GraftConfig
+from nextdetr.errors import ConfigError
 
 __all__ = ["graft"]
 
@@ -21,7 +22,7 @@ def graft(
     ] = None,
     /,
     *,
-    options: Annotated[GraftConfig | None, Parameter(name="*")] = None,
+    options: Annotated[GraftOptions | None, Parameter(name="*")] = None,
     config: Annotated[str | None, Parameter(help="YAML file of settings; options take precedence.")] = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -32,6 +33,8 @@ def graft(
     """
     merged = settings(GraftConfig, options, config, command="graft")
     if source is not None:
+        if options is not None and options.detector is not None:
+            raise ConfigError("the detector is given twice, as DETECTOR and as --detector: give it in one place.")
         given = {name: getattr(merged, name) for name in merged.model_fields_set}
         merged = GraftConfig(**{**given, "detector": source})
     from nextdetr.engine.graft import run_graft

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 __all__ = ["info"]
 
+SIZE = 640  # pixels, for the GFLOP
+
 
 def info(
     model: Annotated[str, Parameter(help="A shipped name, a model YAML, a checkpoint or an exported file.")],
     *,
-    image_size: Annotated[int, Parameter(help="Side of the square input to count GFLOP for, pixels.")] = 640,
+    image_size: Annotated[
+        int | None, Parameter(help="Side of the square input to count GFLOP for, pixels (default: 640).")
+    ] = None,
     profile: Annotated[bool, Parameter(negative="", help="Also measure the time of each row on this machine.")] = False,
     plot: Annotated[
         Path | None, Parameter(help="Image file for a plot of the latency table, if the model has one.")
@@ -41,8 +45,11 @@ def info(
     from nextdetr.inference.header import exported_file, is_exported, read_metadata, summarize_export, summary_lines
 
     if is_exported(model):
-        if weights is not None or profile:
-            raise ConfigError(f"{model}: an exported file has its weights inside, and no rows: leave the options out.")
+        if weights is not None or profile or image_size is not None:
+            raise ConfigError(
+                f"{model}: an exported file has its weights inside, its own image size, and no rows: leave --weights, "
+                "--image-size and --profile out."
+            )
         found = summarize_export(model)
         table = _table(read_metadata(exported_file(model)), model, plot)
         if json:
@@ -65,14 +72,14 @@ def info(
     origin: dict[str, Any] = {key: opened.metadata[key] for key in stated if key in opened.metadata}
     known = confidence_facts(opened.metadata, opened.classes)
     table = _table(opened.metadata, model, plot)
-    summary = summarize(opened.model, image_size, profile=profile)
+    summary = summarize(opened.model, SIZE if image_size is None else image_size, profile=profile)
     if json:
         print_json({"command": "info", "model": model, **summary.to_json(), **origin, **known, **_speed(table)})
         return
     _show(summary)
     say(
         f"\n{model}: {summary.parameters:,} parameters ({summary.trainable_parameters:,} trained), "
-        f"{summary.gflop:.2f} GFLOP at {image_size} px"
+        f"{summary.gflop:.2f} GFLOP at {summary.image_size} px"
     )
     if opened.trained:
         metrics = read_metrics(opened.metadata)

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from nextdetr.cli.common import Json, Verbose, is_first_process, print_json, say, settings
+from nextdetr.cli.common import Json, PretrainOptions, Verbose, is_first_process, print_json, say, settings
 from nextdetr.config import PretrainConfig
+from nextdetr.errors import ConfigError
 
 __all__ = ["pretrain"]
 
@@ -19,7 +20,7 @@ def pretrain(
     ] = None,
     /,
     *,
-    options: Annotated[PretrainConfig | None, Parameter(name="*")] = None,
+    options: Annotated[PretrainOptions | None, Parameter(name="*")] = None,
     config: Annotated[str | None, Parameter(help="YAML file of settings; options take precedence.")] = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -31,6 +32,8 @@ def pretrain(
     """
     merged = settings(PretrainConfig, options, config, command="pretrain")
     if sources:
+        if options is not None and options.images:
+            raise ConfigError("the images are given twice, as IMAGES and as --images: give them in one place.")
         given = {name: getattr(merged, name) for name in merged.model_fields_set}
         merged = PretrainConfig(**{**given, "images": tuple(sources)})
     from nextdetr.engine.pretrain import pretrain_all

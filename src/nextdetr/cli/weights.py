@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from nextdetr.cli.common import Json, Verbose, print_json, say
+from nextdetr.errors import ConfigError
 
 __all__ = ["app"]
 
@@ -29,6 +30,8 @@ def inspect(
     from nextdetr.inference.header import is_exported, summarize_export, summary_lines
 
     if is_exported(file):
+        if model is not None:
+            raise ConfigError(f"{file}: an exported file has its model inside and fits no other: leave --model out.")
         summary = summarize_export(file)
         result = {"command": "weights inspect", "file": str(file), **summary}
         print_json(result) if json else say("\n".join(summary_lines(summary)))

@@ -134,7 +134,7 @@ def benchmark(
 
     Raises:
         NextDETRError: the model cannot be opened or exported, a package for that is missing, or an exported file was given
-            with ``points``.
+            with ``points`` or another ``precision`` than its own.
     """
     opened, reports = open_any(model, weights=weights, allow_partial=allow_partial)
     if config.points and isinstance(opened, OpenedExport):
@@ -144,6 +144,11 @@ def benchmark(
         )
     if not isinstance(opened, OpenedExport):
         _check_exports(config)
+    elif "precision" in config.model_fields_set and config.precision != (opened.metadata["precision"],):
+        raise ConfigError(
+            f"{opened.source}: its precision is {opened.metadata['precision']}, and --precision is for exports made here: "
+            "name the checkpoint, or leave --precision out."
+        )
     for report in reports:
         tell(report.text())
     queries = None
