@@ -1,4 +1,4 @@
-"""Thumbnails: a fraction of a JPEG is decoded, other formats are read as everywhere, and EXIF may turn them."""
+"""Thumbnails: a fraction of a JPEG is decoded, EXIF may turn them, and 16-bit grey is seen whatever bits it uses."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from PIL import Image
 
 from nextdetr.data.thumbnails import read_thumbnail
 from nextdetr.errors import DataError
+from nextdetr.preprocess import Reading
 
 
 @pytest.fixture
@@ -41,3 +42,13 @@ def test_a_file_that_is_no_picture_is_named(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"a\.jpg"):
         read_thumbnail(tmp_path / "a.jpg", 8, decoded=16)
+
+
+@pytest.mark.parametrize(("largest", "bits", "seen"), [(1000, 16, 249), (1000, 12, 62), (40000, 16, 156), (3, 16, 3)])
+def test_grey_of_few_of_16_bits_is_not_black(tmp_path, largest, bits, seen):
+    values = np.zeros((32, 32), dtype=np.uint16)
+    values[:16] = largest
+    Image.fromarray(values).save(tmp_path / "a.png")
+    small = read_thumbnail(tmp_path / "a.png", 8, decoded=16, reading=Reading(bits=bits))
+    assert small[:4].tolist() == [[seen] * 8] * 4
+    assert not small[4:].any()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from nextdetr.pictures import open_picture
 from nextdetr.preprocess import AS_EVER, Reading, load_image
 
-__all__ = ["read_thumbnail"]
+__all__ = ["in_its_range", "read_thumbnail"]
 
 
 def read_thumbnail(
@@ -34,5 +36,24 @@ def read_thumbnail(
             grey = image.convert("L")
             grey = ImageOps.exif_transpose(grey) if upright else grey
     except Exception:  # noqa: BLE001 - another format, or an EXIF block or pixels that Pillow's decoders stumble over
-        grey = load_image(path, reading).convert("L")
+        grey = load_image(path, in_its_range(path, reading)).convert("L")
     return np.asarray(grey.resize((side, side), Image.Resampling.BOX))
+
+
+def in_its_range(path: Path, reading: Reading = AS_EVER) -> Reading:
+    """Return how to read an image that is only looked at: 16-bit grey of which few bits are used would be black.
+
+    Args:
+        path: the file.
+        reading: how it is read otherwise; if it has fewer than 16 bits, these count.
+    """
+    if reading.bits < 16:
+        return reading
+    try:
+        with open_picture(path, reading.max_pixels) as image:
+            if image.mode != "I" and not image.mode.startswith("I;16"):
+                return reading
+            largest = int(np.asarray(image).max())
+    except Exception:  # noqa: BLE001 - reading the image tells what is wrong
+        return reading
+    return replace(reading, bits=min(16, max(8, largest.bit_length())))

@@ -300,3 +300,14 @@ def test_a_fix_that_cannot_be_written_says_nothing_of_the_training(tmp_path):
     assert "of the format labelme" in by_kind(result)["not fixed"].message
     assert not result.passed
     assert result.verdict == "training is worthwhile, but nothing was fixed"
+
+
+def test_grey_of_few_of_16_bits_is_seen(tmp_path):
+    coco = Coco(tmp_path)
+    for split, seed in (("train", 1), ("train", 2), ("val", 1)):
+        values = np.asarray(picture(seed).convert("L")).astype(np.uint16) * 4  # 10 bits
+        values = values if split == "train" else values[5:-3, 4:-6]
+        coco.add(split, f"{seed}.png", Image.fromarray(values), (0, 10, 10, 60, 60))
+    found = {finding.kind for finding in nextdetr.doctor(coco.write()).findings}
+    assert "image in two splits" in found
+    assert "image without content" not in found

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from nextdetr.analysis.doctor.findings import DoctorResult, Finding, Mark, Picture, headline
 from nextdetr.data.records import read_as
+from nextdetr.data.thumbnails import in_its_range
 from nextdetr.errors import DataError
 from nextdetr.files import path_text, write_text_atomic
 from nextdetr.inference.fonts import lay_out
@@ -127,7 +128,7 @@ def _window(size: tuple[int, int], marks: tuple[Mark, ...]) -> tuple[int, int, i
 def _thumbnail(path: Path, marks: tuple[Mark, ...]) -> str:
     """Return an image with its marks as a base64 JPEG; "" if it cannot be read."""
     try:
-        image = load_image(path)
+        image = load_image(path, in_its_range(path))
     except DataError:
         return ""
     left, top, right, bottom = _window(image.size, marks)
