@@ -197,3 +197,11 @@ def test_spaces_around_names_are_no_loss(tmp_path):
         convert(tmp_path / "set", to, tmp_path / to)
         after = load_data(tmp_path / to, "train", on_bad_data="error")
         assert sorted(float(record.boxes[0, 0]) for record in after.records) == [1, 2, 3]
+
+
+def test_advice_on_other_splits_fits_the_format(tmp_path):
+    image = '<image id="0" name="a.jpg" subset="{}"><box label="cat" xtl="1" ytl="2" xbr="3" ybr="4"/></image>'
+    write_text(tmp_path / "set" / "a.xml", f"<annotations>{image.format('batch 1')}</annotations>")
+    make_image(tmp_path / "set" / "a.jpg")
+    with pytest.raises(DataError, match=r"would miss the split batch 1; name .* a dataset YAML of what convert --to coco"):
+        convert(tmp_path / "set", "yolo", tmp_path / "new")

@@ -204,6 +204,12 @@ LABELME = {
          "b.jpg": None},
         {"train/a.jpg": [CAT]}, ("annotations without a split",), ("dog", "cat"),
     ),
+    "files beside folders of splits other than train": Case(
+        "labelme: a.json",
+        {"a.json": labelme("a.jpg", RECTANGLE), "a.jpg": None, "b.jpg": None, "test/c.json": labelme("c.jpg", OUTLINE),
+         "test/c.jpg": None, "test/d.jpg": None},
+        {"a.jpg": [CAT]}, ("image without annotations",), splits=("train", "test"),
+    ),
     "a folder with the word test in its name": Case(
         "labelme: crash test 2/a.json", {"crash test 2/a.json": labelme("a.jpg", RECTANGLE), "crash test 2/a.jpg": None},
         {"crash test 2/a.jpg": [CAT]}, classes=("cat",),

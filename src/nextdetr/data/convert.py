@@ -132,9 +132,11 @@ def _without_unions(data: str | Path, parts: list[DetectionData]) -> list[Detect
     there = {record.path for part in known for record in part.records}
     for part in parts:
         if part.split not in _YOLO_SPLITS and not all(record.path in there for record in part.records):
+            named = part.recognised.split(":")[0] in (*WRITERS, "yaml")  # other formats have no such YAML
+            also = "" if named else " of what convert --to coco writes"
             raise DataError(
                 f"{data}: programs for YOLO look for {', '.join(_YOLO_SPLITS)} and would miss the split {part.split}; name "
-                "the splits accordingly in a dataset YAML."
+                f"the splits accordingly in a dataset YAML{also}."
             )
     return known
 

@@ -4,7 +4,7 @@ Shapes other than rectangles give their enclosing box: polygons, lines, circles 
 rectangles and masks; those of one class and ``group_id`` are parts of one object. Single points have no extent and are
 counted. ``imageData``, the encoded image, is ignored: the file named by ``imagePath`` counts, or the one beside the JSON
 with its name. An image without a JSON has not been annotated and is left out; one without objects has a JSON without
-shapes. Folders named train, val and test are splits; without them everything is ``train``.
+shapes. Folders named train, val and test are splits; without train, files in none of them are.
 """
 
 from __future__ import annotations
@@ -55,14 +55,23 @@ def _recognise(glance: Glance) -> str:
 
 def _open(glance: Glance) -> dict[str, SplitReader]:
     splits = {split_called(folder.name) for folder in glance.folders} - {""}
-    return {split: partial(_read, glance.path, split, bool(splits)) for split in sorted(splits) or [_LONE]}
+    loose = any(not _split_of(path, glance.path) for path in glance.nested(".json"))
+    rest = _LONE if not splits or (loose and _LONE not in splits) else ""
+    return {split: partial(_read, glance.path, split, rest) for split in sorted(splits | {rest} - {""})}
 
 
-def _read(root: Path, split: str, by_folder: bool, classes: Sequence[str] | None) -> RawSplit:
-    """Read the JSON files of a split; the classes are those of all files of the set."""
+def _read(root: Path, split: str, rest: str, classes: Sequence[str] | None) -> RawSplit:
+    """Read the JSON files of a split; the classes are those of all files of the set.
+
+    Args:
+        root: the folder.
+        split: the split.
+        rest: split of the files that are in no folder of a split; "" leaves them out.
+        classes: names in the model's order, or None.
+    """
 
     def is_of_split(path: Path) -> bool:
-        return not by_folder or _split_of(path, root) == split
+        return (_split_of(path, root) or rest) == split
 
     images, files = list_images(root), list_files(root, {".json"})
     reader = _LabelmeReader(root, images.files)
@@ -79,7 +88,7 @@ def _read(root: Path, split: str, by_folder: bool, classes: Sequence[str] | None
     taken = {item.path for item in chosen}
     without = [path for path in images.files if path not in taken and is_of_split(path)]
     problems += unannotated(root, without, "without a JSON", "left out, as not annotated yet")
-    stray = [path for path in files.files if by_folder and not _split_of(path, root)]
+    stray = [path for path in files.files if not rest and not _split_of(path, root)]
     if stray:
         message = f"{plural(len(stray), 'JSON file')} in no folder of a split, such as {stray[0].name}: left out"
         problems.append(Problem(str(root), "", message, "annotations without a split"))
