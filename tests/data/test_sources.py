@@ -186,6 +186,21 @@ def test_include_prefers_the_whole_name(tmp_path):
     assert [record.image_id for record in load_data(yaml, "train").records] == [2]
 
 
+def test_list_beside_the_yaml_and_a_root_in_the_home_folder(tmp_path, monkeypatch):
+    """As the val.txt of a run, and a YAML written there."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    for name in ("a.jpg", "b.jpg"):
+        make_image(tmp_path / "home" / "set" / name)
+    write_coco(tmp_path / "home" / "set" / "a.json", [image_entry(1, "a.jpg"), image_entry(2, "b.jpg")], [])
+    write_text(tmp_path / "run" / "val.txt", "b.jpg\n")
+    entry = "val: {annotations: a.json, include: val.txt}\n"
+    yaml = write_text(tmp_path / "run" / "mine.yaml", f"format: coco\nroot: ~/set\n{entry}")
+    assert [record.image_id for record in load_data(yaml, "val").records] == [2]
+    write_text(tmp_path / "home" / "set" / "val.txt", "a.jpg\n")
+    assert [record.image_id for record in load_data(yaml, "val").records] == [1]
+
+
 def test_include_list_that_is_missing(tmp_path):
     assert "train.txt: there is no such file" in message_of(coco_yaml(tmp_path, ", include: train.txt"))
 

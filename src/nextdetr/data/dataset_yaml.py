@@ -16,6 +16,7 @@ the YAML can also choose a format if several match.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from nextdetr.data.yolo import find_yolo_images, read_yolo
 from nextdetr.data.yolo_labels import keypoint_values
 from nextdetr.errors import DataError
 
-__all__ = ["JOINED", "open_dataset_yaml"]
+__all__ = ["JOINED", "open_dataset_yaml", "root_of"]
 
 JOINED = "joined"  # the format of a YAML that lists data sets instead; see joined.py
 
@@ -57,7 +58,7 @@ def open_dataset_yaml(path: Path, formats: Mapping[str, Format]) -> dict[str, Sp
         *most, last = dict.fromkeys((*_WITH_SPLITS, *formats))
         raise DataError(f"{path}: format is {content['format']!r}; it must be {', '.join(most)} or {last}.")
     kind = formats[content["format"]]
-    root = path.parent / Path(str(content.get("root") or "."))
+    root = root_of(content, path)
     if not root.is_dir() and not (root.is_file() and kind.name not in _WITH_SPLITS):
         raise DataError(f"{path}: root names {root}, which is not a folder (it is relative to the YAML).")
     classes = content.get("classes") or None
@@ -83,6 +84,11 @@ def open_dataset_yaml(path: Path, formats: Mapping[str, Format]) -> dict[str, Sp
         readers = {split: partial(_with_default, reader, classes) for split, reader in kind.open(glance).items()}
     least = least_confidence(content, path)
     return {split: partial(_with_least, reader, least) for split, reader in readers.items()} if least else readers
+
+
+def root_of(content: Mapping[str, Any], path: Path) -> Path:
+    """Return the root folder that a dataset YAML names; relative to the YAML, or to the user's own folder (``~``)."""
+    return path.parent / os.path.expanduser(str(content.get("root") or "."))  # noqa: PTH111 - which raises nothing
 
 
 def _with_least(reader: SplitReader, least: float, classes: Sequence[str] | None) -> RawSplit:
@@ -143,5 +149,6 @@ def _include(value: Any, root: Path, split: str, path: Path) -> NameList | None:
     if not value:
         return None
     if isinstance(value, str):
-        return read_name_list(root / value)
+        beside = path.parent / value  # as the val.txt of a run, and a YAML written there
+        return read_name_list(beside if beside.is_file() and not (root / value).is_file() else root / value)
     return NameList.build(str(path), ((f"{split}.include, name {n}", str(name)) for n, name in enumerate(value, start=1)))

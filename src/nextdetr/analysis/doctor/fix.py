@@ -11,7 +11,7 @@ import yaml
 
 from nextdetr.analysis.doctor.copies import Copies
 from nextdetr.analysis.doctor.findings import Parts
-from nextdetr.data.dataset_yaml import JOINED
+from nextdetr.data.dataset_yaml import JOINED, root_of
 from nextdetr.data.folders import yaml_in
 from nextdetr.data.joined import sets_of
 from nextdetr.data.raw import parse_yaml
@@ -142,7 +142,7 @@ def _content(data: Path, parts: Parts, kept: dict[str, list[Path]], target: Path
         file = yaml_in(data)
         assert file is not None
         content = parse_yaml(file)
-        root = (file.parent / str(content.get("root") or ".")).resolve()
+        root = root_of(content, file).resolve()
         kind = content["format"]
         if kind in _FORMATS and all(isinstance(content.get(split), dict) for split in parts):
             return _from_yaml(content, root, kept, target)
