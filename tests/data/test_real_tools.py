@@ -108,6 +108,13 @@ SETS = {
          "images/Validation/b.jpg": None, "labels/Validation/b.txt": "1 0.25 0.5 0.1 0.2"},
         {"images/Train/a.jpg": [CAT]}, splits=("train", "val"),
     ),
+    "YOLO with lists in other letters, or with a year": Case(
+        "yolo: classes.txt",
+        {"classes.txt": "cat\ndog\n", "Train.txt": "images/a.jpg\n", "val2017.txt": "images/b.jpg\n",
+         "images/a.jpg": None, "labels/a.txt": "0 0.5 0.5 0.2 0.4", "images/b.jpg": None,
+         "labels/b.txt": "1 0.25 0.5 0.1 0.2"},
+        {"images/a.jpg": [CAT]}, splits=("train", "val"),
+    ),
     "folders of text files are no KITTI": Case("", {"labels/a.txt": "a cat", "data/a.jpg": None}, "not recognised"),
     "labelme, JSON files in a folder of their own": Case(
         "labelme: labels/a.json",

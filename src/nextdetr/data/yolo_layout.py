@@ -267,9 +267,10 @@ def _first_images(path: Path, root: Path) -> list[Path]:
 
 def _split_folders(root: Path) -> dict[str, list[Path]]:
     """Find list files or folders named after splits, or the folder of all images; {} if there are none."""
-    lists = {split: root / f"{split}.txt" for split in _SPLITS if _lists_images(root / f"{split}.txt")}
+    texts = [name for name in sorted(os.listdir(root)) if name.lower().endswith(".txt") and split_words([name[:-4]])]  # noqa: PTH208
+    lists = {name[:-4]: [root / name] for name in texts if _lists_images(root / name)}
     if lists:
-        return {split: [file] for split, file in lists.items()}
+        return lists
     images = next((folder for folder in subfolders(root) if folder.name.lower() == "images"), root / "images")
     for folder, below in ((root, "images"), (images, ""), (root, "")):
         found = {path.name: [path / below] for path in _named_after_splits(folder) if _first_images(path / below, root)}
