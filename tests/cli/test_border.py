@@ -6,6 +6,7 @@ import builtins
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -174,6 +175,15 @@ def test_a_reader_that_has_seen_enough_is_no_error(work):
     process.stdout.close()
     assert process.wait(timeout=10) == 1
     assert process.stderr.read() == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no shell of that kind")
+@pytest.mark.parametrize("options", ["", "--json"])
+@pytest.mark.parametrize("closed", [">&-", "<&- >&-"])
+def test_a_stream_that_is_closed_from_the_start_is_no_error(options, closed):
+    command = f"{shlex.quote(sys.executable)} -m nextdetr weights list {options} {closed}"
+    done = subprocess.run(["sh", "-c", command], check=False, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

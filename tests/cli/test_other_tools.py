@@ -25,6 +25,8 @@ def prepared(command):
 @pytest.mark.parametrize(
     ("typed", "ours"),
     [
+        ("--json --verbose train --data a", "train --data a --json --verbose"),
+        ("--json val m --data a -- b", "val m --data a --json -- b"),
         ("train --data a --imgsz 640 --batch 16", "train --data a --image-size 640 --batch-size 16"),
         ("train --img=640", "train --image-size=640"),
         ("train --data a b --data c --imgsz 64", "train --data a b --data c --image-size 64"),

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from nextdetr.cli.failures import OutputClosed, describe
-from nextdetr.cli.output import drop_output, only_the_result, print_json, replace_letters, say
+from nextdetr.cli.output import drop_output, fill_streams, only_the_result, print_json, replace_letters, say
 from nextdetr.data.signals import STOPPING
 from nextdetr.errors import NextDETRError
 
@@ -25,6 +25,7 @@ __all__ = ["main", "run"]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage or input, 3 a gate not met, 130 interrupted."""
+    fill_streams()
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     _end_like_an_interruption()
     sys.exit(run(tokens))

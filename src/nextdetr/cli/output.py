@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from nextdetr.cli.failures import OutputClosed
 from nextdetr.json_text import json_text
 
-__all__ = ["drop_output", "only_the_result", "print_json", "replace_letters", "say"]
+__all__ = ["drop_output", "fill_streams", "only_the_result", "print_json", "replace_letters", "say"]
 
 _result: list[TextIO] = []  # where the JSON result goes, while ``only_the_result`` keeps the way to it clear
 
@@ -26,6 +26,13 @@ def print_json(value: dict[str, Any]) -> None:
     stream = _result[-1] if _result else sys.stdout
     _write(stream, json_text(value, encoding=getattr(stream, "encoding", None) or "utf-8") + "\n")
     _flush(stream)
+
+
+def fill_streams() -> None:
+    """Let a standard stream that is closed from the start (``>&-``) lead nowhere; Python has None in its place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 def replace_letters() -> None:

@@ -37,6 +37,8 @@ def prepare(tokens: Sequence[str]) -> list[str]:
 
     end = next((place for place, token in enumerate(tokens) if token == "--"), len(tokens))
     words, rest = list(tokens[:end]), list(tokens[end:])
+    first = next((place for place, word in enumerate(words) if word not in ("--json", "--verbose")), 0)
+    words = words[first:] + words[:first]  # ``nextdetr --json train``: of every command, and so often written first
     if not words or words[0].startswith("-"):
         return list(tokens)
     _pairs(words)
