@@ -46,6 +46,8 @@ def test_lists_may_be_given_with_commas():
     config = build_config(PredictConfig, {"classes": ["RBC,WBC", "Platelets"], "save": ["images,json"]})
     assert config.classes == ("RBC,WBC", "Platelets")  # which the detector splits: a class's name may have commas
     assert config.save == ("images", "json")
+    assert build_config(PredictConfig, {"classes": [0, "RBC"]}).classes == ("0", "RBC")  # by name or number
+    assert build_config(PredictConfig, {"classes": 2}).classes == ("2",)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from nextdetr.config_base import (
     Latency,
     LatencyOf,
     LeastConfidence,
+    Names,
     OnBadData,
     WeightDecay,
     split_commas,
@@ -101,9 +102,7 @@ class PredictConfig(CommandConfig):
         "nextdetr calibrate.",
     )
     # Only the detector knows whether commas are in a class's name (``select_classes``).
-    classes: tuple[str, ...] | None = Field(
-        None, description="Only these classes, by name or number, with spaces or commas between them."
-    )
+    classes: Names = Field(None, description="Only these classes, by name or number, with spaces or commas between them.")
     max_detections: int = Field(300, ge=1, description="Maximum number of detections per image.")
     merge_iou: float | None = Field(
         None,

@@ -11,8 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 __all__ = [
     "Accelerator", "Bits", "BitsAsTrained", "ClipNorm", "CommandConfig", "CropMin", "DataSet", "DataSets", "Device",
-    "Devices", "Flat", "Flip", "ImageFolders", "Latency", "LatencyOf", "LeastConfidence", "Log", "Minutes", "OnBadData",
-    "Paths", "Precision", "Resume", "Warmup", "WeightDecay", "split_commas",
+    "Devices", "Flat", "Flip", "ImageFolders", "Latency", "LatencyOf", "LeastConfidence", "Log", "Minutes", "Names",
+    "OnBadData", "Paths", "Precision", "Resume", "Warmup", "WeightDecay", "split_commas",
 ]  # fmt: skip
 
 # Settings that several commands have; each command gives its own default.
@@ -72,6 +72,11 @@ def _as_texts(value: Any) -> Any:
     return tuple(str(item) for item in value or ())
 
 
+def _as_names(value: Any) -> Any:
+    """Names of classes, which in Python may be numbers."""
+    return _as_texts(value) if isinstance(value, list | tuple) else value
+
+
 def _several(value: Any) -> Any:
     return _as_texts(value) or None
 
@@ -81,6 +86,7 @@ DataSets: TypeAlias = Annotated[
     BeforeValidator(_several),
     Field(description="Data set in any known format (COCO, YOLO, VOC, …): folder or file. Several are trained on as one."),
 ]
+Names: TypeAlias = Annotated[tuple[str, ...] | None, BeforeValidator(_as_names)]
 Paths: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_as_texts)]
 ImageFolders: TypeAlias = Annotated[Paths, Field(description="Folders of images, including subfolders, or data sets.")]
 

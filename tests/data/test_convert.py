@@ -91,6 +91,9 @@ def test_output_that_holds_something_and_a_split_that_yolo_lacks(source, tmp_pat
     write_text(tmp_path / "new" / "mine.txt", "mine")
     with pytest.raises(ConfigError, match="holds something already; name a new folder with --output"):
         convert(source, "coco", tmp_path / "new")
+    with pytest.raises(ConfigError, match="kitti: no format that is written here; choose from coco, yolo, voc"):
+        convert(source, "kitti", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
     yaml = write_text(tmp_path / "set.yaml", f"format: coco\nroot: {source.as_posix()}\n"
                       "some: {images: train, annotations: annotations/instances_train.json}\n")  # fmt: skip
     with pytest.raises(DataError, match="would miss the split some; name the splits accordingly"):

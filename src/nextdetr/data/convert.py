@@ -82,13 +82,15 @@ def convert(
 
     Raises:
         DataError: see ``load_data``.
-        ConfigError: ``output`` is not empty, or is the data set itself.
+        ConfigError: ``output`` is not empty, or is the data set itself, or there is no such format.
         WriteError: it cannot be written.
     """
     target = Path(output).expanduser()
     remove_leftovers(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target}: holds something already; name a new folder with --output.")
+    if to not in WRITERS:
+        raise ConfigError(f"{to}: no format that is written here; choose from {', '.join(WRITERS)}.")
     parts, left = _read(data, to, on_bad_data, min_confidence)
     classes = parts[0].classes
     with _new_folder(target) as folder:
