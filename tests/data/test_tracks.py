@@ -44,6 +44,20 @@ TRACKS = {
          "labels/a.txt": "0 0.4 0.3 0.6 0.3 0.5 0.7\n1 0.1 0.9 0.3 0.9 0.2 1\n1 0.1 0.9 0.3 0.9 0.2 2\n"},
         {"images/a.jpg": [CAT_BOX, ("dog", 6, 36, 18, 40)]}, ("malformed label line",),
     ),
+    "key points that nothing announces, and that look like tracks": Case(
+        {"data.yaml": YAML, "images/a.jpg": None,
+         "labels/a.txt": f"{CAT} 0.5 0.6 2 0.4 0.3 2\n{DOG} 0.3 0.5 0 0.2 0.4 1\n{CAT}\n"},
+        r"the row of .*a.txt, line 1, and all like it are boxes with 2 key points .* write kpt_shape: \[2, 3\] into",
+    ),
+    "an odd number of key points that nothing announces": Case(
+        {"data.yaml": YAML, "images/a.jpg": None, "labels/a.txt": f"{CAT} 0.5 0.6 2\n{DOG}\n"},
+        {"images/a.jpg": [DOG_BOX]}, ("malformed label line",),
+    ),
+    "polygons with corners at the edges": Case(
+        {"data.yaml": YAML, "images/a.jpg": None,
+         "labels/a.txt": "0 0 0 0.5 0 1 0.5 1 1 0 1\n0 0.4 0.3 0.6 0.3 0.6 0.7 0.4 0.7 0.4 0.5\n"},
+        {"images/a.jpg": [CAT_BOX, ("cat", 0, 0, 60, 40)]},
+    ),
     "key points that end in a whole number": Case(
         {"data.yaml": f"{YAML}kpt_shape: [1, 2]\n", "images/a.jpg": None, "labels/a.txt": f"{CAT} 0.5 1\n{DOG} 0.5 1\n"},
         {"images/a.jpg": [CAT_BOX, DOG_BOX]},

@@ -17,7 +17,7 @@ from nextdetr.data.listing import NameIndex, describe_others, list_files, list_i
 from nextdetr.data.moved import find_moved
 from nextdetr.data.raw import BoxTable, NameList, RawImage, RawSplit, choose, map_classes, plural, read_name_list
 from nextdetr.data.records import Problem
-from nextdetr.data.yolo_labels import LabelFiles, Row, check_indices, doubts, label_path, read_labels
+from nextdetr.data.yolo_labels import LabelFiles, Row, check_indices, doubts, label_path, read_labels, refuse_poses
 from nextdetr.data.yolo_tracks import Tracks
 from nextdetr.errors import DataError
 from nextdetr.pictures import is_picture_name
@@ -147,7 +147,7 @@ def read_yolo(
 
     Raises:
         DataError: no image at all has a label file, a label file may belong to several images, the class indices are all
-            off by the same number, or rows may be either polygons or end in a track number.
+            off by the same number, rows are boxes with key points, or may be either polygons or end in a track number.
     """
     problems = [*found.problems, *_equal_names(names, str(source))]
     mapped, to_label = map_classes(names, classes, str(source))
@@ -168,8 +168,10 @@ def read_yolo(
             problems.append(Problem(label_file, "", message, "label file of two images"))
         used.setdefault(label_file, path)
         for row in read_labels(found_file, keypoints, problems):
+            rows.look_at(label_file, row)
             if not tracks.takes(number, label_file, row):
                 rows.add(number, label_file, row)
+    refuse_poses(rows.poses, rows.pose[0], str(source), rows.pose[1])
     for number, label_file, row in tracks.settle(problems, str(source)):
         rows.add(number, label_file, row)
     check_indices(rows.counts, names, str(source), rows.unnamed)
@@ -196,6 +198,8 @@ class _Rows:
         shapes: number of rows by their number of values.
         first_of: (file, line) of the first row with each number of values.
         unnamed: file and line of an index without a name; "" if all have one.
+        poses: number of rows of more than a box by their ``Row.pose``.
+        pose: number of values, and file and line, of the first one whose ``Row.pose`` is True.
     """
 
     def __init__(self, names: Mapping[int, str], to_label: Mapping[int, int], source: str, problems: list[Problem]) -> None:
@@ -204,6 +208,14 @@ class _Rows:
         self.counts, self.shapes = Counter[int](), Counter[int]()
         self.first_of: dict[int, tuple[str, str]] = {}
         self.unnamed = ""
+        self.poses, self.pose = Counter[bool | None](), (0, "")
+
+    def look_at(self, file: str, row: Row) -> None:
+        """Count a row that may be a box with key points."""
+        if row.values > 6:
+            self.poses[row.pose] += 1
+            if row.pose and not self.pose[0]:
+                self.pose = row.values, f"{file}, {row.where},"
 
     def add(self, image: int, file: str, row: Row) -> None:
         """Add a row of an image, given by its number."""

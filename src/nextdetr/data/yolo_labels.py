@@ -24,7 +24,9 @@ from nextdetr.data.raw import plural, read_lines
 from nextdetr.data.records import Problem
 from nextdetr.errors import DataError
 
-__all__ = ["LabelFiles", "Row", "check_indices", "doubts", "keypoint_values", "label_path", "read_labels"]
+__all__ = [
+    "LabelFiles", "Row", "check_indices", "doubts", "keypoint_values", "label_path", "read_labels", "refuse_poses",
+]  # fmt: skip
 
 _CORNERS_OF_BOX = 9  # values: a class and the four corners of a rotated box
 _ENOUGH = 10  # number of rows at which equal numbers of points are suspicious
@@ -43,6 +45,8 @@ class Row(NamedTuple):
         values: number of values.
         track: the last value, if it may be a track number; see ``yolo_tracks.py``.
         tracked: box and confidence in that case.
+        pose: whether it may be a box and key points (x, y, visible) instead of a polygon: True if a visibility is 2, which
+            is no coordinate; None if it cannot.
     """
 
     where: str
@@ -52,6 +56,7 @@ class Row(NamedTuple):
     values: int
     track: int | None = None
     tracked: tuple[_Box, float] | None = None
+    pose: bool | None = None
 
     def without_track(self) -> Row:
         """Return the row interpreted with its last value as a track number."""
@@ -185,7 +190,8 @@ def read_labels(path: Path, keypoints: int, problems: list[Problem]) -> Iterator
             problems.append(Problem(file, where, f"the class index {fields[0]} is not whole; dropped", "unknown class"))
         else:
             box = _corners(values[1:] if not keypoints else values[1:5])
-            row = Row(where, int(values[0]), box, values[5] if len(values) == 6 else None, len(values))
+            pose = _pose(values) if len(values) > 6 and not keypoints else None
+            row = Row(where, int(values[0]), box, values[5] if len(values) == 6 else None, len(values), pose=pose)
             yield row if keypoints and len(values) != 6 else _perhaps_tracked(row, values)
 
 
@@ -206,6 +212,14 @@ def _track(value: float) -> int | None:
     return int(value) if 0 <= value < 2**53 and value.is_integer() else None
 
 
+def _pose(values: Sequence[float]) -> bool | None:
+    """Return ``Row.pose`` of the values of a row."""
+    visible = values[7::3]
+    if len(values) < 8 or (len(values) - 5) % 3 or not all(value in (0, 1, 2) for value in visible):
+        return None
+    return 2 in visible
+
+
 def _fault(values: Sequence[float], keypoints: int) -> str:
     """Return what is wrong with the form of a row; "" if nothing."""
     count = len(values)
@@ -218,6 +232,9 @@ def _fault(values: Sequence[float], keypoints: int) -> str:
         return f"the sixth value, {values[5]:g}, is not a confidence, which is 0 to 1"
     if keypoints:
         return f"{plural(count, 'value')} where {five}, or {5 + keypoints} with the key points that kpt_shape announces"
+    if count % 2 == 0 and _pose(values):
+        points = (count - 5) // 3
+        return f"{count} values, as of a box and {plural(points, 'key point')}: data.yaml needs kpt_shape: [{points}, 3]"
     if count < 7 or count % 2 == 0:
         return f"{plural(count, 'value')} where {five}, or a class and three or more points"
     return ""
@@ -241,6 +258,27 @@ def doubts(shapes: Mapping[int, int], first: Mapping[int, tuple[str, str]], keyp
         )
         problems.append(Problem(*first[count], message, "polygons or key points"))
     return problems
+
+
+def refuse_poses(rows: Mapping[bool | None, int], values: int, source: str, example: str) -> None:
+    """Refuse boxes with key points that would be read as polygons, or as boxes with a confidence and a track number.
+
+    Args:
+        rows: number of rows of more than a box by their ``Row.pose``.
+        values: number of values of the example.
+        source: file that names the classes.
+        example: file and line of a row whose ``pose`` is True.
+
+    Raises:
+        DataError: there is one, and no row is anything else.
+    """
+    if not rows.get(True) or rows.get(None):
+        return
+    points = (values - 5) // 3
+    raise DataError(
+        f"{source}: the row of {example} and all like it are boxes with {points} key points and their visibility (0 to 2): "
+        f"write kpt_shape: [{points}, 3] into the data.yaml; a set without one needs one, with train and names, too."
+    )
 
 
 def check_indices(counts: Mapping[int, int], names: Mapping[int, str], source: str, example: str) -> None:
