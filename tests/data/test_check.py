@@ -229,3 +229,15 @@ def test_summary():
     ]
     assert summarize_problems([]) == ""
     assert summarize_problems(problems[:1]) == "1 problem in the data: box without area (1)\n  a.txt: line 0: has no area"
+
+
+def test_two_spellings_of_one_image_are_one(tmp_path):
+    """Else each would lack the boxes of the other."""
+    make_image(tmp_path / "a.jpg")
+    images = [
+        RawImage(tmp_path / name, name, "list.csv", f"line {n}") for n, name in enumerate(("A.jpg", "a.JPG"), start=1)
+    ]
+    data = checked(images, [(0, (1, 2, 3, 4)), (1, (5, 6, 7, 8))])
+    assert [(record.image_id, record.boxes.tolist()) for record in data.records] == [("A.jpg", [[1, 2, 3, 4]])]
+    assert "it is named before, in list.csv, line 1" in data.problems[0].message
+    assert kinds(data) == ["image listed twice"]

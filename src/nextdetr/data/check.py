@@ -131,6 +131,7 @@ def _look(raw: RawSplit, *, decode: bool) -> list[ImageReport]:
     for (position, path), report in zip(found.items(), inspect_images(list(found.values()), decode=decode), strict=True):
         raw.images[position] = replace(raw.images[position], path=path)
         reports[position] = report
+    _mark_doubles(raw, reports)  # a.JPG and A.jpg may both mean a.jpg
     return reports
 
 
