@@ -11,6 +11,7 @@ from PIL import Image
 from torch import tensor
 from torchvision.ops import box_iou
 
+from nextdetr import files
 from nextdetr.data import coin_scenes, coins
 from nextdetr.errors import ConfigError, DataError
 
@@ -139,6 +140,8 @@ def test_existing_folder_is_kept_or_refused(coin_set, tmp_path):
 
 def test_an_interrupted_set_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
+        (folder,) = tmp_path.iterdir()
+        assert files._TEMPORARY.fullmatch(folder.name)  # what a killed process leaves is removed later
         raise KeyboardInterrupt
 
     monkeypatch.setattr(coins, "compose", fail)

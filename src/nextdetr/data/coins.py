@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from scipy import ndimage
 
 from nextdetr.data.coin_scenes import Cutout, Grey, Material, compose
 from nextdetr.errors import DataError, missing_extra
+from nextdetr.files import remove_leftovers, temporary_name
 
 __all__ = ["COINS", "cut_coins", "holds_coins", "make_coins", "photograph", "split_coins"]
 
@@ -104,11 +104,12 @@ def make_coins(
         raise DataError(f"{output} exists and does not hold the coin images asked for: remove it or choose another folder.")
     materials = _materials(seed)
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    remove_leftovers(output.parent)
+    temporary = output.parent / temporary_name(output)
+    temporary.mkdir()
     try:
         for number, (split, count) in enumerate(zip(_SPLITS, (train, val, test), strict=True)):
             _write_split(temporary, split, count, image_size, (seed, number), materials[min(number, 1)], recipe)
-        temporary.chmod(0o755)
         temporary.rename(output)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
