@@ -16,7 +16,7 @@ from nextdetr.data.convert import convert
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.errors import ConfigError, DataError, WriteError
 
-from .files import box_entry, image_entry, make_image, make_yolo, write_coco, write_text
+from .files import box_entry, image_entry, make_image, make_voc, make_yolo, write_coco, write_text
 
 CATEGORIES = ((7, "z b"), (3, "a <&> ü"), (90, "never"))
 
@@ -208,3 +208,15 @@ def test_advice_on_other_splits_fits_the_format(tmp_path):
     make_image(tmp_path / "set" / "a.jpg")
     with pytest.raises(DataError, match=r"would miss the split batch 1; name .* a dataset YAML of what convert --to coco"):
         convert(tmp_path / "set", "yolo", tmp_path / "new")
+
+
+def test_images_of_several_splits_are_written_once(tmp_path):
+    """As copies they would be training images of which another split has the same, and trainval no union for YOLO."""
+    make_voc(tmp_path / "set", splits=(("train", ("a",)), ("val", ("b",)), ("trainval", ("a", "b"))))
+    for to in ("coco", "voc"):
+        new = tmp_path / to
+        assert convert(tmp_path / "set", to, new).splits["trainval"] == {"images": 2, "boxes": 2}
+        assert len(list(new.rglob("*.jpg"))) == 2
+        paths = [{record.path for record in load_data(new, split).records} for split in ("train", "val", "trainval")]
+        assert paths[0] | paths[1] == paths[2]
+        assert convert(new, "yolo", tmp_path / f"{to}-yolo").splits_left_out == ["trainval"]

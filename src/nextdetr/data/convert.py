@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nextdetr.data.records import DetectionData, Problem
+from nextdetr.data.records import DetectionData, ImageRecord, Problem
 from nextdetr.data.sources import available_splits, load_data
 from nextdetr.data.writers import WRITERS, Named
 from nextdetr.errors import ConfigError, DataError, WriteError
@@ -95,9 +95,10 @@ def convert(
     classes = parts[0].classes
     with _new_folder(target) as folder:
         named = _name_images(parts, to)
-        for part, names in zip(parts, named, strict=True):
-            for record, name in zip(part.records, names, strict=True):
-                _place(record.path, folder / name.path, images)
+        sources = {name.path: record.path for part, names in zip(parts, named, strict=True)
+                   for record, name in zip(part.records, names, strict=True)}  # fmt: skip
+        for name, source in sources.items():
+            _place(source, folder / name, images)
         WRITERS[to](folder, parts, named)
     crowds = 0 if to == "coco" else sum(int(record.crowd.sum()) for part in parts for record in part.records)
     sure = [record.confidence for part in parts for record in part.records if to == "voc" and record.confidence is not None]
@@ -158,16 +159,23 @@ def _count(part: DetectionData, *, with_crowds: bool) -> dict[str, int]:
 def _name_images(parts: Sequence[DetectionData], to: str) -> list[list[Named]]:
     """Name each image in the new folder as in its split's own folder, each name once.
 
-    In YOLO and VOC, two images must not differ in their extension alone, since they would share an annotation file.
+    An image in several splits, as those of VOC's ``trainval``, is written once in COCO and VOC. In YOLO and VOC, two images
+    must not differ in their extension alone, since they would share an annotation file.
     """
     taken: set[str] = set()
+    known: dict[Path, tuple[ImageRecord, Named]] = {}
+    everywhere = [[Path(os.path.abspath(record.path)) for record in part.records] for part in parts]  # noqa: PTH100 - links keep their names
+    shared = len(set().union(*everywhere)) < sum(map(len, everywhere))
     found = []
-    for part in parts:
-        folder = {"coco": part.split, "yolo": f"images/{part.split}", "voc": "JPEGImages"}[to]
-        paths = [Path(os.path.abspath(record.path)) for record in part.records]  # noqa: PTH100 - links keep their names
+    for part, paths in zip(parts, everywhere, strict=True):
+        own = "images" if shared else part.split
+        folder = {"coco": own, "yolo": f"images/{part.split}", "voc": "JPEGImages"}[to]
         top = _common_folder(paths)
         names = []
-        for path in paths:
+        for record, path in zip(part.records, paths, strict=True):
+            if path in known and (to == "coco" or (to == "voc" and _same_boxes(known[path][0], record))):
+                names.append(known[path][1])
+                continue
             inside = _inside(path, top, to)
             name, number = inside, 1
             while _key(folder, name, to) in taken:
@@ -175,8 +183,13 @@ def _name_images(parts: Sequence[DetectionData], to: str) -> list[list[Named]]:
                 name = inside.with_name(f"{inside.stem}-{number}{inside.suffix}")
             taken.add(_key(folder, name, to))
             names.append(Named(name.as_posix(), f"{folder}/{name.as_posix()}"))
+            known[path] = record, names[-1]
         found.append(names)
     return found
+
+
+def _same_boxes(first: ImageRecord, second: ImageRecord) -> bool:
+    return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in ("boxes", "labels", "crowd"))
 
 
 def _inside(path: Path, top: Path, to: str) -> Path:
