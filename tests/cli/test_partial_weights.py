@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from nextdetr import Detector
@@ -193,3 +194,25 @@ def test_the_folder_of_a_run_and_what_lies_in_it_as_the_model(place, tmp_path, c
     (runs / "best.safetensors").unlink()
     assert run(["info", str(runs)]) == 2
     assert f"--resume {runs}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.xml", "."])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train --data photos --model FILE",
+        "train --data photos --weights FILE",
+        "embed FILE a.png --output v.csv",
+        "weights convert FILE --to nextdetr",
+        "analyze collapse FILE --images photos",
+    ],
+)
+def test_an_exported_detector_has_no_weights_to_load(command, name, tmp_path, monkeypatch, capsys):
+    (tmp_path / "export").mkdir()
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "photos" / "a.png")
+    for file in ("model.onnx", "model.xml", "model.bin"):
+        (tmp_path / "export" / file).write_text("<?xml version='1.0'?>")
+    monkeypatch.chdir(tmp_path)
+    assert run(command.replace("FILE", f"export/{name}").split()) == 2
+    assert "an exported detector, from which no weights can be loaded" in capsys.readouterr().err

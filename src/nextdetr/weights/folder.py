@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-__all__ = ["CARD", "CONFIG", "FOLDER_FILES", "RUN_FILES", "read_card", "read_notes"]
+__all__ = ["CARD", "CONFIG", "EXPORTED", "FOLDER_FILES", "RUN_FILES", "is_export", "read_card", "read_notes"]
 
 CARD, CONFIG = "README.md", "config.json"
 #: Possible names of a folder's weights file; the first that exists is used.
@@ -17,6 +17,8 @@ FOLDER_FILES = (
 )  # fmt: skip
 #: Detectors in the folder of a training run; the first that exists is used.
 RUN_FILES = ("best.safetensors", "last.safetensors")
+#: What an exported detector is, where weights are needed.
+EXPORTED = "an exported detector, from which no weights can be loaded; name the checkpoint that it was made from."
 _MAX_CARD = 64 << 10
 _MAX_HEADER = 16 << 20
 
@@ -38,6 +40,14 @@ def read_card(path: Path) -> dict[str, str]:
     if licence == "other":
         licence = entries.get("license_name") or licence
     return {"licence": licence[:100]} if isinstance(licence, str) and licence else {}
+
+
+def is_export(path: Path) -> bool:
+    """Whether a path is that of an exported detector, its file or its folder, rather than of weights."""
+    if path.is_dir():
+        return any((path / name).is_file() for name in ("model.onnx", "model.xml"))
+    suffix = path.suffix.lower()
+    return suffix == ".onnx" or (suffix == ".xml" and path.with_suffix(".bin").is_file())
 
 
 def read_notes(path: Path) -> dict[str, str]:

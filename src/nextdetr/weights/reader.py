@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nextdetr.errors import WeightsError
-from nextdetr.weights.folder import CARD, CONFIG, FOLDER_FILES, RUN_FILES, read_card
+from nextdetr.weights.folder import CARD, CONFIG, EXPORTED, FOLDER_FILES, RUN_FILES, is_export, read_card
 from nextdetr.weights.gate import is_finite
 from nextdetr.weights.pickle.archive import map_file
 from nextdetr.weights.pickle.calls import NumberKey
@@ -91,6 +91,8 @@ def read_tensors(path: str | Path, *, key: str | None = None) -> WeightsFile:
             return _read_folder(path, key)
         if not path.is_file():
             raise WeightsError(f"{path}: no such file." if not path.exists() else f"{path}: not an ordinary file.")
+        if is_export(path):
+            raise WeightsError(f"{path}: {EXPORTED}")
         file = _read_file(path, key)
         if path.name in FOLDER_FILES:
             file.extra |= beside(path.parent)
@@ -225,6 +227,8 @@ def _read_folder(folder: Path, key: str | None) -> WeightsFile:
     if name is None:
         found = sorted(path.name for path in folder.glob("*.safetensors"))
         if len(found) != 1:
+            if is_export(folder):
+                raise WeightsError(f"{folder}: {EXPORTED}")
             several = f"several files ({', '.join(found[:4])}); name one" if found else "no model.safetensors"
             raise WeightsError(f"{folder}: a folder with {several}; give a weights file or a folder of transformers.")
         name = found[0]

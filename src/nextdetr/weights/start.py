@@ -24,7 +24,7 @@ from nextdetr.weights.checkpoint import (
     read_detector_metadata,
     stated_model,
 )
-from nextdetr.weights.folder import RUN_FILES
+from nextdetr.weights.folder import EXPORTED, RUN_FILES, is_export
 from nextdetr.weights.layouts.table import Identity, identify
 from nextdetr.weights.licences import Origin, joined_licences, joined_names, joined_teachers
 from nextdetr.weights.load import Part, Plan, fills, open_weights, plan_load
@@ -232,6 +232,8 @@ def resolve_model(model: str | Path) -> str | Path:
         raise WeightsError(f"{path}: a backbone's pre-training; name a model and give it --backbone-weights {backbone}.")
     if (path / "last.ckpt").is_file():
         raise WeightsError(f"{path}: a run without usable weights yet; continue it with nextdetr train --resume {path}.")
+    if is_export(path):
+        raise WeightsError(f"{path}: {EXPORTED}")
     raise WeightsError(
         f"{path}: a folder with neither best.safetensors (of a run), model.safetensors (of a detector) nor an export "
         "(model.onnx or model.xml)."
@@ -240,6 +242,8 @@ def resolve_model(model: str | Path) -> str | Path:
 
 def _refuse_weights(path: Path) -> None:
     """Refuse files that hold weights but are not models, and say what to give instead."""
+    if is_export(path):
+        raise WeightsError(f"{path}: {EXPORTED}")
     if path.name == "last.ckpt":
         found = next((name for name in RUN_FILES if (path.parent / name).is_file()), None)
         instead = f"name {path.parent / found} to use the detector, or" if found is not None else "to go on,"
