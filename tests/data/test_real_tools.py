@@ -66,6 +66,16 @@ SETS = {
          "class-descriptions.csv": "/m/1,cat\n", "train/a.jpg": None, "train/b.jpg": None},
         {"a": [CAT], "b.jpg": []}, ("image without annotations",), ("cat",),
     ),
+    "Open Images, ids that several images have, which are not background": Case(
+        "csv: train-annotations-bbox.csv",
+        {"train-annotations-bbox.csv": OPEN_IMAGES + "".join(
+            f"{name},xclick,cat,1,0.4,0.6,0.3,0.7,0,0,0,0,0\n" for name in ("a", "b", "c")),
+         "train/a.jpg": None, "train/a.png": None, "images/b.jpg": None, "train/1/b.jpg": None, "train/2/b.jpg": None,
+         "train/c.jpg": None, "train/d.jpg": None},
+        {"c": [CAT], "train/d.jpg": []},
+        ("ambiguous name", "ambiguous name", "image without annotations", "image without annotations", "missing image",
+         "missing image"), ("cat",),
+    ),
     "CSV, fractions in place of pixels": Case(
         "csv: a.csv", {"a.csv": f"{TF}a.jpg,60,40,cat,0.4,0.3,0.6,0.7\na.jpg,60,40,dog,0.2,0.4,0.3,0.6\n", "a.jpg": None},
         {"a.jpg": [CAT, DOG]}, ("fractions in place of pixels",),

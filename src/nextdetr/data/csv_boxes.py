@@ -164,6 +164,9 @@ def _find_images(
     if folder is None:
         return problems
     others = [path for path in list_images(folder).files if path not in named]
+    unfound = {_stem(item.name) for item in images if item.path is None or not item.path.is_file()}
+    problems += unannotated(file, [path for path in others if path.stem in unfound], "that a row without an image may mean")
+    others = [path for path in others if path.stem not in unfound]
     if shared is None or folder in own:
         problems += unannotated(file, others, f"in {folder} without a row", "taken as background")
         images += [Annotated(path.relative_to(folder).as_posix(), str(file), "", path=path) for path in others]

@@ -127,6 +127,7 @@ def locate(found: Sequence[Annotated], folders: Sequence[Path], about: str = "")
             item.path = _plain_place(item.name, places)
             missing += [] if item.path else [item]
     others = OtherSplits(about)
+    unclear: dict[int, Annotated] = {}  # by identity; not looked for elsewhere, where another image may have the name
     for folder in places if missing else ():
         listing = list_images(folder)
         problems += [problem for problem in listing.problems if problem not in problems]
@@ -138,7 +139,8 @@ def locate(found: Sequence[Annotated], folders: Sequence[Path], about: str = "")
             elif len(hits) > 1:
                 message = f"{item.name} may be any of {index.describe(hits)}, so none is taken; write the folder too"
                 problems.append(Problem(item.file, item.where, message, "ambiguous name"))
-        missing = [item for item in missing if item.path is None]
+                unclear[id(item)] = item
+        missing = [item for item in missing if item.path is None and id(item) not in unclear]
     if missing and len(missing) == len(found):
         names = [item.name for item in missing]
         moved = find_moved(names, places, about)
@@ -146,7 +148,7 @@ def locate(found: Sequence[Annotated], folders: Sequence[Path], about: str = "")
             missing[position].path = path
         problems += moved.tell(names, missing[0].file)
         missing = [item for item in missing if item.path is None]
-    for item in missing:
+    for item in (*missing, *unclear.values()):
         item.path = (places or list(folders))[0] / item.name.replace("\\", "/")
     return problems
 
