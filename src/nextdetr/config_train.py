@@ -121,7 +121,10 @@ class TrainConfig(CommandConfig):
     cache_gigabytes: float = Field(
         2.0, ge=0, description="Memory per process for decoded images; used only if all of them fit."
     )
-    learning_rate: float = Field(4e-4, gt=0, description="Peak learning rate of AdamW at the given batch size.")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="AdamW, or Muon for the matrices of hidden layers, with AdamW for the rest."
+    )
+    learning_rate: float = Field(4e-4, gt=0, description="Peak learning rate at the given batch size.")
     backbone_rate_factor: float | None = Field(
         None,
         gt=0,

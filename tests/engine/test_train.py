@@ -71,10 +71,10 @@ def test_the_detector_file_says_what_it_is(settings):
     torch.load(settings["output"] / "last.ckpt", weights_only=True)
 
 
-@pytest.mark.parametrize("steps", [2, 3, 4])
-def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypatch, steps):
+@pytest.mark.parametrize(("steps", "optimizer"), [(2, "adamw"), (3, "adamw"), (4, "adamw"), (4, "muon")])
+def test_a_resumed_run_equals_the_uninterrupted_one(settings, tmp_path, monkeypatch, steps, optimizer):
     """Stopped inside and between epochs (three batches each); the losses of every epoch are equal to the last bit."""
-    whole = tmp_path / "whole"
+    settings, whole = settings | {"optimizer": optimizer}, tmp_path / "whole"
     train(TrainConfig(**settings | {"output": whole}), quiet=True)
 
     stop_after(monkeypatch, Trainer, steps)

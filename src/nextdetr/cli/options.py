@@ -22,8 +22,8 @@ GROUPS = {
         decoder_layers layer latency latency_of points runtime teacher freeze_stages freeze_norms drop_path row mask_ratio
         patch_size proposals grn decoder_depth decoder_width normalise_target""",
     "Length": "epochs minutes head_share head_epochs resume patience val_every seconds",
-    "Optimisation": """batch_size head_batch_size accumulate learning_rate backbone_rate_factor head_rate_factor layer_decay
-        freeze_backbone_epochs warmup flat weight_decay clip_norm ema_decay class_loss fine_grained_weight
+    "Optimisation": """batch_size head_batch_size accumulate optimizer learning_rate backbone_rate_factor head_rate_factor
+        layer_decay freeze_backbone_epochs warmup flat weight_decay clip_norm ema_decay class_loss fine_grained_weight
         distillation_weight dense_weight teacher_weight teacher_maps teacher_until unlabelled_weight maps_weight
         places_weight fine_tune""",
     "Augmentation": """augmentation flip_horizontal flip_vertical rotate90 auto_turn multi_scale mosaic mixup copy_paste

@@ -131,6 +131,10 @@ def _of_adamw(name: str, setting: str) -> Translation:
     return lambda values: same(values) if str(values.get("optimizer")).lower() == "adamw" else {}
 
 
+def _optimizer(values: Values) -> dict[str, Any]:
+    return {"optimizer": "adamw"} if str(values.get("optimizer")).lower() == "adamw" else {}
+
+
 def _weights(values: Values) -> dict[str, Any]:
     given = values.get("pretrained")
     return {"weights": given} if isinstance(given, str) and Path(given).is_file() else {}
@@ -169,7 +173,7 @@ ARGUMENTS: Mapping[str, Argument] = {
     "exist_ok": Argument(None, "A run has its own folder; `--resume` continues it."),
     "pretrained": Argument("train --weights", "A file; `--start` chooses published weights.", _weights),
     "cls_remap": Argument(None, "Classes are always carried over by name."),
-    "optimizer": Argument(None, "Always AdamW."),
+    "optimizer": Argument("train --optimizer", "`adamw` or `muon`; SGD and others have no counterpart.", _optimizer),
     "verbose": Argument("--verbose", "Of every command."),
     "seed": Argument("train --seed", "", _same("seed", "seed")),
     "deterministic": Argument(None, "Samples and augmentation always depend on the seed only; kernels are torch's."),

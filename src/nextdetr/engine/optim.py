@@ -1,18 +1,19 @@
 """Parameter groups, and the learning rate as a function of progress.
 
-AdamW (arXiv 1711.05101) with RT-DETR's groups (arXiv 2304.08069, section 5.1): the backbone has its own rate; norms, GRN
-and biases have no weight decay.
+AdamW (arXiv 1711.05101), or Muon for the matrices of hidden layers (``engine/muon.py``), with RT-DETR's groups (arXiv
+2304.08069, section 5.1): the backbone has its own rate; norms, GRN and biases have no weight decay.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.optim import AdamW
 
+from nextdetr.engine.muon import Muon, hidden_matrices
 from nextdetr.models.convnextv2 import ConvNeXtV2
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.resnet import ResNetVD, VDStage
@@ -24,7 +25,13 @@ FINAL_RATE = 0.01
 
 
 def parameter_groups(
-    model: DetectionModel, learning_rate: float, weight_decay: float, backbone_factor: float, layer_decay: float = 1.0
+    model: DetectionModel,
+    learning_rate: float,
+    weight_decay: float,
+    backbone_factor: float,
+    layer_decay: float = 1.0,
+    *,
+    orthogonal: bool = False,
 ) -> list[dict[str, Any]]:
     """Split the parameters into backbone and head, each with and without decay; with ``layer_decay``, by layer.
 
@@ -35,28 +42,32 @@ def parameter_groups(
         backbone_factor: learning rate of the backbone's last block as a factor of the head's.
         layer_decay: factor of the rate from each backbone block to the one before it (arXiv 2106.08254, appendix; MAE,
             arXiv 2111.06377, appendix A.1), so that the most general pre-trained layers change least.
+        orthogonal: whether the matrices of hidden layers have groups of their own, for Muon.
 
     Returns:
         Non-empty groups with ``params``, ``lr``, ``peak_rate``, ``weight_decay``, ``backbone`` (True for its groups) and
-        ``name``.
+        ``name``; with ``orthogonal``, also that, True for the groups of matrices.
     """
     depths, deepest = backbone_depths(model)
     spared = undecayed(model)
-    groups: dict[tuple[int | None, bool], list[nn.Parameter]] = {}
+    matrices = hidden_matrices(model) if orthogonal else set()
+    groups: dict[tuple[int | None, bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             depth = depths.get(id(parameter))
             depth = depth if depth is None or layer_decay != 1.0 else deepest
-            groups.setdefault((depth, id(parameter) in spared), []).append(parameter)
+            groups.setdefault((depth, id(parameter) in spared, id(parameter) in matrices), []).append(parameter)
     result = []
-    for (depth, no_decay), parameters in groups.items():
+    for (depth, no_decay, matrix), parameters in groups.items():
         factor = 1.0 if depth is None else backbone_factor * layer_decay ** (deepest - depth)
         rate = learning_rate * factor
         name = "head" if depth is None else "backbone" if layer_decay == 1.0 else f"backbone, layer {depth}"
         result.append(
             {
                 "params": parameters, "lr": rate, "peak_rate": rate, "weight_decay": 0.0 if no_decay else weight_decay,
-                "backbone": depth is not None, "name": name + (", no decay" if no_decay else ""),
+                "backbone": depth is not None,
+                "name": name + (", no decay" if no_decay else "") + (", matrices" if matrix else ""),
+                **({"orthogonal": matrix} if orthogonal else {}),
             }
         )  # fmt: skip
     return result
@@ -105,14 +116,17 @@ def build_optimizer(
     backbone_factor: float,
     layer_decay: float = 1.0,
     fused: bool = True,
+    optimizer: Literal["adamw", "muon"] = "adamw",
 ) -> torch.optim.Optimizer:
-    """AdamW over :func:`parameter_groups`, with one fused kernel per group.
+    """AdamW or Muon over :func:`parameter_groups`, with one fused kernel per group of AdamW.
 
     With the float16 loss scaler it must not be ``fused``: a fused optimizer unscales the gradients in its own step, and
     Fabric refuses to clip them before that.
     """
-    groups = parameter_groups(model, learning_rate, weight_decay, backbone_factor, layer_decay)
-    return AdamW(groups, lr=learning_rate, betas=(0.9, 0.999), weight_decay=weight_decay, fused=fused)
+    muon = optimizer == "muon"
+    groups = parameter_groups(model, learning_rate, weight_decay, backbone_factor, layer_decay, orthogonal=muon)
+    kind = Muon if muon else AdamW
+    return kind(groups, lr=learning_rate, betas=(0.9, 0.999), weight_decay=weight_decay, fused=fused)
 
 
 def rate_factor(progress: float, step: int, *, warmup: float, flat: float) -> float:

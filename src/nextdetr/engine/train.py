@@ -102,7 +102,7 @@ class Trainer(Loop):
         optimizer = build_optimizer(
             run.model, learning_rate=config.learning_rate, weight_decay=config.weight_decay,
             backbone_factor=config.backbone_rate_factor, layer_decay=config.layer_decay,
-            fused=scaler_of(fabric) is None,
+            fused=scaler_of(fabric) is None, optimizer=config.optimizer,
         )  # fmt: skip
         self.teaching = None
         if run.teacher is not None:
