@@ -51,6 +51,7 @@ SETTINGS: dict[str, dict[str, Any] | None] = {
 #: Settings that the recipe would choose, fixed here so that all runs have the same.
 FIXED: dict[str, Any] = {
     "backbone_rate_factor": 1.0, "layer_decay": 1.0, "freeze_backbone_epochs": 0, "batch_size": 8, "auto_turn": False,
+    "optimizer": "adamw",
 }  # fmt: skip
 
 #: Options that may differ between the runs of one folder.

@@ -47,7 +47,7 @@ class TrainConfig(CommandConfig):
         {
             "augmentation", "auto_turn", "backbone_rate_factor", "batch_size", "cache", "cache_gigabytes", "copy_paste",
             "drop_path", "epochs", "flip_horizontal", "freeze_backbone_epochs", "freeze_norms", "image_size",
-            "learning_rate", "model", "mosaic", "split_off", "unlabelled_batch", "unlabelled_from", "workers",
+            "learning_rate", "model", "mosaic", "optimizer", "split_off", "unlabelled_batch", "unlabelled_from", "workers",
         }
     )  # fmt: skip
 

@@ -130,6 +130,7 @@ def _train(
         settings = TrainConfig(
             data=(str(data),), model=MODEL, epochs=EPOCHS, image_size=IMAGE_SIZE, batch_size=BATCH_SIZE,
             strong_until=0.0, seed=config.seed, output=output, start="none",
+            optimizer="adamw",  # with which its epochs were measured
         )  # fmt: skip
     limit = f"at most {config.minutes:g} minute{'s' * (config.minutes != 1)}"
     display.line(TRAINING.format(epochs=EPOCHS, limit=limit))

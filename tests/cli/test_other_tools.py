@@ -143,7 +143,7 @@ def test_options_win_over_names_of_other_tools_in_a_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        ("lr0: 0.01", "c.yaml: lr0: learning_rate is the peak rate of AdamW"),
+        ("lr0: 0.01", "c.yaml: lr0: learning_rate is a peak rate for AdamW"),
         ("optimizer: SGD", "c.yaml: optimizer: AdamW is the only optimiser: leave it out."),
         ("project: a", "c.yaml: project: output FOLDER names the folder of the results."),
         ("close_mosaic: 10", "strong_until is the share of the run"),

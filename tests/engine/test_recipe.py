@@ -39,7 +39,8 @@ def test_cells_on_a_laptop():
     recipe = choose()
     config = recipe.config
     assert (config.model, config.image_size, config.batch_size, config.epochs) == ("nextdetr-zepto", 320, 8, 73)
-    assert (config.minutes, config.learning_rate, config.workers, config.cache) == (None, 8e-4, 1, "full")
+    assert (config.minutes, config.optimizer, config.learning_rate) == (None, "muon", 1.6e-3)
+    assert (config.workers, config.cache) == (1, "full")
     assert (config.augmentation, config.flip_horizontal, config.backbone_rate_factor) == ("mild", True, 1.0)
     assert (config.mosaic, config.mixup, config.copy_paste) == (0, 0, 0)
     assert config.data == ("cells",)
@@ -177,7 +178,24 @@ def test_many_classes_want_a_gentler_rate():
     assert recipe.config.learning_rate == 2e-4
     assert "--learning-rate 0.0002: 80 classes need a lower rate" in recipe.text
     assert choose(many, GPU, model="nextdetr-atto", batch_size=32).config.learning_rate == 4e-4
-    assert choose(model="nextdetr-atto").config.learning_rate == 8e-4
+    assert choose(model="nextdetr-atto", optimizer="adamw").config.learning_rate == 8e-4
+
+
+def test_muon_is_for_random_weights_of_the_models_it_was_measured_with():
+    for model, optimizer, rate in (
+        ("nextdetr-zepto", "muon", 1.6e-3), ("nextdetr-atto", "muon", 1.6e-3), ("nextdetr-atto-p2", "adamw", 8e-4),
+        ("nextdetr-pico", "adamw", 4e-4),
+    ):  # fmt: skip
+        config = choose(model=model).config
+        assert (config.optimizer, config.learning_rate) == (optimizer, rate), model
+    assert "--optimizer muon: learns in half of the steps" in choose().text
+    many = replace(CELLS, classes=tuple(f"c{number}" for number in range(80)), boxes_by_class=(35,) * 80)
+    assert choose(many, model="nextdetr-zepto").config.optimizer == "adamw"
+    assert choose(optimizer="adamw").config.learning_rate == 8e-4
+    assert choose(learning_rate=5e-4).config.learning_rate == 5e-4
+    starts: list[dict[str, str]] = [{"weights": "w.safetensors"}, {"backbone_weights": "b.safetensors"}]
+    for start in starts:
+        assert choose(model="nextdetr-zepto", **start).config.optimizer == "adamw"
 
 
 def test_few_images_get_small_batches_and_many_epochs():
@@ -186,10 +204,10 @@ def test_few_images_get_small_batches_and_many_epochs():
     many = choose(replace(CELLS, images=120_000), GPU).config
     assert many.epochs == 24
     assert many.augmentation == "full"
-    for name, rate in (("nextdetr-atto", 8e-4), ("nextdetr-pico", 4e-4)):
+    for name, rate, times in (("nextdetr-atto", 8e-4, 2), ("nextdetr-pico", 4e-4, 1)):
         light = choose(replace(CELLS, images=120_000), GPU, model=name).config
         assert light.batch_size >= 16
-        assert light.learning_rate == pytest.approx(min(1e-3, rate * (light.batch_size / 8) ** 0.5))
+        assert light.learning_rate == pytest.approx(times * min(1e-3, rate * (light.batch_size / 8) ** 0.5))
 
 
 def test_a_long_run_on_a_processor_gets_minutes():

@@ -57,7 +57,7 @@ OPTIONS = (
     Other("num-gpus gpus", ours="devices", commands="train pretrain"),
     Other("config-file", ours="config", commands=_TRAININGS),
     # Another meaning or unit: training.
-    Other("lr0", commands=_TRAININGS, answer="--learning-rate is the peak rate of AdamW, which is chosen from the data; a "
+    Other("lr0", commands=_TRAININGS, answer="--learning-rate is a peak rate for AdamW, which is chosen from the data; a "
           "rate for SGD such as 0.01 is far too high"),
     Other("lrf cos-lr", commands="train graft", answer="the rate falls as a cosine after the share --flat of the run"),
     Other("warmup-epochs", commands=_TRAININGS, answer="--warmup is a share of the run, such as 0.05"),
