@@ -79,7 +79,7 @@ def test_a_file_ends_a_list_of_classes(tmp_path, monkeypatch):
         ),
         ("serve m --iou 0.5", "give --merge-iou for near-duplicates. See nextdetr serve"),
         ("train --lr0 0.01", "--learning-rate"),
-        ("train --optimizer=SGD", "--optimizer: AdamW"),
+        ("pretrain --optimizer=SGD", "--optimizer: AdamW"),
         ("train --project a --name b", "--output FOLDER"),
         ("val m --conf 0.001", "AP counts every detection"),
         ("predict m a --save-txt", "--save yolo"),
@@ -98,7 +98,7 @@ def test_a_file_ends_a_list_of_classes(tmp_path, monkeypatch):
         ("predict model=m.pt source=a.jpg conf=0.4 --json", "nextdetr predict m.pt a.jpg --json --confidence 0.4."),
         ("predict source='my photos' model=m.pt track=True", "nextdetr predict m.pt 'my photos' --track."),
         ("train data=a multi_scale=False", "nextdetr train --data a --no-multi-scale."),
-        ("train data=a lr0=0.01", "nextdetr train --data a. lr0: --learning-rate is the peak rate"),
+        ("train data=a lr0=0.01", "nextdetr train --data a. lr0: --learning-rate is a peak rate"),
         ("detect predict m.pt a.jpg", "nextdetr predict m.pt a.jpg."),
     ],
 )
@@ -144,7 +144,7 @@ def test_options_win_over_names_of_other_tools_in_a_file(tmp_path, monkeypatch):
     ("text", "answer"),
     [
         ("lr0: 0.01", "c.yaml: lr0: learning_rate is a peak rate for AdamW"),
-        ("optimizer: SGD", "c.yaml: optimizer: AdamW is the only optimiser: leave it out."),
+        ("momentum: 0.9", "c.yaml: momentum: that of both optimisers is fixed: leave it out."),
         ("project: a", "c.yaml: project: output FOLDER names the folder of the results."),
         ("close_mosaic: 10", "strong_until is the share of the run"),
         ("fliplr: 0", "flip_horizontal and flip_horizontal: false turn mirroring on and off."),
