@@ -56,9 +56,10 @@ class Muon(AdamW):
                 self._step_matrices(group)
         self.param_groups = [group for group in every if not group.get("orthogonal")]
         try:
-            return super().step(closure)
+            loss: float | None = super().step(closure)
         finally:
             self.param_groups = every
+        return loss
 
     def _step_matrices(self, group: dict[str, Any]) -> None:
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
