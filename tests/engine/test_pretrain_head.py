@@ -261,7 +261,7 @@ def test_the_recipe_does_not_take_it_for_a_trained_detector():
     tuning = plan_fine_tuning(data.classes, identity, config.model)
     prepared = choose_recipe(config, data, machine, models=models, tuning=tuning).config
     assert prepared.model == "nextdetr-zepto"
-    assert (prepared.learning_rate, prepared.backbone_rate_factor) == (8e-4, 1.0)
+    assert (prepared.optimizer, prepared.learning_rate, prepared.backbone_rate_factor) == ("muon", 1.6e-3, 1.0)
     assert (prepared.image_size, prepared.epochs) == (random.image_size, random.epochs)
     trained = choose_recipe(config, data, machine, models=models).config
     assert trained.learning_rate < prepared.learning_rate

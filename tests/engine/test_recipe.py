@@ -196,6 +196,8 @@ def test_muon_is_for_random_weights_of_the_models_it_was_measured_with():
     starts: list[dict[str, str]] = [{"weights": "w.safetensors"}, {"backbone_weights": "b.safetensors"}]
     for start in starts:
         assert choose(model="nextdetr-zepto", **start).config.optimizer == "adamw"
+    own = choose(model="nextdetr-zepto", backbone_weights="b.safetensors", without_labels=True).config
+    assert (own.optimizer, own.learning_rate, own.backbone_rate_factor) == ("muon", 1.6e-3, 1.0)
 
 
 def test_few_images_get_small_batches_and_many_epochs():
