@@ -21,6 +21,7 @@ from nextdetr.data.objects import (
     Annotated,
     Box,
     Marked,
+    around,
     build_split,
     by_split,
     enclosing,
@@ -189,8 +190,7 @@ class _CvatFile:
             label, where, boxes = self._skeleton
             self._skeleton = None
             if boxes:
-                xs, ys = [box[0] for box in boxes], [box[1] for box in boxes]
-                self._add(label, enclosing([*xs, *(box[2] for box in boxes)], [*ys, *(box[3] for box in boxes)]), where)
+                self._add(label, around(boxes), where)
 
     def _declare(self, label: Mapping[str, str]) -> None:
         """Add a class, unless it is a point of a skeleton, which has a parent, or its objects cannot have an extent."""

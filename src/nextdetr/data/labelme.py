@@ -24,6 +24,7 @@ from nextdetr.data.objects import (
     Annotated,
     Box,
     Marked,
+    around,
     as_confidence,
     build_split,
     enclosing,
@@ -146,7 +147,7 @@ class _LabelmeReader:
             if isinstance(group, int | str) and group != "" and kind not in _WHOLE:
                 at = parts.setdefault((label, group), at)
             if at < len(item.objects):
-                item.objects[at] = item.objects[at]._replace(box=_around(item.objects[at].box, box))
+                item.objects[at] = item.objects[at]._replace(box=around((item.objects[at].box, box)))
                 joined += 1
                 continue
             confidence = as_confidence(shape.get("score"))  # written by AnyLabeling's models
@@ -213,10 +214,6 @@ def _box(shape: Any, kind: str) -> tuple[Box | None, str]:
         radius = math.dist((x, y), edge)
         return (x - radius, y - radius, x + radius, y + radius), label
     return enclosing([point[0] for point in points], [point[1] for point in points]), label
-
-
-def _around(first: Box, second: Box) -> Box:
-    return enclosing([*first[0::2], *second[0::2]], [*first[1::2], *second[1::2]])
 
 
 LABELME = Format("labelme", "a folder of labelme's JSON files", _recognise, _open, unfinished=True)

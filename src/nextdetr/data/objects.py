@@ -15,8 +15,8 @@ from nextdetr.data.raw import BoxTable, RawImage, RawSplit, map_classes, plural
 from nextdetr.data.records import Problem
 
 __all__ = [
-    "EVERY_CLASS", "Annotated", "Box", "Marked", "as_confidence", "build_split", "by_split", "enclosing", "locate",
-    "number_classes", "passed_over", "rotated", "split_called", "split_in", "unannotated",
+    "EVERY_CLASS", "Annotated", "Box", "Marked", "around", "as_confidence", "build_split", "by_split", "enclosing",
+    "locate", "number_classes", "passed_over", "rotated", "split_called", "split_in", "unannotated",
 ]  # fmt: skip
 
 Box: TypeAlias = tuple[float, float, float, float]
@@ -233,6 +233,11 @@ def enclosing(xs: Sequence[float], ys: Sequence[float]) -> Box:
     if any(math.isnan(value) for value in (*xs, *ys)):  # min and max may ignore NaN
         return (math.nan,) * 4
     return min(xs), min(ys), max(xs), max(ys)
+
+
+def around(boxes: Sequence[Box]) -> Box:
+    """Return the upright box around boxes; NaN if a coordinate is."""
+    return enclosing([x for box in boxes for x in box[0::2]], [y for box in boxes for y in box[1::2]])
 
 
 def rotated(box: Box, degrees: float, *, ellipse: bool = False) -> Box:
