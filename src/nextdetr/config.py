@@ -154,13 +154,13 @@ class PredictConfig(CommandConfig):
             raise ValueError("--engine ray writes a table: give --output NAME.parquet")
         if self.annotations is not None and "json" not in self.save:
             raise ValueError("--annotations gives ids to the results that --save json writes: add that option")
-        if self.is_table and self.save != type(self).model_fields["save"].default:
+        if self.is_table and self.changes("save"):
             raise ValueError("--save is for a folder, and NAME.parquet is one table: leave one of the two out")
-        if self.overlap != type(self).model_fields["overlap"].default and self.tile is None:
+        if self.changes("overlap") and self.tile is None:
             raise ValueError("--overlap is that of tiles: give --tile too")
-        if self.workers != type(self).model_fields["workers"].default and self.engine != "ray":
+        if self.changes("workers") and self.engine != "ray":
             raise ValueError("--workers is for --engine ray: add that option, or leave it out")
-        if self.full_every != type(self).model_fields["full_every"].default and not self.static_camera:
+        if self.changes("full_every") and not self.static_camera:
             raise ValueError("--full-every is about a camera that does not move: give --static-camera too")
         if self.static_camera:
             reasons = {"tile": self.tile is not None, "features": self.features is not None, "output": self.is_table}

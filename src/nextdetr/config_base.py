@@ -160,6 +160,10 @@ class CommandConfig(BaseModel):
             raise ValueError("--epochs and --minutes both set the length of the run; give one of them")
         return self
 
+    def changes(self, name: str) -> bool:
+        """Whether a setting differs from its default."""
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
+
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         device, kind = getattr(self, "device", None), getattr(self, "accelerator", "auto")

@@ -119,8 +119,11 @@ def open_both(
     a: str | Path, b: str | Path, runtime: Runtime = "auto"
 ) -> tuple[OpenedModel | OpenedExport, OpenedModel | OpenedExport]:
     """Open two detectors, the exported ones in ``runtime``; without any, ``open_any`` refuses it."""
-    some = is_exported(a) or is_exported(b)
-    first, second = (open_any(name, runtime=runtime if is_exported(name) or not some else "auto")[0] for name in (a, b))
+    exported = [is_exported(name) for name in (a, b)]
+    first, second = (
+        open_any(name, runtime=runtime if takes_it or not any(exported) else "auto")[0]
+        for name, takes_it in zip((a, b), exported, strict=True)
+    )
     return first, second
 
 

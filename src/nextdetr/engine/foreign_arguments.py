@@ -128,7 +128,7 @@ def _freeze(values: Values) -> dict[str, Any]:
 def _of_adamw(name: str, setting: str) -> Translation:
     """Rates of another optimizer, or of one that chose its own, mean nothing here."""
     same = _same(name, setting)
-    return lambda values: same(values) if str(values.get("optimizer")).lower() == "adamw" else {}
+    return lambda values: same(values) if _optimizer(values) else {}
 
 
 def _optimizer(values: Values) -> dict[str, Any]:
