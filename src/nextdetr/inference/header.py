@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from nextdetr.confidence import confidence_facts, confidence_lines
 from nextdetr.errors import ModelFileError
 from nextdetr.inference.contract import UNJUDGED, Contract
+from nextdetr.weights.folder import EXPORT_FILES
 
 __all__ = [
     "PROGRAM_METADATA",
@@ -25,7 +26,6 @@ __all__ = [
 
 #: What a folder of a run, or of a saved detector, holds; an export beside it is meant where it is named.
 CHECKPOINTS = ("best.safetensors", "last.safetensors", "model.safetensors")
-FILES = ("model.onnx", "model.xml")
 FORMATS = {".onnx": "onnx", ".xml": "openvino", ".pt2": "pt2"}
 SECTION = "nextdetr"  # of an OpenVINO model's rt_info
 PROGRAM_METADATA = "nextdetr.json"  # a .pt2 file's extra file
@@ -38,7 +38,7 @@ def is_exported(source: str | Path) -> bool:
     path = Path(source)
     if any((path / name).is_file() for name in CHECKPOINTS):
         return False
-    return path.suffix in FORMATS or any((path / name).is_file() for name in FILES)
+    return path.suffix in FORMATS or any((path / name).is_file() for name in EXPORT_FILES)
 
 
 def exported_file(source: str | Path) -> Path:
@@ -50,9 +50,9 @@ def exported_file(source: str | Path) -> Path:
     path = Path(source)
     if not path.is_dir():
         return path
-    present = [path / name for name in FILES if (path / name).is_file()]
+    present = [path / name for name in EXPORT_FILES if (path / name).is_file()]
     if not present:
-        raise ModelFileError(f"{path}: the folder holds no exported detector ({' or '.join(FILES)}).")
+        raise ModelFileError(f"{path}: the folder holds no exported detector ({' or '.join(EXPORT_FILES)}).")
     return present[0]
 
 

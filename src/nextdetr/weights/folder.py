@@ -8,7 +8,18 @@ from pathlib import Path
 
 import yaml
 
-__all__ = ["CARD", "CONFIG", "EXPORTED", "FOLDER_FILES", "RUN_FILES", "is_export", "read_card", "read_notes"]
+__all__ = [
+    "CARD",
+    "CONFIG",
+    "EXPORTED",
+    "EXPORT_FILES",
+    "FOLDER_FILES",
+    "MAX_HEADER",
+    "RUN_FILES",
+    "is_export",
+    "read_card",
+    "read_notes",
+]
 
 CARD, CONFIG = "README.md", "config.json"
 #: Possible names of a folder's weights file; the first that exists is used.
@@ -17,10 +28,12 @@ FOLDER_FILES = (
 )  # fmt: skip
 #: Detectors in the folder of a training run; the first that exists is used.
 RUN_FILES = ("best.safetensors", "last.safetensors")
+#: Possible names of an exported detector in a folder; the first that exists is used.
+EXPORT_FILES = ("model.onnx", "model.xml")
 #: What an exported detector is, where weights are needed.
 EXPORTED = "an exported detector, from which no weights can be loaded; name the checkpoint that it was made from."
 _MAX_CARD = 64 << 10
-_MAX_HEADER = 16 << 20
+MAX_HEADER = 16 << 20  # bytes of a safetensors file; 100 are enough for a tensor
 
 
 def read_card(path: Path) -> dict[str, str]:
@@ -45,7 +58,7 @@ def read_card(path: Path) -> dict[str, str]:
 def is_export(path: Path) -> bool:
     """Whether a path is that of an exported detector, its file or its folder, rather than of weights."""
     if path.is_dir():
-        return any((path / name).is_file() for name in ("model.onnx", "model.xml"))
+        return any((path / name).is_file() for name in EXPORT_FILES)
     suffix = path.suffix.lower()
     return suffix == ".onnx" or (suffix == ".xml" and path.with_suffix(".bin").is_file())
 
@@ -55,7 +68,7 @@ def read_notes(path: Path) -> dict[str, str]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length <= _MAX_HEADER else None
+            header = json.loads(file.read(length)) if length <= MAX_HEADER else None
     except (OSError, ValueError, RecursionError):
         return {}
     notes = header.get("__metadata__") if isinstance(header, dict) else None

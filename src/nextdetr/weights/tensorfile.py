@@ -18,11 +18,11 @@ from torch import Tensor
 
 from nextdetr.errors import WeightsError
 from nextdetr.files import atomic_write
+from nextdetr.weights.folder import MAX_HEADER
 from nextdetr.weights.gate import check_tensor
 
-__all__ = ["DTYPES", "MAX_HEADER", "count_tensors", "open_tensors", "read_metadata", "write_tensors"]
+__all__ = ["DTYPES", "count_tensors", "open_tensors", "read_metadata", "write_tensors"]
 
-MAX_HEADER = 16 << 20  # bytes; 100 are enough for a tensor
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
