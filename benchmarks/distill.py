@@ -23,6 +23,7 @@ from typing import Any
 from nextdetr import Detector
 from nextdetr.inference.header import is_exported
 from results import claim, machine, write_result
+from training import shown, train_once
 
 VARIANTS: dict[str, dict[str, float]] = {
     "plain": {}, "teacher": {"teacher_until": 1.0}, "half": {"teacher_until": 0.5}, "places": {"teacher_maps": 0.0},
@@ -37,24 +38,17 @@ def length(options: argparse.Namespace) -> dict[str, float]:
 
 def train(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
     """Train, unless already done; return the best validation, epochs, and the teacher's share of a step."""
-    folder = Path(options.output) / f"{variant}-{seed}"
-    done = folder / "result.json"
-    if not done.is_file():
-        settings: dict[str, Any] = {
-            "data": options.data, "image_size": options.image_size, "seed": seed, "output": folder, "profile": True,
-            **length(options), **VARIANTS[variant],
-        }  # fmt: skip
-        if variant != "plain":
-            settings["teacher"] = options.teacher
-        if options.threads is not None:
-            import torch
+    settings: dict[str, Any] = {
+        "data": options.data, "image_size": options.image_size, "seed": seed, "profile": True, **length(options),
+        "output": Path(options.output) / f"{variant}-{seed}", **VARIANTS[variant],
+    }  # fmt: skip
+    if variant != "plain":
+        settings["teacher"] = options.teacher
+    if options.threads is not None:
+        import torch
 
-            torch.set_num_threads(options.threads)
-        resumed = (folder / "last.ckpt").is_file()
-        result = Detector(options.model).train(**({"resume": folder} if resumed else settings))
-        done.write_text(json.dumps(result.to_json()), encoding="utf-8")
-    found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-    return found
+        torch.set_num_threads(options.threads)
+    return train_once(options.model, settings)
 
 
 def test(options: argparse.Namespace, variant: str, seed: int) -> float | None:
@@ -66,14 +60,6 @@ def test(options: argparse.Namespace, variant: str, seed: int) -> float | None:
         file.write_text(json.dumps(scored.to_json()), encoding="utf-8")
     value: float | None = json.loads(file.read_text(encoding="utf-8"))["metrics"]["AP"]
     return value
-
-
-def shown(values: list[float | None]) -> str:
-    """Mean and all values, if there are any."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "undefined"
-    return f"**{statistics.mean(known):.4f}** ({', '.join(f'{value:.4f}' for value in known)})"
 
 
 def share(result: dict[str, Any]) -> float:

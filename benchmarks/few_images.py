@@ -28,6 +28,7 @@ from nextdetr import Detector
 from nextdetr.files import write_text_atomic
 from peer_data import read_splits, write_yolo
 from results import claim, machine, write_result
+from training import result_file, shown, train_once
 
 MIXED, TURNED = {"mosaic": 0.5, "copy_paste": 0.5}, {"flip_vertical": True, "rotate90": True}
 PLAIN = {"mosaic": 0.0, "copy_paste": 0.0, "auto_turn": False}
@@ -51,18 +52,15 @@ def write_data(options: argparse.Namespace, seed: int) -> Path:
 def train(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
     """Train, unless already done; return the result with the AP of the last weights as ``last``."""
     folder = Path(options.output) / f"{variant}-seed{seed}"
-    done = folder / "result.json"
-    if not done.is_file():
-        settings: dict[str, Any] = {
-            "data": write_data(options, seed), "epochs": options.epochs, "batch_size": BATCH, "seed": seed,
-            "image_size": options.image_size, "val_every": math.ceil(options.epochs / 8), "output": folder,
-            **VARIANTS[variant],
-        }  # fmt: skip
-        resumed = (folder / "last.ckpt").is_file()
-        result = Detector(options.model).train(**({"resume": folder} if resumed else settings))
-        scored = Detector(folder / "last.safetensors").val(data=write_data(options, seed), quiet=True)
-        write_text_atomic(done, json.dumps({**result.to_json(), "last": scored.metrics["AP"]}))
-    found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+    settings: dict[str, Any] = {
+        "data": write_data(options, seed), "epochs": options.epochs, "batch_size": BATCH, "seed": seed,
+        "image_size": options.image_size, "val_every": math.ceil(options.epochs / 8), "output": folder,
+        **VARIANTS[variant],
+    }  # fmt: skip
+    found = train_once(options.model, settings)
+    if "last" not in found:
+        found["last"] = Detector(folder / "last.safetensors").val(data=settings["data"], quiet=True).metrics["AP"]
+        write_text_atomic(result_file(folder), json.dumps(found))
     return found
 
 
@@ -102,8 +100,7 @@ def main() -> None:
     for variant, results in found.items():
         last = [result["last"] for result in results]
         best = statistics.mean(result["best"]["metrics"]["AP"] for result in results)
-        each = ", ".join(f"{value:.3f}" for value in last)
-        lines.append(f"| {variant} | **{statistics.mean(last):.3f}** ({each}) | {best:.3f} |")
+        lines.append(f"| {variant} | {shown(last, 3)} | {best:.3f} |")
     write_result(f"few-images-{Path(options.data).stem}", lines, write=options.write)
 
 

@@ -12,16 +12,15 @@ random weights is reached in at most half of the run. Finished runs are not trai
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nextdetr import Detector
+from nextdetr.engine.log import read_table
 from results import claim, machine, write_result
+from training import train_once
 
 SHARE = 0.9  # of the final AP from random weights
 
@@ -29,27 +28,22 @@ SHARE = 0.9  # of the final AP from random weights
 def train(options: argparse.Namespace, variant: str, settings: dict[str, Any], seed: int) -> list[tuple[float, float]]:
     """Train, unless already done; return (share of the run, AP) of each validation."""
     folder = Path(options.output) / f"{variant}-{seed}"
-    done = folder / "result.json"
-    if not done.is_file():
-        length = {"minutes": options.minutes} if options.minutes else {"epochs": options.epochs}
-        every = None if options.minutes else max(1, options.epochs // options.validations)
-        given: dict[str, Any] = {
-            "data": options.data, **length, "image_size": options.image_size, "seed": seed, "output": folder,
-            "val_every": every, "workers": options.workers, **settings,
-        }  # fmt: skip
-        if options.batch_size:
-            given["batch_size"] = options.batch_size
-        if variant != "random":
-            given["weights"] = options.weights
-        if options.threads:
-            import torch
+    length = {"minutes": options.minutes} if options.minutes else {"epochs": options.epochs}
+    every = None if options.minutes else max(1, options.epochs // options.validations)
+    given: dict[str, Any] = {
+        "data": options.data, **length, "image_size": options.image_size, "seed": seed, "output": folder,
+        "val_every": every, "workers": options.workers, **settings,
+    }  # fmt: skip
+    if options.batch_size:
+        given["batch_size"] = options.batch_size
+    if variant != "random":
+        given["weights"] = options.weights
+    if options.threads:
+        import torch
 
-            torch.set_num_threads(options.threads)
-        resumed = (folder / "last.ckpt").is_file()
-        result = Detector(options.model).train(**({"resume": folder} if resumed else given))
-        done.write_text(json.dumps(result.to_json()), encoding="utf-8")
-    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+        torch.set_num_threads(options.threads)
+    train_once(options.model, given)
+    rows = read_table(folder / "metrics.csv")
     whole = 60 * options.minutes if options.minutes else options.epochs
     by = "seconds" if options.minutes else "epoch"
     return [(float(row[by]) / whole, float(row["AP"])) for row in rows if row.get("AP")]

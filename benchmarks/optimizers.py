@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from nextdetr import Detector
+from nextdetr.engine.log import read_table
 from nextdetr.files import write_text_atomic
 from results import claim, machine, write_result
+from training import result_file, shown, train_once
 
 OPTIMIZERS = ("adamw", "muon")
 HALF = 0.5  # of the epochs
@@ -29,34 +30,23 @@ HALF = 0.5  # of the epochs
 def train(options: argparse.Namespace, optimizer: str, seed: int) -> dict[str, Any]:
     """Train, unless already done; return the result, with the AP on ``test`` if asked for."""
     folder = Path(options.output) / f"{optimizer}-{seed}"
-    done = folder / "result.json"
-    if not done.is_file():
-        length = {"minutes": options.minutes} if options.epochs is None else {"epochs": options.epochs}
-        settings: dict[str, Any] = {
-            "data": options.data, "image_size": options.image_size, "seed": seed, "output": folder, "optimizer": optimizer,
-            **length,
-        }  # fmt: skip
-        resumed = (folder / "last.ckpt").is_file()
-        result = Detector(options.model).train(**({"resume": folder} if resumed else settings))
-        write_text_atomic(done, json.dumps(result.to_json()))
-    found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+    length = {"minutes": options.minutes} if options.epochs is None else {"epochs": options.epochs}
+    settings: dict[str, Any] = {
+        "data": options.data, "image_size": options.image_size, "seed": seed, "output": folder, "optimizer": optimizer,
+        **length,
+    }  # fmt: skip
+    found = train_once(options.model, settings)
     if options.test and "test" not in found:
         scored = Detector(folder / "best.safetensors").val(data=options.data, split="test", quiet=True)
         found["test"] = scored.metrics["AP"]
-        write_text_atomic(done, json.dumps(found))
+        write_text_atomic(result_file(folder), json.dumps(found))
     return found
 
 
 def halfway(options: argparse.Namespace, optimizer: str, seed: int) -> float:
     """Highest AP on ``val`` in the first half of a run's epochs."""
-    lines = (Path(options.output) / f"{optimizer}-{seed}" / "metrics.csv").read_text(encoding="utf-8").splitlines()
-    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    rows = read_table(Path(options.output) / f"{optimizer}-{seed}" / "metrics.csv")
     return max(float(row["AP"]) for row in rows[: round(HALF * len(rows))] if row["AP"])
-
-
-def shown(values: list[float]) -> str:
-    """Mean and all values."""
-    return f"**{statistics.mean(values):.3f}** ({', '.join(f'{value:.3f}' for value in values)})"
 
 
 def main() -> None:
@@ -95,8 +85,8 @@ def main() -> None:
         best = [result["best"]["metrics"]["AP"] for result in results]
         half = [halfway(options, optimizer, seed) for seed in options.seeds]
         epochs = ", ".join(str(result["epochs"]) for result in results)
-        tested = f" {shown([result['test'] for result in results])} |" if options.test else ""
-        lines.append(f"| {optimizer} | {shown(best)} | {shown(half)} | {epochs} |{tested}")
+        tested = f" {shown([result['test'] for result in results], 3)} |" if options.test else ""
+        lines.append(f"| {optimizer} | {shown(best, 3)} | {shown(half, 3)} | {epochs} |{tested}")
     write_result(f"optimizers-{Path(options.model).stem}-{Path(options.data).stem}", lines, write=options.write)
 
 
