@@ -33,6 +33,7 @@ optim.AdamW = partial(optim.AdamW, eps=1e-5)
 
 SCRIPT = """
 import os, sys
+sys.ps1 = "In : "  # as in a notebook
 from nextdetr import Detector
 data, model, output = sys.argv[1:]
 detector = Detector(model)
@@ -48,7 +49,7 @@ print(sys.excepthook is sys.__excepthook__)  # which torch.distributed changes
 
 @pytest.mark.slow
 def test_a_script_goes_on_once_after_each_training_on_two_processes(tmp_path):
-    """From standard input (``python -``), which no other process can run again."""
+    """From standard input (``python -``), or a notebook, which no other process can run again."""
     command = [sys.executable, "-", squares(tmp_path / "data", images=4), tiny_model(tmp_path), tmp_path / "runs"]
     done = subprocess.run(
         [str(part) for part in command], input=SCRIPT, capture_output=True, text=True, timeout=300, check=False,

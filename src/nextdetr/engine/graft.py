@@ -31,7 +31,6 @@ from nextdetr.engine.launch import launch, scaler_of
 from nextdetr.engine.log import Display
 from nextdetr.engine.optim import rate_factor, set_rate
 from nextdetr.engine.unlabelled_run import ScoredByLoss, origin_state
-from nextdetr.errors import ConfigError
 from nextdetr.losses.distill import DistillationLoss, regression_loss
 from nextdetr.memory import keep_freed_memory
 from nextdetr.models.answers import answer
@@ -123,8 +122,6 @@ def run_graft(config: GraftConfig, *, quiet: bool = False) -> GraftResult:
         Display(enabled=fabric.global_rank == 0 and not quiet) as display,
         ExitStack() as held,
     ):
-        if fabric.world_size > 1:
-            raise ConfigError("nextdetr graft runs in one process: start it without torchrun or srun.")
         run = prepare_graft(config, graft_folder(config, held), display.line)
         return Grafter(run, fabric, display, started).run()
 

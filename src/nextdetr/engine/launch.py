@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,9 +11,14 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment, find_free_network_port
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from nextdetr.config import GraftConfig, PretrainConfig, TrainConfig
+from nextdetr.data.raw import plural
 from nextdetr.engine import children
 from nextdetr.engine.loggers.tools import check_packages
 from nextdetr.errors import ConfigError, FailedElsewhere, NextDETRError
@@ -38,10 +44,12 @@ def launch(
         run: the function that calls this; must be importable by name.
 
     Raises:
-        ConfigError: this machine has no such devices, or a logging tool is not installed.
+        ConfigError: this machine has no such devices, torchrun started another number of processes, or a logging tool is
+            not installed.
         NextDETRError: the error of another process, if this one has no error of its own.
     """
     check_packages(config.log)
+    _check_torchrun(config)
     if config.devices == 1 or children.started_elsewhere():
         fabric = _fabric(config)
         fabric.launch()
@@ -68,6 +76,22 @@ def launch(
         torch.distributed.destroy_process_group()
 
 
+def _check_torchrun(config: TrainConfig | PretrainConfig | GraftConfig) -> None:
+    """Check that the run takes all processes of torchrun: otherwise each would train a detector of its own.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1")) if TorchElasticEnvironment.detect() else config.devices
+    if started == config.devices:
+        return
+    if "devices" not in type(config).model_fields:
+        raise ConfigError("nextdetr graft runs in one process: start it without torchrun.")
+    raise ConfigError(
+        f"torchrun started {plural(started, 'process')}, but --devices is {config.devices}: give --devices {started}."
+    )
+
+
 def _fabric(config: TrainConfig | PretrainConfig | GraftConfig, environment: LightningEnvironment | None = None) -> Fabric:
     accelerator: str = config.accelerator
     devices: int | list[int] = config.devices
@@ -80,11 +104,17 @@ def _fabric(config: TrainConfig | PretrainConfig | GraftConfig, environment: Lig
         accelerator = place.type
         if place.index is not None and place.type != "cpu":  # there is only one
             devices = [place.index]
+    several: str | DDPStrategy = "ddp" if environment is None else _Strategy()
     try:
         return Fabric(
             accelerator=accelerator, devices=devices, precision=config.precision,
-            strategy="auto" if config.devices == 1 else "ddp", plugins=None if environment is None else [environment],
+            strategy="auto" if config.devices == 1 else several, plugins=None if environment is None else [environment],
         )  # fmt: skip
+    except MisconfigurationException as error:
+        raise ConfigError(
+            f"--devices {config.devices}: this machine has {plural(torch.cuda.device_count(), 'GPU')} to use; give a lower "
+            "number, or --accelerator cpu."
+        ) from error
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"--accelerator {accelerator} with --devices {config.devices}: {error}") from error
 
@@ -113,6 +143,23 @@ class _Environment(LightningEnvironment):
 
     def node_rank(self) -> int:
         return 0
+
+
+class _Strategy(DDPStrategy):
+    """DDP of processes that exist already, in a notebook and at Python's prompt, too.
+
+    Fabric refuses DDP there, as its launcher could not run the script again; it has nothing to start here.
+    """
+
+    def _configure_launcher(self) -> None:
+        assert self.cluster_environment is not None
+        self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
+
+
+class _Launcher(_SubprocessScriptLauncher):
+    @property
+    def is_interactive_compatible(self) -> bool:
+        return True
 
 
 @contextlib.contextmanager
