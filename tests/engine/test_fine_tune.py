@@ -12,7 +12,13 @@ from safetensors.torch import load_file
 
 from nextdetr.config import TrainConfig
 from nextdetr.data.sources import load_data
-from nextdetr.engine.fine_tune import backbone_source, has_own_backbone, plan_fine_tuning, trained_before
+from nextdetr.engine.fine_tune import (
+    backbone_source,
+    has_own_backbone,
+    plan_fine_tuning,
+    trained_before,
+    with_model_of_weights,
+)
 from nextdetr.engine.freezing import Freezing, first_stages, unread_parts
 from nextdetr.engine.model_facts import gflop_of, with_image_size
 from nextdetr.engine.optim import build_optimizer
@@ -23,7 +29,7 @@ from nextdetr.losses.criterion import Criterion
 from nextdetr.losses.matcher import HungarianMatcher
 from nextdetr.models.graph import build_model, build_skeleton, load_model_file, parse_model_text
 from nextdetr.models.summary import count_gflop
-from nextdetr.weights.checkpoint import save_detector
+from nextdetr.weights.checkpoint import read_detector_metadata, save_detector
 from nextdetr.weights.convert import save_backbone
 from nextdetr.weights.layouts.table import Identity
 from nextdetr.weights.reader import WeightsFile
@@ -117,8 +123,25 @@ def test_a_head_on_another_backbone_takes_none_of_its_old_ones_settings(tmp_path
         chosen = choose_recipe(config, CELLS, LAPTOP, models=MODELS, without_labels=True, tuning=plan).config
         assert (chosen.backbone_rate_factor, chosen.freeze_norms) == ((0.1, True) if same else (1.0, False))
     assert has_own_backbone(TrainConfig(**given), weights)  # the recipe takes their model
+    unnamed = identity(["car"], None, model_text=text)  # of a model file, or a graft
+    for model, same in ((str(own), True), ("rtdetr-r101vd", False)):
+        assert has_own_backbone(TrainConfig(**given, model=model, allow_partial=True), unnamed) == same
     both = TrainConfig(**given, model=str(convnext), backbone_weights="b.pt")
     assert choose_recipe(both, CELLS, LAPTOP, models=MODELS, tuning=plan).config.backbone_rate_factor == 0.1  # with labels
+
+
+def test_a_checkpoint_as_the_model_has_the_batch_and_size_of_its_network():
+    """As it has if it is given as weights."""
+    tiny = replace(CELLS, small_side=0.03)
+    for network, known, settled in (
+        ("nextdetr-zepto", identity(list(CELLS.classes), "nextdetr-zepto"), (16, None)),
+        ("nextdetr-atto-p2", identity(["object"], "nextdetr-atto-p2", without_labels=True), (16, 320)),
+    ):
+        plan = plan_fine_tuning(CELLS.classes, known, network)
+        for option in ("model", "weights"):
+            config = TrainConfig(data="cells", **{option: "old.safetensors"})
+            chosen = choose_recipe(config, tiny, GPU, models=MODELS, tuning=plan).config
+            assert (chosen.batch_size, chosen.image_size) == settled, (network, option)
 
 
 # The image size, and the time that it takes
@@ -264,6 +287,32 @@ def test_the_folder_of_a_run_is_trained_like_the_checkpoint_in_it(tmp_path):
     config, told = found[1]
     assert "start: 2 of 2 classes carried over by name; a gentle rate" in told[0]
     assert (config.learning_rate, config.image_size, config.mosaic) == (1e-4, None, 0.0)
+
+
+def test_weights_with_a_model_of_their_own_bring_it(tmp_path):
+    """As of a training with a model file, or a graft: no shipped model fits them."""
+    torch.manual_seed(1)
+    model, data = build_model(parse_model_text(TINY_MODEL, "old"), num_classes=2), str(squares(tmp_path / "data"))
+    (tmp_path / "old").mkdir()
+    file = save_detector(
+        tmp_path / "old" / "best.safetensors", model.state_dict(), model_text=TINY_MODEL, classes=["square", "bar"],
+        image_size=64,
+    )  # fmt: skip
+    for given in (file, file.parent):
+        config = resolve_config(TrainConfig(data=data, weights=given))
+        assert (config.model, config.weights) == (str(file), None)
+    for more in ({"model": "nextdetr-atto"}, {"backbone_weights": "pico.pt"}):
+        assert with_model_of_weights(TrainConfig(data=data, weights=file, **more)).weights == file
+    result = train(
+        TrainConfig(
+            data=data, weights=file, epochs=1, batch_size=3, workers=0, learning_rate=1e-9, output=tmp_path / "run",
+            device="cpu",
+        ),
+        quiet=True,
+    )  # fmt: skip
+    before, after = load_file(file), load_file(result.checkpoint)
+    assert after.keys() == before.keys()
+    assert read_detector_metadata(result.checkpoint)["source_weights"] == str(file)
 
 
 def test_weights_that_a_model_file_names_are_backbone_weights(tmp_path):

@@ -19,8 +19,10 @@ from nextdetr.config import TrainConfig
 from nextdetr.data.raw import plural
 from nextdetr.data.records import ImageRecord
 from nextdetr.data.seen import seen_by, trained_on
+from nextdetr.errors import WeightsError
 from nextdetr.files import is_local
-from nextdetr.models.modelfile import available_models, load_model_file
+from nextdetr.models.modelfile import ModelFile, available_models, load_model_file, parse_model_text
+from nextdetr.weights.checkpoint import stated_model
 from nextdetr.weights.layouts.classes import match_classes
 from nextdetr.weights.layouts.table import Identity
 from nextdetr.weights.load import open_weights
@@ -30,7 +32,7 @@ from nextdetr.weights.tensorfile import read_metadata
 
 __all__ = [
     "FineTuning", "backbone_source", "has_own_backbone", "plan_fine_tuning", "seen_in_val", "start_weights",
-    "trained_before",
+    "trained_before", "with_model_of_weights",
 ]  # fmt: skip
 
 GENTLE = 0.25  # of the usual rate, where all classes are known; not measured
@@ -119,9 +121,15 @@ def has_own_backbone(config: TrainConfig, weights: Identity) -> bool:
     if backbone_source(config) is not None:
         return False
     named = config.model in available_models() or config.model.endswith((".yaml", ".yml"))
-    if weights.model is None or "model" not in config.model_fields_set or not named:
+    if "model" not in config.model_fields_set or not named or (weights.model is None and weights.model_text is None):
         return True
-    return _backbone_rows(config.model) == _backbone_rows(weights.model)
+    if weights.model is not None:
+        theirs = load_model_file(weights.model)
+    else:
+        assert weights.model_text is not None
+        with stated_model(config.weights or ""):
+            theirs = parse_model_text(weights.model_text, "the file")
+    return _backbone_rows(load_model_file(config.model)) == _backbone_rows(theirs)
 
 
 def backbone_source(config: TrainConfig) -> str | Path | None:
@@ -140,11 +148,29 @@ def backbone_source(config: TrainConfig) -> str | Path | None:
     return path if name.strip() and path.exists() else None
 
 
-def _backbone_rows(model: str) -> list[tuple[Any, ...]]:
+def _backbone_rows(file: ModelFile) -> list[tuple[Any, ...]]:
     """Return what the backbone of a model file computes, without the names of weights."""
-    file = load_model_file(model)
     rows = file.rows[: len(file.mapping["backbone"])]
     return [(row.name, row.repeats, *(value for value in row.arguments if not isinstance(value, str))) for row in rows]
+
+
+def with_model_of_weights(config: TrainConfig) -> TrainConfig:
+    """Return the settings with the model of a detector's weights, if only their file has it and the user names none.
+
+    The file is then the model to start from. A shipped model is chosen by its name, in the recipe; with weights for the
+    backbone, their size chooses the model.
+    """
+    settled = "model" in config.model_fields_set or config.backbone_weights is not None
+    if settled or config.weights is None or not is_local(config.weights):
+        return config
+    identity = open_weights(config.weights)[1]
+    if identity.kind != "nextdetr-detector" or identity.model is not None or identity.model_text is None:
+        return config
+    try:
+        model = str(resolve_model(config.weights))
+    except WeightsError:  # in a folder, under a name that no model has
+        return config
+    return config.model_copy(update={"model": model, "weights": None})
 
 
 def start_weights(config: TrainConfig) -> str | Path | None:

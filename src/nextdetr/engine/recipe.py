@@ -180,7 +180,7 @@ def _size_to_reduce(plan: Plan) -> int | None:
 
 def _needed(plan: Plan) -> float:
     """Input size at which a small box has enough pixels for the finest level."""
-    pixels = SMALL_BOX / 2 if plan.get("model") in FINE else SMALL_BOX
+    pixels = SMALL_BOX / 2 if plan.shipped in FINE else SMALL_BOX
     return pixels / max(plan.data.small_side, 1e-6)
 
 
@@ -188,7 +188,7 @@ def _batch(plan: Plan) -> None:
     images, most = plan.data.images // plan.machine.processes, 8
     size = plan.size
     if plan.on_gpu:
-        each = GIGABYTES.get(plan.get("model"), 2.0) * (1.25 * size / 640) ** 2
+        each = GIGABYTES.get(plan.shipped, 2.0) * (1.25 * size / 640) ** 2
         most = 2 ** int(math.log2(min(32.0, max(1.0, 0.6 * plan.machine.device_memory / 2**30 / each))))
     elif _is_sparse(plan):
         most = 4

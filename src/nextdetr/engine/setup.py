@@ -27,6 +27,7 @@ from nextdetr.engine.fine_tune import (
     seen_in_val,
     start_weights,
     trained_before,
+    with_model_of_weights,
 )
 from nextdetr.engine.latency import affordable_size, check_contract, times_of
 from nextdetr.engine.model_facts import gflop_of, stride_of, with_image_size
@@ -112,6 +113,7 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
     if config.resume is None:
         if config.data is None:
             raise ConfigError("training needs a data set: give --data with a folder or a YAML.")
+        config = with_model_of_weights(config)
         model = str(resolve_model(config.model))
         if model != config.model:  # a folder: the recipe is that of the checkpoint in it
             config = config.model_copy(update={"model": model})
