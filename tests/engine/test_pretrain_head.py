@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import nextdetr
 from nextdetr.config import PretrainConfig, TrainConfig, build_config
 from nextdetr.config_file import read_config_file
+from nextdetr.engine import pretrain_head
 from nextdetr.engine.fine_tune import plan_fine_tuning
 from nextdetr.engine.pretrain import Pretrainer
 from nextdetr.engine.pretrain_head import HeadTrainer, _settings
@@ -265,6 +266,19 @@ def test_the_recipe_does_not_take_it_for_a_trained_detector():
     assert (prepared.image_size, prepared.epochs) == (random.image_size, random.epochs)
     trained = choose_recipe(config, data, machine, models=models).config
     assert trained.learning_rate < prepared.learning_rate
+
+
+def test_a_head_that_has_begun_keeps_its_epochs(settings, monkeypatch):
+    """On another number of processes, where another number would be chosen now."""
+    del settings["head_epochs"]
+    monkeypatch.setattr(pretrain_head, "EPOCHS", 1)
+    monkeypatch.setattr(pretrain_head, "STEPS", 6)
+    with monkeypatch.context() as patch:
+        stop_after(patch, HeadTrainer, 3)
+        with pytest.raises(Interrupted):
+            nextdetr.pretrain(**settings, quiet=True)
+    monkeypatch.setattr(pretrain_head, "STEPS", 12)
+    assert nextdetr.pretrain(resume=settings["output"], quiet=True).head["epochs"] == 3
 
 
 @pytest.mark.parametrize(

@@ -94,10 +94,18 @@ def run_head(config: PretrainConfig, *, quiet: bool = False) -> HeadResult:
         return HeadTrainer(run, config, fabric, display, started).run_head()
 
 
-def _settings(config: PretrainConfig, images: int, world: int, model: str) -> TrainConfig:
-    """Return the settings of the head's training, as for a detector from random weights."""
+def _settings(config: PretrainConfig, images: int, world: int, model: str, stored: int | None = None) -> TrainConfig:
+    """Return the settings of the head's training, as for a detector from random weights.
+
+    Args:
+        config: all settings of the run.
+        images: number of images.
+        world: number of processes.
+        model: the detector.
+        stored: epochs of a head that has begun, which keeps them on another number of processes.
+    """
     batch = config.head_batch_size or BATCH
-    epochs = config.head_epochs
+    epochs = config.head_epochs or stored
     if config.head_minutes is None and epochs is None:
         epochs = max(1, math.ceil(STEPS / math.ceil(images / (batch * world))))
         if config.epochs is not None and config.epochs < EPOCHS:  # chosen by the user, who wants the whole run short
@@ -118,7 +126,7 @@ def _prepare(config: PretrainConfig, directory: Path, fabric: Fabric, display: D
     cursor, state = read_state(state_file) if state_file.is_file() else (Cursor(), {})
     data = as_objects(images_of(config))
     started = start_model(model, classes=[OBJECT], backbone_weights=directory / "backbone.safetensors")
-    settings = _settings(config, len(data.records), fabric.world_size, model)
+    settings = _settings(config, len(data.records), fabric.world_size, model, cursor.length[0])
     contract = Contract([OBJECT])
     if fabric.global_rank == 0:
         contract = Contract.of(data, together=settings.batch_size * fabric.world_size)
