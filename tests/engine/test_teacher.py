@@ -18,7 +18,7 @@ from nextdetr.cli.main import main
 from nextdetr.config import TrainConfig
 from nextdetr.data.records import DetectionData
 from nextdetr.engine.semi import Semi, Views
-from nextdetr.engine.teacher import Teacher, open_teacher
+from nextdetr.engine.teacher import Teacher, _digest, open_teacher
 from nextdetr.engine.teaching import Teaching
 from nextdetr.engine.train import train
 from nextdetr.errors import ConfigError, ModelFileError, WeightsError
@@ -336,6 +336,16 @@ def test_a_teacher_that_was_calibrated_meanwhile_is_the_same_one(settings, tmp_p
     assert train(TrainConfig(resume=settings["output"]), quiet=True).epochs == 2
     assert open_teacher(own).digest == before
     assert open_teacher(checkpoint(own, ("square", "bird"))).digest != before
+
+
+def test_a_teacher_stays_the_same_when_more_is_downloaded_beside_it(tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text(name)
+    before = _digest(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{}")  # as transformers does, in the cache of the Hub
+    assert _digest(tmp_path) == before
+    (tmp_path / "config.json").write_text("other settings")
+    assert _digest(tmp_path) != before
 
 
 def test_another_teacher_is_refused_on_resume(settings, tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ from nextdetr.models.graph import available_models
 from nextdetr.models.summary import gflop_near
 from nextdetr.structures import EdgeOutput, Lesson
 from nextdetr.weights.checkpoint import OpenedModel
-from nextdetr.weights.folder import RUN_FILES
+from nextdetr.weights.folder import CONFIG, FOLDER_FILES, RUN_FILES
 from nextdetr.weights.layouts.classes import match_classes
 from nextdetr.weights.licences import TEACHER, TEACHER_LICENCE, joined_licences
 from nextdetr.weights.load import open_weights
@@ -243,13 +243,15 @@ def _is_run(path: Path) -> bool:
 
 
 def _digest(path: Path) -> str:
-    """Return a digest of a file (with OpenVINO's weights beside it), or of the weights and settings in a folder.
+    """Return a digest of a file (with OpenVINO's weights beside it), or of the weights and ``config.json`` in a folder.
 
-    Of our detectors it is that of weights, model and classes: ``calibrate`` and ``report --store`` write the rest later.
+    Of our detectors it is that of weights, model and classes: ``calibrate`` and ``report --store`` write the rest later. In
+    the Hub's cache, other programs add files of the same repository to the folder.
     """
-    kinds = (".safetensors", ".bin", ".json")
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in kinds and file.is_file())
+        read = (CONFIG, *FOLDER_FILES)
+        kinds = (".safetensors", ".bin")
+        files = sorted(file for file in path.iterdir() if (file.suffix in kinds or file.name in read) and file.is_file())
     else:
         files = [path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else [])]
     digest = hashlib.blake2b(digest_size=16)
