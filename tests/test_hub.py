@@ -197,6 +197,15 @@ def test_offline_with_the_real_library(monkeypatch, tmp_path):
         Detector.from_pretrained("owner/cells")
 
 
+def test_a_repository_without_a_detector(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    gone = hub_errors.EntryNotFoundError
+    kind = gone if issubclass(gone, hub_errors.HfHubHTTPError) else hub_errors.RemoteEntryNotFoundError
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", raising(kind("?", response=response(404))))
+    with pytest.raises(WeightsError, match=r"holds no model\.safetensors"):
+        Detector.from_pretrained("owner/cells")
+
+
 def test_folders_that_are_none_of_ours(detector, tmp_path):
     with pytest.raises(WeightsError, match="no such folder"):
         Detector.from_pretrained(tmp_path / "nowhere")

@@ -56,15 +56,19 @@ def fetch_pretrained(
         raise WeightsError(f"{name} is a file, not a folder: open it with Detector({str(name)!r}).")
     if _REPO_ID.fullmatch(str(name)) is None:
         raise WeightsError(f"{name}: no such folder, and no repository of the Hub, which is named owner/name.")
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    place: dict[str, Any] = {"revision": revision, "cache_dir": cache, "token": token, "library_name": "nextdetr"}
     with told(str(name), revision, **_FETCHING):
-        folder = snapshot_download(
-            str(name), revision=revision, cache_dir=cache, token=token,
-            allow_patterns=[MODEL_FILE, CONFIG_FILE, CARD_FILE],
-            library_name="nextdetr",
-        )  # fmt: skip
-    return _detector_file(Path(folder), str(name))
+        folder = Path(snapshot_download(str(name), allow_patterns=[MODEL_FILE, CONFIG_FILE, CARD_FILE], **place))
+        if not (folder / MODEL_FILE).is_file():  # without a network, that may be what a download left that broke off
+            try:
+                hf_hub_download(str(name), MODEL_FILE, **place)
+            except EntryNotFoundError as error:
+                if isinstance(error, LocalEntryNotFoundError):
+                    raise
+    return _detector_file(folder, str(name))
 
 
 def save_folder(

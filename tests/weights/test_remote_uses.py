@@ -121,6 +121,15 @@ def test_the_command_line_with_hf_endpoint(server, atto, tmp_path):
     assert (tmp_path / "hub" / "models--timm--convnextv2_atto.fcmae").is_dir()
 
 
+def test_what_a_download_left_that_broke_off_says_nothing_of_the_repository(hub):
+    hub.repositories["owner/name"].cut = 0
+    with pytest.raises(WeightsError, match=r"the download of model\.safetensors broke off"):
+        locate("owner/name")
+    hub.down = True
+    with pytest.raises(WeightsError, match=r"^owner/name: no such folder here, and the Hub cannot"):
+        Detector.from_pretrained("owner/name")
+
+
 def test_the_only_weights_of_a_repository_are_described_by_its_config(hub, atto):
     files = {"config.json": b'{"model_type": "yolos"}', "atto.safetensors": atto["model.safetensors"]}
     hub.repositories["owner/name"].revisions["main"] = files
