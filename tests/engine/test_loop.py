@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -62,6 +63,13 @@ def test_no_worker_outlives_a_run_that_is_stopped(settings, monkeypatch):
             train(TrainConfig(**settings | {"workers": 1}), quiet=True)
         assert set(multiprocessing.active_children()) == before
     assert kept
+
+
+def test_the_command_that_resumes_a_run_can_be_pasted(settings, tmp_path):
+    folder = tmp_path / "my run"
+    interrupt_training(
+        settings | {"output": folder}, 1, match=re.escape(f"resume with: nextdetr train --resume '{folder}'")
+    )
 
 
 def test_all_processes_save_at_the_same_epochs(settings, monkeypatch):

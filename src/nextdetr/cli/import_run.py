@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -44,4 +45,4 @@ def import_run(
             say(f"  {title}: {', '.join(names)}")
     for note in result.notes:
         sys.stderr.write(f"{note}\n")
-    say(f"Continue from it: nextdetr train --config {result.config} --output NEW")
+    say(f"Continue from it: {shlex.join(['nextdetr', 'train', '--config', str(result.config)])} --output NEW")

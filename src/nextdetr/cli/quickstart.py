@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -47,4 +48,4 @@ def quickstart(
     report = report_target(result.checkpoint)
     if report.is_file():
         say(f"Report, with scores, errors and the worst images: {report}")
-    say(f"Next: nextdetr predict {result.checkpoint} YOUR_IMAGE.jpg")
+    say(f"Next: {shlex.join(['nextdetr', 'predict', result.checkpoint])} YOUR_IMAGE.jpg")

@@ -6,6 +6,7 @@ What is trained, how it is scored and what is saved beside ``last.ckpt`` is up t
 
 from __future__ import annotations
 
+import shlex
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -324,9 +325,9 @@ class Loop(ABC):
 
     def _stop(self) -> None:
         self.save()
+        command = shlex.join(["nextdetr", self.command, "--resume", str(self.resume_folder)])
         raise Interrupted(
-            f"stopped in epoch {self.cursor.epoch + 1} after {self.cursor.step} steps; resume with: "
-            f"nextdetr {self.command} --resume {self.resume_folder}"
+            f"stopped in epoch {self.cursor.epoch + 1} after {self.cursor.step} steps; resume with: {command}"
         )
 
     def _give_up(self, error: Exception | None) -> None:

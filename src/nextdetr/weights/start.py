@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -231,7 +232,8 @@ def resolve_model(model: str | Path) -> str | Path:
         backbone = path / "backbone.safetensors"
         raise WeightsError(f"{path}: a backbone's pre-training; name a model and give it --backbone-weights {backbone}.")
     if (path / "last.ckpt").is_file():
-        raise WeightsError(f"{path}: a run without usable weights yet; continue it with nextdetr train --resume {path}.")
+        command = shlex.join(["nextdetr", "train", "--resume", str(path)])
+        raise WeightsError(f"{path}: a run without usable weights yet; continue it with {command}.")
     if is_export(path):
         raise WeightsError(f"{path}: {EXPORTED}")
     raise WeightsError(
