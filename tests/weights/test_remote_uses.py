@@ -82,6 +82,21 @@ def test_a_training_by_name(hub, atto, tmp_path):
     assert stored["backbone_rate_factor"] == 1.0  # its timm tag says that it has seen no labels
 
 
+def test_a_detector_with_a_model_of_its_own_by_name(hub, tmp_path):
+    model = build_model(tiny_model(tmp_path), num_classes=2)
+    file = save_detector(
+        tmp_path / "t.safetensors", model.state_dict(), model_text=model.text, classes=["square", "bar"], image_size=64
+    )
+    hub.repositories["owner/own"] = Repository({"main": {"README.md": CARD, "model.safetensors": file.read_bytes()}})
+    config = TrainConfig(
+        data=str(squares(tmp_path / "data", 3)), weights="owner/own", output=tmp_path / "run", epochs=1, batch_size=2,
+        workers=0, device="cpu",
+    )  # fmt: skip
+    metadata = read_detector_metadata(train(config, quiet=True).checkpoint)
+    assert metadata["model"] == model.text
+    assert (metadata["source_weights"], metadata["weights_licence"]) == (locate("owner/own").name, "mit")
+
+
 def test_a_teacher_by_name(hub, tmp_path):
     model = build_model("deimv2-atto", num_classes=80)
     save_detector(

@@ -27,6 +27,7 @@ from nextdetr.weights.layouts.classes import match_classes
 from nextdetr.weights.layouts.table import Identity
 from nextdetr.weights.load import open_weights
 from nextdetr.weights.published import find_published
+from nextdetr.weights.remote import locate
 from nextdetr.weights.start import resolve_model
 from nextdetr.weights.tensorfile import read_metadata
 
@@ -154,23 +155,31 @@ def _backbone_rows(file: ModelFile) -> list[tuple[Any, ...]]:
     return [(row.name, row.repeats, *(value for value in row.arguments if not isinstance(value, str))) for row in rows]
 
 
-def with_model_of_weights(config: TrainConfig) -> TrainConfig:
+def with_model_of_weights(config: TrainConfig, *, fetch: bool = False) -> TrainConfig:
     """Return the settings with the model of a detector's weights, if only their file has it and the user names none.
 
     The file is then the model to start from. A shipped model is chosen by its name, in the recipe; with weights for the
     backbone, their size chooses the model.
+
+    Args:
+        config: the settings.
+        fetch: also for weights by name, which are downloaded unless cached.
     """
-    settled = "model" in config.model_fields_set or config.backbone_weights is not None
-    if settled or config.weights is None or not is_local(config.weights):
+    weights = config.weights
+    if weights is None or "model" in config.model_fields_set or config.backbone_weights is not None:
         return config
-    identity = open_weights(config.weights)[1]
+    local = is_local(weights)
+    if not (local or fetch):
+        return config
+    identity = open_weights(weights)[1]
     if identity.kind != "nextdetr-detector" or identity.model is not None or identity.model_text is None:
         return config
     try:
-        model = str(resolve_model(config.weights))
+        model = str(resolve_model(locate(weights).path))
     except WeightsError:  # in a folder, under a name that no model has
         return config
-    return config.model_copy(update={"model": model, "weights": None})
+    # A name also gives the licence of its model card.
+    return config.model_copy(update={"model": model, "weights": None if local else weights})
 
 
 def start_weights(config: TrainConfig) -> str | Path | None:

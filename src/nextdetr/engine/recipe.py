@@ -144,7 +144,7 @@ def _model(plan: Plan, models: Sequence[str], backbone: str | None) -> None:
         model = SMALL_MODEL if small else DENSE_MODEL if dense else DEFAULT_MODEL
         more = " with a level of stride 4 for small boxes" if small else f" with more than {QUERIES[DEFAULT_MODEL]} queries"
         kind = f"fast enough,{more}," if small or dense else "the fastest"
-        plan.choose(f"{kind} for {plural(plan.machine.threads, 'thread')} and no GPU to train on", model=model)
+        plan.choose(f"{kind} for {plural(plan.machine.threads, 'thread')} and no NVIDIA GPU to train on", model=model)
 
 
 def _image_size(plan: Plan) -> None:

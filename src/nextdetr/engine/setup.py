@@ -233,6 +233,7 @@ def fill_in(
     unlabelled: DetectionData | None = None,
 ) -> TrainConfig:
     """Choose what the user left open, and report the choices; ``within`` is the largest size that meets the latency."""
+    config = with_model_of_weights(config, fetch=True)
     source = backbone_source(config)
     backbone = None if source is None else open_weights(source)[1]
     tuning = _tuning(config, data.classes)
