@@ -175,3 +175,10 @@ def test_the_models_own_thresholds_count_unless_the_request_has_one(tmp_path, ca
         assert len(ours.post("/predict?confidence=0", files=files).json()["images"][0]["detections"]) == 4
         info = ours.get("/model").json()
         assert (info["confidence"], info["thresholds"]) == ("auto", {"cat": 0.1, "dog": 0.9, "bird": 0.0})
+
+
+def test_a_moving_picture_of_a_phone_is_read_without_its_video(server):
+    picture = encoded((200, 10, 10), form="JPEG", progressive=True)
+    moving = picture + np.random.default_rng(0).bytes(400_000) + b"\xff\xda\0\0" * 150
+    expected, found = (server.post("/predict", content=content) for content in (picture, moving))
+    assert (found.status_code, found.json()["images"]) == (200, expected.json()["images"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from PIL import Image, UnidentifiedImageError
 
 from nextdetr.errors import DataError
@@ -20,6 +22,10 @@ EXTENSIONS = {
 }  # fmt: skip
 #: A progressive JPEG is decoded once per scan; ten are usual, but a small file may hold thousands.
 MOST_SCANS = 100
+MOST_MARKERS = 10_000
+#: A marker that a length follows: 0 and the restart markers D0 to D7 belong to the compressed data.
+_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
+_END, _SCAN = b"\xd9", b"\xda"
 _HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypheim", b"ftyphevc")
 
 
@@ -56,9 +62,23 @@ def open_checked(content: bytes, name: str, max_pixels: int) -> Image.Image:
         raise ServeError(
             413, f"{name} is too large: {width} x {height} are {width * height:,} pixels, and the limit is {max_pixels:,}."
         )
-    if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MOST_SCANS:
+    if image.format in ("JPEG", "MPO") and _has_many_scans(content):
         raise ServeError(422, f"{name} has more scans than any real JPEG: save it again.")
     return image
+
+
+def _has_many_scans(content: bytes) -> bool:
+    """Whether a JPEG has more than ``MOST_SCANS``; what follows its end, as a moving picture's video, does not count."""
+    place = scans = 0
+    for _ in range(MOST_MARKERS):
+        marker = _MARKER.search(content, place)
+        if marker is None or marker[1] == _END:
+            return False
+        scans += marker[1] == _SCAN
+        if scans > MOST_SCANS:
+            return True
+        place = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2])
+    return True
 
 
 def decode(content: bytes, name: str, reading: Reading) -> Image.Image:
