@@ -116,3 +116,58 @@ def engine():
 
 def client(running, **settings):
     return httpx.Client(base_url=running.url, timeout=30, trust_env=False, **settings)
+
+
+# Chromium, and the page in it: playwright is imported only by tests that use these.
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from tests.browser import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corrected")
+    with start("fake", opens=fake_opens(FakeEngine(10_000_000)), corrections=folder) as running:
+        running.folder = folder
+        yield running
+
+
+@pytest.fixture
+def open_page(browser, running):
+    """Open the page; at the end of the test nothing has gone elsewhere, and nothing went wrong in the browser."""
+    from playwright.sync_api import expect
+
+    contexts, wrong = [], []
+
+    def open_page(width=1400, height=900, *, server=None, keys=(), **settings):
+        settings = {"locale": "en-GB", **settings}
+        context = browser.new_context(viewport={"width": width, "height": height}, **settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        url = (server or running).url
+        page.requested = []
+        page.on("request", lambda request: page.requested.append(request.url))
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda line: wrong.append(line.text) if "Content Security" in line.text else None)
+        page.goto(url)
+        for key in keys:
+            expect(page.locator("#ask")).to_be_visible()
+            page.locator("#secret").fill(key)
+            page.keyboard.press("Enter")
+            expect(page.locator("#secret")).not_to_have_value(key)
+        page.locator("#classes li").first.wait_for(state="attached")
+        return page
+
+    yield open_page
+    for context in contexts:
+        elsewhere = [url for page in context.pages for url in page.requested
+                     if not url.startswith(("http://127.0.0.1", "blob:", "data:"))]  # fmt: skip
+        assert not elsewhere
+        context.close()
+    assert not wrong

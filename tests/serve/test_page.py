@@ -15,58 +15,10 @@ from playwright.sync_api import expect
 from nextdetr.data.sources import load_data
 from nextdetr.serve import streams
 from nextdetr.serve.run import start
-from tests.browser import chromium, cut_off, drop, unnamed, video
+from tests.browser import cut_off, drop, unnamed, video
 from tests.serve.conftest import FOUND, INFO, FakeEngine, client, encoded, fake_opens, scene
 
 WIDTH, HEIGHT = 640, 480
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corrected")
-    with start("fake", opens=fake_opens(FakeEngine(10_000_000)), corrections=folder) as running:
-        running.folder = folder
-        yield running
-
-
-@pytest.fixture
-def open_page(browser, running):
-    """Open the page; at the end of the test nothing has gone elsewhere, and nothing went wrong in the browser."""
-    contexts, wrong = [], []
-
-    def open_page(width=1400, height=900, *, server=None, keys=(), **settings):
-        settings = {"locale": "en-GB", **settings}
-        context = browser.new_context(viewport={"width": width, "height": height}, **settings)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(10_000)
-        url = (server or running).url
-        page.requested = []
-        page.on("request", lambda request: page.requested.append(request.url))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda line: wrong.append(line.text) if "Content Security" in line.text else None)
-        page.goto(url)
-        for key in keys:
-            expect(page.locator("#ask")).to_be_visible()
-            page.locator("#secret").fill(key)
-            page.keyboard.press("Enter")
-            expect(page.locator("#secret")).not_to_have_value(key)
-        page.locator("#classes li").first.wait_for(state="attached")
-        return page
-
-    yield open_page
-    for context in contexts:
-        elsewhere = [url for page in context.pages for url in page.requested
-                     if not url.startswith(("http://127.0.0.1", "blob:", "data:"))]  # fmt: skip
-        assert not elsewhere
-        context.close()
-    assert not wrong
 
 
 def on_canvas(page, x, y):
@@ -209,6 +161,7 @@ def test_everything_can_be_done_by_the_keyboard_and_undone(open_page):
     for chosen in ("cat", "dog", "bird"):
         page.keyboard.press("Tab")
         expect(page.locator("#objects .chosen input")).to_have_value(chosen)
+    expect(page.get_by_role("status").filter(has_text="bird")).to_have_text("bird 0.34, 3 / 3")
     page.keyboard.press("Shift+Tab")
     expect(page.locator("#objects .chosen input")).to_have_value("dog")
     page.keyboard.press("Tab")

@@ -1,8 +1,9 @@
 // The page: open pictures, display, buttons and keys.
 
 import { askForKey, correct, models, predict, promise, Failure } from './api.js';
-import { DEFAULT, Item } from './boxes.js';
+import { classesOf, DEFAULT, Item } from './boxes.js';
 import { View } from './canvas.js';
+import { keyHandler } from './keys.js';
 import { showClasses, showObjects, showStrip, focusObject, renameObject } from './panel.js';
 import { asCoco, asJpeg, asJson, asPicture, asYolo, download } from './save.js';
 import { dropped, isPicture, isVideo, Player } from './sources.js';
@@ -28,19 +29,26 @@ function tell(error) {
 
 function refresh() {
   const item = state.item, ready = item?.state === 'done';
+  state.classes = classesOf(state.model, item ? [...state.items, item] : state.items);
+  if (item?.chosen && view.item === item && !view.shown().includes(item.chosen)) item.chosen = null;  // no key changes what is not shown
   view.draw();
-  for (const box of item?.boxes || []) if (!state.classes.includes(box.name)) state.classes.push(box.name);
   showClasses(state, () => { refresh(); });
   showObjects(state, view.shown(), {
     choose: (box) => { item.chosen = box; refresh(); focusObject(state, true); },
-    rename: (box, name) => { item.rename(box, name); state.lastName = name; refresh(); focusObject(state, true); },
+    rename: (box, name) => {
+      item.rename(box, name);
+      state.lastName = name;
+      state.hidden.delete(box.name);
+      refresh();
+      focusObject(state, true);
+    },
   });
-  showStrip(state, (chosen) => open(chosen));
+  showStrip(state, turnTo);
   element('time').textContent = ready && item.seconds ? word('time', item.seconds) : '';
   element('remove').disabled = !item?.chosen || !!state.live;
   element('undo').disabled = !item?.steps.length;
   element('add').disabled = !ready || !!state.live;
-  element('save').disabled = !ready || !!state.live || item.saved;
+  element('save').disabled = !ready || !!state.live || item.isSaved(state.threshold);
   element('saving').hidden = !state.corrections;
   element('unlike').hidden = !(item?.unlikeness > 1);
   for (const button of document.querySelectorAll('[data-download]')) {
@@ -95,6 +103,7 @@ function addFiles(pairs) {
   const video = pairs.find(([file]) => isVideo(file));
   if (!pictures.length && video) { play((player) => player.openFile(video[0])); return; }
   if (!pictures.length) { if (pairs.length) tell(new Failure(word('noPicture', pairs[0][1]))); return; }
+  haveModel();
   stopPlaying();
   tell(null);
   const items = pictures.map(([file, name]) => Object.assign(new Item(file, name), { url: URL.createObjectURL(file) }));
@@ -122,6 +131,7 @@ async function look(item) {
     if (item.turn !== turn) return;  // another model looks at it, or has done so
     if (model !== state.model.name) { item.state = 'waiting'; return; }
     item.found(answer.images[0], answer.seconds);
+    item.model = model;
   } catch (error) {
     if (item.turn !== turn) return;
     if (model !== state.model.name) { item.state = 'waiting'; return; }
@@ -135,7 +145,7 @@ async function look(item) {
 // -- video and camera
 
 async function play(openIt) {
-  if (!await begun) return;
+  if (!await haveModel()) return;
   stopPlaying();
   tell(null);
   const player = new Player(state.model.name, least(), (answer, frame, rate) => {
@@ -157,6 +167,7 @@ async function play(openIt) {
     state.item = null;
     refresh();
     await openIt(player);
+    if (state.live !== player) { player.close(); return; }  // closed meanwhile, while the browser asked for the camera
     if (!player.camera) player.video.play().catch(() => {});
     await player.run();
   } catch (error) {
@@ -164,11 +175,16 @@ async function play(openIt) {
   }
 }
 
-function stopPlaying() {
+function stopPlaying(next = state.items.at(-1) || null) {
   if (!state.live) return;
   state.live.close();
   state.live = null;
-  open(state.items.at(-1) || null);
+  open(next);
+}
+
+/** Open one of the pictures; a video would show its next frame instead, and is closed. */
+function turnTo(item) {
+  if (state.live) stopPlaying(item); else open(item);
 }
 
 /** Turn the shown frame into a picture, which can be corrected. */
@@ -177,7 +193,7 @@ async function grab() {
   if (!item?.frame) return;
   const name = `frame-${state.items.length + 1}.jpg`, blob = item.frame.blob || await asJpeg(item.frame.picture);
   const kept = Object.assign(new Item(new File([blob], name, { type: 'image/jpeg' }), name), { url: URL.createObjectURL(blob) });
-  Object.assign(kept, { width: item.width, height: item.height, boxes: item.boxes, unlikeness: item.unlikeness, state: 'done' });
+  Object.assign(kept, { width: item.width, height: item.height, boxes: item.boxes, unlikeness: item.unlikeness, model: state.model.name, state: 'done' });
   state.items.push(kept);
   refresh();
 }
@@ -199,7 +215,8 @@ function setAdding(on) {
 /** With the keyboard a new box starts in the middle of the picture. */
 function addInTheMiddle() {
   const { width, height } = state.item;
-  state.item.add([width * 0.4, height * 0.4, width * 0.6, height * 0.6], state.newName());
+  const box = state.item.add([width * 0.4, height * 0.4, width * 0.6, height * 0.6], state.newName());
+  state.hidden.delete(box.name);
   added();
 }
 
@@ -213,12 +230,12 @@ async function save() {
   const { item } = state;
   element('save').disabled = true;
   try {
-    const detections = item.above(state.threshold).map((box) => ({ box: box.box, class_name: box.name })), step = item.steps.at(-1);
-    const answer = await correct(state.model.name, item.file, item.name, detections);
-    if (item.steps.at(-1) === step) Object.assign(item, { saved: true, changed: false });  // else it was changed meanwhile
+    const boxes = item.above(state.threshold), detections = boxes.map((box) => ({ box: box.box, class_name: box.name })), step = item.steps.at(-1);
+    const answer = await correct(item.model, item.file, item.name, detections);
+    if (item.steps.at(-1) === step) Object.assign(item, { saved: boxes, changed: false });  // else it was changed meanwhile
     tell(null);
     refresh();
-    element('saved').textContent = word('saved', answer.images);
+    if (state.item === item) element('saved').textContent = word('saved', answer.images);
   } catch (error) {
     tell(error);
     refresh();
@@ -241,18 +258,19 @@ async function saveAs(kind) {
 
 async function useModel(model) {
   stopPlaying();
-  Object.assign(state, { model, classes: [...model.classes], hidden: new Set(), lastName: null });
+  tell(null);
+  Object.assign(state, { model, hidden: new Set(), lastName: null });
   const { confidence, thresholds, calibrated } = model;
   setThreshold(confidence === 'auto' ? thresholds || DEFAULT : confidence === 'calibrated' ? calibrated.threshold : Math.max(LEAST, confidence));
   element('auto').hidden = !thresholds;
   element('calibrated').hidden = !calibrated;
-  for (const item of state.items) if (!item.changed && !item.saved) Object.assign(item, { state: 'waiting', boxes: [], chosen: null, steps: [] });
+  for (const item of state.items) if (!item.changed && !item.saved) Object.assign(item, { state: 'waiting', boxes: [], chosen: null, steps: [], unlikeness: null });
   refresh();
   work();
 }
 
 /** Requested confidence: the lowest that the page can show. */
-const least = () => Math.min(LEAST, state.model.calibrated?.threshold ?? LEAST);
+const least = () => Math.min(LEAST, state.model.calibrated?.threshold ?? LEAST, ...Object.values(state.model.thresholds || {}));
 
 /** Use one threshold for all classes or, given an object, the model's own for each. */
 function setThreshold(value) {
@@ -282,48 +300,6 @@ async function begin() {
 
 // -- buttons, keys and dropped files
 
-function onKey(event) {
-  const typing = event.target.closest('input[type=text], input[type=password], select, dialog');
-  if (typing || event.isComposing || !state.item) return;
-  const step = event.shiftKey ? 10 : 1;
-  const arrows = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
-  const command = event.ctrlKey || event.metaKey, key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  const onRange = event.target.matches('input[type=range], input[type=checkbox]');
-  const actions = {
-    a: () => addInTheMiddle(), r: () => renameObject(state), s: () => { if (state.corrections && !element('save').disabled) save(); },
-    Delete: () => change((item, box) => item.remove(box)), Backspace: () => change((item, box) => item.remove(box)),
-    Escape: () => { setAdding(false); state.item.chosen = null; refresh(); },
-    '[': () => step_(-1), ']': () => step_(1), '+': () => view.zoomBy(1.4), '=': () => view.zoomBy(1.4), '-': () => view.zoomBy(1 / 1.4),
-    '?': () => element('shortcuts').showModal(),
-  };
-  let action = actions[key];
-  if (command) action = key === 'z' ? () => { state.item.undo(); refresh(); } : null;
-  else if (arrows[key] && state.item.chosen && !onRange) {
-    action = () => change((item, box) => {
-      const [dx, dy] = arrows[key];
-      item.remember();
-      if (event.altKey) item.place(box, [box.box[0], box.box[1], Math.max(box.box[0] + 1, box.box[2] + dx), Math.max(box.box[1] + 1, box.box[3] + dy)]);
-      else item.move(box, dx, dy);
-    });
-  } else if (key === 'Tab' && event.target === element('canvas')) action = nextObject(event.shiftKey ? -1 : 1);
-  else if (event.altKey) action = null;
-  if ('as'.includes(key) && (state.item.state !== 'done' || state.live)) action = null;
-  if (!action) return;
-  event.preventDefault();
-  action();
-}
-
-/** What selects the next object of the list; null at its end, where Tab leaves the picture. */
-function nextObject(by) {
-  const boxes = view.shown(), box = boxes[boxes.indexOf(state.item.chosen) + by];
-  return box ? () => { state.item.chosen = box; refresh(); focusObject(state, true); } : null;
-}
-
-function step_(by) {
-  const next = state.items[state.items.indexOf(state.item) + by];
-  if (next) open(next);
-}
-
 function wire() {
   const click = (id, action) => element(id).addEventListener('click', action);
   click('language', () => {
@@ -346,7 +322,7 @@ function wire() {
   click('more', () => element('pictures').click());
   click('save', save);
   click('grab', grab);
-  click('stop', stopPlaying);
+  click('stop', () => stopPlaying());
   click('play', () => { const { video } = state.live; if (video.paused) video.play(); else video.pause(); });
   element('seek').addEventListener('input', (event) => { const { video } = state.live; video.currentTime = video.duration * event.target.value / 1000; });
   element('model').addEventListener('change', (event) => useModel(state.models[event.target.selectedIndex]));
@@ -362,7 +338,7 @@ function wire() {
       event.target.value = '';
     });
   }
-  document.addEventListener('keydown', onKey);
+  document.addEventListener('keydown', keyHandler(state, view, { addInTheMiddle, change, refresh, save, setAdding, turnTo }));
   document.addEventListener('paste', (event) => addFiles([...event.clipboardData.files].map((file) => [file, file.name])));
   const over = (on) => element('stage').classList.toggle('over', on);
   document.addEventListener('dragover', (event) => { event.preventDefault(); over(true); });
@@ -377,14 +353,22 @@ function wire() {
   });
 }
 
-let begun = Promise.resolve(false);  // whether there is a model, once known
+let begun = Promise.resolve(false), failed = false;  // whether there is a model, once known
 function start() {
+  failed = false;
   begun = begin().then(() => { tell(null); return true; }).catch((error) => {
+    failed = true;
     tellRuntime('');
     tell(error);
     element('key').hidden = error.status !== 401;
     return false;
   });
+}
+
+/** Whether there is a model; if there was none at the last try, try again. */
+function haveModel() {
+  if (failed) start();
+  return begun;
 }
 
 element('promise').dataset.word = promise;

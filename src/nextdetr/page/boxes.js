@@ -6,13 +6,20 @@ const COLOURS = ['#1f9bff', '#ff7f0e', '#00c853', '#ff2d95', '#ffd600', '#8c5bff
 const MOST_STEPS = 100;
 export const DEFAULT = 0.3;  // confidence for models without their own, as in nextdetr predict
 
+/** Names of classes: the model's, then those that only boxes of these pictures have, which the user or an earlier model named. */
+export function classesOf(model, items) {
+  const names = new Set(model?.classes);
+  for (const item of items) for (const box of item.boxes) names.add(box.name);
+  return [...names];
+}
+
 export const colourOf = (index) => COLOURS[((index % COLOURS.length) + COLOURS.length) % COLOURS.length];
 
-/** A picture: its file, and its boxes in its pixels, the most confident first. */
+/** A picture: its file, and its boxes in its pixels, the most confident first; `saved` is null, or the boxes that the server has. */
 export class Item {
   constructor(file, name) {
     Object.assign(this, { file, name, state: 'waiting', error: null, bitmap: null, unseen: false, url: null, width: 0, height: 0, unlikeness: null, seconds: null });
-    Object.assign(this, { boxes: [], steps: [], chosen: null, changed: false, saved: false });
+    Object.assign(this, { boxes: [], steps: [], chosen: null, model: null, changed: false, saved: null });
   }
 
   /** Store a result; `seconds` per step, including time in a queue. */
@@ -32,20 +39,26 @@ export class Item {
     return this.boxes.filter((box) => box.own || box.confidence >= least(box.name));
   }
 
+  /** Whether the server has the boxes above a confidence. */
+  isSaved(threshold) {
+    const boxes = this.above(threshold);
+    return this.saved?.length === boxes.length && boxes.every((box, place) => box === this.saved[place]);
+  }
+
   /** Save the state before a change, for undo. */
   remember() {
     this.steps.push({ boxes: this.boxes.map((box) => ({ ...box, box: [...box.box] })), changed: this.changed });
     if (this.steps.length > MOST_STEPS) this.steps.shift();
     this.changed = true;
-    this.saved = false;
+    this.saved = null;
   }
 
   undo() {
     const before = this.steps.pop();
     if (!before) return;
     this.boxes = before.boxes;
-    this.changed = before.changed || this.saved;
-    this.saved = false;
+    this.changed = before.changed || this.saved !== null;
+    this.saved = null;
     this.chosen = null;
   }
 

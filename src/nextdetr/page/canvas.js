@@ -2,7 +2,7 @@
 
 import { colourOf } from './boxes.js';
 
-const HANDLE = 9, NEAR = 12, NEAR_TOUCH = 22, LEAST = 3, MOST_ZOOM = 16;
+const HANDLE = 9, NEAR = 12, NEAR_TOUCH = 22, LEAST = 3, LEAST_SIDE = 1, MOST_ZOOM = 16;
 
 export class View {
   /** `tell` has `changed()`, `chosen()` and `added()`; `state` has threshold, hidden (set of names) and classes. */
@@ -93,6 +93,9 @@ export class View {
 
   // -- the pointer
 
+  /** Whether a drag adds a box; while a result is awaited it would replace that box. */
+  get adds() { return this.adding && this.item.state === 'done'; }
+
   cornerAt(point, reach) {
     const box = this.item.chosen;
     if (!box) return -1;
@@ -111,8 +114,8 @@ export class View {
     if (!this.item || !this.item.width || this.drag || this.state.live || event.button > 0) return;
     const point = this.at(event), place = this.inPicture(point);
     this.canvas.setPointerCapture(event.pointerId);
-    const corner = this.adding ? -1 : this.cornerAt(point, event.pointerType === 'mouse' ? NEAR : NEAR_TOUCH);
-    if (this.adding) {
+    const corner = this.adds ? -1 : this.cornerAt(point, event.pointerType === 'mouse' ? NEAR : NEAR_TOUCH);
+    if (this.adds) {
       this.drag = { kind: 'add', from: place };
     } else if (corner >= 0) {
       this.drag = { kind: 'corner', from: corners(this.item.chosen.box)[(corner + 2) % 4], moved: false };
@@ -132,7 +135,10 @@ export class View {
       this.offset = [0, 1].map((axis) => drag.offset[axis] + point[axis] - drag.from[axis]);
     } else if (drag.kind === 'add') {
       const far = Math.max(Math.abs(place[0] - drag.from[0]), Math.abs(place[1] - drag.from[1])) >= LEAST;
-      if (!drag.box && far) drag.box = this.item.add([...drag.from, ...drag.from], this.state.newName());
+      if (!drag.box && far) {
+        drag.box = this.item.add([...drag.from, ...drag.from], this.state.newName());
+        this.state.hidden.delete(drag.box.name);
+      }
       if (drag.box) this.item.place(drag.box, [...drag.from, ...place]);
     } else {
       if (!drag.moved && Math.hypot(place[0] - drag.from[0], place[1] - drag.from[1]) * this.layout().scale < 2) return;
@@ -147,15 +153,18 @@ export class View {
     const { drag } = this;
     this.drag = null;
     if (!drag) return;
-    if (drag.kind === 'add' && drag.box) this.tell.added();
-    else if (drag.moved) this.tell.changed();
+    const box = drag.box || (drag.moved && this.item.chosen);
+    if (!box) return;
+    const [x1, y1, x2, y2] = box.box, empty = drag.kind !== 'move' && Math.min(x2 - x1, y2 - y1) < LEAST_SIDE;
+    if (empty) this.item.undo();  // a line, or beside the picture
+    if (drag.kind === 'add' && !empty) this.tell.added(); else this.tell.changed();
   }
 
   hover(event) {
     if (!this.item || this.state.live) return;
-    const point = this.at(event), corner = this.adding ? -1 : this.cornerAt(point, NEAR);
+    const point = this.at(event), corner = this.adds ? -1 : this.cornerAt(point, NEAR);
     const styles = ['nwse-resize', 'nesw-resize'];
-    this.canvas.style.cursor = this.adding ? 'crosshair' : corner >= 0 ? styles[corner % 2] : this.boxAt(this.inPicture(point)) ? 'move' : 'default';
+    this.canvas.style.cursor = this.adds ? 'crosshair' : corner >= 0 ? styles[corner % 2] : this.boxAt(this.inPicture(point)) ? 'move' : 'default';
   }
 }
 

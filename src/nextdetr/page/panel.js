@@ -41,6 +41,8 @@ export function showClasses(state, changed) {
   element('names').replaceChildren(...state.classes.map((name) => make('option', { value: name })));
 }
 
+const sure = (box) => (box.own ? word('added') : box.confidence.toFixed(2));
+
 /** Objects of the open picture; the selected one has a field with its class. */
 export function showObjects(state, boxes, { choose, rename }) {
   const list = element('objects'), chosen = state.item?.chosen;
@@ -49,8 +51,10 @@ export function showObjects(state, boxes, { choose, rename }) {
   const now = [...boxes, chosen, !!state.live, word('added'), ...boxes.map((box) => box.name + box.own)];
   if (list.shown && list.shown.length === now.length && list.shown.every((part, place) => part === now[place])) return;
   list.shown = now;  // not redrawn needlessly, since the user may be typing
+  const place = boxes.indexOf(chosen);
+  element('selected').textContent = place < 0 ? '' : `${chosen.name} ${sure(chosen)}, ${place + 1} / ${boxes.length}`;  // for screen readers
   list.replaceChildren(...boxes.map((box) => {
-    const number = make('span', { className: 'number', textContent: box.own ? word('added') : box.confidence.toFixed(2) });
+    const number = make('span', { className: 'number', textContent: sure(box) });
     const what = box === chosen && !state.live ? field(box, rename) : row(box, choose);
     return make('li', { className: box === chosen ? 'chosen' : '' }, swatch(state.classes.indexOf(box.name)), what, number);
   }));
@@ -78,9 +82,19 @@ function field(box, rename) {
   return input;
 }
 
+/** Scroll lists until an element is visible, but not the page: on a phone that would move the picture under the finger. */
+function reveal(part) {
+  if (!part) return;
+  for (let list = part.parentElement; list !== document.body; list = list.parentElement) {
+    const inner = part.getBoundingClientRect(), outer = list.getBoundingClientRect();
+    list.scrollTop += Math.max(0, inner.bottom - outer.bottom) + Math.min(0, inner.top - outer.top);
+    list.scrollLeft += Math.max(0, inner.right - outer.right) + Math.min(0, inner.left - outer.left);
+  }
+}
+
 /** Scroll to the selected object; with `take` the canvas gets keyboard focus, to move the box. */
 export function focusObject(state, take) {
-  element('objects').querySelector('.chosen')?.scrollIntoView({ block: 'nearest' });
+  reveal(element('objects').querySelector('.chosen'));
   if (take && state.item?.chosen) element('canvas').focus();
 }
 
@@ -107,9 +121,11 @@ export function showStrip(state, open) {
       button = made;
     }
     button.setAttribute('aria-selected', String(item === state.item));
-    button.className = item.state === 'failed' ? 'failed' : item.saved ? 'saved' : '';
+    const saved = item.isSaved(state.threshold);
+    button.className = item.state === 'failed' ? 'failed' : saved ? 'saved' : '';
     const marks = { failed: '!', waiting: '…', looking: '…' };
-    button.querySelector('.mark').textContent = marks[item.state] || (item.saved ? '✓' : item.changed ? `${item.above(state.threshold).length}*` : item.above(state.threshold).length);
+    button.querySelector('.mark').textContent = marks[item.state] || (saved ? '✓' : `${item.above(state.threshold).length}${item.changed ? '*' : ''}`);
   });
-  strip.querySelector('[aria-selected=true]')?.scrollIntoView({ block: 'nearest', inline: 'nearest' });
+  if (strip.shown !== state.item) reveal(strip.querySelector('[aria-selected=true]'));  // not at each result: the user may scroll it
+  strip.shown = state.item;
 }

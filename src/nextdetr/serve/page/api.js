@@ -59,6 +59,9 @@ async function send(path, options = {}) {
 
 export const models = () => send('/models');
 
+const MOST_TRIES = 6;  // of a busy server
+const pause = (seconds) => new Promise((resolve) => { setTimeout(resolve, 1000 * seconds); });
+
 const address = (model, what) => `/models/${encodeURIComponent(model)}/${what}`;
 
 /** Detect in one file; all but the least confident boxes come, so that the slider needs no other request. */
@@ -69,9 +72,9 @@ export async function predict(model, file, least, onWait) {
         method: 'POST', body: file, headers: { 'Content-Type': file.type.startsWith('image/') ? file.type : 'application/octet-stream' },
       });
     } catch (error) {
-      if (error.status !== 503 || attempt === 6) throw error;
+      if (error.status !== 503 || attempt === MOST_TRIES) throw error;
       onWait(error.wait);
-      await new Promise((resolve) => { setTimeout(resolve, 1000 * error.wait); });
+      await pause(error.wait);
     }
   }
 }
@@ -88,6 +91,7 @@ export class Stream {
   constructor(model, least) {
     Object.assign(this, { model, least });
     this.longestSide = 1280;  // of the frames that are sent
+    this.closed = false;
     this.connect();
   }
 
@@ -111,12 +115,24 @@ export class Stream {
     this.socket.onmessage = (event) => {
       const message = JSON.parse(event.data);
       if (message.error && message.frame === undefined) this.failure = new Failure(message.error.message);
-      else if (message.error) this.waiting?.reject(new Failure(message.error.message));
+      else if (message.error) this.waiting?.reject(Object.assign(new Failure(message.error.message), { busy: message.error.type === 'Busy' }));
       else this.waiting?.resolve(message);
     };
   }
 
   async send(frame) {
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        return await this.ask(frame);
+      } catch (error) {
+        if (!error.busy || attempt === MOST_TRIES) throw error;
+        await pause(1);
+        if (this.closed) throw error;
+      }
+    }
+  }
+
+  async ask(frame) {
     if (this.socket.readyState > WebSocket.OPEN) this.connect();  // the server closes an idle stream, as of a paused video
     await this.open;
     frame.blob = await asJpeg(frame.picture);
@@ -127,5 +143,9 @@ export class Stream {
     });
   }
 
-  close() { this.socket.onclose = null; this.socket.close(); }
+  close() {
+    this.closed = true;
+    this.socket.onclose = null;
+    this.socket.close();
+  }
 }
