@@ -12,7 +12,6 @@ random weights is reached in at most half of the run. Finished runs are not trai
 from __future__ import annotations
 
 import argparse
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import yaml
 
 from nextdetr.engine.log import read_table
 from results import claim, machine, write_result
-from training import train_once
+from training import shown, train_once
 
 SHARE = 0.9  # of the final AP from random weights
 
@@ -52,12 +51,6 @@ def train(options: argparse.Namespace, variant: str, settings: dict[str, Any], s
 def reached(curve: list[tuple[float, float]], score: float) -> float | None:
     """The share of the run after which a validation reaches this AP."""
     return next((share for share, found in curve if found >= score), None)
-
-
-def shown(values: list[float], digits: int = 4) -> str:
-    """Mean, and the values of several seeds."""
-    each = f" ({', '.join(f'{value:.{digits}f}' for value in values)})" if len(values) > 1 else ""
-    return f"**{statistics.mean(values):.{digits}f}**{each}"
 
 
 def row(variant: str, curves: list[list[tuple[float, float]]], ends: list[float]) -> str:
