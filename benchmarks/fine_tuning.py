@@ -92,11 +92,13 @@ def main() -> None:
         rows.append(row(name, curves, ends))
         print(rows[-1], flush=True)
     length = f"{options.minutes:g} minutes" if options.minutes else f"{options.epochs} epochs"
+    batch = f" --batch-size {options.batch_size}" if options.batch_size else ""
+    more = "".join(f" --variant {' '.join(words)}" for words in options.variant)
     lines = [
         f"# {options.model} from random weights and from a detector, {length} each",
         "",
         f"`python benchmarks/fine_tuning.py {options.data} --weights {Path(options.weights).name} --model {options.model} "
-        f"--image-size {options.image_size} --seeds {' '.join(map(str, options.seeds))}`. {machine()}",
+        f"--image-size {options.image_size}{batch} --seeds {' '.join(map(str, options.seeds))}{more}`. {machine()}",
         "",
         f"| | AP on `val` after half of the run | at its end | share of the run to {SHARE:.0%} of random weights' end |",
         "|---|---|---|---|",

@@ -65,6 +65,24 @@ def test_other_classes_learn_at_the_rate_of_a_new_detector():
     assert recipe(plan, model="best.safetensors").config.learning_rate == 8e-4
 
 
+def test_muon_learns_new_classes_and_adamw_adapts_to_known_ones():
+    new, known = (
+        plan_fine_tuning(CELLS.classes, identity(classes, "nextdetr-zepto"), "nextdetr-zepto")
+        for classes in (["car"], CELLS.classes)
+    )
+    for plan, model, optimizer, rate in (
+        (new, "nextdetr-zepto", "muon", 1.6e-3), (known, "nextdetr-zepto", "adamw", 1e-4),
+        (new, "best.safetensors", "muon", 1.6e-3),
+    ):  # fmt: skip
+        config = recipe(plan, model=model).config
+        assert (config.optimizer, config.learning_rate) == (optimizer, rate)
+    other = choose_recipe(
+        TrainConfig(data="cells", weights="w.safetensors", backbone_weights="b.pt"), CELLS, LAPTOP, models=MODELS,
+        tuning=plan_fine_tuning(CELLS.classes, identity(["car"], "nextdetr-zepto"), "nextdetr-zepto", own_backbone=False),
+    ).config  # fmt: skip
+    assert (other.model, other.optimizer, other.backbone_rate_factor) == ("nextdetr-zepto", "adamw", 0.1)
+
+
 def test_the_weights_bring_their_model():
     plan = plan_fine_tuning(CELLS.classes, identity(["wbc"], "nextdetr-zepto"), "nextdetr-atto")
     chosen = recipe(plan)
