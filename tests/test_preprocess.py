@@ -126,6 +126,20 @@ class TestModes:
     def test_rgb_is_not_copied(self, photo):
         assert to_rgb(photo) is photo
 
+    @pytest.mark.parametrize(("most", "bits", "seen"), [
+        (4095, 16, [0, 62, 255]), (4095, 12, [0, 62, 255]), (4095, 10, [0, 249, 255]), (4095, 14, [0, 16, 64]),
+        (65535, 16, [0, 4, 16]), (65535, 12, [0, 62, 255]),
+    ])  # fmt: skip
+    def test_bits_count_in_a_pgm_that_states_its_largest_value(self, tmp_path, most, bits, seen):
+        """Pillow scales its values to 16 bits unless that is 65535, so that 12 bits seemed to be exceeded everywhere."""
+        values = [0, 1000, 4095]
+        plain, binary = tmp_path / "plain.pgm", tmp_path / "binary.pgm"
+        plain.write_text(f"P2\n3 1\n{most}\n{' '.join(map(str, values))}\n")
+        binary.write_bytes(b"P5\n3 1\n%d\n" % most + np.array(values, ">u2").tobytes())
+        for source in (plain, binary, binary.read_bytes(), Image.open(binary)):
+            image = as_image(source, Reading(bits=bits))
+            assert [pixel(image, x)[0] for x in range(3)] == seen
+
     def test_16_bit_grey_is_scaled_not_clipped(self, tmp_path):
         values = np.array([[0, 257 * 100, 65535]], dtype=np.uint16)
         Image.fromarray(values).save(tmp_path / "deep.png")

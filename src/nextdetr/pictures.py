@@ -35,6 +35,7 @@ __all__ = [
     "open_encoded",
     "open_in_memory",
     "open_picture",
+    "scaled_by",
 ]
 
 #: Maximum pixels of an image that is read at once: Pillow's own limit.
@@ -205,6 +206,18 @@ def _first(prefix: bytes, source: Callable[[], Any], name: str, formats: Collect
                 continue
             return image
     raise UnidentifiedImageError(f"cannot identify image file {name}")
+
+
+def scaled_by(image: Image.Image) -> float:
+    """Return what Pillow multiplies the 16-bit values of a lazily opened file by; 1 for all formats but PGM.
+
+    A PGM file states its largest value. Pillow's own decoders of it, whose last argument that is, scale it to 65535. It is
+    kept in ``info``, as the image may be passed again when it is decoded.
+    """
+    tile = next(iter(getattr(image, "tile", ())), None)
+    if tile is not None and tile[0] in ("ppm", "ppm_plain") and image.mode == "I":
+        image.info["pgm_largest"] = tile[3][-1]
+    return 65535 / image.info.get("pgm_largest", 65535) if image.mode == "I" else 1.0
 
 
 def _has_heif() -> bool:

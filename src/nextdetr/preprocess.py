@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from nextdetr.errors import DataError
-from nextdetr.pictures import IMAGE_SUFFIXES, MAX_PIXELS, Encoded, open_in_memory, open_picture
+from nextdetr.pictures import IMAGE_SUFFIXES, MAX_PIXELS, Encoded, open_in_memory, open_picture, scaled_by
 from nextdetr.pixels import float_grey, from_array, from_tensor, grey, is_tensor, of_16_bits
 
 if TYPE_CHECKING:
@@ -140,9 +140,10 @@ def upright_rgb(image: Image.Image, bits: int = 16) -> Image.Image:
     Raises:
         DataError: see ``to_rgb``.
     """
+    scale = scaled_by(image)
     image.load()
     method = _TRANSPOSE.get(_orientation(image))
-    return to_rgb(image if method is None else image.transpose(method), bits)
+    return to_rgb(image if method is None else image.transpose(method), bits, scale)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -191,9 +192,10 @@ def as_image(source: ImageSource, reading: Reading = AS_EVER) -> Image.Image:
     if isinstance(source, Image.Image):
         name = str(getattr(source, "filename", "") or "the given PIL image")
         check_bits(source, reading.bits, name)
+        scale = scaled_by(source)
         try:
             source.load()
-            return to_rgb(source, reading.bits)
+            return to_rgb(source, reading.bits, scale)
         except OSError as error:  # a lazily opened file turns out to be truncated
             raise DataError(f"{name} cannot be read: {_sentence(error)}.") from error
     if isinstance(source, np.ndarray):
@@ -231,12 +233,13 @@ def _decoded(source: Encoded, reading: Reading) -> Image.Image:
         raise _unreadable(source.name, error) from error
 
 
-def to_rgb(image: Image.Image, bits: int = 16) -> Image.Image:
+def to_rgb(image: Image.Image, bits: int = 16, scale: float = 1.0) -> Image.Image:
     """Convert a PIL image of any mode to 8-bit RGB; an RGB image is returned unchanged, without a copy.
 
     Args:
         image: image in any mode.
         bits: significant bits of 16-bit grey: 2^bits - 1 and above become 255.
+        scale: what ``scaled_by`` returned before the image was decoded.
 
     Raises:
         DataError: the mode has no meaning as RGB, or a floating-point image holds values outside 0 to 255.
@@ -244,7 +247,8 @@ def to_rgb(image: Image.Image, bits: int = 16) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode != "F" and _is_grey(image):
-        return grey(of_16_bits(np.asarray(image), bits))
+        values = np.asarray(image)  # with all 16 bits, the range is that of the format
+        return grey(of_16_bits(values if scale == 1 or bits == 16 else np.rint(values / scale), bits))
     if image.mode == "F":
         return grey(float_grey(np.asarray(image)))
     try:

@@ -52,3 +52,13 @@ def test_grey_of_few_of_16_bits_is_not_black(tmp_path, largest, bits, seen):
     small = read_thumbnail(tmp_path / "a.png", 8, decoded=16, reading=Reading(bits=bits))
     assert small[:4].tolist() == [[seen] * 8] * 4
     assert not small[4:].any()
+
+
+def test_grey_of_a_pgm_that_states_its_largest_value_is_not_black(tmp_path):
+    """Pillow scales it to 16 bits, which says nothing about the bits that the file uses."""
+    rows = np.zeros((32, 32), dtype=">u2")
+    rows[:16] = 1000
+    (tmp_path / "a.pgm").write_bytes(b"P5\n32 32\n4095\n" + rows.tobytes())
+    small = read_thumbnail(tmp_path / "a.pgm", 8, decoded=16)
+    assert small[:4].tolist() == [[249] * 8] * 4
+    assert not small[4:].any()

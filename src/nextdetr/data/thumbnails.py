@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from nextdetr.pictures import open_picture
+from nextdetr.pictures import open_picture, scaled_by
 from nextdetr.preprocess import AS_EVER, Reading, load_image
 
 __all__ = ["in_its_range", "read_thumbnail"]
@@ -53,7 +53,8 @@ def in_its_range(path: Path, reading: Reading = AS_EVER) -> Reading:
         with open_picture(path, reading.max_pixels) as image:
             if image.mode != "I" and not image.mode.startswith("I;16"):
                 return reading
-            largest = int(np.asarray(image).max())
+            scale = scaled_by(image)
+            largest = round(int(np.asarray(image).max()) / scale)
     except Exception:  # noqa: BLE001 - reading the image tells what is wrong
         return reading
     return replace(reading, bits=min(16, max(8, largest.bit_length())))
