@@ -18,18 +18,16 @@ from nextdetr.hub_card import CARD_MARK, CardFacts, model_card
 from nextdetr.hub_errors import told
 from nextdetr.models.modelfile import available_models, load_model_file
 from nextdetr.weights.checkpoint import OpenedModel, extra_metadata, read_detector_metadata, read_metrics, save_opened
-from nextdetr.weights.folder import FOLDER_FILES, RUN_FILES
+from nextdetr.weights.folder import RUN_FILES
 from nextdetr.weights.layouts.foreign import model_title, stated_type
 from nextdetr.weights.layouts.table import opens_type
 from nextdetr.weights.licences import TEACHER, TEACHER_LICENCE
-from nextdetr.weights.remote import HubName, is_pinned
+from nextdetr.weights.remote import public_names
 
 __all__ = ["CONFIG_FILE", "MODEL_FILE", "fetch_pretrained", "save_folder", "upload_folder"]
 
 MODEL_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
 _REPO_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
-#: A file or folder in huggingface_hub's cache: owner, name, commit, file.
-_CACHED = re.compile(r"[/\\]models--([\w.-]+?)--([\w.-]+)[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\](.+))?$")
 
 
 def fetch_pretrained(
@@ -106,7 +104,7 @@ def save_folder(
         parameters=sum(parameter.numel() for parameter in opened.model.parameters()),
         metrics=read_metrics(metadata), data=data or metadata.get("data", "none"),
         weights_licence=metadata.get("weights_licence", "none"),
-        source_weights=_file_names(metadata.get("source_weights", "none")), licence=licence,
+        source_weights=public_names(metadata.get("source_weights", "none")), licence=licence,
         repo_id=repo_id or "OWNER/NAME", teacher=metadata.get(TEACHER, "none"),
         teacher_licence=metadata.get(TEACHER_LICENCE, "none"),
     )  # fmt: skip
@@ -216,19 +214,3 @@ def _other_library(folder: Path, name: str) -> str:
 def _shipped_name(text: str) -> str | None:
     """Return the name of the shipped model with this text."""
     return next((name for name in available_models() if load_model_file(name).text == text), None)
-
-
-def _file_names(paths: str) -> str:
-    """Return file names from paths joined by " and ": the rest of a path is private. Names on the Hub are kept."""
-    return " and ".join(_public(part) for part in paths.split(" and "))
-
-
-def _public(path: str) -> str:
-    """Return the file name of a path; of one in the Hub's cache, the name on the Hub with its commit."""
-    if is_pinned(path):
-        return path
-    cached = _CACHED.search(path)
-    if cached is None:
-        return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
-    owner, name, commit, file = cached.groups()
-    return str(HubName(f"{owner}/{name}", None if file in (None, *FOLDER_FILES) else file, commit))

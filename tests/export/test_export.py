@@ -174,7 +174,7 @@ def test_int8_quantises_backbone_and_encoder_and_leaves_the_decoder_float(kind, 
     data = squares(tmp_path / "data", images=4)
     small = checkpoint(tmp_path, small.with_suffix(".yaml"), SIZE, classes=["square", "bar"])
     detector = Detector(small)
-    result = detector.export(kind, output=tmp_path, data=data, int8=True, calibration_images=4, images=2, quiet=True)
+    result = detector.export(kind, output=tmp_path, data=data, int8=True, calibration_images=9, images=2, quiet=True)
     assert capfd.readouterr() == ("", "")  # nothing of PyTorch's, onnxscript's and NNCF's
     weights = [weight for row in detector.opened.model.rows[:-1] for weight in row.parameters() if weight.dim() > 1]
     assert result.bytes < small.stat().st_size - 0.6 * sum(4 * weight.numel() for weight in weights)
@@ -191,6 +191,7 @@ def test_int8_quantises_backbone_and_encoder_and_leaves_the_decoder_float(kind, 
     assert json.loads((tmp_path / "report.json").read_text())["deploy"]["sentence"] == result.deploy.sentence
     exported = Detector(result.file)
     assert exported.opened.metadata["precision"] == "int8"
+    assert exported.opened.metadata["calibrated_on"] == "4 images of data"  # there are no more
     if kind == "openvino":
         check_stored_weights(result.file)
     assert len(exported.predict(np.zeros((50, 60, 3), np.uint8), confidence=0.0)[0]) == 2 * 50

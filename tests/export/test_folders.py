@@ -11,8 +11,11 @@ import pytest
 from nextdetr import ConfigError
 from nextdetr.config import ExportConfig, build_config
 from nextdetr.export.folders import export_folder, float_beside
+from nextdetr.export.run import _contract
+from nextdetr.weights.checkpoint import open_model
 from tests.export.handmade import handmade, terms
 from tests.export.helpers import needs_runtimes
+from tests.helpers import tiny_model
 
 needs_runtimes()
 
@@ -67,6 +70,25 @@ def test_calibration_on_other_images_is_another_export(source):
     first.details["calibrated_on"], second.details["calibrated_on"] = "100 images of bccd", "100 images of coins"
     assert written(source, first, int8=True, data="bccd") == "best_onnx_int8"
     assert written(source, second, int8=True, data="coins") == "best_onnx_int8-2"
+
+
+def test_the_weights_that_training_started_from_have_no_path_in_the_file(tmp_path):
+    """Only their names, as what is exported is passed on."""
+    pinned = f"owner/name@{'a' * 40}"
+    opened = open_model(tiny_model(tmp_path))
+    opened = replace(opened, metadata={"source_weights": f"/home/me/secret/atto.pt and {pinned}"})
+    assert _contract(opened, ExportConfig()).details["source_weights"] == f"atto.pt and {pinned}"
+    assert _contract(replace(opened, metadata={}), ExportConfig()).details["source_weights"] == "none"
+
+
+def test_files_with_whole_paths_of_weights_are_of_the_same_export(source):
+    """As those of earlier versions."""
+    old, new = contract_of(), contract_of()
+    old.details["source_weights"] = "/home/me/secret/first.safetensors"
+    new.details["source_weights"] = "first.safetensors"
+    assert written(source, old) == written(source, new) == "best_onnx"
+    new.details["source_weights"] = "second.safetensors"
+    assert written(source, new) == "best_onnx-2"
 
 
 def test_exports_of_a_detector_in_the_hubs_cache_go_to_runs(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from nextdetr.config import ExportConfig
@@ -11,6 +12,7 @@ from nextdetr.detector_files import detector_name, own_folder
 from nextdetr.errors import ConfigError, ModelFileError
 from nextdetr.inference.contract import Contract
 from nextdetr.inference.header import read_metadata
+from nextdetr.weights.remote import public_names
 
 __all__ = ["NAMES", "REPORT", "export_folder", "float_beside"]
 
@@ -57,7 +59,8 @@ def float_beside(file: Path) -> Path | None:
             found = read_metadata(other)
         except ModelFileError:
             continue
-        same = all(found.get(name) == terms.get(name) for name in (*OPTIONS, "classes") if name not in may_differ)
+        names = [name for name in (*OPTIONS, "classes") if name not in may_differ]
+        same = all(_stated(found, name) == _stated(terms, name) for name in names)
         models = [model for model in (origin, _exported_from(other.parent / REPORT)) if model is not None]
         same = same and len({Path(model).resolve() for model in models}) < 2  # "best.safetensors" is a file of every run
         if same and found.get("precision") == "float32":
@@ -88,12 +91,18 @@ def _difference(folder: Path, source: str, config: ExportConfig, contract: Contr
     except ModelFileError:
         return f"{file.name} cannot be read"
     for name in OPTIONS:  # entries missing in files of earlier versions are not compared
-        if name in old and old[name] != new.get(name, ""):
-            return f"its {name} is {old[name]}, not {new.get(name, 'given')}"
+        if name in old and _stated(old, name) != new.get(name, ""):
+            return f"its {name} is {_stated(old, name)}, not {new.get(name, 'given')}"
     model = _exported_from(folder / REPORT)
     if model is not None and Path(model).resolve() != Path(source).resolve():
         return f"it was made from {model}"
     return None
+
+
+def _stated(metadata: Mapping[str, str], name: str) -> str | None:
+    """Return a metadata entry; files of earlier versions have the whole paths of the weights."""
+    value = metadata.get(name)
+    return public_names(value) if name == "source_weights" and value is not None else value
 
 
 def _exported_from(report: Path) -> str | None:

@@ -45,6 +45,7 @@ from nextdetr.models.decoder import RTDETRDecoder
 from nextdetr.preprocess import Reading, load_image
 from nextdetr.tensors import resize_to_tensor
 from nextdetr.weights.checkpoint import FAMILIARITY, OpenedModel
+from nextdetr.weights.remote import public_names
 
 if TYPE_CHECKING:
     from nextdetr.export.quantize import Search
@@ -148,9 +149,11 @@ def export(
     # Until it is checked the file says so, whatever happens to this process.
     graph = build_graph(reference.model, replace(_contract(reference, config), passed_runtimes=(UNJUDGED,)))
     contract = graph.contract
+    images, origin = _images(config, contract)  # first: a data set that is refused costs no time
+    calibration = _calibration(config, contract) if config.int8 else []
+    contract = replace(contract, details=contract.details | _calibrated_on(config, calibration))
     folder = export_folder(opened.source, config, contract)
     path = folder / NAMES[config.format]
-    images, origin = _images(config, contract)  # first: a data set that is refused costs no time
     traced = trace_graph(graph)
     limits, original = _limits(config, contract), partial(reference.model, queries=config.queries)
     # Not in the user's folder, whose name may contain commas: OpenVINO's converter splits paths there.
@@ -158,7 +161,9 @@ def export(
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work,  # Windows keeps what a runtime still maps
         directory_if_used(folder),
     ):
-        plain = _write(traced, contract, path, config, len(reference.model.rows) - 1, score, Path(work), progress)
+        plain = _write(
+            traced, contract, path, config, len(reference.model.rows) - 1, score, Path(work), progress, calibration
+        )  # fmt: skip
         before = score(reference, config.queries) if config.data is not None and score is not None else {}
         found = judge(
             path, contract, original, images, limits, before,
@@ -196,7 +201,7 @@ def write_graph(opened: OpenedModel, config: ExportConfig, path: Path) -> None:
 
 def _write(
     traced: Traced, contract: Contract, path: Path, config: ExportConfig, decoder: int, score: Score | None, work: Path,
-    progress: Progress,
+    progress: Progress, calibration: Sequence[ImageRecord],
 ) -> Path:  # fmt: skip
     """Write ``path``, and return the graph that was written or quantised, as ONNX; it is in the folder ``work``."""
     if config.format == "pt2":
@@ -209,7 +214,7 @@ def _write(
     if config.int8:
         from nextdetr.export.quantize import quantize
 
-        images = _calibration(config, contract)
+        images = _read(calibration, contract)
         quantize(target, contract, path, images, decoder, _search(config, contract, score), progress)
     elif config.format == "openvino":
         from nextdetr.export.openvino import convert_onnx, save_openvino
@@ -273,7 +278,8 @@ def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:
     if config.precision != "float32" or any(value is not None for value in changes):
         known.pop(CALIBRATION, None)  # its bound holds for the original scores
     details = {
-        "weights_licence": "none", "source_weights": "none", **known,
+        "weights_licence": "none", **known,
+        "source_weights": public_names(known.get("source_weights", "none")),
         "nextdetr_version": __version__,
         "licence": model.licence or "unknown",
         "source": Path(opened.source).name,
@@ -282,8 +288,6 @@ def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:
         "decoder_layers": str(decoder.eval_layer + 1 if isinstance(decoder, RTDETRDecoder) else 0),
         "task": "detect",
     }  # fmt: skip
-    if config.int8 and config.data is not None:
-        details["calibrated_on"] = f"{plural(config.calibration_images, 'image')} of {Path(config.data).resolve().name}"
     web = config.format == "web"  # pixel bytes as from a canvas, and a graph for any backend
     portable = config.portable or web
     return Contract(
@@ -327,8 +331,8 @@ def _search(config: ExportConfig, contract: Contract, score: Score | None) -> Se
     return Search(accuracy, len(data.records), _limits(config, contract).accuracy_drop)
 
 
-def _calibration(config: ExportConfig, contract: Contract) -> list[Tensor]:
-    """Return images of the training split, or of the scored one if there is no other."""
+def _calibration(config: ExportConfig, contract: Contract) -> list[ImageRecord]:
+    """Return images to calibrate on, of the training split, or of the scored one if there is no other."""
     assert config.data is not None
     split = "train" if "train" in available_splits(config.data) else config.split
     records = load_data(config.data, split).records
@@ -336,8 +340,14 @@ def _calibration(config: ExportConfig, contract: Contract) -> list[Tensor]:
         held_out = {record.path for record in load_scored(config.data, "val", contract.details).records}
         records = [record for record in records if record.path not in held_out]
     step = max(1, len(records) // config.calibration_images)
-    chosen = records[::step][: config.calibration_images]
-    return _read(chosen, contract)
+    return records[::step][: config.calibration_images]
+
+
+def _calibrated_on(config: ExportConfig, images: Sequence[ImageRecord]) -> dict[str, str]:
+    """Return the metadata about the images of a calibration; empty without any."""
+    if config.data is None or not images:
+        return {}
+    return {"calibrated_on": f"{plural(len(images), 'image')} of {Path(config.data).resolve().name}"}
 
 
 def _read(records: Sequence[ImageRecord], contract: Contract) -> list[Tensor]:

@@ -23,7 +23,7 @@ from nextdetr.hub_errors import hub_errors, is_unreachable, reason_of, told
 from nextdetr.weights.folder import CARD, CONFIG, FOLDER_FILES, read_card
 from nextdetr.weights.published import Published, close_names, find_published
 
-__all__ = ["HubName", "Located", "is_name", "is_pinned", "locate", "parse_name", "plain_name"]
+__all__ = ["HubName", "Located", "is_name", "is_pinned", "locate", "parse_name", "plain_name", "public_names"]
 
 SUFFIXES = frozenset((".safetensors", ".bin", ".pt", ".pth", ".ckpt"))
 _OTHER_FILES = frozenset((".yaml", ".yml", ".json", ".onnx", ".xml", ".npz", ".zip", ".pkl", ".csv", ".txt"))
@@ -31,6 +31,8 @@ _PART = r"[A-Za-z0-9_][\w.-]*"
 _NAME = re.compile(rf"(?P<repository>{_PART}/{_PART})(?:/(?P<file>[^@\\]+))?(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 _ADDRESS = re.compile(r"https?:/+(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<repository>[^/]+/[^/]+)(?P<more>/.*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+#: A file or folder in huggingface_hub's cache: owner, name, commit, file.
+_CACHED = re.compile(r"[/\\]models--([\w.-]+?)--([\w.-]+)[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\](.+))?$")
 _MAX_INDEX = 16 << 20
 
 
@@ -105,6 +107,22 @@ def is_name(source: str | Path) -> bool:
 def plain_name(source: str | Path) -> str:
     """Return the last part of a path or name, without revision, for naming derived files."""
     return Path(source).name if is_local(source) else PurePosixPath(Path(source).as_posix().partition("@")[0]).name
+
+
+def public_names(paths: str) -> str:
+    """Return file names from paths joined by " and ": the rest of a path is private. Names on the Hub are kept."""
+    return " and ".join(_public(part) for part in paths.split(" and "))
+
+
+def _public(path: str) -> str:
+    """Return the file name of a path; of one in the Hub's cache, the name on the Hub with its commit."""
+    if is_pinned(path):
+        return path
+    cached = _CACHED.search(path)
+    if cached is None:
+        return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+    owner, name, commit, file = cached.groups()
+    return str(HubName(f"{owner}/{name}", None if file in (None, *FOLDER_FILES) else file, commit))
 
 
 def locate(source: str | Path) -> Located:
