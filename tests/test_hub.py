@@ -144,6 +144,21 @@ def test_from_the_hub(detector, tmp_path, monkeypatch):
     assert not any("*" in pattern for pattern in asked["allow_patterns"])  # nothing else is wanted from a stranger
 
 
+@pytest.mark.parametrize("kind", ["rt_detr", "yolos"])
+def test_what_another_program_wrote_is_not_downloaded(tmp_path, monkeypatch, kind):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    asked = []
+
+    def download(repo_id, *, allow_patterns, **_):
+        asked.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(WeightsError, match=rf"^owner/name: it is no NextDETR detector but transformers' .*{kind}"):
+        Detector.from_pretrained("owner/name")
+    assert asked == [["config.json"]]  # and not the weights, perhaps of gigabytes
+
+
 def response(status: int):
     library = __import__(hub_errors.HTTPError.__module__.split(".")[0])
     return library.Response(status, request=library.Request("GET", "https://huggingface.co/x"))

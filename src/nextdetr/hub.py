@@ -59,6 +59,10 @@ def fetch_pretrained(
 
     place: dict[str, Any] = {"revision": revision, "cache_dir": cache, "token": token, "library_name": "nextdetr"}
     with told(str(name), revision, **_FETCHING):
+        folder = Path(snapshot_download(str(name), allow_patterns=[CONFIG_FILE], **place))
+        hint = _other_library(folder, str(name))
+        if hint:  # so the rest is of no use
+            raise WeightsError(f"{name}: it is no NextDETR detector{hint}.")
         folder = Path(snapshot_download(str(name), allow_patterns=[MODEL_FILE, CONFIG_FILE, CARD_FILE], **place))
         if not (folder / MODEL_FILE).is_file():  # without a network, that may be what a download left that broke off
             try:

@@ -145,6 +145,21 @@ def test_what_a_download_left_that_broke_off_says_nothing_of_the_repository(hub)
         Detector.from_pretrained("owner/name")
 
 
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin", "yolos.safetensors"])
+def test_weights_of_an_unknown_model_are_not_downloaded(hub, weights):
+    files = {"config.json": b'{"model_type": "yolos"}', weights: b"perhaps many gigabytes"}
+    hub.repositories["owner/name"].revisions["main"] = files
+    told = r"^owner/name@[0-9a-f]{40}: its config\.json says YOLOS \(yolos\), which NextDETR cannot open; with a config"
+    for opens in (open_weights, open_teacher):
+        with pytest.raises(WeightsError, match=told):
+            opens("owner/name")
+    assert not [asked for asked in hub.asked if asked.endswith(weights)]
+    files["config.json"] = b"[damaged"  # the reader reports it
+    remote._fetched.cache_clear()
+    with pytest.raises(WeightsError, match="a text file, not weights"):
+        open_weights("owner/name")
+
+
 def test_the_only_weights_of_a_repository_are_described_by_its_config(hub, atto):
     files = {"config.json": b'{"model_type": "yolos"}', "atto.safetensors": atto["model.safetensors"]}
     hub.repositories["owner/name"].revisions["main"] = files

@@ -25,9 +25,8 @@ from nextdetr.models.modelfile import ModelFile, available_models, load_model_fi
 from nextdetr.weights.checkpoint import stated_model
 from nextdetr.weights.layouts.classes import match_classes
 from nextdetr.weights.layouts.table import Identity
-from nextdetr.weights.load import open_weights
+from nextdetr.weights.load import find_weights, open_weights
 from nextdetr.weights.published import find_published
-from nextdetr.weights.remote import locate
 from nextdetr.weights.start import resolve_model
 from nextdetr.weights.tensorfile import read_metadata
 
@@ -175,7 +174,7 @@ def with_model_of_weights(config: TrainConfig, *, fetch: bool = False) -> TrainC
     if identity.kind != "nextdetr-detector" or identity.model is not None or identity.model_text is None:
         return config
     try:
-        model = str(resolve_model(locate(weights).path))
+        model = str(resolve_model(find_weights(weights).path))
     except WeightsError:  # in a folder, under a name that no model has
         return config
     # A name also gives the licence of its model card.

@@ -33,8 +33,8 @@ from nextdetr.weights.checkpoint import OpenedModel
 from nextdetr.weights.folder import CONFIG, FOLDER_FILES, RUN_FILES
 from nextdetr.weights.layouts.classes import match_classes
 from nextdetr.weights.licences import TEACHER, TEACHER_LICENCE, joined_licences
-from nextdetr.weights.load import open_weights
-from nextdetr.weights.remote import is_name, locate, plain_name
+from nextdetr.weights.load import find_weights, open_weights
+from nextdetr.weights.remote import is_name, plain_name
 from nextdetr.weights.start import open_detector, resolve_model
 
 __all__ = ["PLACES", "Teacher", "open_teacher", "open_trained"]
@@ -208,7 +208,7 @@ def open_trained(source: str | Path, *, option: str) -> tuple[OpenedModel | Open
     path = Path(source).expanduser()
     named = is_name(source)
     if named:
-        path = locate(source).path
+        path = find_weights(source).path
     elif not path.exists():
         random = f" {path} names a model without weights: train it first." if str(source) in available_models() else ""
         raise ConfigError(

@@ -20,13 +20,13 @@ from nextdetr.weights.folder import CARD, CONFIG
 from nextdetr.weights.gate import check_tensor
 from nextdetr.weights.layouts.base import OURS
 from nextdetr.weights.layouts.classes import match_classes
-from nextdetr.weights.layouts.table import Identity, identify
+from nextdetr.weights.layouts.table import Identity, identify, why_refused
 from nextdetr.weights.reader import WeightsFile, beside, read_tensors
 from nextdetr.weights.remote import Located, locate
 from nextdetr.weights.report import LoadReport
 from nextdetr.weights.rows import to_model
 
-__all__ = ["LoadReport", "Part", "Plan", "fills", "load_into", "open_weights", "plan_load"]
+__all__ = ["LoadReport", "Part", "Plan", "fills", "find_weights", "load_into", "open_weights", "plan_load"]
 
 Part = Literal["detector", "backbone", "head"]
 
@@ -62,6 +62,15 @@ class Plan:
         return self.report
 
 
+def find_weights(source: str | Path) -> Located:
+    """Find weights, see ``locate``; those of a model that cannot be opened are refused before they are downloaded.
+
+    Raises:
+        WeightsError: they are missing, cannot be fetched, or are of an unknown model.
+    """
+    return locate(source, why_refused)
+
+
 def open_weights(source: str | Path) -> tuple[WeightsFile, Identity]:
     """Read and recognise weights; files that have not changed since are recognised once, which takes longer than reading.
 
@@ -71,7 +80,7 @@ def open_weights(source: str | Path) -> tuple[WeightsFile, Identity]:
     Raises:
         WeightsError: they are missing, damaged, hostile, of unknown layout, or cannot be fetched.
     """
-    located = locate(source)
+    located = find_weights(source)
     state = _state_of(located)  # first, so that a change while it is read is noticed the next time
     file = read_tensors(located.path)
     if located.whole and located.path.is_file():  # the only weights of a repository, under another name than usual

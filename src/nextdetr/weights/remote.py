@@ -12,10 +12,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 from nextdetr.errors import WeightsError
 from nextdetr.files import is_local
@@ -34,6 +34,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 #: A file or folder in huggingface_hub's cache: owner, name, commit, file.
 _CACHED = re.compile(r"[/\\]models--([\w.-]+?)--([\w.-]+)[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\](.+))?$")
 _MAX_INDEX = 16 << 20
+
+#: From a ``config.json`` to the reason why its weights are not wanted, a sentence; None if they are.
+Refusal: TypeAlias = Callable[[Mapping[str, Any]], str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +128,16 @@ def _public(path: str) -> str:
     return str(HubName(f"{owner}/{name}", None if file in (None, *FOLDER_FILES) else file, commit))
 
 
-def locate(source: str | Path) -> Located:
+def locate(source: str | Path, why_refused: Refusal | None = None) -> Located:
     """Find weights: an existing path comes first, then our short names, then the Hub.
 
     Args:
         source: a file or folder, a short name of ``nextdetr weights list``, ``owner/name[@revision]``, or
             ``owner/name/file[@revision]``.
+        why_refused: returns why weights with the given ``config.json`` are not wanted, or None; they are not downloaded.
 
     Raises:
-        WeightsError: nothing has this name, or it cannot be fetched; the message says what to do.
+        WeightsError: nothing has this name, or it cannot be fetched, or is not wanted; the message says what to do.
     """
     if is_local(source):
         return Located(Path(source), str(source))
@@ -147,7 +151,7 @@ def locate(source: str | Path) -> Located:
     by_hand = Path(name.at(None))
     if name.revision is None and by_hand.exists():
         return Located(by_hand, str(by_hand), {} if entry is None else {"listed": entry.licence})
-    return _fetched(name, entry)
+    return _fetched(name, entry, why_refused)
 
 
 def _means_a_path(name: HubName) -> bool:
@@ -175,7 +179,7 @@ def _missing(text: str, name: HubName | None) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def _fetched(name: HubName, entry: Published | None) -> Located:
+def _fetched(name: HubName, entry: Published | None, why_refused: Refusal | None) -> Located:
     """Download the needed files of a repository, or take them from the cache; once per process.
 
     Raises:
@@ -198,10 +202,12 @@ def _fetched(name: HubName, entry: Published | None) -> Located:
             _tell(f"{found.name}: from the cache, as the Hub cannot be reached ({reason_of(error)})", found.card)
             return found
     sizes = {one.rfilename: one for one in info.siblings or ()}
-    return _download(name, entry, str(info.sha or name.revision or "main"), sizes)
+    return _download(name, entry, str(info.sha or name.revision or "main"), sizes, why_refused)
 
 
-def _download(name: HubName, entry: Published | None, commit: str, files: Mapping[str, Any]) -> Located:
+def _download(
+    name: HubName, entry: Published | None, commit: str, files: Mapping[str, Any], why_refused: Refusal | None
+) -> Located:
     main = _main_file(name, files)
     around = PurePosixPath(main).parent
     beside = [str(around / CONFIG)] if PurePosixPath(main).name in FOLDER_FILES or name.file is None else []
@@ -209,6 +215,9 @@ def _download(name: HubName, entry: Published | None, commit: str, files: Mappin
     for small in (CARD, *beside):
         if small in files:
             download.get(small)
+    refused = None if why_refused is None or not files.keys() & beside else why_refused(_json(download.folder / beside[0]))
+    if refused is not None:
+        raise WeightsError(f"{name.at(download.commit)}: {refused}")
     card = _card(download.folder if CARD in files else None, entry)
     wanted = [main]
     if main.endswith(".index.json"):
@@ -321,6 +330,15 @@ def _shards(name: HubName, index: Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{name}: its {index.name} is unreadable ({' '.join(str(error).split())[:80]}).") from error
     return shards
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Return the content of a ``config.json``; empty if it cannot be read, which the reader of weights reports."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= _MAX_INDEX else None
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _cached(name: HubName, entry: Published | None) -> Located | None:

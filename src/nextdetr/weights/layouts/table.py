@@ -19,7 +19,7 @@ from nextdetr.weights.layouts import (
     convnext_transformers,
     nextdetr,
 )
-from nextdetr.weights.layouts.base import Identity, Layout, State, layout_table, licence_of, teachers_of
+from nextdetr.weights.layouts.base import Config, Identity, Layout, State, layout_table, licence_of, teachers_of
 from nextdetr.weights.layouts.classes import IMAGENET_HEADS
 from nextdetr.weights.layouts.convnext import V1_NOTE, check_stem
 from nextdetr.weights.layouts.detectors import DETECTORS, config_of, describe_detector
@@ -28,7 +28,9 @@ from nextdetr.weights.layouts.nextdetr import DETECTOR_KIND, FCMAE, own_detector
 from nextdetr.weights.layouts.sizes import backbone_size, known_size, size_name
 from nextdetr.weights.reader import WeightsFile
 
-__all__ = ["DETECTOR_KIND", "FCMAE", "LAYOUTS", "V1_NOTE", "Identity", "backbone_tensors", "identify", "opens_type"]
+__all__ = [
+    "DETECTOR_KIND", "FCMAE", "LAYOUTS", "V1_NOTE", "Identity", "backbone_tensors", "identify", "opens_type", "why_refused",
+]  # fmt: skip
 
 #: All layouts, in the order in which they are tried.
 LAYOUTS = layout_table(
@@ -62,7 +64,7 @@ def identify(file: WeightsFile) -> Identity:
         if layout.kind not in DETECTORS:
             return own_detector(file, *licence_of(file, layout, None))
         return Identity(**describe_detector(file, layout))
-    raise WeightsError(f"{file.path}: {_refusal(file, stated, known=bool(layouts))}")
+    raise WeightsError(f"{file.path}: {_refusal(file)}")
 
 
 def opens_type(stated: str) -> bool:
@@ -70,18 +72,29 @@ def opens_type(stated: str) -> bool:
     return any(is_of_type(stated, layout.types) for layout in LAYOUTS.values())
 
 
-def _refusal(file: WeightsFile, stated: str | None, *, known: bool) -> str:
+def why_refused(config: Config) -> str | None:
+    """Return why weights with this ``config.json`` are refused, whatever their tensors are; None if they are not."""
+    stated = stated_type(config)
+    if stated is None or opens_type(stated):
+        return None
+    types = dict.fromkeys(kind for layout in LAYOUTS.values() for kind in layout.types)
+    return (
+        f"its config.json says {model_title(stated)}, which NextDETR cannot open; with a config.json, NextDETR opens "
+        f"{', '.join(types)}."
+    )
+
+
+def _refusal(file: WeightsFile) -> str:
     """Return what an unsupported file is, and what is supported."""
-    shown = ", ".join(list(file.tensors)[:3])
-    types = [kind for layout in LAYOUTS.values() for kind in layout.types]
-    opened = f"with a config.json, NextDETR opens {', '.join(dict.fromkeys(types))}."
-    if stated is not None and known:
+    shown, stated = ", ".join(list(file.tensors)[:3]), stated_type(config_of(file))
+    refused = why_refused(config_of(file))
+    if refused is not None:
+        return refused
+    if stated is not None:
         return (
             f"its config.json says {model_title(stated)}, but its {len(file.tensors)} tensors ({shown}, …) are not "
             "those of such a model; give the folder as its program wrote it."
         )
-    if stated is not None:
-        return f"its config.json says {model_title(stated)}, which NextDETR cannot open; {opened}"
     foreign = foreign_name(file.tensors)
     if foreign is not None:
         return f"by the names of its tensors {foreign}, which NextDETR cannot open; it opens {', '.join(LAYOUTS)}."
