@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,13 +14,16 @@ import nextdetr
 from nextdetr import Detector
 from nextdetr.cli.main import run
 from nextdetr.config import GraftConfig, TrainConfig, build_config
+from nextdetr.data.seen import TRAINED_ON, trained_on, trained_on_metadata
+from nextdetr.data.sources import load_data
 from nextdetr.engine.graft import Grafter
+from nextdetr.engine.graft_setup import _seen
 from nextdetr.engine.train import train
 from nextdetr.errors import ConfigError, DataError, Interrupted, WeightsError
 from nextdetr.models.convnextv2 import convnextv2
 from nextdetr.models.graph import build_model, parse_model_text
 from nextdetr.models.names import row_of
-from nextdetr.weights.checkpoint import read_detector_metadata, save_detector
+from nextdetr.weights.checkpoint import open_model, read_detector_metadata, save_detector, save_opened
 from nextdetr.weights.convert import save_backbone
 from tests.helpers import TINY_MODEL, squares, stop_after
 
@@ -80,6 +84,37 @@ def test_a_graft_opens_everywhere_with_the_old_classes_and_both_licences(setting
         quiet=True,
     )  # fmt: skip
     assert read_detector_metadata(trained.checkpoint)["weights_licence"] == "Apache-2.0 and CC-BY-NC-4.0"
+
+
+def test_a_graft_lists_the_labelled_images_of_both_sources(settings, given, tmp_path):
+    """So that calibrate and compare know them; not those that it was aligned on, whose labels it never saw."""
+    records = load_data(given / "data", "val").records
+    old = save_opened(
+        tmp_path / "old.safetensors", open_model(given / "old.safetensors"), extra=trained_on_metadata(records[:2])
+    )
+    text = DFINE.replace("atto", "zepto")
+    other = save_detector(
+        tmp_path / "other.safetensors", build_model(parse_model_text(text, "test"), num_classes=2).state_dict(),
+        model_text=text, classes=["square", "bar"], image_size=64, extra=trained_on_metadata(records[2:3]),
+    )  # fmt: skip
+    both = {"detector": str(old), "backbone": f"convnextv2-zepto={other}", "epochs": 1}
+    nextdetr.graft(**settings | both, quiet=True)
+    known = trained_on(read_detector_metadata(settings["output"] / "last.safetensors"))
+    assert known == trained_on(trained_on_metadata(records[:3]))
+    other.unlink()
+    nextdetr.graft(resume=settings["output"], epochs=2, quiet=True)
+    assert trained_on(read_detector_metadata(settings["output"] / "last.safetensors")) == known
+
+
+@pytest.mark.parametrize(
+    ("detector", "backbone", "seen"),
+    [("dfine-n-coco", "", {TRAINED_ON: ""}), ("dfine-n-coco", "old.safetensors", {}), ("old.safetensors", "", {})],
+)
+def test_published_weights_have_seen_none_of_the_users_images(given, monkeypatch, detector, backbone, seen):
+    """So that what is trained from a graft of them lists its own images; others may have seen any."""
+    monkeypatch.chdir(given)
+    opened = SimpleNamespace(source="a shipped model" if detector == "dfine-n-coco" else detector)
+    assert _seen(GraftConfig(detector=detector), opened, backbone, given / "none.safetensors") == seen
 
 
 def test_pictures_are_read_as_the_old_detector_reads_them(settings, monkeypatch):

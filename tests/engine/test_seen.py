@@ -193,6 +193,19 @@ def test_what_started_from_unknown_weights_is_unknown(place, tmp_path):
     assert trained_before(TrainConfig(resume=tmp_path), file) == known
 
 
+def test_a_student_lists_the_images_of_its_teacher(place, tmp_path):
+    val = load_data(place / "data", "val").records
+    settings = {
+        "data": str(place / "data"), "model": str(place / "tiny.yaml"), "epochs": 1, "image_size": 64, "batch_size": 3,
+        "workers": 0, "report": False,
+    }  # fmt: skip
+    own = load_data(place / "data", "train").records
+    for name, records, more in (("known", val[:2], val[:2]), ("unknown", None, [])):
+        teacher = saved(place, tmp_path / f"{name}.safetensors", records)
+        student = train(TrainConfig(teacher=teacher, output=tmp_path / name, **settings), quiet=True).checkpoint
+        assert trained_on(open_model(student).metadata) == trained_on(trained_on_metadata([*own, *more]))
+
+
 def test_images_that_end_alike_differ(tmp_path):
     for name, value in (("a", 10), ("b", 20)):
         image = Image.new("RGB", (60, 60), (0, 0, 0))

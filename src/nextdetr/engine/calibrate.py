@@ -185,7 +185,7 @@ def _plain(split: str) -> str:
 
 
 def _refuse_seen(opened: OpenedModel, data: DetectionData, config: CalibrateConfig) -> None:
-    """Refuse images that the detector, or one that it started from, was trained on, as far as its file lists them.
+    """Refuse images that the detector, its teacher, or one that it started from was trained on, as far as its file says.
 
     Raises:
         DataError: there are such images.
@@ -194,9 +194,9 @@ def _refuse_seen(opened: OpenedModel, data: DetectionData, config: CalibrateConf
     count = sum(is_seen(data.records, known)) if known else 0
     if count:
         raise DataError(
-            f"{config.data}: {opened.source}, or a detector that it started from, was trained on {count:,} of the "
-            f"{plural(len(data.records), 'image')} of the split {config.split}, so the bound would not hold: set images "
-            "aside that played no part in training, and name them with --data and --split."
+            f"{config.data}: {opened.source}, its teacher, or a detector that it started from, was trained on {count:,} of "
+            f"the {plural(len(data.records), 'image')} of the split {config.split}, so the bound would not hold: set "
+            "images aside that played no part in training, and name them with --data and --split."
         )
 
 

@@ -31,8 +31,8 @@ from nextdetr.weights.start import resolve_model
 from nextdetr.weights.tensorfile import read_metadata
 
 __all__ = [
-    "FineTuning", "backbone_source", "has_own_backbone", "plan_fine_tuning", "seen_in_val", "start_weights",
-    "trained_before", "with_model_of_weights",
+    "FineTuning", "backbone_source", "has_own_backbone", "plan_fine_tuning", "seen_by_weights", "seen_in_val",
+    "start_weights", "trained_before", "with_model_of_weights",
 ]  # fmt: skip
 
 GENTLE = 0.25  # of the usual rate, where all classes are known; not measured
@@ -196,8 +196,16 @@ def trained_before(config: TrainConfig, written: Path) -> frozenset[bytes] | Non
     """
     if config.resume is not None and written.is_file():
         return trained_on(read_metadata(written))
+    return seen_by_weights(start_weights(config), backbone_source(config))
+
+
+def seen_by_weights(*sources: str | Path | None) -> frozenset[bytes] | None:
+    """Return which images weights were trained on with labels, those of all ``sources`` together.
+
+    None if that is not known: one of them is a detector that is not published, and its file does not say.
+    """
     known: frozenset[bytes] = frozenset()
-    for weights in (start_weights(config), backbone_source(config)):
+    for weights in sources:
         if weights is None or (not is_local(weights) and find_published(Path(weights).as_posix()) is not None):
             continue
         file, identity = open_weights(weights)

@@ -16,7 +16,9 @@ from torch.optim import AdamW
 from nextdetr.config import GraftConfig
 from nextdetr.data.dataset import SampleKey
 from nextdetr.data.records import DetectionData
+from nextdetr.data.seen import TRAINED_ON, trained_on, trained_on_metadata
 from nextdetr.data.unlabelled import UnlabelledDataset
+from nextdetr.engine.fine_tune import seen_by_weights
 from nextdetr.engine.optim import undecayed
 from nextdetr.engine.resume import Contract, merge_resumed, stored_contract, tell_differences, write_config
 from nextdetr.engine.run_folder import open_directory
@@ -33,6 +35,7 @@ from nextdetr.weights.licences import Origin, joined_licences, joined_names, joi
 from nextdetr.weights.load import load_into
 from nextdetr.weights.published import start_for
 from nextdetr.weights.remote import plain_name
+from nextdetr.weights.tensorfile import read_metadata
 
 __all__ = ["Grafting", "build_graft_optimizer", "graft_folder", "prepare_graft", "resolve_graft"]
 
@@ -55,6 +58,7 @@ class Grafting:
         state: state to resume from, empty for a new run.
         contract: conditions that a resumed run must meet.
         started_from: origin of the weights of both sources.
+        seen: metadata about the images that both sources were trained on; empty if that is not known.
     """
 
     config: GraftConfig
@@ -67,6 +71,7 @@ class Grafting:
     state: dict[str, Any]
     contract: Contract
     started_from: Origin
+    seen: dict[str, str]
 
     @property
     def classes(self) -> list[str]:
@@ -77,8 +82,8 @@ class Grafting:
     def extra(self) -> dict[str, str]:
         """Other metadata of the old detector that holds for the new one: ids of the data set, bits of its images."""
         known = extra_metadata(self.teacher.opened.metadata)
-        kept = {key: value for key, value in known.items() if key not in OF_THESE_WEIGHTS}
-        return {**kept, **self.started_from.taught}
+        kept = {key: value for key, value in known.items() if key not in (*OF_THESE_WEIGHTS, TRAINED_ON)}
+        return {**kept, **self.seen, **self.started_from.taught}
 
 
 def resolve_graft(config: GraftConfig) -> GraftConfig:
@@ -146,7 +151,18 @@ def prepare_graft(config: GraftConfig, directory: Path, tell: Callable[[str], No
         stride, side = opened.model.stride, config.image_size or opened.image_size
         images = _some_images(data, max(1, round(side / stride)) * stride)
         match_statistics(graft, opened.model.eval(), model, images)
-    return Grafting(config, directory, data, graft, model, teacher, cursor, state, contract, started_from)
+    seen = _seen(config, opened, weights, directory / "last.safetensors")
+    return Grafting(config, directory, data, graft, model, teacher, cursor, state, contract, started_from, seen)
+
+
+def _seen(config: GraftConfig, opened: OpenedModel, weights: str, written: Path) -> dict[str, str]:
+    """Return the metadata about the images that both sources were trained on, or that the file of a resumed run has."""
+    if config.resume is not None and written.is_file():
+        known = trained_on(read_metadata(written))
+    else:
+        detector = opened.source if opened.source.endswith(".safetensors") else str(config.detector)
+        known = seen_by_weights(Path(detector).expanduser(), weights or None)
+    return {} if known is None else trained_on_metadata([], known)
 
 
 def _some_images(data: DetectionData, size: int) -> Tensor:

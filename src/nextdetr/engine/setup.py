@@ -83,7 +83,8 @@ class Run:
         times: timings of the model's settings, with ``latency``; first process only.
         teacher: the teacher, if any.
         unlabelled: unlabelled images to learn from, if any.
-        trained_before: see :func:`trained_before`; first process only.
+        trained_before: see :func:`trained_before`, with the images of the teacher if its file lists them; first process
+            only.
     """
 
     config: TrainConfig
@@ -381,6 +382,7 @@ def prepare(
         known = {"the detector that this run starts from": before, "the teacher": others} if config.resume is None else {}
         for line in seen_in_val(val_data.records, known):
             tell(line)
+        before = None if before is None else before | (others or frozenset())
         write_beginnings(config, directory, splits)
         digest = "" if teacher is None else teacher.digest
         more = () if unlabelled is None else (unlabelled,)
