@@ -26,7 +26,7 @@ from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import available_splits, load_data, require_splits
 from nextdetr.errors import DataError
 
-__all__ = ["SetAside", "SplitOff", "load_scored", "load_split_off", "split_off"]
+__all__ = ["SetAside", "SplitOff", "count_aside", "load_scored", "load_split_off", "split_off"]
 
 _ALIKE = 0.9  # correlation of two thumbnails from which they look alike
 _BLOCK = 256  # images compared with all others at once
@@ -64,7 +64,7 @@ def split_off(data: DetectionData, share: float, seed: int) -> SplitOff:
     count = len(data.records)
     if count < 2:
         raise DataError(f"{data.name}: one image alone cannot be split into train and val.")
-    target = min(max(1, round(share * count)), count - 1)
+    target = count_aside(count, share)
     found = _groups(data)
     groups, cut = _cut(found, target)
     chosen = _choose(data, groups, target, seed)
@@ -83,6 +83,11 @@ def split_off(data: DetectionData, share: float, seed: int) -> SplitOff:
     elif alike:
         text += f"; {plural(alike, 'image')} like another, on the same side as that one"
     return SplitOff(train, val, text)
+
+
+def count_aside(images: int, share: float) -> int:
+    """Return how many images :func:`split_off` sets aside, at most."""
+    return min(max(1, round(share * images)), images - 1)
 
 
 def load_split_off(

@@ -251,13 +251,21 @@ def test_no_val_and_no_labels(tmp_path):
     result = nextdetr.doctor(coco.write())
     assert by_kind(result)["few images"].severity == "warning"
     assert result.recipe[0].startswith("--split-off 0.2")
+    found = by_kind(result)["few images to score"]
+    assert found.severity == "warning"
+    assert found.message.startswith("there is no val, and train sets 1 of its 3 images aside: their score is mostly noise")
+    (tmp_path / "other" / "annotations" / "instances_val.json").write_text("{")  # there is one, which cannot be read
+    assert {"few images", "unreadable split"} <= set(by_kind(nextdetr.doctor(coco.folder)))
+    assert "few images to score" not in by_kind(nextdetr.doctor(coco.folder))
 
 
 def test_without_val_the_settings_are_those_for_the_images_that_are_left(tmp_path):
     coco, generator = Coco(tmp_path / "set"), np.random.default_rng(0)
     for number in range(110):  # 88 of them to train on, fewer than the 100 from which images are not turned
         coco.add("train", f"{number}.jpg", picture(number), (0, *generator.uniform(0, 60, 2).round(2), 80, 80))
-    recipe = nextdetr.doctor(coco.write(), device="cpu").recipe
+    result = nextdetr.doctor(coco.write(), device="cpu")
+    recipe = result.recipe
+    assert "few images to score" not in by_kind(result)
     assert any(line.startswith("--batch-size 4: 22 steps an epoch") for line in recipe)
     assert any(line.startswith("--auto-turn true") for line in recipe)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nextdetr.analysis.doctor.findings import Finding, Parts, Picture, Severity, some
 from nextdetr.data.raw import plural
 from nextdetr.data.records import DetectionData, ImageRecord, Problem
+from nextdetr.data.split import count_aside
 
 __all__ = ["odd_images", "reading_problems", "split_sizes"]
 
@@ -84,8 +85,13 @@ def odd_images(parts: Parts, thumbnails: Mapping[Path, NDArray[np.uint8]], reada
     return findings
 
 
-def split_sizes(parts: Parts) -> list[Finding]:
-    """Check that there is enough to learn from and to score on."""
+def split_sizes(parts: Parts, set_aside: float | None = None) -> list[Finding]:
+    """Check that there is enough to learn from and to score on.
+
+    Args:
+        parts: the splits.
+        set_aside: share of ``train`` that becomes ``val``; None if the data set has a ``val``.
+    """
     findings = []
     train, val = parts.get("train"), parts.get("val")
     if train is None:
@@ -103,6 +109,15 @@ def split_sizes(parts: Parts) -> list[Finding]:
     elif val is not None and len(val.records) < _FEW_TO_SCORE:
         message = f"val has {plural(len(val.records), 'image')}: its score is mostly noise; even {_FEW_TO_SCORE} are few."
         findings.append(Finding("few images to score", "warning", message))
+    if train is not None and _boxes(train) and set_aside is not None:
+        count = len(train.records)
+        aside = count_aside(count, set_aside)
+        if 0 < aside < _FEW_TO_SCORE:
+            message = (
+                f"there is no val, and train sets {aside:,} of its {plural(count, 'image')} aside: their score is mostly "
+                f"noise; even {_FEW_TO_SCORE} are few."
+            )
+            findings.append(Finding("few images to score", "warning", message))
     for split, data in parts.items():
         empty = [record for record in data.records if not len(record.labels)]
         if empty and _boxes(data):

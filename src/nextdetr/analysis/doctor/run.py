@@ -19,6 +19,7 @@ from nextdetr.data.candidates import make_thumbnails
 from nextdetr.data.duplicates import find_duplicates
 from nextdetr.data.records import DetectionData
 from nextdetr.data.sources import available_splits, load_data
+from nextdetr.data.split import count_aside
 from nextdetr.engine.recipe import SET_ASIDE, choose_recipe
 from nextdetr.engine.recipe_plan import Recipe
 from nextdetr.engine.statistics import describe_data, describe_machine
@@ -79,13 +80,14 @@ def examine(data: str | Path, config: DoctorConfig, progress: Progress = lambda 
     pairs = find_duplicates([record.path for _, record in records], thumbnails=dict(zip(unique, thumbnails, strict=True)),
                             progress=progress)  # fmt: skip
     copies = Copies(records, pairs)
-    findings += split_sizes(parts) + reading_problems(parts)
+    set_aside = None if "val" in available_splits(data) else SET_ASIDE  # a val that cannot be read is one
+    findings += split_sizes(parts, set_aside) + reading_problems(parts)
     findings += odd_images(parts, dict(zip(unique, thumbnails, strict=True)), dict(zip(unique, readable, strict=True)))
     findings += copies_across(parts, copies) + copies_with_other_labels(parts, copies) + copies_within(parts, copies)
     findings += rare_classes(parts) + class_splits(parts) + alike_names(parts)
     recipe = None
     if "train" in parts and parts["train"].classes:
-        recipe = _recipe(str(data), parts["train"], config, set_aside="val" not in parts)
+        recipe = _recipe(str(data), parts["train"], config, set_aside)
         name = recipe.config.model
         skeleton = build_skeleton(name)
         finest = min(skeleton.row_infos[-1].strides_read)
@@ -161,19 +163,21 @@ def _fix(data: str | Path, parts: Parts, copies: Copies, target: Path, findings:
     return True
 
 
-def _recipe(data: str, train: DetectionData, config: DoctorConfig, *, set_aside: bool) -> Recipe:
+def _recipe(data: str, train: DetectionData, config: DoctorConfig, set_aside: float | None) -> Recipe:
     """Choose what ``train --data`` would choose here."""
     given = {"data": data} if config.image_size is None else {"data": data, "image_size": config.image_size}
     machine = describe_machine(choose_device(config.device))
     return choose_recipe(
-        build_config(TrainConfig, given), describe_data(_left_to_train(train) if set_aside else train), machine,
-        models=available_models(), set_aside=SET_ASIDE if set_aside else None,
+        build_config(TrainConfig, given), describe_data(_left_to_train(train, set_aside)), machine,
+        models=available_models(), set_aside=set_aside,
     )  # fmt: skip
 
 
-def _left_to_train(train: DetectionData) -> DetectionData:
+def _left_to_train(train: DetectionData, set_aside: float | None) -> DetectionData:
     """Return as many images, from all over ``train``, as are left if training sets the others aside as ``val``."""
+    if set_aside is None:
+        return train
     count = len(train.records)
-    aside = min(max(1, round(SET_ASIDE * count)), count - 1)
+    aside = count_aside(count, set_aside)
     gone = {number * count // aside for number in range(aside)}
     return replace(train, records=[record for number, record in enumerate(train.records) if number not in gone])
