@@ -35,6 +35,26 @@ TRACKS = {
         {"data.yaml": YAML, "images/a.jpg": None, "labels/a.txt": "0 0.4 0.3 0.6 0.3 0.6 0.7 0.4 0.7 0.9 3\n"},
         {"images/a.jpg": [CAT_BOX]}, ("track numbers", "confidence in labels"),
     ),
+    "polygons with a confidence": Case(
+        {"data.yaml": YAML, "images/a.jpg": None, "images/b.jpg": None,
+         "labels/a.txt": "0 0.4 0.3 0.6 0.3 0.6 0.7 0.4 0.7 0.9\n", "labels/b.txt": "0 0.4 0.3 0.6 0.3 0.6 0.7 0.25\n"},
+        {"images/a.jpg": [CAT_BOX], "images/b.jpg": [CAT_BOX]}, ("confidence in labels",),
+    ),
+    "polygons with a confidence, of which some have the number of a track": Case(
+        {"data.yaml": YAML, "images/a.jpg": None, "images/b.jpg": None,
+         "labels/a.txt": "0 0.4 0.3 0.6 0.3 0.6 0.7 0.4 0.7 0.9 3\n", "labels/b.txt": "0 0.4 0.3 0.6 0.3 0.6 0.7 0.25\n"},
+        {"images/a.jpg": [CAT_BOX], "images/b.jpg": [CAT_BOX]}, ("track numbers", "confidence in labels"),
+    ),
+    "polygons with a confidence, or boxes with key points": Case(
+        {"data.yaml": YAML, "images/a.jpg": None,
+         "labels/a.txt": f"{CAT} 0.5 0.6 0.9\n{DOG}\n{CAT} 0.4 0.6 0.8\n"},
+        {"images/a.jpg": [DOG_BOX]}, ("malformed label line", "malformed label line"),
+    ),
+    "polygons of which some lack a value": Case(
+        {"data.yaml": YAML, "images/a.jpg": None,
+         "labels/a.txt": "0 0.4 0.3 0.6 0.3 0.5 0.7\n1 0.1 0.9 0.3 0.9 0.2 1 0.3\n1 0.1 0.9 0.3 0.9 0.2 1 0.3 0.5 0.4\n"},
+        {"images/a.jpg": [CAT_BOX]}, ("malformed label line", "malformed label line"),
+    ),
     "tracks of one number only, or triangles": Case(
         {"data.yaml": YAML, "images/a.jpg": None, "labels/a.txt": f"{CAT} 0.98 1\n{DOG} 0.5 1\n"},
         r"labels/a.txt, line 1: 2 rows of .* may end in a confidence and the number of a track, 1 here, or be polygons",

@@ -6,7 +6,7 @@ A row is a class index and one of these, all as fractions of the image's sides:
 - the same and a confidence, 0 to 1, as in predictions, or a track number: see ``yolo_tracks.py``;
 - the same and key points, if the data set's ``kpt_shape`` gives their number of values; they are ignored;
 - three or more points x y, a polygon, without ``kpt_shape``; its bounding box is used;
-- a box or a polygon, a confidence and a track number: see ``yolo_tracks.py``.
+- a polygon and a confidence, or a box or a polygon, a confidence and a track number: see ``yolo_tracks.py``.
 """
 
 from __future__ import annotations
@@ -189,15 +189,16 @@ def read_labels(path: Path, keypoints: int, problems: list[Problem]) -> Iterator
         elif not values[0].is_integer():
             problems.append(Problem(file, where, f"the class index {fields[0]} is not whole; dropped", "unknown class"))
         else:
-            box = _corners(values[1:] if not keypoints else values[1:5])
+            scored = len(values) == 6 or (len(values) % 2 == 0 and not keypoints)
+            box = _corners(values[1:5] if keypoints or len(values) == 6 else values[1:-1] if scored else values[1:])
             pose = _pose(values) if len(values) > 6 and not keypoints else None
-            row = Row(where, int(values[0]), box, values[5] if len(values) == 6 else None, len(values), pose=pose)
+            row = Row(where, int(values[0]), box, values[-1] if scored else None, len(values), pose=pose)
             yield row if keypoints and len(values) != 6 else _perhaps_tracked(row, values)
 
 
 def _perhaps_tracked(row: Row, values: Sequence[float]) -> Row:
     """Return a row with its interpretation as a track row, if its last value may be a track number."""
-    if len(values) < 6:
+    if len(values) < 6 or (len(values) > 6 and len(values) % 2 == 0):
         return row
     track = _track(values[-1])
     if len(values) == 6:
@@ -235,6 +236,8 @@ def _fault(values: Sequence[float], keypoints: int) -> str:
     if count % 2 == 0 and _pose(values):
         points = (count - 5) // 3
         return f"{count} values, as of a box and {plural(points, 'key point')}: data.yaml needs kpt_shape: [{points}, 3]"
+    if count >= 8 and count % 2 == 0 and _pose(values) is None and 0 <= values[-1] <= 1:
+        return ""
     if count < 7 or count % 2 == 0:
         return f"{plural(count, 'value')} where {five}, or a class and three or more points"
     return ""

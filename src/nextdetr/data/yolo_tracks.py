@@ -1,9 +1,12 @@
-"""Rows of YOLO labels that end in a track number, as written by CVAT and by ultralytics' ``track``.
+"""Rows of YOLO labels that end in a confidence or a track number, as written by CVAT and by ultralytics.
 
 With ``save_conf``, ultralytics writes a confidence before it: such a row looks like a polygon whose last point is
 (confidence, number), on or below the lower edge of the image. Without, a row looks like a box with a confidence of 0 or 1,
 or more. All rows of a split together decide: a number of 2 or more is not a position in an image, and confidences are not
 all whole.
+
+A polygon with a confidence looks like a box with key points. An object has any number of corners, but all boxes of a set
+have as many key points, so polygons of two lengths say what they are.
 """
 
 from __future__ import annotations
@@ -19,16 +22,20 @@ __all__ = ["Tracks"]
 
 
 class Tracks:
-    """Holds back rows that may end in a track number until all rows of a split are read."""
+    """Holds back rows that may end in a track number, or a polygon's confidence, until all rows of a split are read."""
 
     def __init__(self) -> None:
         self._held: list[tuple[int, str, Row]] = []  # number of the image, file, row
         self._polygons = 0  # rows that certainly end in a point
         self._sixth: list[tuple[int, str, Row]] = []  # likewise, rows of a box and a whole number
+        self._scored: list[tuple[int, str, Row]] = []  # likewise, rows of perhaps a polygon and a confidence
         self._confidences = 0  # rows that certainly end in a confidence
 
     def takes(self, image: int, file: str, row: Row) -> bool:
         """Hold a row if it may end in a track number; those that cannot count as polygons."""
+        if row.values > 6 and row.values % 2 == 0:
+            self._scored.append((image, file, row))
+            return True
         if row.track is None:
             self._polygons += row.values > 6
             self._confidences += row.values == 6
@@ -48,6 +55,7 @@ class Tracks:
         Raises:
             DataError: they may be tracks or polygons, and nothing says which.
         """
+        yield from self._polygons_with_confidence(problems)
         yield from self._numbered(problems)
         if not self._held:
             return
@@ -65,6 +73,17 @@ class Tracks:
             message = f"{count} end in a confidence and the number of a track, as ultralytics writes them; it is not used"
             problems.append(Problem(file, first.where, message, "track numbers"))
             yield from ((image, name, row.without_track()) for image, name, row in self._held)
+
+    def _polygons_with_confidence(self, problems: list[Problem]) -> Iterator[tuple[int, str, Row]]:
+        """Yield the rows of a polygon and a confidence, if they, with those that have a track number, have two lengths."""
+        tracked = {row.values - 2 for _, _, row in self._held if row.values > 7}
+        if not self._polygons and len({row.values - 1 for _, _, row in self._scored} | tracked) > 1:
+            yield from self._scored
+            return
+        why = "other rows are polygons without one" if self._polygons else "as well of a box and key points"
+        for _, file, row in self._scored:
+            message = f"{row.values} values, as of a polygon and a confidence, but {why}; dropped"
+            problems.append(Problem(file, row.where, message, "malformed label line"))
 
     def _numbered(self, problems: list[Problem]) -> Iterator[tuple[int, str, Row]]:
         """Yield the rows of a box and a whole number: that of a track, unless all are 1 or other rows have a confidence."""
