@@ -129,8 +129,11 @@ def test_a_resumed_run_keeps_the_answer(run, monkeypatch):
     interrupt_training(settings, 5)
     shown.clear()
     monkeypatch.setattr(TurnTest, "ask", lambda self, data, progress: None)
+    built, build = [], Trainer.build_loader
+    monkeypatch.setattr(Trainer, "build_loader", lambda *given: built.append(given) or build(*given))
     train(TrainConfig(resume=settings["output"]), quiet=True)
     assert set(shown) == {(1, True), (2, True), (3, True)}
+    assert len(built) == 1  # which may read all images into memory
 
 
 def test_a_run_that_was_told_not_to_stays_upright(run):

@@ -43,7 +43,7 @@ from nextdetr.engine.semi import Semi, labelled_output, together
 from nextdetr.engine.semi_run import SemiRun
 from nextdetr.engine.setup import Run, prepare, resolve_config
 from nextdetr.engine.teaching import Teaching
-from nextdetr.engine.turning import TurnTest
+from nextdetr.engine.turning import TurnTest, turned
 from nextdetr.inference.times import Meter
 from nextdetr.layers.syncnorm import synchronize_norms
 from nextdetr.losses.criterion import Criterion
@@ -92,8 +92,8 @@ class Trainer(Loop):
     def __init__(
         self, run: Run, fabric: Fabric, display: Display, started: float | None = None, limit: float | None = None
     ) -> None:
-        self.run_, self.config = run, run.config
-        config, cursor = self.config, run.cursor
+        self.run_, self.config = run, turned(run.config, run.state.get("turns", {}))  # a resumed run may know
+        config, cursor = run.config, run.cursor
         assert config.image_size is not None
         assert config.backbone_rate_factor is not None
         self.image_size = config.image_size

@@ -18,7 +18,7 @@ from nextdetr.data.oriented import ROTATED_180, TURNED_LEFT, TURNED_RIGHT, UPSID
 from nextdetr.data.records import DetectionData
 from nextdetr.engine.log import shown_score
 
-__all__ = ["TurnTest"]
+__all__ = ["TurnTest", "turned"]
 
 FLIPS, QUARTERS = (ROTATED_180, UPSIDE_DOWN), (TURNED_LEFT, TURNED_RIGHT)
 BEGIN, END = 0.2, 0.6  # share of the run: before, little is learnt; afterwards, little time is left to turn images
@@ -28,6 +28,11 @@ LEAST_AP = 0.05  # below, a ratio says little
 # Facemask 0.06 at most.
 KEPT = 0.6
 IMAGES = 50  # of ``val`` at most, since each is scored five times
+
+
+def turned(config: TrainConfig, answer: Mapping[str, Any]) -> TrainConfig:
+    """Return the settings of a run with what the answer of a :class:`TurnTest` switches on."""
+    return config.model_copy(update={name: True for name, value in answer.items() if value})
 
 
 class TurnTest:
@@ -73,7 +78,7 @@ class TurnTest:
 
     def settings(self, config: TrainConfig) -> TrainConfig:
         """Return the settings of the run with what the test switched on."""
-        return config.model_copy(update={name: True for name, value in self.answer.items() if value})
+        return turned(config, self.answer)
 
     def state_dict(self) -> dict[str, Any]:
         """State for resuming."""
