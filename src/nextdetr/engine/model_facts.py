@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 
 from nextdetr.config import TrainConfig
 from nextdetr.engine.fine_tune import FineTuning
 from nextdetr.engine.recipe_length import COST
 from nextdetr.engine.statistics import Machine
-from nextdetr.models.detection import DetectionModel
-from nextdetr.models.graph import available_models, build_skeleton, parse_model_text, with_memory
+from nextdetr.models.graph import available_models, build_skeleton, load_model_file, parse_model_text, with_memory
+from nextdetr.models.modelfile import ModelFile
 from nextdetr.models.summary import gflop_near
 from nextdetr.weights.checkpoint import read_detector_metadata
 from nextdetr.weights.layouts.table import Identity
@@ -21,7 +22,7 @@ __all__ = ["gflop_of", "stride_of", "with_image_size"]
 
 def stride_of(model: str) -> int:
     """Return the largest stride of the run's model, by building no more than its model file asks for."""
-    return 32 if model in available_models() else _skeleton(model).stride
+    return 32 if model in available_models() else _facts(model).stride
 
 
 def gflop_of(config: TrainConfig, machine: Machine, tuning: FineTuning | None) -> float | None:
@@ -36,10 +37,7 @@ def gflop_of(config: TrainConfig, machine: Machine, tuning: FineTuning | None) -
     network = tuning.model if tuning is not None and model.endswith(".safetensors") else None
     if machine.device != "cpu" or (network or model) in COST:
         return None
-    allocated = with_memory(_skeleton(model))  # some models cannot run on the meta device
-    for tensor in allocated.state_dict().values():
-        tensor.zero_()  # the values do not matter, but uninitialised memory may hold NaN
-    return gflop_near(allocated, 320)
+    return _facts(model).gflop
 
 
 def with_image_size(tuning: FineTuning, file: WeightsFile, identity: Identity, config: TrainConfig) -> FineTuning:
@@ -47,7 +45,7 @@ def with_image_size(tuning: FineTuning, file: WeightsFile, identity: Identity, c
     stated = file.metadata.get("image_size", "") if identity.kind == "nextdetr-detector" else ""
     if stated.isdecimal() and len(stated) < 6:  # checked when it is loaded
         return replace(tuning, image_size=int(stated))
-    return replace(tuning, image_size=_skeleton(_model(config, tuning)).image_size, size_is_trained=False)
+    return replace(tuning, image_size=_facts(_model(config, tuning)).image_size, size_is_trained=False)
 
 
 def _model(config: TrainConfig, tuning: FineTuning | None) -> str:
@@ -56,8 +54,45 @@ def _model(config: TrainConfig, tuning: FineTuning | None) -> str:
     return own if own is not None and own in available_models() else config.model
 
 
-def _skeleton(model: str) -> DetectionModel:
-    """Build a model on the meta device."""
+def _facts(model: str) -> _Facts:
     model = model if model in available_models() else str(resolve_model(model))
-    file = parse_model_text(read_detector_metadata(model)["model"], model) if model.endswith(".safetensors") else model
-    return build_skeleton(file)
+    stated = model.endswith(".safetensors")
+    return _facts_of(parse_model_text(read_detector_metadata(model)["model"], model) if stated else load_model_file(model))
+
+
+class _Facts:
+    """What is known of a model by building it once, on the meta device.
+
+    Args:
+        file: its model file.
+
+    Attributes:
+        stride: the largest stride of its maps.
+        image_size: side of its square input, pixels.
+    """
+
+    def __init__(self, file: ModelFile) -> None:
+        self._skeleton = build_skeleton(file)
+        self.stride, self.image_size = self._skeleton.stride, self._skeleton.image_size
+
+    @cached_property
+    def gflop(self) -> float:
+        """Cost of an image at 320 px."""
+        allocated = with_memory(self._skeleton)  # some models cannot run on the meta device
+        for tensor in allocated.state_dict().values():
+            tensor.zero_()  # the values do not matter, but uninitialised memory may hold NaN
+        cost = gflop_near(allocated, 320)
+        del self._skeleton  # it has memory now
+        return cost
+
+
+_known: dict[tuple[str, str], _Facts] = {}
+
+
+def _facts_of(file: ModelFile) -> _Facts:
+    """Build a model, unless it is the one that was asked for last: setting up a run asks several times."""
+    key = file.source, file.text
+    if key not in _known:
+        _known.clear()
+        _known[key] = _Facts(file)
+    return _known[key]
