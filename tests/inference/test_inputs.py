@@ -125,6 +125,7 @@ class Answers(BaseHTTPRequestHandler):
 
     def do_GET(self):
         kinds = {"/photo.png": "image/png", "/page": "text/html; charset=utf-8"}
+        kinds["/camera"] = "multipart/x-mixed-replace; boundary=x"
         if self.path.startswith("/to/"):
             self.send_response(302)
             self.send_header("Location", self.path[len("/to/") :])
@@ -168,6 +169,7 @@ class TestWeb:
         [
             ("/none.png", "the server answers 404"),
             ("/page", "is a web page, not an image"),
+            ("/camera", "is a camera's stream: name its address that begins with rtsp:// or ends in .mjpg"),
             ("/to/file:///etc/passwd", "neither http:// nor https://"),
             ("/to/ftp://127.0.0.1/x.png", "neither http:// nor https://"),
         ],

@@ -197,6 +197,13 @@ def test_a_live_source_skips_what_is_too_late(clip):
     assert frames == sorted(frames)
 
 
+def test_a_live_source_is_not_decoded_in_frames_at_once(clip):
+    """With a thread a frame, each frame comes as many frames later."""
+    for live, kind in ((True, "SLICE"), (False, "AUTO")):
+        with video._open(Video("clip", str(clip), live=live)) as container:
+            assert container.streams.video[0].thread_type.name == kind
+
+
 class Camera:
     """The clip as a camera shows it: now and then it has no picture yet, and in the end it may be pulled out."""
 

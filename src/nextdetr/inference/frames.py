@@ -45,7 +45,7 @@ def frames_of(item: SourceItem, reading: Reading = AS_EVER) -> Generator[SourceI
     frames = read_frames(item.image)
     try:
         for frame in frames:
-            yield SourceItem(item.path, frame.pixels, frame.index, frame.seconds, item.image.live, tags=frame.tags)
+            yield SourceItem(item.path, frame.pixels, frame.index, frame.seconds, frame.live, tags=frame.tags)
     except DataError as error:
         yield SourceItem(item.path, item.image, problem=str(error))
     finally:

@@ -47,6 +47,9 @@ USUAL_RATE = 25.0  # frames a second where a video does not say
 STATES_SECONDS = ("matroska", "webm", "flv")  # containers that state their length first, so that a cut file still does
 CUT = 0.9  # of that length, below which the file is taken to be cut
 
+#: FFmpeg's name of pictures that a camera sends over HTTP one by one, as MJPEG: it takes them for 25 a second.
+PUSHED = "mpjpeg"
+
 Pixels = NDArray[np.uint8]
 
 
@@ -59,12 +62,14 @@ class Frame:
         seconds: its time from the start; it always rises, also where the stream's own clock starts again.
         pixels: [H, W, 3] uint8 RGB, turned and mirrored as the video's display matrix says.
         tags: how the frame is shown.
+        live: whether it came from a source that does not wait.
     """
 
     index: int
     seconds: float
     pixels: Pixels
     tags: VideoTags
+    live: bool = False
 
 
 def read_frames(video: Video) -> Generator[Frame]:
@@ -76,8 +81,10 @@ def read_frames(video: Video) -> Generator[Frame]:
         DataError: the video cannot be opened, or holds no picture.
     """
     stop = threading.Event()
-    waiting: Queue[Frame | Exception | None] = Queue(AHEAD_LIVE if video.live else AHEAD)
     container = _open(video)
+    if container.format.name == PUSHED:
+        video = replace(video, live=True)
+    waiting: Queue[Frame | Exception | None] = Queue(AHEAD_LIVE if video.live else AHEAD)
     thread = threading.Thread(target=_decode, args=(container, video, waiting, stop), name="nextdetr-decode", daemon=True)
     thread.start()
     try:
@@ -114,7 +121,8 @@ def _open(video: Video) -> Any:
     if not container.streams.video:
         container.close()
         raise DataError(f"{video.name} has no picture, only {', '.join(s.type for s in container.streams) or 'nothing'}.")
-    container.streams.video[0].thread_type = "AUTO"
+    live = video.live or container.format.name == PUSHED
+    container.streams.video[0].thread_type = "SLICE" if live else "AUTO"  # decoding frames at once delays each by as many
     return container
 
 
@@ -147,9 +155,9 @@ def _decode(container: Any, video: Video, waiting: Queue[Frame | Exception | Non
                 broken = _reason(error)
                 break
             for picture in frames:
-                frame = Frame(
-                    index, clock.at(picture.time), *_shown(picture, convert, stream.sample_aspect_ratio, rate, count)
-                )
+                when = time.monotonic() if container.format.name == PUSHED else picture.time
+                pixels, tags = _shown(picture, convert, stream.sample_aspect_ratio, rate, count)
+                frame = Frame(index, clock.at(when), pixels, tags, video.live)
                 _put(waiting, frame, stop, newest=video.live)
                 index += 1
     except Exception as error:  # noqa: BLE001 - handed on to the thread that asked

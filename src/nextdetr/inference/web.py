@@ -50,6 +50,8 @@ def fetch(image: WebImage) -> Encoded:
             kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
             if kind in ("text/html", "application/xhtml+xml"):
                 raise DataError(f"{name} is a web page, not an image: name the address of the image itself.")
+            if kind == "multipart/x-mixed-replace":
+                raise DataError(f"{name} is a camera's stream: name its address that begins with rtsp:// or ends in .mjpg.")
             return Encoded(_content(answer, name, deadline), name)
     except requests.exceptions.InvalidSchema as error:
         raise DataError(f"{name} leads to an address that is neither http:// nor https://.") from error
