@@ -10,7 +10,7 @@ from nextdetr.models.convnextv2 import ConvNeXtV2
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.resnet import ResNetVD
 
-__all__ = ["Freezing", "first_stages", "leave_unread", "unread_parts"]
+__all__ = ["Freezing", "first_stages", "leave_unread", "stages_of", "unread_parts"]
 
 
 class Freezing:
@@ -76,7 +76,7 @@ def first_stages(model: DetectionModel, count: int) -> list[nn.Module]:
     Raises:
         ConfigError: there are fewer.
     """
-    stages = _stages_of(model.backbone) if model.backbone_rows == 1 else []
+    stages = stages_of(model.backbone) if model.backbone_rows == 1 else []
     if not stages:
         by_stride: dict[int, list[nn.Module]] = {}
         for part, info in zip(model.rows, model.row_infos[: model.backbone_rows], strict=False):
@@ -100,7 +100,7 @@ def unread_parts(model: DetectionModel) -> list[nn.Module]:
             continue
         wanted.update(info.reads)
         if len(info.writes) > 1:  # a whole backbone, with a map a stage
-            parts += [module for stage in _stages_of(row)[used[-1] + 1 :] for module in stage]
+            parts += [module for stage in stages_of(row)[used[-1] + 1 :] for module in stage]
     return parts
 
 
@@ -113,7 +113,7 @@ def leave_unread(model: DetectionModel) -> None:
         part.requires_grad_(False)
 
 
-def _stages_of(row: nn.Module) -> list[list[nn.Module]]:
+def stages_of(row: nn.Module) -> list[list[nn.Module]]:
     """Return the modules of each stage of a backbone in one row, the first with the stem; empty for other rows."""
     if isinstance(row, ConvNeXtV2):
         return [[down, stage] for down, stage in zip(row.downsample_layers, row.stages, strict=True)]

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
+from nextdetr.engine.freezing import stages_of
 from nextdetr.engine.muon import Muon, hidden_matrices
-from nextdetr.models.convnextv2 import ConvNeXtV2
 from nextdetr.models.detection import DetectionModel
-from nextdetr.models.resnet import ResNetVD, VDStage
+from nextdetr.models.resnet import VDStage
 
 __all__ = ["WARMUP_STEPS", "backbone_depths", "build_optimizer", "parameter_groups", "rate_factor", "set_rate", "undecayed"]
 
@@ -80,19 +80,14 @@ def backbone_depths(model: DetectionModel) -> tuple[dict[int, int], int]:
     depth of the next block. In a backbone of several rows, each row is one depth.
     """
     rows = list(model.rows)[: model.backbone_rows]
-    if len(rows) == 1 and isinstance(rows[0], ResNetVD):
-        depths = {id(parameter): 0 for parameter in rows[0].conv1.parameters()}
-        blocks = [block for stage in rows[0].res_layers if isinstance(stage, VDStage) for block in stage.blocks]
-        depths |= {id(parameter): k for k, module in enumerate(blocks, 1) for parameter in module.parameters()}
-        return depths, len(blocks)
-    if len(rows) > 1 or not isinstance(rows[0], ConvNeXtV2):
+    stages = stages_of(rows[0]) if len(rows) == 1 else []
+    if not stages:
         return {id(parameter): depth for depth, row in enumerate(rows) for parameter in row.parameters()}, len(rows) - 1
-    depths = {}
+    depths: dict[int, int] = {}
     block = 0
-    for number, (downsample, stage) in enumerate(zip(rows[0].downsample_layers, rows[0].stages, strict=True)):
-        assert isinstance(stage, nn.Sequential)
-        depths |= {id(parameter): block + (number > 0) for parameter in downsample.parameters()}
-        for module in stage:
+    for number, (*before, stage) in enumerate(stages):
+        depths |= {id(parameter): block + (number > 0) for module in before for parameter in module.parameters()}
+        for module in stage.blocks if isinstance(stage, VDStage) else stage.children():
             block += 1
             depths |= {id(parameter): block for parameter in module.parameters()}
     return depths, block
