@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from nextdetr.confidence import confidence_facts, confidence_lines
 from nextdetr.errors import ModelFileError
 from nextdetr.inference.contract import UNJUDGED, Contract
-from nextdetr.weights.folder import EXPORT_FILES
+from nextdetr.weights.folder import EXPORT_FILES, is_export
 
 __all__ = [
     "PROGRAM_METADATA",
@@ -38,7 +38,7 @@ def is_exported(source: str | Path) -> bool:
     path = Path(source)
     if any((path / name).is_file() for name in CHECKPOINTS):
         return False
-    return path.suffix in FORMATS or any((path / name).is_file() for name in EXPORT_FILES)
+    return path.suffix in FORMATS or (path.is_dir() and is_export(path))
 
 
 def exported_file(source: str | Path) -> Path:
