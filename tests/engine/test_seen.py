@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from nextdetr.data.unlabelled import find_unlabelled
 from nextdetr.engine.fine_tune import seen_in_val, trained_before
 from nextdetr.engine.train import train
 from nextdetr.export.run import _contract
+from nextdetr.identity import Identity
 from nextdetr.inference.header import read_metadata
 from nextdetr.weights.checkpoint import open_model, save_opened
 from tests.helpers import squares, tiny_model
@@ -214,6 +216,13 @@ def test_images_that_end_alike_differ(tmp_path):
     data = find_unlabelled([tmp_path])
     assert len(set(file_digests(data.records))) == 1
     assert is_seen(data.records, trained_on(trained_on_metadata(data.records[:1]))) == [True, False]
+
+
+def test_the_names_of_images_are_not_in_files_for_the_web(place):
+    opened = open_model(place / "tiny.yaml")
+    opened = replace(opened, metadata=Identity((3, 7), {"a patient.png": 5}).to_metadata())
+    for kind, known in (("onnx", {"category_ids", "image_ids"}), ("web", {"category_ids"})):
+        assert known == _contract(opened, ExportConfig(format=kind)).details.keys() & {"category_ids", "image_ids"}
 
 
 def test_exports_keep_them_and_shared_folders_do_not(place, tmp_path):

@@ -273,7 +273,8 @@ def _contract(opened: OpenedModel, config: ExportConfig) -> Contract:
     # Everything the checkpoint knows is kept (licences, the data set's own ids, …), except what the graph replaces.
     known = {name: value for name, value in opened.metadata.items() if name not in NOT_CARRIED}
     if config.format == "web":
-        known.pop(TRAINED_ON, None)  # for anyone to see
+        for private in (TRAINED_ON, "image_ids"):  # it is for anyone to see
+            known.pop(private, None)
     changes = (config.image_size, config.queries, config.decoder_layers, config.latency)
     if config.precision != "float32" or any(value is not None for value in changes):
         known.pop(CALIBRATION, None)  # its bound holds for the original scores
