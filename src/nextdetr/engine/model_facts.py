@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from nextdetr.config import TrainConfig
 from nextdetr.engine.fine_tune import FineTuning
@@ -56,8 +56,10 @@ def _model(config: TrainConfig, tuning: FineTuning | None) -> str:
 
 def _facts(model: str) -> _Facts:
     model = model if model in available_models() else str(resolve_model(model))
-    stated = model.endswith(".safetensors")
-    return _facts_of(parse_model_text(read_detector_metadata(model)["model"], model) if stated else load_model_file(model))
+    if model.endswith(".safetensors"):
+        return _facts_of(read_detector_metadata(model)["model"], model)
+    file = load_model_file(model)
+    return _facts_of(file.text, file.source)
 
 
 class _Facts:
@@ -86,13 +88,7 @@ class _Facts:
         return cost
 
 
-_known: dict[tuple[str, str], _Facts] = {}
-
-
-def _facts_of(file: ModelFile) -> _Facts:
+@lru_cache(maxsize=1)
+def _facts_of(text: str, source: str) -> _Facts:
     """Build a model, unless it is the one that was asked for last: setting up a run asks several times."""
-    key = file.source, file.text
-    if key not in _known:
-        _known.clear()
-        _known[key] = _Facts(file)
-    return _known[key]
+    return _Facts(parse_model_text(text, source))
