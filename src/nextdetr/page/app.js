@@ -4,13 +4,12 @@ import { askForKey, correct, models, predict, promise, Failure } from './api.js'
 import { classesOf, DEFAULT, Item } from './boxes.js';
 import { View } from './canvas.js';
 import { keyHandler } from './keys.js';
-import { showClasses, showObjects, showStrip, focusObject, renameObject } from './panel.js';
+import { element, showClasses, showObjects, showStrip, focusObject, renameObject } from './panel.js';
 import { asCoco, asJpeg, asJson, asPicture, asYolo, download } from './save.js';
 import { dropped, isPicture, isVideo, Player } from './sources.js';
 import { chooseLanguage, otherLanguage, word } from './words.js';
 
 const LEAST = 0.05, AT_ONCE = 2;  // lower end of the slider; pictures processed at once
-const element = (id) => document.getElementById(id);
 
 const state = {
   models: [], model: null, classes: [], threshold: 0.3, hidden: new Set(), items: [], item: null, corrections: false, live: null,

@@ -1,8 +1,6 @@
 // The keyboard.
 
-import { focusObject, renameObject } from './panel.js';
-
-const element = (id) => document.getElementById(id);
+import { element, focusObject, renameObject } from './panel.js';
 
 /** What answers a key, by the actions of the page. */
 export function keyHandler(state, view, { addInTheMiddle, change, refresh, save, setAdding, turnTo }) {

@@ -3,7 +3,7 @@
 import { colourOf } from './boxes.js';
 import { word } from './words.js';
 
-const element = (id) => document.getElementById(id);
+export const element = (id) => document.getElementById(id);
 
 function make(kind, properties = {}, ...children) {
   const made = Object.assign(document.createElement(kind), properties);

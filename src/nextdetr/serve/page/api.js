@@ -60,23 +60,32 @@ async function send(path, options = {}) {
 export const models = () => send('/models');
 
 const MOST_TRIES = 6;  // of a busy server
-const pause = (seconds) => new Promise((resolve) => { setTimeout(resolve, 1000 * seconds); });
+
+/** Ask again while the server is busy; `wait` returns the seconds until then, or null for another error. */
+async function patiently(ask, wait) {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await ask();
+    } catch (error) {
+      const seconds = attempt === MOST_TRIES ? null : wait(error);
+      if (seconds === null) throw error;
+      await new Promise((resolve) => { setTimeout(resolve, 1000 * seconds); });
+    }
+  }
+}
 
 const address = (model, what) => `/models/${encodeURIComponent(model)}/${what}`;
 
 /** Detect in one file; all but the least confident boxes come, so that the slider needs no other request. */
-export async function predict(model, file, least, onWait) {
-  for (let attempt = 1; ; attempt += 1) {
-    try {
-      return await send(`${address(model, 'predict')}?confidence=${least}`, {
-        method: 'POST', body: file, headers: { 'Content-Type': file.type.startsWith('image/') ? file.type : 'application/octet-stream' },
-      });
-    } catch (error) {
-      if (error.status !== 503 || attempt === MOST_TRIES) throw error;
-      onWait(error.wait);
-      await pause(error.wait);
-    }
-  }
+export function predict(model, file, least, onWait) {
+  const ask = () => send(`${address(model, 'predict')}?confidence=${least}`, {
+    method: 'POST', body: file, headers: { 'Content-Type': file.type.startsWith('image/') ? file.type : 'application/octet-stream' },
+  });
+  return patiently(ask, (error) => {
+    if (error.status !== 503) return null;
+    onWait(error.wait);
+    return error.wait;
+  });
 }
 
 export function correct(model, file, name, detections) {
@@ -120,19 +129,10 @@ export class Stream {
     };
   }
 
-  async send(frame) {
-    for (let attempt = 1; ; attempt += 1) {
-      try {
-        return await this.ask(frame);
-      } catch (error) {
-        if (!error.busy || attempt === MOST_TRIES) throw error;
-        await pause(1);
-        if (this.closed) throw error;
-      }
-    }
-  }
+  send(frame) { return patiently(() => this.ask(frame), (error) => (error.busy ? 1 : null)); }
 
   async ask(frame) {
+    if (this.closed) throw new Failure(word('noServer'));  // while the server was busy
     if (this.socket.readyState > WebSocket.OPEN) this.connect();  // the server closes an idle stream, as of a paused video
     await this.open;
     frame.blob = await asJpeg(frame.picture);
