@@ -38,3 +38,12 @@ def pytest_fixture_setup(fixturedef):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium; playwright is imported only by tests that use it."""
+    from tests.browser import chromium
+
+    with chromium() as browser:
+        yield browser

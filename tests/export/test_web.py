@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 from playwright.sync_api import expect
 
 from nextdetr.export.web.runtime import WASM
-from tests.browser import chromium, cut_off, drop, unnamed, video
+from tests.browser import cut_off, drop, unnamed, video
 from tests.export.handmade import CLASSES
 from tests.export.web_helpers import Plain, assert_as_python, found_at, picture, served, web_folder
 
@@ -33,12 +33,6 @@ window.Worker = class extends Worker {
   }
 };
 """
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -118,15 +118,7 @@ def client(running, **settings):
     return httpx.Client(base_url=running.url, timeout=30, trust_env=False, **settings)
 
 
-# Chromium, and the page in it: playwright is imported only by tests that use these.
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from tests.browser import chromium
-
-    with chromium() as browser:
-        yield browser
+# The page in a browser.
 
 
 @pytest.fixture(scope="module")
