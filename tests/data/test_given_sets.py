@@ -42,6 +42,11 @@ YOLO = {
          "labels/a.txt": f"{CAT} {KEYPOINTS}\n{DOG} {KEYPOINTS}\n{DOG.replace('0.1', '0.2')}\n"},
         {"images/a.jpg": [CAT_BOX, DOG_BOX, ("dog", 9, 16, 21, 24)]},
     ),
+    "an even number of values, as COCO's 17 key points have": Case(
+        {"data.yaml": f"{YAML}kpt_shape: [17, 3]\n", "images/a.jpg": None,
+         "labels/a.txt": f"{CAT} {'0.1 0.9 2 ' * 17}\n{DOG} {'0.1 0.9 0 ' * 17}\n{DOG.replace('0.1', '0.2')}\n"},
+        {"images/a.jpg": [CAT_BOX, DOG_BOX, ("dog", 9, 16, 21, 24)]},
+    ),
     "key points of another number": Case(
         {"data.yaml": f"{YAML}kpt_shape: [4, 2]\n", "images/a.jpg": None, "labels/a.txt": f"{CAT} {KEYPOINTS}\n{DOG}\n"},
         {"images/a.jpg": [DOG_BOX]}, ("malformed label line",),

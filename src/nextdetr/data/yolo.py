@@ -212,7 +212,7 @@ class _Rows:
 
     def look_at(self, file: str, row: Row) -> None:
         """Count a row that may be a box with key points."""
-        if row.values > 6 and row.values % 2:
+        if row.values > 6 and not row.scored_polygon:
             self.poses[row.pose] += 1
             if row.pose and not self.pose[0]:
                 self.pose = row.values, f"{file}, {row.where},"

@@ -65,6 +65,11 @@ class Row(NamedTuple):
         box, confidence = self.tracked
         return self._replace(box=box, confidence=confidence, values=self.values - 2, track=None, tracked=None)
 
+    @property
+    def scored_polygon(self) -> bool:
+        """Whether it was read as a polygon and a confidence."""
+        return self.values > 6 and self.confidence is not None
+
 
 def label_path(image: Path) -> Path:
     """Return the expected path of an image's labels: the last folder called ``images`` becomes ``labels``."""
@@ -198,7 +203,7 @@ def read_labels(path: Path, keypoints: int, problems: list[Problem]) -> Iterator
 
 def _perhaps_tracked(row: Row, values: Sequence[float]) -> Row:
     """Return a row with its interpretation as a track row, if its last value may be a track number."""
-    if len(values) < 6 or (len(values) > 6 and len(values) % 2 == 0):
+    if len(values) < 6 or row.scored_polygon:
         return row
     track = _track(values[-1])
     if len(values) == 6:

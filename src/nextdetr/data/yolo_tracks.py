@@ -33,7 +33,7 @@ class Tracks:
 
     def takes(self, image: int, file: str, row: Row) -> bool:
         """Hold a row if it may end in a track number; those that cannot count as polygons."""
-        if row.values > 6 and row.values % 2 == 0:
+        if row.scored_polygon:
             self._scored.append((image, file, row))
             return True
         if row.track is None:
