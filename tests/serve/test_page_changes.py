@@ -147,6 +147,23 @@ def test_a_new_box_is_shown_although_its_class_was_hidden(open_page):
     count(page, 5)
 
 
+@pytest.mark.parametrize("kind", ["json", "coco", "yolo"])
+def test_changes_are_not_lost_without_a_question(open_page, kind):
+    page = open_page()
+    leaves = "() => window.dispatchEvent(new Event('beforeunload', { cancelable: true }))"
+    drop(page, ("a.jpg", scene()))
+    count(page, 3)
+    assert page.evaluate(leaves)
+    choose_first_and_move(page)
+    assert not page.evaluate(leaves)
+    downloaded(page, "picture")
+    assert not page.evaluate(leaves)
+    downloaded(page, kind)
+    assert page.evaluate(leaves)
+    page.keyboard.press("ArrowRight")
+    assert not page.evaluate(leaves)
+
+
 def test_no_key_changes_a_box_that_is_not_shown(open_page):
     page = open_page()
     drop(page, ("a.jpg", scene()))

@@ -250,7 +250,9 @@ async function saveAs(kind) {
     yolo: async () => [await asYolo(items, threshold, classes), 'yolo.zip'],
     picture: async () => [await asPicture(one, one.bitmap || one.frame?.picture, threshold, hidden, classes), `${one.name.replace(/^.*[/\\]|\.[^.]*$/g, '')}-boxes.png`],
   };
+  const steps = items.map((item) => item.steps.at(-1));
   download(...await makers[kind]());
+  if (kind !== 'picture') items.forEach((item, place) => { item.downloaded = steps[place]; });
 }
 
 // -- models
@@ -348,7 +350,7 @@ function wire() {
     dropped(event.dataTransfer).then(addFiles).catch(tell);
   });
   window.addEventListener('beforeunload', (event) => {
-    if (state.corrections && state.items.some((item) => item.changed)) event.preventDefault();
+    if (state.items.some((item) => item.isUnsaved())) event.preventDefault();
   });
 }
 

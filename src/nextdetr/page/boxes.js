@@ -15,11 +15,12 @@ export function classesOf(model, items) {
 
 export const colourOf = (index) => COLOURS[((index % COLOURS.length) + COLOURS.length) % COLOURS.length];
 
-/** A picture: its file, and its boxes in its pixels, the most confident first; `saved` is null, or the boxes that the server has. */
+/** A picture: its file, and its boxes in its pixels, the most confident first; `saved` is null, or the boxes that the server has;
+ * `downloaded` is the last change that a downloaded file has. */
 export class Item {
   constructor(file, name) {
     Object.assign(this, { file, name, state: 'waiting', error: null, bitmap: null, unseen: false, url: null, width: 0, height: 0, unlikeness: null, seconds: null });
-    Object.assign(this, { boxes: [], steps: [], chosen: null, model: null, changed: false, saved: null });
+    Object.assign(this, { boxes: [], steps: [], chosen: null, model: null, changed: false, saved: null, downloaded: null });
   }
 
   /** Store a result; `seconds` per step, including time in a queue. */
@@ -43,6 +44,11 @@ export class Item {
   isSaved(threshold) {
     const boxes = this.above(threshold);
     return this.saved?.length === boxes.length && boxes.every((box, place) => box === this.saved[place]);
+  }
+
+  /** Whether its changes are neither on the server nor in a downloaded file. */
+  isUnsaved() {
+    return this.changed && this.steps.at(-1) !== this.downloaded;
   }
 
   /** Save the state before a change, for undo. */
