@@ -330,4 +330,6 @@ def test_a_short_run_trains_the_backbone_throughout():
     start = {"backbone_weights": "b.safetensors", "backbone": "atto"}
     assert choose(**start, epochs=4).config.freeze_backbone_epochs == 0
     assert choose(**start, minutes=1.0).config.freeze_backbone_epochs == 0
+    assert choose(**start, minutes=60.0).config.freeze_backbone_epochs == 1
+    assert choose(**start, minutes=60.0, machine=GPU).config.freeze_backbone_epochs == 0  # of how many is not known
     assert choose(**start, epochs=40).config.freeze_backbone_epochs == 1

@@ -240,7 +240,7 @@ def _rates(plan: Plan, without_labels: bool) -> None:
         plan.choose("pre-trained without labels: the backbone has yet to learn the task", backbone_rate_factor=factor)
     else:
         plan.choose("the backbone was trained with labels: a low rate keeps what it learnt", backbone_rate_factor=factor)
-        if expected_epochs(plan) >= LEAST_TO_FREEZE:
+        if LEAST_TO_FREEZE <= expected_epochs(plan) < math.inf:  # of an unknown number, the first may be the only one
             plan.choose("the new head settles before the backbone follows it", freeze_backbone_epochs=1)
     if COST.get(plan.get("model"), 1.0) >= COST["nextdetr-tiny"]:
         plan.choose("a large pre-trained backbone on little data", drop_path=0.1)
