@@ -6,6 +6,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
+from urllib.request import urlopen
 
 import pytest
 from PIL import Image
@@ -69,3 +70,15 @@ def test_a_recording_from_the_web_is_whole(web):
     frames = list(frames_of(item))
     assert [frame.frame for frame in frames] == list(range(FRAMES))
     assert not any(frame.live for frame in frames)
+
+
+def test_a_file_of_what_a_camera_sent_is_whole(web, tmp_path):
+    """It was taken for the camera: most of its frames were dropped, and the others came at the times of decoding."""
+    file = tmp_path / "camera.mjpg"
+    with urlopen(f"{web}/camera.mjpg") as answer:
+        file.write_bytes(answer.read())
+    (item,) = find_images(file, videos=True)
+    frames = list(frames_of(item))
+    assert [frame.frame for frame in frames] == list(range(FRAMES))
+    assert not any(frame.live for frame in frames)
+    assert [frame.seconds for frame in frames] == pytest.approx([number / 25 for number in range(FRAMES)])

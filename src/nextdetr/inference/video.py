@@ -27,6 +27,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
 from nextdetr.errors import DataError
+from nextdetr.files import is_local
 from nextdetr.inference.moving import Video
 from nextdetr.inference.tags import VideoTags
 
@@ -47,7 +48,8 @@ USUAL_RATE = 25.0  # frames a second where a video does not say
 STATES_SECONDS = ("matroska", "webm", "flv")  # containers that state their length first, so that a cut file still does
 CUT = 0.9  # of that length, below which the file is taken to be cut
 
-#: FFmpeg's name of pictures that a camera sends over HTTP one by one, as MJPEG: it takes them for 25 a second.
+#: FFmpeg's name of pictures that a camera sends over HTTP one by one, as MJPEG, and of a file with what it sent: FFmpeg
+#: takes them for 25 a second.
 PUSHED = "mpjpeg"
 
 Pixels = NDArray[np.uint8]
@@ -82,10 +84,12 @@ def read_frames(video: Video) -> Generator[Frame]:
     """
     stop = threading.Event()
     container = _open(video)
-    if container.format.name == PUSHED:
+    pushed = _is_pushed(container, video)
+    if pushed:
         video = replace(video, live=True)
     waiting: Queue[Frame | Exception | None] = Queue(AHEAD_LIVE if video.live else AHEAD)
-    thread = threading.Thread(target=_decode, args=(container, video, waiting, stop), name="nextdetr-decode", daemon=True)
+    arguments = (container, video, waiting, stop, pushed)
+    thread = threading.Thread(target=_decode, args=arguments, name="nextdetr-decode", daemon=True)
     thread.start()
     try:
         seen = 0
@@ -121,12 +125,19 @@ def _open(video: Video) -> Any:
     if not container.streams.video:
         container.close()
         raise DataError(f"{video.name} has no picture, only {', '.join(s.type for s in container.streams) or 'nothing'}.")
-    live = video.live or container.format.name == PUSHED
+    live = video.live or _is_pushed(container, video)
     container.streams.video[0].thread_type = "SLICE" if live else "AUTO"  # decoding frames at once delays each by as many
     return container
 
 
-def _decode(container: Any, video: Video, waiting: Queue[Frame | Exception | None], stop: threading.Event) -> None:
+def _is_pushed(container: Any, video: Video) -> bool:
+    """Whether a camera sends the pictures now; a file of them waits for its reader, and has no times but FFmpeg's."""
+    return container.format.name == PUSHED and not is_local(video.source)
+
+
+def _decode(
+    container: Any, video: Video, waiting: Queue[Frame | Exception | None], stop: threading.Event, pushed: bool
+) -> None:
     """Run in a thread: put frames, and at the end None, or what went wrong in a way that nobody expected."""
     stream = container.streams.video[0]
     convert = VideoReformatter()
@@ -155,7 +166,7 @@ def _decode(container: Any, video: Video, waiting: Queue[Frame | Exception | Non
                 broken = _reason(error)
                 break
             for picture in frames:
-                when = time.monotonic() if container.format.name == PUSHED else picture.time
+                when = time.monotonic() if pushed else picture.time
                 pixels, tags = _shown(picture, convert, stream.sample_aspect_ratio, rate, count)
                 frame = Frame(index, clock.at(when), pixels, tags, video.live)
                 _put(waiting, frame, stop, newest=video.live)
