@@ -210,6 +210,10 @@ LABELME = {
          "test/c.jpg": None, "test/d.jpg": None},
         {"a.jpg": [CAT]}, ("image without annotations",), splits=("train", "test"),
     ),
+    "another program's file beside folders of splits other than train": Case(
+        "labelme: test/c.json",
+        {"notes.json": "{}", "test/c.json": labelme("c.jpg", OUTLINE), "test/c.jpg": None}, "there is no split train",
+    ),
     "a folder with the word test in its name": Case(
         "labelme: crash test 2/a.json", {"crash test 2/a.json": labelme("a.jpg", RECTANGLE), "crash test 2/a.jpg": None},
         {"crash test 2/a.jpg": [CAT]}, classes=("cat",),
@@ -309,6 +313,11 @@ IMAGEFOLDER = {
          "metadata.csv": 'file_name,bbox,category,label,iscrowd\na.jpg,"[[24, 12, 12, 16]]","[""cat""]",day,[1]\n'
                          "b.jpg,,,night,\n"},
         {"a.jpg": [("cat crowd", *CAT[1:])], "b.jpg": []}, classes=("cat",),
+    ),
+    "a CSV with a column of texts that has no name": Case(
+        "imagefolder: metadata.csv",
+        {"a.jpg": None, "metadata.csv": ',file_name,bbox,category\nfirst,a.jpg,"[[24, 12, 12, 16]]","[""cat""]"\n'},
+        {"a.jpg": [CAT]}, classes=("cat",),
     ),
     "numbers of objects, and others of images, that a README names": Case(
         "imagefolder: metadata.jsonl",

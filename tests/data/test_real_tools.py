@@ -76,6 +76,12 @@ SETS = {
         ("ambiguous name", "ambiguous name", "image without annotations", "image without annotations", "missing image",
          "missing image"), ("cat",),
     ),
+    "Open Images, masks and previews beside the folder of images": Case(
+        "csv: boxes.csv",
+        {"boxes.csv": OPEN_IMAGES + "".join(f"{name},xclick,cat,1,0.4,0.6,0.3,0.7,0,0,0,0,0\n" for name in ("a", "b")),
+         "images/a.jpg": None, "masks/a.png": None, "images/1/b.jpg": None, "previews/b.jpg": None},
+        {"a": [CAT], "b": [CAT]}, classes=("cat",),
+    ),
     "CSV, fractions in place of pixels": Case(
         "csv: a.csv", {"a.csv": f"{TF}a.jpg,60,40,cat,0.4,0.3,0.6,0.7\na.jpg,60,40,dog,0.2,0.4,0.3,0.6\n", "a.jpg": None},
         {"a.jpg": [CAT, DOG]}, ("fractions in place of pixels",),
@@ -124,6 +130,25 @@ SETS = {
          "images/a.jpg": None, "labels/a.txt": "0 0.5 0.5 0.2 0.4", "images/b.jpg": None,
          "labels/b.txt": "1 0.25 0.5 0.1 0.2"},
         {"images/a.jpg": [CAT]}, splits=("train", "val"),
+    ),
+    "YOLO with a list that joins its splits": Case(
+        "yolo: classes.txt",
+        {"classes.txt": "cat\ndog\n", "trainval.txt": "images/train/a.jpg\nimages/val/b.jpg\n",
+         "images/train/a.jpg": None, "labels/train/a.txt": "0 0.5 0.5 0.2 0.4", "images/val/b.jpg": None,
+         "labels/val/b.txt": "1 0.25 0.5 0.1 0.2"},
+        {"images/train/a.jpg": [CAT]}, splits=("train", "val"),
+    ),
+    "YOLO of another computer, val in the folder of train": Case(
+        "yolo: data.yaml",
+        {"data.yaml": "train: D:\\x\\images\nval: D:\\x\\images\\val\nnames: [cat, dog]\n", "images/a.jpg": None,
+         "labels/a.txt": "0 0.5 0.5 0.2 0.4", "images/val/b.jpg": None, "labels/val/b.txt": "1 0.25 0.5 0.1 0.2"},
+        {"images/a.jpg": [CAT], "images/val/b.jpg": [DOG]}, ("path of another computer",), splits=("train", "val"),
+    ),
+    "KITTI, and folders of the same splits without labels": Case(
+        "kitti: train/label_2/",
+        {"train/label_2/a.txt": KITTI_CAT, "train/image_2/a.jpg": None, "training/notes.txt": "",
+         "val/label_2/b.txt": KITTI_DOG, "val/image_2/b.jpg": None, "validation/notes.txt": ""},
+        {"a": [CAT]}, splits=("train", "val"),
     ),
     "folders of text files are no KITTI": Case("", {"labels/a.txt": "a cat", "data/a.jpg": None}, "not recognised"),
     "labelme, JSON files in a folder of their own": Case(

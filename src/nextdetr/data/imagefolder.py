@@ -159,7 +159,7 @@ def _csv_rows(file: Path, problems: list[Problem]) -> Iterator[tuple[str, dict[s
 def _json_columns(columns: Sequence[str]) -> set[str]:
     """Return the columns of a CSV whose cells are JSON, those of objects; others may hold any text, also a ``label``."""
     kinds = (("objects",),) if "objects" in columns else (BOX_KEYS, CATEGORY_KEYS, ("iscrowd",))
-    return {next((key for key in keys if key in columns), "") for keys in kinds}
+    return {key for keys in kinds for key in [key for key in keys if key in columns][:1]}
 
 
 IMAGEFOLDER = Format(

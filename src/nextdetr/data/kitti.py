@@ -65,9 +65,10 @@ def _pairs(path: Path) -> dict[str, tuple[Path, Path]]:
         pair = _pair(folder)
         if pair is not None:
             return {_LONE: pair}
-    below = {split_called(folder.name) or folder.name.lower(): _pair(folder) for folder in subfolders(path)}
-    splits = {"train": "train" if below.get("train") else "default", "val": "val", "test": "test"}
-    return {split: pair for split, name in splits.items() if (pair := below.get(name)) is not None}
+    found = ((folder.name, _pair(folder)) for folder in subfolders(path))
+    below = {split_called(name) or name.lower(): pair for name, pair in found if pair is not None}
+    splits = {"train": "train" if "train" in below else "default", "val": "val", "test": "test"}
+    return {split: below[name] for split, name in splits.items() if name in below}
 
 
 def _recognise(glance: Glance) -> str:

@@ -49,15 +49,18 @@ _WHOLE = ("rectangle", "rotation")  # shapes that are not parts of an object: ot
 def _recognise(glance: Glance) -> str:
     if glance.is_file:
         return ""
-    files = (path for path in glance.nested(".json")[:_ENOUGH] if _KEYS.search(start_of(path)))
-    found = next(files, None)
+    found = next(filter(_has_keys, glance.nested(".json")[:_ENOUGH]), None)
     return "" if found is None else glance.shown(found)
+
+
+def _has_keys(path: Path) -> bool:
+    return _KEYS.search(start_of(path)) is not None
 
 
 def _open(glance: Glance) -> dict[str, SplitReader]:
     splits = {split_called(folder.name) for folder in glance.folders} - {""}
-    loose = any(not _split_of(path, glance.path) for path in glance.nested(".json"))
-    rest = _LONE if not splits or (loose and _LONE not in splits) else ""
+    loose = (path for path in glance.nested(".json") if not _split_of(path, glance.path))
+    rest = _LONE if not splits or (_LONE not in splits and any(map(_has_keys, loose))) else ""
     return {split: partial(_read, glance.path, split, rest) for split in sorted(splits | {rest} - {""})}
 
 

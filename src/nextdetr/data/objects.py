@@ -127,20 +127,24 @@ def locate(found: Sequence[Annotated], folders: Sequence[Path], about: str = "")
             item.path = _plain_place(item.name, places)
             missing += [] if item.path else [item]
     others = OtherSplits(about)
-    unclear: dict[int, Annotated] = {}  # by identity; not looked for elsewhere, where another image may have the name
+    unclear: dict[int, tuple[Annotated, Path, str]] = {}  # by identity: entry, folder with several such images, message
     for folder in places if missing else ():
         listing = list_images(folder)
         problems += [problem for problem in listing.problems if problem not in problems]
         index = NameIndex([path.relative_to(folder).as_posix() for path in listing.files], folder)
         for item in missing:
+            if id(item) in unclear and not folder.is_relative_to(unclear[id(item)][1]):
+                continue  # in a part of that folder one of them may be meant, but elsewhere another image may have the name
             hits = [hit for hit in index.find(item.name) if not others.has(index.names[hit], item.name)]
             if len(hits) == 1:
                 item.path = listing.files[hits[0]]
+                unclear.pop(id(item), None)
             elif len(hits) > 1:
                 message = f"{item.name} may be any of {index.describe(hits)}, so none is taken; write the folder too"
-                problems.append(Problem(item.file, item.where, message, "ambiguous name"))
-                unclear[id(item)] = item
-        missing = [item for item in missing if item.path is None and id(item) not in unclear]
+                unclear[id(item)] = item, folder, message
+        missing = [item for item in missing if item.path is None]
+    problems += [Problem(item.file, item.where, message, "ambiguous name") for item, _, message in unclear.values()]
+    missing = [item for item in missing if id(item) not in unclear]
     if missing and len(missing) == len(found):
         names = [item.name for item in missing]
         moved = find_moved(names, places, about)
@@ -148,7 +152,7 @@ def locate(found: Sequence[Annotated], folders: Sequence[Path], about: str = "")
             missing[position].path = path
         problems += moved.tell(names, missing[0].file)
         missing = [item for item in missing if item.path is None]
-    for item in (*missing, *unclear.values()):
+    for item in (*missing, *(item for item, _, _ in unclear.values())):
         item.path = (places or list(folders))[0] / item.name.replace("\\", "/")
     return problems
 

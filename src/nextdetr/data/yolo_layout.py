@@ -104,7 +104,11 @@ def _from_yaml(path: Path) -> _Layout:
 
 def _entries(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of the splits; CVAT writes subsets as they are called in its projects (``Train``)."""
-    return {key: value for key, value in content.items() if value and (split_called(key) or key in _SPLITS)}
+    return {key: value for key, value in content.items() if value and _is_split(key)}
+
+
+def _is_split(name: str) -> bool:
+    return bool(split_called(name)) or name.lower() in _SPLITS
 
 
 def _root(content: Mapping[str, Any], source: Path) -> Path:
@@ -192,10 +196,11 @@ def _tail(entry: str, split: str, layout: _Layout, bases: Sequence[Path]) -> Pat
     """Return the ending of a foreign path that exists here, if no other split's path ends the same or lies in it."""
     values = [value if isinstance(value, list) else [value] for key, value in layout.entries.items() if key != split]
     others = [str(item).replace("\\", "/") for value in values for item in value]
+    others = [other for other in others if not f"{other}/".startswith(f"{entry}/")]  # the same, or in it where it was made
     parts = [part for part in PurePosixPath(entry).parts if part not in ("..", "/")]
     for start in range(len(parts)):
         tail = "/".join(parts[start:])
-        if any(other != entry and f"/{tail}/" in f"/{other}/" for other in others):
+        if any(f"/{tail}/" in f"/{other}/" for other in others):
             return None
         found = next((base / tail for base in bases if (base / tail).exists()), None)
         if found is not None:
@@ -267,7 +272,7 @@ def _first_images(path: Path, root: Path) -> list[Path]:
 
 def _split_folders(root: Path) -> dict[str, list[Path]]:
     """Find list files or folders named after splits, or the folder of all images; {} if there are none."""
-    texts = [name for name in sorted(os.listdir(root)) if name.lower().endswith(".txt") and split_words([name[:-4]])]  # noqa: PTH208
+    texts = [name for name in sorted(os.listdir(root)) if name.lower().endswith(".txt") and _is_split(name[:-4])]  # noqa: PTH208
     lists = {name[:-4]: [root / name] for name in texts if _lists_images(root / name)}
     if lists:
         return lists
