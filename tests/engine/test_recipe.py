@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from nextdetr.cli.commands import app
 from nextdetr.config import TrainConfig, build_config
 from nextdetr.config_file import read_config_file
 from nextdetr.data.records import DetectionData, ImageRecord
@@ -60,7 +61,7 @@ def test_cells_on_a_laptop():
 def test_few_images_may_have_no_up():
     few = replace(CELLS, images=50, boxes=700)
     assert choose(few).config.auto_turn
-    assert "--auto-turn true: if the detector turns out to find turned objects too" in choose(few).text
+    assert "--auto-turn: if the detector turns out to find turned objects too" in choose(few).text
     for given in ({"rotate90": False}, {"flip_vertical": True}, {"auto_turn": False}, {"flip_horizontal": False}):
         assert not choose(few, **given).config.auto_turn
     assert not choose().config.auto_turn
@@ -125,6 +126,16 @@ def test_every_setting_that_is_chosen_is_told_or_is_the_default():
                 default = TrainConfig.model_fields[name].default
                 told = f"--{name.replace('_', '-')} " in recipe.text
                 assert told or value == default or name in ("cache_gigabytes", "backbone_rate_factor"), name
+
+
+def test_choices_are_told_as_they_are_typed():
+    few = replace(CELLS, images=50, boxes=100)
+    recipes = [choose(few), choose(replace(few, classes=("left", "RBC", "WBC"))), choose(machine=GPU)]
+    for recipe in recipes:
+        words = [word for reason in recipe.reasons if reason.startswith("--") for word in reason.partition(": ")[0].split()]
+        assert words
+        app.parse_args(["train", *words], exit_on_error=False, print_error=False)
+    assert "--no-flip-horizontal: the class 'left'" in recipes[1].text
 
 
 @pytest.mark.parametrize(

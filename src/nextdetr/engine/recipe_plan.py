@@ -68,7 +68,7 @@ class Plan:
         fresh = {name: value for name, value in values.items() if name not in self.given}
         self.chosen |= fresh
         if fresh and reason:
-            shown = " ".join(f"--{name.replace('_', '-')} {_shown(value)}" for name, value in fresh.items())
+            shown = " ".join(_shown(name.replace("_", "-"), value) for name, value in fresh.items())
             self.reasons.append(f"{shown}: {reason}")
 
     @property
@@ -101,5 +101,8 @@ class Plan:
         return int(self.get("batch_size")) * self.config.accumulate * self.machine.processes
 
 
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+def _shown(option: str, value: Any) -> str:
+    """Return an option as it is written on the command line."""
+    if isinstance(value, bool):
+        return f"--{option}" if value else f"--no-{option}"
+    return f"--{option} {value:g}" if isinstance(value, float) else f"--{option} {value}"

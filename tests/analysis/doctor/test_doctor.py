@@ -267,7 +267,7 @@ def test_without_val_the_settings_are_those_for_the_images_that_are_left(tmp_pat
     recipe = result.recipe
     assert "few images to score" not in by_kind(result)
     assert any(line.startswith("--batch-size 4: 22 steps an epoch") for line in recipe)
-    assert any(line.startswith("--auto-turn true") for line in recipe)
+    assert any(line.startswith("--auto-turn: ") for line in recipe)
 
 
 def test_a_split_made_of_others_is_no_leak(sound, tmp_path):
