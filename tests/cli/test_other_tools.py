@@ -209,6 +209,14 @@ def test_a_data_set_without_its_option_is_answered(capsys):
     assert "'photos' is not expected here: did you mean --data photos?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", ["true", "False"])
+def test_a_switch_with_a_value_is_answered(value, capsys):
+    assert run(["train", "--data", "photos", "--auto-turn", value]) == 2
+    message = capsys.readouterr().err
+    assert f"'{value}' is not expected here: a switch has no value" in message
+    assert "--data" not in message
+
+
 @pytest.mark.parametrize("entry", OPTIONS, ids=lambda entry: entry.names)
 def test_the_table_names_what_exists(entry):
     assert bool(entry.ours) != bool(entry.answer)

@@ -112,6 +112,8 @@ def _unused(error: Exception) -> str:
     if not isinstance(error, UnusedCliTokensError) or not error.unused_tokens:
         return ""
     word = error.unused_tokens[0].strip()
+    if word.lower() in ("true", "false"):
+        return f"{word!r} is not expected here: a switch has no value, and is turned off with --no- before its name."
     takes_data = (error.command_chain or ("",))[0] in ("train", "val", "report", "compare", "calibrate")
     hint = f"did you mean --data {word}?" if takes_data else "it is neither an option nor the value of one."
     return f"{word!r} is not expected here: {hint}"
