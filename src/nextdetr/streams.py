@@ -62,7 +62,7 @@ class Predicting:
                 ``features``, pictures of each backbone stage and fusion level there.
 
         Raises:
-            DataError: no image is found, or one cannot be read.
+            DataError: no image is found, or none of them can be read; one that cannot has a ``problem`` and no detections.
         """
         from nextdetr.inference.results import Result, Results
         from nextdetr.preprocess import is_image_source
@@ -141,7 +141,7 @@ def predictions(
 
     Raises:
         ConfigError: a setting cannot go with this detector.
-        DataError: no image is found, or one cannot be read.
+        DataError: no image is found, or none of them can be read.
     """
     from nextdetr.inference.opened import settle, warn_of_random_weights, warn_of_training
     from nextdetr.inference.pipeline import file_identity, predict_stream
