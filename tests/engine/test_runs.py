@@ -71,6 +71,15 @@ def test_the_score_is_that_of_the_weights_that_the_run_kept(folder):
     assert nextdetr.runs(folder / "low").runs[0].AP == 0.1
 
 
+def test_without_any_ap_the_weights_are_the_last_ones(folder):
+    """An AP of 0 never stays the best of a run."""
+    rows = "1,5,10.5,0.1,3.5,0,0\n2,10,21,0.1,3.1,,\n3,15,75,0.1,2.9,0,0\n4,20,90,0.1,2.8,,\n"
+    (folder / "low" / "metrics.csv").write_text(TABLE + rows)
+    assert nextdetr.runs(folder / "low").runs[0].best_epoch == 3
+    keep(folder / "low", {"AP": 0.0, "AP50": 0.0})
+    assert nextdetr.runs(folder / "low").runs[0].best_epoch == 3
+
+
 def test_the_command(folder, capsys):
     assert run(["runs", str(folder), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)

@@ -120,6 +120,8 @@ def _best(path: Path, table: Sequence[dict[str, str]]) -> tuple[float | None, fl
     """Return AP, AP50 and epoch of a run's best weights, which with few images of ``val`` need not have its highest AP."""
     scored = [row for row in table if row.get("AP")]
     best = max(scored, key=lambda row: float(row["AP"]), default={})
+    if scored and not float(best["AP"]):  # an AP of 0 never stays the best
+        best = scored[-1]
     kept = _kept(path)
     if kept:
         same = [row for row in scored if all(_is_near(row.get(name), value) for name, value in kept.items())]
