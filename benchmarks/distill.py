@@ -22,7 +22,7 @@ from typing import Any
 
 from nextdetr import Detector
 from nextdetr.inference.header import is_exported
-from results import claim, machine, write_result
+from results import claim, machine, with_seeds, write_result
 from training import shown, train_once
 
 VARIANTS: dict[str, dict[str, float]] = {
@@ -114,7 +114,7 @@ def main() -> None:
         for variant in dict.fromkeys((best, *(["plain"] if "plain" in means else []))):
             found = [test(options, variant, seed) for seed in options.seeds]
             lines += ["", f"`test`, {variant}{', chosen on `val`' if variant == best else ''}: {shown(found)} AP."]
-    write_result(f"distill-{Path(options.model).stem}", lines, write=options.write)
+    write_result(with_seeds(f"distill-{Path(options.model).stem}", options.seeds), lines, write=options.write)
 
 
 def teacher_line(options: argparse.Namespace) -> str:

@@ -27,7 +27,7 @@ from few_labels import BATCH, cut
 from nextdetr import Detector
 from nextdetr.files import write_text_atomic
 from peer_data import read_splits, write_yolo
-from results import claim, machine, write_result
+from results import claim, machine, with_seeds, write_result
 from training import result_file, shown, train_once
 
 MIXED, TURNED = {"mosaic": 0.5, "copy_paste": 0.5}, {"flip_vertical": True, "rotate90": True}
@@ -101,7 +101,7 @@ def main() -> None:
         last = [result["last"] for result in results]
         best = statistics.mean(result["best"]["metrics"]["AP"] for result in results)
         lines.append(f"| {variant} | {shown(last, 3)} | {best:.3f} |")
-    write_result(f"few-images-{Path(options.data).stem}", lines, write=options.write)
+    write_result(with_seeds(f"few-images-{Path(options.data).stem}", options.seeds), lines, write=options.write)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ from nextdetr.engine.recipe import FEW_IMAGES
 from nextdetr.files import write_text_atomic
 from peer_data import read_splits, write_yolo
 from peers import run_peer
-from results import FOLDER, machine, write_result
+from results import FOLDER, machine, with_seeds, write_result
 
 ROWS = ("random", "turned", "pretrained", "unlabelled", "together", "yolo26n")
 PRETRAIN_SHARE = 1 / 3  # of the minutes
@@ -255,7 +255,7 @@ def report(options: argparse.Namespace, state: dict[str, Any]) -> None:
         f"`python benchmarks/few_labels.py {shlex.join(sys.argv[1:])}`. {machine()}",
     ]
     unit = f"{options.minutes:g}-minutes" if options.steps is None else f"{options.steps}-steps"
-    tag = f"few-labels-{Path(options.data).stem}-{unit}"
+    tag = with_seeds(f"few-labels-{Path(options.data).stem}-{unit}", options.seeds)
     for split in ("val", *(["test"] if options.test else [])):
         found = scores(options, state, split)
         heads = "".join(f" {100 * fraction:g} % |" for fraction in options.fractions)

@@ -20,7 +20,7 @@ import torch
 from nextdetr import Detector
 from nextdetr.engine.log import read_table
 from nextdetr.files import write_text_atomic
-from results import claim, machine, write_result
+from results import claim, machine, with_seeds, write_result
 from training import result_file, shown, train_once
 
 OPTIMIZERS = ("adamw", "muon")
@@ -87,7 +87,8 @@ def main() -> None:
         epochs = ", ".join(str(result["epochs"]) for result in results)
         tested = f" {shown([result['test'] for result in results], 3)} |" if options.test else ""
         lines.append(f"| {optimizer} | {shown(best, 3)} | {shown(half, 3)} | {epochs} |{tested}")
-    write_result(f"optimizers-{Path(options.model).stem}-{Path(options.data).stem}", lines, write=options.write)
+    name = with_seeds(f"optimizers-{Path(options.model).stem}-{Path(options.data).stem}", options.seeds)
+    write_result(name, lines, write=options.write)
 
 
 if __name__ == "__main__":

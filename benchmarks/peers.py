@@ -32,7 +32,7 @@ from nextdetr.data.records import DetectionData
 from nextdetr.weights.checkpoint import read_metrics
 from nextdetr.weights.tensorfile import read_metadata
 from peer_data import read_splits, score_predictions, write_yolo
-from results import claim, machine, plot_curves, write_result
+from results import claim, machine, plot_curves, with_seeds, write_result
 
 Curve = list[tuple[float, float]]  # minutes, AP on val
 RUNNER = Path(__file__).parent / "peer_ultralytics.py"
@@ -111,9 +111,7 @@ def report_ours(
 
 def report(results: dict[int, dict[str, dict[str, Any]]], options: argparse.Namespace, final: str) -> None:
     """Print the table and, on request, write it with the plot."""
-    tag, seeds = f"peers-{Path(options.data).stem}", [str(seed) for seed in results]
-    if seeds != ["0"]:
-        tag += f"-seed-{'-'.join(seeds)}"
+    tag, seeds = with_seeds(f"peers-{Path(options.data).stem}", list(results), (0,)), [str(seed) for seed in results]
     curves = {
         name if len(seeds) == 1 else f"{name}, seed {seed}": result["curve"]
         for seed, found in results.items()

@@ -74,6 +74,11 @@ def ratio(before: Sequence[float], after: Sequence[float]) -> tuple[float, float
     return float(np.median(ratios)), float(low), float(high)
 
 
+def with_seeds(name: str, seeds: Sequence[int], usual: Sequence[int] = (0, 1, 2)) -> str:
+    """Return the name of a result with its seeds, unless they are the usual ones, so that parts of a study are all kept."""
+    return name if tuple(seeds) == tuple(usual) else f"{name}-seed-{'-'.join(map(str, seeds))}"
+
+
 def write_result(name: str, lines: Sequence[str], *, write: bool) -> None:
     """Print the result; with ``write``, also save it as ``results/<name>-<date>.md``."""
     text = "\n".join(lines) + "\n"
