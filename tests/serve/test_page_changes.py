@@ -86,6 +86,21 @@ def test_what_was_corrected_keeps_its_classes_when_another_model_is_chosen(open_
     assert [category["name"] for category in saved["categories"]] == CLASSES
 
 
+def test_what_was_saved_stays_corrected_when_a_later_change_is_undone(open_page, two_models):
+    """The picture counted as unchanged then, and the next model replaced its boxes."""
+    page = open_page(server=two_models)
+    drop(page, ("a.jpg", scene()))
+    count(page, 3)
+    choose_first_and_move(page)
+    page.get_by_role("button", name="Save this picture").click()
+    expect(page.locator("#strip .mark")).to_have_text("✓")
+    choose_first_and_move(page)
+    page.keyboard.press("Control+z")
+    expect(page.locator("#strip .mark")).to_have_text("3*")
+    page.locator("#model").select_option("two")
+    assert names(page) == CLASSES
+
+
 def test_an_error_of_one_model_is_not_shown_beside_the_result_of_another(open_page, two_models):
     page = open_page(server=two_models)
     two_models.engines["a"].broken = lambda value: True

@@ -53,7 +53,7 @@ export class Item {
 
   /** Save the state before a change, for undo. */
   remember() {
-    this.steps.push({ boxes: this.boxes.map((box) => ({ ...box, box: [...box.box] })), changed: this.changed });
+    this.steps.push({ boxes: this.boxes.map((box) => ({ ...box, box: [...box.box] })), changed: this.changed || this.saved !== null });
     if (this.steps.length > MOST_STEPS) this.steps.shift();
     this.changed = true;
     this.saved = null;
