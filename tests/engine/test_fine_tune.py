@@ -72,7 +72,9 @@ def test_muon_learns_new_classes_and_adamw_adapts_to_known_ones():
     )
     for plan, model, optimizer, rate in (
         (new, "nextdetr-zepto", "muon", 1.6e-3), (known, "nextdetr-zepto", "adamw", 1e-4),
-        (new, "best.safetensors", "muon", 1.6e-3),
+        (new, "best.safetensors", "muon", 1.6e-3), (new, "own.yaml", "muon", 1.6e-3),
+        (new, "nextdetr-zepto-p2", "adamw", 8e-4), (new, "nextdetr-pico", "adamw", 4e-4),  # another model than the weights'
+        (plan_fine_tuning(CELLS.classes, identity(["car"]), "nextdetr-zepto"), "nextdetr-zepto", "muon", 1.6e-3),
     ):  # fmt: skip
         config = recipe(plan, model=model).config
         assert (config.optimizer, config.learning_rate) == (optimizer, rate)

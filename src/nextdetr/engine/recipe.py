@@ -224,7 +224,9 @@ def _rates(plan: Plan, without_labels: bool) -> None:
         plan.choose(reason, learning_rate=round(min(RATE_MOST, RATE * scale) * GENTLE, 7))
         return
     few = len(plan.data.classes) <= FEW_CLASSES
-    model = plan.get("model") if tuning is None or tuning.model is None else tuning.model
+    model = plan.shipped
+    if tuning is not None and tuning.model is not None and model.endswith((".yaml", ".yml")):
+        model = tuning.model  # close to it, or its weights would not fit
     base, times = RATE_OF.get(model, RATE) if few else RATE_MANY, _optimizer(plan, model, without_labels)
     rate = times * min(RATE_MOST, base * scale)
     measured = "what this model was trained with here" if few else f"{len(plan.data.classes)} classes need a lower rate"
