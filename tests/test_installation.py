@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 
 import pytest
 
 from nextdetr.errors import missing_extra
-from nextdetr.installation import install_command
+from nextdetr.installation import install_command, to_paste
 
 
 @pytest.fixture
@@ -69,3 +70,12 @@ def test_the_packages_own_dependencies_have_no_extra(installed):
     assert install_command() == install_command("")
     installed(None)
     assert install_command() == "pip install nextdetr"
+
+
+def test_commands_on_windows_have_double_quotes(installed, monkeypatch):
+    """A backslash needs none, and for cmd.exe a single quote is a letter of the path."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert to_paste(["nextdetr", "train", "--resume", r"C:\runs\train"]) == r"nextdetr train --resume C:\runs\train"
+    assert to_paste(["nextdetr", "predict", r"my runs\a.safetensors"]) == r'nextdetr predict "my runs\a.safetensors"'
+    installed(None)
+    assert install_command("train") == "pip install nextdetr[train]"

@@ -1,14 +1,25 @@
-"""How this package was installed, so that messages can say how to add to it."""
+"""How this package was installed, so that messages can say how to add to it, and how they write commands."""
 
 from __future__ import annotations
 
 import functools
 import json
 import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["install_command"]
+__all__ = ["install_command", "to_paste"]
+
+
+def to_paste(words: Sequence[str]) -> str:
+    """Return a command line that can be pasted into a shell; that of Windows knows double quotes only."""
+    if sys.platform == "win32":
+        from subprocess import list2cmdline
+
+        return list2cmdline(words)
+    return shlex.join(words)
 
 
 @functools.cache
@@ -19,7 +30,7 @@ def install_command(extra: str = "") -> str:
         extra: name of the extra; empty for the package's own dependencies.
     """
     extras = f"[{extra}]" if extra else ""
-    return f"pip install {_origin(extras) or shlex.quote(f'nextdetr{extras}')}"
+    return f"pip install {_origin(extras) or to_paste([f'nextdetr{extras}'])}"
 
 
 def _origin(extras: str) -> str | None:
@@ -34,12 +45,12 @@ def _origin(extras: str) -> str | None:
             path = url2pathname(urlsplit(url).path)
             if not Path(path).exists():
                 return None
-            return ("-e " if is_editable else "") + shlex.quote(f"{path}{extras}")
+            return ("-e " if is_editable else "") + to_paste([f"{path}{extras}"])
         if repository is not None:
             branch = repository.get("requested_revision")
             url = f"{repository['vcs']}+{url}" + (f"@{branch}" if branch else "")
         folder = f"#subdirectory={known['subdirectory']}" if "subdirectory" in known else ""
-        return shlex.quote(f"nextdetr{extras} @ {url}{folder}")
+        return to_paste([f"nextdetr{extras} @ {url}{folder}"])
     except (LookupError, TypeError, AttributeError, ValueError, OSError):
         return None
 

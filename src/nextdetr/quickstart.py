@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nextdetr.config import QuickstartConfig, TrainConfig, ValConfig
 from nextdetr.errors import ConfigError, Interrupted
 from nextdetr.files import atomic_write, exclusive, latest_directory, new_directory_if_used
+from nextdetr.installation import to_paste
 
 if TYPE_CHECKING:
     from nextdetr.engine.log import Display
@@ -139,7 +139,7 @@ def _train(
     except Interrupted as error:
         names = [name for name in ("minutes", "seed", "output") if name in config.model_fields_set]
         given = [word for name in names for word in (f"--{name}", str(getattr(config, name)))]
-        command = shlex.join(["nextdetr", "quickstart", *given])
+        command = to_paste(["nextdetr", "quickstart", *given])
         raise Interrupted(f"stopped while training; continue with: {command}") from error
 
 

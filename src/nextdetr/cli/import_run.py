@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from nextdetr.cli.common import Json, Verbose, print_json, say
+from nextdetr.installation import to_paste
 
 __all__ = ["import_run"]
 
@@ -45,4 +45,4 @@ def import_run(
             say(f"  {title}: {', '.join(names)}")
     for note in result.notes:
         sys.stderr.write(f"{note}\n")
-    say(f"Continue from it: {shlex.join(['nextdetr', 'train', '--config', str(result.config)])} --output NEW")
+    say(f"Continue from it: {to_paste(['nextdetr', 'train', '--config', str(result.config)])} --output NEW")

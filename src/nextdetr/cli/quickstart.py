@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from nextdetr.cli.common import Json, Verbose, print_json, say, settings
 from nextdetr.config import QuickstartConfig
+from nextdetr.installation import to_paste
 
 __all__ = ["quickstart"]
 
@@ -48,4 +48,4 @@ def quickstart(
     report = report_target(result.checkpoint)
     if report.is_file():
         say(f"Report, with scores, errors and the worst images: {report}")
-    say(f"Next: {shlex.join(['nextdetr', 'predict', result.checkpoint])} YOUR_IMAGE.jpg")
+    say(f"Next: {to_paste(['nextdetr', 'predict', result.checkpoint])} YOUR_IMAGE.jpg")

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from nextdetr.cli.other_tools import find, suggested_command
 from nextdetr.errors import ConfigError
+from nextdetr.installation import to_paste
 
 __all__ = ["prepare"]
 
@@ -94,7 +94,7 @@ def _source(words: list[str]) -> list[str]:
     if images and not model and (len(left) < 2 or left[1].startswith("-")):
         model = _taken(left, "--weights")  # as YOLOv5 calls it
         if not model:
-            raise ConfigError(f"the model comes first: nextdetr {words[0]} MODEL {shlex.join(images)}.")
+            raise ConfigError(f"the model comes first: nextdetr {words[0]} MODEL {to_paste(images)}.")
     if not images and not model:
         return words
     return [words[0], *(model or left[1:2]), *images, *left[1 if model else 2 :]]
@@ -233,7 +233,7 @@ def _line(command: str, pairs: Sequence[tuple[str, str]], rest: Sequence[str]) -
         else:
             option = own if own in known or other is None else f"--{other.ours}"
             options += _switch(option, value, known.get(option))
-    return shlex.join(["nextdetr", command, *places, *rest, *options]), answers
+    return to_paste(["nextdetr", command, *places, *rest, *options]), answers
 
 
 def _switch(option: str, value: str, hint: Any) -> list[str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from nextdetr import __version__
 from nextdetr.extras import is_installed
-from nextdetr.installation import install_command
+from nextdetr.installation import install_command, to_paste
 
 __all__ = ["welcome"]
 
@@ -43,7 +42,7 @@ def _next(folder: Path) -> str:
     trained = [path for path in folder.glob("*/best.safetensors") if path.is_file()]
     if trained:
         newest = max(trained, key=lambda path: path.stat().st_mtime)
-        return f"{shlex.join(['nextdetr', 'predict', str(newest)])} IMAGES"
+        return f"{to_paste(['nextdetr', 'predict', str(newest)])} IMAGES"
     if not is_installed("torch"):
         return f"{install_command('train')} to train; nextdetr predict model.onnx IMAGES runs an exported detector."
     return "nextdetr quickstart (needs no data), or nextdetr train --data DATA."

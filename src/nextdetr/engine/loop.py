@@ -6,7 +6,6 @@ What is trained, how it is scored and what is saved beside ``last.ckpt`` is up t
 
 from __future__ import annotations
 
-import shlex
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from nextdetr.engine.state import Cursor, step_seed
 from nextdetr.engine.stopping import stop_on_signal
 from nextdetr.engine.threads import ThreadTuner
 from nextdetr.errors import FailedElsewhere, Interrupted, TrainingError
+from nextdetr.installation import to_paste
 from nextdetr.structures import Batch
 
 __all__ = ["Loop"]
@@ -325,7 +325,7 @@ class Loop(ABC):
 
     def _stop(self) -> None:
         self.save()
-        command = shlex.join(["nextdetr", self.command, "--resume", str(self.resume_folder)])
+        command = to_paste(["nextdetr", self.command, "--resume", str(self.resume_folder)])
         raise Interrupted(
             f"stopped in epoch {self.cursor.epoch + 1} after {self.cursor.step} steps; resume with: {command}"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nextdetr.errors import WeightsError
+from nextdetr.installation import to_paste
 from nextdetr.models.detection import DetectionModel
 from nextdetr.models.graph import build_model, build_skeleton, load_model_file, parse_model_text, skip_backbone, with_memory
 from nextdetr.models.modelfile import available_models
@@ -232,7 +232,7 @@ def resolve_model(model: str | Path) -> str | Path:
         backbone = path / "backbone.safetensors"
         raise WeightsError(f"{path}: a backbone's pre-training; name a model and give it --backbone-weights {backbone}.")
     if (path / "last.ckpt").is_file():
-        command = shlex.join(["nextdetr", "train", "--resume", str(path)])
+        command = to_paste(["nextdetr", "train", "--resume", str(path)])
         raise WeightsError(f"{path}: a run without usable weights yet; continue it with {command}.")
     if is_export(path):
         raise WeightsError(f"{path}: {EXPORTED}")
