@@ -117,7 +117,7 @@ def test_the_export_is_that_of_the_weights(place, tmp_path, capsys):
     whole = folder / "whole.safetensors"
     assert run([*commands(folder, model, tmp_path)["export"], "--weights", str(whole), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["passed"]
+    assert (result["passed"], result["weights"]) == (True, str(whole))
     program = torch.export.load(result["file"]).module()
     image = torch.rand(1, 3, 64, 64)
     _, scores, _ = program(image, torch.tensor([[64, 64]]))

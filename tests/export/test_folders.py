@@ -27,12 +27,12 @@ def source(tmp_path):
     return str(path)
 
 
-def written(source, contract, **given):
+def written(source, contract, weights="none", **given):
     """Where an export goes, after it went there."""
-    folder = export_folder(source, build_config(ExportConfig, given), contract)
+    folder = export_folder(source, build_config(ExportConfig, given), contract, weights)
     folder.mkdir(exist_ok=True)
     handmade(folder / ("model.xml" if given.get("format") == "openvino" else "model.onnx"), contract)
-    (folder / "report.json").write_text(json.dumps({"model": source}))
+    (folder / "report.json").write_text(json.dumps({"model": source, "weights": weights}))
     return folder.name
 
 
@@ -89,6 +89,22 @@ def test_files_with_whole_paths_of_weights_are_of_the_same_export(source):
     assert written(source, old) == written(source, new) == "best_onnx"
     new.details["source_weights"] = "second.safetensors"
     assert written(source, new) == "best_onnx-2"
+
+
+def test_weights_of_one_name_are_another_export(source, tmp_path):
+    """All runs have a best.safetensors, and the exported file does not say of which folder."""
+    contract = contract_of()
+    contract.details["source_weights"] = "best.safetensors"
+    first, second = (str(tmp_path / name / "best.safetensors") for name in ("first", "second"))
+    assert [written(source, contract, weights) for weights in (first, second, first)] == [
+        "best_onnx", "best_onnx-2", "best_onnx",
+    ]  # fmt: skip
+    output = build_config(ExportConfig, {"output": tmp_path / "best_onnx"})
+    with pytest.raises(ConfigError, match=r"it was made from the weights .*first.best\.safetensors, not .*second"):
+        export_folder(source, output, contract, second)
+    eight = replace(contract, precision="int8")
+    name = written(source, eight, second, int8=True, data="coins")
+    assert float_beside(tmp_path / name / "model.onnx") == tmp_path / "best_onnx-2" / "model.onnx"
 
 
 def test_exports_of_a_detector_in_the_hubs_cache_go_to_runs(tmp_path, monkeypatch):

@@ -26,19 +26,20 @@ OPTIONS = (
 )  # fmt: skip
 
 
-def export_folder(source: str, config: ExportConfig, contract: Contract) -> Path:
+def export_folder(source: str, config: ExportConfig, contract: Contract, weights: str = "none") -> Path:
     """Return the folder of an export: a new one, or that of an export of the same detector with the same options.
 
     Args:
         source: source as given by the user.
         config: the settings; the name contains those that differ from the defaults.
         contract: contract of the graph.
+        weights: as in ``ExportResult``.
 
     Raises:
         ConfigError: the folder given by the user holds a different export.
     """
     if config.output is not None:
-        found = _difference(config.output, source, config, contract)
+        found = _difference(config.output, source, config, contract, weights)
         if found is not None:
             raise ConfigError(f"{config.output}: it holds a different export: {found}. Give --output another folder.")
         return config.output
@@ -47,13 +48,14 @@ def export_folder(source: str, config: ExportConfig, contract: Contract) -> Path
     name = "_".join((detector_name(source) if own is None else Path(source).stem, *_tags(config)))
     parent = own or Path("runs") / "export"
     numbered = itertools.chain((name,), (f"{name}-{number}" for number in itertools.count(2)))
-    return next(parent / free for free in numbered if _difference(parent / free, source, config, contract) is None)
+    places = (parent / free for free in numbered)
+    return next(place for place in places if _difference(place, source, config, contract, weights) is None)
 
 
 def float_beside(file: Path) -> Path | None:
     """Return the float32 export of the same detector, format and options in a folder beside an 8-bit file's, if any."""
     may_differ = ("precision", "winograd", "calibrated_on")
-    terms, origin = read_metadata(file), _exported_from(file.parent / REPORT)
+    terms, own = read_metadata(file), _exported_from(file.parent / REPORT)
     for other in sorted(file.parent.parent.glob(f"*/{file.name}")):
         try:
             found = read_metadata(other)
@@ -61,8 +63,8 @@ def float_beside(file: Path) -> Path | None:
             continue
         names = [name for name in (*OPTIONS, "classes") if name not in may_differ]
         same = all(_stated(found, name) == _stated(terms, name) for name in names)
-        models = [model for model in (origin, _exported_from(other.parent / REPORT)) if model is not None]
-        same = same and len({Path(model).resolve() for model in models}) < 2  # "best.safetensors" is a file of every run
+        pairs = zip(own, _exported_from(other.parent / REPORT), strict=True)  # "best.safetensors" is a file of every run
+        same = same and all(a is None or b is None or Path(a).resolve() == Path(b).resolve() for a, b in pairs)
         if same and found.get("precision") == "float32":
             return other
     return None
@@ -81,7 +83,7 @@ def _tags(config: ExportConfig) -> list[str]:
     return [config.format, *(tag for tag, unusual in said.items() if unusual)]
 
 
-def _difference(folder: Path, source: str, config: ExportConfig, contract: Contract) -> str | None:
+def _difference(folder: Path, source: str, config: ExportConfig, contract: Contract, weights: str) -> str | None:
     """Return how an export in ``folder`` differs, as part of a sentence; None if there is none, or it does not."""
     file = folder / NAMES[config.format]
     if not file.exists():
@@ -93,9 +95,11 @@ def _difference(folder: Path, source: str, config: ExportConfig, contract: Contr
     for name in OPTIONS:  # entries missing in files of earlier versions are not compared
         if name in old and _stated(old, name) != new.get(name, ""):
             return f"its {name} is {_stated(old, name)}, not {new.get(name, 'given')}"
-    model = _exported_from(folder / REPORT)
+    model, given = _exported_from(folder / REPORT)
     if model is not None and Path(model).resolve() != Path(source).resolve():
         return f"it was made from {model}"
+    if given is not None and given != weights:  # the file itself has their names only
+        return f"it was made from the weights {given}, not {weights}"
     return None
 
 
@@ -105,9 +109,11 @@ def _stated(metadata: Mapping[str, str], name: str) -> str | None:
     return public_names(value) if name == "source_weights" and value is not None else value
 
 
-def _exported_from(report: Path) -> str | None:
+def _exported_from(report: Path) -> tuple[str | None, str | None]:
+    """Return the model of an export, and the weights that were given beside it; None for what the report does not say."""
     try:
         found = json.loads(report.read_text(encoding="utf-8"))
-        return str(found["model"])
+        model, weights = found["model"], found.get("weights")
     except (OSError, ValueError, LookupError, TypeError):
-        return None
+        return None, None
+    return str(model), None if weights is None else str(weights)

@@ -82,6 +82,7 @@ class ExportResult:
         deploy: which file to deploy on this machine, float32 or 8 bits, by measurement; only for an 8-bit export that is
             not for the browser.
         web: the page around the file, for the format ``web`` only.
+        weights: weights that were given beside the model, with their folders; ``none`` for its own.
     """
 
     model: str
@@ -105,6 +106,7 @@ class ExportResult:
     weights_licence: str
     deploy: Advice | None = None
     web: WebFolder | None = None
+    weights: str = "none"
 
     @property
     def passed(self) -> bool:
@@ -152,7 +154,7 @@ def export(
     images, origin = _images(config, contract)  # first: a data set that is refused costs no time
     calibration = _calibration(config, contract) if config.int8 else []
     contract = replace(contract, details=contract.details | _calibrated_on(config, calibration))
-    folder = export_folder(opened.source, config, contract)
+    folder = export_folder(opened.source, config, contract, _given(opened))
     path = folder / NAMES[config.format]
     traced = trace_graph(graph)
     limits, original = _limits(config, contract), partial(reference.model, queries=config.queries)
@@ -181,13 +183,17 @@ def export(
         {"before": before, "after": own.metrics} if before else {},
         {} if config.format == "pt2" else count_operators(path), float_operators(path) if config.int8 else {},
         {"pytorch": latency(original, images[0]), "exported": own.seconds_per_image},
-        own.failures, found, opened.metadata.get("weights_licence", "none"), deploy,
+        own.failures, found, opened.metadata.get("weights_licence", "none"), deploy, weights=_given(opened),
     )  # fmt: skip
     stamp_passed(path, passed)
     page = write_folder(path, contract, runtime, detector_name(opened.source), single=config.single_file) if web else None
     result = replace(result, bytes=file_bytes(path), web=page)  # of the final file
     write_text_atomic(folder / REPORT, json.dumps(result.to_json(), ensure_ascii=False, indent=1) + "\n")
     return result
+
+
+def _given(opened: OpenedModel) -> str:
+    return opened.metadata.get("source_weights", "none") if opened.given else "none"
 
 
 def write_graph(opened: OpenedModel, config: ExportConfig, path: Path) -> None:
