@@ -23,8 +23,10 @@ from nextdetr.config_base import (
     Latency,
     LatencyOf,
     LeastConfidence,
+    ModelWeights,
     Names,
     OnBadData,
+    PartialWeights,
     WeightDecay,
     split_commas,
 )  # fmt: skip
@@ -192,6 +194,8 @@ class DoctorConfig(CommandConfig):
     """Settings of ``nextdetr doctor``."""
 
     model: str | None = Field(None, description="Trained detector that finds label errors: checkpoint or exported file.")
+    weights: ModelWeights = None
+    allow_partial: PartialWeights = False
     output: Path | None = Field(None, description="HTML page with thumbnails to write.")
     fix: Path | None = Field(None, description="Dataset YAML without the duplicates to write; no other file is touched.")
     image_size: int | None = Field(
@@ -200,6 +204,12 @@ class DoctorConfig(CommandConfig):
         description="Input size that training will use, pixels (default: what train would choose).",
     )
     device: str | None = Field(None, description="Device of the detector (default: the best).")
+
+    @model_validator(mode="after")
+    def _of_a_model(self) -> Self:
+        if self.weights is not None and self.model is None:
+            raise ValueError("--weights are for the detector that --model names; give it, too")
+        return self
 
 
 class EmbedConfig(CommandConfig):

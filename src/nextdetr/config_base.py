@@ -11,8 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 __all__ = [
     "Accelerator", "Bits", "BitsAsTrained", "ClipNorm", "CommandConfig", "CropMin", "DataSet", "DataSets", "Device",
-    "Devices", "Flat", "Flip", "ImageFolders", "Latency", "LatencyOf", "LeastConfidence", "Log", "Minutes", "Names",
-    "OnBadData", "Paths", "Precision", "Resume", "Warmup", "WeightDecay", "split_commas",
+    "Devices", "Flat", "Flip", "ImageFolders", "Latency", "LatencyOf", "LeastConfidence", "Log", "Minutes", "ModelWeights",
+    "Names", "OnBadData", "PartialWeights", "Paths", "Precision", "Resume", "Warmup", "WeightDecay", "split_commas",
 ]  # fmt: skip
 
 # Settings that several commands have; each command gives its own default.
@@ -39,6 +39,13 @@ OnBadData: TypeAlias = Annotated[
 Minutes: TypeAlias = Annotated[float | None, Field(gt=0, description="Time budget, to which the schedule adapts.")]
 Resume: TypeAlias = Annotated[Path | None, Field(description="Folder of a stopped run to continue.")]
 Device: TypeAlias = Annotated[str | None, Field(description="Device: cpu, cuda, cuda:1, mps (default: the best).")]
+ModelWeights: TypeAlias = Annotated[
+    Path | None,
+    Field(description="Weights for the model: file, folder, or name from nextdetr weights list or the Hugging Face Hub."),
+]
+PartialWeights: TypeAlias = Annotated[
+    bool, Field(description="Accept --weights that leave parts of the model random; its results then mean nothing.")
+]
 Devices: TypeAlias = Annotated[int, Field(ge=1, description="Number of processes, one device each.")]
 Accelerator: TypeAlias = Annotated[Literal["auto", "cpu", "cuda", "mps"], Field(description="Kind of device to use.")]
 Precision: TypeAlias = Annotated[

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from nextdetr.confidence import AUTO
-from nextdetr.config_base import CommandConfig, Device
+from nextdetr.config_base import CommandConfig, Device, ModelWeights, PartialWeights
 
 __all__ = ["ServeConfig", "is_loopback"]
 
@@ -54,6 +54,8 @@ class ServeConfig(CommandConfig):
     max_images: int = Field(16, ge=1, description="Maximum images per request.")
     timeout: float = Field(30.0, gt=0, description="Seconds until a request that is not sent and answered is refused.")
     device: Device = None
+    weights: ModelWeights = None
+    allow_partial: PartialWeights = False
 
     @field_validator("cors_origins", mode="before")
     @classmethod

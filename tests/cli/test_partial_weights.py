@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 
+import httpx
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import nextdetr
 from nextdetr import Detector
 from nextdetr.cli.main import run
-from nextdetr.errors import WeightsError
+from nextdetr.errors import ConfigError, WeightsError
 from nextdetr.export import benchmark
 from nextdetr.export.measure import Ceilings
 from nextdetr.inference.opened import stored_bits
 from nextdetr.models.graph import build_model, parse_model_text
+from nextdetr.serve.run import start as start_server
 from nextdetr.weights.checkpoint import save_detector
 from nextdetr.weights.tensorfile import read_metadata, write_tensors
 from tests.helpers import TINY_MODEL, squares, tiny_model
@@ -48,10 +51,13 @@ def commands(folder, model, tmp_path):
         "embed": ["embed", model, picture, "--output", str(tmp_path / "vectors.npz"), *small],
         "export": ["export", model, "--format", "pt2", "--output", str(tmp_path / "export"), *small, "--images", "1"],
         "benchmark": ["benchmark", model, "--output", str(tmp_path / "benchmark"), *small],
+        "attention": ["analyze", "attention", model, picture, "--output", str(tmp_path / "attention"), *small],
+        "doctor": ["doctor", data, "--model", model, *small],
+        "serve": ["serve", model, "--port", "0", *small],
     }
 
 
-@pytest.mark.parametrize("name", ["val", "predict", "info", "embed", "export", "benchmark"])
+@pytest.mark.parametrize("name", ["val", "predict", "info", "embed", "export", "benchmark", "attention", "doctor", "serve"])
 def test_every_command_refuses_a_file_with_gaps(place, tmp_path, capsys, name):
     folder, model = place
     given = [*commands(folder, model, tmp_path)[name], "--weights", str(folder / "gaps.safetensors"), "--json"]
@@ -63,7 +69,7 @@ def test_every_command_refuses_a_file_with_gaps(place, tmp_path, capsys, name):
     assert "--allow-partial" in error["message"]
 
 
-@pytest.mark.parametrize("name", ["val", "predict", "info", "embed"])
+@pytest.mark.parametrize("name", ["val", "predict", "info", "embed", "attention"])
 def test_what_was_loaded_is_said(place, tmp_path, capsys, name):
     folder, model = place
     given = [*commands(folder, model, tmp_path)[name], "--json", "--weights"]
@@ -73,6 +79,26 @@ def test_what_was_loaded_is_said(place, tmp_path, capsys, name):
     json.loads(told.out)
     assert run([*given, str(folder / "gaps.safetensors"), "--allow-partial"]) == 0
     assert " missing" in capsys.readouterr().err
+
+
+def test_a_server_and_the_doctor_load_weights_and_say_what_they_lack(place, caplog):
+    folder, model = place
+    whole, gaps = folder / "whole.safetensors", folder / "gaps.safetensors"
+    for given, told in (({"weights": whole}, []), ({"weights": gaps, "allow_partial": True}, [" missing"])):
+        caplog.clear()
+        with start_server(model, image_size=64, **given) as server:
+            assert httpx.get(f"{server.url}/model", trust_env=False).json()["model"] == model
+        assert [part in line for line, part in zip(caplog.messages, told, strict=True)] == [True] * len(told)
+        caplog.clear()
+        nextdetr.doctor(folder / "data", model=model, **given)
+        assert [part in line for line, part in zip(caplog.messages, told, strict=True)] == [True] * len(told)
+    for call, message in (
+        (lambda: start_server(model, f"other={model}", weights=whole), "--weights are for one model, not for 2"),
+        (lambda: Detector(model).serve(weights=whole), "this detector has its own already"),
+        (lambda: nextdetr.doctor(folder / "data", weights=whole), "--weights are for the detector that --model names"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call()
 
 
 def test_what_a_checkpoint_knows_of_its_data_comes_with_its_weights(place, tmp_path):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from nextdetr.cli.common import Json, Verbose, print_json, say
+from nextdetr.cli.common import AllowPartial, Json, Verbose, Weights, print_json, say, tell_reports
 from nextdetr.errors import ConfigError
 
 __all__ = ["app"]
@@ -74,6 +74,8 @@ def attention(
         int | None, Parameter(help="Side of the square input, pixels (default: the checkpoint's).")
     ] = None,
     device: Annotated[str | None, Parameter(help="Device: cpu, cuda, cuda:1, mps (default: the best).")] = None,
+    weights: Weights = None,
+    allow_partial: AllowPartial = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -85,8 +87,9 @@ def attention(
     from nextdetr.inference.exported import open_any
     from nextdetr.inference.opened import settle, warn_of_random_weights
 
-    opened, _ = open_any(model)
-    warn_of_random_weights(opened, weights=False)
+    opened, reports = open_any(model, weights=weights, allow_partial=allow_partial)
+    tell_reports(reports)
+    warn_of_random_weights(opened, weights=weights is not None)
     settled = settle(opened, device=device, image_size=image_size)
     pictures = []
     for picture in analyze_attention(settled, sources, output=output, detections=detections, layer=layer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     from nextdetr.confidence import Confidence
     from nextdetr.weights.checkpoint import OpenedModel
+    from nextdetr.weights.report import LoadReport
 
 __all__ = [
-    "Settled", "at_latency", "bits_metadata", "point_at", "settle", "stored_bits", "warn_of_random_weights",
+    "Settled", "at_latency", "bits_metadata", "point_at", "settle", "stored_bits", "warn_of_gaps", "warn_of_random_weights",
     "warn_of_training",
 ]  # fmt: skip
 
@@ -203,6 +204,13 @@ def warn_of_training(opened: OpenedModel | OpenedExport, confidence: Confidence)
         if _told.get(opened.model) != doubt:
             logger.warning("%s is %s", opened.source, doubt)
         _told[opened.model] = doubt
+
+
+def warn_of_gaps(reports: Iterable[LoadReport]) -> None:
+    """Log what weights did not have, for commands whose output has no place for a report of a complete load."""
+    for report in reports:
+        if not report.complete:
+            logger.warning("%s", report.text())
 
 
 def warn_of_random_weights(opened: OpenedModel | OpenedExport, *, weights: bool, maps_only: bool = False) -> None:

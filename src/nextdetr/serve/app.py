@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 import nextdetr
 from nextdetr.config import ServeConfig, build_config
-from nextdetr.errors import NextDETRError
+from nextdetr.errors import ConfigError, NextDETRError
 from nextdetr.serve.answers import error_response, json_response
 from nextdetr.serve.corrections import Corrections
 from nextdetr.serve.errors import ServeError, as_serve_error
@@ -63,8 +63,10 @@ def create_app(*models: str | Path, **settings: Any) -> FastAPI:
 
 def build_app(models: Sequence[str | Path], config: ServeConfig, *, opens: Any = None) -> FastAPI:
     """Create the application from checked settings; ``opens`` opens a model (for tests)."""
-    access, metrics = access_of(config), Metrics()
-    served = Models(named_sources(models), config, metrics, opens=opens)
+    access, metrics, sources = access_of(config), Metrics(), named_sources(models)
+    if config.weights is not None and len(sources) > 1:
+        raise ConfigError(f"--weights are for one model, not for {len(sources)}: serve each in a process of its own.")
+    served = Models(sources, config, metrics, opens=opens)
     corrections = None if config.corrections is None else Corrections(config.corrections, config.max_pixels)
     service = Service(config, served, access, metrics, corrections)
 

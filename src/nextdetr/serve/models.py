@@ -16,7 +16,7 @@ from nextdetr.config_serve import ServeConfig
 from nextdetr.detector_files import detector_name
 from nextdetr.errors import ConfigError, NextDETRError
 from nextdetr.inference.exported import OpenedExport, open_any
-from nextdetr.inference.opened import settle, warn_of_random_weights, warn_of_training
+from nextdetr.inference.opened import settle, warn_of_gaps, warn_of_random_weights, warn_of_training
 from nextdetr.inference.predictor import Predictor
 from nextdetr.inference.steps import Steps
 from nextdetr.preprocess import Reading
@@ -216,7 +216,8 @@ def open_engine(source: str, config: ServeConfig) -> tuple[DetectorEngine, dict[
     Raises:
         NextDETRError: it cannot be opened or run.
     """
-    opened, _ = open_any(source, threads=config.threads)
+    opened, reports = open_any(source, weights=config.weights, allow_partial=config.allow_partial, threads=config.threads)
+    warn_of_gaps(reports)
     return engine_of(opened, source, config)
 
 
@@ -225,7 +226,7 @@ def engine_of(
 ) -> tuple[DetectorEngine, dict[str, Any]]:
     """Do the same for an opened detector."""
     settled = settle(opened, device=config.device, image_size=config.image_size)
-    warn_of_random_weights(opened, weights=False)
+    warn_of_random_weights(opened, weights=config.weights is not None)
     warn_of_training(opened, config.confidence)
     exported = opened if isinstance(opened, OpenedExport) else None
     reading, predictor = Reading(settled.reading.bits, config.max_pixels), settled.predictor()

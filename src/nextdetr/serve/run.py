@@ -66,6 +66,8 @@ def serve(
             "nextdetr.serve.start(…) serves beside it, until its stop()."
         )
     if opened is not None:
+        if config.weights is not None:
+            raise ConfigError("weights: this detector has its own already; give others where it is opened, to Detector(…).")
         from nextdetr.serve.models import open_first
 
         opens = open_first(opened, again)

@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from nextdetr.analysis.doctor.overlap import iou_matrix
 from nextdetr.data.records import DetectionData, ImageRecord
 from nextdetr.errors import ConfigError
 from nextdetr.inference.exported import open_any
-from nextdetr.inference.opened import settle, warn_of_random_weights
+from nextdetr.inference.opened import settle, warn_of_gaps, warn_of_random_weights
 from nextdetr.report.matching import box_ious
 
 __all__ = ["Found", "compare_labels", "doubt_labels"]
@@ -74,22 +75,31 @@ class _Doubt:
 
 
 def doubt_labels(
-    parts: Parts, model: str, *, device: str | None = None, progress: Callable[[str, int, int], None] = lambda *_: None
+    parts: Parts,
+    model: str,
+    *,
+    weights: Path | None = None,
+    allow_partial: bool = False,
+    device: str | None = None,
+    progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> list[Finding]:
     """Run a detector over all images, and compare its detections with the labels.
 
     Args:
         parts: the splits.
-        model: a checkpoint or an exported file.
+        model: a checkpoint, an exported file, or a model for ``weights``.
+        weights: see ``open_detector``.
+        allow_partial: see ``open_detector``.
         device: device to run on.
         progress: called with the step, the number of images done and the total.
 
     Raises:
         ConfigError: the detector has none of the data set's classes.
     """
-    opened, _ = open_any(model)
+    opened, reports = open_any(model, weights=weights, allow_partial=allow_partial)
+    warn_of_gaps(reports)
     settled = settle(opened, device=device)
-    warn_of_random_weights(settled.opened, weights=False)
+    warn_of_random_weights(settled.opened, weights=weights is not None)
     names = dict.fromkeys(name for data in parts.values() for name in data.classes)
     if not names.keys() & set(opened.classes):
         raise ConfigError(

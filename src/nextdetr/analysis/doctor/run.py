@@ -39,6 +39,8 @@ def doctor(
     data: str | Path,
     *,
     model: str | Path | None = None,
+    weights: str | Path | None = None,
+    allow_partial: bool = False,
     output: str | Path | None = None,
     fix: str | Path | None = None,
     image_size: int | None = None,
@@ -50,6 +52,8 @@ def doctor(
     Args:
         data: as for ``nextdetr.Detector.train``.
         model: a trained detector, to find label errors; None skips these.
+        weights: see ``nextdetr.Detector``.
+        allow_partial: see ``nextdetr.Detector``.
         output: an HTML page to write, with thumbnails.
         fix: a dataset YAML to write with the images worth keeping; no other file is changed.
         image_size: side of the square input for training, pixels; by default the choice of ``train``.
@@ -61,10 +65,14 @@ def doctor(
 
     Raises:
         DataError: there is no such data set, or none of its splits can be read.
-        ConfigError: the detector has none of the classes, or a file to write has a wrong suffix.
+        ConfigError: the detector has none of the classes, weights lack a model, or a file to write has a wrong suffix.
+        WeightsError: the weights do not fit the model.
         WriteError: a file cannot be written.
     """
-    values = {"model": model, "output": output, "fix": fix, "image_size": image_size, "device": device}
+    values = {
+        "model": model, "weights": weights, "allow_partial": allow_partial or None, "output": output, "fix": fix,
+        "image_size": image_size, "device": device,
+    }  # fmt: skip
     given = {name: str(value) if isinstance(value, Path) else value for name, value in values.items() if value is not None}
     return examine(data, build_config(DoctorConfig, given), progress)
 
@@ -97,7 +105,10 @@ def examine(data: str | Path, config: DoctorConfig, progress: Progress = lambda 
     if config.model is not None:
         from nextdetr.analysis.doctor.labels import doubt_labels
 
-        findings += doubt_labels(parts, config.model, device=config.device, progress=progress)
+        findings += doubt_labels(
+            parts, config.model, weights=config.weights, allow_partial=config.allow_partial, device=config.device,
+            progress=progress,
+        )  # fmt: skip
     fixed = None
     if config.fix is not None:
         fixed = config.fix if _fix(data, parts, copies, config.fix, findings) else None
