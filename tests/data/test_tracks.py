@@ -45,6 +45,11 @@ TRACKS = {
          "labels/a.txt": "0 0.4 0.3 0.6 0.3 0.6 0.7 0.4 0.7 0.9 3\n", "labels/b.txt": "0 0.4 0.3 0.6 0.3 0.6 0.7 0.25\n"},
         {"images/a.jpg": [CAT_BOX], "images/b.jpg": [CAT_BOX]}, ("track numbers", "confidence in labels"),
     ),
+    "rotated boxes with a confidence": Case(
+        {"data.yaml": YAML, "images/a.jpg": None,
+         "labels/a.txt": "0 0.4 0.3 0.6 0.3 0.6 0.7 0.4 0.7 0.9\n1 0.1 0.95 0.2 0.9 0.3 0.95 0.2 1 0.4\n"},
+        {"images/a.jpg": [CAT_BOX, ("dog", 6, 36, 18, 40)]}, ("confidence in labels",),
+    ),
     "polygons with a confidence, or boxes with key points": Case(
         {"data.yaml": YAML, "images/a.jpg": None,
          "labels/a.txt": f"{CAT} 0.5 0.6 0.9\n{DOG}\n{CAT} 0.4 0.6 0.8\n"},

@@ -50,7 +50,8 @@ def sift(raw: RawSplit, least: float) -> RawSplit:
         return replace(raw, confidence=None)
     keep = np.flatnonzero(~(raw.confidence < least))
     dropped = len(raw.confidence) - len(keep)
-    fate = f"the {dropped:,} below {least:g} are left out" if least else "all are used; min_confidence sets a limit"
+    fate = f"the {dropped:,} below {least:g} are left out" if dropped else "all are used"
+    fate += "" if least else "; min_confidence sets a limit"
     message = (
         f"{len(known):,} of {plural(len(raw.confidence), 'box')} have a confidence ({values.min():.2g} to "
         f"{values.max():.2g}), as a detector's own have; {fate}"

@@ -5,8 +5,9 @@ With ``save_conf``, ultralytics writes a confidence before it: such a row looks 
 or more. All rows of a split together decide: a number of 2 or more is not a position in an image, and confidences are not
 all whole.
 
-A polygon with a confidence looks like a box with key points. An object has any number of corners, but all boxes of a set
-have as many key points, so polygons of two lengths say what they are.
+A polygon with a confidence may look like a box with key points of three values. An object has any number of corners, but
+all boxes of a set have as many key points, so polygons of two lengths say what they are, and so does a length that no
+number of key points gives, such as that of a rotated box.
 """
 
 from __future__ import annotations
@@ -75,9 +76,11 @@ class Tracks:
             yield from ((image, name, row.without_track()) for image, name, row in self._held)
 
     def _polygons_with_confidence(self, problems: list[Problem]) -> Iterator[tuple[int, str, Row]]:
-        """Yield the rows of a polygon and a confidence, if they, with those that have a track number, have two lengths."""
+        """Yield the rows of a polygon and a confidence, if their lengths, with those of track rows, say so."""
         tracked = {row.values - 2 for _, _, row in self._held if row.values > 7}
-        if not self._polygons and len({row.values - 1 for _, _, row in self._scored} | tracked) > 1:
+        lengths = {row.values for _, _, row in self._scored}
+        certain = len({count - 1 for count in lengths} | tracked) > 1 or any((count - 5) % 3 for count in lengths)
+        if not self._polygons and certain:
             yield from self._scored
             return
         why = "other rows are polygons without one" if self._polygons else "as well of a box and key points"
