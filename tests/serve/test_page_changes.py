@@ -63,6 +63,10 @@ def test_what_was_corrected_keeps_its_classes_when_another_model_is_chosen(open_
     count(page, 3)
     choose_first_and_move(page)
     page.locator("#model").select_option("two")
+    expect(page.locator("#classes li")).to_have_count(5)
+    colours = "swatches => swatches.map((swatch) => swatch.style.background)"
+    of_classes, of_objects = (page.locator(f"{part} .swatch").evaluate_all(colours) for part in ("#classes", "#objects"))
+    assert of_objects == of_classes[:3]  # which have changed
     drop(page, ("other.jpg", scene((320, 240))))
     count(page, 2)  # the other picture is open
     classes = [*OTHERS, *CLASSES]

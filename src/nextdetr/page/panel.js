@@ -48,7 +48,7 @@ export function showObjects(state, boxes, { choose, rename }) {
   const list = element('objects'), chosen = state.item?.chosen;
   element('count').textContent = String(boxes.length);
   element('nothing').hidden = boxes.length > 0 || state.item?.state !== 'done';
-  const now = [...boxes, chosen, !!state.live, word('added'), ...boxes.map((box) => box.name + box.own)];
+  const now = [...boxes, chosen, !!state.live, word('added'), ...boxes.map((box) => box.name + box.own), ...state.classes];
   if (list.shown && list.shown.length === now.length && list.shown.every((part, place) => part === now[place])) return;
   list.shown = now;  // not redrawn needlessly, since the user may be typing
   const place = boxes.indexOf(chosen);
