@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar, get_args
 
 from cyclopts import Parameter
 from pydantic import model_validator
@@ -13,6 +13,7 @@ from pydantic import model_validator
 from nextdetr.cli.other_tools import own_settings
 from nextdetr.cli.output import print_json, say
 from nextdetr.config import CommandConfig, GraftConfig, PretrainConfig, TrainConfig, ValConfig, build_config
+from nextdetr.config_base import ModelWeights, PartialWeights
 from nextdetr.config_file import merge_settings, read_config_file
 
 if TYPE_CHECKING:
@@ -28,14 +29,8 @@ __all__ = [
 Json = Annotated[
     bool, Parameter(name="--json", negative="", help="Print one JSON object on standard output, and nothing else.")
 ]
-Weights = Annotated[
-    Path | None,
-    Parameter(help="Weights for MODEL: file, folder, or name from nextdetr weights list or the Hugging Face Hub."),
-]
-AllowPartial = Annotated[
-    bool,
-    Parameter(negative="", help="Accept --weights that leave parts of MODEL random; its results then mean nothing."),
-]
+Weights = Annotated[Path | None, Parameter(help=get_args(ModelWeights)[1].description)]
+AllowPartial = Annotated[bool, Parameter(negative="", help=get_args(PartialWeights)[1].description)]
 Runtime = Annotated[
     Literal["auto", "onnxruntime", "openvino"],
     Parameter(help="Runtime of an exported file (default: the fastest that passed its checks)."),
