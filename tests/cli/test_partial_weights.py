@@ -53,11 +53,10 @@ def commands(folder, model, tmp_path):
         "benchmark": ["benchmark", model, "--output", str(tmp_path / "benchmark"), *small],
         "attention": ["analyze", "attention", model, picture, "--output", str(tmp_path / "attention"), *small],
         "doctor": ["doctor", data, "--model", model, *small],
-        "serve": ["serve", model, "--port", "0", *small],
     }
 
 
-@pytest.mark.parametrize("name", ["val", "predict", "info", "embed", "export", "benchmark", "attention", "doctor", "serve"])
+@pytest.mark.parametrize("name", ["val", "predict", "info", "embed", "export", "benchmark", "attention", "doctor"])
 def test_every_command_refuses_a_file_with_gaps(place, tmp_path, capsys, name):
     folder, model = place
     given = [*commands(folder, model, tmp_path)[name], "--weights", str(folder / "gaps.safetensors"), "--json"]
@@ -92,6 +91,8 @@ def test_a_server_and_the_doctor_load_weights_and_say_what_they_lack(place, capl
         caplog.clear()
         nextdetr.doctor(folder / "data", model=model, **given)
         assert [part in line for line, part in zip(caplog.messages, told, strict=True)] == [True] * len(told)
+    with pytest.raises(WeightsError, match="--allow-partial"):
+        start_server(model, image_size=64, weights=gaps)
     for call, message in (
         (lambda: start_server(model, f"other={model}", weights=whole), "--weights are for one model, not for 2"),
         (lambda: Detector(model).serve(weights=whole), "this detector has its own already"),
